@@ -1,0 +1,63 @@
+# Every target makes the environment it needs. PYTHON is any Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: setup demo test check serve bench models lock format clean
+
+setup: $(VENV)/.dev ## the environment for development, in .venv
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What it takes to serve: no training framework.
+$(VENV)/.service: requirements/service-cpu.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -r requirements/build.txt -r requirements/service-cpu.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+# The same and the converters, the training framework and the checkers.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.service
+	$(PIP) install -r requirements/dev.txt
+	touch $@
+
+demo: $(VENV)/.service ## analyse a region with a served process; IMAGE=.. MPP=.. or SLIDE=.. REGION=x,y,w,h
+	$(BIN)/slidecascade demo --out demo-output \
+		$(if $(IMAGE),--image "$(IMAGE)") $(if $(MPP),--mpp $(MPP)) \
+		$(if $(SLIDE),--slide "$(SLIDE)") $(if $(REGION),--region=$(REGION)) \
+		$(if $(PIPELINE),--pipeline $(PIPELINE))
+
+test: $(VENV)/.dev ## all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
+	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)")
+
+bench: $(VENV)/.dev ## measures, writes benchmarks/results
+	$(BIN)/python -m benchmarks
+
+models: $(VENV)/.dev ## retrains the bundled models; DATA=folder with nuclei/dsb2018
+	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)" --out runs/nuclei-unet --package models
+	$(BIN)/python -m slidecascade_training.nash --out runs/nash --package models
+
+lock: $(VENV)/.dev ## pins every requirement anew
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
+		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
+		--extra service --extra cpu -c requirements/dev.txt -o requirements/service-cpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
+		--extra service --extra gpu -c requirements/dev.txt -o requirements/service-gpu.txt
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo-output runs

@@ -1,0 +1,182 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from typing import Self, TypeVar
+
+import httpx
+
+from slidecascade.wire import ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade_client import calls
+from slidecascade_client.body import MEMORY_BYTES, ImageInput
+from slidecascade_client.calls import RegionInput
+from slidecascade_client.endpoint import DEFAULT_TIMEOUT_S, Endpoint
+from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.reply import Reply
+from slidecascade_client.result import RegionResult
+from slidecascade_client.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to one SlideCascade service; may be shared by threads.
+
+    Args:
+        base_url: e.g. ``http://localhost:3000``; a path prefix is kept.
+        api_key: sent as ``Authorization: Bearer``, to this host only.
+        timeout_s: seconds a call may take, all tries and waits included. The default is a little more than
+            the longest analysis a service allows by default. It is checked between blocks of data: a
+            connection that stalls half way through an answer may take up to twice as long.
+        retry: when to try again.
+        http_client: for proxies, certificates or another transport; it stays the caller's to close.
+        sleep: waits that many seconds.
+
+    Every method raises `SlideCascadeClientError`; each error keeps the ``request_id`` to quote to the
+    service's operator. One id is kept over the tries of a call.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen, so sharing it is harmless
+        http_client: httpx.Client | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._endpoint = Endpoint.parse(base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
+        self._owns_http = http_client is None
+        self._http = http_client or httpx.Client()
+        self._sleep = sleep
+
+    def analyze_region(
+        self,
+        image: ImageInput | None = None,
+        *,
+        pipeline: str,
+        mpp: float | None = None,
+        slide: str | None = None,
+        region: RegionInput | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        tile_px: int | None = None,
+        allow_partial: bool = False,
+        deadline_s: float | None = None,
+    ) -> RegionResult:
+        """Analyse an image, or a region of a slide the service holds.
+
+        Args:
+            image: a path, the bytes of an image file, a file opened in binary mode (sent from where it
+                stands), or uint8 RGB pixels ``(H, W, 3)``, which are sent as PNG. Its file name is not sent.
+            pipeline: name of the pipeline, e.g. ``nash``.
+            mpp: micrometres per pixel of the image, or in place of the slide's own.
+            slide: id of a slide, as `slides` lists them, instead of an image.
+            region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
+                default: all of it.
+            thresholds: by model name, in [0, 1].
+            tile_px: tile size of the segmenter; changes speed but not cells.
+            allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
+            deadline_s: seconds after which the service gives up; no try starts later.
+
+        Raises:
+            InvalidRequestError: when a field is wrong, also before anything was sent.
+            SlideCascadeClientError: in general.
+            OSError: when the image file cannot be read.
+            TypeError: when `image` is something else.
+            ValueError: when an array is not uint8 RGB.
+        """
+        return self._perform(
+            calls.analyze_region(
+                image,
+                pipeline=pipeline,
+                mpp=mpp,
+                slide=slide,
+                region=region,
+                thresholds=thresholds,
+                tile_px=tile_px,
+                allow_partial=allow_partial,
+                deadline_s=deadline_s,
+            )
+        )
+
+    def pipelines(self) -> tuple[PipelineInfo, ...]:
+        """All pipelines: their models, classes and heatmaps."""
+        return self._perform(calls.pipelines())
+
+    def pipeline(self, name: str) -> PipelineInfo:
+        """One pipeline."""
+        return self._perform(calls.pipeline(name))
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """All served models, as their packages state them."""
+        return self._perform(calls.models())
+
+    def model(self, name: str) -> ModelInfo:
+        """One model."""
+        return self._perform(calls.model(name))
+
+    def slides(self) -> SlideList:
+        """The slides that can be named in requests; ``truncated`` says when there are more."""
+        return self._perform(calls.slides())
+
+    def slide(self, slide_id: str) -> SlideInfo:
+        """Dimensions, resolution and levels of a slide."""
+        return self._perform(calls.slide(slide_id))
+
+    def ready(self) -> bool:
+        """Whether the service takes requests now; False also when it cannot be reached. Not tried again."""
+        return self._perform(calls.health("/readyz"))
+
+    def alive(self) -> bool:
+        """Whether the service's process answers. Not tried again."""
+        return self._perform(calls.health("/livez"))
+
+    def close(self) -> None:
+        """Close the connections, unless ``http_client`` was given."""
+        if self._owns_http:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._endpoint.origin}>"
+
+    def _perform(self, call: Call[T]) -> T:
+        with closing(exchange(call, self._endpoint)) as steps:
+            try:
+                send = next(steps)
+                while True:
+                    self._sleep(send.after_s)
+                    send = steps.send(self._outcome(send))
+            except StopIteration as done:
+                result: T = done.value
+                return result
+
+    def _outcome(self, send: Send) -> Outcome:
+        request = self._http.build_request(
+            send.method,
+            send.url,
+            headers=send.headers,
+            content=send.checked_chunks() if send.body else None,
+            timeout=send.timeout(),
+        )
+        try:
+            response = self._http.send(request, stream=True, follow_redirects=False)
+            with closing(response), ExitStack() as on_error:
+                body = on_error.enter_context(tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES))
+                for chunk in response.iter_bytes():
+                    send.check_time()
+                    body.write(chunk)
+                on_error.pop_all()
+        except httpx.RequestError as error:
+            return error
+        return Reply.received(response, body, sent_id=send.request_id)

@@ -1,0 +1,231 @@
+"""Everything the client raises about a call, under one base.
+
+    SlideCascadeClientError
+    ├── ConnectionFailedError         no answer: refused, dropped, unknown host (a ConnectionError too)
+    ├── TimedOutError                 the call's time limit passed first (a TimeoutError too)
+    ├── UnexpectedAnswerError         an answer that is not SlideCascade's: a portal's page, a redirect elsewhere
+    ├── RetryLaterError               429 and 503
+    │   └── OverloadedError, DrainingError, NotReadyError
+    ├── RequestRefusedError           4xx: the request has to change
+    │   ├── InvalidRequestError       also raised before anything is sent (a ValueError too)
+    │   ├── MalformedRequestError, NotAcceptableError, UnsupportedMediaTypeError
+    │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
+    │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
+    │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    │   └── AccessDeniedError         401 and 403, from a gate in front of the service
+    └── ServiceFailedError            5xx: the request may be fine
+        ├── InternalServiceError, ModelFailedError, TilesFailedError
+        └── DeadlineExceededError     the request's own deadline passed (a TimeoutError too)
+
+A class is chosen by the ``type`` of the problem document, which is stable; a type this version does not know,
+or an answer without a problem document, falls back to the family of its status. Problems with local files
+(`FileNotFoundError`, `PermissionError`) are raised as they are.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from slidecascade.wire import FailedTile, FieldError, Problem
+
+
+class SlideCascadeClientError(Exception):
+    """Base of all errors of the client.
+
+    Attributes:
+        status: HTTP status, or None when there was no answer.
+        problem: the service's problem document, or None when the answer held none.
+        request_id: the id to quote to the service's operator, or None when nothing was sent.
+        retry_after_s: seconds the service asked to wait, or None.
+        tries: how often the call was tried before this was raised.
+    """
+
+    problem_name: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        problem: Problem | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.problem = problem
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+        self.tries = 1
+
+    def __str__(self) -> str:
+        facts = [
+            self.problem.name if self.problem else "",
+            f"HTTP {self.status}" if self.status else "",
+            f"request {self.request_id}" if self.request_id else "",
+            f"{self.tries} tries" if self.tries > 1 else "",
+        ]
+        known = ", ".join(fact for fact in facts if fact)
+        return f"{self.message} ({known})" if known else self.message
+
+
+class ConnectionFailedError(SlideCascadeClientError, ConnectionError):
+    """No answer came: the service is not there, or the connection broke."""
+
+
+class TimedOutError(SlideCascadeClientError, TimeoutError):
+    """The call's time limit passed before an answer was complete.
+
+    ``last_error`` is what the try before said, or None when the first try was still running.
+    """
+
+    last_error: SlideCascadeClientError | None = None
+
+
+class UnexpectedAnswerError(SlideCascadeClientError):
+    """Something answered, but not as a SlideCascade service does."""
+
+
+class RetryLaterError(SlideCascadeClientError):
+    """The same request may succeed later; ``retry_after_s`` says when to try, if it was told."""
+
+
+class OverloadedError(RetryLaterError):
+    problem_name = "overloaded"
+
+
+class DrainingError(RetryLaterError):
+    problem_name = "draining"
+
+
+class NotReadyError(RetryLaterError):
+    problem_name = "not-ready"
+
+
+class RequestRefusedError(SlideCascadeClientError):
+    """The request cannot be served as it is."""
+
+
+class InvalidRequestError(RequestRefusedError, ValueError):
+    """A field is wrong: told by the service, or by the client before anything was sent (no status then)."""
+
+    problem_name = "invalid-request"
+
+    fields: tuple[FieldError, ...] = ()
+    """What is wrong, when the client found it."""
+
+    @property
+    def errors(self) -> tuple[FieldError, ...]:
+        """The wrong fields, each with its dotted path and a message."""
+        return (self.problem.errors or ()) if self.problem else self.fields
+
+
+class MalformedRequestError(RequestRefusedError):
+    problem_name = "malformed-request"
+
+
+class NotAcceptableError(RequestRefusedError):
+    problem_name = "not-acceptable"
+
+
+class UnsupportedMediaTypeError(RequestRefusedError):
+    problem_name = "unsupported-media-type"
+
+
+class UploadTooLargeError(RequestRefusedError):
+    problem_name = "upload-too-large"
+
+
+class RegionTooLargeError(RequestRefusedError):
+    problem_name = "region-too-large"
+
+
+class RegionOutsideSlideError(RequestRefusedError):
+    problem_name = "region-outside-slide"
+
+
+class MissingResolutionError(RequestRefusedError):
+    problem_name = "missing-resolution"
+
+
+class UndecodableImageError(RequestRefusedError):
+    problem_name = "undecodable-image"
+
+
+class UnreadableSlideError(RequestRefusedError):
+    problem_name = "unreadable-slide"
+
+
+class UnknownSlideError(RequestRefusedError):
+    problem_name = "unknown-slide"
+
+
+class UnknownPipelineError(RequestRefusedError):
+    problem_name = "unknown-pipeline"
+
+
+class UnknownHeatmapError(RequestRefusedError):
+    problem_name = "unknown-heatmap"
+
+
+class UnknownModelError(RequestRefusedError):
+    problem_name = "unknown-model"
+
+
+class AccessDeniedError(RequestRefusedError):
+    """The key is missing, wrong, or not enough (401 and 403)."""
+
+
+class ServiceFailedError(SlideCascadeClientError):
+    """The service, or something in front of it, failed."""
+
+
+class InternalServiceError(ServiceFailedError):
+    problem_name = "internal-error"
+
+
+class ModelFailedError(ServiceFailedError):
+    problem_name = "model-failed"
+
+
+class TilesFailedError(ServiceFailedError):
+    """Some tiles failed twice; ``allow_partial=True`` takes the rest."""
+
+    problem_name = "tiles-failed"
+
+    @property
+    def tiles(self) -> tuple[FailedTile, ...]:
+        """The failed tiles, in level-0 pixels, with the reason."""
+        return (self.problem.tiles or ()) if self.problem else ()
+
+
+class DeadlineExceededError(ServiceFailedError, TimeoutError):
+    problem_name = "deadline-exceeded"
+
+
+_BY_STATUS: dict[int, type[SlideCascadeClientError]] = {
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    429: RetryLaterError,
+    503: RetryLaterError,
+}
+_BY_FAMILY: dict[int, type[SlideCascadeClientError]] = {4: RequestRefusedError, 5: ServiceFailedError}
+
+
+def _named(base: type[SlideCascadeClientError]) -> dict[str, type[SlideCascadeClientError]]:
+    """The classes below `base` by problem name."""
+    found = {base.problem_name: base} if base.problem_name else {}
+    for child in base.__subclasses__():
+        found |= _named(child)
+    return found
+
+
+_BY_NAME = _named(SlideCascadeClientError)
+
+
+def error_class(name: str | None, status: int) -> type[SlideCascadeClientError]:
+    """The class for a problem called `name` (None: no problem document) answered with `status`."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    return _BY_STATUS.get(status) or _BY_FAMILY.get(status // 100, UnexpectedAnswerError)

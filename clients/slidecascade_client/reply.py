@@ -1,0 +1,51 @@
+"""What came back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from slidecascade_client.errors import UnexpectedAnswerError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer; whoever reads `body` (rewound) closes it."""
+
+    status: int
+    headers: httpx.Headers
+    body: IO[bytes]
+    request_id: str
+    """The id the service used for this call, else the one that was sent."""
+
+    def media_type(self) -> str:
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def take(self, limit: int = -1) -> bytes:
+        """The first `limit` bytes of the body (-1: all); the body is closed."""
+        with self.body:
+            return self.body.read(limit)
+
+    def take_json(self, model: type[M]) -> M:
+        """The body as `model`; the body is closed.
+
+        Raises:
+            UnexpectedAnswerError: when it is something else.
+        """
+        try:
+            return model.model_validate_json(self.take())
+        except ValidationError as error:
+            raise self.unexpected(f"The answer is not the {model.__name__} that was asked for") from error
+
+    def unexpected(self, what: str) -> UnexpectedAnswerError:
+        """The error for an answer of which `what` is true."""
+        return UnexpectedAnswerError(
+            f"{what}; check that base_url is a SlideCascade service of version 1.",
+            status=self.status,
+            request_id=self.request_id,
+        )

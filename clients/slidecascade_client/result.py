@@ -1,0 +1,168 @@
+"""The result of analysing a region."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import weakref
+import zipfile
+import zlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Self
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from slidecascade.wire import ZIP, JsonObject, Summary
+from slidecascade_client.cells import Cells
+from slidecascade_client.errors import UnexpectedAnswerError
+from slidecascade_client.reply import Reply
+
+_CELLS = "cells.geojson"
+_SUMMARY = "summary.json"
+_OVERLAY = "overlay.png"
+_HEATMAPS = "heatmaps/"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_COPY_BYTES = 2**20
+
+
+class RegionResult:
+    """All that came of a region: cells, numbers and pictures.
+
+    The files stay packed in one temporary file (in memory while small) until they are asked for; `close`, the
+    end of a ``with`` block, or the end of the object deletes it. What was read before stays usable.
+
+    Attributes:
+        request_id: the id to quote to the service's operator.
+        files: the names of the files `save` writes.
+
+    Raises:
+        UnexpectedAnswerError: when the reply is not the archive of a region, or a file in it is damaged.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.request_id = reply.request_id
+        # A forgotten temporary file would be a ResourceWarning; this also closes it with the last reference.
+        self._finalizer = weakref.finalize(self, reply.body.close)
+        try:
+            self._archive = self._opened()
+            self.files = tuple(info.filename for info in self._archive.infolist() if not info.is_dir())
+            self._refuse_strange_files()
+        except BaseException:
+            self.close()
+            raise
+
+    def _opened(self) -> zipfile.ZipFile:
+        found = self._reply.media_type()
+        if found != ZIP:
+            raise self._reply.unexpected(f"The answer is {found or 'of no stated type'} instead of {ZIP}")
+        try:
+            return zipfile.ZipFile(self._reply.body)
+        except zipfile.BadZipFile as error:
+            raise self._reply.unexpected("The answer is not a readable zip archive") from error
+
+    def _refuse_strange_files(self) -> None:
+        missing = {_CELLS, _SUMMARY, _OVERLAY}.difference(self.files)
+        if missing:
+            raise self._reply.unexpected(f"The archive of the answer lacks {', '.join(sorted(missing))}")
+        # Such a name would make `save` write outside its folder.
+        if not all(_stays_inside(name) for name in self.files):
+            raise self._reply.unexpected("The archive of the answer holds a file name that leaves its folder")
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Counts, fractions with denominators, densities, tiles, models, timings."""
+        try:
+            return Summary.model_validate_json(self._read(_SUMMARY))
+        except ValidationError as error:
+            raise self._damaged(_SUMMARY) from error
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cells by class name, zero included."""
+        return self.summary.counts
+
+    @cached_property
+    def geojson(self) -> JsonObject:
+        """The feature collection; about ten times the size of its file in memory."""
+        try:
+            document: JsonObject = json.loads(self._read(_CELLS))
+        except ValueError as error:
+            raise self._damaged(_CELLS) from error
+        if not isinstance(document, dict) or not isinstance(document.get("features"), list):
+            raise self._damaged(_CELLS)
+        return document
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The cells, typed; a view on `geojson`."""
+        return Cells(self.geojson["features"])
+
+    @cached_property
+    def heatmaps(self) -> Mapping[str, bytes]:
+        """PNG files by heatmap name; `summary.heatmaps` tells how to read them."""
+        names = [name for name in self.files if name.startswith(_HEATMAPS)]
+        return {PurePosixPath(name).stem: self._read(name) for name in names}
+
+    @cached_property
+    def overlay(self) -> bytes:
+        """A PNG file: the region with its cells outlined in class colours."""
+        return self._read(_OVERLAY)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `files` into `folder`, made if needed; files of these names are replaced, each at once.
+
+        Returns:
+            `folder`.
+
+        Raises:
+            OSError: when a file cannot be written.
+        """
+        target = Path(folder)
+        for name in self.files:
+            self._write(name, target / name)
+        return target
+
+    def close(self) -> None:
+        """Delete the temporary file. Calling it again does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<RegionResult of request {self.request_id}: {', '.join(self.files)}>"
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._archive.read(name)
+        except _DAMAGED as error:
+            raise self._damaged(name) from error
+
+    def _write(self, name: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+        try:
+            with self._archive.open(name) as packed, part.open("xb") as file:
+                shutil.copyfileobj(packed, file, _COPY_BYTES)
+            part.replace(target)
+        except _DAMAGED as error:
+            raise self._damaged(name) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _damaged(self, name: str) -> UnexpectedAnswerError:
+        return self._reply.unexpected(f"{name} in the answer is damaged")
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether `name` is a plain relative path on every system."""
+    parts = name.split("/")
+    return not (set(parts) & {"", ".", ".."}) and not set(name) & set("\\:\0")

@@ -1,0 +1,199 @@
+"""Everything one process needs to analyse regions, put together once from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade import wire
+from slidecascade.analysis import Analysis
+from slidecascade.control import Control
+from slidecascade.cores import usable_cores
+from slidecascade.errors import (
+    InvalidRequestError,
+    UnknownModelError,
+    UnknownPipelineError,
+)
+from slidecascade.flow import RegionTask, analyse
+from slidecascade.geometry import Box
+from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
+from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import Settings
+from slidecascade.slides.region import RegionView, resolve_mpp, resolve_region
+from slidecascade.slides.source import Source
+from slidecascade.slides.store import SlideStore
+from slidecascade.slides.upload import decode_image
+from slidecascade.stopwatch import Observer
+
+OpenSource = Callable[[], AbstractContextManager[Source]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished analysis, and the region's pixels for those who draw on them.
+
+    `overview(max_side_px)` returns the region as ``(H, W, 3)`` uint8 RGB with no side longer than that, and the
+    level-0 pixels per pixel of it.
+    """
+
+    analysis: Analysis
+    overview: Callable[[int], tuple[NDArray[np.uint8], float]]
+
+
+class Analyser:
+    """Models, pipelines, slides, a runner and a pool of threads; usable from many threads at once.
+
+    Raises:
+        ModelPackageError, PipelineSpecError: when something must not be served; nothing is left running.
+    """
+
+    def __init__(self, settings: Settings, *, observer: Observer) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
+        self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
+        self._runner = LocalRunner(self._packages.values())
+        self._slides = SlideStore(
+            settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
+        )
+        self._threads = settings.threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
+
+    def close(self) -> None:
+        """Stop the threads and let go of slides and sessions."""
+        self._pool.shutdown(cancel_futures=True)
+        self._runner.close()
+        self._slides.close()
+
+    def analyse(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> Report:
+        """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
+
+        Blocks until done. Raises any of the request's errors in `slidecascade.errors`.
+        """
+        pipeline = self._find_pipeline(request.pipeline)
+        thresholds = _thresholds(pipeline, request.thresholds)
+        open_source = self._source(request, image)
+        with open_source() as source:
+            mpp = resolve_mpp(source, request.mpp)
+            asked = request.region and Box(**request.region.model_dump())
+            region = resolve_region(source, asked, max_px=self._settings.max_region_px)
+            space = source.coordinate_space
+        task = RegionTask(
+            pipeline=pipeline,
+            open_source=open_source,
+            region_l0=region,
+            mpp=mpp,
+            coordinate_space=space,
+            thresholds=thresholds,
+            tile_px=request.tile_px,
+            allow_partial=request.allow_partial,
+        )
+        return self.run(task, control)
+
+    def run(self, task: RegionTask, control: Control) -> Report:
+        """Analyse a region whose every default is filled in."""
+        analysis = analyse(
+            task,
+            runner=self._runner,
+            pool=self._pool,
+            threads=self._threads,
+            control=control,
+            observer=self._observer,
+        )
+
+        def overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
+            with task.open_source() as source:
+                return RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp).overview(max_side_px)
+
+        return Report(analysis, overview)
+
+    def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
+        return tuple(map(_pipeline_info, self._pipelines.values()))
+
+    def pipeline(self, name: str) -> wire.PipelineInfo:
+        return _pipeline_info(self._find_pipeline(name))
+
+    def models(self) -> tuple[wire.ModelInfo, ...]:
+        return tuple(_model_info(package.spec) for package in self._packages.values())
+
+    def model(self, name: str) -> wire.ModelInfo:
+        if name not in self._packages:
+            raise UnknownModelError(f"There is no model {name!r}: GET /v1/models lists them.")
+        return _model_info(self._packages[name].spec)
+
+    def slides(self) -> wire.SlideList:
+        ids, truncated = self._slides.list_ids()
+        return wire.SlideList(slides=tuple(wire.SlideRef(id=slide_id) for slide_id in ids), truncated=truncated)
+
+    def slide(self, slide_id: str) -> wire.SlideInfo:
+        with self._slides.open(slide_id) as slide:
+            return slide.info(slide_id)
+
+    def _find_pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            known = ", ".join(self._pipelines) or "none: their models are not in the models folder"
+            raise UnknownPipelineError(f"There is no pipeline {name!r}; there are {known}.")
+        return self._pipelines[name]
+
+    def _source(self, request: wire.RegionRequest, image: bytes | None) -> OpenSource:
+        if (image is None) == (request.slide is None):
+            raise InvalidRequestError(
+                "Send either an image or the id of a slide, and not both.",
+                errors=(("slide", "give either an uploaded image or a slide id"),),
+            )
+        if image is not None:
+            upload = decode_image(image, max_px=self._settings.max_region_px)
+            return lambda: nullcontext(upload)
+        slide_id = str(request.slide)
+        return lambda: self._slides.open(slide_id)
+
+
+def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:
+    """Defaults of the pipeline's models, with what was asked for in their place."""
+    defaults = {pipeline.segmenter.name: pipeline.segmenter.options.foreground}
+    defaults |= {stage.model.name: 0.0 for stage in pipeline.stages}
+    if unknown := sorted(asked.keys() - defaults.keys()):
+        raise InvalidRequestError(
+            f"Pipeline {pipeline.name!r} has no model {unknown[0]!r}; it has {', '.join(defaults)}.",
+            errors=tuple((f"thresholds.{name}", "no such model in this pipeline") for name in unknown),
+        )
+    return defaults | dict(asked)
+
+
+def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:
+    return wire.ClassInfo(name=name, color=color)
+
+
+def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
+    return wire.PipelineInfo(
+        name=pipeline.name,
+        title=pipeline.title,
+        description=pipeline.description,
+        segmenter=pipeline.segmenter.name,
+        classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes),
+        heatmaps=tuple(
+            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
+        ),
+    )
+
+
+def _model_info(spec: SegmenterSpec | ClassifierSpec) -> wire.ModelInfo:
+    return wire.ModelInfo(
+        name=spec.name,
+        version=spec.version,
+        task=spec.task,
+        head=spec.head,
+        mpp=spec.mpp,
+        classes=tuple(_class_info(item.name, item.color) for item in spec.classes),
+        licence=spec.licence,
+        training_data=tuple(item.model_dump() for item in spec.training_data),
+        accuracy=spec.accuracy,
+        sha256=spec.sha256,
+    )

@@ -1,0 +1,40 @@
+"""One request's time limit and its cancellation."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from slidecascade.errors import CancelledError, DeadlineExceededError
+
+
+class Control:
+    """Asked by the work between its steps whether to go on. Thread-safe.
+
+    Args:
+        deadline_s: seconds from now after which the work must stop; None: never.
+    """
+
+    def __init__(self, *, deadline_s: float | None = None) -> None:
+        self._deadline_s = deadline_s
+        self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop the work: nobody waits for the answer any more."""
+        self._cancelled.set()
+
+    def check(self) -> None:
+        """Return when the work may go on.
+
+        Raises:
+            CancelledError: after `cancel`.
+            DeadlineExceededError: after the time limit.
+        """
+        if self._cancelled.is_set():
+            raise CancelledError("The request was cancelled.")
+        if self._ends_at is not None and time.monotonic() >= self._ends_at:
+            raise DeadlineExceededError(
+                f"The region was not done within {self._deadline_s:g} s: "
+                "send a smaller region or a longer deadline_s."
+            )

@@ -1,0 +1,165 @@
+"""Everything that can go wrong, under one base.
+
+    SlideCascadeError
+    ├── MalformedRequestError        the body is not what the content type says
+    ├── InvalidRequestError          a field has a value that cannot be used
+    ├── NotAcceptableError           no answer in the media type asked for
+    ├── UnsupportedMediaTypeError    the request's media type is not read here
+    ├── UploadTooLargeError          too many bytes
+    ├── RegionTooLargeError          too many pixels (told before decoding)
+    ├── UndecodableImageError        the upload is not a readable image
+    ├── MissingResolutionError       no pixel size in the source, none in the request
+    ├── RegionOutsideSlideError      the region is not inside the slide
+    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    ├── UnreadableSlideError         OpenSlide cannot open or read the slide
+    ├── OverloadedError, DrainingError, NotReadyError    try again later
+    ├── DeadlineExceededError        the request's own time limit passed
+    ├── CancelledError               the caller went away
+    ├── ModelFailedError             a network raised or returned what it must not
+    ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
+    ├── ModelPackageError            a model package that must not be served (told at start)
+    ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
+    ├── SettingsError                a setting that cannot be used (told at start)
+    └── MissingExtraError            an optional part of the installation is needed
+
+Each class carries the stable problem name of the public contract and a title; the message is one sentence
+that says what was wrong and what to do. HTTP status codes live in ``rest.py`` only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SlideCascadeError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+    problem: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    @property
+    def detail(self) -> str:
+        """The sentence for the user."""
+        return str(self)
+
+
+class MalformedRequestError(SlideCascadeError):
+    problem, title = "malformed-request", "Malformed request"
+
+
+class InvalidRequestError(SlideCascadeError):
+    """A field is wrong. ``errors`` lists them: each with ``field`` (dotted path) and ``message``."""
+
+    problem, title = "invalid-request", "Invalid request"
+
+    def __init__(self, detail: str, errors: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.errors = errors
+
+
+class NotAcceptableError(SlideCascadeError):
+    problem, title = "not-acceptable", "Not acceptable"
+
+
+class UnsupportedMediaTypeError(SlideCascadeError):
+    problem, title = "unsupported-media-type", "Unsupported media type"
+
+
+class UploadTooLargeError(SlideCascadeError):
+    problem, title = "upload-too-large", "Upload too large"
+
+
+class RegionTooLargeError(SlideCascadeError):
+    problem, title = "region-too-large", "Region too large"
+
+
+class UndecodableImageError(SlideCascadeError):
+    problem, title = "undecodable-image", "Undecodable image"
+
+
+class MissingResolutionError(SlideCascadeError):
+    problem, title = "missing-resolution", "Missing resolution"
+
+
+class RegionOutsideSlideError(SlideCascadeError):
+    problem, title = "region-outside-slide", "Region outside slide"
+
+
+class UnknownSlideError(SlideCascadeError, LookupError):
+    problem, title = "unknown-slide", "Unknown slide"
+
+
+class UnknownPipelineError(SlideCascadeError, LookupError):
+    problem, title = "unknown-pipeline", "Unknown pipeline"
+
+
+class UnknownHeatmapError(SlideCascadeError, LookupError):
+    problem, title = "unknown-heatmap", "Unknown heatmap"
+
+
+class UnknownModelError(SlideCascadeError, LookupError):
+    problem, title = "unknown-model", "Unknown model"
+
+
+class UnreadableSlideError(SlideCascadeError):
+    problem, title = "unreadable-slide", "Unreadable slide"
+
+
+class RetryLaterError(SlideCascadeError):
+    """The same request may succeed later; ``retry_after_s`` says when to try."""
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(RetryLaterError):
+    problem, title = "overloaded", "Overloaded"
+
+
+class DrainingError(RetryLaterError):
+    problem, title = "draining", "Draining"
+
+
+class NotReadyError(RetryLaterError):
+    problem, title = "not-ready", "Not ready"
+
+
+class DeadlineExceededError(SlideCascadeError, TimeoutError):
+    problem, title = "deadline-exceeded", "Deadline exceeded"
+
+
+class CancelledError(SlideCascadeError):
+    """The caller went away; nobody reads this message but the log."""
+
+    problem, title = "cancelled", "Cancelled"
+
+
+class ModelFailedError(SlideCascadeError):
+    problem, title = "model-failed", "Model failed"
+
+
+class TilesFailedError(SlideCascadeError):
+    """``tiles`` lists the failed tiles as (x, y, width, height) in level-0 pixels with the reason."""
+
+    problem, title = "tiles-failed", "Tiles failed"
+
+    def __init__(self, detail: str, *, tiles: tuple[tuple[tuple[int, int, int, int], str], ...]) -> None:
+        super().__init__(detail)
+        self.tiles = tiles
+
+
+class ModelPackageError(SlideCascadeError):
+    problem, title = "model-package", "Model package refused"
+
+
+class PipelineSpecError(SlideCascadeError):
+    problem, title = "pipeline-spec", "Pipeline refused"
+
+
+class SettingsError(SlideCascadeError):
+    problem, title = "settings", "Unusable setting"
+
+
+class MissingExtraError(SlideCascadeError, ImportError):
+    problem, title = "missing-extra", "Missing extra"

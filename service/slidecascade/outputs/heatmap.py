@@ -1,0 +1,251 @@
+"""Maps of where a class is frequent, and their colours.
+
+A fraction is smooth(numerator) / smooth(denominator) and a density is smooth(count) / smooth(tissue area),
+both with the same Gaussian: the edges of the region, holes in the tissue and failed tiles then bias neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade import wire
+from slidecascade.analysis import Analysis, HeatmapSpec
+from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
+from slidecascade.outputs import png
+from slidecascade.outputs.areas import UM2_PER_MM2, tissue_um2
+
+DEFAULT_COLORMAP: Final = "viridis"
+COLORMAPS: Final = {
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "cividis": cv2.COLORMAP_CIVIDIS,
+    "magma": cv2.COLORMAP_MAGMA,
+    "inferno": cv2.COLORMAP_INFERNO,
+    "plasma": cv2.COLORMAP_PLASMA,
+    "jet": cv2.COLORMAP_JET,
+}
+"""All perceptually uniform except ``jet``, which is offered because pathology tools show it."""
+
+LEGEND_STOPS: Final = 16
+MAX_GRID_SIDE: Final = 2048
+"""Most grid cells each way; a larger region gets larger grid cells."""
+
+MIN_COVER: Final = 0.05
+"""A density is told where at least this part of the smoothing window is tissue: a speck is no denominator."""
+
+TRUNCATE: Final = 3.0
+"""The Gaussian ends after this many standard deviations; cells farther away do not count."""
+
+PIXEL_UM: Final = 4.0
+"""Side of a pixel of the PNG, unless the picture would be too small or too large to look at."""
+
+MIN_PIXEL_UM: Final = 0.5
+MIN_PNG_SIDE: Final = 512
+MAX_PNG_SIDE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """A map over the region, before it gets colours.
+
+    Attributes:
+        values: ``(h, w)`` float32; ``values[y, x]`` covers a square of `grid_um` whose corner is
+            ``(x, y) * grid_um`` from the region's top left corner. NaN where there is no analysed tissue, or
+            nothing countable within three sigma.
+        minimum, maximum: ends of the colour scale, in `unit`.
+        width_um, height_um: extent of the region; the last column and row may reach beyond it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    values: NDArray[np.float32]
+    minimum: float
+    maximum: float
+    grid_um: float
+    width_um: float
+    height_um: float
+
+    @property
+    def png_scale(self) -> int:
+        """PNG pixels per grid cell, each way."""
+        longest_um = max(self.width_um, self.height_um)
+        wanted_um = max(min(PIXEL_UM, longest_um / MIN_PNG_SIDE), MIN_PIXEL_UM)
+        return max(1, min(math.ceil(self.grid_um / wanted_um), MAX_PNG_SIDE // max(self.values.shape)))
+
+    @property
+    def pixel_um(self) -> float:
+        """Side of a pixel of the PNG in micrometres."""
+        return self.grid_um / self.png_scale
+
+
+def find(analysis: Analysis, name: str | None) -> HeatmapSpec:
+    """The heatmap of that name; None: the pipeline's first.
+
+    Raises:
+        UnknownHeatmapError: listing the names there are.
+    """
+    names = [spec.name for spec in analysis.heatmaps]
+    if not names:
+        raise UnknownHeatmapError(f"The pipeline {analysis.pipeline} has no heatmaps; ask for another answer.")
+    if name is None:
+        return analysis.heatmaps[0]
+    if name not in names:
+        raise UnknownHeatmapError(
+            f"The pipeline {analysis.pipeline} has no heatmap {name!r}; it has: {', '.join(names)}."
+        )
+    return analysis.heatmaps[names.index(name)]
+
+
+def require_colormap(colormap: str) -> str:
+    """`colormap`, when it is one of `COLORMAPS`.
+
+    Raises:
+        InvalidRequestError: otherwise, listing the names.
+    """
+    if colormap not in COLORMAPS:
+        message = f"There is no colormap {colormap!r}; choose one of: {', '.join(COLORMAPS)}."
+        raise InvalidRequestError(message, (("colormap", message),))
+    return colormap
+
+
+def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
+    """The map `spec` asks for, over the region of `analysis`."""
+    region, mpp = analysis.region_l0, analysis.mpp
+    width_um, height_um = region.width * mpp, region.height * mpp
+    grid_um = max(spec.grid_um, max(width_um, height_um) / MAX_GRID_SIDE)
+    x_edges_l0 = region.x + _edges_um(width_um, grid_um) / mpp
+    y_edges_l0 = region.y + _edges_um(height_um, grid_um) / mpp
+    tissue = tissue_um2(analysis, x_edges_l0, y_edges_l0)
+    sigma = spec.sigma_um / grid_um
+    chosen = _members(analysis, spec.classes)
+    if spec.kind == "fraction":
+        counted = _members(analysis, spec.of) if spec.of else np.ones(len(analysis.instances), np.bool_)
+        amount = _smooth(_count(analysis, chosen & counted, tissue.shape, grid_um), sigma)
+        among = _smooth(_count(analysis, counted, tissue.shape, grid_um), sigma)
+        told = among > 0
+    else:
+        amount = _smooth(_count(analysis, chosen, tissue.shape, grid_um), sigma)
+        among = _smooth(tissue, sigma) / UM2_PER_MM2
+        extent = np.outer(
+            np.diff(np.minimum(y_edges_l0, region.bottom)), np.diff(np.minimum(x_edges_l0, region.right))
+        )
+        told = among > MIN_COVER * _smooth(extent * mpp**2, sigma) / UM2_PER_MM2
+    values = np.full(tissue.shape, np.nan, np.float32)
+    np.divide(amount, among, out=values, where=told & (tissue > 0), casting="same_kind")
+    return Heatmap(
+        name=spec.name,
+        title=spec.title,
+        unit="fraction" if spec.kind == "fraction" else "cells/mm2",
+        values=values,
+        minimum=0.0,
+        maximum=_maximum(spec, values),
+        grid_um=grid_um,
+        width_um=width_um,
+        height_um=height_um,
+    )
+
+
+def _edges_um(length_um: float, grid_um: float) -> NDArray[np.float64]:
+    # A region of exactly n grid cells must not get one more from rounding.
+    return np.arange(max(1, math.ceil(length_um / grid_um - 1e-9)) + 1) * grid_um
+
+
+def _members(analysis: Analysis, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(analysis.instances), np.bool_)
+    for name in names:
+        chosen |= analysis.members(name)
+    return chosen
+
+
+def _count(
+    analysis: Analysis, chosen: NDArray[np.bool_], shape: tuple[int, ...], grid_um: float
+) -> NDArray[np.float64]:
+    """Chosen cells by the grid cell that holds their centroid, ``(h, w)``."""
+    height, width = shape
+    corner_l0 = np.array([analysis.region_l0.x, analysis.region_l0.y])
+    from_corner_um = (analysis.instances.centroids[chosen] - corner_l0) * analysis.mpp
+    place = np.clip((from_corner_um // grid_um).astype(np.int64), 0, [width - 1, height - 1])
+    counts = np.bincount(place[:, 1] * width + place[:, 0], minlength=height * width)
+    return counts.reshape(height, width).astype(np.float64)
+
+
+def _smooth(grid: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Gaussian of `sigma` grid cells; nothing lies beyond the border."""
+    if sigma <= 0:
+        return grid
+    side = 2 * math.ceil(TRUNCATE * sigma) + 1
+    smooth: NDArray[np.float64] = cv2.GaussianBlur(
+        grid, (side, side), sigmaX=sigma, sigmaY=sigma, borderType=cv2.BORDER_CONSTANT
+    )
+    return smooth
+
+
+def _maximum(spec: HeatmapSpec, values: NDArray[np.float32]) -> float:
+    if spec.maximum is not None:
+        return spec.maximum
+    if spec.kind == "fraction":
+        return 1.0
+    top = float(np.nanmax(values, initial=0.0))
+    return top if top > 0 else 1.0
+
+
+def encode_png(heatmap: Heatmap, colormap: str = DEFAULT_COLORMAP) -> bytes:
+    """RGBA PNG of the region, `Heatmap.pixel_um` micrometres per pixel, transparent where values are NaN.
+
+    Values are interpolated before they are coloured; the transparent part keeps the grid's own edges.
+
+    Raises:
+        InvalidRequestError: when there is no such colormap.
+    """
+    table = _colors(colormap)
+    known = ~np.isnan(heatmap.values)
+    weights = _enlarge(heatmap, known.astype(np.float32), cv2.INTER_LINEAR)
+    values = _enlarge(heatmap, np.where(known, heatmap.values, np.float32(0)), cv2.INTER_LINEAR)
+    shown = _enlarge(heatmap, known.astype(np.float32), cv2.INTER_NEAREST) > 0
+    np.divide(values, weights, out=values, where=shown)
+    level = (values - heatmap.minimum) / (heatmap.maximum - heatmap.minimum)
+    rgb = table[np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8)]
+    alpha = np.where(shown, np.uint8(255), np.uint8(0))
+    return png.encode(np.dstack([np.where(shown[:, :, None], rgb, np.uint8(0)), alpha]))
+
+
+def _enlarge(heatmap: Heatmap, grid: NDArray[np.float32], interpolation: int) -> NDArray[np.float32]:
+    """`grid` at the PNG's scale, without what reaches beyond the region."""
+    height, width = grid.shape
+    scale, pixel_um = heatmap.png_scale, heatmap.pixel_um
+    large: NDArray[np.float32] = cv2.resize(grid, (width * scale, height * scale), interpolation=interpolation)
+    rows, columns = (math.ceil(length / pixel_um - 1e-9) for length in (heatmap.height_um, heatmap.width_um))
+    return large[: max(1, rows), : max(1, columns)]
+
+
+def legend(heatmap: Heatmap, colormap: str = DEFAULT_COLORMAP) -> wire.Legend:
+    """How to read the PNG.
+
+    Raises:
+        InvalidRequestError: when there is no such colormap.
+    """
+    table = _colors(colormap)
+    stops = table[np.linspace(0, 255, LEGEND_STOPS).round().astype(np.int64)].tolist()
+    return wire.Legend(
+        name=heatmap.name,
+        title=heatmap.title,
+        unit=heatmap.unit,
+        minimum=heatmap.minimum,
+        maximum=heatmap.maximum,
+        colormap=colormap,
+        stops=tuple((red, green, blue) for red, green, blue in stops),
+        pixel_um=heatmap.pixel_um,
+    )
+
+
+def _colors(colormap: str) -> NDArray[np.uint8]:
+    """The 256 colours of a map from low to high, RGB ``(256, 3)``."""
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    table: NDArray[np.uint8] = cv2.applyColorMap(ramp, COLORMAPS[require_colormap(colormap)])[:, 0, ::-1]
+    return table

@@ -1,0 +1,73 @@
+"""What an answer was made from: the part that GeoJSON and summary share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from slidecascade import wire
+from slidecascade.analysis import Analysis
+
+
+class Provenance(wire.Answer):
+    """The member ``slidecascade`` of a feature collection."""
+
+    research_use_only: str = wire.RESEARCH_USE_ONLY
+    coordinate_space: Literal["level0-pixels", "image-pixels"]
+    region: wire.RegionBox
+    mpp: float
+    pipeline: str
+    models: tuple[wire.ModelUse, ...]
+    thresholds: dict[str, float]
+    tiles: wire.Tiles
+    counts: dict[str, int]
+
+
+def provenance(analysis: Analysis) -> Provenance:
+    """Where the cells of `analysis` came from."""
+    return Provenance(
+        coordinate_space=analysis.coordinate_space,
+        region=region_box(analysis),
+        mpp=analysis.mpp,
+        pipeline=analysis.pipeline,
+        models=model_uses(analysis),
+        thresholds=dict(analysis.thresholds),
+        tiles=tile_counts(analysis),
+        counts=analysis.counts,
+    )
+
+
+def region_box(analysis: Analysis) -> wire.RegionBox:
+    """The analysed region, level-0 pixels."""
+    region = analysis.region_l0
+    return wire.RegionBox(x=region.x, y=region.y, width=region.width, height=region.height)
+
+
+def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
+    """The models in the order in which they ran."""
+    return tuple(
+        wire.ModelUse(
+            name=model.name,
+            version=model.version,
+            sha256=model.sha256,
+            role=model.role,
+            mpp=model.grid.mpp,
+            downsample=model.grid.downsample,
+        )
+        for model in analysis.models
+    )
+
+
+def tile_counts(analysis: Analysis) -> wire.Tiles:
+    """Every tile accounted for; the failed ones by place and reason."""
+    report = analysis.tiles
+    failed = tuple(
+        wire.FailedTile(
+            x=tile.core_l0.x,
+            y=tile.core_l0.y,
+            width=tile.core_l0.width,
+            height=tile.core_l0.height,
+            reason=tile.reason,
+        )
+        for tile in report.failed
+    )
+    return wire.Tiles(total=report.total, background=report.background, failed=failed)

@@ -1,0 +1,47 @@
+"""Seconds of work by stage, added up over threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Told what the work does while it does it; called from worker threads."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage of the flow (read, segment, decode, classify, collect, encode) took `seconds`."""
+
+    def tiles(self, outcome: str, count: int) -> None:
+        """`count` tiles ended as `outcome`: done, background, retried or failed."""
+
+    def cells(self, pipeline: str, class_name: str, count: int) -> None:
+        """`count` cells of a class were found."""
+
+
+class Stopwatch:
+    """Measures stages for one region and passes each reading on to an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+            self._observer.stage(stage, seconds)
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        with self._lock:
+            return dict(self._seconds)

@@ -1,0 +1,159 @@
+"""The work on one tile: read, segment, decode, own, classify. A straight line; concurrency lives outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.cells import cascade, outlines, seams
+from slidecascade.cells.heads import unet
+from slidecascade.cells.instances import Instances
+from slidecascade.control import Control
+from slidecascade.geometry import Box, Grid
+from slidecascade.pipelines import Pipeline
+from slidecascade.runners.runner import Runner
+from slidecascade.slides import tissue
+from slidecascade.slides.region import RegionView
+from slidecascade.stopwatch import Stopwatch
+from slidecascade.tiling import Tile
+
+
+@dataclass(frozen=True, slots=True)
+class TileFindings:
+    """What a tile found.
+
+    Attributes:
+        tissue: ``(h, w)`` bool, the tissue blocks of the core.
+        cells: in level-0 pixels; the tile's own, and those just over a seam.
+        owned, near_seam: ``(N,)`` masks over `cells`, for `seams.settle`.
+    """
+
+    tissue: NDArray[np.bool_]
+    cells: Instances
+    owned: NDArray[np.bool_]
+    near_seam: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileWork:
+    """Everything the tiles of a region share.
+
+    `grids` holds the pixel grid of every model by name; `thresholds` the foreground probability of the
+    segmenter and the least class probability of each classifier, by name.
+    """
+
+    pipeline: Pipeline
+    grids: Mapping[str, Grid]
+    thresholds: Mapping[str, float]
+    dark_field: bool
+    runner: Runner
+    control: Control
+    stopwatch: Stopwatch
+
+    @property
+    def grid(self) -> Grid:
+        """The segmenter's grid, in which tiles are cut."""
+        return self.grids[self.pipeline.segmenter.name]
+
+    def findings(self, tile: Tile, view: RegionView) -> TileFindings:
+        """Find the cells of `tile` in `view`."""
+        self.control.check()
+        patch = self._read(view, self.grid, tile.read)
+        blocks = tissue.tissue_blocks(patch, dark_field=self.dark_field)
+        core_blocks = _core_blocks(blocks, tile)
+        if not core_blocks.any():
+            return self._nothing(core_blocks)
+        self.control.check()
+        with self.stopwatch.measure("segment"):
+            maps = self.runner.run(self.pipeline.segmenter.name, patch[None])[0]
+        self.control.check()
+        with self.stopwatch.measure("decode"):
+            cells, inner = self._decode(maps, blocks, tile)
+        if not len(cells):
+            return self._nothing(core_blocks)
+        probabilities = cascade.classify(
+            cells.centroids,
+            self.pipeline,
+            grids=self.grids,
+            floors=self.thresholds,
+            read=lambda grid, box: self._read(view, grid, box),
+            run=self._run_classifier,
+        )
+        owned, near_seam = inner
+        return TileFindings(core_blocks, cells.with_probabilities(*probabilities), owned, near_seam)
+
+    def _read(self, view: RegionView, grid: Grid, box: Box) -> NDArray[np.uint8]:
+        with self.stopwatch.measure("read"):
+            return view.read(grid, box)
+
+    def _run_classifier(self, model: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.control.check()
+        with self.stopwatch.measure("classify"):
+            return self.runner.run(model, images)
+
+    def _decode(
+        self, maps: NDArray[np.uint8], blocks: NDArray[np.bool_], tile: Tile
+    ) -> tuple[Instances, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Cells in level-0 pixels that this tile owns or that lie just over a seam; which are owned, near one."""
+        segmenter, extent = self.pipeline.segmenter, self.grid.extent
+        min_area_px = segmenter.options.min_area_um2 / self.grid.mpp**2
+        labels = unet.decode(
+            maps,
+            foreground=self.thresholds[segmenter.name],
+            seed=segmenter.options.seed,
+            min_area_px=min_area_px,
+        )
+        _clear_outside(labels, tile.read, extent)
+        centroids, areas = outlines.centroids_of(labels)
+        places = centroids + np.array([tile.read.x, tile.read.y])
+        reach = tile.core.inflated(seams.MARGIN_PX).clipped(extent)
+        keep = reach.contains(places) & (areas >= min_area_px) & _on_tissue(centroids, blocks)
+        cells = outlines.trace(labels, maps[:, :, 0], keep=keep, centroids=centroids, areas=areas)
+        in_grid = cells.transformed(scale=1.0, shift_x=tile.read.x, shift_y=tile.read.y)
+        in_l0 = in_grid.transformed(
+            scale=self.grid.downsample, shift_x=self.grid.origin_x_l0, shift_y=self.grid.origin_y_l0
+        )
+        owned = tile.core.contains(in_grid.centroids)
+        return in_l0, (owned, ~_seam_free(tile.core, extent).contains(in_grid.centroids))
+
+    def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
+        none = np.zeros(0, np.bool_)
+        empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
+        return TileFindings(core_blocks, empty, none, none)
+
+
+def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:
+    """The blocks of the read box that lie in the core; a block that sticks out of the region counts whole."""
+    left = (tile.core.x - tile.read.x) // tissue.BLOCK_PX
+    top = (tile.core.y - tile.read.y) // tissue.BLOCK_PX
+    columns = -(-tile.core.width // tissue.BLOCK_PX)
+    rows = -(-tile.core.height // tissue.BLOCK_PX)
+    return blocks[top : top + rows, left : left + columns]
+
+
+def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which positions in the patch lie on a tissue block; what a network sees on glass is no cell."""
+    places = (centroids // tissue.BLOCK_PX).astype(np.int64)
+    return blocks[places[:, 1], places[:, 0]]
+
+
+def _clear_outside(labels: NDArray[np.int32], read: Box, extent: Box) -> None:
+    """Erase what lies outside the region: there the pixels are mirror images."""
+    inside = extent.shifted(-read.x, -read.y).clipped(Box(0, 0, read.width, read.height))
+    labels[: inside.y] = 0
+    labels[inside.bottom :] = 0
+    labels[:, : inside.x] = 0
+    labels[:, inside.right :] = 0
+
+
+def _seam_free(core: Box, extent: Box) -> Box:
+    """The part of the core that is further than the margin from every seam; the region's edge is no seam."""
+    margin = seams.MARGIN_PX
+    left = core.x + (margin if core.x > extent.x else 0)
+    top = core.y + (margin if core.y > extent.y else 0)
+    right = core.right - (margin if core.right < extent.right else 0)
+    bottom = core.bottom - (margin if core.bottom < extent.bottom else 0)
+    return Box(left, top, right - left, bottom - top)

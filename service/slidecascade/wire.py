@@ -1,0 +1,239 @@
+"""The JSON contract of the HTTP API, version 1. Depends on pydantic only; the client uses it too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RESEARCH_USE_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
+PROBLEM_PREFIX = "urn:slidecascade:problem:"
+
+GEOJSON = "application/geo+json"
+JSON = "application/json"
+PNG = "image/png"
+ZIP = "application/zip"
+PROBLEM = "application/problem+json"
+
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Color = tuple[int, int, int]
+
+
+class WireModel(BaseModel):
+    """Frozen; unknown members are refused so that a misspelt field never passes silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(BaseModel):
+    """Answers may gain members, so readers ignore those they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RegionBox(WireModel):
+    """A rectangle in level-0 pixels of the slide, or pixels of the uploaded image."""
+
+    x: Annotated[int, Field(strict=True)] = Field(description="left edge")
+    y: Annotated[int, Field(strict=True)] = Field(description="top edge")
+    width: Annotated[int, Field(strict=True, ge=1)]
+    height: Annotated[int, Field(strict=True, ge=1)]
+
+
+class RegionRequest(WireModel):
+    """What to analyse and how."""
+
+    pipeline: Annotated[str, Field(min_length=1, max_length=100)]
+    mpp: PositiveFinite | None = Field(
+        default=None, le=100, description="micrometres per pixel; required when the source states none"
+    )
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
+    )
+    region: RegionBox | None = Field(default=None, description="default: all of the image or slide")
+    thresholds: dict[str, Fraction] = Field(
+        default_factory=dict,
+        description="by model name: foreground probability of a segmenter, least class probability of a classifier",
+    )
+    tile_px: Annotated[int, Field(strict=True, ge=64, le=4096)] | None = Field(
+        default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
+    )
+    allow_partial: bool = Field(default=False, description="answer even when tiles failed")
+    deadline_s: PositiveFinite | None = Field(default=None, description="give up after this many seconds")
+
+
+class ModelUse(Answer):
+    """A model that took part in an answer."""
+
+    name: str
+    version: int
+    sha256: str
+    role: Literal["segmenter", "classifier"]
+    mpp: float = Field(description="micrometres per pixel the model read at")
+    downsample: float = Field(description="level-0 pixels per pixel the model read")
+
+
+class FailedTile(Answer):
+    """A tile that failed twice; its place in level-0 pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    reason: str
+
+
+class Tiles(Answer):
+    total: int
+    background: int = Field(description="skipped because they hold glass only")
+    failed: tuple[FailedTile, ...] = ()
+
+
+class Share(Answer):
+    """A fraction with the numbers it was made of; `value` is null when nothing was counted."""
+
+    value: float | None
+    numerator: int
+    denominator: int
+    of: str
+
+
+class Legend(Answer):
+    """How to read a heatmap."""
+
+    name: str
+    title: str
+    unit: str
+    minimum: float
+    maximum: float
+    colormap: str
+    stops: tuple[Color, ...] = Field(description="colours from minimum to maximum, evenly spaced")
+    pixel_um: float = Field(description="side of a heatmap pixel in micrometres")
+
+
+class Summary(Answer):
+    """What was found in a region."""
+
+    research_use_only: str = RESEARCH_USE_ONLY
+    pipeline: str
+    coordinate_space: Literal["level0-pixels", "image-pixels"]
+    region: RegionBox
+    mpp: float
+    cells: int
+    counts: dict[str, int] = Field(description="cells by class")
+    fractions: dict[str, Share] = Field(description="classes as parts of their parent class")
+    densities_per_mm2: dict[str, float | None] = Field(
+        description="cells per mm2 of tissue; null without tissue"
+    )
+    area_mm2: float = Field(description="analysed area")
+    tissue_area_mm2: float
+    thresholds: dict[str, float]
+    tiles: Tiles
+    models: tuple[ModelUse, ...]
+    heatmaps: tuple[Legend, ...]
+    timings_s: dict[str, float] = Field(
+        description="seconds of work by stage, added up over threads; 'total' is wall time"
+    )
+
+
+class ClassInfo(Answer):
+    name: str
+    color: Color
+
+
+class ModelInfo(Answer):
+    """A served model, as its package states it."""
+
+    name: str
+    version: int
+    task: Literal["segment", "classify"]
+    head: str
+    mpp: float
+    classes: tuple[ClassInfo, ...]
+    licence: str
+    training_data: tuple[dict[str, str], ...]
+    accuracy: dict[str, float]
+    sha256: str
+
+
+class HeatmapInfo(Answer):
+    name: str
+    title: str
+    kind: Literal["fraction", "density"]
+
+
+class PipelineInfo(Answer):
+    """A pipeline: its models in order, its possible classes, its heatmaps."""
+
+    name: str
+    title: str
+    description: str
+    segmenter: str
+    classifiers: tuple[str, ...]
+    classes: tuple[ClassInfo, ...]
+    heatmaps: tuple[HeatmapInfo, ...]
+
+
+class LevelInfo(Answer):
+    width: int
+    height: int
+    downsample: float
+
+
+class SlideInfo(Answer):
+    """An allow-list of a slide's properties: never its label, macro image or barcode."""
+
+    id: str
+    width: int
+    height: int
+    mpp: float | None
+    objective_power: float | None
+    vendor: str | None
+    levels: tuple[LevelInfo, ...]
+
+
+class SlideRef(Answer):
+    id: str
+
+
+class PipelineList(Answer):
+    pipelines: tuple[PipelineInfo, ...]
+
+
+class ModelList(Answer):
+    models: tuple[ModelInfo, ...]
+
+
+class SlideList(Answer):
+    slides: tuple[SlideRef, ...]
+    truncated: bool = Field(default=False, description="more slides exist than are listed")
+
+
+class Health(Answer):
+    status: str
+
+
+class FieldError(Answer):
+    field: str
+    message: str
+
+
+class Problem(Answer):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: tuple[FieldError, ...] | None = None
+    tiles: tuple[FailedTile, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """The stable name, e.g. ``missing-resolution``."""
+        return self.type.removeprefix(PROBLEM_PREFIX)
+
+
+JsonObject = dict[str, Any]

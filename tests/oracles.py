@@ -1,0 +1,49 @@
+"""Slow, obvious references for the fast paths."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def rings_one_by_one(labels: NDArray[np.int32]) -> list[NDArray[np.float64]]:
+    """The longest outer ring of every label, traced alone in its own mask; pixel centres, x and y."""
+    rings = []
+    for label in range(1, int(labels.max()) + 1):
+        mask = (labels == label).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        rings.append(max(contours, key=len)[:, 0, :].astype(np.float64))
+    return rings
+
+
+def crop_and_resize(
+    image: NDArray[np.uint8], centroid: NDArray[np.float64], *, size_px: int, height_px: int, width_px: int
+) -> NDArray[np.uint8]:
+    """One crop: mirrored at the image's edge, cut at whole pixels, resized bilinearly."""
+    margin = size_px
+    padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
+    x, y = (int(np.floor(value - size_px / 2 + 0.5)) + margin for value in centroid)
+    crop = padded[y : y + size_px, x : x + size_px]
+    return np.asarray(cv2.resize(crop, (width_px, height_px), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def settle_one_by_one(
+    centroids: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    tile_index: NDArray[np.int64],
+    owned: NDArray[np.bool_],
+    near_seam: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Every pair of cells looked at: of two that are one cell, the owned one or that of the first tile stays."""
+    keep = np.ones(len(centroids), np.bool_)
+    radii = np.sqrt(areas / np.pi)
+    for i in range(len(centroids)):
+        for j in range(i + 1, len(centroids)):
+            if not (near_seam[i] and near_seam[j]) or tile_index[i] == tile_index[j]:
+                continue
+            if np.hypot(*(centroids[i] - centroids[j])) >= 0.5 * min(radii[i], radii[j]):
+                continue
+            i_first = tile_index[i] < tile_index[j] if owned[i] == owned[j] else owned[i]
+            keep[j if i_first else i] = False
+    return keep

@@ -1,0 +1,50 @@
+"""Crops are cut and resized exactly as the pipeline states."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from oracles import crop_and_resize
+from slidecascade.cells.crops import bounds_of, corners_of, cut
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 1.2)
+
+
+@pytest.mark.parametrize(("size_px", "out_px"), [(54, 72), (96, 96), (64, 32), (54, 54)])
+def test_crops_equal_one_crop_at_a_time(image: np.ndarray, size_px: int, out_px: int) -> None:
+    """Hundreds of crops in one call differ from cut-then-resize by rounding only, at the edge too."""
+    centroids = np.random.default_rng(1).uniform([0, 0], [300, 240], (200, 2))
+    crops = cut(image, centroids, size_px=size_px, height_px=out_px, width_px=out_px)
+
+    for crop, centroid in zip(crops, centroids, strict=True):
+        expected = crop_and_resize(image, centroid, size_px=size_px, height_px=out_px, width_px=out_px)
+        assert np.abs(crop.astype(int) - expected).max() <= 1
+
+
+def test_unscaled_crops_are_the_pixels_themselves(image: np.ndarray) -> None:
+    """A 96 px crop at 96 px holds the image's own pixels."""
+    crop = cut(image, np.array([[120.0, 100.0]]), size_px=96, height_px=96, width_px=96)[0]
+    np.testing.assert_array_equal(crop, image[52:148, 72:168])
+
+
+def test_more_crops_than_one_remap_takes(image: np.ndarray) -> None:
+    """The destination's height limit of OpenCV does not show."""
+    centroids = np.tile([[150.0, 120.0]], (1000, 1))
+    crops = cut(image, centroids, size_px=54, height_px=72, width_px=72)
+    assert crops.shape == (1000, 72, 72, 3)
+    assert (crops == crops[0]).all()
+
+
+def test_bounds_hold_all_crops() -> None:
+    """The box to read reaches from the first crop's corner to the last crop's end."""
+    centroids = np.array([[10.2, 50.0], [40.0, 20.7]])
+    box = bounds_of(centroids, 54)
+    corners = corners_of(centroids, 54)
+    assert (box.x, box.y) == tuple(corners.min(axis=0))
+    assert (box.right, box.bottom) == tuple(corners.max(axis=0) + 54)
