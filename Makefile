@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test check serve bench models lock format clean
+.PHONY: help setup demo test check serve bench models lock format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 setup: $(VENV)/.dev ## the environment for development, in .venv
 
@@ -48,6 +51,7 @@ models: $(VENV)/.dev ## retrains the bundled models; DATA=folder with nuclei/dsb
 	$(BIN)/python -m slidecascade_training.nash --out runs/nash --package models
 
 lock: $(VENV)/.dev ## pins every requirement anew
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \

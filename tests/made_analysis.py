@@ -33,6 +33,7 @@ HEATMAPS = (
     ),
     HeatmapSpec(name="immune", title="Immune cells", kind="density", classes=("Immune",)),
 )
+REGION_L0 = Box(1000, 2000, 800, 600)
 
 
 def grid_over(region_l0: Box, *, mpp_l0: float, downsample: float) -> Grid:
@@ -60,7 +61,7 @@ def make_instances(centroids: np.ndarray, radii: np.ndarray, *, vertices: int, s
 def make_analysis(
     cells: int = 50,
     *,
-    region_l0: Box = Box(1000, 2000, 800, 600),
+    region_l0: Box = REGION_L0,
     mpp: float = 0.5,
     vertices: int = 12,
     tissue: np.ndarray | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, BinaryIO
@@ -14,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade_client.png import png_chunks
+from slidecascade_client.spool import spool
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]
 """A path, the bytes of an image file, a binary file (sent from where it stands), or uint8 RGB ``(H, W, 3)``."""
-
-MEMORY_BYTES = 8 * 2**20
-"""Bodies larger than this go to a temporary file instead of memory."""
 
 _BLOCK_BYTES = 2**18
 
@@ -103,7 +100,7 @@ def _opened(image: ImageInput) -> tuple[IO[bytes], bool]:
     if isinstance(image, bytes | bytearray | memoryview):
         return io.BytesIO(image), True
     if isinstance(image, np.ndarray):
-        return spooled(png_chunks(image)), True
+        return _kept(png_chunks(image)), True
     if not hasattr(image, "read") or not isinstance(image.read(0), bytes):
         raise TypeError(
             "An image is a path, bytes, a file opened in binary mode, or a uint8 array of shape (H, W, 3), "
@@ -112,17 +109,12 @@ def _opened(image: ImageInput) -> tuple[IO[bytes], bool]:
     if image.seekable():
         return image, False
     # A pipe cannot be rewound for a second try, so its content is kept.
-    return spooled(iter(lambda: image.read(_BLOCK_BYTES), b"")), True
+    return _kept(iter(lambda: image.read(_BLOCK_BYTES), b"")), True
 
 
-def spooled(chunks: Iterator[bytes]) -> IO[bytes]:
-    """A temporary file that holds `chunks`, rewound; in memory while it is small."""
-    file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)
-    try:
+def _kept(chunks: Iterator[bytes]) -> IO[bytes]:
+    """A temporary file that holds `chunks`."""
+    with spool() as file:
         for chunk in chunks:
             file.write(chunk)
-    except BaseException:
-        file.close()
-        raise
-    file.seek(0)
     return file

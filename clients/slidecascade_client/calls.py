@@ -55,17 +55,18 @@ def analyze_region(
     """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
     if (image is None) == (slide is None):
         raise _invalid("image", "give either an image or the id of a slide")
+    fields = {
+        "pipeline": pipeline,
+        "mpp": mpp,
+        "slide": slide,
+        "region": _region_box(region),
+        "thresholds": dict(thresholds or {}),
+        "tile_px": tile_px,
+        "allow_partial": allow_partial,
+        "deadline_s": deadline_s,
+    }
     try:
-        request = RegionRequest(
-            pipeline=pipeline,
-            mpp=mpp,
-            slide=slide,
-            region=_region_box(region),
-            thresholds=dict(thresholds or {}),
-            tile_px=tile_px,
-            allow_partial=allow_partial,
-            deadline_s=deadline_s,
-        )
+        request = RegionRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise _invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
@@ -118,9 +119,7 @@ def model(name: str) -> Call[ModelInfo]:
 
 
 def slides() -> Call[SlideList]:
-    return Call(
-        method="GET", path="/v1/slides", accept=JSON, read=lambda reply: reply.take_json(SlideList)
-    )
+    return Call(method="GET", path="/v1/slides", accept=JSON, read=lambda reply: reply.take_json(SlideList))
 
 
 def slide(slide_id: str) -> Call[SlideInfo]:
@@ -151,14 +150,15 @@ def _unhealthy(error: SlideCascadeClientError) -> bool:
     raise error  # e.g. 404: this is another service, and waiting for it would never end
 
 
-def _region_box(region: RegionInput | None) -> RegionBox | None:
+def _region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
+    """`region` as the request takes it, its values still to be checked there."""
     if region is None or isinstance(region, RegionBox):
         return region
     try:
         x, y, width, height = map(operator.index, region)  # takes numpy's integers, refuses fractions
     except (TypeError, ValueError) as error:
         raise _invalid("region", "give whole pixels as (x, y, width, height)") from error
-    return RegionBox(x=x, y=y, width=width, height=height)
+    return {"x": x, "y": y, "width": width, "height": height}
 
 
 def _invalid(field: str, message: str) -> InvalidRequestError:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Self, TypeVar
 
 import httpx
 
 from slidecascade.wire import ModelInfo, PipelineInfo, SlideInfo, SlideList
 from slidecascade_client import calls
-from slidecascade_client.body import MEMORY_BYTES, ImageInput
+from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
-from slidecascade_client.endpoint import DEFAULT_TIMEOUT_S, Endpoint
+from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
+from slidecascade_client.spool import spool
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Client:
         *,
         api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen, so sharing it is harmless
+        retry: RetryPolicy = DEFAULT_RETRY,
         http_client: httpx.Client | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -155,7 +155,8 @@ class Client:
             try:
                 send = next(steps)
                 while True:
-                    self._sleep(send.after_s)
+                    if send.after_s:
+                        self._sleep(send.after_s)
                     send = steps.send(self._outcome(send))
             except StopIteration as done:
                 result: T = done.value
@@ -171,12 +172,10 @@ class Client:
         )
         try:
             response = self._http.send(request, stream=True, follow_redirects=False)
-            with closing(response), ExitStack() as on_error:
-                body = on_error.enter_context(tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES))
+            with closing(response), spool() as body:
                 for chunk in response.iter_bytes():
                     send.check_time()
                     body.write(chunk)
-                on_error.pop_all()
         except httpx.RequestError as error:
             return error
         return Reply.received(response, body, sent_id=send.request_id)

@@ -9,6 +9,10 @@ import httpx
 
 from slidecascade_client.retry import RetryPolicy
 
+DEFAULT_TIMEOUT_S = 630.0  # a service gives an analysis 600 s unless configured otherwise
+DEFAULT_RETRY = RetryPolicy()
+
+_ADDRESS = "base_url must be an address like http://localhost:3000 or https://host/prefix."
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -29,12 +33,21 @@ class Endpoint:
     def __post_init__(self) -> None:
         url = self.base_url
         if url.scheme not in _DEFAULT_PORTS or not url.host or url.query or url.fragment:
-            raise ValueError("base_url must be an address like http://localhost:3000 or https://host/prefix.")
+            raise ValueError(_ADDRESS)
         # Checked here because the HTTP library would quote the key in its own error.
         if self.api_key is not None and (not self.api_key.strip() or not _fits_header(self.api_key)):
             raise ValueError("api_key must be printable ASCII, and not empty.")
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s must be a positive number of seconds, not {self.timeout_s}.")
+
+    @classmethod
+    def parse(cls, base_url: str, *, api_key: str | None, timeout_s: float, retry: RetryPolicy) -> Endpoint:
+        """An endpoint from the text of its address."""
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise ValueError(_ADDRESS) from error
+        return cls(url, api_key, timeout_s, retry)
 
     @property
     def origin(self) -> str:

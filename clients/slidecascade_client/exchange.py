@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 from uuid import uuid4
@@ -70,8 +70,15 @@ class Send:
         left_s = max(self.ends_at - self.clock(), 0.001)
         return httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
 
+    def checked_chunks(self) -> Iterator[bytes]:
+        """The body to send, from its beginning, as long as there is time."""
+        if self.body is not None:
+            for chunk in self.body.chunks():
+                self.check_time()
+                yield chunk
+
     def check_time(self) -> None:
-        """To be called between blocks: single reads may be quick while the whole takes too long.
+        """To be called between blocks: each read or write may be quick while the whole takes too long.
 
         Raises:
             httpx.ReadTimeout: when the time is up.

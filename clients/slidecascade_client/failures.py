@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 import httpx
 from pydantic import ValidationError
 
@@ -69,6 +67,5 @@ def _read_problem(reply: Reply) -> Problem | None:
 
 
 def _unexplained(status: int, origin: str) -> str:
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus else "an unknown status"
     hint = _HINTS.get(status, "it may come from a proxy in front of the service")
-    return f"{origin} answered {status} ({phrase}) without a problem document; {hint}."
+    return f"{origin} answered {status} without a problem document; {hint}."

@@ -23,8 +23,15 @@ class Reply:
     request_id: str
     """The id the service used for this call, else the one that was sent."""
 
+    @classmethod
+    def received(cls, response: httpx.Response, body: IO[bytes], *, sent_id: str) -> Reply:
+        """The answer `response`, whose content is `body`."""
+        request_id = response.headers.get("x-request-id", sent_id)
+        return cls(response.status_code, response.headers, body, request_id)
+
     def media_type(self) -> str:
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        content_type: str = self.headers.get("content-type", "")
+        return content_type.partition(";")[0].strip().lower()
 
     def take(self, limit: int = -1) -> bytes:
         """The first `limit` bytes of the body (-1: all); the body is closed."""

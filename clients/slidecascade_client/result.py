@@ -8,10 +8,11 @@ import shutil
 import weakref
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import IO, Self
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -25,7 +26,11 @@ _CELLS = "cells.geojson"
 _SUMMARY = "summary.json"
 _OVERLAY = "overlay.png"
 _HEATMAPS = "heatmaps/"
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+
+# What `zipfile` raises on damaged content, and besides on a damaged directory.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+_UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError, ValueError, OSError)
 _COPY_BYTES = 2**20
 
 
@@ -50,7 +55,7 @@ class RegionResult:
         self._finalizer = weakref.finalize(self, reply.body.close)
         try:
             self._archive = self._opened()
-            self.files = tuple(info.filename for info in self._archive.infolist() if not info.is_dir())
+            self.files = tuple(name for name in self._archive.namelist() if not name.endswith("/"))
             self._refuse_strange_files()
         except BaseException:
             self.close()
@@ -62,7 +67,7 @@ class RegionResult:
             raise self._reply.unexpected(f"The answer is {found or 'of no stated type'} instead of {ZIP}")
         try:
             return zipfile.ZipFile(self._reply.body)
-        except zipfile.BadZipFile as error:
+        except _UNREADABLE as error:
             raise self._reply.unexpected("The answer is not a readable zip archive") from error
 
     def _refuse_strange_files(self) -> None:
@@ -72,6 +77,8 @@ class RegionResult:
         # Such a name would make `save` write outside its folder.
         if not all(_stays_inside(name) for name in self.files):
             raise self._reply.unexpected("The archive of the answer holds a file name that leaves its folder")
+        if not {info.compress_type for info in self._archive.infolist()} <= _METHODS:
+            raise self._reply.unexpected("The archive of the answer is packed in an unknown way")
 
     @cached_property
     def summary(self) -> Summary:
@@ -89,8 +96,9 @@ class RegionResult:
     @cached_property
     def geojson(self) -> JsonObject:
         """The feature collection; about ten times the size of its file in memory."""
+        content = self._read(_CELLS)
         try:
-            document: JsonObject = json.loads(self._read(_CELLS))
+            document: JsonObject = json.loads(content)
         except ValueError as error:
             raise self._damaged(_CELLS) from error
         if not isinstance(document, dict) or not isinstance(document.get("features"), list):
@@ -141,22 +149,33 @@ class RegionResult:
         return f"<RegionResult of request {self.request_id}: {', '.join(self.files)}>"
 
     def _read(self, name: str) -> bytes:
-        try:
-            return self._archive.read(name)
-        except _DAMAGED as error:
-            raise self._damaged(name) from error
+        with self._member(name) as packed:
+            return packed.read()
 
     def _write(self, name: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{uuid4().hex}.part")
         try:
-            with self._archive.open(name) as packed, part.open("xb") as file:
+            with self._member(name) as packed, part.open("xb") as file:
                 shutil.copyfileobj(packed, file, _COPY_BYTES)
             part.replace(target)
-        except _DAMAGED as error:
-            raise self._damaged(name) from error
         finally:
             part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _member(self, name: str) -> Iterator[IO[bytes]]:
+        """The content of a file, unpacked while it is read."""
+        if self._reply.body.closed:
+            raise ValueError("The result is closed; read what is needed before.")
+        try:
+            packed = self._archive.open(name)
+        except _UNREADABLE as error:
+            raise self._damaged(name) from error
+        try:
+            with packed:
+                yield packed
+        except _DAMAGED as error:
+            raise self._damaged(name) from error
 
     def _damaged(self, name: str) -> UnexpectedAnswerError:
         return self._reply.unexpected(f"{name} in the answer is damaged")

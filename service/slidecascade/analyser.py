@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,15 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.flow import RegionTask, analyse
+from slidecascade.flow import Progress, RegionTask, analyse, say_nothing
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
 from slidecascade.settings import Settings
 from slidecascade.slides.region import RegionView, resolve_mpp, resolve_region
+from slidecascade.slides.slide import SlideInfo
 from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import decode_image
@@ -49,16 +52,28 @@ class Report:
 class Analyser:
     """Models, pipelines, slides, a runner and a pool of threads; usable from many threads at once.
 
+    Args:
+        observer: told about stages, tiles and cells.
+        make_runner: builds what runs the networks of the packages it is given; default: `LocalRunner` on the
+            device of the settings.
+
     Raises:
         ModelPackageError, PipelineSpecError: when something must not be served; nothing is left running.
     """
 
-    def __init__(self, settings: Settings, *, observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observer: Observer,
+        make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
+    ) -> None:
         self._settings = settings
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
         self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
-        self._runner = LocalRunner(self._packages.values())
+        make_runner = make_runner or partial(LocalRunner, device=settings.device)
+        self._runner = make_runner(self._packages.values())
         self._slides = SlideStore(
             settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
         )
@@ -71,17 +86,25 @@ class Analyser:
         self._runner.close()
         self._slides.close()
 
-    def analyse(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> Report:
+    def analyse(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        *,
+        progress: Progress = say_nothing,
+    ) -> Report:
         """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
 
-        Blocks until done. Raises any of the request's errors in `slidecascade.errors`.
+        Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
+        in `slidecascade.errors`.
         """
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         open_source = self._source(request, image)
         with open_source() as source:
             mpp = resolve_mpp(source, request.mpp)
-            asked = request.region and Box(**request.region.model_dump())
+            asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(source, asked, max_px=self._settings.max_region_px)
             space = source.coordinate_space
         task = RegionTask(
@@ -94,9 +117,9 @@ class Analyser:
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
         )
-        return self.run(task, control)
+        return self.run(task, control, progress=progress)
 
-    def run(self, task: RegionTask, control: Control) -> Report:
+    def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
         """Analyse a region whose every default is filled in."""
         analysis = analyse(
             task,
@@ -105,6 +128,7 @@ class Analyser:
             threads=self._threads,
             control=control,
             observer=self._observer,
+            progress=progress,
         )
 
         def overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
@@ -133,7 +157,7 @@ class Analyser:
 
     def slide(self, slide_id: str) -> wire.SlideInfo:
         with self._slides.open(slide_id) as slide:
-            return slide.info(slide_id)
+            return _slide_info(slide_id, slide.info)
 
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
@@ -164,6 +188,21 @@ def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, 
             errors=tuple((f"thresholds.{name}", "no such model in this pipeline") for name in unknown),
         )
     return defaults | dict(asked)
+
+
+def _slide_info(slide_id: str, info: SlideInfo) -> wire.SlideInfo:
+    return wire.SlideInfo(
+        id=slide_id,
+        width=info.size_l0.width,
+        height=info.size_l0.height,
+        mpp=info.mpp,
+        objective_power=info.objective_power,
+        vendor=info.vendor,
+        levels=tuple(
+            wire.LevelInfo(width=size.width, height=size.height, downsample=downsample)
+            for size, downsample in zip(info.level_sizes, info.level_downsamples, strict=True)
+        ),
+    )
 
 
 def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:

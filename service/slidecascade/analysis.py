@@ -107,9 +107,7 @@ class Analysis:
     def counts(self) -> dict[str, int]:
         """Cells by class name, zero included."""
         numbers = np.bincount(self.class_index, minlength=len(self.classes))
-        return {
-            cell_class.name: int(number) for cell_class, number in zip(self.classes, numbers, strict=True)
-        }
+        return {cell_class.name: int(number) for cell_class, number in zip(self.classes, numbers, strict=True)}
 
     def members(self, name: str) -> NDArray[np.bool_]:
         """``(N,)``: the cells of class `name` or of a class derived from it."""

@@ -20,6 +20,7 @@
     ├── ModelPackageError            a model package that must not be served (told at start)
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
     ├── SettingsError                a setting that cannot be used (told at start)
+    ├── ListenError                  the address to serve at is taken or not ours (told at start)
     └── MissingExtraError            an optional part of the installation is needed
 
 Each class carries the stable problem name of the public contract and a title; the message is one sentence
@@ -159,6 +160,10 @@ class PipelineSpecError(SlideCascadeError):
 
 class SettingsError(SlideCascadeError):
     problem, title = "settings", "Unusable setting"
+
+
+class ListenError(SlideCascadeError):
+    problem, title = "listen", "Cannot listen"
 
 
 class MissingExtraError(SlideCascadeError, ImportError):

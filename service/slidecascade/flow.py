@@ -64,8 +64,23 @@ class RegionTask:
     shift: tuple[int, int] = (0, 0)
 
 
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
+
+
+def say_nothing(done: int, total: int) -> None:
+    """The progress of those who do not ask."""
+
+
 def analyse(
-    task: RegionTask, *, runner: Runner, pool: Executor, threads: int, control: Control, observer: Observer
+    task: RegionTask,
+    *,
+    runner: Runner,
+    pool: Executor,
+    threads: int,
+    control: Control,
+    observer: Observer,
+    progress: Progress = say_nothing,
 ) -> Analysis:
     """Find and classify the cells of a region.
 
@@ -82,7 +97,10 @@ def analyse(
     stopwatch = Stopwatch(observer)
     work = _prepare(task, runner, control, stopwatch)
     tiles = _tiles(task, work.grid, threads)
-    outcomes = list(_in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles))
+    outcomes: list[Outcome] = []
+    for outcome in _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles):
+        outcomes.append(outcome)
+        progress(len(outcomes), len(tiles))
     failed = tuple(outcome for outcome in outcomes if isinstance(outcome, _Failure))
     _refuse_failures(task, work.grid, failed, len(tiles))
     found = [(tile, out) for tile, out in zip(tiles, outcomes, strict=True) if isinstance(out, TileFindings)]

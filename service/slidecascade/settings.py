@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,7 +23,9 @@ def bundled_models_dir() -> Path:
 class Settings(BaseSettings):
     """One frozen object; each field says its unit and why the default is what it is."""
 
-    model_config = SettingsConfigDict(env_prefix="SLIDECASCADE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SLIDECASCADE_", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     models_dir: Path = Field(default_factory=bundled_models_dir)
     """Model repository (``<name>/<version>/model.onnx``)."""
@@ -38,6 +40,7 @@ class Settings(BaseSettings):
     """Address to listen on; loopback unless asked otherwise."""
 
     port: int = Field(default=3000, ge=1, le=65535)
+    """Port to listen on."""
 
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
 
     threads: int = Field(default=0, ge=0)
     """Tiles worked on at a time; 0: as many as the cores this process may use."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks run. ``cuda`` never falls back to the CPU: without a usable GPU the service does not start."""
 
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""

@@ -45,3 +45,13 @@ class Stopwatch:
     def seconds(self) -> Mapping[str, float]:
         with self._lock:
             return dict(self._seconds)
+
+
+class Silent:
+    """An observer that keeps nothing."""
+
+    def stage(self, name: str, seconds: float) -> None: ...
+
+    def tiles(self, outcome: str, count: int) -> None: ...
+
+    def cells(self, pipeline: str, class_name: str, count: int) -> None: ...

@@ -79,8 +79,7 @@ def _cuts(length: int, tile_px: int, multiple_of: int, shift: int) -> list[tuple
     ends = [*starts[1:], length]
     # An unshifted last interval reads as far as the others, so that all tiles have one shape.
     widths = [
-        step if not first else _round_up(end - start, multiple_of)
-        for start, end in zip(starts, ends, strict=True)
+        step if not first else _round_up(end - start, multiple_of) for start, end in zip(starts, ends, strict=True)
     ]
     return [(start, end, start + width) for start, end, width in zip(starts, ends, widths, strict=True)]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slidecascade.errors import InvalidRequestError
 
 RESEARCH_USE_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 PROBLEM_PREFIX = "urn:slidecascade:problem:"
@@ -54,13 +56,29 @@ class RegionRequest(WireModel):
     region: RegionBox | None = Field(default=None, description="default: all of the image or slide")
     thresholds: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="by model name: foreground probability of a segmenter, least class probability of a classifier",
+        description="by model name: foreground probability of a segmenter, least probability of a classifier",
     )
     tile_px: Annotated[int, Field(strict=True, ge=64, le=4096)] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
     allow_partial: bool = Field(default=False, description="answer even when tiles failed")
     deadline_s: PositiveFinite | None = Field(default=None, description="give up after this many seconds")
+
+
+def parse_request(fields: object) -> RegionRequest:
+    """A request from untrusted fields.
+
+    Raises:
+        InvalidRequestError: that lists every field that cannot be used.
+    """
+    try:
+        return RegionRequest.model_validate(fields)
+    except ValidationError as error:
+        wrong = tuple(
+            (".".join(str(part) for part in item["loc"]) or "request", item["msg"]) for item in error.errors()
+        )
+        first_field, first_message = wrong[0]
+        raise InvalidRequestError(f"The field {first_field!r} cannot be used: {first_message}.", wrong) from error
 
 
 class ModelUse(Answer):
@@ -123,9 +141,7 @@ class Summary(Answer):
     cells: int
     counts: dict[str, int] = Field(description="cells by class")
     fractions: dict[str, Share] = Field(description="classes as parts of their parent class")
-    densities_per_mm2: dict[str, float | None] = Field(
-        description="cells per mm2 of tissue; null without tissue"
-    )
+    densities_per_mm2: dict[str, float | None] = Field(description="cells per mm2 of tissue; null without tissue")
     area_mm2: float = Field(description="analysed area")
     tissue_area_mm2: float
     thresholds: dict[str, float]

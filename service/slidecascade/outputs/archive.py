@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -14,14 +13,12 @@ from numpy.typing import NDArray
 from slidecascade.analysis import Analysis
 from slidecascade.outputs import geojson, heatmap, overlay, png, summary
 
-GEOJSON_LEVEL = 1
-"""Deflate level of the cells: text shrinks to about a quarter, higher levels cost more time than they save."""
+TEXT_LEVEL = 1
+"""Deflate level of the cells: higher levels save little and cost more than the rest of the encoding."""
 
 PNG_LEVEL = 0
-"""PNG is compressed already. Deflate of level 0 stores it, but unlike the method "stored" says where it ends,
-which readers that cannot seek (Java's ``ZipInputStream``) need."""
-
-_DATE = (1980, 1, 1, 0, 0, 0)  # the same analysis gives the same bytes
+"""A PNG is compressed already. Deflate of level 0 keeps it as it is and, unlike the zip method "stored", says
+where it ends, which readers that cannot seek (such as Java's ``ZipInputStream``) need."""
 
 
 def encode(
@@ -33,14 +30,17 @@ def encode(
 ) -> Iterator[bytes]:
     """A zip of ``summary.json``, ``heatmaps/NAME.png``, ``overlay.png`` and ``cells.geojson``, in pieces.
 
-    `image_rgb` covers the region at `downsample` level-0 pixels per pixel. One picture and one piece of
-    GeoJSON are in memory at a time.
+    `image_rgb` is uint8 RGB ``(H, W, 3)`` and covers the region at `downsample` level-0 pixels per pixel. One
+    picture or one piece of GeoJSON is in memory at a time. The same analysis gives the same bytes.
 
     Raises:
         InvalidRequestError: before the first piece, when there is no such colormap.
         ModelFailedError: before the first piece, when the cells hold numbers that are not finite.
     """
-    return _zipped(_files(analysis, image_rgb, downsample=downsample, colormap=colormap), _zip64(analysis))
+    heatmap.require_colormap(colormap)
+    cells = geojson.encode(analysis)
+    pictures = _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap)
+    return _zipped(pictures, "cells.geojson", cells, zip64=_needs_zip64(analysis))
 
 
 def write_folder(
@@ -59,90 +59,82 @@ def write_folder(
         InvalidRequestError, ModelFailedError: as `encode`, before anything is written.
         OSError: when the folder cannot be made or written.
     """
-    paths = []
-    for name, pieces in _files(analysis, image_rgb, downsample=downsample, colormap=colormap):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, pieces)
-        paths.append(path)
-    return tuple(paths)
-
-
-def _files(
-    analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float, colormap: str
-) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """Names and contents; each content is made when it is asked for."""
     heatmap.require_colormap(colormap)
     cells = geojson.encode(analysis)
-
-    def files() -> Iterator[tuple[str, Iterable[bytes]]]:
-        yield "summary.json", [summary.summarise(analysis, colormap=colormap).model_dump_json(indent=2).encode()]
-        for spec in analysis.heatmaps:
-            picture = heatmap.encode_png(heatmap.compute(analysis, spec), colormap)
-            yield f"heatmaps/{spec.name}.png", [picture]
-        yield "overlay.png", [png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))]
-        yield "cells.geojson", cells
-
-    return files()
+    written = []
+    for name, content in _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap):
+        written.append(_write_atomically(folder / name, [content]))
+    written.append(_write_atomically(folder / "cells.geojson", cells))
+    return tuple(written)
 
 
-def _zipped(files: Iterator[tuple[str, Iterable[bytes]]], zip64: bool) -> Iterator[bytes]:
+def _small_files(
+    analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float, colormap: str
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all files that fit in memory, each made when it is asked for."""
+    numbers = summary.summarise(analysis, colormap=colormap)
+    yield "summary.json", numbers.model_dump_json(indent=2).encode()
+    for spec in analysis.heatmaps:
+        yield f"heatmaps/{spec.name}.png", heatmap.encode_png(heatmap.compute(analysis, spec), colormap)
+    yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
+
+
+def _zipped(
+    small: Iterator[tuple[str, bytes]], large_name: str, large: Iterator[bytes], *, zip64: bool
+) -> Iterator[bytes]:
     outbox = _Outbox()
-    with zipfile.ZipFile(outbox, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, pieces in files:
-            entry = zipfile.ZipInfo(name, _DATE)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            entry._compresslevel = PNG_LEVEL if name.endswith(".png") else GEOJSON_LEVEL
-            with archive.open(entry, "w", force_zip64=zip64) as member:
-                for piece in pieces:
-                    member.write(piece)
-                    yield from outbox.drain()
-    yield from outbox.drain()
+    with zipfile.ZipFile(outbox, "w", zipfile.ZIP_DEFLATED, compresslevel=TEXT_LEVEL) as archive:
+        for name, content in small:
+            entry = zipfile.ZipInfo(name)  # dated 1980: the time of day is no part of the result
+            level = PNG_LEVEL if name.endswith(".png") else TEXT_LEVEL
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, level)
+            yield outbox.take()
+        with archive.open(large_name, "w", force_zip64=zip64) as member:
+            for piece in large:
+                member.write(piece)
+                yield outbox.take()
+    yield outbox.take()
 
 
-def _zip64(analysis: Analysis) -> bool:
-    """Whether the GeoJSON may exceed 2 GiB: the zip's format must be chosen before its size is known.
+def _needs_zip64(analysis: Analysis) -> bool:
+    """Whether the GeoJSON may exceed 2 GiB, which the zip must say before the size is known.
 
-    Not always, because readers that cannot seek trip over it where it is not needed.
+    Not said where it is not needed: readers that cannot seek trip over it.
     """
     cells = analysis.instances
-    columns = sum(matrix.shape[1] for matrix in cells.probabilities)
+    columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
     most_bytes = len(cells.vertices) * 40 + len(cells) * (1000 + 200 * columns)
-    return most_bytes > zipfile.ZIP64_LIMIT
+    return most_bytes >= 2**31
 
 
-def _write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
+def _write_atomically(path: Path, pieces: Iterable[bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as file:
             file.writelines(pieces)
-        partial.replace(path)
+        return partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-class _Outbox(io.RawIOBase):
-    """Where the zip is written to and taken from; it cannot seek, so the zip is written for a stream."""
+class _Outbox:
+    """Where `zipfile` writes to; it cannot seek, so the zip is written as for a pipe."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._position = 0
 
-    def writable(self) -> bool:
-        return True
+    def write(self, data: bytes, /) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
 
-    def write(self, data: Buffer, /) -> int:
-        piece = bytes(data)
-        self._pieces.append(piece)
-        self._position += len(piece)
-        return len(piece)
+    def flush(self) -> None:
+        """Nothing is held back."""
 
-    def tell(self) -> int:
-        return self._position
+    def close(self) -> None:
+        """Nothing is held open."""
 
-    def drain(self) -> Iterator[bytes]:
-        """What was written since the last time."""
+    def take(self) -> bytes:
+        """What was written since the last time; maybe nothing."""
         pieces, self._pieces = self._pieces, []
-        if pieces:
-            yield b"".join(pieces)
+        return b"".join(pieces)

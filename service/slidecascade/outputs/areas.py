@@ -60,9 +60,7 @@ def _inside(
     return bins
 
 
-def _interpolate(
-    table: NDArray[np.float64], positions: NDArray[np.float64], *, axis: int
-) -> NDArray[np.float64]:
+def _interpolate(table: NDArray[np.float64], positions: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
     """`table` read linearly at fractional `positions` along `axis`; beyond the ends the end values."""
     clipped = np.clip(positions, 0, table.shape[axis] - 1)
     below = np.minimum(clipped.astype(np.int64), table.shape[axis] - 2)

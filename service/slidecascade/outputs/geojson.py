@@ -11,9 +11,8 @@ Measurements of a cell:
 - ``<model> <class> probability``, e.g. ``nash-cell Hepatocyte probability``: for every class of every
   classifier that saw the cell; absent where a classifier did not see it.
 
-An id is the UUID version 5 of the outline's coordinates as they are written (the compact JSON text of the
-ring) in a namespace that is itself the UUID version 5 of region, pipeline and models, so that the same
-analysis gives the same ids again.
+An id is the UUID version 5 of the ring as it is written (``[x,y],[x,y],...``) in a namespace that is itself the
+UUID version 5 of region, pipeline and models: the same analysis gives the same ids again.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis
+from slidecascade.analysis import Analysis, CellClass
 from slidecascade.errors import ModelFailedError
 from slidecascade.outputs.provenance import provenance
 
@@ -100,9 +99,8 @@ def _rings(analysis: Analysis, start: int, stop: int) -> list[bytes]:
 
 
 def _ids(namespace: bytes, rings: list[bytes]) -> list[bytes]:
-    """``uuid.uuid5(namespace, f"[{ring}]")`` of every ring as text, the bit work done for all at once."""
-    prefix = namespace + b"["
-    digests = b"".join([hashlib.sha1(prefix + ring + b"]", usedforsecurity=False).digest() for ring in rings])
+    """``uuid.uuid5(namespace, ring)`` of every ring as text, with the bit work done for all at once."""
+    digests = b"".join([hashlib.sha1(namespace + ring, usedforsecurity=False).digest() for ring in rings])
     octets = np.frombuffer(digests, np.uint8).reshape(len(rings), 20)[:, :16].copy()
     octets[:, 6] = octets[:, 6] & 0x0F | 0x50
     octets[:, 8] = octets[:, 8] & 0x3F | 0x80
@@ -131,44 +129,39 @@ class _Templates:
             _Stage(tuple(f"{model.name} {name} probability" for name in model.classes), matrix)
             for model, matrix in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)
         )
-        self._cache: dict[tuple[int, int], bytes] = {}
+        self._by_key = tuple(
+            self._write(cell_class, stages_seen)
+            for cell_class in analysis.classes
+            for stages_seen in range(1 << len(self._stages))
+        )
 
     def fill(self, start: int, stop: int, ids: list[bytes], rings: list[bytes]) -> list[bytes]:
         """The features of cells ``start..stop``."""
-        rows, seen = self._measurements(start, stop)
-        classes = self._analysis.class_index[start:stop].tolist()
-        cells = zip(classes, seen, ids, rings, rows, strict=True)
-        return [
-            self._template(index, stages) % (cell_id, ring, *row.replace(b",null", b"").split(b","))
-            for index, stages, cell_id, ring, row in cells
-        ]
+        rows, stages_seen = self._measurements(start, stop)
+        keys = (self._analysis.class_index[start:stop] << len(self._stages)) + stages_seen
+        cells = zip(keys.tolist(), ids, rings, rows, strict=True)
+        return [self._by_key[key] % (cell_id, ring, *row.split(b",")) for key, cell_id, ring, row in cells]
 
-    def _measurements(self, start: int, stop: int) -> tuple[list[bytes], list[int]]:
-        """Every cell's numbers as text ``1.0,2.5,null``, and as bits which stages saw the cell."""
+    def _measurements(self, start: int, stop: int) -> tuple[list[bytes], NDArray[np.int64]]:
+        """Every cell's numbers as text ``1.0,2.5``, and as bits which stages saw the cell."""
         cells = self._analysis.instances
+        scores = cells.scores[start:stop].astype(np.float64)
         areas_um2 = cells.areas[start:stop] * self._analysis.mpp**2
-        columns = [np.round(cells.scores[start:stop].astype(np.float64), 4), np.round(areas_um2, 2)]
-        seen = np.zeros(stop - start, np.int64)
+        columns = [np.column_stack([np.round(scores, 4), np.round(areas_um2, 2)])]
+        stages_seen = np.zeros(stop - start, np.int64)
         for bit, stage in enumerate(self._stages):
             matrix = stage.probabilities[start:stop].astype(np.float64)
-            saw = np.isfinite(matrix).all(axis=1)
-            seen |= saw.astype(np.int64) << bit
-            columns.extend(np.where(saw[:, None], np.round(matrix, 4), np.nan).T)
-        table = np.ascontiguousarray(np.stack(columns, axis=1))
-        text = orjson.dumps(table, option=orjson.OPT_SERIALIZE_NUMPY)
-        return text[2:-2].split(b"],["), seen.tolist()
+            saw = np.isfinite(matrix.sum(axis=1))
+            stages_seen |= saw.astype(np.int64) << bit
+            columns.append(np.where(saw[:, None], np.round(matrix, 4), np.nan))
+        text = orjson.dumps(np.hstack(columns), option=orjson.OPT_SERIALIZE_NUMPY)
+        # NaN is written as null; what a stage did not see is left out.
+        return text[2:-2].replace(b",null", b"").split(b"],["), stages_seen
 
-    def _template(self, class_index: int, stages: int) -> bytes:
-        key = (class_index, stages)
-        if key not in self._cache:
-            self._cache[key] = self._write_template(class_index, stages)
-        return self._cache[key]
-
-    def _write_template(self, class_index: int, stages: int) -> bytes:
-        cell_class = self._analysis.classes[class_index]
+    def _write(self, cell_class: CellClass, stages_seen: int) -> bytes:
         names = ["Detection score", "Area µm^2"]
         for bit, stage in enumerate(self._stages):
-            if stages >> bit & 1:
+            if stages_seen >> bit & 1:
                 names.extend(stage.names)
         feature = {
             "type": "Feature",
@@ -176,7 +169,7 @@ class _Templates:
             "geometry": {"type": "Polygon", "coordinates": _SLOT},
             "properties": {
                 "objectType": "detection",
-                "classification": {"name": cell_class.name, "color": list(cell_class.color)},
+                "classification": {"name": cell_class.name, "color": cell_class.color},
                 "measurements": dict.fromkeys(names, _SLOT),
             },
         }

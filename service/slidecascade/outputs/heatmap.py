@@ -76,7 +76,7 @@ class Heatmap:
         """PNG pixels per grid cell, each way."""
         longest_um = max(self.width_um, self.height_um)
         wanted_um = max(min(PIXEL_UM, longest_um / MIN_PNG_SIDE), MIN_PIXEL_UM)
-        return max(1, min(math.ceil(self.grid_um / wanted_um), MAX_PNG_SIDE // max(self.values.shape)))
+        return max(1, min(math.ceil(self.grid_um / wanted_um), MAX_PNG_SIDE // int(max(self.values.shape))))
 
     @property
     def pixel_um(self) -> float:
@@ -153,7 +153,8 @@ def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
 
 def _edges_um(length_um: float, grid_um: float) -> NDArray[np.float64]:
     # A region of exactly n grid cells must not get one more from rounding.
-    return np.arange(max(1, math.ceil(length_um / grid_um - 1e-9)) + 1) * grid_um
+    bins = max(1, math.ceil(length_um / grid_um - 1e-9))
+    return np.linspace(0, bins * grid_um, bins + 1)
 
 
 def _members(analysis: Analysis, names: tuple[str, ...]) -> NDArray[np.bool_]:

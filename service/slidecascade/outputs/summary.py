@@ -44,9 +44,7 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
         thresholds=dict(analysis.thresholds),
         tiles=tile_counts(analysis),
         models=model_uses(analysis),
-        heatmaps=tuple(
-            heatmap.legend(heatmap.compute(analysis, spec), colormap) for spec in analysis.heatmaps
-        ),
+        heatmaps=tuple(heatmap.legend(heatmap.compute(analysis, spec), colormap) for spec in analysis.heatmaps),
         timings_s={stage: round(seconds, 4) for stage, seconds in analysis.timings_s.items()},
     )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from slidecascade.errors import ModelFailedError, ModelPackageError
+from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec
 
 ORT_ERRORS = (
@@ -24,19 +24,33 @@ ORT_ERRORS = (
 )
 WARM_UP_PX = 64
 
+Device = Literal["cpu", "cuda"]
+PROVIDERS: dict[Device, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
 
 class LocalRunner:
-    """One single-threaded session per model, shared by all threads.
+    """One session per model, shared by all threads.
 
     On CPU the cores are kept busy by tiles side by side, not by threads inside one network: a shared session
     with one thread per call was measured faster than sessions that spread each call over the cores.
 
+    Args:
+        packages: the models to serve.
+        threads_per_call: threads inside one network.
+        device: ``cpu``, or ``cuda`` for the first GPU.
+
     Raises:
         ModelPackageError: for a graph ONNX Runtime refuses, or whose shapes contradict its ``model.yaml``.
+        SettingsError: when a GPU was asked for and there is none to use.
     """
 
-    def __init__(self, packages: Iterable[ModelPackage]) -> None:
-        self._sessions = {package.spec.name: _open(package) for package in packages}
+    def __init__(
+        self, packages: Iterable[ModelPackage], *, threads_per_call: int = 1, device: Device = "cpu"
+    ) -> None:
+        self._sessions = {package.spec.name: _open(package, threads_per_call, device) for package in packages}
 
     def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         session = self._sessions[model]
@@ -55,19 +69,25 @@ class LocalRunner:
         self._sessions.clear()
 
 
-def _open(package: ModelPackage) -> ort.InferenceSession:
+def _open(package: ModelPackage, threads_per_call: int, device: Device) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
     # Only errors: ONNX Runtime warns about machines without a GPU, which is no news here.
     options.log_severity_level = 3
     try:
         # From bytes: what is run is what was hashed, and a graph with external data cannot reach for files.
-        session = ort.InferenceSession(package.read(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(package.read(), options, providers=PROVIDERS[device])
     except ORT_ERRORS as error:
         raise ModelPackageError(
             f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
         ) from error
+    if session.get_providers()[0] != PROVIDERS[device][0]:
+        # ONNX Runtime falls back to the CPU without a word that a program could catch.
+        raise SettingsError(
+            "SLIDECASCADE_DEVICE is 'cuda', but ONNX Runtime found no usable GPU: install the [gpu] extra and the "
+            "driver, or set it to 'cpu'."
+        )
     _check(package.spec, session)
     return session
 

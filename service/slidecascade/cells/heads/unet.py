@@ -72,16 +72,17 @@ def _at_least(probability_map: npt.NDArray[np.uint8], threshold: float) -> npt.N
 
 def _grow(labels: Labels, allowed: npt.NDArray[np.uint8], steps: int) -> None:
     """Grow labels in place over the allowed pixels, one pixel a step; where two meet the higher number gets it."""
+    assigned = cv2.countNonZero(labels)
     for step in range(steps):
         # Alternating neighbourhoods make the front an octagon rather than a diamond or a square.
-        shape = cv2.MORPH_RECT if step % 2 else cv2.MORPH_CROSS
+        shape = cv2.MORPH_CROSS if step % 2 else cv2.MORPH_RECT
         reached = cv2.dilate(labels, cv2.getStructuringElement(shape, (3, 3)))
         free = cv2.bitwise_and(cv2.compare(labels, 0, cv2.CMP_EQ), allowed)
-        gained = cv2.copyTo(reached, free)
-        # The cross reaches nothing only when the square, a step later, can at most turn a corner.
-        if step % 2 and not cv2.hasNonZero(gained):
-            return
         cv2.copyTo(reached, free, labels)
+        before, assigned = assigned, cv2.countNonZero(labels)
+        # The larger neighbourhood gained nothing, so neither will any later step.
+        if shape == cv2.MORPH_RECT and assigned == before:
+            return
 
 
 def _fill_holes(labels: Labels) -> None:
@@ -89,30 +90,47 @@ def _fill_holes(labels: Labels) -> None:
     empty = cv2.compare(labels, 0, cv2.CMP_EQ)
     count, pieces = cv2.connectedComponentsWithAlgorithm(empty, 4, cv2.CV_32S, _RASTER_ORDER)
     # A piece at the image's edge may go on beyond it.
-    is_hole = np.ones(count, bool)
+    edge = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
+    is_hole = np.bincount(edge, minlength=count) == 0
     is_hole[0] = False
-    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-        is_hole[edge] = False
     if not is_hole.any():
         return
-    where = np.flatnonzero(is_hole[pieces])
+    # The piece with most of the edge is nearly all of the background: leaving it out first saves the time.
+    ground = int(np.bincount(edge[edge > 0]).argmax()) if edge.any() else 0
+    where = np.flatnonzero(cv2.bitwise_and(cv2.compare(pieces, ground, cv2.CMP_NE), empty))
     piece = pieces.ravel()[where]
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    top = float(np.iinfo(np.uint16).max) if labels.dtype == np.uint16 else float(2**24)
-    highest, lowest = np.zeros(count), np.full(count, top)
-    np.maximum.at(highest, piece, cv2.dilate(labels, cross).ravel()[where])
-    filled = labels.copy()
-    filled[empty > 0] = top
-    np.minimum.at(lowest, piece, cv2.erode(filled, cross).ravel()[where])
+    where, piece = where[is_hole[piece]], piece[is_hole[piece]]
+    lowest, highest = _neighbouring_labels(labels, empty, where, piece, count)
     owner = np.where(highest == lowest, highest, 0).astype(labels.dtype)
     labels.ravel()[where] = owner[piece]
+
+
+def _neighbouring_labels(
+    labels: Labels,
+    empty: npt.NDArray[np.uint8],
+    where: npt.NDArray[np.intp],
+    piece: npt.NDArray[np.int32],
+    count: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lowest and the highest label next to each of `count` pieces, given the flat indices of their pixels."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    top = float(np.iinfo(np.uint16).max) if labels.dtype == np.uint16 else float(2**24)
+    lowest, highest = np.full(count, top), np.zeros(count)
+    np.maximum.at(highest, piece, cv2.dilate(labels, cross).ravel()[where])
+    without_ground = labels.copy()
+    without_ground[empty > 0] = top
+    np.minimum.at(lowest, piece, cv2.erode(without_ground, cross).ravel()[where])
+    return lowest, highest
 
 
 def _without_specks(labels: Labels, count: int, min_area_px: float) -> npt.NDArray[np.int32]:
     """Drop cells below the area and close the gaps in the numbering."""
     areas = cv2.calcHist([labels], [0], None, [count], [0, count]).ravel()
     keep = areas >= min_area_px
-    keep[0] = False
-    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    dense: npt.NDArray[np.int32] = renumbered[labels.astype(np.int32)]
+    keep[0] = True
+    numbers = labels.astype(np.int32)
+    if keep.all():
+        return numbers
+    renumbered = np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int32)
+    dense: npt.NDArray[np.int32] = renumbered[numbers]
     return dense

@@ -1,0 +1,40 @@
+# syntax=docker/dockerfile:1
+# The service as an image. CPU:  docker build -t slidecascade .
+#                          GPU:  docker build -t slidecascade:gpu --build-arg VARIANT=gpu .
+# The GPU variant brings CUDA and cuDNN as Python packages; the host needs NVIDIA's driver and container toolkit.
+ARG VARIANT=cpu
+
+FROM python:3.11-slim-bookworm AS build
+ARG VARIANT
+WORKDIR /src
+RUN python -m venv /opt/slidecascade
+ENV PATH=/opt/slidecascade/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Requirements first: they change less often than the code, so this layer is kept.
+COPY requirements ./requirements
+RUN pip install -r requirements/build.txt -r requirements/service-${VARIANT}.txt
+COPY . .
+RUN pip wheel --no-deps --no-build-isolation -w /wheels . \
+    && pip install --no-deps /wheels/*.whl
+
+FROM python:3.11-slim-bookworm AS runtime-cpu
+ENV SLIDECASCADE_DEVICE=cpu
+
+FROM python:3.11-slim-bookworm AS runtime-gpu
+ENV SLIDECASCADE_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM runtime-${VARIANT}
+COPY --from=build /opt/slidecascade /opt/slidecascade
+RUN useradd --create-home --uid 10001 slidecascade
+USER slidecascade
+WORKDIR /home/slidecascade
+ENV PATH=/opt/slidecascade/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    BENTOML_HOME=/home/slidecascade/bentoml \
+    SLIDECASCADE_HOST=0.0.0.0 \
+    SLIDECASCADE_PORT=3000
+EXPOSE 3000
+# Drain needs longer than the ten seconds Docker waits by default: run with --stop-timeout 70.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['SLIDECASCADE_PORT'] + '/readyz', timeout=4)"]
+CMD ["slidecascade", "serve"]

@@ -1,0 +1,158 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, closing
+from typing import Self, TypeVar
+
+import httpx
+
+from slidecascade.wire import ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade_client import calls
+from slidecascade_client.body import ImageInput
+from slidecascade_client.calls import RegionInput
+from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
+from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.reply import Reply
+from slidecascade_client.result import RegionResult
+from slidecascade_client.retry import RetryPolicy
+from slidecascade_client.spool import spool
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods, results and errors; see there.
+
+    Files are read and arrays packed in threads. A `RegionResult` is used as it is, without ``await``: parsing
+    the cells of a large one takes seconds and belongs into `asyncio.to_thread`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        http_client: httpx.AsyncClient | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._endpoint = Endpoint.parse(base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
+        self._owns_http = http_client is None
+        self._http = http_client or httpx.AsyncClient()
+        self._sleep = sleep
+
+    async def analyze_region(
+        self,
+        image: ImageInput | None = None,
+        *,
+        pipeline: str,
+        mpp: float | None = None,
+        slide: str | None = None,
+        region: RegionInput | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        tile_px: int | None = None,
+        allow_partial: bool = False,
+        deadline_s: float | None = None,
+    ) -> RegionResult:
+        """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
+        call = await asyncio.to_thread(
+            calls.analyze_region,
+            image,
+            pipeline=pipeline,
+            mpp=mpp,
+            slide=slide,
+            region=region,
+            thresholds=thresholds,
+            tile_px=tile_px,
+            allow_partial=allow_partial,
+            deadline_s=deadline_s,
+        )
+        return await self._perform(call)
+
+    async def pipelines(self) -> tuple[PipelineInfo, ...]:
+        """All pipelines: their models, classes and heatmaps."""
+        return await self._perform(calls.pipelines())
+
+    async def pipeline(self, name: str) -> PipelineInfo:
+        """One pipeline."""
+        return await self._perform(calls.pipeline(name))
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """All served models, as their packages state them."""
+        return await self._perform(calls.models())
+
+    async def model(self, name: str) -> ModelInfo:
+        """One model."""
+        return await self._perform(calls.model(name))
+
+    async def slides(self) -> SlideList:
+        """The slides that can be named in requests; ``truncated`` says when there are more."""
+        return await self._perform(calls.slides())
+
+    async def slide(self, slide_id: str) -> SlideInfo:
+        """Dimensions, resolution and levels of a slide."""
+        return await self._perform(calls.slide(slide_id))
+
+    async def ready(self) -> bool:
+        """Whether the service takes requests now; False also when it cannot be reached. Not tried again."""
+        return await self._perform(calls.health("/readyz"))
+
+    async def alive(self) -> bool:
+        """Whether the service's process answers. Not tried again."""
+        return await self._perform(calls.health("/livez"))
+
+    async def close(self) -> None:
+        """Close the connections, unless ``http_client`` was given."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._endpoint.origin}>"
+
+    async def _perform(self, call: Call[T]) -> T:
+        with closing(exchange(call, self._endpoint)) as steps:
+            try:
+                send = next(steps)
+                while True:
+                    if send.after_s:
+                        await self._sleep(send.after_s)
+                    send = steps.send(await self._outcome(send))
+            except StopIteration as done:
+                result: T = done.value
+                return result
+
+    async def _outcome(self, send: Send) -> Outcome:
+        request = self._http.build_request(
+            send.method,
+            send.url,
+            headers=send.headers,
+            content=_chunks(send) if send.body else None,
+            timeout=send.timeout(),
+        )
+        try:
+            response = await self._http.send(request, stream=True, follow_redirects=False)
+            async with aclosing(response):
+                with spool() as body:
+                    async for chunk in response.aiter_bytes():
+                        send.check_time()
+                        body.write(chunk)
+        except httpx.RequestError as error:
+            return error
+        return Reply.received(response, body, sent_id=send.request_id)
+
+
+async def _chunks(send: Send) -> AsyncIterator[bytes]:
+    """The body to send, its file read in threads."""
+    chunks = send.checked_chunks()
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk

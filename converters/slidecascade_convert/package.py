@@ -1,0 +1,165 @@
+"""Model packages: one folder that SlideCascade and Triton both read, put in place only when it is whole.
+
+models/<name>/model.yaml               what the network is, where it came from, how good it is
+models/<name>/config.pbtxt             the same network for a Triton server
+models/<name>/<version>/model.onnx     the graph
+models/<name>/README.md                the model card
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+# Triton's names of the ONNX element types that served graphs use.
+_TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32"}
+
+_CONFIG = """\
+name: "{name}"
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: {max_batch}
+input [
+  {{
+    name: "{input_name}"
+    data_type: {input_type}
+    dims: [ {input_dims} ]
+  }}
+]
+output [
+  {{
+    name: "{output_name}"
+    data_type: {output_type}
+    dims: [ {output_dims} ]
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: 2000
+}}
+instance_group [
+  {{
+    count: 1
+    kind: KIND_AUTO
+  }}
+]
+"""
+
+
+def write_package(
+    models_dir: Path,
+    spec_fields: Mapping[str, object],
+    onnx_model: "onnx.ModelProto",
+    card_markdown: str,
+    *,
+    verify: Callable[[Path], object] | None = None,
+    max_batch: int = 32,
+) -> Path:
+    """Write a model package, replacing an older one of the same name, and return its folder.
+
+    Everything is written to a temporary folder beside the final one and checked there; a failure leaves
+    ``models_dir`` as it was.
+
+    Args:
+        models_dir: The model repository.
+        spec_fields: The fields of ``model.yaml`` except ``sha256``, which is added here.
+        onnx_model: The graph: one input, one output, first dimension the batch.
+        card_markdown: The model card.
+        verify: Called with the written ``model.onnx``; it refuses the package by raising.
+        max_batch: Largest batch a Triton server may form.
+
+    Raises:
+        ValueError: The name is not a folder name, or the graph is not one a runner can serve.
+    """
+    name, version = str(spec_fields["name"]), int(str(spec_fields["version"]))
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ValueError(f"Model name '{name}' must be lower-case letters, digits, dots and dashes.")
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=models_dir) as scratch:
+        package = Path(scratch) / name
+        graph_path = package / str(version) / "model.onnx"
+        graph_path.parent.mkdir(parents=True)
+        (package / "config.pbtxt").write_text(_triton_config(name, onnx_model, max_batch), encoding="utf-8")
+        (package / "README.md").write_text(card_markdown, encoding="utf-8")
+        _write_graph(graph_path, onnx_model)
+        _write_spec(package / "model.yaml", spec_fields, graph_path)
+        if verify is not None:
+            verify(graph_path)
+        _replace(package, models_dir / name, Path(scratch) / "replaced")
+    return models_dir / name
+
+
+def _write_graph(path: Path, onnx_model: "onnx.ModelProto") -> None:
+    import onnx
+
+    onnx.checker.check_model(onnx_model, full_check=True)
+    path.write_bytes(onnx_model.SerializeToString())
+
+
+def _write_spec(path: Path, spec_fields: Mapping[str, object], graph_path: Path) -> None:
+    import yaml
+
+    digest = hashlib.sha256(graph_path.read_bytes()).hexdigest()
+    text = yaml.safe_dump(
+        {**spec_fields, "sha256": digest},
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=110,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int) -> str:
+    graph = onnx_model.graph
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        raise ValueError(
+            f"The graph of '{name}' has {len(graph.input)} inputs and {len(graph.output)} outputs; "
+            "export one of each."
+        )
+    input_type, input_dims = _triton_tensor(graph.input[0])
+    output_type, output_dims = _triton_tensor(graph.output[0])
+    return _CONFIG.format(
+        name=name,
+        max_batch=max_batch,
+        input_name=graph.input[0].name,
+        input_type=input_type,
+        input_dims=input_dims,
+        output_name=graph.output[0].name,
+        output_type=output_type,
+        output_dims=output_dims,
+    )
+
+
+def _triton_tensor(value: "onnx.ValueInfoProto") -> tuple[str, str]:
+    """Triton's data type and dims of a graph tensor; the batch dimension is implied by max_batch_size."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    if onnx_type not in _TRITON_TYPES:
+        raise ValueError(f"Tensor '{value.name}' is {onnx_type}; served graphs use uint8 and float32 only.")
+    batch, *rest = tensor.shape.dim
+    if batch.dim_value:
+        raise ValueError(f"Tensor '{value.name}' has a fixed batch of {batch.dim_value}; leave it dynamic.")
+    return _TRITON_TYPES[onnx_type], ", ".join(str(dim.dim_value or -1) for dim in rest)
+
+
+def _replace(package: Path, target: Path, replaced: Path) -> None:
+    """Put a finished package in place; an older one is moved aside first and restored on failure."""
+    had_older = target.exists()
+    if had_older:
+        target.rename(replaced)
+    try:
+        package.rename(target)
+    except OSError:
+        if had_older:
+            replaced.rename(target)
+        raise
+    if had_older:
+        shutil.rmtree(replaced)

@@ -1,0 +1,79 @@
+"""How many regions are worked on at a time, told before a byte of a body is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from slidecascade.errors import DrainingError, OverloadedError
+from slidecascade.metrics import Metrics
+
+
+class Admission:
+    """At most `limit` regions at a time; none once closed. Used from the event loop only."""
+
+    def __init__(self, *, limit: int, retry_after_s: int, metrics: Metrics) -> None:
+        self._limit = limit
+        self._retry_after_s = retry_after_s
+        self._metrics = metrics
+        self._held: set[asyncio.Timeout] = set()
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._held)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Let nobody in any more; those inside go on."""
+        self._closed = True
+
+    def abandon(self) -> None:
+        """Break off those inside: each is answered ``draining``."""
+        now = asyncio.get_running_loop().time()
+        for hold in self._held:
+            if not hold.expired():
+                hold.reschedule(now)
+
+    def require_open(self) -> None:
+        """Raises DrainingError once closed."""
+        if self._closed:
+            raise DrainingError(
+                "This server is stopping: send the request again, to another server or later.",
+                retry_after_s=self._retry_after_s,
+            )
+
+    @asynccontextmanager
+    async def region(self) -> AsyncIterator[None]:
+        """One region's place, held until its answer has been sent.
+
+        Raises:
+            OverloadedError: when all places are taken.
+            DrainingError: once closed, or when the work was abandoned.
+        """
+        self.require_open()
+        if len(self._held) >= self._limit:
+            raise OverloadedError(
+                f"{self._limit} regions are being analysed, as many as this server takes: try again later.",
+                retry_after_s=self._retry_after_s,
+            )
+        hold = asyncio.timeout(None)
+        try:
+            async with hold:
+                self._held.add(hold)
+                with self._metrics.region():
+                    yield
+        except TimeoutError:
+            if not hold.expired():
+                raise
+            raise DrainingError(
+                "This server stopped before the region was done: send the request again, to another server or "
+                "later.",
+                retry_after_s=self._retry_after_s,
+            ) from None
+        finally:
+            self._held.discard(hold)

@@ -1,0 +1,91 @@
+"""The command line: ``slidecascade COMMAND ...``.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong. Errors are one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from slidecascade import __version__, errors
+
+DONE, FAILED, WRONG_CALL = 0, 1, 2
+
+CALLERS_FAULT = (
+    errors.InvalidRequestError,
+    errors.SettingsError,
+    errors.MissingResolutionError,
+    errors.RegionOutsideSlideError,
+    errors.RegionTooLargeError,
+    errors.UndecodableImageError,
+    errors.UnknownHeatmapError,
+    errors.UnknownModelError,
+    errors.UnknownPipelineError,
+    errors.UnknownSlideError,
+    errors.UnreadableSlideError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand. Its module has ``add_arguments(parser)`` and ``run(namespace) -> exit code``.
+
+    The module is imported only when its command is called, so that one command's libraries may be missing
+    while another runs.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command("serve", "serving", "Serve the HTTP API."),
+    Command("analyze", "analyze", "Analyse an image or a slide in this process."),
+    Command("models", "models", "List, show and verify models."),
+    Command("bench", "bench", "Measure this machine."),
+    Command("demo", "demo", "Serve, analyse a region through the client, and stop."),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser(words).parse_args(words)
+        code: int = options.run(options)
+    except errors.SlideCascadeError as error:
+        sys.stderr.write(f"slidecascade: {error.detail}\n")
+        return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return code
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slidecascade", description="Open inference server for pathology.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        added = commands.add_parser(command.name, help=command.summary, description=command.summary)
+        if command.name in words[:1]:
+            module = _import(command)
+            module.add_arguments(added)
+            added.set_defaults(run=module.run)
+    return parser
+
+
+def _import(command: Command) -> ModuleType:
+    try:
+        return import_module(f"slidecascade.commands.{command.module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("slidecascade"):
+            raise
+        raise errors.MissingExtraError(
+            f"{error.name} is not installed: install slidecascade[service,cpu] for `slidecascade {command.name}`."
+        ) from error

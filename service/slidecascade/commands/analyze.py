@@ -1,0 +1,84 @@
+"""``slidecascade analyze``: a region in this process, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from slidecascade import wire
+from slidecascade.analyser import Analyser
+from slidecascade.commands.arguments import region_of, threshold_of
+from slidecascade.control import Control
+from slidecascade.errors import InvalidRequestError
+from slidecascade.outputs import archive
+from slidecascade.settings import read_settings
+from slidecascade.slides.slide import can_open
+from slidecascade.stopwatch import Silent
+
+OVERLAY_PX = 4096
+BAR_WIDTH = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide OpenSlide reads")
+    parser.add_argument("--pipeline", required=True, help="nash, nuclei or one of your own")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--mpp", type=float, help="um per pixel; needed when the input states none")
+    parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
+    parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
+    parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
+    parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
+    parser.add_argument("--colormap", choices=("viridis", "jet"), default="viridis", help="of the heatmaps")
+    parser.add_argument("--models", type=Path, help="the models folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse, write the folder, print the counts; returns the exit code."""
+    if not arguments.input.is_file():
+        raise InvalidRequestError(f"There is no file {arguments.input}: give the path of an image or a slide.")
+    slide = can_open(arguments.input)
+    settings = read_settings(
+        models_dir=arguments.models,
+        slide_roots=(arguments.input.resolve().parent,) if slide else None,
+    )
+    request = _request(arguments, slide_id=arguments.input.resolve().name if slide else None)
+    image = None if slide else arguments.input.read_bytes()
+    analyser = Analyser(settings, observer=Silent())
+    try:
+        report = analyser.analyse(request, image, Control(), progress=_draw_progress)
+        pixels, downsample = report.overview(OVERLAY_PX)
+    finally:
+        analyser.close()
+    archive.write_folder(
+        report.analysis, pixels, arguments.out, downsample=downsample, colormap=arguments.colormap
+    )
+    for name, count in report.analysis.counts.items():
+        sys.stdout.write(f"{count:8d}  {name}\n")
+    sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")
+    return 0
+
+
+def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.RegionRequest:
+    fields: dict[str, object] = {
+        "pipeline": arguments.pipeline,
+        "mpp": arguments.mpp,
+        "slide": slide_id,
+        "thresholds": dict(arguments.threshold),
+        "tile_px": arguments.tile_px,
+        "allow_partial": arguments.allow_partial,
+    }
+    if arguments.region:
+        fields["region"] = dict(zip(("x", "y", "width", "height"), arguments.region, strict=True))
+    return wire.parse_request(fields)
+
+
+def _draw_progress(done: int, total: int) -> None:
+    """A bar on a terminal; silence in a log file."""
+    if not sys.stderr.isatty():
+        return
+    filled = BAR_WIDTH * done // total
+    sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total} tiles")
+    if done == total:
+        sys.stderr.write("\n")
+    sys.stderr.flush()

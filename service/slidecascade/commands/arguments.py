@@ -1,0 +1,27 @@
+"""Values of command line arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def region_of(text: str) -> tuple[int, int, int, int]:
+    """``x,y,width,height`` as four whole numbers."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,width,height in whole pixels") from None
+    return x, y, width, height
+
+
+def threshold_of(text: str) -> tuple[str, float]:
+    """``model=number``."""
+    name, separator, number = text.partition("=")
+    try:
+        return (name, float(number)) if separator and name else _refuse(text)
+    except ValueError:
+        return _refuse(text)
+
+
+def _refuse(text: str) -> tuple[str, float]:
+    raise argparse.ArgumentTypeError(f"{text!r} is not model=number, e.g. nash-cell=0.5")

@@ -1,0 +1,245 @@
+"""``slidecascade bench region``: what a region costs beyond its networks."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade import wire
+from slidecascade.analyser import Analyser
+from slidecascade.commands.served import served
+from slidecascade.control import Control
+from slidecascade.cores import usable_cores
+from slidecascade.registry import ModelPackage
+from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import read_settings
+from slidecascade.stopwatch import Silent
+
+MPP = 0.25
+WARM_UP_ROUNDS = 1
+REPEATS_FOR_MEMORY = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="region")
+    region = actions.add_parser("region", help="analyse, HTTP and the networks alone on one rendered region")
+    region.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    region.add_argument("--out", type=Path, help="also write the JSON to this file")
+    region.add_argument("--size", type=int, default=2048, help="side of the region in pixels at 0.25 um/px")
+    region.add_argument("--rounds", type=int, default=5, help="rounds measured, each of all contenders in turn")
+    region.add_argument("--pipeline", default="nash")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    figures = measure_region(size_px=arguments.size, rounds=arguments.rounds, pipeline=arguments.pipeline)
+    text = json.dumps(dataclasses.asdict(figures), indent=2) + "\n"
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text, encoding="utf-8")
+    sys.stdout.write(text if arguments.json else _table(figures))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds over the rounds."""
+
+    median_s: float
+    min_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionFigures:
+    """What was measured, with what is needed to measure it again.
+
+    `network` is ONNX Runtime alone on exactly the inputs that `analyse` gave to its networks, in the better of
+    two set-ups: one single-threaded session shared by a thread per core, or one call after the other with a
+    session that spreads over the cores.
+    """
+
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    models: dict[str, str]
+    pipeline: str
+    region_px: int
+    cells: int
+    tiles: int
+    rounds: int
+    network_inputs: dict[str, int]
+    analyse: Timing
+    http: Timing
+    network: Timing
+    network_setup: str
+    analyse_over_network: float
+    http_over_network: float
+    stage_seconds: dict[str, float]
+    memory_mib: dict[str, float]
+
+
+class _Recorder:
+    """A local runner that keeps every input it was given."""
+
+    def __init__(self, packages: Iterable[ModelPackage]) -> None:
+        self.packages = list(packages)
+        self.calls: list[tuple[str, NDArray[np.uint8]]] = []
+        self.recording = False
+        self._runner = LocalRunner(self.packages)
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        if self.recording:
+            self.calls.append((model, images.copy()))
+        return self._runner.run(model, images)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures:
+    """Measure a square region of rendered tissue; all contenders in turn, `rounds` times."""
+    from slidecascade_training.tissue import TissueOptions, render
+
+    tissue = render(TissueOptions(seed=11, mpp=MPP), width_px=size_px, height_px=size_px)
+    png = bytes(cv2.imencode(".png", cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))[1])
+    request = wire.RegionRequest(pipeline=pipeline, mpp=MPP)
+    recorders: list[_Recorder] = []
+
+    def make_recorder(packages: Iterable[ModelPackage]) -> _Recorder:
+        recorders.append(_Recorder(packages))
+        return recorders[0]
+
+    analyser = Analyser(read_settings(), observer=Silent(), make_runner=make_recorder)
+    recorder = recorders[0]
+    recorder.recording = True
+    report = analyser.analyse(request, png, Control())
+    recorder.recording = False
+    used = {model.name for model in report.analysis.models}
+    packages = [package for package in recorder.packages if package.spec.name in used]
+    cores = usable_cores()
+    alone, spread = LocalRunner(packages), LocalRunner(packages, threads_per_call=cores)
+    pool = ThreadPoolExecutor(cores)
+    with served({}) as (url, process), httpx.Client(timeout=600, trust_env=False) as client:
+        contenders: dict[str, Callable[[], object]] = {
+            "analyse": lambda: analyser.analyse(request, png, Control()),
+            "a thread per core": lambda: list(pool.map(lambda call: alone.run(*call), recorder.calls)),
+            "a call at a time": lambda: [spread.run(*call) for call in recorder.calls],
+            "http": lambda: _post(client, url, request, png),
+        }
+        timings = _alternate(contenders, rounds)
+        memory = _memory(lambda: _post(client, url, request, png), process.pid)
+    setup = min(("a thread per core", "a call at a time"), key=lambda name: timings[name].median_s)
+    network = timings[setup]
+    return RegionFigures(
+        machine={"processor": _processor(), "cores": cores, "system": platform.platform()},
+        versions={name: version(name) for name in ("onnxruntime", "opencv-python-headless", "numpy", "bentoml")},
+        models={package.spec.name: package.spec.sha256 for package in packages},
+        pipeline=pipeline,
+        region_px=size_px,
+        cells=len(report.analysis.instances),
+        tiles=report.analysis.tiles.total,
+        rounds=rounds,
+        network_inputs={
+            name: sum(len(images) for model, images in recorder.calls if model == name) for name in used
+        },
+        analyse=timings["analyse"],
+        http=timings["http"],
+        network=network,
+        network_setup=setup,
+        analyse_over_network=round(timings["analyse"].median_s / network.median_s, 3),
+        http_over_network=round(timings["http"].median_s / network.median_s, 3),
+        stage_seconds={name: round(value, 4) for name, value in report.analysis.timings_s.items()},
+        memory_mib=memory,
+    )
+
+
+def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Every contender once per round, so that a machine that slows down slows all of them down."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_index in range(WARM_UP_ROUNDS + rounds):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            work()
+            if round_index >= WARM_UP_ROUNDS:
+                seconds[name].append(time.perf_counter() - started)
+    return {
+        name: Timing(round(statistics.median(values), 4), round(min(values), 4), round(max(values), 4))
+        for name, values in seconds.items()
+    }
+
+
+def _post(client: httpx.Client, url: str, request: wire.RegionRequest, png: bytes) -> bytes:
+    answer = client.post(
+        f"{url}/v1/regions",
+        files={
+            "request": ("request.json", request.model_dump_json(exclude_none=True), "application/json"),
+            "image": ("image.png", png, "image/png"),
+        },
+    )
+    answer.raise_for_status()
+    return answer.content
+
+
+def _memory(work: Callable[[], object], pid: int) -> dict[str, float]:
+    """Resident memory of the served processes after a few regions and after many more, and the peak, in MiB."""
+    before = _resident(pid, "VmRSS")
+    for _ in range(REPEATS_FOR_MEMORY):
+        work()
+    after = _resident(pid, "VmRSS")
+    return {
+        "before": before,
+        f"after_{REPEATS_FOR_MEMORY}_regions": after,
+        "growth_percent": round(100 * (after / before - 1), 2),
+        "peak": _resident(pid, "VmHWM"),
+    }
+
+
+def _resident(pid: int, field: str) -> float:
+    """MiB of a process and all its descendants, from ``/proc``."""
+    total = 0.0
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            total += int(line.split()[1]) / 1024
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="ascii").split():
+            total += _resident(int(child), field)
+    return round(total, 1)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or os.uname().machine
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _table(figures: RegionFigures) -> str:
+    memory = figures.memory_mib
+    return "\n".join(
+        (
+            f"{figures.pipeline}, {figures.region_px} x {figures.region_px} px, {figures.cells} cells,",
+            f"{figures.tiles} tiles, {figures.machine['cores']} cores, median of {figures.rounds} rounds",
+            f"networks alone  {figures.network.median_s:8.3f} s   ({figures.network_setup})",
+            f"analyse         {figures.analyse.median_s:8.3f} s   {figures.analyse_over_network:.2f} x",
+            f"HTTP            {figures.http.median_s:8.3f} s   {figures.http_over_network:.2f} x",
+            f"memory          {memory['peak']:8.0f} MiB at most, {memory['growth_percent']:+.1f} %",
+            f"                after {REPEATS_FOR_MEMORY} regions\n",
+        )
+    )

@@ -1,0 +1,80 @@
+"""``slidecascade demo``: a region through a real served process and the client, start to finish."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+
+from slidecascade import wire
+from slidecascade.commands.arguments import region_of
+from slidecascade.commands.served import served
+from slidecascade.errors import InvalidRequestError
+
+RENDERED_PX = 2048
+RENDERED_MPP = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--image", type=Path, help="an image of your own instead of rendered liver tissue")
+    source.add_argument("--slide", type=Path, help="a slide of your own")
+    parser.add_argument("--mpp", type=float, help="um per pixel of the image, or of a slide that states none")
+    parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
+    parser.add_argument("--pipeline", default="nash", help="default: nash")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve, analyse, save, tell; returns the exit code."""
+    from slidecascade_client import Client
+
+    for path in filter(None, (arguments.image, arguments.slide)):
+        if not path.is_file():
+            raise InvalidRequestError(f"There is no file {path}: give the path of an image or a slide.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    environment = {}
+    if arguments.slide:
+        environment["SLIDECASCADE_SLIDE_ROOTS"] = str(arguments.slide.resolve().parent)
+    image, mpp = arguments.image, arguments.mpp
+    if not arguments.image and not arguments.slide:
+        image, mpp = _rendered(arguments.out), mpp or RENDERED_MPP
+    _say("Starting the service ...")
+    with served(environment) as (url, _), Client(url) as client:
+        _say(f"Analysing with the pipeline {arguments.pipeline!r} ...")
+        result = client.analyze_region(
+            image,
+            pipeline=arguments.pipeline,
+            slide=arguments.slide.resolve().name if arguments.slide else None,
+            mpp=mpp,
+            region=arguments.region,
+        )
+        result.save(arguments.out)
+    _tell(result.summary, arguments.out)
+    return 0
+
+
+def _rendered(folder: Path) -> Path:
+    """Rendered liver tissue, saved beside the results."""
+    from slidecascade_training.tissue import TissueOptions, render
+
+    tissue = render(TissueOptions(seed=7, mpp=RENDERED_MPP), width_px=RENDERED_PX, height_px=RENDERED_PX)
+    path = folder / "region.png"
+    cv2.imwrite(str(path), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def _tell(summary: wire.Summary, folder: Path) -> None:
+    seconds = summary.timings_s["total"]
+    _say(f"\n{summary.cells} cells on {summary.tissue_area_mm2:.3f} mm² of tissue in {seconds:.1f} s:")
+    for name, count in summary.counts.items():
+        _say(f"  {count:6d}  {name}")
+    _say(f"\nIn {folder}: look at overlay.png and heatmaps/, open cells.geojson in QuPath, read summary.json.")
+    _say(summary.research_use_only)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

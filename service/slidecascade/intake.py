@@ -1,0 +1,197 @@
+"""Reading what a caller sends: a region request, with or without an image, from the body of a POST."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from slidecascade.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    MalformedRequestError,
+    UnsupportedMediaTypeError,
+    UploadTooLargeError,
+)
+from slidecascade.wire import JSON, RegionRequest
+
+FORM: Final = "multipart/form-data"
+MAX_JSON_BYTES: Final = 2**20
+"""Largest JSON document: a request is a handful of fields."""
+
+STALL_S: Final = 30.0
+"""A caller that sends nothing for this long is let go, so that stalled uploads cannot fill the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to analyse; `image` is an encoded upload, None when `request` names a slide."""
+
+    request: RegionRequest
+    image: bytes | None
+
+
+async def read_order(request: Request, *, max_bytes: int) -> Order:
+    """The order in the body of `request`; an upload is kept in memory and never touches the disk.
+
+    Raises:
+        UnsupportedMediaTypeError: when the body is neither a multipart form nor JSON.
+        UploadTooLargeError: told by Content-Length before reading, else as soon as `max_bytes` are passed.
+        MalformedRequestError: when the body is not what its content type says, or a part is missing or repeated.
+        InvalidRequestError: listing the fields that are wrong.
+        DeadlineExceededError: when the caller stalls.
+        CancelledError: when the caller leaves.
+    """
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    _require_unencoded(request)
+    match media_type:
+        case b"application/json":
+            limit = min(max_bytes, MAX_JSON_BYTES)
+            document = b"".join([chunk async for chunk in _chunks(request, limit)])
+            return Order(parse_request(document), None)
+        case b"multipart/form-data":
+            boundary = options.get(b"boundary")
+            if not boundary:
+                raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
+            parts = _Parts(boundary)
+            async for chunk in _chunks(request, max_bytes):
+                parts.feed(chunk)
+            return _order(parts.finish())
+        case _:
+            raise UnsupportedMediaTypeError(
+                f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
+            )
+
+
+def parse_request(document: bytes) -> RegionRequest:
+    """The region request a JSON document holds.
+
+    Raises:
+        MalformedRequestError: when it is not a JSON object.
+        InvalidRequestError: listing the fields that are wrong.
+    """
+    try:
+        return RegionRequest.model_validate_json(document)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+    first = details[0]
+    if not first["loc"]:
+        raise MalformedRequestError("The request is not a JSON object: check its quotes, commas and braces.")
+    errors = tuple((".".join(str(part) for part in item["loc"]), str(item["msg"])) for item in details)
+    field, message = errors[0]
+    others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+    raise InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", errors)
+
+
+def _order(parts: dict[str, bytes]) -> Order:
+    if "request" not in parts:
+        raise MalformedRequestError("The form has no part 'request': add it, with the request as JSON.")
+    request = parse_request(parts["request"])
+    if "image" not in parts and request.slide is None:
+        raise MalformedRequestError("The form has no part 'image': add it, or name a slide in 'request'.")
+    return Order(request, parts.get("image"))
+
+
+def _require_unencoded(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaTypeError("Send the body without Content-Encoding.")
+
+
+async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it arrives, at most `limit` bytes of it."""
+    too_large = UploadTooLargeError(f"The body is larger than {limit} bytes, the most that is read here.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    stream = request.stream()
+    total = 0
+    while True:
+        try:
+            async with asyncio.timeout(STALL_S):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceededError(f"Nothing of the body arrived for {STALL_S:g} s: send it again.") from None
+        except ClientDisconnect:
+            raise CancelledError("The caller left while sending.") from None
+        total += len(chunk)
+        if total > limit:
+            raise too_large
+        yield chunk
+
+
+class _Parts:
+    """The parts of a multipart form by name, put together while they arrive; file names are not looked at."""
+
+    _NAMES = frozenset({"image", "request"})
+
+    def __init__(self, boundary: bytes) -> None:
+        self._pieces: dict[str, list[bytes]] = {}
+        self._name: str | None = None
+        self._header = (b"", b"")
+        self._request_bytes = 0
+        self._ended = False
+        callbacks: dict[str, Callable[..., Any]] = {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # its TypedDict
+        except FormParserError as error:
+            raise MalformedRequestError("The boundary of the multipart form cannot be used.") from error
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise MalformedRequestError("The body is not a multipart form with that boundary.") from error
+
+    def finish(self) -> dict[str, bytes]:
+        if not self._ended:
+            raise MalformedRequestError("The multipart form ends before its last boundary.")
+        return {name: b"".join(pieces) for name, pieces in self._pieces.items()}
+
+    def _begin_part(self) -> None:
+        self._name = None
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0] + data[start:end], b"")
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0], self._header[1] + data[start:end])
+
+    def _end_header(self) -> None:
+        (name, value), self._header = self._header, (b"", b"")
+        if name.lower() == b"content-disposition":
+            self._name = parse_options_header(value)[1].get(b"name", b"").decode("latin-1")
+
+    def _end_headers(self) -> None:
+        if self._name not in self._NAMES:
+            raise MalformedRequestError("The form has a part that is neither 'image' nor 'request': remove it.")
+        if self._name in self._pieces:
+            raise MalformedRequestError(f"The form has the part {self._name!r} twice: send it once.")
+        self._pieces[self._name] = []
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        name = str(self._name)
+        if name == "request":
+            self._request_bytes += end - start
+            if self._request_bytes > MAX_JSON_BYTES:
+                raise UploadTooLargeError(f"The part 'request' is larger than {MAX_JSON_BYTES} bytes.")
+        self._pieces[name].append(data[start:end])
+
+    def _end(self) -> None:
+        self._ended = True

@@ -1,0 +1,103 @@
+"""Every Prometheus name of the service. Labels are bounded: no slide, request or patient is ever one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from slidecascade import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+UNMATCHED = "unmatched"
+"""The route of requests for addresses that do not exist."""
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+_STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The numbers of one process in a registry of its own; usable from many threads.
+
+    It is also the `Observer` of the work.
+    """
+
+    def __init__(self) -> None:
+        # A creation time per series doubles the page and tells nothing a scraper needs.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._requests = Counter(
+            "slidecascade_requests_total", "Answered requests.", ("route", "method", "status"), registry=registry
+        )
+        self._request_seconds = Histogram(
+            "slidecascade_request_duration_seconds",
+            "Time from the request's first byte to the answer's last.",
+            ("route", "method"),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._stage_seconds = Histogram(
+            "slidecascade_stage_duration_seconds",
+            "Time of one piece of work of a stage.",
+            ("stage",),
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self._cells = Counter(
+            "slidecascade_cells_total", "Cells found.", ("pipeline", "class_name"), registry=registry
+        )
+        self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
+        self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
+        self._rejections = Counter(
+            "slidecascade_rejections_total", "Requests refused unread.", ("reason",), registry=registry
+        )
+        self._cancelled = Counter(
+            "slidecascade_cancelled_total", "Regions given up because the caller left.", registry=registry
+        )
+        Gauge(
+            "slidecascade_build_info", "Always 1; the version is a label.", ("version",), registry=registry
+        ).labels(__version__).set(1)
+
+    def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
+        """`route` is a template such as ``/v1/slides/{id}``, never the path that was asked for."""
+        known = method if method in _METHODS else "other"
+        self._requests.labels(route, known, str(status)).inc()
+        self._request_seconds.labels(route, known).observe(seconds)
+
+    @contextmanager
+    def region(self) -> Iterator[None]:
+        """A region is in flight inside this context."""
+        with self._in_flight.track_inprogress():
+            yield
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def cancelled(self) -> None:
+        self._cancelled.inc()
+
+    def stage(self, name: str, seconds: float) -> None:
+        self._stage_seconds.labels(name).observe(seconds)
+
+    def tiles(self, outcome: str, count: int) -> None:
+        self._tiles.labels(outcome).inc(count)
+
+    def cells(self, pipeline: str, class_name: str, count: int) -> None:
+        self._cells.labels(pipeline, class_name).inc(count)
+
+    def expose(self) -> bytes:
+        """All series in the Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,69 @@
+"""All a serving process holds: the analyser, the places for regions, the REST API, the way out."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slidecascade.admission import Admission
+from slidecascade.analyser import Analyser
+from slidecascade.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
+from slidecascade.drain import Drain
+from slidecascade.metrics import Metrics
+from slidecascade.pool import Pool
+from slidecascade.regions import Regions
+from slidecascade.rest import create_app
+from slidecascade.settings import Settings
+
+NATIVE_ROUTE: Final = "/analyze_region"
+"""Where BentoML's own clients send regions."""
+
+WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
+_LOOKUP_THREADS = 4
+
+
+class Process:
+    """One analyser and what answers for it. `rest` is the REST API alone, without `guard` around it."""
+
+    def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
+        self._analyser = analyser
+        self._metrics = metrics
+        self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._admission = Admission(
+            limit=settings.max_regions_in_flight, retry_after_s=settings.retry_after_s, metrics=metrics
+        )
+        self.drain = Drain(self._admission, notice_s=settings.drain_notice_s, grace_s=settings.drain_grace_s)
+        self.regions = Regions(analyser, settings, metrics)
+        self.rest: ASGIApp = create_app(
+            analyser, self.regions, metrics=metrics, admission=self._admission, lookups=self._lookups
+        )
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """A process with the analyser its settings ask for.
+
+        Raises:
+            ModelPackageError, PipelineSpecError: when something must not be served.
+        """
+        metrics = Metrics()
+        return cls(settings, analyser=Analyser(settings, observer=metrics), metrics=metrics)
+
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """The boundary around `app`, a server's application with `rest` mounted in it.
+
+        Health and metrics are answered by `rest` whatever `app` has at those paths, and error answers of `app`
+        become problems.
+        """
+        others = ProblemAnswers(app)
+
+        async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+            is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
+            await (self.rest if is_ours else others)(scope, receive, send)
+
+        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+
+    def close(self) -> None:
+        self.regions.close()
+        self._lookups.close()
+        self._analyser.close()

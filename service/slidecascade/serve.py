@@ -1,0 +1,136 @@
+"""``slidecascade serve``: the BentoML service in this very process, without a supervisor beside it.
+
+BentoML's own ``bentoml serve`` puts a supervisor in front that restarts a worker whose models are refused for
+ever and can be commanded over a local port by anybody on the machine. The service is the same under both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from types import FrameType
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slidecascade import logs
+from slidecascade.errors import ListenError, MissingExtraError, SlideCascadeError
+from slidecascade.settings import Settings
+
+LOG = logging.getLogger(__name__)
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 30
+"""Longer than clients keep idle connections, so that they do not send into one that is being closed."""
+
+_LAST_BYTES_S = 5
+"""How long slow readers may take to fetch their answers once the service stops."""
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; the exit code.
+
+    Raises:
+        ModelPackageError, PipelineSpecError: when something must not be served.
+        ListenError: when the address cannot be listened on.
+        MissingExtraError: when the service is not installed.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    _hand_over(settings)
+    logs.configure()
+    with _listener(settings.host, settings.port) as listener:
+        return _run(listener)
+
+
+def _run(listener: socket.socket) -> int:
+    try:
+        import uvicorn
+
+        from slidecascade.app import SERVICE
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed: install slidecascade[service,cpu] to serve."
+        ) from error
+    service = _Start(SERVICE.to_asgi(is_main=True), listener)
+    config = uvicorn.Config(
+        service,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_BYTES_S,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit:
+        if service.failure is not None:
+            raise service.failure from None
+        raise
+    return 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """What a stop signal does while no server has it: before one runs, and again when one has ended in order."""
+    raise SystemExit(0)
+
+
+def _hand_over(settings: Settings) -> None:
+    """BentoML builds the service object itself, so the settings travel in the environment."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is not None:
+            parts = map(str, value) if isinstance(value, tuple) else (str(value),)
+            os.environ[f"SLIDECASCADE_{name.upper()}"] = os.pathsep.join(parts)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; it accepts once the server listens on it, when the models are loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or "the address is unknown"
+        raise ListenError(
+            f"Port {port} on {host} cannot be listened on ({reason}): stop what uses it, or give another --port."
+        ) from error
+    return listener
+
+
+class _Start:
+    """The application, and what kept it from starting: the server tells its log only that something did."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._app = app
+        self._listener = listener
+        self.failure: SlideCascadeError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def told(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                host, port = self._listener.getsockname()[:2]
+                LOG.info("ready", extra={"fields": {"host": host, "port": port}})
+            elif message["type"] == "lifespan.startup.failed":
+                message = {"type": message["type"], "message": ""}  # it holds a stack trace
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        except SlideCascadeError as error:
+            self.failure = error
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the one sentence follows
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            raise

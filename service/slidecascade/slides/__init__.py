@@ -1,0 +1,1 @@
+"""Where pixels come from: slides, uploads, and regions of them at any resolution."""

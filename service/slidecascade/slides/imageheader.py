@@ -1,0 +1,280 @@
+"""What an image file says about itself, read without decoding a pixel.
+
+The four formats are told apart by their first bytes, never by name or declared media type. Each reader also
+follows the file's own structure to its end, because decoders fill what is missing with grey: a file that
+stops early is refused here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.errors import UndecodableImageError
+from slidecascade.geometry import Size
+
+MediaType = Literal["image/png", "image/jpeg", "image/tiff", "image/webp"]
+
+_TRUNCATED = "The image ends before its last pixel: the file is truncated or damaged; send it again."
+_NOT_AN_IMAGE = "The image is not a PNG, JPEG, TIFF or WebP file: convert it to one of these."
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """`size` is as stored; `bits` of one sample; `orientation` (EXIF, 1 to 8) is still to be applied.
+
+    The decoders of TIFF files turn the image themselves, so there `orientation` is 1.
+    """
+
+    media_type: MediaType
+    size: Size
+    bits: int
+    orientation: int = 1
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """The header of a PNG, JPEG, TIFF or WebP file.
+
+    Raises:
+        UndecodableImageError: `data` is something else, is empty, ends early, or stores its samples in a
+            way that is not read here.
+    """
+    if not data:
+        raise UndecodableImageError("The image has no bytes: send the file's content.")
+    for signature, read in _READERS:
+        if data.startswith(signature):
+            try:
+                return read(data)
+            except (struct.error, OverflowError) as error:
+                raise UndecodableImageError(_TRUNCATED) from error
+    raise UndecodableImageError(_NOT_AN_IMAGE)
+
+
+def _size(width: int, height: int) -> Size:
+    if width < 1 or height < 1:
+        raise UndecodableImageError("The image states a size of zero pixels: save it again and resend it.")
+    return Size(width, height)
+
+
+def _read_png(data: bytes) -> ImageHeader:
+    """PNG specification, 3rd edition: signature, then chunks (length, type, data, CRC), IHDR first."""
+    kind, width, height, bits = struct.unpack_from(">4sIIB", data, 12)
+    if kind != b"IHDR":
+        raise UndecodableImageError(_NOT_AN_IMAGE)
+    orientation = 1
+    position = 8
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+        position += 12 + length
+    if position > len(data):
+        raise UndecodableImageError(_TRUNCATED)
+    return ImageHeader("image/png", _size(width, height), bits, orientation)
+
+
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+def _read_jpeg(data: bytes) -> ImageHeader:
+    """ITU T.81 annex B: marker segments up to the first scan; the end marker must follow that scan."""
+    frame: tuple[int, int, int] | None = None
+    orientation = 1
+    for marker, start, end in _jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            frame = struct.unpack_from(">BHH", data, start)
+        elif marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+            orientation = _exif_orientation(data[start + 6 : end])
+    if frame is None:
+        raise UndecodableImageError(_TRUNCATED)
+    bits, height, width = frame
+    return ImageHeader("image/jpeg", _size(width, height), bits, orientation)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of the segments before the first scan."""
+    position = 2
+    while True:
+        escape, marker = struct.unpack_from(">BB", data, position)
+        if escape != 0xFF:
+            raise UndecodableImageError("The JPEG image is damaged in its header: save it again and resend it.")
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker in _JPEG_LONE_MARKERS:
+            position += 2
+        elif marker == 0xDA:
+            # Inside a scan 0xFF is followed by 0 or a restart marker, so this pair is the end of the image.
+            if data.find(b"\xff\xd9", position) < 0:
+                raise UndecodableImageError(_TRUNCATED)
+            return
+        else:
+            (length,) = struct.unpack_from(">H", data, position + 2)
+            yield marker, position + 4, position + 2 + length
+            position += 2 + length
+
+
+def _read_webp(data: bytes) -> ImageHeader:
+    """RFC 9649: a RIFF container; the canvas size is in its first chunk."""
+    riff_length, form, chunk = struct.unpack_from("<I4s4s", data, 4)
+    if form != b"WEBP":
+        raise UndecodableImageError(_NOT_AN_IMAGE)
+    if 8 + riff_length > len(data):
+        raise UndecodableImageError(_TRUNCATED)
+    orientation = 1
+    if chunk == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    elif chunk == b"VP8L":
+        (packed,) = struct.unpack_from("<I", data, 21)
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    elif chunk == b"VP8X":
+        flags, low_high = struct.unpack_from("<B3x6s", data, 20)
+        if flags & 0x02:
+            raise UndecodableImageError("The WebP image is an animation: send one frame.")
+        width, height = (int.from_bytes(low_high[at : at + 3], "little") + 1 for at in (0, 3))
+        orientation = _webp_orientation(data)
+    else:
+        raise UndecodableImageError(_NOT_AN_IMAGE)
+    return ImageHeader("image/webp", _size(width, height), 8, orientation)
+
+
+def _webp_orientation(data: bytes) -> int:
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            return _exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
+        position += 8 + length + length % 2
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    values: NDArray[np.uint64]
+
+    @property
+    def first(self) -> int:
+        return int(self.values[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """One image of a TIFF file: its integer tags, and where the next directory is (0: nowhere)."""
+
+    tags: dict[int, _Tag]
+    next_offset: int
+
+    def first(self, tag: int, default: int) -> int:
+        return self.tags[tag].first if tag in self.tags else default
+
+    def all(self, tag: int) -> NDArray[np.uint64]:
+        return self.tags[tag].values if tag in self.tags else np.zeros(0, np.uint64)
+
+
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274
+_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
+_SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
+_TIFF_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+"""numpy type of the field types BYTE, SHORT, LONG, IFD and LONG8."""
+_TIFF_FIELD_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+"""Bytes of one value by field type; 0 for types that do not exist."""
+
+
+def _read_tiff(data: bytes) -> ImageHeader:
+    """TIFF 6.0 and BigTIFF: the first image of the file."""
+    directory = _tiff_directory(data, _tiff_first_offset(data))
+    if directory.next_offset:
+        following = _tiff_directory(data, directory.next_offset)
+        if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (_WIDTH, _HEIGHT)):
+            raise UndecodableImageError("The TIFF image is a stack of pages of one size: send one page.")
+    _check_samples(directory)
+    _check_strips(data, directory)
+    size = _size(directory.first(_WIDTH, 0), directory.first(_HEIGHT, 0))
+    return ImageHeader("image/tiff", size, directory.first(_BITS, 1))
+
+
+def _check_samples(directory: _Directory) -> None:
+    bits = {int(value) for value in directory.all(_BITS)} or {1}
+    if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16} or directory.first(_SAMPLE_FORMAT, 1) not in (1, 4):
+        raise UndecodableImageError(
+            "The TIFF image's samples are not unsigned integers of at most 16 bits: convert it to 8 or 16 bits."
+        )
+    samples = directory.first(_SAMPLES, 1)
+    planar = directory.first(_PLANAR, 1) == 2 and samples > 1
+    if bits == {16} and (planar or samples not in (1, 3, 4) or directory.first(_PHOTOMETRIC, 1) == 0):
+        raise UndecodableImageError(
+            "The 16-bit TIFF image is neither grey with black as zero nor interleaved RGB or RGBA: "
+            "save it as one of these."
+        )
+
+
+def _check_strips(data: bytes, directory: _Directory) -> None:
+    """Every strip or tile must lie inside the file."""
+    offsets = np.concatenate([directory.all(_STRIP_OFFSETS), directory.all(_TILE_OFFSETS)])
+    lengths = np.concatenate([directory.all(_STRIP_BYTES), directory.all(_TILE_BYTES)])
+    if len(offsets) == 0 or len(offsets) != len(lengths):
+        raise UndecodableImageError("The TIFF image does not say where its pixels are: save it again.")
+    if np.any(offsets > len(data)) or np.any(lengths > len(data) - offsets):
+        raise UndecodableImageError(_TRUNCATED)
+
+
+def _tiff_first_offset(data: bytes) -> int:
+    order, big = _tiff_layout(data)
+    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    return int(offset)
+
+
+def _tiff_layout(data: bytes) -> tuple[str, bool]:
+    """Byte order (as struct and numpy write it) and whether it is BigTIFF."""
+    order = "<" if data[:2] == b"II" else ">"
+    (version,) = struct.unpack_from(order + "H", data, 2)
+    return order, version == 43
+
+
+def _tiff_directory(data: bytes, offset: int) -> _Directory:
+    order, big = _tiff_layout(data)
+    count_format, entry_format, pointer = ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
+    (count,) = struct.unpack_from(order + count_format, data, offset)
+    if count > 4096:
+        raise UndecodableImageError("The TIFF image's directory is damaged: save it again and resend it.")
+    position = offset + struct.calcsize("=" + count_format)
+    inline = struct.calcsize("=" + pointer)
+    tags: dict[int, _Tag] = {}
+    for _ in range(count):
+        tag, kind, length = struct.unpack_from(order + entry_format, data, position)
+        position += struct.calcsize("=" + entry_format)
+        field_bytes = length * (_TIFF_FIELD_BYTES[kind] if kind < len(_TIFF_FIELD_BYTES) else 0)
+        at = position if field_bytes <= inline else struct.unpack_from(order + pointer, data, position)[0]
+        if at + field_bytes > len(data):
+            raise UndecodableImageError(_TRUNCATED)
+        if kind in _TIFF_INTEGERS and length:
+            dtype = np.dtype(order + _TIFF_INTEGERS[kind])
+            tags[tag] = _Tag(np.frombuffer(data, dtype, length, at).astype(np.uint64))
+        position += inline
+    (next_offset,) = struct.unpack_from(order + pointer, data, position)
+    return _Directory(tags, int(next_offset))
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """The orientation tag of an EXIF block, 1 when the block has none or cannot be read."""
+    try:
+        orientation = _tiff_directory(exif, _tiff_first_offset(exif)).first(_ORIENTATION, 1)
+    except (struct.error, OverflowError, UndecodableImageError):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+_READERS: tuple[tuple[bytes, Callable[[bytes], ImageHeader]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _read_png),
+    (b"\xff\xd8\xff", _read_jpeg),
+    (b"II*\0", _read_tiff),
+    (b"MM\0*", _read_tiff),
+    (b"II+\0", _read_tiff),
+    (b"MM\0+", _read_tiff),
+    (b"RIFF", _read_webp),
+)

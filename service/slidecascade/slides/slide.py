@@ -1,0 +1,178 @@
+"""Whole-slide images. The only module that knows OpenSlide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import openslide
+
+from slidecascade.errors import UnreadableSlideError
+from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides.alpha import on_white
+from slidecascade.slides.source import Rgb
+
+MAX_MPP = 50.0
+"""No scanner's level 0 is coarser, in micrometres; the resolutions of print (72 to 300 dpi) all are."""
+
+MAX_ANISOTROPY = 1.05
+"""Pixels longer one way than this factor have no single size."""
+
+_BLOCK_PX = 256
+"""Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
+
+
+class TileCache:
+    """Decoded tiles, shared by the slides that are given it; bounded in bytes."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._cache = openslide.OpenSlideCache(capacity_bytes)
+
+    def attach(self, slide: openslide.OpenSlide) -> None:
+        slide.set_cache(self._cache)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideInfo:
+    """All that is ever told of a slide's properties: never label, macro image, barcode or free text."""
+
+    size_l0: Size
+    mpp: Mpp | None
+    objective_power: float | None
+    vendor: str | None
+    level_sizes: tuple[Size, ...]
+    level_downsamples: tuple[float, ...]
+
+
+def can_open(path: Path) -> bool:
+    """Whether OpenSlide recognises the format of the file; it may be damaged all the same."""
+    return openslide.OpenSlide.detect_format(path) is not None
+
+
+class Slide:
+    """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
+
+    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped.
+    """
+
+    def __init__(self, handle: openslide.OpenSlide) -> None:
+        self._handle = handle
+        self._failed = False
+        properties = handle.properties
+        self._info = SlideInfo(
+            size_l0=Size(*handle.dimensions),
+            mpp=_mpp(properties),
+            objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
+            level_sizes=tuple(Size(*size) for size in handle.level_dimensions),
+            level_downsamples=tuple(float(downsample) for downsample in handle.level_downsamples),
+        )
+
+    @classmethod
+    def open(cls, path: Path, *, cache: TileCache | None = None) -> Self:
+        """Open the slide at `path`.
+
+        Raises:
+            UnreadableSlideError: not a slide, or damaged.
+        """
+        try:
+            handle = openslide.OpenSlide(path)
+            if cache is not None:
+                cache.attach(handle)
+            return cls(handle)
+        except (openslide.OpenSlideError, OSError, ValueError) as error:
+            raise UnreadableSlideError(
+                "The slide cannot be opened: its format is not supported or the file is damaged; "
+                "check it in a viewer and copy it again."
+            ) from error
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    @property
+    def size_l0(self) -> Size:
+        return self._info.size_l0
+
+    @property
+    def mpp(self) -> Mpp | None:
+        """Mean of the pixel's two sides; None when one is missing, absurd, or 5 % longer than the other."""
+        return self._info.mpp
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        return self._info.level_downsamples
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]:
+        return self._info.level_sizes
+
+    @property
+    def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]:
+        return "level0-pixels"
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        """The pixels of `box`, given in pixels of `level`; transparent ones are laid on white.
+
+        Raises:
+            UnreadableSlideError: the file is damaged here, or was damaged where it was read before.
+        """
+        downsample = self.level_downsamples[level]
+        if downsample == round(downsample):
+            return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
+        return self._read_by_blocks(level, box)
+
+    def _read_by_blocks(self, level: int, box: Box) -> Rgb:
+        """OpenSlide is addressed in whole level-0 pixels, so with a downsample of, say, 4.0003 most of a
+        level's pixels cannot be addressed: it then interpolates, differently for each starting point.
+        Reading from the corners of fixed blocks makes a pixel's value independent of the box."""
+        downsample = self.level_downsamples[level]
+        pixels = np.empty((box.height, box.width, 3), np.uint8)
+        for top in range(box.y // _BLOCK_PX * _BLOCK_PX, box.bottom, _BLOCK_PX):
+            for left in range(box.x // _BLOCK_PX * _BLOCK_PX, box.right, _BLOCK_PX):
+                part = Box(left, top, _BLOCK_PX, _BLOCK_PX).clipped(box)
+                size = Size(part.right - left, part.bottom - top)
+                block = self._read(level, round(left * downsample), round(top * downsample), size)
+                target = part.shifted(-box.x, -box.y)
+                pixels[target.y : target.bottom, target.x : target.right] = block[part.y - top :, part.x - left :]
+        return pixels
+
+    def _read(self, level: int, x_l0: int, y_l0: int, size: Size) -> Rgb:
+        try:
+            image = self._handle.read_region((x_l0, y_l0), level, (size.width, size.height))
+        except openslide.OpenSlideError as error:
+            self._failed = True
+            raise UnreadableSlideError(
+                "The slide opens but cannot be read here: its file is damaged; copy it again or choose "
+                "another region."
+            ) from error
+        return on_white(np.asarray(image))
+
+    def close(self) -> None:
+        """Release the file. No thread may be reading, and none may read afterwards."""
+        self._handle.close()
+
+
+def _positive(text: str | None) -> float | None:
+    """The positive finite number in `text`, or None."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _mpp(properties: Mapping[str, str]) -> Mpp | None:
+    x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    if x is None or y is None or max(x, y) > MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
+        return None
+    return (x + y) / 2

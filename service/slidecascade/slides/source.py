@@ -1,0 +1,46 @@
+"""What a region of pixels can be read from."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.geometry import Box, Mpp, Size
+
+Rgb = NDArray[np.uint8]
+"""``(H, W, 3)`` uint8, red first."""
+
+
+class Source(Protocol):
+    """A slide or an uploaded image: a pyramid of at least one level, level 0 the finest.
+
+    `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
+    `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level.
+    """
+
+    @property
+    def size_l0(self) -> Size: ...
+
+    @property
+    def mpp(self) -> Mpp | None: ...
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]: ...
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]: ...
+
+    @property
+    def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]: ...
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        """The pixels of `box`, given in pixels of `level` and inside it; may be a read-only view.
+
+        A pixel's value depends on its place in the level only, never on `box`.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        ...

@@ -1,0 +1,192 @@
+"""Slides by id under the folders the operator allowed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from slidecascade.errors import SettingsError, UnknownSlideError
+from slidecascade.slides.slide import Slide, TileCache, can_open
+
+TILE_CACHE_BYTES = 64 * 2**20
+"""Decoded tiles kept for all open slides together."""
+
+_LISTED_ENTRIES_PER_SLIDE = 100
+"""How many files and folders a listing looks at for each slide it may name."""
+
+
+@dataclass(slots=True)
+class _Handle:
+    """An open slide, the state of its file when it was opened, and how many readers it has."""
+
+    slide: Slide
+    file_state: tuple[int, ...]
+    readers: int = 0
+    dropped: bool = False
+
+
+class SlideStore:
+    """Slides under `roots`; an id is a path relative to a root, with forward slashes, the first root first.
+
+    At most `handles` slides that nobody reads stay open; a listing names at most `max_listing`.
+    Safe to use from several threads.
+
+    Raises:
+        SettingsError: a root is not a folder.
+    """
+
+    def __init__(self, roots: Sequence[Path], *, handles: int, max_listing: int) -> None:
+        for root in roots:
+            if not root.is_dir():
+                raise SettingsError(f"The slide folder {str(root)!r} does not exist or is not a folder.")
+        self._roots = tuple(root.resolve() for root in roots)
+        self._capacity = handles
+        self._max_listing = max_listing
+        self._cache = TileCache(TILE_CACHE_BYTES)
+        self._lock = threading.Lock()
+        self._handles: OrderedDict[Path, _Handle] = OrderedDict()
+
+    def list_ids(self) -> tuple[tuple[str, ...], bool]:
+        """Sorted ids of the files OpenSlide recognises, and whether there may be more than those named."""
+        ids: set[str] = set()
+        budget = self._max_listing * _LISTED_ENTRIES_PER_SLIDE
+        for root in self._roots:
+            for path in _files_below(root):
+                budget -= 1
+                if budget < 0:
+                    return tuple(sorted(ids)), True
+                slide_id = path.relative_to(root).as_posix()
+                known = slide_id in ids or not _is_plain(slide_id)
+                if known or _inside(root, path) is None or not can_open(path):
+                    continue
+                if len(ids) == self._max_listing:
+                    return tuple(sorted(ids)), True
+                ids.add(slide_id)
+        return tuple(sorted(ids)), False
+
+    @contextmanager
+    def open(self, slide_id: str) -> Iterator[Slide]:
+        """The slide, shared with other readers and closed by nobody while this block runs.
+
+        Raises:
+            UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not told
+                from one that does not exist.
+            UnreadableSlideError: the file is no slide, or damaged.
+        """
+        path = self._locate(slide_id)
+        try:
+            handle = self._acquire(path)
+        except OSError as error:  # gone since it was located
+            raise _unknown(slide_id) from error
+        try:
+            yield handle.slide
+        finally:
+            self._release(path, handle)
+
+    def close(self) -> None:
+        """Close every slide; those being read are closed by their last reader."""
+        with self._lock:
+            for path in tuple(self._handles):
+                self._drop(path)
+
+    def _locate(self, slide_id: str) -> Path:
+        if _is_plain(slide_id):
+            for root in self._roots:
+                path = _inside(root, root / slide_id)
+                if path is not None:
+                    return path
+        raise _unknown(slide_id)
+
+    def _acquire(self, path: Path) -> _Handle:
+        file_state = _file_state(path)
+        with self._lock:
+            handle = self._current(path, file_state)
+        if handle is None:
+            # Outside the lock: opening a slide on a network share takes long.
+            opened = _Handle(Slide.open(path, cache=self._cache), file_state)
+            with self._lock:
+                handle = self._current(path, file_state)
+                if handle is None:
+                    self._drop(path)
+                    self._handles[path] = handle = opened
+                    handle.readers += 1
+                    self._trim()
+                else:  # another thread was faster
+                    opened.slide.close()
+        return handle
+
+    def _current(self, path: Path, file_state: tuple[int, ...]) -> _Handle | None:
+        """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""
+        handle = self._handles.get(path)
+        if handle is None or handle.slide.failed or handle.file_state != file_state:
+            return None
+        handle.readers += 1
+        self._handles.move_to_end(path)
+        return handle
+
+    def _release(self, path: Path, handle: _Handle) -> None:
+        with self._lock:
+            handle.readers -= 1
+            if handle.slide.failed and self._handles.get(path) is handle:
+                self._drop(path)
+            if handle.dropped and handle.readers == 0:
+                handle.slide.close()
+            self._trim()
+
+    def _drop(self, path: Path) -> None:
+        """Forget a handle; its last reader closes it."""
+        handle = self._handles.pop(path, None)
+        if handle is not None:
+            handle.dropped = True
+            if handle.readers == 0:
+                handle.slide.close()
+
+    def _trim(self) -> None:
+        idle = [path for path, handle in self._handles.items() if handle.readers == 0]
+        for path in idle[: max(0, len(self._handles) - self._capacity)]:
+            self._drop(path)
+
+
+def _is_plain(slide_id: str) -> bool:
+    """Whether the id is a relative path in its shortest form, going down only, that JSON can carry."""
+    relative = PurePosixPath(slide_id)
+    downwards = slide_id == relative.as_posix() and not relative.is_absolute() and ".." not in relative.parts
+    return downwards and not any(
+        character in "\\\0" or "\ud800" <= character <= "\udfff" for character in slide_id
+    )
+
+
+def _unknown(slide_id: str) -> UnknownSlideError:
+    return UnknownSlideError(f"There is no slide {slide_id[:200]!r}: GET /v1/slides lists the ids.")
+
+
+def _file_state(path: Path) -> tuple[int, ...]:
+    """Changes when the file is replaced or written to."""
+    state = path.stat()
+    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+def _inside(root: Path, path: Path) -> Path | None:
+    """The file `path` leads to, links followed, when it and its companion folder are inside `root`."""
+    try:
+        target = path.resolve(strict=True)
+        if not target.is_file() or not target.is_relative_to(root):
+            return None
+        # A MIRAX slide is a file and a folder of the same name, which OpenSlide follows too.
+        companion = target.with_suffix("").resolve()
+        return target if companion.is_relative_to(root) else None
+    except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a name no file can have
+        return None
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Files under `root` in a stable order; linked folders are not entered: what they show has an id already."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(folder, name)

@@ -1,0 +1,104 @@
+"""Every block of the README runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+import toy_models
+from conftest import REPOSITORY
+from slidecascade.pipelines import load_pipelines
+from slidecascade.registry import load_repository
+from slidecascade_training.slides import write_slide
+from slidecascade_training.tissue import TissueOptions, render
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+LOCAL = "http://localhost:3000"
+
+
+def _blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def _commands() -> list[str]:
+    joined = "".join(_blocks("sh")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files the README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    tissue = render(TissueOptions(seed=5, mpp=0.5), width_px=256, height_px=256)
+    cv2.imwrite(str(folder / "tile.png"), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    (folder / "slides").mkdir()
+    write_slide(folder / "slides" / "liver.tiff", TissueOptions(seed=5, mpp=0.25), 1024, 1024)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(workplace: Path, start_server: object) -> str:
+    """A served process whose slide root is the README's."""
+    return str(start_server(slides=workplace / "slides").url)  # type: ignore[operator]  # the factory fixture
+
+
+@pytest.mark.parametrize("command", [line for line in _commands() if line.startswith("curl")])
+def test_curl_commands_answer(command: str, url: str, workplace: Path) -> None:
+    """The calls by hand return JSON."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not on this machine")
+    shell = ["bash", "-c", command.replace(LOCAL, url)]
+    result = subprocess.run(shell, cwd=workplace, capture_output=True, text=True, check=True)
+    answer = result.stdout or (workplace / "cells.geojson").read_text(encoding="utf-8")
+    assert "slidecascade" in json.loads(answer) or "counts" in json.loads(answer)
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_python_blocks_run(code: str, url: str, workplace: Path) -> None:
+    """The client's examples print something and raise nothing."""
+    script = [sys.executable, "-c", code.replace(LOCAL, url)]
+    result = subprocess.run(script, cwd=workplace, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in _commands() if line.startswith("slidecascade") and " serve" not in line]
+)
+def test_commands_run(command: str, workplace: Path) -> None:
+    """The command line's examples exit with 0."""
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+    shell = ["bash", "-c", command]
+    result = subprocess.run(shell, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_make_targets_exist() -> None:
+    """Every `make` line of the README names a target of the Makefile."""
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert named
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
+
+
+def test_the_pipeline_of_your_own_is_accepted(tmp_path: Path) -> None:
+    """The YAML block is a valid pipeline once its models exist."""
+    models = tmp_path / "models"
+    toy_models.write_package(models, toy_models.segmenter_fields("nuclei-unet"), toy_models.darkness_segmenter())
+    first = [{"name": name, "color": [0, 0, 0]} for name in ("Hepatocyte", "Immune", "Other")]
+    second = [{"name": name, "color": [0, 0, 0]} for name in ("Ballooning", "Normal", "Steatosis")]
+    for name, classes in (("my-cell-classifier", first), ("my-hepatocyte-classifier", second)):
+        fields = toy_models.classifier_fields(name, classes=classes)
+        toy_models.write_package(models, fields, toy_models.redness_classifier(72))
+    (tmp_path / "mine.yaml").write_text(_blocks("yaml")[0], encoding="utf-8")
+    assert "my-nash" in load_pipelines(load_repository(models), tmp_path)

@@ -1,0 +1,86 @@
+"""An analyser whose answers are made up and whose work waits until it is told to finish."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from made_analysis import make_analysis
+from numpy.typing import NDArray
+from slidecascade import wire
+from slidecascade.analyser import Analyser, Report
+from slidecascade.control import Control
+from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
+
+PIPELINE = wire.PipelineInfo(
+    name="nash",
+    title="NASH",
+    description="Hepatocytes.",
+    segmenter="nuclei",
+    classifiers=("nash-cell", "nash-hepatocyte"),
+    classes=(wire.ClassInfo(name="Immune", color=(0, 114, 178)),),
+    heatmaps=(wire.HeatmapInfo(name="steatosis", title="Steatosis", kind="fraction"),),
+)
+
+
+class FakeAnalyser(Analyser):
+    """Knows the pipeline `nash` and the slide `a.svs`.
+
+    While `hold` is set, work goes on until it is released or its control says stop; `error` is raised instead of
+    an answer.
+    """
+
+    def __init__(self) -> None:
+        self.hold = threading.Event()
+        self.error: Exception | None = None
+        self.seen: list[tuple[wire.RegionRequest, bytes | None]] = []
+        self.running = 0
+        self.stopped: list[str] = []
+
+    def close(self) -> None:
+        self.hold.clear()
+
+    def analyse(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> Report:
+        self.seen.append((request, image))
+        self.running += 1
+        try:
+            while self.hold.is_set():
+                control.check()
+                time.sleep(0.005)
+            control.check()
+        except SlideCascadeError as error:
+            self.stopped.append(error.problem)
+            raise
+        finally:
+            self.running -= 1
+        if self.error is not None:
+            raise self.error
+        return Report(make_analysis(20), _overview)
+
+    def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
+        return (PIPELINE,)
+
+    def pipeline(self, name: str) -> wire.PipelineInfo:
+        if name != PIPELINE.name:
+            raise UnknownPipelineError(f"There is no pipeline {name!r}.")
+        return PIPELINE
+
+    def models(self) -> tuple[wire.ModelInfo, ...]:
+        return ()
+
+    def slides(self) -> wire.SlideList:
+        return wire.SlideList(slides=(wire.SlideRef(id="a.svs"),))
+
+    def slide(self, slide_id: str) -> wire.SlideInfo:
+        if slide_id == "fault":
+            raise ValueError(f"opening /data/{slide_id} failed")
+        if slide_id != "a.svs":
+            raise UnknownSlideError(f"There is no slide {slide_id!r}.")
+        return wire.SlideInfo(
+            id=slide_id, width=1, height=1, mpp=0.25, objective_power=40, vendor="aperio", levels=()
+        )
+
+
+def _overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
+    return np.full((600, 800, 3), 240, np.uint8), 1.0

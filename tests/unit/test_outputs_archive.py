@@ -1,0 +1,144 @@
+"""All answers at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from made_analysis import make_analysis
+from qupath import check_feature_collection
+from slidecascade import wire
+from slidecascade.errors import InvalidRequestError, ModelFailedError
+from slidecascade.geometry import Box
+from slidecascade.outputs import archive, geojson, summary
+
+NAMES = ["summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"]
+
+
+def image_of(region: Box) -> Any:
+    return np.full((region.height, region.width, 3), (236, 190, 214), np.uint8)
+
+
+def decoded(picture: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def zipped(**options: Any) -> bytes:
+    analysis = make_analysis(60)
+    return b"".join(archive.encode(analysis, image_of(analysis.region_l0), downsample=1, **options))
+
+
+def test_the_zip_opens_and_holds_every_answer() -> None:
+    """Each file is whole and is what its own encoder gives."""
+    analysis = make_analysis(60)
+    with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
+        assert opened.testzip() is None
+        assert opened.namelist() == NAMES
+        files = {name: opened.read(name) for name in NAMES}
+
+    assert check_feature_collection(files["cells.geojson"]) == 60
+    assert files["cells.geojson"] == b"".join(geojson.encode(analysis))
+    assert wire.Summary.model_validate_json(files["summary.json"]) == summary.summarise(analysis)
+    shapes = {name: decoded(files[name]).shape for name in NAMES if name.endswith(".png")}
+    assert [shape[2] for shape in shapes.values()] == [4, 4, 3]
+    assert shapes["overlay.png"][1] == analysis.region_l0.width
+
+
+def test_the_same_analysis_gives_the_same_bytes() -> None:
+    """Neither the time of day nor anything random is in the zip; the colormap is."""
+    assert zipped() == zipped()
+    assert zipped(colormap="jet") != zipped()
+
+
+def test_a_reader_that_cannot_seek_can_unpack_it(tmp_path: Path) -> None:
+    """Every entry says where it ends by itself: deflated, and without zip64 while it is small."""
+    with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
+        for entry in opened.infolist():
+            assert entry.compress_type == zipfile.ZIP_DEFLATED
+            assert entry.extract_version < zipfile.ZIP64_VERSION
+            assert entry.flag_bits & 0x08
+
+
+def test_a_big_collection_is_zip64() -> None:
+    """What may exceed 2 GiB is written in the format that allows it."""
+    assert not archive._needs_zip64(make_analysis(10))
+    many = make_analysis(1000)
+    vertices = np.broadcast_to(np.zeros((1, 2)), (60_000_000, 2))  # takes no memory
+    offsets = np.linspace(0, 60_000_000, 1001).astype(np.int64)
+    instances = replace(many.instances, vertices=vertices, offsets=offsets)
+    assert archive._needs_zip64(replace(many, instances=instances))
+
+
+def test_memory_does_not_grow_with_the_cells() -> None:
+    """Five times the cells need no more memory to encode than a few pieces."""
+    peaks = []
+    for cells in (2_000, 10_000):
+        analysis = make_analysis(cells, heatmaps=())
+        image = image_of(analysis.region_l0)
+        tracemalloc.start()
+        total = sum(len(piece) for piece in archive.encode(analysis, image, downsample=1))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    assert total > 1e6
+    assert peaks[1] < peaks[0] + 3e6
+
+
+def test_a_bad_colormap_or_bad_cells_are_refused_before_the_first_byte() -> None:
+    """An answer that cannot be completed is not begun."""
+    analysis = make_analysis(3)
+    with pytest.raises(InvalidRequestError):
+        archive.encode(analysis, image_of(analysis.region_l0), downsample=1, colormap="rainbow")
+    analysis.instances.scores[0] = np.nan
+    with pytest.raises(ModelFailedError):
+        archive.encode(analysis, image_of(analysis.region_l0), downsample=1)
+
+
+def test_giving_up_halfway_leaves_no_error() -> None:
+    """A client that went away closes the stream without a complaint from the zip."""
+    analysis = make_analysis(5000)
+    pieces = archive.encode(analysis, image_of(analysis.region_l0), downsample=1)
+    for _ in range(6):
+        next(pieces)
+
+    pieces.close()  # type: ignore[attr-defined]  # a generator, by contract an iterator
+
+
+def test_a_folder_gets_the_files_of_the_zip(tmp_path: Path) -> None:
+    """The same names and contents; an older file is replaced; nothing unfinished is left."""
+    analysis = make_analysis(60)
+    folder = tmp_path / "new" / "out"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("old")
+
+    paths = archive.write_folder(analysis, image_of(analysis.region_l0), folder, downsample=1)
+
+    assert [str(path.relative_to(folder)) for path in paths] == NAMES
+    with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
+        assert all(path.read_bytes() == opened.read(str(path.relative_to(folder))) for path in paths)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == set(NAMES)
+    assert json.loads((folder / "summary.json").read_text())["cells"] == 60
+
+
+def test_a_file_that_cannot_be_finished_is_not_left_behind(tmp_path: Path) -> None:
+    """When writing breaks off, the old file stays and the half-written one goes."""
+    (tmp_path / "cells.geojson").write_text("old")
+
+    def breaks() -> Any:
+        yield b"half"
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        archive._write_atomically(tmp_path / "cells.geojson", breaks())
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.geojson"]
+    assert (tmp_path / "cells.geojson").read_text() == "old"

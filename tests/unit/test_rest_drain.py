@@ -1,0 +1,102 @@
+"""Leaving in order, with real signals to this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+from slidecascade.admission import Admission
+from slidecascade.drain import SIGNALS, Drain
+from slidecascade.errors import DrainingError, OverloadedError
+from slidecascade.metrics import Metrics
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(limit=1, retry_after_s=3, metrics=Metrics())
+
+
+@pytest.fixture
+def handed_on() -> Iterator[list[int]]:
+    """Signals that reach the server whose handlers are taken over."""
+    received: list[int] = []
+
+    def server(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, server) for number in SIGNALS}
+    yield received
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def test_places_are_limited_and_given_back(admission: Admission) -> None:
+    """A place is free again whether the work succeeded or failed."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="work"):
+            async with admission.region():
+                with pytest.raises(OverloadedError) as caught:
+                    async with admission.region():
+                        pass
+                assert caught.value.retry_after_s == 3
+                raise ValueError("work")
+    assert admission.in_flight == 0
+
+
+async def test_a_timeout_of_the_work_is_its_own(admission: Admission) -> None:
+    """Only an abandoned region is told that the server drains."""
+    with pytest.raises(TimeoutError):
+        async with admission.region():
+            raise TimeoutError
+
+
+async def test_the_signal_waits_for_the_work(admission: Admission, handed_on: list[int]) -> None:
+    """After SIGTERM nobody new is let in, and the server hears of it when the last region is done."""
+    Drain(admission, notice_s=0.0, grace_s=5).take_over()
+    async with admission.region():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        assert admission.closed
+        with pytest.raises(DrainingError):
+            async with admission.region():
+                pass
+        assert handed_on == []
+    await asyncio.sleep(0.2)
+    assert handed_on == [signal.SIGTERM]
+
+
+async def test_the_listener_stays_for_the_notice(admission: Admission, handed_on: list[int]) -> None:
+    """An idle server keeps answering until balancers had time to notice."""
+    Drain(admission, notice_s=0.3, grace_s=5).take_over()
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.15)
+    assert admission.closed
+    assert handed_on == []
+    await asyncio.sleep(0.3)
+    assert handed_on == [signal.SIGINT]
+
+
+async def test_work_that_outlasts_the_grace_is_abandoned(admission: Admission, handed_on: list[int]) -> None:
+    """After the time of grace a region in flight is answered `draining`."""
+    Drain(admission, notice_s=0.0, grace_s=0.1).take_over()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(DrainingError):
+        async with asyncio.timeout(5), admission.region():
+            await asyncio.sleep(10)
+    await asyncio.sleep(0.2)
+    assert handed_on == [signal.SIGTERM]
+
+
+async def test_both_signals_are_one_wish(admission: Admission, handed_on: list[int]) -> None:
+    """Ctrl-C in a terminal reaches a worker as SIGINT and, through its supervisor, as SIGTERM."""
+    Drain(admission, notice_s=0.0, grace_s=5).take_over()
+    async with admission.region():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.2)
+    assert handed_on == [signal.SIGINT]

@@ -1,0 +1,219 @@
+"""Bodies of region requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slidecascade import intake
+from slidecascade.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    MalformedRequestError,
+    SlideCascadeError,
+    UnsupportedMediaTypeError,
+    UploadTooLargeError,
+)
+from slidecascade.intake import Order, parse_request, read_order
+from starlette.requests import Request
+from starlette.types import Message
+
+NASH = b'{"pipeline": "nash", "mpp": 0.5}'
+
+
+def part(name: str, content: bytes, *, boundary: str = "b", more: str = "") -> bytes:
+    """One part of a form."""
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="patient 7.png"\r\n{more}\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+def form(*parts: bytes, boundary: str = "b") -> bytes:
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+async def read(
+    chunks: Sequence[bytes],
+    content_type: str = "multipart/form-data; boundary=b",
+    *,
+    max_bytes: int = 10_000,
+    headers: Sequence[tuple[str, str]] = (),
+    ending: str = "http.request",
+) -> Order:
+    messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages.append({"type": ending, "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else await asyncio.Future()
+
+    raw = [(key.lower().encode(), value.encode()) for key, value in [("content-type", content_type), *headers]]
+    return await read_order(Request({"type": "http", "headers": raw}, receive), max_bytes=max_bytes)
+
+
+async def test_a_form_is_read_whatever_its_chunks() -> None:
+    """Image and request come out as they went in, in one piece or byte by byte, in either order."""
+    image = bytes(range(256)) * 3 + b"\r\n--bb\r\n"
+    for body in (
+        form(part("image", image), part("request", NASH)),
+        form(part("request", NASH), part("image", image)),
+    ):
+        for size in (1, 7, len(body)):
+            order = await read([body[start : start + size] for start in range(0, len(body), size)])
+
+            assert (order.image, order.request.pipeline, order.request.mpp) == (image, "nash", 0.5)
+
+
+async def test_a_form_may_name_a_slide() -> None:
+    """A form without an image is fine when the request names a slide."""
+    order = await read([form(part("request", b'{"pipeline": "nash", "slide": "a.svs"}'))])
+
+    assert (order.request.slide, order.image) == ("a.svs", None)
+
+
+async def test_json_is_read() -> None:
+    """A JSON body names a slide."""
+    order = await read([b'{"pipeline": "nash",', b'"slide": "a.svs"}'], "application/json; charset=utf-8")
+
+    assert order == Order(intake.RegionRequest(pipeline="nash", slide="a.svs"), None)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (form(part("image", b"x")), "no part 'request'"),
+        (form(part("request", NASH)), "no part 'image'"),
+        (form(part("image", b"x"), part("image", b"y"), part("request", NASH)), "'image' twice"),
+        (form(part("image", b"x"), part("request", NASH), part("request", NASH)), "'request' twice"),
+        (form(part("image", b"x"), part("request", NASH), part("patient", b"y")), "neither"),
+        (form(part("image", b"x"), part("request", b"{")), "JSON"),
+        (form(part("image", b"x"), part("request", b"")), "JSON"),
+        (form(part("image", b"x"), part("request", b"[]")), "JSON"),
+        (form(part("image", b"x"), part("request", b"\xff\xfe")), "JSON"),
+        (form(part("image", b"x"), part("request", b"[" * 5000)), "JSON"),
+        (part("image", b"x"), "ends before"),
+        (form(part("image", b"x"), boundary="other"), "boundary"),
+        (form(part("image", b"x", more="X: " + "y" * 9000 + "\r\n")), "boundary"),
+        (b"", "ends before"),
+        (b"\0" * 50, "boundary"),
+        (b"--b\r\n\r\nx\r\n--b--\r\n", "neither"),
+    ],
+)
+async def test_a_broken_form_is_malformed(body: bytes, says: str) -> None:
+    """What is wrong with the form is said, and no file name with it."""
+    with pytest.raises(MalformedRequestError, match=says) as caught:
+        await read([body])
+    assert "patient" not in caught.value.detail
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=" + "x" * 500])
+async def test_a_boundary_is_needed(content_type: str) -> None:
+    """A form without a usable boundary cannot be read."""
+    with pytest.raises(MalformedRequestError, match="boundary"):
+        await read([form(part("request", NASH))], content_type)
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "image/png", "application/x-www-form-urlencoded", ";"])
+async def test_other_media_types_are_told_what_is_read(content_type: str) -> None:
+    """A body of another type is not looked at."""
+    with pytest.raises(UnsupportedMediaTypeError, match="multipart/form-data"):
+        await read([b"x"], content_type)
+
+
+async def test_an_encoded_body_is_not_read() -> None:
+    """A compressed body could hold anything of any size."""
+    with pytest.raises(UnsupportedMediaTypeError, match="Content-Encoding"):
+        await read([b"{}"], "application/json", headers=[("Content-Encoding", "gzip")])
+
+
+async def test_the_limit_holds_while_reading() -> None:
+    """A body of unknown length is refused as soon as it passes the limit, not when it is complete."""
+    endless = [part("image", b"x" * 500), *[b"x" * 500] * 1000]
+
+    with pytest.raises(UploadTooLargeError, match="2000 bytes"):
+        await read(endless, max_bytes=2000)
+
+
+async def test_a_declared_length_is_believed_at_once() -> None:
+    """A body that says it is too large is refused before it is read."""
+    with pytest.raises(UploadTooLargeError, match="2000 bytes"):
+        await read([], max_bytes=2000, headers=[("Content-Length", "2001")])
+
+
+async def test_documents_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JSON document may not be as large as an image."""
+    monkeypatch.setattr(intake, "MAX_JSON_BYTES", 100)
+    with pytest.raises(UploadTooLargeError):
+        await read([form(part("image", b"x"), part("request", b" " * 101))])
+    with pytest.raises(UploadTooLargeError):
+        await read([b" " * 101], "application/json")
+
+
+async def test_a_stalled_upload_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that stops sending does not keep its place."""
+    monkeypatch.setattr(intake, "STALL_S", 0.01)
+    messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await asyncio.Future()
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_order(request, max_bytes=100)
+
+
+async def test_a_caller_who_leaves_while_sending_cancels() -> None:
+    """A connection that closes in the middle of a body is a cancelled request."""
+    with pytest.raises(CancelledError):
+        await read([b"--b\r\n"], ending="http.disconnect")
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ('{"pipeline": "nash", "mpp": NaN}', "mpp"),
+        ('{"pipeline": "nash", "mpp": Infinity}', "mpp"),
+        ('{"pipeline": "nash", "mpp": -Infinity}', "mpp"),
+        ('{"pipeline": "nash", "mpp": 1e999}', "mpp"),
+        ('{"pipeline": "nash", "mpp": 0}', "mpp"),
+        ('{"pipeline": "nash", "mpp": -0.5}', "mpp"),
+        ('{"pipeline": "nash", "mpp": "half"}', "mpp"),
+        ('{"pipeline": "nash", "deadline_s": NaN}', "deadline_s"),
+        ('{"pipeline": "nash", "deadline_s": 0}', "deadline_s"),
+        ('{"pipeline": "nash", "thresholds": {"nuclei": NaN}}', "thresholds.nuclei"),
+        ('{"pipeline": "nash", "tile_px": 1}', "tile_px"),
+        ('{"pipeline": "nash", "tile_px": 256.5}', "tile_px"),
+        ('{"pipeline": "nash", "region": {"x": 0, "y": 0, "width": -5, "height": 5}}', "region.width"),
+        ('{"pipeline": "nash", "region": {"x": 0, "y": 0, "width": 0, "height": 5}}', "region.width"),
+        ('{"pipeline": "nash", "region": {"x": 0.5, "y": 0, "width": 5, "height": 5}}', "region.x"),
+        ('{"pipeline": "nash", "region": {"x": 0, "y": 0, "width": 5}}', "region.height"),
+        ('{"pipeline": "nash", "pixelsize": 1}', "pixelsize"),
+        ('{"pipeline": ""}', "pipeline"),
+        ("{}", "pipeline"),
+    ],
+)
+def test_a_wrong_field_is_named(document: str, field: str) -> None:
+    """Every value that cannot be used is refused with the field it is in."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document.encode())
+    assert [name for name, _ in caught.value.errors] == [field]
+    assert repr(field) in caught.value.detail
+
+
+def test_all_wrong_fields_are_listed() -> None:
+    """The caller learns of every wrong field at once."""
+    with pytest.raises(InvalidRequestError, match="and 1 more") as caught:
+        parse_request(b'{"pipeline": "", "mpp": 0}')
+    assert {name for name, _ in caught.value.errors} == {"pipeline", "mpp"}
+
+
+@given(st.binary(max_size=400), st.sampled_from(["multipart/form-data; boundary=b", "application/json"]))
+def test_any_bytes_end_in_an_error_of_ours(body: bytes, content_type: str) -> None:
+    """No body raises anything but an error with a status."""
+    for content in (body, form(part("image", body), part("request", body))):
+        try:
+            asyncio.run(read([content], content_type))
+        except SlideCascadeError:
+            pass

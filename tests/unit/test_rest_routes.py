@@ -1,0 +1,353 @@
+"""The REST API around an analyser whose answers are made up, in process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from fake_analyser import FakeAnalyser
+from slidecascade import errors, logs, wire
+from slidecascade.metrics import Metrics
+from slidecascade.process import Process
+from slidecascade.rest import STATUS
+from slidecascade.settings import Settings
+
+FORM = {"image": ("patient-7.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
+
+
+@pytest.fixture
+def analyser() -> Iterator[FakeAnalyser]:
+    fake = FakeAnalyser()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+async def process(analyser: FakeAnalyser) -> AsyncIterator[Process]:
+    settings = Settings(max_regions_in_flight=2, max_upload_bytes=5000, retry_after_s=7, max_deadline_s=20)
+    made = Process(settings, analyser=analyser, metrics=Metrics())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def client(process: Process) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(process.guard(process.rest), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as made:
+        yield made
+
+
+def problem(response: httpx.Response) -> wire.Problem:
+    """The problem in an answer, after the checks every one must pass."""
+    assert response.headers["content-type"] == wire.PROBLEM
+    told = wire.Problem.model_validate_json(response.content)
+    assert told.status == response.status_code
+    assert told.request_id == response.headers["x-request-id"]
+    assert told.title
+    assert told.detail.endswith(".")
+    return told
+
+
+async def post(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
+    return await client.post("/v1/regions", **{"files": FORM, **options})
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_cells_are_the_default_answer(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """Without Accept a region is answered as GeoJSON; the analyser gets the request and the bytes."""
+    response = await post(client)
+
+    assert response.headers["content-type"] == wire.GEOJSON
+    assert len(response.json()["features"]) == 20
+    assert analyser.seen == [(wire.RegionRequest(pipeline="nash", mpp=0.5), b"pixels")]
+
+
+async def test_accept_chooses_the_answer(client: httpx.AsyncClient) -> None:
+    """Summary, heatmap and zip are answered to those who ask for them."""
+    summary = await post(client, headers={"Accept": "application/json"})
+    assert wire.Summary.model_validate_json(summary.content).cells == 20
+    heatmap = await post(client, headers={"Accept": "image/png"}, params={"heatmap": "steatosis", "colormap": "jet"})
+    assert heatmap.content[:4] == b"\x89PNG"
+    archive = await post(client, headers={"Accept": "application/zip"})
+    assert "cells.geojson" in zipfile.ZipFile(BytesIO(archive.content)).namelist()
+    assert archive.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "name"),
+    [
+        ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
+        ({"params": {"heatmap": "gold"}}, 404, "unknown-heatmap"),
+        ({"params": {"colormap": "rainbow"}}, 422, "invalid-request"),
+        ({"params": {"heatmp": "steatosis"}}, 422, "invalid-request"),
+        ({"params": [("colormap", "jet"), ("colormap", "jet")]}, 422, "invalid-request"),
+        ({"files": None, "content": b"x"}, 415, "unsupported-media-type"),
+        ({"files": None, "content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "malformed-request"),
+        ({"files": {**FORM, "image": b"x" * 6000}}, 413, "upload-too-large"),
+        ({"files": {**FORM, "request": (None, '{"pipeline": "gold"}')}}, 404, "unknown-pipeline"),
+        ({"files": {**FORM, "request": (None, '{"pipeline": "nash", "mpp": NaN}')}}, 422, "invalid-request"),
+    ],
+)
+async def test_a_bad_request_is_a_problem(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, options: dict[str, Any], status: int, name: str
+) -> None:
+    """Everything wrong with a request is told before the work, as a problem with a stable name."""
+    told = problem(await post(client, **options))
+
+    assert (told.status, told.name) == (status, name)
+    assert analyser.seen == []
+    assert (await post(client)).status_code == 200
+
+
+async def test_wrong_fields_are_listed(client: httpx.AsyncClient) -> None:
+    """The problem lists each wrong field."""
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0, "region": {"x": 0}}')}
+    told = problem(await post(client, files=files))
+
+    assert told.errors is not None
+    assert {item.field for item in told.errors} == {"mpp", "region.y", "region.width", "region.height"}
+
+
+RAISED = [kind for kind in STATUS if kind not in (errors.TilesFailedError, errors.CancelledError)]
+
+
+@pytest.mark.parametrize("kind", RAISED)
+async def test_every_error_of_the_work_has_its_status(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, kind: type[errors.SlideCascadeError]
+) -> None:
+    """The table's status, the class's name and the error's sentence reach the caller."""
+    more = {"retry_after_s": 9} if issubclass(kind, errors.RetryLaterError) else {}
+    analyser.error = kind("It went wrong: do better.", **more)
+    response = await post(client)
+
+    told = problem(response)
+    assert (told.name, told.status, told.detail) == (kind.problem, STATUS[kind], "It went wrong: do better.")
+    assert response.headers.get("retry-after") == ("9" if more else None)
+
+
+async def test_failed_tiles_are_listed(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """A caller can see which tiles failed and why."""
+    analyser.error = errors.TilesFailedError("1 of 9 tiles failed.", tiles=(((1, 2, 3, 4), "model-failed"),))
+    told = problem(await post(client))
+
+    assert told.status == 500
+    assert told.tiles == (wire.FailedTile(x=1, y=2, width=3, height=4, reason="model-failed"),)
+
+
+def test_every_error_has_a_row_or_is_told_at_start() -> None:
+    """No error of a request is missing from the status table."""
+    known = [kind for kind in vars(errors).values() if isinstance(kind, type) and "problem" in vars(kind)]
+    at_start = {
+        errors.SlideCascadeError,
+        errors.ModelPackageError,
+        errors.PipelineSpecError,
+        errors.SettingsError,
+        errors.ListenError,
+        errors.MissingExtraError,
+    }
+    assert set(known) - set(STATUS) == at_start
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "name"),
+    [
+        ("GET", "/v1/slides/nothing", 404, "unknown-slide"),
+        ("GET", "/v1/slides/", 404, "unknown-slide"),
+        ("GET", "/v1/slides/%2e%2e/%2e%2e/etc/passwd", 404, "unknown-slide"),
+        ("GET", "/v1/pipelines/gold", 404, "unknown-pipeline"),
+        ("GET", "/nothing", 404, "not-found"),
+        ("GET", "/v1/pipelines/", 404, "unknown-pipeline"),
+        ("PUT", "/v1/regions", 405, "method-not-allowed"),
+        ("POST", "/livez", 405, "method-not-allowed"),
+        ("BREW", "/v1/slides", 405, "method-not-allowed"),
+        ("GET", "/v1/slides/fault", 500, "internal-error"),
+    ],
+)
+async def test_other_addresses_answer_problems_too(
+    client: httpx.AsyncClient, method: str, path: str, status: int, name: str
+) -> None:
+    """Unknown things, addresses and methods are problems; so is a fault, without a word of what it was."""
+    response = await client.request(method, path)
+
+    told = problem(response)
+    assert (told.status, told.name) == (status, name)
+    assert "ValueError" not in response.text
+    assert "/data" not in response.text
+    assert ("allow" in response.headers) == (status == 405)
+
+
+async def test_the_catalogue_is_answered(client: httpx.AsyncClient) -> None:
+    """Pipelines, models and slides are listed and shown."""
+    assert (await client.get("/v1/pipelines")).json()["pipelines"][0]["name"] == "nash"
+    assert (await client.get("/v1/pipelines/nash")).json()["segmenter"] == "nuclei"
+    assert (await client.get("/v1/models")).json() == {"models": []}
+    assert (await client.get("/v1/slides")).json()["slides"] == [{"id": "a.svs"}]
+    assert (await client.get("/v1/slides/a.svs")).json()["vendor"] == "aperio"
+
+
+@pytest.mark.parametrize("asked", ["abc-1.2_X", "a" * 64])
+async def test_a_valid_request_id_is_kept(client: httpx.AsyncClient, asked: str) -> None:
+    """The caller's id comes back."""
+    assert (await client.get("/livez", headers={"X-Request-Id": asked})).headers["x-request-id"] == asked
+
+
+@pytest.mark.parametrize("asked", ["", "a b", "a" * 65, "a\u00e4", "a\n", "<script>"])
+async def test_another_request_id_is_replaced(client: httpx.AsyncClient, asked: str) -> None:
+    """What could break a log line or a page is not repeated."""
+    headers = {b"x-request-id": asked.encode()}
+    response = await client.get("/livez", headers=headers)  # type: ignore[arg-type]  # raw bytes are meant
+
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+async def test_the_document_describes_the_contract(client: httpx.AsyncClient) -> None:
+    """Every route of the contract is in it, and every reference leads somewhere."""
+    text = (await client.get("/openapi.json")).text
+    document = json.loads(text)
+
+    expected = {"/v1/regions", "/v1/pipelines", "/v1/pipelines/{name}", "/v1/models", "/v1/models/{name}"}
+    expected |= {"/v1/slides", "/v1/slides/{slide_id}", "/livez", "/readyz", "/metrics"}
+    assert set(document["paths"]) == expected
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert {"RegionRequest", "RegionBox", "Summary", "Problem"} <= names
+    assert names <= set(document["components"]["schemas"])
+
+
+async def test_the_page_needs_no_other_host(client: httpx.AsyncClient) -> None:
+    """Nothing on /docs is loaded from elsewhere, and the browser is told to refuse it."""
+    page = await client.get("/docs")
+
+    assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page.text) == ["docs/swagger-ui.css", "docs/swagger-ui-bundle.js"]
+    assert "://" not in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        assert len((await client.get(f"/docs/{name}")).content) > 100_000
+
+
+async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """Beyond the limit the answer comes at once, says when to try again, and health goes on."""
+    analyser.hold.set()
+    busy = [asyncio.create_task(post(client)) for _ in range(2)]
+    await until(lambda: analyser.running == 2)
+
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    refused = await client.post("/v1/regions", content=unread(), headers={"Content-Type": "application/json"})
+    assert problem(refused).name == "overloaded"
+    assert refused.headers["retry-after"] == "7"
+    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    page = (await client.get("/metrics")).text
+    assert "slidecascade_regions_in_flight 2.0" in page
+    assert 'slidecascade_rejections_total{reason="overloaded"} 1.0' in page
+    assert 'slidecascade_requests_total{method="POST",route="/v1/regions",status="429"} 1.0' in page
+    analyser.hold.clear()
+    assert [response.status_code for response in await asyncio.gather(*busy)] == [200, 200]
+    assert (await post(client)).status_code == 200
+
+
+async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """A region that takes longer than its request allows is stopped and told."""
+    analyser.hold.set()
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    told = problem(await post(client, files=files))
+
+    assert (told.status, told.name) == (504, "deadline-exceeded")
+    assert analyser.stopped == ["deadline-exceeded"]
+
+
+async def test_a_caller_who_leaves_stops_the_work(process: Process, analyser: FakeAnalyser) -> None:
+    """When the connection closes, the work ends and is counted, and the place is free again."""
+    analyser.hold.set()
+    app = process.guard(process.rest)
+    leaves = asyncio.Event()
+    body = [{"type": "http.request", "body": b'{"pipeline": "nash", "slide": "a.svs"}', "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if body:
+            return body.pop()
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/regions", "query_string": b"", "root_path": ""}
+    call = app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)  # type: ignore[arg-type]
+    asked = asyncio.ensure_future(call)
+    await until(lambda: analyser.running == 1)
+    leaves.set()
+    await asked
+    await until(lambda: analyser.running == 0)
+
+    assert analyser.stopped == ["cancelled"]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        page = (await client.get("/metrics")).text
+    assert "slidecascade_cancelled_total 1.0" in page
+    assert "slidecascade_regions_in_flight 0.0" in page
+
+
+async def test_unknown_addresses_add_no_series(client: httpx.AsyncClient) -> None:
+    """However many addresses are tried, the metrics stay as many, and none of them is on the page."""
+    await client.get("/warm-up")
+    await client.get("/v1/slides/other")
+    await client.get("/metrics")
+    before = (await client.get("/metrics")).text
+    for number in range(50):
+        await client.get(f"/secret-{number}")
+        await client.get(f"/v1/slides/patient-{number}.svs")
+        await client.request(f"M{number}", "/warm-up")
+    after = (await client.get("/metrics")).text
+
+    # One method nobody knows is one more series, however many there are.
+    grown = {line.split("{")[0] for line in set(after.splitlines()) if 'method="other"' in line}
+    assert len(after.splitlines()) - len(before.splitlines()) == sum('method="other"' in s for s in after.splitlines())
+    assert grown
+    assert "secret" not in after
+    assert "patient" not in after
+
+
+async def test_log_lines_name_no_slide(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line per request, with template and id; nothing of what was asked for or uploaded."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure()
+    try:
+        await client.get("/v1/slides/patient-8.svs?key=patient-8", headers={"X-Request-Id": "id-1"})
+        await client.get("/v1/slides/fault", headers={"X-Request-Id": "id-2"})
+        analyser.error = errors.ModelFailedError("The network patient-8 failed.")
+        await post(client, headers={"X-Request-Id": "id-3"})
+        await client.get("/livez")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    assert "patient" not in json.dumps(lines)
+    access = [line for line in lines if line["logger"] == "slidecascade.access"]
+    assert [(line["request_id"], line["route"], line["status"]) for line in access] == [
+        ("id-1", "/v1/slides/{slide_id:path}", 404),
+        ("id-2", "/v1/slides/{slide_id:path}", 500),
+        ("id-3", "/v1/regions", 502),
+    ]
+    assert access[2]["problem"] == "model-failed"
+    fault = next(line for line in lines if line["message"] == "unexpected error")
+    assert fault["request_id"] == "id-2"
+    assert fault["exception"][0]["type"] == "ValueError"
+    assert any("fake_analyser.py" in frame for frame in fault["exception"][0]["frames"])

@@ -1,0 +1,1 @@
+"""Recipes that made the bundled models, and synthetic tissue with exact truth."""

@@ -1,0 +1,130 @@
+"""The served packages of the nash classifiers: model.yaml fields and model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slidecascade_training.crops import MPP, Task
+
+if TYPE_CHECKING:
+    from slidecascade_training.nash import Result
+
+_CARD = """\
+# {name}
+
+**Demonstration weights, trained on rendered tissue only. They never saw a patient's slide.** They make the
+`nash` pipeline run out of the box; to analyse real tissue, convert and serve a classifier trained on it.
+
+For Research Use Only. Not for use in diagnostic procedures.
+
+| | |
+|---|---|
+| Task | {question} |
+| Classes | {classes} |
+| Input | `image`: uint8 `(N, {input_px}, {input_px}, 3)`, RGB; normalisation is in the graph |
+| Crop | {crop_px} x {crop_px} px at 0.25 um/px around the nucleus' centroid{resizing} |
+| Output | `probabilities`: float32 `(N, 3)`, softmax |
+| Network | Xception-style (Chollet 2017), separable convolutions with residuals |
+| Licence | Apache-2.0 |
+
+## How it was made
+
+    python -m slidecascade_training.nash --out runs/nash --minutes {total_minutes:.0f} --seed {seed} \\
+        --package models
+
+{windows} rendered windows of 768 x 768 px with random stain, brightness, blur, noise, JPEG quality and
+pixel size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged); {minutes:.1f} minutes of
+training on two shared CPU cores. Training seeds {first_training} to {last_training}, held-out seeds
+{first_held_out} to {last_held_out}.
+
+## Measured
+
+The served ONNX graph on crops of the held-out windows: **balanced accuracy {balanced:.4f}**.
+
+{confusion}
+
+Rows are the truth, columns the answers.
+
+## Limits
+
+- Held-out windows come from the same renderer: the figure says that the recipe works, not how well real tissue
+  is read.
+- Rendered tissue has no bile ducts, pigment, bile, necrosis, mitoses, tears or folds; crops of those get an
+  answer all the same.
+- {limit}
+- A detection that is no nucleus still gets one of the three classes.
+"""
+
+_QUESTIONS = {
+    "nash-cell": "Which cell does a nucleus belong to?",
+    "nash-hepatocyte": "In what state is a hepatocyte?",
+}
+_LIMITS = {
+    "nash-cell": "Lining cells are long and lymphocytes round in the renderer; plump Kupffer cells are easily "
+    "taken for immune cells.",
+    "nash-hepatocyte": "Ballooning is rendered as enlarged, pale, wispy cytoplasm; pathologists disagree about "
+    "real ballooning, and the renderer cannot settle that.",
+}
+
+
+def package(models_dir: Path, task: Task, graph: Any, result: Result, *, seed: int, held_out: range) -> Path:
+    """Write `models_dir/<task>`: the graph, its model.yaml and its card."""
+    from slidecascade_convert.package import write_package
+
+    return write_package(
+        models_dir, spec_fields(task, result, held_out), graph, card(task, result, seed, held_out)
+    )
+
+
+def spec_fields(task: Task, result: Result, held_out: range) -> dict[str, object]:
+    """The fields of model.yaml, without the sha256 the packager adds."""
+    split = f"seeds {held_out.start} to {held_out[-1]} held out"
+    return {
+        "name": task.name,
+        "version": 1,
+        "task": "classify",
+        "head": "softmax",
+        "mpp": MPP,
+        "input": {"height_px": task.input_px, "width_px": task.input_px, "multiple_of": 1},
+        "crop": {"size_px": task.crop_px},
+        "classes": [
+            {"name": name, "color": list(color)} for name, color in zip(task.classes, task.colors, strict=True)
+        ],
+        "options": {},
+        "licence": "Apache-2.0",
+        "training_data": [{"name": "rendered liver tissue", "licence": "Apache-2.0", "split": split}],
+        "accuracy": {"balanced_accuracy": round(result.balanced_accuracy, 4)},
+    }
+
+
+def card(task: Task, result: Result, seed: int, held_out: range) -> str:
+    """The model card, as Markdown."""
+    resizing = "" if task.crop_px == task.input_px else f", resized to {task.input_px} x {task.input_px} px"
+    first_training = seed * 10_000
+    return _CARD.format(
+        name=task.name,
+        question=_QUESTIONS[task.name],
+        classes=", ".join(task.classes),
+        input_px=task.input_px,
+        crop_px=task.crop_px,
+        resizing=resizing,
+        total_minutes=3 * result.minutes,
+        seed=seed,
+        windows=result.windows,
+        minutes=result.minutes,
+        first_training=first_training,
+        last_training=first_training + result.windows - 1,
+        first_held_out=held_out.start,
+        last_held_out=held_out[-1],
+        balanced=result.balanced_accuracy,
+        confusion=_table(task, result),
+        limit=_LIMITS[task.name],
+    )
+
+
+def _table(task: Task, result: Result) -> str:
+    lines = ["| truth | " + " | ".join(task.classes) + " |", "|---|" + "---:|" * len(task.classes)]
+    for name, counts in zip(task.classes, result.confusion.tolist(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(str(count) for count in counts) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,239 @@
+"""From a trained nuclei run to the `nuclei-unet` package: export, thresholds, measured accuracy, card."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.cells.heads import unet
+from slidecascade_training import dsb2018
+from slidecascade_training.matching import Accuracy, Labels, measure
+
+if TYPE_CHECKING:
+    import onnx
+
+Maps = npt.NDArray[np.uint8]
+
+NAME = "nuclei-unet"
+VERSION = 1
+MPP = 0.5
+MULTIPLE_OF = 8
+HALO_PX = 64
+SCALE = 1.0 / 255.0
+
+_FOREGROUNDS = (0.4, 0.45, 0.5, 0.55, 0.6)
+_SEEDS = (0.4, 0.5, 0.6, 0.7, 0.8)
+_AREAS_UM2 = (4.0, 6.0, 8.0)
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """The head's thresholds as ``model.yaml`` names them."""
+
+    foreground: float
+    seed: float
+    min_area_um2: float
+
+
+def package_run(data: Path, run: Path, models_dir: Path) -> None:
+    """Export a run's averaged weights, tune, measure and write the package into `models_dir`.
+
+    Raises:
+        ValueError: The run holds no checkpoint.
+        slidecascade_convert.parity.ParityError: The exported graph differs from the network.
+    """
+    from slidecascade_convert.keras import onnx_from_keras
+    from slidecascade_convert.package import write_package
+    from slidecascade_convert.parity import check_parity
+    from slidecascade_training.nuclei import Trainer
+
+    trainer = Trainer(run)
+    if not int(trainer.steps.numpy()):
+        raise ValueError(f"There is no checkpoint in '{run.name}'; train first.")
+    network = trainer.averaged
+    graph = onnx_from_keras(network, scale=SCALE, output_name="maps", as_bytes=True)
+    check_parity(network, graph, scale=SCALE)
+    predict = graph_predictor(graph)
+    options = tune([(item.labels, predict(item.image)) for item in dsb2018.read_images(data, "tune")])
+    measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    card = _card(settings, int(trainer.steps.numpy()), options, measured, view_radius_px())
+    fields = _spec_fields(options, measured, with_nucls=bool(settings["nucls_images"]))
+    write_package(models_dir, fields, graph, card, max_batch=8)
+
+
+def graph_predictor(graph: "onnx.ModelProto") -> Callable[[npt.NDArray[np.uint8]], Maps]:
+    """A function from an image ``(H, W, 3)`` of any size to its maps ``(H, W, 2)``, edges mirrored."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def predict(image: npt.NDArray[np.uint8]) -> Maps:
+        height, width = image.shape[:2]
+        below, right = -height % MULTIPLE_OF, -width % MULTIPLE_OF
+        padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
+        maps: Maps = session.run(None, {"image": padded[None]})[0][0]
+        return np.ascontiguousarray(maps[:height, :width])
+
+    return predict
+
+
+def decode(maps: Maps, options: HeadOptions) -> Labels:
+    """The production head at the model's pixel size."""
+    return unet.decode(
+        maps,
+        foreground=options.foreground,
+        seed=options.seed,
+        min_area_px=options.min_area_um2 / MPP**2,
+    )
+
+
+def tune(pairs: Sequence[tuple[Labels, Maps]]) -> HeadOptions:
+    """The options with the best mean of AP at IoU 0.5 and mean AP over (truth, maps) pairs."""
+
+    def score(options: HeadOptions) -> float:
+        accuracy = measure([(truth, decode(maps, options)) for truth, maps in pairs])
+        return 0.5 * (accuracy.ap50 + accuracy.mean_ap)
+
+    grid = itertools.starmap(HeadOptions, itertools.product(_FOREGROUNDS, _SEEDS, (6.0,)))
+    best = max(grid, key=score)
+    return max((replace(best, min_area_um2=area) for area in _AREAS_UM2), key=score)
+
+
+def measure_by_kind(
+    images: Sequence[dsb2018.NucleiImage], predict: Callable[[Any], Maps], options: HeadOptions
+) -> dict[str, Accuracy]:
+    """Accuracy of the exported graph with the production head: all images under 'all', then every kind."""
+    results = {item.stem: (item.labels, decode(predict(item.image), options)) for item in images}
+    by_kind = {"all": measure(list(results.values()))}
+    for kind in dsb2018.KINDS:
+        by_kind[kind] = measure([results[item.stem] for item in images if item.kind == kind])
+    return by_kind
+
+
+def _spec_fields(options: HeadOptions, measured: dict[str, Accuracy], *, with_nucls: bool) -> dict[str, object]:
+    data = [
+        {
+            "name": "Data Science Bowl 2018 stage1_train (BBBC038), corrected masks",
+            "licence": "CC0-1.0",
+            "split": "validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
+        }
+    ]
+    if with_nucls:
+        data.append({"name": "NuCLS, ten breast H&E crops", "licence": "CC0-1.0", "split": "training only"})
+    whole = measured["all"]
+    accuracy = {"ap50": whole.ap50, "ap50_pooled": whole.ap50_pooled, "mean_ap": whole.mean_ap, "dice": whole.dice}
+    for kind in dsb2018.KINDS:
+        accuracy[f"ap50_{kind}"] = measured[kind].ap50
+    return {
+        "name": NAME,
+        "version": VERSION,
+        "task": "segment",
+        "head": "unet",
+        "mpp": MPP,
+        "input": {"height_px": None, "width_px": None, "multiple_of": MULTIPLE_OF},
+        "halo_px": HALO_PX,
+        "classes": [{"name": "Nucleus", "color": [0, 158, 115]}],
+        "options": {
+            "foreground": options.foreground,
+            "seed": options.seed,
+            "min_area_um2": options.min_area_um2,
+        },
+        "licence": "Apache-2.0",
+        "training_data": data,
+        "accuracy": {name: round(value, 4) for name, value in accuracy.items()},
+    }
+
+
+def view_radius_px() -> int:
+    """How far from a pixel the network's answer can depend on the image, in pixels, along x or y.
+
+    A fresh network with absolute weights has no cancelling paths, and on a black image it answers 0, so one lit
+    pixel shows everywhere it reaches. Every place relative to the stride is tried.
+    """
+    import keras
+
+    from slidecascade_training.nuclei import build_network
+
+    network = build_network()
+    network.set_weights([np.abs(weights) for weights in network.get_weights()])
+    before_sigmoid = keras.Model(network.input, network.layers[-1].input)
+    middle = 128
+    images = np.zeros((MULTIPLE_OF, 2 * middle, 2 * middle, 3), np.float32)
+    places = middle + np.arange(MULTIPLE_OF)
+    images[np.arange(MULTIPLE_OF), places, places] = 1.0
+    is_reached = before_sigmoid(images).numpy().any(axis=-1)
+    batch, rows, columns = np.nonzero(is_reached)
+    return int(max(np.abs(rows - places[batch]).max(), np.abs(columns - places[batch]).max()))
+
+
+def _card(
+    settings: dict[str, Any], steps: int, options: HeadOptions, measured: dict[str, Accuracy], radius: int
+) -> str:
+    rows = "\n".join(
+        f"| {kind} | {a.images} | {a.ap50:.3f} | {a.ap50_pooled:.3f} | {a.mean_ap:.3f} | {a.dice:.3f} |"
+        for kind, a in measured.items()
+    )
+    with_nucls = " --nucls NUCLS" if settings["nucls_images"] else ""
+    return _CARD.format(
+        rows=rows,
+        steps=steps,
+        with_nucls=with_nucls,
+        options=options,
+        radius=radius,
+        nucls_images=settings["nucls_images"],
+        minutes=settings["minutes"],
+        seed=settings["seed"],
+    )
+
+
+_CARD = """\
+# nuclei-unet
+
+Nuclei in fluorescence, stained and grey bright-field images, as instances. For Research Use Only. Not for use in
+diagnostic procedures.
+
+**In**: `image`, uint8 RGB `(N, H, W, 3)`, H and W multiples of 8, about 0.5 um per pixel for tissue.
+**Out**: `maps`, uint8 `(N, H, W, 2)`: `round(255 * p)` of foreground and of interior (the part of a nucleus
+farther from its rim than 0.4 of the greatest such distance). The `unet` head turns the maps into instances by
+a seeded watershed with foreground {options.foreground}, seed {options.seed}, smallest area
+{options.min_area_um2} um2.
+
+## Network
+A U-Net of three levels (32, 48, 96 filters at 1/2, 1/4 and 1/8 of the resolution), batch norm folded on
+export, depth-to-space upsampling. A pixel's answer depends on pixels at most {radius} px away, so tiles with a
+halo of 64 px, aligned to 8 px, give the maps of the whole image.
+
+## Data
+- Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, CC0: 664 images. Validation when
+  `int(stem[:4], 16) % 5 == 0`; of the rest, `int(stem[4:8], 16) % 10 == 0` tuned the thresholds; the others
+  trained.
+- NuCLS breast H&E: {nucls_images} crops of 256 px, CC0, training only.
+- A part of the fluorescence crops was shown in training as rendered haematoxylin and eosin.
+
+## Recipe
+```
+python -m slidecascade_training.nuclei --data DSB2018{with_nucls} --out RUN --minutes {minutes:g} --seed {seed}
+python -m slidecascade_training.nuclei --data DSB2018 --out RUN --package models
+```
+{steps} steps of 8 crops on two CPU cores. The learning rate follows the clock, so a faster machine trains further
+in the same minutes; the seed fixes the crops, not the number of steps.
+
+## Accuracy
+On the validation split, through the exported graph and the production head. AP is TP / (TP + FN + FP).
+
+| images | n | AP50, mean of images | AP50, pooled | mean AP 0.5:0.95 | foreground Dice |
+|---|---|---|---|---|---|
+{rows}
+
+## Limits
+- The bright-field validation images are few (10 colour, 3 grey): read their figures with that in mind.
+- Liver tissue was looked at, not measured: there is no public instance truth for it among the data used.
+- Nuclei wider than about 90 px, twice the network's view, may be split; rescale such images first.
+"""
