@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
-from made_analysis import make_analysis
 from numpy.typing import NDArray
+
+from made_analysis import make_analysis
 from slidecascade import wire
 from slidecascade.analyser import Analyser, Report
 from slidecascade.control import Control
@@ -41,7 +43,14 @@ class FakeAnalyser(Analyser):
     def close(self) -> None:
         self.hold.clear()
 
-    def analyse(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> Report:
+    def analyse(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        *,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Report:
         self.seen.append((request, image))
         self.running += 1
         try:

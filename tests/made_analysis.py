@@ -42,13 +42,15 @@ def grid_over(region_l0: Box, *, mpp_l0: float, downsample: float) -> Grid:
     return Grid(region_l0.x, region_l0.y, downsample, size, mpp_l0 * downsample)
 
 
-def make_instances(centroids: np.ndarray, radii: np.ndarray, *, vertices: int, seed: int = 0) -> Instances:
-    """Wobbly discs, at least three vertices each; no cascade yet."""
+def make_instances(
+    centroids: np.ndarray, radii: np.ndarray, *, vertices: int, wobble: float = 0.1, seed: int = 0
+) -> Instances:
+    """Discs whose radii differ by the part `wobble` from vertex to vertex; no cascade yet."""
     rng = np.random.default_rng(seed)
     n = len(centroids)
     angles = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
-    wobble = radii[:, None] * rng.uniform(0.9, 1.1, (n, vertices))
-    rings = centroids[:, None] + wobble[:, :, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    reach = radii[:, None] * rng.uniform(1 - wobble, 1 + wobble, (n, vertices))
+    rings = centroids[:, None] + reach[:, :, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     return Instances(
         centroids=centroids,
         areas=np.pi * radii**2,

@@ -123,7 +123,8 @@ def _answered(call: Call[T], endpoint: Endpoint) -> Generator[Send, Outcome, Rep
         too_late = policy.clock() - started + wait_s >= last_start_s
         if tries >= policy.max_tries or too_late or not is_worth_a_retry(failure):
             raise failure
-        logger.info("Request %s failed (%s); try %d in %.1f s.", send.request_id, failure, tries + 1, wait_s)
+        kind = type(failure).__name__  # not the message: it may name a slide
+        logger.info("Request %s failed (%s); try %d in %.1f s.", send.request_id, kind, tries + 1, wait_s)
         send, previous = replace(send, after_s=wait_s), failure
 
 

@@ -26,6 +26,7 @@ ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that are answered while the process drains."""
 
 _CLIENT_GONE = 499
+_FAULTS = frozenset({500, 502})
 
 
 class Boundary:
@@ -87,8 +88,8 @@ class Boundary:
         error = exchange.error
         if isinstance(error, RetryLaterError):
             self._metrics.rejected(error.problem)
-        if error is not None and status >= 500:
-            LOG.error("failed", extra={"fields": {"problem": error.problem}}, exc_info=error)
+        if status in _FAULTS:
+            LOG.error("failed", extra={"fields": {"status": status}}, exc_info=error)
         self._metrics.request(route=template, method=scope["method"], status=status, seconds=exchange.seconds)
         fields = {
             "method": scope["method"],

@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 
 from slidecascade import __version__, errors
+from slidecascade_client import SlideCascadeClientError
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.SlideCascadeError as error:
         sys.stderr.write(f"slidecascade: {error.detail}\n")
         return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED
+    except SlideCascadeClientError as error:
+        sys.stderr.write(f"slidecascade: {error}\n")
+        return FAILED
     except KeyboardInterrupt:
         return FAILED
     return code

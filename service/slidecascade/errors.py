@@ -21,6 +21,7 @@
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
     ├── SettingsError                a setting that cannot be used (told at start)
     ├── ListenError                  the address to serve at is taken or not ours (told at start)
+    ├── UnwritableOutputError        results cannot be written where they should go
     └── MissingExtraError            an optional part of the installation is needed
 
 Each class carries the stable problem name of the public contract and a title; the message is one sentence
@@ -164,6 +165,10 @@ class SettingsError(SlideCascadeError):
 
 class ListenError(SlideCascadeError):
     problem, title = "listen", "Cannot listen"
+
+
+class UnwritableOutputError(SlideCascadeError, OSError):
+    problem, title = "unwritable-output", "Unwritable output"
 
 
 class MissingExtraError(SlideCascadeError, ImportError):

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     """Tiles worked on at a time; 0: as many as the cores this process may use."""
 
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where networks run. ``cuda`` never falls back to the CPU: without a usable GPU the service does not start."""
+    """Where networks run. ``cuda`` never falls back: without a usable GPU the service does not start."""
 
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""

@@ -15,8 +15,8 @@ from slidecascade.control import Control
 from slidecascade.geometry import Box, Grid
 from slidecascade.pipelines import Pipeline
 from slidecascade.runners.runner import Runner
-from slidecascade.slides import tissue
 from slidecascade.slides.region import RegionView
+from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.stopwatch import Stopwatch
 from slidecascade.tiling import Tile
 
@@ -62,7 +62,7 @@ class TileWork:
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self._read(view, self.grid, tile.read)
-        blocks = tissue.tissue_blocks(patch, dark_field=self.dark_field)
+        blocks = tissue_blocks(patch, dark_field=self.dark_field)
         core_blocks = _core_blocks(blocks, tile)
         if not core_blocks.any():
             return self._nothing(core_blocks)
@@ -71,7 +71,7 @@ class TileWork:
             maps = self.runner.run(self.pipeline.segmenter.name, patch[None])[0]
         self.control.check()
         with self.stopwatch.measure("decode"):
-            cells, inner = self._decode(maps, blocks, tile)
+            cells, owned, near_seam = self._decode(maps, blocks, tile)
         if not len(cells):
             return self._nothing(core_blocks)
         probabilities = cascade.classify(
@@ -82,7 +82,6 @@ class TileWork:
             read=lambda grid, box: self._read(view, grid, box),
             run=self._run_classifier,
         )
-        owned, near_seam = inner
         return TileFindings(core_blocks, cells.with_probabilities(*probabilities), owned, near_seam)
 
     def _read(self, view: RegionView, grid: Grid, box: Box) -> NDArray[np.uint8]:
@@ -96,10 +95,10 @@ class TileWork:
 
     def _decode(
         self, maps: NDArray[np.uint8], blocks: NDArray[np.bool_], tile: Tile
-    ) -> tuple[Instances, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    ) -> tuple[Instances, NDArray[np.bool_], NDArray[np.bool_]]:
         """Cells in level-0 pixels that this tile owns or that lie just over a seam; which are owned, near one."""
         segmenter, extent = self.pipeline.segmenter, self.grid.extent
-        min_area_px = segmenter.options.min_area_um2 / self.grid.mpp**2
+        min_area_px = max(1.0, segmenter.options.min_area_um2 / self.grid.mpp**2)
         labels = unet.decode(
             maps,
             foreground=self.thresholds[segmenter.name],
@@ -107,17 +106,17 @@ class TileWork:
             min_area_px=min_area_px,
         )
         _clear_outside(labels, tile.read, extent)
-        centroids, areas = outlines.centroids_of(labels)
-        places = centroids + np.array([tile.read.x, tile.read.y])
+        measures = outlines.measure(labels, maps[:, :, 0], origin=(tile.read.x, tile.read.y))
         reach = tile.core.inflated(seams.MARGIN_PX).clipped(extent)
-        keep = reach.contains(places) & (areas >= min_area_px) & _on_tissue(centroids, blocks)
-        cells = outlines.trace(labels, maps[:, :, 0], keep=keep, centroids=centroids, areas=areas)
-        in_grid = cells.transformed(scale=1.0, shift_x=tile.read.x, shift_y=tile.read.y)
+        keep = reach.contains(measures.centroids) & (measures.areas >= min_area_px)
+        keep[keep] = _on_tissue(measures.centroids[keep], blocks, tile.read)
+        in_grid = outlines.trace(labels, measures, keep)
         in_l0 = in_grid.transformed(
             scale=self.grid.downsample, shift_x=self.grid.origin_x_l0, shift_y=self.grid.origin_y_l0
         )
         owned = tile.core.contains(in_grid.centroids)
-        return in_l0, (owned, ~_seam_free(tile.core, extent).contains(in_grid.centroids))
+        near_seam = ~_seam_free(tile.core, extent).contains(in_grid.centroids)
+        return in_l0, owned, near_seam
 
     def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
         none = np.zeros(0, np.bool_)
@@ -126,18 +125,16 @@ class TileWork:
 
 
 def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:
-    """The blocks of the read box that lie in the core; a block that sticks out of the region counts whole."""
-    left = (tile.core.x - tile.read.x) // tissue.BLOCK_PX
-    top = (tile.core.y - tile.read.y) // tissue.BLOCK_PX
-    columns = -(-tile.core.width // tissue.BLOCK_PX)
-    rows = -(-tile.core.height // tissue.BLOCK_PX)
-    return blocks[top : top + rows, left : left + columns]
+    """The blocks of the read box that touch the core; its corner lies on their lattice, its end need not."""
+    left, top = (tile.core.x - tile.read.x) // BLOCK_PX, (tile.core.y - tile.read.y) // BLOCK_PX
+    return blocks[top : top + -(-tile.core.height // BLOCK_PX), left : left + -(-tile.core.width // BLOCK_PX)]
 
 
-def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which positions in the patch lie on a tissue block; what a network sees on glass is no cell."""
-    places = (centroids // tissue.BLOCK_PX).astype(np.int64)
-    return blocks[places[:, 1], places[:, 0]]
+def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:
+    """Which positions lie on a tissue block of the read box; what a network sees on glass is no cell."""
+    places = ((centroids - (read.x, read.y)) // BLOCK_PX).astype(np.int64)
+    on_tissue: NDArray[np.bool_] = blocks[places[:, 1], places[:, 0]]
+    return on_tissue
 
 
 def _clear_outside(labels: NDArray[np.int32], read: Box, extent: Box) -> None:

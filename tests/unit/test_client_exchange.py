@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time as real_time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -26,6 +28,7 @@ from scripted_server import (
     scripted,
 )
 from slidecascade_client import (
+    AsyncClient,
     Client,
     ConnectionFailedError,
     DeadlineExceededError,
@@ -377,3 +380,21 @@ def test_a_given_http_client_stays_open() -> None:
         with Client(server.url, http_client=http) as client:
             assert client.pipelines() == ()
         assert not http.is_closed
+
+
+def test_a_client_may_be_shared_by_threads() -> None:
+    """Calls at the same time do not disturb each other."""
+    with scripted(NO_PIPELINES) as server, Client(server.url) as client, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: client.pipelines(), range(32))) == [()] * 32
+    assert len({request.headers["X-Request-Id"] for request in server.received}) == 32
+
+
+async def test_a_cancelled_call_ends_at_once() -> None:
+    """Cancelling a task leaves no connection and no open file behind, and the client usable."""
+    with scripted(Answer(stall_s=5.0), NO_PIPELINES) as server:
+        async with AsyncClient(server.url) as client:
+            started = real_time.monotonic()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.analyze_region(b"image", pipeline="p"), 0.2)
+            assert real_time.monotonic() - started < 2.0
+            assert await client.pipelines() == ()

@@ -7,7 +7,7 @@ import numpy as np
 
 from oracles import rings_one_by_one
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.outlines import centroids_of, trace
+from slidecascade.cells.outlines import measure, trace
 
 
 def _ellipses() -> np.ndarray:
@@ -21,10 +21,9 @@ def _ellipses() -> np.ndarray:
 
 
 def _traced(labels: np.ndarray, keep: np.ndarray | None = None) -> Instances:
-    centroids, areas = centroids_of(labels)
-    foreground = np.full(labels.shape, 204, np.uint8)
-    everything = np.ones(len(areas), np.bool_)
-    return trace(labels, foreground, keep=everything if keep is None else keep, centroids=centroids, areas=areas)
+    measures = measure(labels, np.full(labels.shape, 204, np.uint8))
+    everything = np.ones(len(measures.areas), np.bool_)
+    return trace(labels.copy(), measures, everything if keep is None else keep)
 
 
 def test_outlines_cover_the_masks_they_came_from() -> None:
@@ -67,7 +66,7 @@ def test_only_kept_cells_are_traced() -> None:
     cells = _traced(labels, keep)
 
     assert len(cells) == keep.sum()
-    np.testing.assert_array_equal(cells.centroids, centroids_of(labels)[0][keep])
+    np.testing.assert_array_equal(cells.centroids, _traced(labels).centroids[keep])
     np.testing.assert_allclose(cells.scores, 0.8, atol=1e-6)
 
 
@@ -80,7 +79,8 @@ def test_centroids_lie_on_the_corner_lattice() -> None:
     """A single pixel's centroid is its centre, half a pixel from its corner."""
     labels = np.zeros((4, 4), np.int32)
     labels[2, 1] = 1
-    centroids, areas = centroids_of(labels)
+    measures = measure(labels, np.full((4, 4), 51, np.uint8))
 
-    assert centroids.tolist() == [[1.5, 2.5]]
-    assert areas.tolist() == [1]
+    assert measures.centroids.tolist() == [[1.5, 2.5]]
+    assert measures.areas.tolist() == [1]
+    assert measures.scores.tolist() == [np.float32(0.2)]

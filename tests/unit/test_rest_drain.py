@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+
 from slidecascade.admission import Admission
 from slidecascade.drain import SIGNALS, Drain
 from slidecascade.errors import DrainingError, OverloadedError
@@ -36,14 +37,20 @@ def handed_on() -> Iterator[list[int]]:
 
 async def test_places_are_limited_and_given_back(admission: Admission) -> None:
     """A place is free again whether the work succeeded or failed."""
+
+    async def fail() -> None:
+        async with admission.region():
+            await be_refused()
+            raise ValueError("work")
+
+    async def be_refused() -> None:
+        with pytest.raises(OverloadedError) as caught:
+            await admission.region().__aenter__()
+        assert caught.value.retry_after_s == 3
+
     for _ in range(2):
         with pytest.raises(ValueError, match="work"):
-            async with admission.region():
-                with pytest.raises(OverloadedError) as caught:
-                    async with admission.region():
-                        pass
-                assert caught.value.retry_after_s == 3
-                raise ValueError("work")
+            await fail()
     assert admission.in_flight == 0
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
 from slidecascade import intake
 from slidecascade.errors import (
     CancelledError,
@@ -19,8 +23,7 @@ from slidecascade.errors import (
     UploadTooLargeError,
 )
 from slidecascade.intake import Order, parse_request, read_order
-from starlette.requests import Request
-from starlette.types import Message
+from slidecascade.wire import RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
 
@@ -77,7 +80,7 @@ async def test_json_is_read() -> None:
     """A JSON body names a slide."""
     order = await read([b'{"pipeline": "nash",', b'"slide": "a.svs"}'], "application/json; charset=utf-8")
 
-    assert order == Order(intake.RegionRequest(pipeline="nash", slide="a.svs"), None)
+    assert order == Order(RegionRequest(pipeline="nash", slide="a.svs"), None)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,5 @@ def test_all_wrong_fields_are_listed() -> None:
 def test_any_bytes_end_in_an_error_of_ours(body: bytes, content_type: str) -> None:
     """No body raises anything but an error with a status."""
     for content in (body, form(part("image", body), part("request", body))):
-        try:
+        with suppress(SlideCascadeError):
             asyncio.run(read([content], content_type))
-        except SlideCascadeError:
-            pass

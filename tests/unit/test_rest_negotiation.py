@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from slidecascade.errors import NotAcceptableError
 from slidecascade.negotiation import choose
 from slidecascade.regions import OFFERS

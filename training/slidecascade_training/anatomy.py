@@ -76,6 +76,7 @@ class Nuclei:
 
 
 def joined(first: Nuclei, second: Nuclei) -> Nuclei:
+    """The rows of both, those of the first in front."""
     return Nuclei(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in Nuclei.__slots__))
 
 

@@ -23,6 +23,7 @@ Labels = npt.NDArray[np.int64]
 MPP: Final = 0.25
 _WINDOW_PX: Final = 768
 _SMALLEST_UM2: Final = 3.0  # less than this of a nucleus is no detection
+_EDGE_PX: Final = 16  # nuclei cut by the window's edge look like nothing a service would ask about
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def random_options(seed: int) -> tuple[TissueOptions, bool]:
         other_per_mm2=draw(250, 700),
         vessels=draw(0.2, 1.4),
         glass=draw(0, 1) < 0.15,
+        texture=draw(0.5, 1.6),
         haematoxylin=draw(0.65, 1.45),
         eosin=draw(0.6, 1.45),
         hue=draw(-0.9, 0.9),
@@ -140,7 +142,9 @@ def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class
     """Crops around the nuclei, off centre by a few pixels as a segmenter would leave them."""
     generator = np.random.default_rng([seed, 6])
     area_um2 = np.bincount(tissue.nuclei.ravel(), minlength=tissue.classes.size)[1:] * MPP**2
-    labels = np.where(area_um2 >= _SMALLEST_UM2, task.class_of(tissue.classes[1:]), -1)
+    from_edge = np.minimum(tissue.centroids, tissue.image.shape[1::-1] - tissue.centroids).min(axis=1)
+    usable = (area_um2 >= _SMALLEST_UM2) & (from_edge >= _EDGE_PX)
+    labels = np.where(usable, task.class_of(tissue.classes[1:]), -1)
     chosen = [
         generator.permutation(np.flatnonzero(labels == index))[:at_most_per_class]
         for index in range(len(task.classes))
@@ -150,7 +154,7 @@ def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class
     return Crops(cut(tissue.image, tissue.centroids[rows] + error_px, task.crop_px), labels[rows])
 
 
-def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 14) -> Crops:
+def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 24) -> Crops:
     """The crops of one random window, from the cache if they were made before; both tasks share the rendering."""
     path = cache / f"{task.name}-{seed}.npz"
     if not path.exists():

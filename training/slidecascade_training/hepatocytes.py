@@ -27,8 +27,10 @@ THINNING_UM: Final = 2 * ROUNDS * 2 * SPACING * LARGEST_UM  # how far off a dart
 
 
 def _kinds_and_radii(options: TissueOptions, fat: Floats, keys: Keys) -> tuple[Ints, Floats]:
-    """Class and radius of every candidate. Fat comes in patches, and large cells are drawn more often than
-    wanted, because they lose more darts."""
+    """Class and radius in um of every candidate, from its key and the slow field `fat` (-1 to 1).
+
+    Fat comes in patches. Large cells are drawn more often than wanted, because they lose more darts.
+    """
     patch = np.clip(1.0 + 1.5 * fat * (1.0 - options.steatosis), 0.05, 2.2)
     steatosis = np.minimum(options.steatosis * patch, 1.0 - options.ballooning)
     odds = 1.0 + 0.75 * steatosis + 0.8 * options.ballooning
@@ -45,6 +47,7 @@ def _kinds_and_radii(options: TissueOptions, fat: Floats, keys: Keys) -> tuple[I
 
 
 def sites_in(options: TissueOptions, terrain: Terrain, vessels: Vessels, window: Window) -> Sites:
+    """The hepatocytes whose centres lie in the window; none in vessels or on glass."""
     x, y, keys = places(options.seed, 10, window.grown(THINNING_UM), _PITCH_UM)
     flat_x, flat_y, flat_keys = x.ravel(), y.ravel(), keys.ravel()
     kind, radius = _kinds_and_radii(options, terrain.fat.at(flat_x, flat_y), flat_keys)
@@ -123,7 +126,7 @@ def _pushed_aside(sites: Sites, large: Floats, shift_x: Floats, shift_y: Floats)
     keys = sites.keys
     radius = between(keys, 50, 3.1, 4.3) + 1.3 * (uniform(keys, 51) > 0.93)
     shrunken = np.where(sites.kind == BALLOONING, 0.88, 1.0)
-    flat = np.where(large > 0, between(keys, 52, 0.42, 0.85), between(keys, 52, 0.88, 1.0))
+    flat = np.where(large > 0, between(keys, 52, 0.45, 1.0), between(keys, 52, 0.88, 1.0))
     along = radius * shrunken * np.where(large > 0, 1.02, 1.0)
     across = along * flat
     turn = 2 * np.pi * uniform(keys, 53)

@@ -37,6 +37,7 @@ def lay_out(options: TissueOptions, window: Window) -> Layout:
 
 
 def _vessels(options: TissueOptions, window: Window) -> Vessels:
+    """Portal tracts with a vein at one side, and central veins with a thin wall."""
     grid_x, grid_y, grid_keys = places(options.seed, 20, window.grown(150.0), _VESSEL_PITCH_UM)
     x, y, keys = grid_x.ravel(), grid_y.ravel(), grid_keys.ravel()
     draw = uniform(keys, 1)

@@ -23,10 +23,11 @@ from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Images, Labels,
 
 SCALE: Final = 1 / 127.5
 OFFSET: Final = -1.0
-_WIDTHS: Final = {"nash-cell": (12, 24, 48, 80), "nash-hepatocyte": (12, 24, 48, 80)}
+_STEM: Final = (16, 32)
+_WIDTHS: Final = (64, 96)
 _BATCH: Final = 64
 _STEPS: Final = 100  # between two checkpoints
-_HELD_OUT: Final = 60  # windows
+_HELD_OUT: Final = 40  # windows
 _MOST_WINDOWS: Final = 600
 
 
@@ -126,7 +127,8 @@ def _compiled(task: Task, seed: int) -> Any:
     model = xception(
         input_px=task.input_px,
         classes=len(task.classes),
-        widths=_WIDTHS[task.name],
+        stem=_STEM,
+        widths=_WIDTHS,
         name=task.name.replace("-", "_"),
     )
     model.compile(

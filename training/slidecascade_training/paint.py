@@ -80,12 +80,12 @@ def paint(options: TissueOptions, layout: Layout, x_um: Floats, y_um: Floats) ->
     labels = np.zeros(size, np.int32)
     canvas = Canvas(x_um, y_um, options.mpp, haematoxylin, eosin, blood, labels)
     mosaic = _mosaic(canvas, terrain, layout.sites)
-    _paint_cytoplasm(canvas, options.seed, layout.sites, mosaic)
+    _paint_cytoplasm(canvas, options, layout.sites, mosaic)
     _paint_mallory(canvas, options.seed, layout, mosaic)
     _paint_droplets(canvas, layout.droplets, mosaic)
     _paint_sinusoids(canvas, options.seed, terrain, mosaic)
     _paint_vessels(canvas, options.seed, layout)
-    _paint_nuclei(canvas, options.seed, layout.nuclei)
+    _paint_nuclei(canvas, options, layout.nuclei)
     if options.glass:
         _clear_glass(canvas, options.seed, terrain)
     return canvas
@@ -127,11 +127,13 @@ def _mosaic(canvas: Canvas, terrain: Terrain, sites: Sites) -> Mosaic:
     return Mosaic(np.where(odd, owner[1], owner[0]), 0.5 * membrane, 0.5 * (opposite - nearest))
 
 
-def _paint_cytoplasm(canvas: Canvas, seed: int, sites: Sites, mosaic: Mosaic) -> None:
+def _paint_cytoplasm(canvas: Canvas, options: TissueOptions, sites: Sites, mosaic: Mosaic) -> None:
+    seed, coarseness = options.seed, np.float32(options.texture)
     tone, pale = _cell_tones(sites)
     clumps = _texture(canvas, seed, 31, 3.1)
-    granules = _texture(canvas, seed, 32, 1.4)
-    grain = _texture(canvas, seed, 33, 0.8)
+    granules = coarseness * _texture(canvas, seed, 32, 1.4)
+    grain = coarseness * _texture(canvas, seed, 33, 0.8)
+    dust = coarseness * _texture(canvas, seed, 37, 1.0)
     slow = _texture(canvas, seed, 34, 90.0)
     strands = np.square(1.0 - np.abs(_texture(canvas, seed, 35, 2.3) + 0.35 * granules))
     pallor = pale[mosaic.cell]
@@ -141,7 +143,7 @@ def _paint_cytoplasm(canvas: Canvas, seed: int, sites: Sites, mosaic: Mosaic) ->
     body = 1.0 + 0.16 * clumps + 0.40 * granules + 0.45 * grain + 0.10 * slow
     np.maximum(body, 0.12, out=body)
     canvas.eosin += tone[mosaic.cell] * body * (1.0 - cleared) + 0.12 * cleared * strands
-    basophilia = np.maximum(0.12 + 0.13 * _texture(canvas, seed, 37, 1.0) + 0.04 * granules, 0.0)
+    basophilia = np.maximum(0.12 + 0.13 * dust + 0.04 * granules, 0.0)
     canvas.haematoxylin += basophilia * (1.0 - 0.85 * cleared)
     outline = np.exp(-np.square(mosaic.membrane_um / np.float32(max(0.45, 0.8 * canvas.mpp))))
     outline *= 0.6 + 0.8 * clumps
@@ -270,15 +272,15 @@ def _paint_red_cells(canvas: Canvas, seed: int, layout: Layout) -> None:
         canvas.blood[box] += alpha * (np.float32(0.7) - canvas.blood[box])
 
 
-def _paint_nuclei(canvas: Canvas, seed: int, nuclei: Nuclei) -> None:
+def _paint_nuclei(canvas: Canvas, options: TissueOptions, nuclei: Nuclei) -> None:
     """Hepatocytes first, small cells over them; the upper one owns the pixels where two overlap."""
-    coarse = _texture(canvas, seed, 60, 1.15)
-    fine = _texture(canvas, seed, 61, 0.55)
+    chromatin = 0.6 * _texture(canvas, options.seed, 60, 1.15) + 0.4 * _texture(canvas, options.seed, 61, 0.55)
+    chromatin *= np.float32(options.texture)
     for row in range(nuclei.x_um.size):
         x, y = float(nuclei.x_um[row]), float(nuclei.y_um[row])
         box = canvas.box(x, y, 1.25 * float(nuclei.along_um[row]) + 1.5)
         if box is not None:
-            _paint_nucleus(canvas, nuclei, row, box, 0.6 * coarse[box] + 0.4 * fine[box])
+            _paint_nucleus(canvas, nuclei, row, box, chromatin[box])
 
 
 def _paint_nucleus(canvas: Canvas, nuclei: Nuclei, row: int, box: Box, chromatin: Field) -> None:
@@ -317,10 +319,12 @@ def _nuclear_stain(
         depth = 0.88 + 0.32 * draw[3] if kind == IMMUNE else 0.70 + 0.40 * draw[3]
         dense = depth + 0.26 * chromatin + 0.06 * rim
         return dense.astype(np.float32), np.full_like(dense, 0.40)
-    squeezed = 0.18 if kind == STEATOSIS else 0.0
+    squeezed = 0.16 if kind == STEATOSIS else 0.0
     faint = 0.55 if draw[7] > 0.9 else 1.0  # a nucleus the section only grazes
-    body = (0.50 + 0.20 * draw[3] + squeezed) * faint
-    haematoxylin = body + 0.26 * chromatin + 0.10 * rim * faint
+    open_chromatin = draw[0]  # a clear nucleus with a dark outline and clumps
+    body = (0.54 + 0.22 * draw[3] + squeezed - 0.16 * open_chromatin) * faint
+    clumps = (0.18 + 0.26 * open_chromatin) * chromatin
+    haematoxylin = body + clumps + (0.05 + 0.30 * open_chromatin) * rim * faint
     eosin = 0.60 + 0.10 * chromatin
     for index in range(1 + int(draw[4] > 0.6)):
         at_u, at_v = 0.9 * (draw[5 + index] - 0.5), 0.9 * (draw[(3 + index) % 8] - 0.5)

@@ -23,7 +23,8 @@ class TissueOptions:
     Tissue: `steatosis` and `ballooning` are the wanted fractions of hepatocytes (together at most 1);
     `immune_per_mm2` counts lymphocytes scattered in the lobule (portal tracts and inflamed foci hold more);
     `other_per_mm2` counts lining cells of sinusoids; `vessels` scales the number of portal tracts and veins;
-    `glass` leaves blank glass around irregular pieces of tissue.
+    `glass` leaves blank glass around irregular pieces of tissue; `texture` scales the granularity of cytoplasm and
+    chromatin.
     Stain: `haematoxylin` and `eosin` scale the two optical densities, `hue` in [-1, 1] turns the colours from
     reddish to bluish, `background` is the transmitted light of blank glass in [0, 1].
     Scanner: `mpp` micrometres per pixel, `blur_um` the standard deviation of the point spread, `noise` the
@@ -38,6 +39,7 @@ class TissueOptions:
     other_per_mm2: float = 450.0
     vessels: float = 1.0
     glass: bool = False
+    texture: float = 1.0
     haematoxylin: float = 1.0
     eosin: float = 1.0
     hue: float = 0.0

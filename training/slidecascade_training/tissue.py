@@ -27,7 +27,9 @@ from slidecascade_training.stain import margin_px, scan, transmit
 
 __all__ = ["CLASS_NAMES", "RenderedTissue", "TissueOptions", "main", "render"]
 
-_BLOCK_PX: Final = 1024  # painted at once: bounds the memory of the intermediate fields
+# Painted at once: bounds the memory of the pixel fields, and of the tables of cells at low magnification.
+_BLOCK_PX: Final = 1024
+_BLOCK_UM: Final = 1024.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,10 @@ def render(
     known_keys: list[npt.NDArray[np.uint64]] = [np.zeros(1, np.uint64)]
     known_kinds: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
     used = 0
-    for top in range(0, height_px, _BLOCK_PX):
-        for left in range(0, width_px, _BLOCK_PX):
-            box = np.s_[top : min(top + _BLOCK_PX, height_px), left : min(left + _BLOCK_PX, width_px)]
+    block = min(_BLOCK_PX, int(_BLOCK_UM / options.mpp))
+    for top in range(0, height_px, block):
+        for left in range(0, width_px, block):
+            box = np.s_[top : min(top + block, height_px), left : min(left + block, width_px)]
             height, width = nuclei[box].shape
             pixels, labels, kinds, keys = _render_block(options, x_px + left, y_px + top, width, height)
             image[box] = pixels

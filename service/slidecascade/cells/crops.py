@@ -56,4 +56,5 @@ def cut(
 def _sample_positions(size_px: int, out_px: int) -> NDArray[np.float32]:
     """`out_px` evenly spaced positions, counted in pixel centres, that stay inside the crop."""
     positions = (np.arange(out_px) + 0.5) * (size_px / out_px) - 0.5
-    return np.clip(positions, 0, size_px - 1).astype(np.float32)
+    clamped: NDArray[np.float32] = np.clip(positions, 0, size_px - 1).astype(np.float32)
+    return clamped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,57 +11,70 @@ from numpy.typing import NDArray
 from slidecascade.cells.instances import Instances
 
 
-def centroids_of(labels: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Centroids ``(N, 2)`` (x, y; corner lattice) and areas ``(N,)`` in px of labels ``1..N`` in ``(H, W)``.
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a label image says of its labels ``1..N``.
 
-    Exact sums of whole numbers: the same mask gives the same centroid in every tile.
+    Attributes:
+        origin: where the label image's corner lies in the frame of the centroids, in whole pixels.
+        centroids: ``(N, 2)`` float64, x and y on the corner lattice. Exact sums of whole numbers, moved to the
+            origin before they are divided: a mask has the same centroid, bit for bit, in every tile.
+        areas: ``(N,)`` int64 pixels.
+        scores: ``(N,)`` float32, the mean foreground probability.
     """
-    ys, xs = np.nonzero(labels)
-    ids = labels[ys, xs]
-    count = int(labels.max(initial=0)) + 1
+
+    origin: tuple[int, int]
+    centroids: NDArray[np.float64]
+    areas: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def measure(
+    labels: NDArray[np.int32], foreground: NDArray[np.uint8], *, origin: tuple[int, int] = (0, 0)
+) -> Measures:
+    """Measure the labels of ``(H, W)``; `foreground` ``(H, W)`` is the foreground probability times 255."""
+    pixels = np.flatnonzero(labels)
+    ids = labels.ravel()[pixels]
+    ys, xs = np.divmod(pixels, labels.shape[1])
+    count = int(ids.max(initial=0)) + 1
     areas = np.bincount(ids, minlength=count)[1:]
-    sums = np.stack([np.bincount(ids, weights=axis, minlength=count)[1:] for axis in (xs, ys)], axis=1)
-    centroids: NDArray[np.float64] = sums / np.maximum(areas, 1)[:, None] + 0.5
-    return centroids, areas
+    sums = [
+        np.bincount(ids, weights=values, minlength=count)[1:] for values in (xs, ys, foreground.ravel()[pixels])
+    ]
+    some = np.maximum(areas, 1)  # a label may have been erased
+    moved = [total + start * areas for total, start in zip(sums[:2], origin, strict=True)]
+    centroids = np.stack([total / some for total in moved], axis=1) + 0.5
+    return Measures(origin, centroids, areas, (sums[2] / (255.0 * some)).astype(np.float32))
 
 
-def trace(
-    labels: NDArray[np.int32],
-    foreground: NDArray[np.uint8],
-    *,
-    keep: NDArray[np.bool_],
-    centroids: NDArray[np.float64],
-    areas: NDArray[np.int64],
-) -> Instances:
-    """Cells of a label image, in its pixels.
+def trace(labels: NDArray[np.int32], measures: Measures, keep: NDArray[np.bool_]) -> Instances:
+    """Cells of a label image, in the frame of `measures`.
 
     Args:
-        labels: ``(H, W)`` int32, 0 background, cells ``1..N``.
-        foreground: ``(H, W)`` uint8, the segmenter's foreground probability times 255; its mean over a cell is
-            the cell's score.
+        labels: ``(H, W)`` int32, 0 background, cells ``1..N``; labels that are not kept are erased in it.
+        measures: of all ``N`` labels.
         keep: ``(N,)`` which labels to return; the rest is not traced.
-        centroids, areas: of all ``N`` labels, from `centroids_of`.
 
     Returns:
-        The kept cells in label order. Of a cell in several pieces the largest piece is outlined; holes are not.
+        The kept cells in label order. Of a cell in several pieces the longest outline is taken; holes are not.
     """
-    kept_labels = np.where(np.concatenate([[False], keep])[labels], labels, 0).astype(np.int32)
-    ids, vertices, offsets = _rings(kept_labels, len(keep))
+    if not keep.all():
+        pixels = np.flatnonzero(labels)
+        flat = labels.ravel()
+        flat[pixels[~keep[flat[pixels] - 1]]] = 0
+    ids, vertices, offsets = _rings(labels, measures.origin)
     chosen = ids - 1
-    count = len(keep) + 1
-    sums = np.bincount(kept_labels.ravel(), weights=foreground.ravel(), minlength=count)[1:]
-    scores = sums / (255.0 * np.maximum(areas, 1))
     return Instances(
-        centroids=centroids[chosen],
-        areas=areas[chosen].astype(np.float64),
-        scores=scores[chosen].astype(np.float32),
+        centroids=measures.centroids[chosen],
+        areas=measures.areas[chosen].astype(np.float64),
+        scores=measures.scores[chosen],
         vertices=vertices,
         offsets=offsets,
     )
 
 
 def _rings(
-    labels: NDArray[np.int32], count: int
+    labels: NDArray[np.int32], origin: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Label, vertices and offsets of the longest outer ring of every label, in label order."""
     contours, hierarchy = cv2.findContours(labels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -80,7 +95,7 @@ def _rings(
     offsets = np.zeros(len(rings) + 1, np.int64)
     np.cumsum(lengths[rings], out=offsets[1:])
     index = np.arange(offsets[-1]) + np.repeat(starts[rings] - offsets[:-1], lengths[rings])
-    return ids[rings], _pushed_out(points[index].astype(np.float64), offsets), offsets
+    return ids[rings], _pushed_out((points[index] + origin).astype(np.float64), offsets), offsets
 
 
 def _pushed_out(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

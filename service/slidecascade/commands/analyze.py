@@ -10,7 +10,7 @@ from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.control import Control
-from slidecascade.errors import InvalidRequestError
+from slidecascade.errors import InvalidRequestError, UnwritableOutputError
 from slidecascade.outputs import archive
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
@@ -50,9 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
         pixels, downsample = report.overview(OVERLAY_PX)
     finally:
         analyser.close()
-    archive.write_folder(
-        report.analysis, pixels, arguments.out, downsample=downsample, colormap=arguments.colormap
-    )
+    try:
+        archive.write_folder(
+            report.analysis, pixels, arguments.out, downsample=downsample, colormap=arguments.colormap
+        )
+    except OSError as error:
+        reason = error.strerror or "unknown reason"
+        raise UnwritableOutputError(f"Results cannot be written to {arguments.out} ({reason}).") from error
     for name, count in report.analysis.counts.items():
         sys.stdout.write(f"{count:8d}  {name}\n")
     sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")

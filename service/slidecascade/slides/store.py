@@ -132,9 +132,9 @@ class SlideStore:
     def _release(self, path: Path, handle: _Handle) -> None:
         with self._lock:
             handle.readers -= 1
-            if handle.slide.failed and self._handles.get(path) is handle:
+            if not handle.dropped and handle.slide.failed:
                 self._drop(path)
-            if handle.dropped and handle.readers == 0:
+            elif handle.dropped and handle.readers == 0:
                 handle.slide.close()
             self._trim()
 

@@ -1,0 +1,77 @@
+"""A served process for the session, and a factory for others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+
+from served_process import Server, StartServer, Upload, free_port, launch
+from slidecascade_training.slides import write_slide
+from slidecascade_training.tissue import TissueOptions, render
+
+MPP = 0.5
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Starts ``slidecascade serve`` with the settings given; all are stopped at the end."""
+    started: list[Server] = []
+
+    def start(*, slides: Path | None = None, models: Path | None = None, **settings: object) -> Server:
+        port = free_port()
+        command = [sys.executable, "-m", "slidecascade", "serve", "--port", str(port)]
+        command += ["--slides", str(slides)] if slides else []
+        command += ["--models", str(models)] if models else []
+        server = launch(command, port=port, home=tmp_path_factory.mktemp("home"), **settings)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer, slide_root: Path) -> Server:
+    """One process for all tests that do not stop or overload it."""
+    return start_server(slides=slide_root, max_upload_bytes=2**23)
+
+
+@pytest.fixture(scope="session")
+def slide_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one rendered slide, twice, and a link that leads out of it."""
+    root = tmp_path_factory.mktemp("slides")
+    (root / "ward 7").mkdir()
+    write_slide(root / "rendered.tiff", TissueOptions(seed=1, mpp=MPP), 1024, 768)
+    (root / "ward 7" / "nested.tiff").write_bytes((root / "rendered.tiff").read_bytes())
+    outside = tmp_path_factory.mktemp("outside") / "outside.tiff"
+    outside.write_bytes((root / "rendered.tiff").read_bytes())
+    (root / "link.tiff").symlink_to(outside)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tissue_png() -> bytes:
+    """Rendered tissue of `MPP` micrometres per pixel, 256 x 256 px."""
+    image = render(TissueOptions(seed=1, mpp=MPP), width_px=256, height_px=256).image
+    return bytes(cv2.imencode(".png", image[:, :, ::-1])[1])
+
+
+@pytest.fixture
+def stalled() -> Iterator[Callable[[Server], Upload]]:
+    """Begins uploads that wait; all are closed at the end."""
+    uploads: list[Upload] = []
+
+    def begin(server: Server, **options: str) -> Upload:
+        before = server.metric("slidecascade_regions_in_flight")
+        uploads.append(Upload(server, **options))
+        server.wait(lambda: server.metric("slidecascade_regions_in_flight") == before + 1)
+        return uploads[-1]
+
+    yield begin
+    for upload in uploads:
+        upload.close()

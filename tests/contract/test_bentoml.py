@@ -1,0 +1,142 @@
+"""BentoML around the service: its own clients, its own server, its packages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import httpx
+import pytest
+
+from conftest import REPOSITORY
+from served_process import SMALL, Server, Upload, environment, free_port, launch
+from slidecascade import wire
+from slidecascade.settings import bundled_models_dir
+
+NUCLEI = {"pipeline": "nuclei", "mpp": 0.5}
+BENTOML = [sys.executable, "-m", "bentoml"]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Any]:
+    with bentoml.SyncHTTPClient(server.url, timeout=120) as made:
+        yield made
+
+
+def serve_command(port: int) -> list[str]:
+    return [*BENTOML, "serve", "slidecascade.app:SlideCascade", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def test_a_bentoml_client_analyses_an_image(
+    client: Any, server: Server, tissue_png: bytes, tmp_path: Path
+) -> None:
+    """BentoML's client gets the cells and the summary of an upload; they are those of the REST API."""
+    (tmp_path / "Doe, Jane.png").write_bytes(tissue_png)
+    answer = client.analyze_region(request=NUCLEI, image=tmp_path / "Doe, Jane.png")
+
+    summary = wire.Summary.model_validate(answer["summary"])
+    assert summary.cells == len(answer["cells"]["features"]) > 5
+    files = {"image": tissue_png, "request": (None, '{"pipeline": "nuclei", "mpp": 0.5}')}
+    rest = httpx.post(f"{server.url}/v1/regions", files=files, timeout=60).json()
+    assert answer["cells"]["features"] == rest["features"]
+
+
+def test_a_bentoml_client_names_a_slide(client: Any) -> None:
+    """Without an image the request names a slide."""
+    answer = client.analyze_region(request={"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL})
+
+    assert answer["summary"]["coordinate_space"] == "level0-pixels"
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "name"),
+    [
+        (NUCLEI | {"mpp": 0}, "invalid-request"),
+        (NUCLEI | {"pipeline": "gold"}, "unknown-pipeline"),
+        (NUCLEI | {"slide": "../../etc/passwd"}, "unknown-slide"),
+    ],
+)
+def test_a_bentoml_client_is_told_the_problem(client: Any, request_fields: dict[str, Any], name: str) -> None:
+    """Errors of the native route are the same problems, with their ids."""
+    with pytest.raises(bentoml.exceptions.BentoMLException) as caught:
+        client.analyze_region(request=request_fields)
+    problem = wire.Problem.model_validate_json(str(caught.value))
+    assert problem.name == name
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"content": b"\x80\x05.", "headers": {"Content-Type": "application/vnd.bentoml+pickle"}}, 415),
+        (
+            {"files": {"image": (None, "http://127.0.0.1:1/x.png"), "request": (None, '{"pipeline": "nuclei"}')}},
+            422,
+        ),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+        ({"content": b"", "headers": {}}, 415),
+    ],
+)
+def test_bentomls_own_reader_is_not_reached(server: Server, options: dict[str, Any], status: int) -> None:
+    """No pickle is opened and no address fetched; every answer is a problem."""
+    response = httpx.post(f"{server.url}/analyze_region", timeout=30, **options)
+    assert (response.status_code, response.headers["content-type"]) == (status, wire.PROBLEM)
+
+
+def test_bentoml_serve_drains(slide_root: Path, tmp_path: Path, stalled: Callable[[Server], Upload]) -> None:
+    """Under BentoML's supervisor a region in flight is finished too, and the metrics are ours alone."""
+    port = free_port()
+    server = launch(serve_command(port), port=port, home=tmp_path, slide_roots=slide_root)
+    try:
+        upload = stalled(server)
+        page = httpx.get(f"{server.url}/metrics").text
+        assert "slidecascade_regions_in_flight 1.0" in page
+        assert "bentoml_service" not in page
+        server.process.send_signal(signal.SIGTERM)
+        server.wait(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        refused = httpx.post(f"{server.url}/v1/regions", json={})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert upload.finish().status_code == 200
+        assert server.process.wait(20) == 0
+    finally:
+        server.stop()
+    stdout = (tmp_path / "stdout.txt").read_text()
+    assert not re.search(r"Traceback|rendered|/v1/", stdout + server.log.read_text().replace('"/v1/regions"', ""))
+
+
+def test_bentoml_serve_refuses_a_bad_model_once(tmp_path: Path) -> None:
+    """The supervisor ends with one sentence instead of starting workers again and again."""
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models_dir() / "nuclei-unet", models / "nuclei-unet")
+    for path in models.rglob("model.onnx"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    variables = environment(tmp_path, models_dir=models)
+    ended = subprocess.run(
+        serve_command(free_port()), env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert "nuclei-unet" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_service_packs_as_a_bento(tmp_path: Path) -> None:
+    """`bentoml build` takes the code, the models and the pinned requirements, and finds the service."""
+    command = [*BENTOML, "build", str(REPOSITORY), "--output", "tag"]
+    built = subprocess.run(
+        command, env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    (folder,) = (path for path in (tmp_path / "bentos" / "slidecascade").iterdir() if path.is_dir())
+    packed = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*")}
+    assert {"service/slidecascade/app.py", "service/slidecascade/bundled_pipelines/nuclei.yaml"} <= packed
+    assert "models/nuclei-unet/1/model.onnx" in packed
+    assert not any("tests" in path or "__pycache__" in path for path in packed)
+    assert "bentoml==" in (folder / "env" / "python" / "requirements.txt").read_text()
+    assert "PYTHONPATH=/home/bentoml/bento/src/service" in (folder / "env" / "docker" / "Dockerfile").read_text()

@@ -1,0 +1,149 @@
+"""Starting, overload, draining and stopping of real processes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from served_process import Server, StartServer, Upload, environment, free_port
+from slidecascade import wire
+from slidecascade.settings import bundled_models_dir
+
+Stalled = Callable[[Server], Upload]
+
+
+def told(response: httpx.Response) -> wire.Problem:
+    return wire.Problem.model_validate_json(response.content)
+
+
+@pytest.fixture
+def own_server(start_server: StartServer, slide_root: Path, request: pytest.FixtureRequest) -> Server:
+    """A process of the test's own."""
+    settings = {"max_regions_in_flight": 2, "drain_notice_s": 0.5} | getattr(request, "param", {})
+    return start_server(slides=slide_root, **settings)
+
+
+def test_overload_is_told_before_the_body_is_sent(own_server: Server, stalled: Stalled) -> None:
+    """Beyond the limit a caller learns at once when to try again; it need not send its image first."""
+    first, second = stalled(own_server), stalled(own_server)
+    started = time.monotonic()
+    refused = Upload(own_server).answer()
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+    assert told(refused).name == "overloaded"
+    assert time.monotonic() - started < 5
+    assert httpx.get(f"{own_server.url}/readyz").status_code == 200
+    assert own_server.metric('slidecascade_rejections_total{reason="overloaded"}') == 1
+    big = httpx.post(f"{own_server.url}/v1/regions", files={"image": b"x" * 2**25, "request": b"{}"}, timeout=60)
+    assert big.status_code == 429
+    assert [first.finish().status_code, second.finish().status_code] == [200, 200]
+    assert Upload(own_server).finish().status_code == 200
+    assert own_server.stop() == 0
+
+
+def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled) -> None:
+    """After SIGTERM a region in flight is finished, new ones are refused, readiness falls, liveness stays."""
+    upload = stalled(own_server)
+    own_server.process.send_signal(signal.SIGTERM)
+    own_server.wait(lambda: httpx.get(f"{own_server.url}/readyz").status_code == 503)
+    for response in (
+        httpx.get(f"{own_server.url}/readyz"),
+        httpx.get(f"{own_server.url}/v1/slides"),
+        httpx.post(f"{own_server.url}/v1/regions", json={}),
+        httpx.post(f"{own_server.url}/analyze_region", json={}),
+    ):
+        problem = told(response)
+        assert (problem.status, problem.name, response.headers["retry-after"]) == (503, "draining", "2")
+    assert httpx.get(f"{own_server.url}/livez").status_code == 200
+    time.sleep(1)  # longer than the notice: the region in flight keeps the listener open
+    assert httpx.get(f"{own_server.url}/livez").status_code == 200
+    answer = upload.finish()
+    assert answer.status_code == 200
+    assert answer.json()["type"] == "FeatureCollection"
+    assert own_server.process.wait(20) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{own_server.url}/livez")
+
+
+def test_an_idle_process_drains_for_the_notice(own_server: Server) -> None:
+    """Balancers get the time to see readiness fall; then the process ends well."""
+    started = time.monotonic()
+    own_server.process.send_signal(signal.SIGINT)
+    own_server.wait(lambda: httpx.get(f"{own_server.url}/readyz").status_code == 503)
+    assert own_server.process.wait(20) == 0
+    assert time.monotonic() - started >= 0.5
+
+
+@pytest.mark.parametrize("own_server", [{"drain_grace_s": 1.0}], indirect=True)
+def test_work_that_outlasts_the_grace_is_told(own_server: Server, stalled: Stalled) -> None:
+    """A region that is not done in time is answered `draining`, and the process still ends well."""
+    upload = stalled(own_server)
+    own_server.process.send_signal(signal.SIGTERM)
+    answer = upload.answer()
+    assert (answer.status_code, told(answer).name) == (503, "draining")
+    assert own_server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(own_server: Server, stalled: Stalled, number: signal.Signals) -> None:
+    """Who asks twice does not want to wait."""
+    stalled(own_server)
+    own_server.process.send_signal(number)
+    own_server.wait(lambda: httpx.get(f"{own_server.url}/readyz").status_code == 503)
+    own_server.process.send_signal(number)
+    assert own_server.process.wait(5) == -number
+
+
+def run_serve(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "slidecascade", "serve", *arguments]
+    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    """The port is named, and what to do."""
+    ended = run_serve(tmp_path, "--port", str(server.port))
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert str(server.port) in ended.stderr
+    assert "--port" in ended.stderr
+
+
+def test_a_bad_model_is_one_sentence(tmp_path: Path) -> None:
+    """A model that is not the file its package vouches for keeps the service from starting, and is named."""
+    models = tmp_path / "models"
+    shutil.copytree(bundled_models_dir() / "nuclei-unet", models / "nuclei-unet")
+    for path in models.rglob("model.onnx"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    ended = run_serve(tmp_path, "--models", str(models), "--port", str(free_port()))
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "nuclei-unet" in ended.stderr
+    assert "sha256" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--port", "0"], ["--port", "x"], ["--host"], ["--slides", "/no/such/folder"]]
+)
+def test_a_wrong_call_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    """What the operator must correct is told apart from what failed."""
+    assert run_serve(tmp_path, *arguments).returncode == 2
+
+
+def test_only_this_machine_is_listened_to(server: Server) -> None:
+    """Unless asked otherwise nobody else on the network reaches the service."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        probe.connect(("127.0.0.1", server.port))
+    here = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for address in here - {"127.0.0.1", "127.0.1.1"}:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((str(address), server.port)) != 0

@@ -1,0 +1,129 @@
+"""Served processes for tests: real ones, on free loopback ports, each with a home of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_S = 90.0
+STOP_S = 60.0
+
+
+@dataclass
+class Server:
+    """A served process. Only processes started here are ever signalled, each by its own id."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged, line by line."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+    def metric(self, name: str) -> float:
+        """The value of a series, 0 when there is none; `name` includes its labels."""
+        page = httpx.get(f"{self.url}/metrics", timeout=30).text
+        return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} ")), 0.0)
+
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:
+        ends_at = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < ends_at, f"not within {seconds} s; log:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Ask it to end as an operator would, and wait; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: its id is its group's
+            self.process.wait()
+            raise
+
+
+class Upload:
+    """A region request whose body is sent in two halves: in flight for as long as the test likes."""
+
+    def __init__(self, server: Server, *, path: str = "/v1/regions") -> None:
+        body = json.dumps({"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL}).encode()
+        self._rest = body[10:]
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        self._connection.putrequest("POST", path)
+        self._connection.putheader("Content-Type", "application/json")
+        self._connection.putheader("Content-Length", str(len(body)))
+        self._connection.endheaders(body[:10])
+
+    def finish(self) -> httpx.Response:
+        """Send the second half; the answer."""
+        self._connection.send(self._rest)
+        return self.answer()
+
+    def answer(self) -> httpx.Response:
+        """The answer, read to its end; the connection is closed."""
+        with self._connection.getresponse() as response:
+            answer = httpx.Response(response.status, headers=response.getheaders(), content=response.read())
+        self.close()
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+SMALL = {"x": 0, "y": 0, "width": 256, "height": 256}
+StartServer = Callable[..., Server]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(home: Path, **settings: object) -> dict[str, str]:
+    """This process's environment without its own settings of the service, and with `settings` of it."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLIDECASCADE_", "BENTOML_"))}
+    mine = {f"SLIDECASCADE_{key.upper()}": str(value) for key, value in settings.items()}
+    return kept | mine | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
+
+
+def launch(command: Sequence[str], *, port: int, home: Path, **settings: object) -> Server:
+    """Start `command` and wait until it is ready."""
+    log = home / "stderr.jsonl"
+    with log.open("wb") as stderr, (home / "stdout.txt").open("wb") as stdout:
+        process = subprocess.Popen(
+            command, env=environment(home, **settings), stderr=stderr, stdout=stdout, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        server.wait(lambda: process.poll() is not None or _is_ready(server), seconds=START_S)
+        assert process.poll() is None, log.read_text()[-3000:]
+    except BaseException:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return server
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

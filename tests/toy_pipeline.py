@@ -1,0 +1,115 @@
+"""A pipeline of toy models over images of dark blobs: fast, and its cells are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+import toy_models
+from slidecascade.analysis import Analysis
+from slidecascade.control import Control
+from slidecascade.flow import RegionTask, analyse
+from slidecascade.geometry import Box
+from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.registry import load_repository
+from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
+from slidecascade.slides.source import Source
+from slidecascade.slides.upload import RegionImage
+from slidecascade.stopwatch import Observer, Silent
+
+WHOLE_PX = 1 << 20
+BACKGROUND = (230, 190, 210)
+MAX_CLUMP_PX = 52
+FIELDS = {
+    "name": "toy",
+    "title": "Toy",
+    "description": "Dark blobs by colour.",
+    "segmenter": "toy-segmenter",
+    "cascade": [{"model": "toy-classifier"}, {"model": "toy-second", "select": "Red"}],
+    "heatmaps": [{"name": "red", "title": "Red", "kind": "fraction", "classes": ["Red: Green"], "of": ["Red"]}],
+}
+
+
+class ToyPipeline:
+    """Packages in a folder, loaded; `run` analyses an image with them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.models_dir = folder / "models"
+        self.pipelines_dir = folder / "pipelines"
+        self.pipelines_dir.mkdir(parents=True)
+        (self.pipelines_dir / "toy.yaml").write_text(yaml.safe_dump(FIELDS), encoding="utf-8")
+        segmenter = toy_models.segmenter_fields(halo_px=64)
+        toy_models.write_package(self.models_dir, segmenter, toy_models.darkness_segmenter())
+        for name, side_px in (("toy-classifier", 72), ("toy-second", 96)):
+            fields = toy_models.classifier_fields(name, side_px)
+            toy_models.write_package(self.models_dir, fields, toy_models.redness_classifier(side_px))
+        packages = load_repository(self.models_dir)
+        self.pipeline: Pipeline = load_pipelines(packages, self.pipelines_dir)["toy"]
+        self.runner: Runner = LocalRunner(packages.values())
+
+    def run(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        tile_px: int = WHOLE_PX,
+        shift: tuple[int, int] = (0, 0),
+        threads: int = 1,
+        runner: Runner | None = None,
+        control: Control | None = None,
+        observer: Observer | None = None,
+        allow_partial: bool = False,
+        open_source: Callable[[], AbstractContextManager[Source]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Analysis:
+        """The analysis of `image` at 0.5 um/px."""
+        source = RegionImage(image)
+        task = RegionTask(
+            pipeline=self.pipeline,
+            open_source=open_source or (lambda: nullcontext(source)),
+            region_l0=Box(0, 0, image.shape[1], image.shape[0]),
+            mpp=0.5,
+            coordinate_space="image-pixels",
+            thresholds={"toy-segmenter": 0.5, "toy-classifier": 0.0, "toy-second": 0.0},
+            tile_px=tile_px,
+            shift=shift,
+            allow_partial=allow_partial,
+        )
+        with ThreadPoolExecutor(threads) as pool:
+            return analyse(
+                task,
+                runner=runner or self.runner,
+                pool=pool,
+                threads=threads,
+                control=control or Control(),
+                observer=observer or Silent(),
+                progress=progress or (lambda done, total: None),
+            )
+
+
+def blobs(seed: int, width: int, height: int, count: int) -> NDArray[np.uint8]:
+    """Dark ellipses of up to 24 px on pink, some of them touching, some cut by the edge.
+
+    Clumps longer than `MAX_CLUMP_PX` are wiped out: the toy network cannot tell their cells apart, and no
+    tiling promises anything for cells that are larger than the halo.
+    """
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), BACKGROUND, np.uint8)
+    for _ in range(count):
+        centre = (int(rng.integers(-4, width + 4)), int(rng.integers(-4, height + 4)))
+        axes = (int(rng.integers(4, 13)), int(rng.integers(4, 13)))
+        colour = [int(value) for value in rng.integers(0, 110, 3)]
+        cv2.ellipse(image, centre, axes, int(rng.integers(0, 180)), 0, 360, colour, -1)
+    dark = (image.max(axis=2) < BACKGROUND[1]).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
+    too_long = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > MAX_CLUMP_PX
+    too_long[0] = False
+    image[too_long[labels]] = BACKGROUND
+    return image

@@ -1,0 +1,250 @@
+"""Slides by id: what a listing names, what an id may reach, and how handles live."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlideError
+from slidecascade.geometry import Box
+from slidecascade.slides.store import SlideStore
+
+
+def write_slide(path: Path, value: int = 200, side: int = 64) -> Path:
+    """A one-colour tiled TIFF that OpenSlide opens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((side, side, 3), value, np.uint8)
+    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="rgb")
+    return path
+
+
+def first_pixel(store: SlideStore, slide_id: str) -> int:
+    with store.open(slide_id) as slide:
+        return int(slide.read_level(0, Box(0, 0, 1, 1))[0, 0, 0])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with two slides, and a slide outside it."""
+    write_slide(tmp_path / "outside" / "secret.tif")
+    write_slide(tmp_path / "root" / "a.tif", 10)
+    write_slide(tmp_path / "root" / "case 7" / "b.tif", 20)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[SlideStore]:
+    store = SlideStore([root], handles=2, max_listing=100)
+    yield store
+    store.close()
+
+
+def test_ids_are_paths_below_the_root(store: SlideStore) -> None:
+    """Slides are listed sorted by relative path and open by it."""
+    assert store.list_ids() == (("a.tif", "case 7/b.tif"), False)
+    assert (first_pixel(store, "a.tif"), first_pixel(store, "case 7/b.tif")) == (10, 20)
+
+
+def test_only_slides_are_listed(store: SlideStore, root: Path) -> None:
+    """Other files, files with a slide's name, links that leave the root and unusable names are left out."""
+    (root / "notes.txt").write_text("hello")
+    (root / "fake.svs").write_text("hello")
+    (root / "leaves.tif").symlink_to(root.parent / "outside" / "secret.tif")
+    (root / "linked").symlink_to(root.parent / "outside")
+    (root / "loop").symlink_to(root)
+    shutil.copy(root / "a.tif", root / os.fsdecode(b"\xff.tif"))
+    shutil.copy(root / "a.tif", root / "back\\slash.tif")
+
+    assert store.list_ids() == (("a.tif", "case 7/b.tif"), False)
+
+
+def test_a_long_listing_is_cut_and_says_so(root: Path) -> None:
+    """No more slides are named than allowed, and a folder of other files does not hold the listing up."""
+    assert SlideStore([root], handles=1, max_listing=1).list_ids() == (("a.tif",), True)
+    assert SlideStore([root], handles=1, max_listing=2).list_ids() == (("a.tif", "case 7/b.tif"), False)
+    for number in range(150):
+        (root / f"Z{number}.txt").touch()
+    assert SlideStore([root], handles=1, max_listing=1).list_ids() == ((), True)
+
+
+def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
+    """An id that two roots know is the first one's slide, listed once."""
+    write_slide(tmp_path / "second" / "a.tif", 99)
+    write_slide(tmp_path / "second" / "c.tif", 30)
+    store = SlideStore([root, tmp_path / "second"], handles=2, max_listing=100)
+
+    assert store.list_ids() == (("a.tif", "c.tif", "case 7/b.tif"), False)
+    assert (first_pixel(store, "a.tif"), first_pixel(store, "c.tif")) == (10, 30)
+
+
+def test_a_root_that_is_no_folder_is_told_at_start(root: Path) -> None:
+    """A wrong setting is found before the first request."""
+    for wrong in (root / "a.tif", root / "missing"):
+        with pytest.raises(SettingsError, match=wrong.name):
+            SlideStore([wrong], handles=1, max_listing=1)
+
+
+@pytest.mark.parametrize(
+    "slide_id",
+    [
+        "missing.tif",
+        "",
+        ".",
+        "..",
+        "/",
+        "case 7",
+        "case 7/",
+        "case 7/../a.tif",
+        "./a.tif",
+        "case 7//b.tif",
+        "../outside/secret.tif",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..\\outside\\secret.tif",
+        "a.tif\0",
+        "a.tif/b",
+        "\udcff.tif",
+        "\ud800",
+        "leaves.tif",
+        "linked/secret.tif",
+        "case 7/leaves.tif",
+        "loop",
+        "dangling",
+        "x" * 1000,
+        "x/" * 3000 + "x",
+    ],
+)
+def test_an_id_never_leaves_the_root(store: SlideStore, root: Path, slide_id: str) -> None:
+    """Whatever the trick, the answer is the one for a slide that does not exist."""
+    outside = root.parent / "outside"
+    (root / "leaves.tif").symlink_to(outside / "secret.tif")
+    (root / "case 7" / "leaves.tif").symlink_to(Path("..", "..", "outside", "secret.tif"))
+    (root / "linked").symlink_to(outside)
+    (root / "loop").symlink_to(root / "loop")
+    (root / "dangling").symlink_to(root / "nowhere")
+
+    with pytest.raises(UnknownSlideError) as caught, store.open(slide_id):
+        pass
+    assert str(caught.value) == f"There is no slide {slide_id[:200]!r}: GET /v1/slides lists the ids."
+
+
+def test_a_mirax_companion_folder_may_not_leave_the_root(store: SlideStore, root: Path) -> None:
+    """OpenSlide would follow the folder beside an .mrxs file, so it must be inside too."""
+    write_slide(root / "x.mrxs")
+    assert first_pixel(store, "x.mrxs") == 200
+    (root / "x").symlink_to(root.parent / "outside")
+
+    with pytest.raises(UnknownSlideError), store.open("x.mrxs"):
+        pass
+
+
+def test_links_inside_the_root_are_followed(store: SlideStore, root: Path) -> None:
+    """A link that stays inside is one more name of the same slide."""
+    (root / "alias.tif").symlink_to(root / "a.tif")
+
+    assert first_pixel(store, "alias.tif") == 10
+    assert "alias.tif" in store.list_ids()[0]
+    with store.open("alias.tif") as one, store.open("a.tif") as other:
+        assert one is other
+
+
+def test_a_handle_is_shared_and_kept(store: SlideStore) -> None:
+    """Readers of a slide share one handle, which stays open for the next."""
+    with store.open("a.tif") as one, store.open("a.tif") as other:
+        assert one is other
+    with store.open("a.tif") as later:
+        assert later is one
+
+
+def test_only_idle_handles_are_closed_to_make_room(store: SlideStore, root: Path) -> None:
+    """With room for two, the least recently used idle slide is closed, never one that is being read."""
+    for name in ("c.tif", "d.tif", "e.tif"):
+        write_slide(root / name)
+    with store.open("a.tif") as first:
+        for name in ("c.tif", "d.tif", "e.tif"):
+            first_pixel(store, name)
+        assert first.read_level(0, Box(0, 0, 1, 1))[0, 0, 0] == 10
+        with store.open("c.tif") as again, store.open("d.tif"), store.open("e.tif"):
+            assert again.read_level(0, Box(0, 0, 1, 1)).shape == (1, 1, 3)
+    first_pixel(store, "d.tif")
+    first_pixel(store, "e.tif")
+    with store.open("a.tif") as reopened:
+        assert reopened is not first
+
+
+def test_a_file_that_was_replaced_is_opened_again(store: SlideStore, root: Path) -> None:
+    """New content under the same id is read through a new handle, even while the old one has a reader."""
+    with store.open("a.tif") as old:
+        write_slide(root / "new.tif", 77, side=96).replace(root / "a.tif")
+        with store.open("a.tif") as new:
+            assert new is not old
+            assert (old.size_l0.width, new.size_l0.width) == (64, 96)
+    assert first_pixel(store, "a.tif") == 77
+
+
+def test_a_file_that_was_removed_is_unknown(store: SlideStore, root: Path) -> None:
+    """A cached handle does not outlive its file."""
+    first_pixel(store, "a.tif")
+    (root / "a.tif").unlink()
+
+    with pytest.raises(UnknownSlideError), store.open("a.tif"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["unopenable.tiff", "truncated.svs"])
+def test_a_slide_that_does_not_open_is_unreadable(
+    store: SlideStore, root: Path, shared_data: Path, name: str
+) -> None:
+    """The file is there but no slide: that is not the same as unknown, and it can be repaired in place."""
+    shutil.copy(shared_data / "slides" / "broken" / name, root / name)
+    with pytest.raises(UnreadableSlideError), store.open(name):
+        pass
+
+    write_slide(root / name, 55)
+    assert first_pixel(store, name) == 55
+
+
+def test_a_handle_that_failed_is_dropped(store: SlideStore, root: Path, shared_data: Path) -> None:
+    """OpenSlide errors latch, so the next reader gets a fresh handle."""
+    shutil.copy(shared_data / "slides" / "broken" / "unreadable.svs", root / "u.svs")
+    handles = []
+    for _ in range(2):
+        with store.open("u.svs") as slide:
+            handles.append(slide)
+            with pytest.raises(UnreadableSlideError):
+                slide.read_level(0, Box(0, 0, 16, 16))
+
+    assert handles[0] is not handles[1]
+    assert first_pixel(store, "a.tif") == 10
+
+
+def test_many_threads_open_and_read(root: Path) -> None:
+    """Under contention, with fewer handles than slides, nobody reads a closed slide."""
+    for number in range(5):
+        write_slide(root / f"{number}.tif", 100 + number)
+    store = SlideStore([root], handles=1, max_listing=10)
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> bool:
+        start.wait()
+        numbers = np.random.default_rng(seed).integers(0, 5, 60)
+        return all(first_pixel(store, f"{number}.tif") == 100 + number for number in numbers)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+    store.close()
+
+
+def test_closing_waits_for_no_reader(store: SlideStore) -> None:
+    """A slide being read when the store closes is closed by its reader."""
+    with store.open("a.tif") as slide:
+        store.close()
+        assert slide.read_level(0, Box(0, 0, 1, 1))[0, 0, 0] == 10
