@@ -99,7 +99,7 @@ def classifier_fields(name: str = "toy-classifier", side_px: int = 72, **changes
 
 def write_package(models_dir: Path, fields: dict[str, Any], graph: bytes) -> Path:
     """A package as the converters write it; returns its folder."""
-    folder = models_dir / fields["name"]
+    folder = models_dir / str(fields["name"])
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.onnx").write_bytes(graph)
     stated = {"sha256": hashlib.sha256(graph).hexdigest()} | fields

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
@@ -20,9 +21,12 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.wire import JSON, RegionRequest
+from slidecascade.wire import JSON, RegionRequest, WireModel
+
+Model = TypeVar("Model", bound=BaseModel)
 
 FORM: Final = "multipart/form-data"
+URLENCODED: Final = "application/x-www-form-urlencoded"
 MAX_JSON_BYTES: Final = 2**20
 """Largest JSON document: a request is a handful of fields."""
 
@@ -49,25 +53,30 @@ async def read_order(request: Request, *, max_bytes: int) -> Order:
         DeadlineExceededError: when the caller stalls.
         CancelledError: when the caller leaves.
     """
-    media_type, options = parse_options_header(request.headers.get("content-type", ""))
-    _require_unencoded(request)
-    match media_type:
-        case b"application/json":
-            limit = min(max_bytes, MAX_JSON_BYTES)
-            document = b"".join([chunk async for chunk in _chunks(request, limit)])
-            return Order(parse_request(document), None)
-        case b"multipart/form-data":
-            boundary = options.get(b"boundary")
-            if not boundary:
-                raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
-            parts = _Parts(boundary)
-            async for chunk in _chunks(request, max_bytes):
-                parts.feed(chunk)
-            return _order(parts.finish())
-        case _:
-            raise UnsupportedMediaTypeError(
-                f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
-            )
+    media_type = _media_type(request)
+    if media_type == JSON:
+        return Order(parse_request(await _document(request, max_bytes)), None)
+    if media_type == FORM:
+        return await _read_form(request, max_bytes)
+    raise UnsupportedMediaTypeError(
+        f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
+    )
+
+
+async def read_native_order(request: Request, *, max_bytes: int) -> Order:
+    """As `read_order`, in the forms BentoML's clients use: without an image they send a urlencoded form.
+
+    In JSON the request is the member ``request``.
+    """
+    media_type = _media_type(request)
+    if media_type == JSON:
+        return Order(_parse(_NativeDocument, await _document(request, max_bytes)).request, None)
+    if media_type == FORM:
+        return await _read_form(request, max_bytes)
+    if media_type == URLENCODED:
+        fields = parse_qs((await _document(request, max_bytes)).decode("ascii", "replace"))
+        return _order({name: values[0].encode() for name, values in fields.items() if name == "request"})
+    raise UnsupportedMediaTypeError(f"Send {FORM} with the parts 'image' and 'request', or {JSON}.")
 
 
 def parse_request(document: bytes) -> RegionRequest:
@@ -77,17 +86,44 @@ def parse_request(document: bytes) -> RegionRequest:
         MalformedRequestError: when it is not a JSON object.
         InvalidRequestError: listing the fields that are wrong.
     """
+    return _parse(RegionRequest, document)
+
+
+class _NativeDocument(WireModel):
+    request: RegionRequest
+
+
+def _parse(model: type[Model], document: bytes) -> Model:
     try:
-        return RegionRequest.model_validate_json(document)
+        return model.model_validate_json(document)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)
-    first = details[0]
-    if not first["loc"]:
+    if not details[0]["loc"]:
         raise MalformedRequestError("The request is not a JSON object: check its quotes, commas and braces.")
     errors = tuple((".".join(str(part) for part in item["loc"]), str(item["msg"])) for item in details)
     field, message = errors[0]
     others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
     raise InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", errors)
+
+
+def _media_type(request: Request) -> str:
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaTypeError("Send the body without Content-Encoding.")
+    return parse_options_header(request.headers.get("content-type", ""))[0].decode("latin-1")
+
+
+async def _document(request: Request, max_bytes: int) -> bytes:
+    return b"".join([chunk async for chunk in _chunks(request, min(max_bytes, MAX_JSON_BYTES))])
+
+
+async def _read_form(request: Request, max_bytes: int) -> Order:
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary")
+    if not boundary:
+        raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
+    parts = _Parts(boundary)
+    async for chunk in _chunks(request, max_bytes):
+        parts.feed(chunk)
+    return _order(parts.finish())
 
 
 def _order(parts: dict[str, bytes]) -> Order:
@@ -97,11 +133,6 @@ def _order(parts: dict[str, bytes]) -> Order:
     if "image" not in parts and request.slide is None:
         raise MalformedRequestError("The form has no part 'image': add it, or name a slide in 'request'.")
     return Order(request, parts.get("image"))
-
-
-def _require_unencoded(request: Request) -> None:
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaTypeError("Send the body without Content-Encoding.")
 
 
 async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from slidecascade.analyser import Analyser, Report
 from slidecascade.control import Control
 from slidecascade.errors import CancelledError, InvalidRequestError, UnknownHeatmapError
 from slidecascade.exchange import Exchange
-from slidecascade.intake import Order, read_order
+from slidecascade.intake import Order, read_native_order, read_order
 from slidecascade.metrics import Metrics
 from slidecascade.negotiation import choose
 from slidecascade.pool import Pool
@@ -52,14 +52,10 @@ class Regions:
     async def answer(self, request: Request) -> Response:
         """The answer to ``POST /v1/regions``."""
         view = read_view(request)
-        order = await self.read(request)
+        order = await read_order(request, max_bytes=self._settings.max_upload_bytes)
         self._require_heatmap(order, view)
         report = await self.analyse(order, request)
         return await self._respond(_encode(report, view), view.media_type)
-
-    async def read(self, request: Request) -> Order:
-        """What the body of `request` orders; see `read_order`."""
-        return await read_order(request, max_bytes=self._settings.max_upload_bytes)
 
     async def analyse(self, order: Order, request: Request) -> Report:
         """The analysis, broken off when its time is up or the caller leaves.
@@ -84,8 +80,13 @@ class Regions:
             control.cancel()
             left.cancel()
 
-    async def respond_native(self, report: Report) -> Response:
-        """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's own clients get."""
+    async def read_native(self, request: Request) -> Order:
+        """What one of BentoML's clients orders; see `read_native_order`."""
+        return await read_native_order(request, max_bytes=self._settings.max_upload_bytes)
+
+    async def answer_native(self, order: Order, request: Request) -> Response:
+        """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
+        report = await self.analyse(order, request)
         return await self._respond(_encode_native(report), JSON)
 
     def _require_heatmap(self, order: Order, view: View) -> None:

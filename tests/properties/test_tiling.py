@@ -50,7 +50,7 @@ def test_exactly_one_tile_owns_a_position(
     points = np.array(places) * [size.width, size.height]
     corners = np.array([[tile.core.x, tile.core.y] for tile in tiles], np.float64)
     points = np.concatenate([points, corners])
-    owners = sum(tile.core.contains(points).astype(int) for tile in tiles)
+    owners = np.sum([tile.core.contains(points) for tile in tiles], axis=0)
     assert (owners == 1).all()
 
 

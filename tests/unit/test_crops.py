@@ -13,7 +13,7 @@ from slidecascade.cells.crops import bounds_of, corners_of, cut
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), dtype=np.uint8)
-    return cv2.GaussianBlur(noise, (0, 0), 1.2)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.2))
 
 
 @pytest.mark.parametrize(("size_px", "out_px"), [(54, 72), (96, 96), (64, 32), (54, 54)])

@@ -125,7 +125,7 @@ def nuclei_of(terrain: Terrain, sites: Sites) -> Nuclei:
 def _pushed_aside(sites: Sites, large: Floats, shift_x: Floats, shift_y: Floats) -> Nuclei:
     keys = sites.keys
     radius = between(keys, 50, 3.1, 4.3) + 1.3 * (uniform(keys, 51) > 0.93)
-    shrunken = np.where(sites.kind == BALLOONING, 0.88, 1.0)
+    shrunken = np.select([sites.kind == BALLOONING, large > 0], [0.88, between(keys, 55, 0.82, 1.0)], 1.0)
     flat = np.where(large > 0, between(keys, 52, 0.45, 1.0), between(keys, 52, 0.88, 1.0))
     along = radius * shrunken * np.where(large > 0, 1.02, 1.0)
     across = along * flat

@@ -319,7 +319,7 @@ def _nuclear_stain(
         depth = 0.88 + 0.32 * draw[3] if kind == IMMUNE else 0.70 + 0.40 * draw[3]
         dense = depth + 0.26 * chromatin + 0.06 * rim
         return dense.astype(np.float32), np.full_like(dense, 0.40)
-    squeezed = 0.16 if kind == STEATOSIS else 0.0
+    squeezed = 0.04 + 0.32 * draw[6] if kind == STEATOSIS else 0.0
     faint = 0.55 if draw[7] > 0.9 else 1.0  # a nucleus the section only grazes
     open_chromatin = draw[0]  # a clear nucleus with a dark outline and clumps
     body = (0.54 + 0.22 * draw[3] + squeezed - 0.16 * open_chromatin) * faint
