@@ -38,8 +38,8 @@ class HeatmapSpec:
     kind: Literal["fraction", "density"]
     classes: tuple[str, ...]
     of: tuple[str, ...] = ()
-    grid_um: float = 32.0
-    sigma_um: float = 64.0
+    grid_um: float = 16.0
+    sigma_um: float = 40.0
     maximum: float | None = None
 
 

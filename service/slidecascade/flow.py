@@ -36,8 +36,8 @@ from slidecascade.tilework import TileFindings, TileWork
 from slidecascade.tiling import Tile, cover, default_tile_px
 
 LOG = logging.getLogger(__name__)
-OVERVIEW_PX = 256
-"""Side of the small picture that tells dark-field from bright-field."""
+SAMPLES, SAMPLE_PX = 5, 64
+"""Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +130,27 @@ def analyse(
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
     with stopwatch.measure("read"), task.open_source() as source:
         view = RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
+        grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
         return TileWork(
             pipeline=task.pipeline,
-            grids={model.name: view.grid(model.mpp) for model in task.pipeline.models},
+            grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(view.overview(OVERVIEW_PX)[0]),
+            dark_field=tissue.is_dark_field(_samples(view, grids[task.pipeline.segmenter.name])),
             runner=runner,
             control=control,
             stopwatch=stopwatch,
         )
+
+
+def _samples(view: RegionView, grid: Grid) -> NDArray[np.uint8]:
+    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide."""
+    width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
+    squares = [
+        view.read(grid, Box(int(x), int(y), width, height)).reshape(-1, 1, 3)
+        for y in np.linspace(0, grid.size.height - height, SAMPLES)
+        for x in np.linspace(0, grid.size.width - width, SAMPLES)
+    ]
+    return np.concatenate(squares)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class HeatmapFields(_SpecPart):
     kind: Literal["fraction", "density"]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     of: tuple[str, ...] = ()
-    grid_um: Annotated[float, Field(gt=0, le=10_000)] = 32.0
-    sigma_um: Annotated[float, Field(gt=0, le=10_000)] = 64.0
+    grid_um: Annotated[float, Field(gt=0, le=10_000)] = 16.0
+    sigma_um: Annotated[float, Field(gt=0, le=10_000)] = 40.0
     maximum: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ def _run(listener: socket.socket) -> int:
 
         from slidecascade.app import SERVICE
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("slidecascade"):
+            raise
         raise MissingExtraError(
             f"{error.name} is not installed: install slidecascade[service,cpu] to serve."
         ) from error
@@ -65,10 +67,10 @@ def _run(listener: socket.socket) -> int:
     )
     try:
         uvicorn.Server(config).run(sockets=[listener])
-    except SystemExit:
+    except SystemExit as ended:
         if service.failure is not None:
             raise service.failure from None
-        raise
+        return 1 if ended.code else 0
     return 0
 
 

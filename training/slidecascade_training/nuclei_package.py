@@ -29,7 +29,7 @@ SCALE = 1.0 / 255.0
 
 _FOREGROUNDS = (0.4, 0.45, 0.5, 0.55, 0.6)
 _SEEDS = (0.4, 0.5, 0.6, 0.7, 0.8)
-_AREAS_UM2 = (4.0, 6.0, 8.0)
+_AREAS_UM2 = (4.0, 6.0, 8.0, 10.0)
 
 
 @dataclass(frozen=True)
