@@ -1,5 +1,6 @@
 """Keras 3 models to served ONNX graphs: uint8 RGB in, normalisation inside, small outputs."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,14 +48,8 @@ def onnx_from_keras(
             "or join the maps along the channel axis."
         )
 
-    def served(image: Any) -> Any:
-        outputs = model(tf.cast(image, tf.float32) * scale + offset, training=False)
-        if as_bytes:
-            # Clipping guards the cast: an unbounded output would wrap around instead of saturating.
-            outputs = tf.cast(tf.round(255.0 * tf.clip_by_value(outputs, 0.0, 1.0)), tf.uint8)
-        return tf.identity(outputs, name=output_name)
-
     signature = [tf.TensorSpec((None, height_px, width_px, 3), tf.uint8, name="image")]
+    served = _served(model, scale, offset, as_bytes=as_bytes)
     function = tf.function(served, input_signature=signature)
     graph_model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
     _rename_tensor(graph_model, graph_model.graph.input[0].name, "image")
@@ -64,6 +59,20 @@ def onnx_from_keras(
     # The inner shape notes carry the exporter's made-up dimension names and the runtime infers its own.
     del graph_model.graph.value_info[:]
     return graph_model
+
+
+def _served(model: Any, scale: float, offset: float, *, as_bytes: bool) -> Callable[[Any], Any]:
+    """The model between uint8 pixels and what is sent back."""
+    import tensorflow as tf
+
+    def served(image: Any) -> Any:
+        outputs = model(tf.cast(image, tf.float32) * scale + offset, training=False)
+        if not as_bytes:
+            return outputs
+        # Clipping guards the cast: an unbounded output would wrap around instead of saturating.
+        return tf.cast(tf.round(255.0 * tf.clip_by_value(outputs, 0.0, 1.0)), tf.uint8)
+
+    return served
 
 
 def _rename_tensor(graph_model: "onnx.ModelProto", old: str, new: str) -> None:

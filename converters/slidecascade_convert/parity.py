@@ -1,5 +1,6 @@
 """Does the exported graph answer as the model it was made from?"""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 # Odd multiples of 8, so that a graph that froze a size or wants a power of two is found out.
 DYNAMIC_SIZES_PX = ((256, 256), (72, 136), (184, 40))
+
+_ONNX_UINT8 = 2  # onnx.TensorProto.UINT8
 
 
 class ParityError(ValueError):
@@ -60,22 +63,12 @@ def check_parity(
     rng = np.random.default_rng(seed)
     run = _graph_function(onnx_model)
     differences: list[npt.NDArray[np.float64]] = []
-    limit = 0.0
-    for height, width in sizes_px:
-        for batch in batches:
-            images = _test_images(rng, batch, height, width)
-            expected = np.asarray(model(images.astype(np.float32) * np.float32(scale) + np.float32(offset)))
-            actual = run(images)
-            if actual.shape != expected.shape:
-                raise ParityError(
-                    f"The graph answers {actual.shape} where the model answers {expected.shape} for input "
-                    f"{images.shape}; export the model with the sizes it is served at."
-                )
-            is_bytes = actual.dtype == np.uint8
-            limit = tolerance if tolerance is not None else (1.0 if is_bytes else 1e-4)
-            if is_bytes:
-                expected = np.round(255.0 * expected.clip(0.0, 1.0))
-            differences.append(np.abs(actual.astype(np.float64) - expected).ravel())
+    for (height, width), batch in itertools.product(sizes_px, batches):
+        images = _test_images(rng, batch, height, width)
+        expected = model(images.astype(np.float32) * np.float32(scale) + np.float32(offset))
+        differences.append(_difference(np.asarray(expected), run(images)))
+    is_bytes = onnx_model.graph.output[0].type.tensor_type.elem_type == _ONNX_UINT8
+    limit = tolerance if tolerance is not None else (1.0 if is_bytes else 1e-4)
     joined = np.concatenate(differences)
     parity = Parity(len(differences), float(joined.max()), float(joined.mean()), limit)
     # A comparison with NaN is False, so "not within" also refuses a graph that answers NaN.
@@ -85,6 +78,19 @@ def check_parity(
             "check the scale and offset, or export with another opset."
         )
     return parity
+
+
+def _difference(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Absolute differences, flat, in the unit of the graph's output."""
+    if actual.shape != expected.shape:
+        raise ParityError(
+            f"The graph answers {actual.shape} where the model answers {expected.shape}; "
+            "export the model with the sizes it is served at."
+        )
+    if actual.dtype == np.uint8:
+        expected = np.round(255.0 * expected.clip(0.0, 1.0))
+    difference: npt.NDArray[np.float64] = np.abs(actual.astype(np.float64) - expected).ravel()
+    return difference
 
 
 def _test_images(rng: np.random.Generator, batch: int, height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -155,18 +155,19 @@ async def test_failed_tiles_are_listed(client: httpx.AsyncClient, analyser: Fake
     assert told.tiles == (wire.FailedTile(x=1, y=2, width=3, height=4, reason="model-failed"),)
 
 
-def test_every_error_has_a_row_or_is_told_at_start() -> None:
+def test_every_error_has_a_row_or_never_ends_a_request() -> None:
     """No error of a request is missing from the status table."""
     known = [kind for kind in vars(errors).values() if isinstance(kind, type) and "problem" in vars(kind)]
-    at_start = {
+    elsewhere = {
         errors.SlideCascadeError,
         errors.ModelPackageError,
         errors.PipelineSpecError,
         errors.SettingsError,
         errors.ListenError,
         errors.MissingExtraError,
+        errors.UnwritableOutputError,
     }
-    assert set(known) - set(STATUS) == at_start
+    assert set(known) - set(STATUS) == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,35 @@ async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, ana
 
     assert (told.status, told.name) == (504, "deadline-exceeded")
     assert analyser.stopped == ["deadline-exceeded"]
+
+
+async def test_an_answer_that_breaks_off_breaks_the_connection(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails after the answer began cannot be told, but it must not look like a complete answer."""
+
+    def broken(_analysis: object) -> Iterator[bytes]:
+        yield b'{"type":"FeatureCollection","features":['
+        raise ValueError("in the middle")
+
+    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    transport = httpx.ASGITransport(process.guard(process.rest))
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        with pytest.raises(ConnectionAbortedError):
+            await post(client)
+
+
+async def test_a_failure_before_the_answer_is_told(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that fails at once is a problem like any other."""
+
+    def broken(_analysis: object) -> Iterator[bytes]:
+        raise errors.ModelFailedError("A score is not a number.")
+        yield b""
+
+    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    assert problem(await post(client)).name == "model-failed"
 
 
 async def test_a_caller_who_leaves_stops_the_work(process: Process, analyser: FakeAnalyser) -> None:

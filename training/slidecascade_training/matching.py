@@ -49,15 +49,20 @@ def iou_matrix(truth: Labels, predicted: Labels) -> npt.NDArray[np.float64]:
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"Label images of shapes {truth.shape} and {predicted.shape} cannot be compared.")
-    _, rows = np.unique(np.append(truth.ravel(), 0), return_inverse=True)
-    _, columns = np.unique(np.append(predicted.ravel(), 0), return_inverse=True)
-    # The appended 0 makes sure that index 0 is the background in both; it is left out of the counts.
-    n_rows, n_columns = int(rows.max()) + 1, int(columns.max()) + 1
-    pairs = rows[:-1] * n_columns + columns[:-1]
-    overlap = np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
+    rows, n_rows = _dense(truth)
+    columns, n_columns = _dense(predicted)
+    overlap = np.bincount(rows * n_columns + columns, minlength=n_rows * n_columns)
+    overlap = overlap.reshape(n_rows, n_columns)
     union = overlap.sum(axis=1, keepdims=True) + overlap.sum(axis=0, keepdims=True) - overlap
     iou: npt.NDArray[np.float64] = overlap[1:, 1:] / union[1:, 1:]
     return iou
+
+
+def _dense(labels: Labels) -> tuple[npt.NDArray[np.intp], int]:
+    """Flat labels with the gaps in the numbering closed, and one more than the highest; 0 stays background."""
+    is_present = np.bincount(labels.ravel(), minlength=1) > 0
+    is_present[0] = True
+    return (np.cumsum(is_present) - 1)[labels.ravel()], int(is_present.sum())
 
 
 def count_matches(iou: npt.NDArray[np.float64], threshold: float) -> MatchCounts:

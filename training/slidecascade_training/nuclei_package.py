@@ -27,8 +27,8 @@ MULTIPLE_OF = 8
 HALO_PX = 64
 SCALE = 1.0 / 255.0
 
-_FOREGROUNDS = (0.4, 0.45, 0.5, 0.55, 0.6)
-_SEEDS = (0.4, 0.5, 0.6, 0.7, 0.8)
+_FOREGROUNDS = (0.45, 0.5, 0.55, 0.6)
+_SEEDS = (0.5, 0.6, 0.7, 0.8, 0.85)
 _AREAS_UM2 = (4.0, 6.0, 8.0, 10.0)
 
 
@@ -64,7 +64,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
     card = _card(settings, int(trainer.steps.numpy()), options, measured, view_radius_px())
-    fields = _spec_fields(options, measured, with_nucls=bool(settings["nucls_images"]))
+    fields = _spec_fields(options, measured, settings)
     write_package(models_dir, fields, graph, card, max_batch=8)
 
 
@@ -117,7 +117,9 @@ def measure_by_kind(
     return by_kind
 
 
-def _spec_fields(options: HeadOptions, measured: dict[str, Accuracy], *, with_nucls: bool) -> dict[str, object]:
+def _spec_fields(
+    options: HeadOptions, measured: dict[str, Accuracy], settings: dict[str, Any]
+) -> dict[str, object]:
     data = [
         {
             "name": "Data Science Bowl 2018 stage1_train (BBBC038), corrected masks",
@@ -125,8 +127,11 @@ def _spec_fields(options: HeadOptions, measured: dict[str, Accuracy], *, with_nu
             "split": "validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
         }
     ]
-    if with_nucls:
-        data.append({"name": "NuCLS, ten breast H&E crops", "licence": "CC0-1.0", "split": "training only"})
+    if settings["nucls_images"]:
+        data.append({"name": "NuCLS, breast H&E crops", "licence": "CC0-1.0", "split": "training only"})
+    if settings["tissue_windows"]:
+        name = "rendered liver of slidecascade_training.tissue"
+        data.append({"name": name, "licence": "Apache-2.0", "split": "training only"})
     whole = measured["all"]
     accuracy = {"ap50": whole.ap50, "ap50_pooled": whole.ap50_pooled, "mean_ap": whole.mean_ap, "dice": whole.dice}
     for kind in dsb2018.KINDS:
@@ -180,11 +185,10 @@ def _card(
         f"| {kind} | {a.images} | {a.ap50:.3f} | {a.ap50_pooled:.3f} | {a.mean_ap:.3f} | {a.dice:.3f} |"
         for kind, a in measured.items()
     )
-    with_nucls = " --nucls NUCLS" if settings["nucls_images"] else ""
     return _CARD.format(
         rows=rows,
         steps=steps,
-        with_nucls=with_nucls,
+        tissue_windows=settings["tissue_windows"],
         options=options,
         radius=radius,
         nucls_images=settings["nucls_images"],
@@ -215,11 +219,13 @@ halo of 64 px, aligned to 8 px, give the maps of the whole image.
   `int(stem[:4], 16) % 5 == 0`; of the rest, `int(stem[4:8], 16) % 10 == 0` tuned the thresholds; the others
   trained.
 - NuCLS breast H&E: {nucls_images} crops of 256 px, CC0, training only.
+- Rendered liver tissue at 0.5 um per pixel: {tissue_windows} windows of 512 px, training only.
 - A part of the fluorescence crops was shown in training as rendered haematoxylin and eosin.
 
 ## Recipe
 ```
-python -m slidecascade_training.nuclei --data DSB2018{with_nucls} --out RUN --minutes {minutes:g} --seed {seed}
+python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue {tissue_windows} \\
+    --out RUN --minutes {minutes:g} --seed {seed}
 python -m slidecascade_training.nuclei --data DSB2018 --out RUN --package models
 ```
 {steps} steps of 8 crops on two CPU cores. The learning rate follows the clock, so a faster machine trains further

@@ -1,10 +1,10 @@
 """Foreground and interior maps to cell instances: a seeded watershed, flooded in two levels.
 
-The idea is the watershed by flooding from markers of Meyer and Beucher (1990) with two broad levels: every seed (a
-connected piece of the interior map above a threshold) grows over the foreground, first where the interior map is
-high, then over the rest, so that touching cells meet in the valley between them. The steps are dilations of the whole
-label image. That makes the result local: which cell a pixel belongs to depends on the maps around that cell and
-on nothing further away, so overlapping tiles agree where they overlap.
+The idea is the watershed by flooding from markers of Meyer and Beucher (1990) with two broad levels: every seed
+(a connected piece of the interior map above a threshold) grows over the foreground, first where the interior map
+is high, then over the rest, so that touching cells meet in the valley between them. The steps are dilations of
+the whole label image. That makes the result local: which cell a pixel belongs to depends on the maps around that
+cell and on nothing further away, so overlapping tiles agree where they overlap.
 """
 
 import cv2
@@ -99,7 +99,7 @@ def _fill_holes(labels: Labels) -> None:
         return
     # The piece with most of the edge is nearly all of the background: leaving it out first saves the time.
     ground = int(np.bincount(edge[edge > 0]).argmax()) if edge.any() else 0
-    where = np.flatnonzero(cv2.bitwise_and(cv2.compare(pieces, ground, cv2.CMP_NE), empty))
+    where = np.flatnonzero(cv2.bitwise_and(cv2.compare(pieces, ground, cv2.CMP_NE), empty) > 0)
     piece = pieces.ravel()[where]
     where, piece = where[is_hole[piece]], piece[is_hole[piece]]
     lowest, highest = _neighbouring_labels(labels, empty, where, piece, count)

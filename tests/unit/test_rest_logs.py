@@ -1,0 +1,132 @@
+"""Log lines: one JSON object each, and nothing in them that names a slide."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from slidecascade import logs
+from slidecascade.errors import UnknownSlideError
+from slidecascade.metrics import Metrics
+from slidecascade.pool import Pool
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What was logged; the loggers are put back afterwards."""
+    names = (
+        None,
+        "slidecascade",
+        "bentoml",
+        "circus",
+        "uvicorn",
+        "uvicorn.error",
+        "uvicorn.access",
+        "bentoml.access",
+    )
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    logs.configure(stream=stream)  # a second time must not double the lines
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def fail() -> None:
+    try:
+        raise OSError("cannot open /data/Doe.svs")
+    except OSError as error:
+        raise ValueError("Doe.svs") from error
+
+
+def test_a_line_holds_what_is_needed(lines: Lines) -> None:
+    """Time, level, logger, message, request id and fields, on one line whatever the message holds."""
+    with logs.request("id-7"):
+        logging.getLogger("slidecascade.x").info("two\nlines", extra={"fields": {"in_flight": 3}})
+    (line,) = lines()
+
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "logger": "slidecascade.x",
+        "message": "two\nlines",
+        "request_id": "id-7",
+        "in_flight": 3,
+    }
+
+
+def test_an_exception_is_told_by_type_and_place(lines: Lines) -> None:
+    """Its own words, and those of its cause, may name a file; the frames do not."""
+    try:
+        fail()
+    except ValueError:
+        logging.getLogger("slidecascade").exception("unexpected")
+    (line,) = lines()
+
+    assert [link["type"] for link in line["exception"]] == ["ValueError", "OSError"]
+    assert line["exception"][0]["frames"][-1].endswith(" fail")
+    assert "Doe" not in json.dumps(line)
+
+
+def test_words_of_other_packages_are_withheld(lines: Lines) -> None:
+    """Image readers name the files they complain about."""
+    logging.getLogger("tifffile").error("<TiffFile 'Doe.svs'> is corrupt")
+    logging.getLogger("asyncio").error("Task exception was never retrieved: Doe")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.access").info("GET /v1/slides/Doe.svs")
+
+    assert "Doe" not in json.dumps(lines())
+    assert [line["logger"] for line in lines()] == ["tifffile", "asyncio", "uvicorn.error"]
+    assert lines()[2]["message"] == "Invalid HTTP request received."
+
+
+def test_an_error_of_ours_is_told_once(lines: Lines) -> None:
+    """What BentoML says about an error that becomes an answer is left out."""
+    for name in ("bentoml.serve", "slidecascade"):
+        logging.getLogger(name).error("failed", exc_info=UnknownSlideError("Doe"))
+
+    assert [line["logger"] for line in lines()] == ["slidecascade"]
+
+
+async def test_threads_keep_the_request_id(lines: Lines) -> None:
+    """Work in a thread logs with the id of the request it belongs to."""
+    pool = Pool(2, name="test")
+
+    async def ask(request_id: str) -> None:
+        with logs.request(request_id):
+            await pool.run(logging.getLogger("slidecascade").info, "in a thread")
+
+    await asyncio.gather(*(ask(f"id-{number}") for number in range(4)))
+    pool.close()
+
+    assert {line["request_id"] for line in lines()} == {"id-0", "id-1", "id-2", "id-3"}
+
+
+def test_the_work_is_observed() -> None:
+    """Stages, tiles and cells appear under their names, with the process's own numbers beside them."""
+    metrics = Metrics()
+    metrics.stage("segment", 0.2)
+    metrics.tiles("done", 4)
+    metrics.cells("nash", "Hepatocyte: Steatosis", 17)
+    page = metrics.expose().decode()
+
+    for line in (
+        'slidecascade_stage_duration_seconds_count{stage="segment"} 1.0',
+        'slidecascade_tiles_total{outcome="done"} 4.0',
+        'slidecascade_cells_total{class_name="Hepatocyte: Steatosis",pipeline="nash"} 17.0',
+        'slidecascade_build_info{version="',
+        "process_resident_memory_bytes ",
+    ):
+        assert line in page
+    assert "_created" not in page
