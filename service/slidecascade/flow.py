@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,7 +190,8 @@ def _in_flight(
         for item in items:
             if len(pending) >= limit:
                 yield pending.popleft().result()
-            pending.append(pool.submit(work, item))
+            # In a copy of this thread's context, so that a tile's log lines carry the request's id.
+            pending.append(pool.submit(copy_context().run, work, item))
         while pending:
             yield pending.popleft().result()
     finally:

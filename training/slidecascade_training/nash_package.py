@@ -30,12 +30,11 @@ For Research Use Only. Not for use in diagnostic procedures.
 
 ## How it was made
 
-    python -m slidecascade_training.nash --out runs/nash --minutes {total_minutes:.0f} --seed {seed} \\
-        --package models
+    python -m slidecascade_training.nash --minutes {total_minutes:g} --seed {seed} --out runs/nash --package models
 
 {windows} rendered windows of 768 x 768 px with random stain, brightness, blur, noise, JPEG quality and
 pixel size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged); {minutes:.1f} minutes of
-training on two shared CPU cores. Training seeds {first_training} to {last_training}, held-out seeds
+training on two shared CPU cores ({steps} steps of {batch} crops, every class equally often). Training seeds {first_training} to {last_training}, held-out seeds
 {first_held_out} to {last_held_out}.
 
 ## Measured
@@ -109,10 +108,12 @@ def card(task: Task, result: Result, seed: int, held_out: range) -> str:
         input_px=task.input_px,
         crop_px=task.crop_px,
         resizing=resizing,
-        total_minutes=3 * result.minutes,
+        total_minutes=3 * result.allowed_minutes,
         seed=seed,
         windows=result.windows,
         minutes=result.minutes,
+        steps=result.steps,
+        batch=result.batch,
         first_training=first_training,
         last_training=first_training + result.windows - 1,
         first_held_out=held_out.start,

@@ -12,11 +12,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
-from slidecascade.admission import Admission
 from slidecascade.errors import RetryLaterError, SlideCascadeError
-from slidecascade.exchange import Exchange
 from slidecascade.metrics import UNMATCHED, Metrics
-from slidecascade.rest import http_problem, problem_response
+from slidecascade.web.admission import Admission
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
 LOG = logging.getLogger(__name__)

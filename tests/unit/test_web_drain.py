@@ -10,10 +10,10 @@ from types import FrameType
 
 import pytest
 
-from slidecascade.admission import Admission
-from slidecascade.drain import SIGNALS, Drain
 from slidecascade.errors import DrainingError, OverloadedError
 from slidecascade.metrics import Metrics
+from slidecascade.web.admission import Admission
+from slidecascade.web.drain import SIGNALS, Drain
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
 from slidecascade.metrics import Metrics
-from slidecascade.process import Process
-from slidecascade.rest import STATUS
 from slidecascade.settings import Settings
+from slidecascade.web.process import Process
+from slidecascade.web.rest import STATUS
 
 AS_JSON = {"Content-Type": "application/json"}
 FORM = {"image": ("patient-7.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}

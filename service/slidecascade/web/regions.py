@@ -14,12 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from slidecascade.analyser import Analyser, Report
 from slidecascade.control import Control
 from slidecascade.errors import CancelledError, InvalidRequestError, UnknownHeatmapError
-from slidecascade.exchange import Exchange
-from slidecascade.intake import Order, read_native_order, read_order
 from slidecascade.metrics import Metrics
-from slidecascade.negotiation import choose
-from slidecascade.pool import Pool
 from slidecascade.settings import Settings
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.intake import Order, read_native_order, read_order
+from slidecascade.web.negotiation import choose
+from slidecascade.web.pool import Pool
 from slidecascade.wire import GEOJSON, JSON, PNG, ZIP
 
 OFFERS: Final = (GEOJSON, JSON, PNG, ZIP)

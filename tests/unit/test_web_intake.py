@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from slidecascade import intake
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -22,7 +21,8 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.intake import Order, parse_request, read_order
+from slidecascade.web import intake
+from slidecascade.web.intake import Order, parse_request, read_order
 from slidecascade.wire import RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'

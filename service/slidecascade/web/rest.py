@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from slidecascade import __version__, errors, wire
-from slidecascade.admission import Admission
 from slidecascade.analyser import Analyser
-from slidecascade.docs import OPENAPI_PATH, docs_router
-from slidecascade.exchange import Exchange
 from slidecascade.metrics import CONTENT_TYPE, Metrics
-from slidecascade.pool import Pool
-from slidecascade.regions import COLORMAPS, OFFERS, Regions
+from slidecascade.web.admission import Admission
+from slidecascade.web.docs import OPENAPI_PATH, docs_router
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.pool import Pool
+from slidecascade.web.regions import COLORMAPS, OFFERS, Regions
 
 LOG = logging.getLogger(__name__)
 
