@@ -34,8 +34,8 @@ For Research Use Only. Not for use in diagnostic procedures.
 
 {windows} rendered windows of 768 x 768 px with random stain, brightness, blur, noise, JPEG quality and
 pixel size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged); {minutes:.1f} minutes of
-training on two shared CPU cores ({steps} steps of {batch} crops, every class equally often). Training seeds {first_training} to {last_training}, held-out seeds
-{first_held_out} to {last_held_out}.
+training on two shared CPU cores ({steps} steps of {batch} crops, every class equally often). Training seeds
+{first_training} to {last_training}, held-out seeds {first_held_out} to {last_held_out}.
 
 ## Measured
 
