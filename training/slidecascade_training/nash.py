@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Images, Labels, Task, rendered_crops, resized
+from slidecascade_training.nash_package import Result, package
 
 SCALE: Final = 1 / 127.5
 OFFSET: Final = -1.0
@@ -37,26 +38,6 @@ class Progress:
 
     steps: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """`confusion` int64 (C, C): rows are the truth, columns the answers, on windows no training step saw.
-
-    The rest is what went into it: rendered windows, training steps and crops in each, minutes taken and allowed.
-    """
-
-    confusion: npt.NDArray[np.int64]
-    windows: int
-    steps: int
-    batch: int
-    minutes: float
-    allowed_minutes: float
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean over the classes of the fraction of their crops that were answered right."""
-        return float(np.mean(np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)))
 
 
 def training_seeds(seed: int) -> range:
@@ -189,7 +170,6 @@ def run(task: Task, out: Path, *, minutes: float, seed: int, windows: int, model
     """Train one classifier, convert it, measure the converted graph, and package it if asked."""
     from slidecascade_convert.keras import onnx_from_keras
     from slidecascade_convert.parity import check_parity
-    from slidecascade_training.nash_package import package
 
     cache = out / "crops"
     model, progress = train(task, _gathered(task, training_seeds(seed)[:windows], cache), out, minutes, seed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from slidecascade_training.crops import MPP, Task
-
-if TYPE_CHECKING:
-    from slidecascade_training.nash import Result
 
 _CARD = """\
 # {name}
@@ -65,6 +66,26 @@ _LIMITS = {
     "nash-hepatocyte": "Ballooning is rendered as enlarged, pale, wispy cytoplasm; pathologists disagree about "
     "real ballooning, and the renderer cannot settle that.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`confusion` int64 (C, C): rows are the truth, columns the answers, on windows no training step saw.
+
+    The rest is what went into it: rendered windows, training steps and crops in each, minutes taken and allowed.
+    """
+
+    confusion: npt.NDArray[np.int64]
+    windows: int
+    steps: int
+    batch: int
+    minutes: float
+    allowed_minutes: float
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes of the fraction of their crops that were answered right."""
+        return float(np.mean(np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)))
 
 
 def package(models_dir: Path, task: Task, graph: Any, result: Result, *, seed: int, held_out: range) -> Path:
