@@ -74,11 +74,16 @@ def parse_request(fields: object) -> RegionRequest:
     try:
         return RegionRequest.model_validate(fields)
     except ValidationError as error:
-        wrong = tuple(
-            (".".join(str(part) for part in item["loc"]) or "request", item["msg"]) for item in error.errors()
-        )
-        first_field, first_message = wrong[0]
-        raise InvalidRequestError(f"The field {first_field!r} cannot be used: {first_message}.", wrong) from error
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InvalidRequestError:
+    """The fields that are wrong, in the words of the contract; values a caller sent are not repeated."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    wrong = tuple((".".join(str(part) for part in item["loc"]) or "request", str(item["msg"])) for item in details)
+    field, message = wrong[0]
+    others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", wrong)
 
 
 class ModelUse(Answer):

@@ -16,12 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
-    InvalidRequestError,
     MalformedRequestError,
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.wire import JSON, RegionRequest, WireModel
+from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -97,13 +96,11 @@ def _parse(model: type[Model], document: bytes) -> Model:
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-    if not details[0]["loc"]:
-        raise MalformedRequestError("The request is not a JSON object: check its quotes, commas and braces.")
-    errors = tuple((".".join(str(part) for part in item["loc"]), str(item["msg"])) for item in details)
-    field, message = errors[0]
-    others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
-    raise InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", errors)
+        if not error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]:
+            raise MalformedRequestError(
+                "The request is not a JSON object: check its quotes, commas and braces."
+            ) from None
+        raise refusal(error) from None
 
 
 def _media_type(request: Request) -> str:
