@@ -81,7 +81,7 @@ class Bench:
         floors = {stage.model.name: 0.0 for stage in self.pipeline.stages}
         task = RegionTask(
             pipeline=self.pipeline,
-            open_source=lambda: nullcontext(source),
+            open_source=lambda *, private=False: nullcontext(source),
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=mpp,
             coordinate_space="image-pixels",

@@ -14,7 +14,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
 # Each row may import from its own row and the rows above it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "geometry", "wire", "control", "cores"}),
-    frozenset({"settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
+    frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"pipelines", "outputs"}),
     frozenset({"cells.cascade", "tilework"}),

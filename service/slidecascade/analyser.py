@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.flow import Progress, RegionTask, analyse, say_nothing
+from slidecascade.flow import OpenSource, Progress, RegionTask, analyse, say_nothing
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
@@ -29,12 +29,9 @@ from slidecascade.runners.runner import Runner
 from slidecascade.settings import Settings
 from slidecascade.slides.region import RegionView, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
-from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import decode_image
 from slidecascade.stopwatch import Observer
-
-OpenSource = Callable[[], AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,7 @@ class Analyser:
         Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
         in `slidecascade.errors`.
         """
+        control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         open_source = self._source(request, image)
@@ -107,6 +105,7 @@ class Analyser:
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(source, asked, max_px=self._settings.max_region_px)
             space = source.coordinate_space
+        control.check()  # decoding and opening can take long
         task = RegionTask(
             pipeline=pipeline,
             open_source=open_source,
@@ -173,9 +172,9 @@ class Analyser:
             )
         if image is not None:
             upload = decode_image(image, max_px=self._settings.max_region_px)
-            return lambda: nullcontext(upload)
+            return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
-        return lambda: self._slides.open(slide_id)
+        return lambda *, private=False: self._slides.open(slide_id, private=private)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from slidecascade.errors import (
     ModelFailedError,
     SlideCascadeError,
     TilesFailedError,
+    UnreadableSlideError,
 )
 from slidecascade.geometry import Box, Grid, Mpp, Size
 from slidecascade.pipelines import Pipeline
@@ -41,12 +43,20 @@ SAMPLES, SAMPLE_PX = 5, 64
 """Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
 
 
+class OpenSource(Protocol):
+    """Opens the pixels of a task for a while."""
+
+    def __call__(self, *, private: bool = False) -> AbstractContextManager[Source]:
+        """The source; a `private` one shares no handle, so that no other reader's fault can break it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionTask:
     """A region to analyse, every default filled in.
 
     Attributes:
-        open_source: opens the source; called once per tile, so that a slide handle that broke is replaced.
+        open_source: opens the source; called once per tile, and once more, privately, for a tile that failed.
         region_l0: the region, inside the source.
         mpp: micrometres per level-0 pixel.
         thresholds: one number per model of the pipeline.
@@ -55,7 +65,7 @@ class RegionTask:
     """
 
     pipeline: Pipeline
-    open_source: Callable[[], AbstractContextManager[Source]]
+    open_source: OpenSource
     region_l0: Box
     mpp: Mpp
     coordinate_space: CoordinateSpace
@@ -121,7 +131,7 @@ def analyse(
         class_index=ends,
         heatmaps=task.pipeline.heatmaps,
         tissue=tissue_map,
-        tiles=_tile_report(work.grid, found, failed),
+        tiles=_tile_report(task, work.grid, found, failed),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
     )
     _tell(observer, analysis)
@@ -129,28 +139,43 @@ def analyse(
 
 
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
-    with stopwatch.measure("read"), task.open_source() as source:
-        view = RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
-        grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
+    with stopwatch.measure("read"):
+        with task.open_source() as source:
+            view = _view(task, source)
+            grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
         return TileWork(
             pipeline=task.pipeline,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(_samples(view, grids[task.pipeline.segmenter.name])),
+            dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
             runner=runner,
             control=control,
             stopwatch=stopwatch,
         )
 
 
-def _samples(view: RegionView, grid: Grid) -> NDArray[np.uint8]:
-    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide."""
+def _view(task: RegionTask, source: Source) -> RegionView:
+    return RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
+
+
+def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
+    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
+
+    Squares that cannot be read are left out; the tiles that hold them account for them. If none can, there is
+    one black pixel, and no tile will be readable either.
+    """
     width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
-    squares = [
-        view.read(grid, Box(int(x), int(y), width, height)).reshape(-1, 1, 3)
+    boxes = [
+        Box(int(x), int(y), width, height)
         for y in np.linspace(0, grid.size.height - height, SAMPLES)
         for x in np.linspace(0, grid.size.width - width, SAMPLES)
     ]
+    squares = [np.zeros((1, 1, 3), np.uint8)]
+    while boxes:
+        with suppress(UnreadableSlideError), task.open_source(private=True) as source:
+            while boxes:
+                # Taken off the list first: a square that breaks the handle is not tried again on the next one.
+                squares.append(_view(task, source).read(grid, boxes.pop()).reshape(-1, 1, 3))
     return np.concatenate(squares)
 
 
@@ -204,14 +229,16 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
     outcome = _once(task, work, tile)
     if isinstance(outcome, _Failure):
         observer.tiles("retried", 1)
-        outcome = _once(task, work, tile)
+        outcome = _once(task, work, tile, private=True)
+    if isinstance(outcome, _Failure):
+        LOG.error("a tile failed twice: %s", outcome.error.problem, exc_info=outcome.error)
     return outcome
 
 
-def _once(task: RegionTask, work: TileWork, tile: Tile) -> Outcome:
+def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
-        with task.open_source() as source:
-            return work.findings(tile, RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp))
+        with task.open_source(private=private) as source:
+            return work.findings(tile, _view(task, source))
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:
@@ -229,8 +256,8 @@ def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...],
         raise first
     raise TilesFailedError(
         f"{len(failed)} of {total} tiles failed twice: try again, or send allow_partial to get the others.",
-        tiles=tuple((_l0_box(grid, item.tile.core).as_tuple(), item.reason) for item in failed),
-    )
+        tiles=tuple((_l0_box(task, grid, item.tile.core).as_tuple(), item.reason) for item in failed),
+    ) from first
 
 
 def _collect(found: list[tuple[Tile, TileFindings]], pipeline: Pipeline) -> Instances:
@@ -279,17 +306,21 @@ def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMod
     )
 
 
-def _l0_box(grid: Grid, box: Box) -> Box:
+def _l0_box(task: RegionTask, grid: Grid, box: Box) -> Box:
+    """`box` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
     left, top = grid.l0_from_grid(np.array([[box.x, box.y]]))[0]
     right, bottom = grid.l0_from_grid(np.array([[box.right, box.bottom]]))[0]
-    return Box(int(left), int(top), math.ceil(right) - int(left), math.ceil(bottom) - int(top))
+    x, y = round(left), round(top)
+    return Box(x, y, round(right) - x, round(bottom) - y).clipped(task.region_l0)
 
 
-def _tile_report(grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]) -> TileReport:
+def _tile_report(
+    task: RegionTask, grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]
+) -> TileReport:
     return TileReport(
         total=len(found) + len(failed),
         background=sum(not out.tissue.any() for _, out in found),
-        failed=tuple(FailedTile(_l0_box(grid, item.tile.core), item.reason) for item in failed),
+        failed=tuple(FailedTile(_l0_box(task, grid, item.tile.core), item.reason) for item in failed),
     )
 
 
