@@ -39,6 +39,10 @@ from slidecascade.tilework import TileFindings, TileWork
 from slidecascade.tiling import Tile, cover, default_tile_px
 
 LOG = logging.getLogger(__name__)
+PIECE_PX = 256
+"""Side of the pieces a damaged slide's overview is read in."""
+
+UNREAD_GREY = 200
 SAMPLES, SAMPLE_PX = 5, 64
 """Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
 
@@ -158,6 +162,40 @@ def _view(task: RegionTask, source: Source) -> RegionView:
     return RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
 
 
+def overview(task: RegionTask, max_side_px: int, *, damaged: bool) -> tuple[NDArray[np.uint8], float]:
+    """The region as ``(H, W, 3)`` uint8 RGB with no side longer than `max_side_px`, and its downsample.
+
+    Of a `damaged` slide the parts that cannot be read are left grey.
+
+    Raises:
+        UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
+    """
+    with task.open_source() as source:
+        grid = _view(task, source).overview_grid(max_side_px)
+        if not damaged:
+            return _view(task, source).read(grid, grid.extent), grid.downsample
+    picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)
+    boxes = [
+        Box(x, y, PIECE_PX, PIECE_PX).clipped(grid.extent)
+        for y in range(0, grid.size.height, PIECE_PX)
+        for x in range(0, grid.size.width, PIECE_PX)
+    ]
+    for box, pixels in _readable(task, grid, boxes):
+        picture[box.y : box.bottom, box.x : box.right] = pixels
+    return picture, grid.downsample
+
+
+def _readable(task: RegionTask, grid: Grid, boxes: list[Box]) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    """The pixels of those boxes that can be read; the others are left out."""
+    left = list(boxes)
+    while left:
+        with suppress(UnreadableSlideError), task.open_source(private=True) as source:
+            while left:
+                # Taken off the list first: a box that breaks the handle is not tried again on the next one.
+                box = left.pop()
+                yield box, _view(task, source).read(grid, box)
+
+
 def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
     """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
 
@@ -170,12 +208,8 @@ def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
         for y in np.linspace(0, grid.size.height - height, SAMPLES)
         for x in np.linspace(0, grid.size.width - width, SAMPLES)
     ]
-    squares = [np.zeros((1, 1, 3), np.uint8)]
-    while boxes:
-        with suppress(UnreadableSlideError), task.open_source(private=True) as source:
-            while boxes:
-                # Taken off the list first: a square that breaks the handle is not tried again on the next one.
-                squares.append(_view(task, source).read(grid, boxes.pop()).reshape(-1, 1, 3))
+    squares = [pixels.reshape(-1, 1, 3) for _, pixels in _readable(task, grid, boxes)]
+    squares.append(np.zeros((1, 1, 3), np.uint8))
     return np.concatenate(squares)
 
 

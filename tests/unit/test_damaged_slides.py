@@ -10,6 +10,7 @@ from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.control import Control
 from slidecascade.errors import TilesFailedError, UnreadableSlideError
+from slidecascade.flow import UNREAD_GREY
 from slidecascade.geometry import Box
 from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
@@ -63,7 +64,9 @@ def test_only_the_damaged_tiles_fail(damaged: Path, tmp_path: Path, threads: int
     analyser = Analyser(settings, observer=Silent())
     fields = {"pipeline": "toy", "slide": damaged.name, "tile_px": TILE_PX, "mpp": 0.5}
     try:
-        partial = analyser.analyse(wire.parse_request(fields | {"allow_partial": True}), None, Control()).analysis
+        report = analyser.analyse(wire.parse_request(fields | {"allow_partial": True}), None, Control())
+        partial = report.analysis
+        picture, downsample = report.overview(SIDE_PX)
         with pytest.raises(TilesFailedError) as refused:
             analyser.analyse(wire.parse_request(fields), None, Control())
     finally:
@@ -82,3 +85,7 @@ def test_only_the_damaged_tiles_fail(damaged: Path, tmp_path: Path, threads: int
     assert failed <= touching
     assert {place[:2] for place, _ in refused.value.tiles} == failed
     assert len(partial.instances) > 0
+    assert picture.shape == (SIDE_PX, SIDE_PX, 3)
+    assert downsample == 1
+    assert (picture[y : y + TILE_PX, x : x + TILE_PX] == UNREAD_GREY).all()
+    assert (picture != UNREAD_GREY).any(axis=2).mean() > 0.9

@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
-
 from slidecascade import wire
 from slidecascade.commands.arguments import region_of
+from slidecascade.commands.files import require_file, writing_to
 from slidecascade.commands.served import served
-from slidecascade.errors import InvalidRequestError
+from slidecascade.outputs import png
 
 RENDERED_PX = 2048
 RENDERED_MPP = 0.25
@@ -32,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     from slidecascade_client import Client
 
     for path in filter(None, (arguments.image, arguments.slide)):
-        if not path.is_file():
-            raise InvalidRequestError(f"There is no file {path}: give the path of an image or a slide.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        require_file(path)
+    with writing_to(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     environment = {}
     if arguments.slide:
         environment["SLIDECASCADE_SLIDE_ROOTS"] = str(arguments.slide.resolve().parent)
@@ -51,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
             mpp=mpp,
             region=arguments.region,
         )
-        result.save(arguments.out)
+        with writing_to(arguments.out):
+            result.save(arguments.out)
     _tell(result.summary, arguments.out)
     return 0
 
@@ -62,7 +62,8 @@ def _rendered(folder: Path) -> Path:
 
     tissue = render(TissueOptions(seed=7, mpp=RENDERED_MPP), width_px=RENDERED_PX, height_px=RENDERED_PX)
     path = folder / "region.png"
-    cv2.imwrite(str(path), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    with writing_to(folder):
+        path.write_bytes(png.encode(tissue.image))
     return path
 
 

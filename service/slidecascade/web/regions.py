@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from slidecascade.analyser import Analyser, Report
 from slidecascade.control import Control
-from slidecascade.errors import CancelledError, InvalidRequestError, UnknownHeatmapError
+from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
 from slidecascade.metrics import Metrics
+from slidecascade.outputs import archive, geojson, heatmap, summary
+from slidecascade.outputs.heatmap import COLORMAPS, DEFAULT_COLORMAP
+from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
 from slidecascade.web.exchange import Exchange
 from slidecascade.web.intake import Order, read_native_order, read_order
@@ -22,10 +25,12 @@ from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
 from slidecascade.wire import GEOJSON, JSON, PNG, ZIP
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 OFFERS: Final = (GEOJSON, JSON, PNG, ZIP)
-COLORMAPS: Final = ("viridis", "jet")
-OVERLAY_SIDE_PX: Final = 4096
-"""Longest side of ``overlay.png``: outlines stay visible, and the picture is 50 MB decoded at most."""
+_UNWIND_S: Final = 0.5
+"""After the deadline, how long work may take to notice it and to end by itself, before it is answered for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,71 +57,104 @@ class Regions:
     async def answer(self, request: Request) -> Response:
         """The answer to ``POST /v1/regions``."""
         view = read_view(request)
-        order = await read_order(request, max_bytes=self._settings.max_upload_bytes)
+        settings = self._settings
+        order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
         self._require_heatmap(order, view)
-        report = await self.analyse(order, request)
-        return await self._respond(_encode(report, view), view.media_type)
-
-    async def analyse(self, order: Order, request: Request) -> Report:
-        """The analysis, broken off when its time is up or the caller leaves.
-
-        Raises:
-            DeadlineExceededError, CancelledError; and the errors of `Analyser.analyse`.
-        """
-        asked_s = order.request.deadline_s or self._settings.max_deadline_s
-        # The caller's clock runs since the request began, whatever the upload took of it.
-        left_s = min(asked_s, self._settings.max_deadline_s) - Exchange.of(request).seconds
-        control = Control(deadline_s=max(left_s, 0.0))
-        work = self._pool.submit(self._analyser.analyse, order.request, order.image, control)
-        left = asyncio.ensure_future(_until_left(request))
-        first: set[asyncio.Future[Any]] = {work, left}
-        try:
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                self._metrics.cancelled()
-                raise CancelledError("The caller left while the region was analysed.")
-            return work.result()
-        finally:
-            control.cancel()
-            left.cancel()
+        limit_s = self._limit_s(order)
+        report = await self._analyse(order, request, limit_s=limit_s)
+        return await self._respond(_encode(report, view), view.media_type, request, limit_s=limit_s)
 
     async def read_native(self, request: Request) -> Order:
         """What one of BentoML's clients orders; see `read_native_order`."""
-        return await read_native_order(request, max_bytes=self._settings.max_upload_bytes)
+        settings = self._settings
+        return await read_native_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
 
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
-        report = await self.analyse(order, request)
-        return await self._respond(_encode_native(report), JSON)
+        limit_s = self._limit_s(order)
+        report = await self._analyse(order, request, limit_s=limit_s)
+        return await self._respond(_encode_native(report), JSON, request, limit_s=limit_s)
+
+    def _limit_s(self, order: Order) -> float:
+        """How long the region may take, counted from its admission: the time the upload took is part of it."""
+        return min(order.request.deadline_s or self._settings.max_deadline_s, self._settings.max_deadline_s)
+
+    async def _analyse(self, order: Order, request: Request, *, limit_s: float) -> Report:
+        """The analysis; raises what `_outcome` and `Analyser.analyse` raise."""
+        control = Control(deadline_s=max(limit_s - Exchange.of(request).seconds, 0.0))
+        work = self._begin(request, self._analyser.analyse, order.request, order.image, control)
+        try:
+            return await self._outcome(work, request, limit_s=limit_s)
+        finally:
+            control.cancel()
+
+    def _begin(
+        self, request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Begin `work` in a thread, which keeps the request's place until it ends."""
+        begun = self._pool.submit(work, *args, **kwargs)
+        Exchange.of(request).place.work = begun
+        return begun
+
+    async def _outcome(self, work: asyncio.Future[T], request: Request, *, limit_s: float) -> T:
+        """What `work` returns or raises; it is left behind when its time is up or the caller leaves.
+
+        Raises:
+            DeadlineExceededError: `limit_s` seconds after the request began.
+            CancelledError: when the caller leaves.
+        """
+        left_s = max(limit_s - Exchange.of(request).seconds, 0.0)
+        left = asyncio.ensure_future(_until_left(request))
+        first: set[asyncio.Future[Any]] = {work, left}
+        try:
+            await asyncio.wait(first, timeout=left_s + _UNWIND_S, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if left.done():
+                self._metrics.cancelled()
+                raise CancelledError("The caller left while the region was analysed.")
+            raise DeadlineExceededError(
+                f"The region was not done within {limit_s:g} s: send a smaller region or a longer deadline_s."
+            )
+        finally:
+            left.cancel()
 
     def _require_heatmap(self, order: Order, view: View) -> None:
         """An unknown heatmap is told before the work, not after it."""
         pipeline = self._analyser.pipeline(order.request.pipeline)
-        names = [item.name for item in pipeline.heatmaps]
-        if view.heatmap is not None and view.heatmap not in names:
-            raise UnknownHeatmapError(
-                f"The pipeline {pipeline.name!r} has no heatmap {view.heatmap!r}; "
-                f"it has {', '.join(names) or 'none'}."
-            )
-        if view.media_type == PNG and not names:
-            raise UnknownHeatmapError(f"The pipeline {pipeline.name!r} has no heatmaps: ask for another answer.")
+        if view.heatmap is not None or view.media_type == PNG:
+            names = [item.name for item in pipeline.heatmaps]
+            heatmap.require_name(view.heatmap, names, pipeline=pipeline.name)
 
-    async def _respond(self, pieces: Iterator[bytes], media_type: str) -> Response:
+    async def _respond(
+        self, pieces: Iterator[bytes], media_type: str, request: Request, *, limit_s: float
+    ) -> Response:
+        pieces = self._timed(pieces)
         # The first piece is made before the answer begins, so that a failure can still be told.
-        first = await self._pool.run(next, pieces, b"")
+        first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
         headers = {"Vary": "Accept"}
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
-        return StreamingResponse(self._sent(first, pieces), media_type=media_type, headers=headers)
+        return StreamingResponse(self._sent(first, pieces, request), media_type=media_type, headers=headers)
 
-    async def _sent(self, first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-        seconds = 0.0
+    async def _sent(self, first: bytes, pieces: Iterator[bytes], request: Request) -> AsyncIterator[bytes]:
         piece: bytes | None = first
         while piece is not None:
             yield piece
+            work = self._begin(request, next, pieces, None)
+            await asyncio.wait({work})  # not the work itself: were the answer broken off, it would look ended
+            piece = work.result()
+
+    def _timed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """`pieces`; when they end, the time it took to make all of them is noted."""
+        seconds = 0.0
+        while True:
             started = time.perf_counter()
-            piece = await self._pool.run(next, pieces, None)
+            piece = next(pieces, None)
             seconds += time.perf_counter() - started
+            if piece is None:
+                break
+            yield piece
         self._metrics.stage("encode", seconds)
 
 
@@ -134,7 +172,7 @@ def read_view(request: Request) -> View:
             raise _wrong("query", "only 'heatmap' and 'colormap' are known here")
         if len(query.getlist(name)) > 1:
             raise _wrong(name, "give it once")
-    colormap = query.get("colormap", COLORMAPS[0])
+    colormap = query.get("colormap", DEFAULT_COLORMAP)
     if colormap not in COLORMAPS:
         raise _wrong("colormap", f"must be one of {', '.join(COLORMAPS)}")
     return View(media_type, query.get("heatmap"), colormap)
@@ -152,8 +190,6 @@ async def _until_left(request: Request) -> None:
 
 def _encode(report: Report, view: View) -> Iterator[bytes]:
     """The answer, piece by piece; nothing is computed before the first is asked for."""
-    from slidecascade.outputs import archive, geojson, heatmap, summary
-
     analysis = report.analysis
     match view.media_type:
         case "application/geo+json":
@@ -164,13 +200,11 @@ def _encode(report: Report, view: View) -> Iterator[bytes]:
             spec = heatmap.find(analysis, view.heatmap)
             yield heatmap.encode_png(heatmap.compute(analysis, spec), view.colormap)
         case _:
-            image, downsample = report.overview(OVERLAY_SIDE_PX)
+            image, downsample = report.overview(MAX_SIDE_PX)
             yield from archive.encode(analysis, image, downsample=downsample, colormap=view.colormap)
 
 
 def _encode_native(report: Report) -> Iterator[bytes]:
-    from slidecascade.outputs import geojson, summary
-
     yield b'{"summary":' + summary.summarise(report.analysis).model_dump_json().encode() + b',"cells":'
     yield from geojson.encode(report.analysis)
     yield b"}"

@@ -18,11 +18,12 @@ from starlette.responses import Response
 from slidecascade import __version__, errors, wire
 from slidecascade.analyser import Analyser
 from slidecascade.metrics import CONTENT_TYPE, Metrics
+from slidecascade.outputs.heatmap import COLORMAPS
 from slidecascade.web.admission import Admission
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.exchange import Exchange
 from slidecascade.web.pool import Pool
-from slidecascade.web.regions import COLORMAPS, OFFERS, Regions
+from slidecascade.web.regions import OFFERS, Regions
 
 LOG = logging.getLogger(__name__)
 
