@@ -479,3 +479,19 @@ async def test_log_lines_name_no_slide(
     assert fault["request_id"] == "id-2"
     assert fault["exception"][0]["type"] == "ValueError"
     assert any("fake_analyser.py" in frame for frame in fault["exception"][0]["frames"])
+
+
+async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) -> None:
+    """Client generators see the Problem schema for every error of every route, and no other error schema."""
+    document = (await client.get("/openapi.json")).json()
+    errors = [
+        answer["content"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for status, answer in operation["responses"].items()
+        if status == "default" or int(status) >= 400
+    ]
+    expected = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert errors
+    assert all(content == expected for content in errors)
+    assert not [name for name in document["components"]["schemas"] if "ValidationError" in name]

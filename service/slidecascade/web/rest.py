@@ -279,6 +279,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [(wire.RegionRequest, "validation"), (wire.Summary, "serialization"), (wire.Problem, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
-        document["components"]["schemas"] |= extra["$defs"]
+        schemas = document["components"]["schemas"] | extra["$defs"]
+        # What FastAPI would answer to wrong parameters is answered as a problem here.
+        document["components"]["schemas"] = {
+            name: schema for name, schema in schemas.items() if "ValidationError" not in name
+        }
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            for status, answer in operation["responses"].items():
+                if status == "default" or int(status) >= 400:
+                    answer["content"] = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         app.openapi_schema = document
     return app.openapi_schema
