@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import httpx
+
 from slidecascade import wire
 from slidecascade.commands.arguments import region_of
 from slidecascade.commands.files import require_file, writing_to
@@ -41,7 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.image and not arguments.slide:
         image, mpp = _rendered(arguments.out), mpp or RENDERED_MPP
     _say("Starting the service ...")
-    with served(environment) as (url, _), Client(url) as client:
+    # A proxy set for the outside world is not asked about this machine's own service.
+    with (
+        served(environment) as (url, _),
+        httpx.Client(trust_env=False) as http,
+        Client(url, http_client=http) as client,
+    ):
         _say(f"Analysing with the pipeline {arguments.pipeline!r} ...")
         result = client.analyze_region(
             image,
