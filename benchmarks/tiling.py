@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from slidecascade.analysis import Analysis
 from slidecascade.control import Control
-from slidecascade.flow import RegionTask, analyse
+from slidecascade.flow import analyse
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.regiontask import RegionTask
 from slidecascade.registry import load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"pipelines", "outputs"}),
-    frozenset({"cells.cascade", "tilework"}),
+    frozenset({"cells.cascade", "tilework", "regiontask"}),
     frozenset({"flow"}),
     frozenset({"analyser"}),
     frozenset({"web"}),

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 import toy_models
 from slidecascade.analysis import Analysis
 from slidecascade.control import Control
-from slidecascade.flow import OpenSource, RegionTask, analyse
+from slidecascade.flow import analyse
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.regiontask import OpenSource, RegionTask
 from slidecascade.registry import load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner

@@ -21,9 +21,10 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.flow import OpenSource, Progress, RegionTask, analyse, overview, say_nothing
+from slidecascade.flow import Progress, analyse, say_nothing
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.regiontask import OpenSource, RegionTask
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
@@ -139,7 +140,7 @@ class Analyser:
             progress=progress,
         )
 
-        return Report(analysis, partial(overview, task, damaged=bool(analysis.tiles.failed)))
+        return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
         return tuple(map(_pipeline_info, self._pipelines.values()))

@@ -8,15 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis, CoordinateSpace, FailedTile, TileReport, TissueMap, UsedModel
+from slidecascade.analysis import Analysis, FailedTile, TileReport, TissueMap, UsedModel
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.control import Control
@@ -26,57 +24,19 @@ from slidecascade.errors import (
     ModelFailedError,
     SlideCascadeError,
     TilesFailedError,
-    UnreadableSlideError,
 )
-from slidecascade.geometry import Box, Grid, Mpp, Size
+from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines import Pipeline
+from slidecascade.regiontask import RegionTask
 from slidecascade.runners.runner import Runner
 from slidecascade.slides import tissue
-from slidecascade.slides.region import RegionView
-from slidecascade.slides.source import Source
 from slidecascade.stopwatch import Observer, Stopwatch
 from slidecascade.tilework import TileFindings, TileWork
 from slidecascade.tiling import Tile, cover, default_tile_px
 
 LOG = logging.getLogger(__name__)
-PIECE_PX = 256
-"""Side of the pieces a damaged slide's overview is read in."""
-
-UNREAD_GREY = 200
 SAMPLES, SAMPLE_PX = 5, 64
 """Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
-
-
-class OpenSource(Protocol):
-    """Opens the pixels of a task for a while."""
-
-    def __call__(self, *, private: bool = False) -> AbstractContextManager[Source]:
-        """The source; a `private` one shares no handle, so that no other reader's fault can break it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionTask:
-    """A region to analyse, every default filled in.
-
-    Attributes:
-        open_source: opens the source; called once per tile, and once more, privately, for a tile that failed.
-        region_l0: the region, inside the source.
-        mpp: micrometres per level-0 pixel.
-        thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
-        shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
-    """
-
-    pipeline: Pipeline
-    open_source: OpenSource
-    region_l0: Box
-    mpp: Mpp
-    coordinate_space: CoordinateSpace
-    thresholds: Mapping[str, float]
-    tile_px: int | None = None
-    allow_partial: bool = False
-    shift: tuple[int, int] = (0, 0)
 
 
 Progress = Callable[[int, int], None]
@@ -145,7 +105,7 @@ def analyse(
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
     with stopwatch.measure("read"):
         with task.open_source() as source:
-            view = _view(task, source)
+            view = task.view(source)
             grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
         return TileWork(
             pipeline=task.pipeline,
@@ -156,44 +116,6 @@ def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stop
             control=control,
             stopwatch=stopwatch,
         )
-
-
-def _view(task: RegionTask, source: Source) -> RegionView:
-    return RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
-
-
-def overview(task: RegionTask, max_side_px: int, *, damaged: bool) -> tuple[NDArray[np.uint8], float]:
-    """The region as ``(H, W, 3)`` uint8 RGB with no side longer than `max_side_px`, and its downsample.
-
-    Of a `damaged` slide the parts that cannot be read are left grey.
-
-    Raises:
-        UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
-    """
-    with task.open_source() as source:
-        grid = _view(task, source).overview_grid(max_side_px)
-        if not damaged:
-            return _view(task, source).read(grid, grid.extent), grid.downsample
-    picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)
-    boxes = [
-        Box(x, y, PIECE_PX, PIECE_PX).clipped(grid.extent)
-        for y in range(0, grid.size.height, PIECE_PX)
-        for x in range(0, grid.size.width, PIECE_PX)
-    ]
-    for box, pixels in _readable(task, grid, boxes):
-        picture[box.y : box.bottom, box.x : box.right] = pixels
-    return picture, grid.downsample
-
-
-def _readable(task: RegionTask, grid: Grid, boxes: list[Box]) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
-    """The pixels of those boxes that can be read; the others are left out."""
-    left = list(boxes)
-    while left:
-        with suppress(UnreadableSlideError), task.open_source(private=True) as source:
-            while left:
-                # Taken off the list first: a box that breaks the handle is not tried again on the next one.
-                box = left.pop()
-                yield box, _view(task, source).read(grid, box)
 
 
 def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
@@ -208,7 +130,7 @@ def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
         for y in np.linspace(0, grid.size.height - height, SAMPLES)
         for x in np.linspace(0, grid.size.width - width, SAMPLES)
     ]
-    squares = [pixels.reshape(-1, 1, 3) for _, pixels in _readable(task, grid, boxes)]
+    squares = [pixels.reshape(-1, 1, 3) for _, pixels in task.readable(grid, boxes)]
     squares.append(np.zeros((1, 1, 3), np.uint8))
     return np.concatenate(squares)
 
@@ -272,7 +194,7 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
 def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
         with task.open_source(private=private) as source:
-            return work.findings(tile, _view(task, source))
+            return work.findings(tile, task.view(source))
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:

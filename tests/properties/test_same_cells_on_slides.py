@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from slidecascade.analysis import Analysis
 from slidecascade.control import Control
-from slidecascade.flow import RegionTask, analyse
+from slidecascade.flow import analyse
 from slidecascade.geometry import Box
+from slidecascade.regiontask import RegionTask
 from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.stopwatch import Silent

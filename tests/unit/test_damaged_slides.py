@@ -10,8 +10,8 @@ from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.control import Control
 from slidecascade.errors import TilesFailedError, UnreadableSlideError
-from slidecascade.flow import UNREAD_GREY
 from slidecascade.geometry import Box
+from slidecascade.regiontask import UNREAD_GREY
 from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.stopwatch import Silent
