@@ -129,13 +129,14 @@ class TileWork:
             maps = self.runner.run(segmenter.name, patch[None])[0]
         self.control.check()
         with self.stopwatch.measure("decode"):
+            # Before decoding: a mirror image could close a bay at the region's edge, depending on the halo.
+            _clear_outside(maps, read, self.grid.extent)
             labels = unet.decode(
                 maps,
                 foreground=self.thresholds[segmenter.name],
                 seed=segmenter.options.seed,
                 min_area_px=self._min_area_px,
             )
-            _clear_outside(labels, read, self.grid.extent)
             return _Labelled(labels, maps[:, :, 0], read, _on_cut_sides(labels, read, self.grid.extent))
 
     @property
@@ -181,13 +182,13 @@ def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: 
     return on_tissue
 
 
-def _clear_outside(labels: NDArray[np.int32], read: Box, extent: Box) -> None:
-    """Erase what lies outside the region: there the pixels are mirror images."""
+def _clear_outside(maps: NDArray[np.uint8], read: Box, extent: Box) -> None:
+    """Erase what lies outside the region: there the pixels were mirror images."""
     inside = extent.shifted(-read.x, -read.y).clipped(Box(0, 0, read.width, read.height))
-    labels[: inside.y] = 0
-    labels[inside.bottom :] = 0
-    labels[:, : inside.x] = 0
-    labels[:, inside.right :] = 0
+    maps[: inside.y] = 0
+    maps[inside.bottom :] = 0
+    maps[:, : inside.x] = 0
+    maps[:, inside.right :] = 0
 
 
 def _on_cut_sides(labels: NDArray[np.int32], read: Box, extent: Box) -> NDArray[np.int32]:

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the folder, print the counts; returns the exit code."""
     require_file(arguments.input)
     # Failed tiles are told at the end; their stack traces are for a service's log.
-    logging.getLogger("slidecascade").setLevel(logging.CRITICAL)
+    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     slide = can_open(arguments.input)
     settings = read_settings(
         models_dir=arguments.models,
