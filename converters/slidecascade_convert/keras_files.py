@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_WEIGHTS_BYTES: Final = 2 * 2**30
 MAX_CONFIG_BYTES: Final = 64 * 2**20
 
+# Where Keras 3 keeps the layers in a file of weights alone; the second was the name in its first releases.
+_KERAS3_GROUPS: Final = ("layers", "_layer_checkpoint_dependencies")
+
 
 @dataclass(frozen=True, slots=True)
 class KerasFile:
@@ -46,16 +49,17 @@ def read_hdf5(source: Path, scratch: Path) -> KerasFile:
         with h5py.File(source, "r") as file:
             config = file.attrs.get("model_config")
             group = _weights_group(file)
-            if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
+            is_legacy = "layer_names" in group.attrs or "layer_names0" in group.attrs
+            if not is_legacy and not any(name in file for name in _KERAS3_GROUPS):
                 raise ConversionError(
-                    "The source is an HDF5 file but no Keras model: it has no `model_config` and no `layer_names`."
+                    "The source is an HDF5 file but no Keras model: it has neither a configuration nor layers."
                 )
             version = _text(group.attrs.get("keras_version", file.attrs.get("keras_version", "unknown")))
             _check_datasets(group)
     except (OSError, RuntimeError, KeyError) as error:
         raise ConversionError("The source begins as an HDF5 file but is damaged: copy it again.") from error
     # Keras goes by the file name's ending.
-    weights = scratch / "source.h5"
+    weights = scratch / ("source.h5" if is_legacy else "source.weights.h5")
     weights.symlink_to(source.resolve())
     return KerasFile(None if config is None else parse(_text(config)), weights, version)
 

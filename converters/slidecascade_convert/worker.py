@@ -45,7 +45,7 @@ def main(folder: Path, memory_bytes: int) -> int:
 
     request = TypeAdapter(ConversionRequest).validate_json((folder / REQUEST_FILE).read_bytes())
     try:
-        outcome = _convert(request, folder, network_was_reachable=not is_cut_off)
+        outcome = convert(request, folder, network_was_reachable=not is_cut_off)
     except SlideCascadeError as error:
         outcome = Outcome(refusal=error.detail, is_callers_fault=isinstance(error, InvalidRequestError))
     except MemoryError:
@@ -63,7 +63,12 @@ def main(folder: Path, memory_bytes: int) -> int:
     return 0
 
 
-def _convert(request: ConversionRequest, folder: Path, *, network_was_reachable: bool) -> Outcome:
+def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: bool) -> Outcome:
+    """Convert in this process, with `folder` for scratch files and the graph.
+
+    Raises:
+        SlideCascadeError: when the source cannot become a served model.
+    """
     from slidecascade_convert import graph, heads
     from slidecascade_convert.agreement import compare
     from slidecascade_convert.outcome import GRAPH_FILE, Outcome
