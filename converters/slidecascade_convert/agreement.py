@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import onnx
 
 BATCHES: Final = (1, 4)
-TOLERANCE: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ class Agreement:
     images: int
     max_abs: float
     mean_abs: float
-    tolerance: float = TOLERANCE
+    tolerance: float
     argmax_agreement: float | None = None
     object_agreement: float | None = None
     objects: int | None = None
@@ -88,9 +87,10 @@ def compare(
     )
     largest = float(differences.max())
     # A comparison with NaN is False, so that this also refuses a graph that answers NaN.
-    if not largest <= TOLERANCE:
+    tolerance = original.facts.tolerance
+    if not largest <= tolerance:
         raise ConversionError(
-            f"The served graph differs from the original by up to {largest:.3g}, more than {TOLERANCE:g}: nothing "
+            f"The served graph differs from the original by up to {largest:.3g}, more than {tolerance:g}: nothing "
             "was written; export the model another way."
         )
     return Agreement(
@@ -98,6 +98,7 @@ def compare(
         images=sum(len(each.expected) for each in compared),
         max_abs=largest,
         mean_abs=float(differences.mean()),
+        tolerance=tolerance,
         original_ms=_per_image_ms(lambda: original.predict(pixels), len(timed)),
         served_ms=_per_image_ms(lambda: run_session(session, timed), len(timed)),
         **(_objects(compared, request) if is_segmenter else {"argmax_agreement": _same_class(compared)}),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MIN_OPSET, SERVED_OPSET = 9, 17
 
+# Half precision has 11 bits: fused and unfused operators round to values this far apart.
+HALF_TOLERANCE = 5e-3
+
 
 def open_onnx(request: ConversionRequest) -> Original:
     """The ONNX graph in the request's source.
@@ -110,6 +113,7 @@ class _OnnxOriginal:
             height_px=height,
             width_px=width,
             takes_bytes=self._type == np.uint8,
+            tolerance=HALF_TOLERANCE if _is_half(model) else 1e-4,
             versions={
                 "producer": f"{model.producer_name} {model.producer_version}".strip() or "unknown",
                 "source_opset": str(opset_of(model)),
@@ -152,6 +156,12 @@ def _image_shape(value: onnx.ValueInfoProto) -> tuple[Layout, int | None, int | 
     if dims[3] == 3 and dims[1] != 3:
         return "NHWC", dims[1], dims[2]
     return "NCHW", dims[2], dims[3]
+
+
+def _is_half(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
 def _input_type(value: onnx.ValueInfoProto) -> type:

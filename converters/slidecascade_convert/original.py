@@ -28,6 +28,7 @@ class Facts:
         height_px, width_px: its input size; None where any (that its strides allow) will do.
         takes_bytes: the input is uint8, so that it normalises by itself.
         has_rescaling: pixels are scaled inside.
+        tolerance: largest difference of probabilities that rounding explains.
         versions: of the libraries that opened it.
         notes: what was replaced or assumed, one sentence each.
     """
@@ -37,6 +38,7 @@ class Facts:
     width_px: int | None
     takes_bytes: bool = False
     has_rescaling: bool = False
+    tolerance: float = 1e-4
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

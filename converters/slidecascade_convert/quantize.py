@@ -76,8 +76,9 @@ def _quantise(served: onnx.ModelProto, images: tiles.Images, scratch: Path) -> o
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared, result = scratch / "float32.onnx", scratch / "int8.onnx"
-    quant_pre_process(served, str(prepared), skip_symbolic_shape=True)
+    whole, prepared, result = (scratch / f"{name}.onnx" for name in ("whole", "prepared", "int8"))
+    onnx.save_model(served, whole)
+    quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),
         str(result),
