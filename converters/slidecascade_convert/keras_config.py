@@ -86,13 +86,18 @@ def rebuild(config: Mapping[str, Any], rebuilding: Rebuilding) -> dict[str, Any]
         raise ConversionError("The model's configuration lists no layers: save the model again.")
     if class_name == "Sequential":
         layers = _with_input_layer(layers)
-    kept = {key: value for key, value in inner.items() if key in ("name", "input_layers", "output_layers")}
+    kept = {key: _ends(value) for key, value in inner.items() if key in ("name", "input_layers", "output_layers")}
     return {
         "module": module,
         "class_name": class_name,
         "registered_name": None,
         "config": kept | {"layers": [_layer(each, rebuilding) for each in layers]},
     }
+
+
+def _ends(value: Any) -> Any:
+    """Keras 2 lists a model's inputs and outputs even when there is one; Keras 3 would then answer with a list."""
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
 
 
 def _layer(data: Any, rebuilding: Rebuilding) -> dict[str, Any]:

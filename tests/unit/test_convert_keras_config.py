@@ -66,6 +66,16 @@ def test_what_only_training_needs_is_dropped() -> None:
     assert second["config"] == {"name": "it", "axis": 3, "momentum": 0.9}
 
 
+def test_one_input_and_one_output_are_not_lists() -> None:
+    """Keras 2 wrote lists of one; as a layer of another model, the network would answer with a list."""
+    inner = sequential(layer("ReLU"))["config"] | {
+        "input_layers": [["image", 0, 0]],
+        "output_layers": [["it", 0, 0]],
+    }
+    built = rebuild({"class_name": "Model", "config": inner}, Rebuilding(lambdas={}, dynamic_size=False))
+    assert (built["config"]["input_layers"], built["config"]["output_layers"]) == (["image", 0, 0], ["it", 0, 0])
+
+
 def test_an_open_size_leaves_the_channels() -> None:
     """Height and width of the input become None."""
     assert rebuilt(layer("ReLU"), dynamic=True)[0]["config"]["batch_shape"] == [None, None, None, 3]

@@ -285,6 +285,8 @@ def test_int8_is_kept_only_when_it_decides_alike(tmp_path: Path, capsys: pytest.
         (b"\x08\x08", ["--classes", "a"], 2, "class names"),
         (b"\x08\x08", ["--name", "Not A Name"], 2, "lower-case"),
         (b"\x08\x08", ["--scale", "x"], 2, "not a number"),
+        (b"\x08\x08", ["--scale", "1/0"], 2, "not a number"),
+        (b"\x08\x08", ["--mean", "1,2"], 2, "one number or three"),
         (b"\x08\x08", ["--lambda", "l=exec:1"], 2, "LAYER=rescale:FACTOR"),
         (b"\x08\x08", ["--quantize", "int8"], 2, "--calibrate"),
         (b"\x08\x08", ["--mpp", "nan"], 2, "--mpp"),

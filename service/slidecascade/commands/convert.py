@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -137,22 +136,22 @@ def _normalisation(arguments: argparse.Namespace) -> Normalisation:
 
 def _number_of(text: str) -> float:
     """A decimal number or a fraction such as 1/255."""
+    above, _, below = text.partition("/")
     try:
-        number = float(Fraction(text))
+        number = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.00392 or 1/255") from None
-    if number == 0:
-        raise argparse.ArgumentTypeError("a factor of 0 leaves nothing to see")
+        number = math.nan
+    if not math.isfinite(number) or number == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.00392 or 1/255")
     return number
 
 
 def _numbers_of(text: str) -> tuple[float, float, float]:
-    parts = text.split(",")
     try:
-        values = [float(Fraction(part)) for part in parts]
-    except (ValueError, ZeroDivisionError):
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
         values = []
-    if len(values) not in (1, 3):
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
         raise argparse.ArgumentTypeError(f"{text!r} is not one number or three, e.g. 0.485,0.456,0.406")
     return (values[0], values[0], values[0]) if len(values) == 1 else (values[0], values[1], values[2])
 

@@ -21,7 +21,7 @@ from slidecascade.registry import ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 
-TIMED_RUNS = 5
+TIMED_RUNS = 3
 SEGMENTER_SIDE_PX = 512
 CLASSIFIER_BATCH = 32
 
