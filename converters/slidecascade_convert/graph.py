@@ -136,6 +136,8 @@ def _normalise(nodes: _Nodes, request: ConversionRequest, facts: Facts, old_inpu
 def _finish(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str, channels: Sequence[int]) -> str:
     """From the network's output to the head's; the name of the served tensor."""
     value = nodes.add("Cast", [value], "output_float", to=1)
+    if facts.answers_bytes:
+        value = nodes.add("Div", [value, nodes.constant("byte_range", np.float32(255))], "output_probability")
     if request.task == "segment":
         return _maps(nodes, request, facts, value, channels)
     # Classifiers that pool to one pixel but never flatten have (N, 1, 1, C) or (N, C, 1, 1).

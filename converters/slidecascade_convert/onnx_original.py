@@ -113,6 +113,7 @@ class _OnnxOriginal:
             height_px=height,
             width_px=width,
             takes_bytes=self._type == np.uint8,
+            answers_bytes=model.graph.output[0].type.tensor_type.elem_type == onnx_uint8(),
             tolerance=HALF_TOLERANCE if _is_half(model) else 1e-4,
             versions={
                 "producer": f"{model.producer_name} {model.producer_version}".strip() or "unknown",
@@ -131,7 +132,8 @@ class _OnnxOriginal:
         missing = -len(pixels) % step
         padded: npt.NDArray[Any] = np.concatenate([pixels, *[pixels[-1:]] * missing]).astype(self._type)
         parts = [run_session(self._session, padded[start : start + step]) for start in range(0, len(padded), step)]
-        return np.concatenate(parts)[: len(pixels)].astype(np.float32)
+        answer: npt.NDArray[np.float32] = np.concatenate(parts)[: len(pixels)].astype(np.float32)
+        return answer / np.float32(255) if self.facts.answers_bytes else answer
 
     def export(self) -> onnx.ModelProto:
         import onnx
@@ -156,6 +158,12 @@ def _image_shape(value: onnx.ValueInfoProto) -> tuple[Layout, int | None, int | 
     if dims[3] == 3 and dims[1] != 3:
         return "NHWC", dims[1], dims[2]
     return "NCHW", dims[2], dims[3]
+
+
+def onnx_uint8() -> int:
+    from onnx import TensorProto
+
+    return int(TensorProto.UINT8)
 
 
 def _is_half(model: onnx.ModelProto) -> bool:

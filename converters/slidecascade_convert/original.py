@@ -27,6 +27,7 @@ class Facts:
         layout: of its input; outputs of rank 4 have the same.
         height_px, width_px: its input size; None where any (that its strides allow) will do.
         takes_bytes: the input is uint8, so that it normalises by itself.
+        answers_bytes: the output is uint8, ``round(255 * p)``; `Original.predict` gives p.
         has_rescaling: pixels are scaled inside.
         tolerance: largest difference of probabilities that rounding explains.
         versions: of the libraries that opened it.
@@ -37,6 +38,7 @@ class Facts:
     height_px: int | None
     width_px: int | None
     takes_bytes: bool = False
+    answers_bytes: bool = False
     has_rescaling: bool = False
     tolerance: float = 1e-4
     versions: Mapping[str, str] = field(default_factory=dict)

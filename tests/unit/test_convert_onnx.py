@@ -316,3 +316,24 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
 
     assert re.search(told, said)
     assert not (tmp_path / "models").exists()
+
+
+def test_a_served_segmenter_can_be_converted_again_as_int8(tmp_path: Path) -> None:
+    """Bytes in and bytes out are understood; int8 is measured on pixels it was not calibrated on."""
+    import cv2
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(4):
+        noise = np.random.default_rng(index).integers(0, 256, (64, 64, 3), np.uint8)
+        cv2.imwrite(str(images / f"{index}.png"), noise)
+    _, first = convert(tmp_path, toy_onnx.segmenter(channels=2), normalisation=SCALED, **SEGMENT)
+    expected = first(IMAGES)
+    served = onnx.load(tmp_path / GRAPH_FILE)
+    _, again = convert(tmp_path, served, **SEGMENT)
+    assert np.array_equal(again(IMAGES), expected)
+    outcome, _ = convert(tmp_path, served, int8=True, max_loss=1.1, calibrate=images, **SEGMENT)
+    assert outcome.parity is not None
+    assert outcome.parity.quantisation is not None
+    assert outcome.parity.quantisation.is_kept
+    assert outcome.parity.quantisation.loss < 0.1
