@@ -7,13 +7,14 @@ ARG VARIANT=cpu
 FROM python:3.11-slim-bookworm AS build
 ARG VARIANT
 WORKDIR /src
-RUN python -m venv /opt/slidecascade
+# The wheel is built in a venv of its own: build tools do not reach the final image.
+RUN python -m venv /opt/build && python -m venv /opt/slidecascade
 ENV PATH=/opt/slidecascade/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # Requirements first: they change less often than the code, so this layer is kept.
 COPY requirements ./requirements
-RUN pip install -r requirements/build.txt -r requirements/service-${VARIANT}.txt
+RUN /opt/build/bin/pip install -r requirements/build.txt && pip install -r requirements/service-${VARIANT}.txt
 COPY . .
-RUN pip wheel --no-deps --no-build-isolation -w /wheels . \
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheels . \
     && pip install --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm AS runtime-cpu
@@ -35,6 +36,7 @@ ENV PATH=/opt/slidecascade/bin:$PATH \
 EXPOSE 3000
 # Drain needs longer than the ten seconds Docker waits by default: run with --stop-timeout 70.
 STOPSIGNAL SIGTERM
+# Liveness: a draining service is not ready, but must not be restarted.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['SLIDECASCADE_PORT'] + '/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['SLIDECASCADE_PORT'] + '/livez', timeout=4)"]
 CMD ["slidecascade", "serve"]

@@ -46,9 +46,11 @@ serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
 bench: $(VENV)/.dev ## measures, writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
-models: $(VENV)/.dev ## retrains the bundled models; DATA=folder with nuclei/dsb2018
-	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)" --out runs/nuclei-unet --package models
-	$(BIN)/python -m slidecascade_training.nash --out runs/nash --package models
+models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
+	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
+		--minutes 52 --seed 0 --out runs/nuclei
+	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
+	$(BIN)/python -m slidecascade_training.nash --minutes 34 --seed 2 --out runs/nash --package models
 
 lock: $(VENV)/.dev ## pins every requirement anew
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header requirements/build.in -o requirements/build.txt

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from slidecascade.analysis import Analysis
 from slidecascade.control import Control
-from slidecascade.flow import RegionTask, analyse
+from slidecascade.flow import analyse
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.regiontask import RegionTask
 from slidecascade.registry import load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir
@@ -81,7 +82,7 @@ class Bench:
         floors = {stage.model.name: 0.0 for stage in self.pipeline.stages}
         task = RegionTask(
             pipeline=self.pipeline,
-            open_source=lambda: nullcontext(source),
+            open_source=lambda *, private=False: nullcontext(source),
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=mpp,
             coordinate_space="image-pixels",

@@ -30,8 +30,12 @@ HEATMAPS = (
         kind="fraction",
         classes=("Hepatocyte: Steatosis",),
         of=("Hepatocyte",),
+        grid_um=32.0,
+        sigma_um=64.0,
     ),
-    HeatmapSpec(name="immune", title="Immune cells", kind="density", classes=("Immune",)),
+    HeatmapSpec(
+        name="immune", title="Immune cells", kind="density", classes=("Immune",), grid_um=32.0, sigma_um=64.0
+    ),
 )
 REGION_L0 = Box(1000, 2000, 800, 600)
 

@@ -14,17 +14,17 @@ SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
 # Each row may import from its own row and the rows above it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "geometry", "wire", "control", "cores"}),
-    frozenset({"settings", "stopwatch", "tiling", "registry", "cells.instances", "cells.outlines", "cells.crops",
-               "cells.seams", "cells.heads", "cells"}),
+    frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"pipelines", "outputs"}),
-    frozenset({"cells.cascade", "tilework"}),
+    frozenset({"cells.cascade", "tilework", "regiontask"}),
     frozenset({"flow"}),
     frozenset({"analyser"}),
-    frozenset({"metrics", "logs", "admission", "drain", "negotiation", "problems", "rest"}),
-    frozenset({"app", "serve"}),
-    frozenset({"demo", "cli", "__main__"}),
-)  # fmt: skip
+    frozenset({"web"}),
+    frozenset({"app"}),
+    frozenset({"serve"}),
+    frozenset({"commands", "cli", "__main__"}),
+)
 HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "fastapi", "tritonclient")
 ONE_IMPORTER = {
     "openslide": {"slides.slide"},

@@ -47,6 +47,26 @@ def redness_classifier(side_px: int) -> bytes:
     return _graph(nodes, constants, output, ["N", side_px, side_px, 3])
 
 
+def fragile_classifier(side_px: int) -> bytes:
+    """Three classes by mean colour over mean red: not a number where there is no red at all."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "pixels"], ["mean"], keepdims=0),
+        helper.make_node("Slice", ["mean", "from", "to", "axis"], ["red"]),
+        helper.make_node("Div", ["red", "red"], ["one"]),
+        helper.make_node("Mul", ["mean", "one"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    constants = [
+        helper.make_tensor("pixels", TensorProto.INT64, [2], [1, 2]),
+        helper.make_tensor("from", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("to", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+    ]
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3])
+    return _graph(nodes, constants, output, ["N", side_px, side_px, 3])
+
+
 def _graph(
     nodes: Sequence[onnx.NodeProto],
     constants: Sequence[onnx.TensorProto],

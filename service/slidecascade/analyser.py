@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,24 +17,23 @@ from slidecascade.control import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
+    PipelineSpecError,
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.flow import Progress, RegionTask, analyse, say_nothing
+from slidecascade.flow import Progress, analyse, say_nothing
 from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
+from slidecascade.regiontask import OpenSource, RegionTask
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import Settings
-from slidecascade.slides.region import RegionView, resolve_mpp, resolve_region
+from slidecascade.slides.region import resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
-from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import decode_image
 from slidecascade.stopwatch import Observer
-
-OpenSource = Callable[[], AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,11 @@ class Analyser:
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
         self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
+        if not self._pipelines:
+            raise PipelineSpecError(
+                f"No pipeline can be served: the models folder holds {', '.join(self._packages) or 'no models'}; "
+                "mount the right one, or add a pipeline for these models."
+            )
         make_runner = make_runner or partial(LocalRunner, device=settings.device)
         self._runner = make_runner(self._packages.values())
         self._slides = SlideStore(
@@ -99,6 +103,11 @@ class Analyser:
         Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
         in `slidecascade.errors`.
         """
+        return self.run(self.prepare(request, image, control), control, progress=progress)
+
+    def prepare(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> RegionTask:
+        """Check `request`, decode its image or open its slide, and fill in every default."""
+        control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         open_source = self._source(request, image)
@@ -107,7 +116,8 @@ class Analyser:
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(source, asked, max_px=self._settings.max_region_px)
             space = source.coordinate_space
-        task = RegionTask(
+        control.check()  # decoding and opening can take long
+        return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
@@ -117,7 +127,6 @@ class Analyser:
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
         )
-        return self.run(task, control, progress=progress)
 
     def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
         """Analyse a region whose every default is filled in."""
@@ -131,11 +140,7 @@ class Analyser:
             progress=progress,
         )
 
-        def overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
-            with task.open_source() as source:
-                return RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp).overview(max_side_px)
-
-        return Report(analysis, overview)
+        return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
         return tuple(map(_pipeline_info, self._pipelines.values()))
@@ -173,9 +178,9 @@ class Analyser:
             )
         if image is not None:
             upload = decode_image(image, max_px=self._settings.max_region_px)
-            return lambda: nullcontext(upload)
+            return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
-        return lambda: self._slides.open(slide_id)
+        return lambda *, private=False: self._slides.open(slide_id, private=private)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

@@ -20,10 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
-from slidecascade.exchange import Exchange
-from slidecascade.intake import Order
-from slidecascade.process import NATIVE_ROUTE, Process
 from slidecascade.settings import read_settings
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.intake import Order
+from slidecascade.web.process import NATIVE_ROUTE, Process
 
 
 def served() -> Process:

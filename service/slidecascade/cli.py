@@ -31,6 +31,9 @@ CALLERS_FAULT = (
     errors.UnreadableSlideError,
 )
 
+REFUSALS = (400, 404, 406, 413, 415, 422)
+"""What a served process answers to a request that was wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED
     except SlideCascadeClientError as error:
         sys.stderr.write(f"slidecascade: {error}\n")
-        return FAILED
+        return WRONG_CALL if error.status in REFUSALS else FAILED
     except KeyboardInterrupt:
         return FAILED
     return code

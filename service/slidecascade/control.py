@@ -16,7 +16,6 @@ class Control:
     """
 
     def __init__(self, *, deadline_s: float | None = None) -> None:
-        self._deadline_s = deadline_s
         self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._cancelled = threading.Event()
 
@@ -35,6 +34,5 @@ class Control:
             raise CancelledError("The request was cancelled.")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise DeadlineExceededError(
-                f"The region was not done within {self._deadline_s:g} s: "
-                "send a smaller region or a longer deadline_s."
+                "The region was not done in time: send a smaller region or a longer deadline_s."
             )

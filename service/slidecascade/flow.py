@@ -8,13 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis, CoordinateSpace, FailedTile, TileReport, TissueMap, UsedModel
+from slidecascade.analysis import Analysis, FailedTile, TileReport, TissueMap, UsedModel
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.control import Control
@@ -25,12 +25,11 @@ from slidecascade.errors import (
     SlideCascadeError,
     TilesFailedError,
 )
-from slidecascade.geometry import Box, Grid, Mpp, Size
+from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines import Pipeline
+from slidecascade.regiontask import RegionTask
 from slidecascade.runners.runner import Runner
 from slidecascade.slides import tissue
-from slidecascade.slides.region import RegionView
-from slidecascade.slides.source import Source
 from slidecascade.stopwatch import Observer, Stopwatch
 from slidecascade.tilework import TileFindings, TileWork
 from slidecascade.tiling import Tile, cover, default_tile_px
@@ -38,30 +37,6 @@ from slidecascade.tiling import Tile, cover, default_tile_px
 LOG = logging.getLogger(__name__)
 SAMPLES, SAMPLE_PX = 5, 64
 """Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionTask:
-    """A region to analyse, every default filled in.
-
-    Attributes:
-        open_source: opens the source; called once per tile, so that a slide handle that broke is replaced.
-        region_l0: the region, inside the source.
-        mpp: micrometres per level-0 pixel.
-        thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
-        shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
-    """
-
-    pipeline: Pipeline
-    open_source: Callable[[], AbstractContextManager[Source]]
-    region_l0: Box
-    mpp: Mpp
-    coordinate_space: CoordinateSpace
-    thresholds: Mapping[str, float]
-    tile_px: int | None = None
-    allow_partial: bool = False
-    shift: tuple[int, int] = (0, 0)
 
 
 Progress = Callable[[int, int], None]
@@ -120,7 +95,7 @@ def analyse(
         class_index=ends,
         heatmaps=task.pipeline.heatmaps,
         tissue=tissue_map,
-        tiles=_tile_report(work.grid, found, failed),
+        tiles=_tile_report(task, work.grid, found, failed),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
     )
     _tell(observer, analysis)
@@ -128,28 +103,35 @@ def analyse(
 
 
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
-    with stopwatch.measure("read"), task.open_source() as source:
-        view = RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp)
-        grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
+    with stopwatch.measure("read"):
+        with task.open_source() as source:
+            view = task.view(source)
+            grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
         return TileWork(
             pipeline=task.pipeline,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(_samples(view, grids[task.pipeline.segmenter.name])),
+            dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
             runner=runner,
             control=control,
             stopwatch=stopwatch,
         )
 
 
-def _samples(view: RegionView, grid: Grid) -> NDArray[np.uint8]:
-    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide."""
+def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
+    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
+
+    Squares that cannot be read are left out; the tiles that hold them account for them. If none can, there is
+    one black pixel, and no tile will be readable either.
+    """
     width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
-    squares = [
-        view.read(grid, Box(int(x), int(y), width, height)).reshape(-1, 1, 3)
+    boxes = [
+        Box(int(x), int(y), width, height)
         for y in np.linspace(0, grid.size.height - height, SAMPLES)
         for x in np.linspace(0, grid.size.width - width, SAMPLES)
     ]
+    squares = [pixels.reshape(-1, 1, 3) for _, pixels in task.readable(grid, boxes)]
+    squares.append(np.zeros((1, 1, 3), np.uint8))
     return np.concatenate(squares)
 
 
@@ -189,7 +171,8 @@ def _in_flight(
         for item in items:
             if len(pending) >= limit:
                 yield pending.popleft().result()
-            pending.append(pool.submit(work, item))
+            # In a copy of this thread's context, so that a tile's log lines carry the request's id.
+            pending.append(pool.submit(copy_context().run, work, item))
         while pending:
             yield pending.popleft().result()
     finally:
@@ -202,14 +185,16 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
     outcome = _once(task, work, tile)
     if isinstance(outcome, _Failure):
         observer.tiles("retried", 1)
-        outcome = _once(task, work, tile)
+        outcome = _once(task, work, tile, private=True)
+    if isinstance(outcome, _Failure):
+        LOG.error("a tile failed twice: %s", outcome.error.problem, exc_info=outcome.error)
     return outcome
 
 
-def _once(task: RegionTask, work: TileWork, tile: Tile) -> Outcome:
+def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
-        with task.open_source() as source:
-            return work.findings(tile, RegionView(source, region_l0=task.region_l0, mpp_l0=task.mpp))
+        with task.open_source(private=private) as source:
+            return work.findings(tile, task.view(source))
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:
@@ -227,8 +212,8 @@ def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...],
         raise first
     raise TilesFailedError(
         f"{len(failed)} of {total} tiles failed twice: try again, or send allow_partial to get the others.",
-        tiles=tuple((_l0_box(grid, item.tile.core).as_tuple(), item.reason) for item in failed),
-    )
+        tiles=tuple((_l0_box(task, grid, item.tile.core).as_tuple(), item.reason) for item in failed),
+    ) from first
 
 
 def _collect(found: list[tuple[Tile, TileFindings]], pipeline: Pipeline) -> Instances:
@@ -277,17 +262,21 @@ def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMod
     )
 
 
-def _l0_box(grid: Grid, box: Box) -> Box:
+def _l0_box(task: RegionTask, grid: Grid, box: Box) -> Box:
+    """`box` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
     left, top = grid.l0_from_grid(np.array([[box.x, box.y]]))[0]
     right, bottom = grid.l0_from_grid(np.array([[box.right, box.bottom]]))[0]
-    return Box(int(left), int(top), math.ceil(right) - int(left), math.ceil(bottom) - int(top))
+    x, y = round(left), round(top)
+    return Box(x, y, round(right) - x, round(bottom) - y).clipped(task.region_l0)
 
 
-def _tile_report(grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]) -> TileReport:
+def _tile_report(
+    task: RegionTask, grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]
+) -> TileReport:
     return TileReport(
         total=len(found) + len(failed),
         background=sum(not out.tissue.any() for _, out in found),
-        failed=tuple(FailedTile(_l0_box(grid, item.tile.core), item.reason) for item in failed),
+        failed=tuple(FailedTile(_l0_box(task, grid, item.tile.core), item.reason) for item in failed),
     )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -77,11 +74,9 @@ class Metrics:
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route, known).observe(seconds)
 
-    @contextmanager
-    def region(self) -> Iterator[None]:
-        """A region is in flight inside this context."""
-        with self._in_flight.track_inprogress():
-            yield
+    def regions(self, count: int) -> None:
+        """`count` regions are in flight now."""
+        self._in_flight.set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

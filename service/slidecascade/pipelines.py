@@ -38,14 +38,16 @@ class HeatmapFields(_SpecPart):
     kind: Literal["fraction", "density"]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     of: tuple[str, ...] = ()
-    grid_um: Annotated[float, Field(gt=0, le=10_000)] = 16.0
-    sigma_um: Annotated[float, Field(gt=0, le=10_000)] = 40.0
+    grid_um: Annotated[float, Field(ge=1, le=1000)] = 16.0
+    sigma_um: Annotated[float, Field(ge=1, le=1000)] = 40.0
     maximum: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _a_fraction_has_a_whole(self) -> HeatmapFields:
         if (self.kind == "fraction") != bool(self.of):
             raise ValueError("a fraction needs `of`, a density has none")
+        if self.sigma_um > 50 * self.grid_um:
+            raise ValueError("sigma_um may be at most 50 times grid_um: take a coarser grid")
         return self
 
 
@@ -108,7 +110,9 @@ def load_pipelines(models: Mapping[str, ModelPackage], extra_dir: Path | None) -
             raise PipelineSpecError(
                 "The pipelines folder does not exist: point SLIDECASCADE_PIPELINES_DIR at one."
             )
-        extra = [_read_spec(path) for path in sorted(extra_dir.glob("*.yaml"))]
+        extra = [_read_spec(path) for path in sorted(extra_dir.iterdir()) if path.suffix in (".yaml", ".yml")]
+        if twice := {spec.name for spec in extra if [other.name for other in extra].count(spec.name) > 1}:
+            raise PipelineSpecError(f"Two pipeline files are called {min(twice)!r}: give each a name of its own.")
         for spec in extra:
             if missing := sorted(_needs(spec) - models.keys()):
                 raise PipelineSpecError(

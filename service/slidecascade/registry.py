@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from slidecascade.errors import ModelPackageError
+from slidecascade.onnxgraph import has_external_data
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ClassName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
@@ -154,8 +155,24 @@ def load_package(folder: Path) -> ModelPackage:
             f"Model {spec.name!r} has no {spec.version}/model.onnx: convert it again or remove its folder."
         )
     package = ModelPackage(spec, onnx_path)
-    package.read()
+    _require_whole(package)
     return package
+
+
+def _require_whole(package: ModelPackage) -> None:
+    """Refuse a graph whose weights are elsewhere: its sha256 would not vouch for them."""
+    name = package.spec.name
+    try:
+        external = has_external_data(package.read())
+    except ValueError as error:
+        raise ModelPackageError(
+            f"Model {name!r} is not an ONNX graph: its model.onnx cannot be read; convert it again."
+        ) from error
+    if external:
+        raise ModelPackageError(
+            f"Model {name!r} keeps weights outside its model.onnx, where no sha256 vouches for them: "
+            "convert it again without external data."
+        )
 
 
 def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:

@@ -37,6 +37,25 @@ class TileFindings:
     near_seam: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """Objects of a patch: labels ``(H, W)`` and foreground map of `read`, and the labels it cuts."""
+
+    labels: NDArray[np.int32]
+    foreground: NDArray[np.uint8]
+    read: Box
+    on_cut_sides: NDArray[np.int32]
+
+    def cuts_into(self, core: Box) -> bool:
+        """Whether an object that the patch cuts reaches into `core`."""
+        if not len(self.on_cut_sides):
+            return False
+        cut = np.zeros(int(self.labels.max()) + 1, np.bool_)
+        cut[self.on_cut_sides] = True
+        left, top = core.x - self.read.x, core.y - self.read.y
+        return bool(cut[self.labels[top : top + core.height, left : left + core.width]].any())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileWork:
     """Everything the tiles of a region share.
@@ -58,6 +77,15 @@ class TileWork:
         """The segmenter's grid, in which tiles are cut."""
         return self.grids[self.pipeline.segmenter.name]
 
+    @property
+    def max_cell_px(self) -> int:
+        """Longest side of a cell, in pixels of the segmenter's grid; larger objects are dropped in any tiling.
+
+        Twice the halo, less what a centroid may lie outside a core: then a tile that reads with a doubled halo
+        sees the whole of every cell it may have to hand over.
+        """
+        return 2 * (self.pipeline.segmenter.halo_px - seams.MARGIN_PX)
+
     def findings(self, tile: Tile, view: RegionView) -> TileFindings:
         """Find the cells of `tile` in `view`."""
         self.control.check()
@@ -66,12 +94,12 @@ class TileWork:
         core_blocks = _core_blocks(blocks, tile)
         if not core_blocks.any():
             return self._nothing(core_blocks)
-        self.control.check()
-        with self.stopwatch.measure("segment"):
-            maps = self.runner.run(self.pipeline.segmenter.name, patch[None])[0]
-        self.control.check()
-        with self.stopwatch.measure("decode"):
-            cells, owned, near_seam = self._decode(maps, blocks, tile)
+        labelled = self._label(patch, tile.read)
+        if labelled.cuts_into(tile.core):
+            # Something in the core is longer than the halo: look again, from further away.
+            wider = tile.read.inflated(tile.core.x - tile.read.x)
+            labelled = self._label(self._read(view, self.grid, wider), wider)
+        cells, owned, near_seam = self._own(labelled, blocks, tile)
         if not len(cells):
             return self._nothing(core_blocks)
         probabilities = cascade.classify(
@@ -93,30 +121,46 @@ class TileWork:
         with self.stopwatch.measure("classify"):
             return self.runner.run(model, images)
 
-    def _decode(
-        self, maps: NDArray[np.uint8], blocks: NDArray[np.bool_], tile: Tile
+    def _label(self, patch: NDArray[np.uint8], read: Box) -> _Labelled:
+        """The objects in `patch`, which shows `read` of the segmenter's grid."""
+        segmenter = self.pipeline.segmenter
+        self.control.check()
+        with self.stopwatch.measure("segment"):
+            maps = self.runner.run(segmenter.name, patch[None])[0]
+        self.control.check()
+        with self.stopwatch.measure("decode"):
+            labels = unet.decode(
+                maps,
+                foreground=self.thresholds[segmenter.name],
+                seed=segmenter.options.seed,
+                min_area_px=self._min_area_px,
+            )
+            _clear_outside(labels, read, self.grid.extent)
+            return _Labelled(labels, maps[:, :, 0], read, _on_cut_sides(labels, read, self.grid.extent))
+
+    @property
+    def _min_area_px(self) -> float:
+        return max(1.0, self.pipeline.segmenter.options.min_area_um2 / self.grid.mpp**2)
+
+    def _own(
+        self, labelled: _Labelled, blocks: NDArray[np.bool_], tile: Tile
     ) -> tuple[Instances, NDArray[np.bool_], NDArray[np.bool_]]:
         """Cells in level-0 pixels that this tile owns or that lie just over a seam; which are owned, near one."""
-        segmenter, extent = self.pipeline.segmenter, self.grid.extent
-        min_area_px = max(1.0, segmenter.options.min_area_um2 / self.grid.mpp**2)
-        labels = unet.decode(
-            maps,
-            foreground=self.thresholds[segmenter.name],
-            seed=segmenter.options.seed,
-            min_area_px=min_area_px,
-        )
-        _clear_outside(labels, tile.read, extent)
-        measures = outlines.measure(labels, maps[:, :, 0], origin=(tile.read.x, tile.read.y))
-        reach = tile.core.inflated(seams.MARGIN_PX).clipped(extent)
-        keep = reach.contains(measures.centroids) & (measures.areas >= min_area_px)
-        keep[keep] = _on_tissue(measures.centroids[keep], blocks, tile.read)
-        in_grid = outlines.trace(labels, measures, keep)
-        in_l0 = in_grid.transformed(
-            scale=self.grid.downsample, shift_x=self.grid.origin_x_l0, shift_y=self.grid.origin_y_l0
-        )
-        owned = tile.core.contains(in_grid.centroids)
-        near_seam = ~_seam_free(tile.core, extent).contains(in_grid.centroids)
-        return in_l0, owned, near_seam
+        with self.stopwatch.measure("decode"):
+            extent, read = self.grid.extent, labelled.read
+            measures = outlines.measure(labelled.labels, labelled.foreground, origin=(read.x, read.y))
+            reach = tile.core.inflated(seams.MARGIN_PX).clipped(extent)
+            keep = reach.contains(measures.centroids) & (measures.areas >= self._min_area_px)
+            keep[labelled.on_cut_sides - 1] = False  # after a second look these are no cells, or not this tile's
+            keep[keep] = _on_tissue(measures.centroids[keep], blocks, tile.read)
+            found = outlines.trace(labelled.labels, measures, keep)
+            in_grid = found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
+            in_l0 = in_grid.transformed(
+                scale=self.grid.downsample, shift_x=self.grid.origin_x_l0, shift_y=self.grid.origin_y_l0
+            )
+            owned = tile.core.contains(in_grid.centroids)
+            near_seam = ~_seam_free(tile.core, extent).contains(in_grid.centroids)
+            return in_l0, owned, near_seam
 
     def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
         none = np.zeros(0, np.bool_)
@@ -146,9 +190,24 @@ def _clear_outside(labels: NDArray[np.int32], read: Box, extent: Box) -> None:
     labels[:, inside.right :] = 0
 
 
+def _on_cut_sides(labels: NDArray[np.int32], read: Box, extent: Box) -> NDArray[np.int32]:
+    """Labels on those sides of the read box beyond which the region goes on."""
+    sides = [
+        labels[:, 0] if read.x > extent.x else None,
+        labels[:, -1] if read.right < extent.right else None,
+        labels[0] if read.y > extent.y else None,
+        labels[-1] if read.bottom < extent.bottom else None,
+    ]
+    found = np.unique(np.concatenate([np.zeros(1, np.int32), *(side for side in sides if side is not None)]))
+    return found[1:]  # less the background
+
+
 def _seam_free(core: Box, extent: Box) -> Box:
-    """The part of the core that is further than the margin from every seam; the region's edge is no seam."""
-    margin = seams.MARGIN_PX
+    """The part of the core where no other tile's copy of a cell can lie; the region's edge is no seam.
+
+    A copy is handed over up to one margin outside its tile's core, and its centroid may differ by as much again.
+    """
+    margin = 2 * seams.MARGIN_PX
     left = core.x + (margin if core.x > extent.x else 0)
     top = core.y + (margin if core.y > extent.y else 0)
     right = core.right - (margin if core.right < extent.right else 0)

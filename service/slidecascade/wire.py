@@ -17,8 +17,21 @@ PNG = "image/png"
 ZIP = "application/zip"
 PROBLEM = "application/problem+json"
 
-PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)]
+"""Micrometres per pixel, within what microscopes make; 0.00025 would be millimetres by mistake."""
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+MAX_COORDINATE = 2**31 - 1
+"""No slide is larger; a number beyond it is refused unread rather than repeated."""
+
+MAX_THRESHOLDS = 32
+MAX_ERRORS = 20
+"""Most wrong fields an answer lists: a million of them help nobody."""
+
+MAX_NAME = 100
+Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE)]
 Color = tuple[int, int, int]
 
 
@@ -37,32 +50,37 @@ class Answer(BaseModel):
 class RegionBox(WireModel):
     """A rectangle in level-0 pixels of the slide, or pixels of the uploaded image."""
 
-    x: Annotated[int, Field(strict=True)] = Field(description="left edge")
-    y: Annotated[int, Field(strict=True)] = Field(description="top edge")
-    width: Annotated[int, Field(strict=True, ge=1)]
-    height: Annotated[int, Field(strict=True, ge=1)]
+    x: Coordinate = Field(description="left edge")
+    y: Coordinate = Field(description="top edge")
+    width: Extent
+    height: Extent
 
 
 class RegionRequest(WireModel):
     """What to analyse and how."""
 
-    pipeline: Annotated[str, Field(min_length=1, max_length=100)]
-    mpp: PositiveFinite | None = Field(
-        default=None, le=100, description="micrometres per pixel; required when the source states none"
+    pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    mpp: Resolution | None = Field(
+        default=None, description="micrometres per pixel; required when the source states none"
     )
     slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
     )
     region: RegionBox | None = Field(default=None, description="default: all of the image or slide")
-    thresholds: dict[str, Fraction] = Field(
+    thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
         default_factory=dict,
+        max_length=MAX_THRESHOLDS,
         description="by model name: foreground probability of a segmenter, least probability of a classifier",
     )
-    tile_px: Annotated[int, Field(strict=True, ge=64, le=4096)] | None = Field(
+    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048)] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
-    allow_partial: bool = Field(default=False, description="answer even when tiles failed")
-    deadline_s: PositiveFinite | None = Field(default=None, description="give up after this many seconds")
+    allow_partial: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="answer even when tiles failed"
+    )
+    deadline_s: PositiveFinite | None = Field(
+        default=None, description="give up this many seconds after the request began; the upload is part of it"
+    )
 
 
 def parse_request(fields: object) -> RegionRequest:
@@ -74,11 +92,24 @@ def parse_request(fields: object) -> RegionRequest:
     try:
         return RegionRequest.model_validate(fields)
     except ValidationError as error:
-        wrong = tuple(
-            (".".join(str(part) for part in item["loc"]) or "request", item["msg"]) for item in error.errors()
-        )
-        first_field, first_message = wrong[0]
-        raise InvalidRequestError(f"The field {first_field!r} cannot be used: {first_message}.", wrong) from error
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InvalidRequestError:
+    """The fields that are wrong, in the words of the contract, the first `MAX_ERRORS` of them.
+
+    Values a caller sent are not repeated, and names are cut at `MAX_NAME` characters.
+    """
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    wrong = tuple((_dotted(item["loc"]), str(item["msg"])) for item in details[:MAX_ERRORS])
+    field, message = wrong[0]
+    others = f" and {len(details) - 1} more" if len(details) > 1 else ""
+    return InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", wrong)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    path = ".".join(map(str, location)) or "request"
+    return path if len(path) <= MAX_NAME else path[:MAX_NAME] + "..."
 
 
 class ModelUse(Answer):

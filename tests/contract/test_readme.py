@@ -14,12 +14,13 @@ import cv2
 import pytest
 
 import toy_models
-from conftest import REPOSITORY
+from served_process import StartServer
 from slidecascade.pipelines import load_pipelines
 from slidecascade.registry import load_repository
 from slidecascade_training.slides import write_slide
 from slidecascade_training.tissue import TissueOptions, render
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 LOCAL = "http://localhost:3000"
@@ -46,9 +47,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(workplace: Path, start_server: object) -> str:
+def url(workplace: Path, start_server: StartServer) -> str:
     """A served process whose slide root is the README's."""
-    return str(start_server(slides=workplace / "slides").url)  # type: ignore[operator]  # the factory fixture
+    return start_server(slides=workplace / "slides").url
 
 
 @pytest.mark.parametrize("command", [line for line in _commands() if line.startswith("curl")])

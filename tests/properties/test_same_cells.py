@@ -35,6 +35,7 @@ def _assert_identical(first: Analysis, second: Analysis) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
+    density=st.sampled_from([300, 900, 3000]),
     width=st.integers(20, 420),
     height=st.integers(20, 420),
     tile_px=st.integers(64, 300),
@@ -42,10 +43,17 @@ def _assert_identical(first: Analysis, second: Analysis) -> None:
     threads=st.sampled_from([1, 2]),
 )
 def test_blobs_are_the_same_in_any_tiling(
-    toy: ToyPipeline, seed: int, width: int, height: int, tile_px: int, shift: tuple[int, int], threads: int
+    toy: ToyPipeline,
+    seed: int,
+    density: int,
+    width: int,
+    height: int,
+    tile_px: int,
+    shift: tuple[int, int],
+    threads: int,
 ) -> None:
-    """With a network that looks at one pixel, tiled and whole agree bit for bit."""
-    image = blobs(seed, width, height, count=width * height // 900)
+    """With a network that looks at one pixel, tiled and whole agree bit for bit, objects longer than halos too."""
+    image = blobs(seed, width, height, count=width * height // density)
     whole = toy.run(image)
     tiled = toy.run(image, tile_px=tile_px, shift=shift, threads=threads)
     _assert_identical(whole, tiled)

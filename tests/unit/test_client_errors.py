@@ -25,7 +25,15 @@ from slidecascade_client import (
 from slidecascade_client.errors import error_class
 
 # Told at start, on a machine without a server, or to a caller who is gone: never in an answer.
-NOT_OVER_HTTP = {"model-package", "pipeline-spec", "settings", "listen", "missing-extra", "cancelled"}
+NOT_OVER_HTTP = {
+    "model-package",
+    "pipeline-spec",
+    "settings",
+    "listen",
+    "unwritable-output",
+    "missing-extra",
+    "cancelled",
+}
 
 
 def _problem_names(base: type[service_errors.SlideCascadeError]) -> set[str]:

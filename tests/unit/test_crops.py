@@ -16,11 +16,13 @@ def image() -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.2))
 
 
-@pytest.mark.parametrize(("size_px", "out_px"), [(54, 72), (96, 96), (64, 32), (54, 54)])
+@pytest.mark.parametrize(("size_px", "out_px"), [(54, 72), (96, 96), (64, 32), (54, 54), (20, 90)])
 def test_crops_equal_one_crop_at_a_time(image: np.ndarray, size_px: int, out_px: int) -> None:
     """Hundreds of crops in one call differ from cut-then-resize by rounding only, at the edge too."""
     centroids = np.random.default_rng(1).uniform([0, 0], [300, 240], (200, 2))
-    crops = cut(image, centroids, size_px=size_px, height_px=out_px, width_px=out_px)
+    margin = size_px
+    padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
+    crops = cut(padded, centroids + margin, size_px=size_px, height_px=out_px, width_px=out_px)
 
     for crop, centroid in zip(crops, centroids, strict=True):
         expected = crop_and_resize(image, centroid, size_px=size_px, height_px=out_px, width_px=out_px)
@@ -33,12 +35,19 @@ def test_unscaled_crops_are_the_pixels_themselves(image: np.ndarray) -> None:
     np.testing.assert_array_equal(crop, image[52:148, 72:168])
 
 
-def test_more_crops_than_one_remap_takes(image: np.ndarray) -> None:
-    """The destination's height limit of OpenCV does not show."""
+def test_thousands_of_crops_in_one_call(image: np.ndarray) -> None:
+    """The heights OpenCV is limited to elsewhere do not show."""
     centroids = np.tile([[150.0, 120.0]], (1000, 1))
     crops = cut(image, centroids, size_px=54, height_px=72, width_px=72)
     assert crops.shape == (1000, 72, 72, 3)
     assert (crops == crops[0]).all()
+
+
+def test_a_crop_outside_the_patch_is_refused(image: np.ndarray) -> None:
+    """Pixels that were not read are never made up."""
+    with pytest.raises(ValueError, match="outside the patch"):
+        cut(image, np.array([[20.0, 100.0]]), size_px=54, height_px=72, width_px=72)
+    assert cut(image, np.zeros((0, 2)), size_px=54, height_px=72, width_px=72).shape == (0, 72, 72, 3)
 
 
 def test_bounds_hold_all_crops() -> None:

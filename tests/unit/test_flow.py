@@ -23,7 +23,7 @@ from slidecascade.errors import (
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
-from toy_pipeline import ToyPipeline, blobs
+from toy_pipeline import BACKGROUND, WHOLE_PX, ToyPipeline, blobs
 
 SIDE_PX = 512
 TILE_PX = 256
@@ -36,7 +36,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyPipeline:
 
 @pytest.fixture(scope="module")
 def image() -> NDArray[np.uint8]:
-    return blobs(1, SIDE_PX, SIDE_PX, 200)
+    return blobs(1, SIDE_PX, SIDE_PX, 60)
 
 
 class Failing:
@@ -133,18 +133,21 @@ def test_a_slide_that_breaks_is_opened_again(toy: ToyPipeline, image: NDArray[np
     """The retry gets a fresh source; a slide no tile can read is unreadable-slide."""
     source = RegionImage(image)
     opened = 0
+    retried: list[bool] = []
 
     @contextmanager
-    def breaks_once() -> Iterator[Source]:
+    def breaks_once(*, private: bool = False) -> Iterator[Source]:
         nonlocal opened
-        opened += 1
-        if opened == 3:
+        opened += not private
+        retried.append(private)
+        if not private and opened == 3:
             raise UnreadableSlideError("The slide cannot be read.")
         yield source
 
     analysis = toy.run(image, tile_px=TILE_PX, open_source=breaks_once)
     assert analysis.tiles.failed == ()
-    assert opened == 6
+    assert opened == 5  # once to look at it, once a tile
+    assert sum(retried) == 2  # for the samples, and for the tile that failed
 
 
 def test_the_deadline_stops_the_work(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
@@ -158,8 +161,10 @@ def test_the_deadline_stops_the_work(toy: ToyPipeline, image: NDArray[np.uint8])
 def test_cancelling_stops_the_work(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
     """A caller who goes away after the first tile spares the others."""
     control = Control()
+    runner = Failing(toy.runner, set(), FAULT)
     with pytest.raises(CancelledError):
-        toy.run(image, tile_px=64, control=control, progress=lambda done, total: control.cancel())
+        toy.run(image, tile_px=64, control=control, runner=runner, progress=lambda done, total: control.cancel())
+    assert runner.calls < 64 / 2
 
 
 def test_progress_counts_every_tile(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
@@ -193,3 +198,19 @@ def test_an_image_of_glass_has_no_cells(toy: ToyPipeline) -> None:
 def test_tiny_images_are_analysed(toy: ToyPipeline, side: int) -> None:
     """An image smaller than a halo, down to one pixel."""
     assert toy.run(np.full((side, side, 3), 120, np.uint8)).tiles.total == 1
+
+
+def test_an_object_longer_than_the_halo_is_one_cell(toy: ToyPipeline) -> None:
+    """The tile that meets it looks again with a doubled halo; it is neither cut nor multiplied."""
+    image = np.full((SIDE_PX, SIDE_PX, 3), BACKGROUND, np.uint8)
+    image[250:262, 231:281] = 40  # across four tiles, longer than the halo of 32 px
+    for tile_px in (64, 128, 256, WHOLE_PX):
+        assert toy.run(image, tile_px=tile_px).instances.areas.tolist() == [600.0]
+
+
+def test_what_is_longer_than_any_cell_is_dropped_in_every_tiling(toy: ToyPipeline) -> None:
+    """A fold or a pen mark gives no cells, whole or in pieces."""
+    image = np.full((SIDE_PX, SIDE_PX, 3), BACKGROUND, np.uint8)
+    image[100:140, 20:480] = 40
+    for tile_px in (64, 128, 256, WHOLE_PX):
+        assert len(toy.run(image, tile_px=tile_px).instances) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 
 from oracles import rings_one_by_one
 from slidecascade.cells.instances import Instances
@@ -27,7 +28,7 @@ def _traced(labels: np.ndarray, keep: np.ndarray | None = None) -> Instances:
 
 
 def test_outlines_cover_the_masks_they_came_from() -> None:
-    """An outline filled again is the mask: IoU of every cell is at least 0.95, and its area is right to 2 %."""
+    """An outline filled again is the mask: IoU of every cell is at least 0.93, and its area is right to 5 %."""
     labels = _ellipses()
     cells = _traced(labels)
 
@@ -57,6 +58,30 @@ def test_the_fast_rings_are_those_of_one_cell_at_a_time() -> None:
         ring = cells.vertices[cells.offsets[index] : cells.offsets[index + 1]]
         assert len(ring) == len(expected)
         assert np.abs(ring - (expected + 0.5)).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cells_at_the_border_are_traced_like_others(seed: int) -> None:
+    """Random blocks, most of them cut by the image's border: rings are those of one cell at a time."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((rng.integers(8, 40), rng.integers(8, 40)), np.int32)
+    for number in range(1, 12):
+        y, x = rng.integers(-3, labels.shape[0]), rng.integers(-3, labels.shape[1])
+        labels[max(y, 0) : y + 6, max(x, 0) : x + 6] = number
+    # What another block has cut in two is left out: of two rings of one length either may be taken.
+    whole = [
+        number for number in range(1, 12) if cv2.connectedComponents((labels == number).astype(np.uint8))[0] == 2
+    ]
+    labels = np.where(np.isin(labels, whole), labels, 0)
+    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+    cells = _traced(labels)
+
+    expected = [ring for ring in rings_one_by_one(labels) if len(ring) >= 3]
+    assert len(cells) == len(expected)
+    for index, ring in enumerate(expected):
+        traced = cells.vertices[cells.offsets[index] : cells.offsets[index + 1]]
+        assert len(traced) == len(ring)
+        assert np.abs(traced - (ring + 0.5)).max() <= 0.5 + 1e-9
 
 
 def test_only_kept_cells_are_traced() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -83,3 +84,20 @@ def test_glass_is_no_tissue() -> None:
 
     assert tissue_mm2(analysis) == 0
     assert analysed_mm2(analysis) == pytest.approx(0.12)
+
+
+def test_a_huge_map_costs_little_memory() -> None:
+    """The sums are made by bands: a map of 36 million pixels needs less than twice its own bytes."""
+    side = 6000
+    mask = np.ones((side, side), np.bool_)
+    base = make_analysis(0, region_l0=Box(0, 0, side, side))
+    analysis = replace(base, tissue=TissueMap(mask, Grid(0, 0, 1, Size(side, side), 0.5)))
+    edges = np.linspace(0, side, 501)
+
+    tracemalloc.start()
+    bins = tissue_um2(analysis, edges, edges)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 2 * mask.nbytes
+    np.testing.assert_allclose(bins, (12 * analysis.mpp) ** 2)

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import toy_models
-from slidecascade.errors import ModelFailedError, ModelPackageError
+from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
+from slidecascade.onnxgraph import has_external_data
 from slidecascade.registry import load_package, load_repository
 from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import bundled_models_dir
 
 
 def _package(models_dir: Path, **changes: Any) -> Path:
@@ -106,8 +111,92 @@ def test_an_input_size_that_contradicts_the_graph_is_refused(tmp_path: Path) -> 
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     """A file of another kind is told as such."""
     toy_models.write_package(tmp_path, toy_models.segmenter_fields(), b"not a model")
+    with pytest.raises(ModelPackageError, match="'toy-segmenter' is not an ONNX graph"):
+        load_repository(tmp_path)
+
+
+def test_a_graph_onnx_runtime_cannot_build_is_refused_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library's reason is in the error; nothing of it is written to stderr."""
+    graph = toy_models.darkness_segmenter().replace(b"ReduceMean", b"ReduceMuch")
+    toy_models.write_package(tmp_path, toy_models.segmenter_fields(), graph)
+    packages = load_repository(tmp_path)
     with pytest.raises(ModelPackageError, match="refused by ONNX Runtime"):
-        LocalRunner(load_repository(tmp_path).values())
+        LocalRunner(packages.values())
+    assert capfd.readouterr() == ("", "")
+
+
+def _with_weights_outside(graph: bytes, name: str) -> bytes:
+    """The graph with its float constant moved to the file `name`."""
+    model = onnx.load_from_string(graph)
+    tensor = next(item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT)
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=name)
+    return bytes(model.SerializeToString())
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime takes a file of that name from the working directory, so the package is refused before."""
+    (tmp_path / "w.bin").write_bytes(np.array([255.0], np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)
+    graph = _with_weights_outside(toy_models.darkness_segmenter(), "w.bin")
+    toy_models.write_package(tmp_path / "models", toy_models.segmenter_fields(), graph)
+    with pytest.raises(ModelPackageError, match="'toy-segmenter' keeps weights outside"):
+        load_repository(tmp_path / "models")
+
+
+@pytest.mark.parametrize("place", ["constant", "branch", "sparse", "function"])
+def test_weights_outside_are_found_wherever_they_hide(place: str) -> None:
+    """In a node's constant, in the branch of an If, in a sparse tensor and in a function."""
+    outside = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL, name="w")
+    inside = TensorProto(data_type=TensorProto.FLOAT, dims=[1], float_data=[1.0], name="w")
+    assert has_external_data(_hidden(outside, place))
+    assert not has_external_data(_hidden(inside, place))
+
+
+def _hidden(tensor: TensorProto, place: str) -> bytes:
+    node = helper.make_node("Constant", [], ["w"])
+    node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+    if place == "branch":
+        branch = helper.make_graph([node], "branch", [], [])
+        node = helper.make_node("If", ["condition"], ["out"], then_branch=branch)
+    graph = helper.make_graph([node] if place in {"constant", "branch"} else [], "main", [], [])
+    if place == "sparse":
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    model = helper.make_model(graph)
+    if place == "function":
+        model.functions.add(name="f", domain="d").node.append(node)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("graph", [b"\x3a\xff\xff\xff\xff\x0f", b"\x08", b"\x00\x00", b"\x0b", b"\0\0\0\0ORTM"])
+def test_bytes_of_another_format_are_no_graph(graph: bytes) -> None:
+    """A length beyond the end, half a number, field 0, a group, and ONNX Runtime's own format."""
+    with pytest.raises(ValueError, match=r"byte|format"):
+        has_external_data(graph)
+
+
+def test_bundled_graphs_are_whole() -> None:
+    """The models of this repository are read to their end."""
+    assert all(not has_external_data(package.read()) for package in load_repository(bundled_models_dir()).values())
+
+
+def test_a_gpu_is_asked_for_with_its_libraries_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA from Python packages is loaded before the first session; without a GPU one sentence is told."""
+    asked: list[str] = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: asked.append("cuda"))
+    _package(tmp_path)
+    packages = load_repository(tmp_path)
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("This ONNX Runtime is the one for GPUs.")
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(SettingsError, match="no usable"):
+        LocalRunner(packages.values(), device="cuda")
+    assert asked == ["cuda"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_failing_run_is_an_error_with_a_name(tmp_path: Path) -> None:

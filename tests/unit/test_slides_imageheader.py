@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -152,3 +153,75 @@ def test_a_pyramid_is_read_by_its_first_image() -> None:
         writer.write(PIXELS[::2, ::2], photometric="rgb")
 
     assert read_header(stream.getvalue()).size == Size(53, 37)
+
+
+def png_of_chunks(count: int) -> bytes:
+    """A PNG with `count` empty chunks before its pixels."""
+    plain = encoded("PNG")
+    empty = struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    return plain[:33] + empty * count + plain[33:]
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated until there are `count`."""
+    plain = encoded("JPEG", progressive=True)
+    scan = plain[plain.rfind(b"\xff\xda") : -2]
+    return plain[:-2] + scan * (count - plain.count(b"\xff\xda")) + plain[-2:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_of_chunks(2_000_000),
+        encoded("JPEG")[:2] + b"\xff\xfe\0\2" * 2_000_000 + encoded("JPEG")[2:],
+        encoded("JPEG")[:-2] + b"\xff\xfe\0\2" * 2_000_000 + encoded("JPEG")[-2:],
+    ],
+    ids=["png", "jpeg header", "jpeg scan"],
+)
+def test_a_file_of_millions_of_parts_is_refused(data: bytes) -> None:
+    """No file keeps the reader busy with parts that hold nothing."""
+    started = time.process_time()
+    with pytest.raises(UndecodableImageError, match="far more parts"):
+        read_header(data)
+    assert time.process_time() - started < 1.0
+
+
+def test_a_long_run_of_fill_bytes_is_passed_in_one_step() -> None:
+    """Fill bytes before a marker are allowed in any number and cost nothing."""
+    plain = encoded("JPEG")
+    started = time.process_time()
+    assert read_header(plain[:2] + b"\xff" * 5_000_000 + plain[2:]).size == Size(53, 37)
+    with pytest.raises(UndecodableImageError):
+        read_header(plain[:2] + b"\xff" * 5_000_000 + b"\0" * 100)
+    assert time.process_time() - started < 1.0
+
+
+def test_a_jpeg_has_at_most_100_scans() -> None:
+    """Each scan is a pass over the whole image: more than any encoder writes are refused with a sentence."""
+    assert read_header(jpeg_of_scans(100)).size == Size(53, 37)
+    with pytest.raises(UndecodableImageError, match="101 scans, at most 100"):
+        read_header(jpeg_of_scans(101))
+
+
+def test_scans_after_a_false_end_are_counted() -> None:
+    """An end marker inside a comment is not the end, and what looks like scans in a comment is none."""
+    data = jpeg_of_scans(101)
+    second = data.rfind(b"\xff\xda")
+    hidden = data[:second] + b"\xff\xfe\0\4\xff\xd9" + data[second:]
+    with pytest.raises(UndecodableImageError, match="101 scans"):
+        read_header(hidden)
+    plain = encoded("JPEG")
+    comment = b"\xff\xda" * 300
+    assert read_header(plain[:2] + b"\xff\xfe" + struct.pack(">H", 602) + comment + plain[2:]).size.width == 53
+
+
+def test_only_the_tags_in_use_are_kept() -> None:
+    """Thousands of tags that all claim the whole file as their values cost no memory."""
+    entries = b"".join(struct.pack("<HHII", 40_000 + index, 1, 1_000_000, 0) for index in range(4_000))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 4_000) + entries + bytes(1_000_004)
+    tracemalloc.start()
+    with pytest.raises(UndecodableImageError):
+        read_header(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000

@@ -246,6 +246,39 @@ def test_a_source_far_too_coarse_is_refused() -> None:
     assert view.grid(29.0 / 8).size == Size(800, 800)
 
 
+def test_a_region_enlarged_beyond_measure_is_refused() -> None:
+    """4 million white pixels stated as 4 um/px would be 268 million for a model at 0.5 um/px."""
+    white = RegionImage(np.full((2048, 2048, 3), 255, np.uint8))
+
+    with pytest.raises(RegionTooLargeError, match=r"16384 x 16384 pixels for a model that reads at 0\.5, at most"):
+        RegionView(white, region_l0=Box(0, 0, 2048, 2048), mpp_l0=4.0).grid(0.5)
+    assert RegionView(white, region_l0=Box(0, 0, 1024, 1024), mpp_l0=4.0).grid(0.5).size == Size(8192, 8192)
+
+
+def test_a_large_scan_at_20x_is_read_by_a_model_for_40x() -> None:
+    """The limit leaves the largest regions of the other common magnification alone."""
+    blank = RegionImage(np.broadcast_to(np.uint8(255), (10_000, 10_000, 3)))
+
+    grid = RegionView(blank, region_l0=Box(0, 0, 10_000, 10_000), mpp_l0=0.55).grid(0.25)
+    assert grid.size == Size(22_000, 22_000)
+
+
+@pytest.mark.parametrize("width", [200, 196, 163])
+def test_the_overview_starts_at_the_corner(width: int) -> None:
+    """A level of exactly the overview's scale (4 and 3.92 here) does not move it to its own pixels."""
+    source = ramp(1.0, 2.0, 3.92, 4.0)
+    view = RegionView(source, region_l0=Box(35, 38, width, 161), mpp_l0=MPP_L0)
+
+    overview, downsample = view.overview(50)
+
+    assert downsample == max(width, 161) / 50
+    assert max(overview.shape[:2]) == 50
+    x_l0 = 35 + (np.arange(overview.shape[1]) + 0.5) * downsample
+    y_l0 = 38 + (np.arange(overview.shape[0]) + 0.5) * downsample
+    assert np.abs(overview[5, 2:-2, 0] - x_l0[2:-2]).max() <= 1.1
+    assert np.abs(overview[2:-2, 5, 1] - y_l0[2:-2]).max() <= 1.1
+
+
 @pytest.mark.parametrize("side", [1, 7, 64, 300, 5000])
 @pytest.mark.parametrize("source", SOURCES, ids=["one", "2", "4", "odd"])
 def test_the_overview_fits(source: Pyramid, side: int) -> None:

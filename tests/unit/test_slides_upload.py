@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -211,6 +213,15 @@ def test_too_many_pixels_are_told_before_decoding() -> None:
         decode_image(bytes(data), max_px=10**6)
 
 
+def test_a_tile_larger_than_the_limit_is_refused() -> None:
+    """A decoder holds whole tiles, so a small image in an enormous tile is told from its header."""
+    data = encoded_tiff(PIXELS[:16, :16], photometric="rgb", tile=(1024, 1024), compression="zlib")
+
+    assert decode_image(data, max_px=1024 * 1024).size_l0 == Size(16, 16)
+    with pytest.raises(RegionTooLargeError, match="16 x 16 pixels is stored in tiles of 1024 x 1024; at most"):
+        decode_image(data, max_px=1024 * 1024 - 1)
+
+
 @pytest.mark.parametrize("data", [b"", b"a text file called .png", b"\xff\xd8\xff\xd9", encoded("GIF", RGB)])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     """Empty, foreign and hollow bytes end in one named error."""
@@ -250,3 +261,19 @@ def test_failures_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
             decode_image(data[:-100], max_px=10**6)
 
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_png_with_missing_rows_is_refused() -> None:
+    """A file whole in its structure whose pixel data ends early: a fifth of the rows, properly compressed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    rows = b"".join(b"\x00" + row.tobytes() for row in pixels[:10])
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 40, 50, 8, 2, 0, 0, 0)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(UndecodableImageError):
+        decode_image(data, max_px=10**6)

@@ -46,7 +46,7 @@ class Task:
 CELL: Final = Task(
     name="nash-cell",
     classes=("Hepatocyte", "Immune", "Other"),
-    colors=((0, 158, 115), (0, 114, 178), (86, 180, 233)),
+    colors=((0, 158, 115), (86, 180, 233), (255, 255, 255)),
     crop_px=54,
     input_px=72,
     truth={

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Images, Labels, Task, rendered_crops, resized
+from slidecascade_training.nash_package import Result, package
 
 SCALE: Final = 1 / 127.5
 OFFSET: Final = -1.0
@@ -37,20 +38,6 @@ class Progress:
 
     steps: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """`confusion` int64 (C, C): rows are the truth, columns the answers, on windows no training step saw."""
-
-    confusion: npt.NDArray[np.int64]
-    windows: int
-    minutes: float
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean over the classes of the fraction of their crops that were answered right."""
-        return float(np.mean(np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)))
 
 
 def training_seeds(seed: int) -> range:
@@ -165,8 +152,8 @@ def confusion_of(truth: Labels, answers: Labels, classes: int) -> npt.NDArray[np
     return np.bincount(truth * classes + answers, minlength=classes**2).reshape(classes, classes)
 
 
-def measure(graph: Any, task: Task, held_out: Crops, *, windows: int, minutes: float) -> Result:
-    """Ask the served graph itself, as uint8 images, about the held-out crops."""
+def measure(graph: Any, task: Task, held_out: Crops) -> npt.NDArray[np.int64]:
+    """The confusion of the served graph itself, asked about the held-out crops as uint8 images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -176,15 +163,13 @@ def measure(graph: Any, task: Task, held_out: Crops, *, windows: int, minutes: f
             for start in range(0, held_out.labels.size, 64)
         ]
     )
-    confusion = confusion_of(held_out.labels, answers, len(task.classes))
-    return Result(confusion, windows, minutes)
+    return confusion_of(held_out.labels, answers, len(task.classes))
 
 
 def run(task: Task, out: Path, *, minutes: float, seed: int, windows: int, models_dir: Path | None) -> Result:
     """Train one classifier, convert it, measure the converted graph, and package it if asked."""
     from slidecascade_convert.keras import onnx_from_keras
     from slidecascade_convert.parity import check_parity
-    from slidecascade_training.nash_package import package
 
     cache = out / "crops"
     model, progress = train(task, _gathered(task, training_seeds(seed)[:windows], cache), out, minutes, seed)
@@ -194,7 +179,15 @@ def run(task: Task, out: Path, *, minutes: float, seed: int, windows: int, model
     )
     check_parity(model, graph, scale=SCALE, offset=OFFSET, sizes_px=[(size, size)])
     held_out = _gathered(task, held_out_seeds(seed), cache)
-    result = measure(graph, task, held_out, windows=windows, minutes=progress.seconds / 60)
+    confusion = measure(graph, task, held_out)
+    result = Result(
+        confusion=confusion,
+        windows=windows,
+        steps=progress.steps,
+        batch=_BATCH,
+        minutes=progress.seconds / 60,
+        allowed_minutes=minutes,
+    )
     sys.stdout.write(f"{task.name} balanced accuracy {result.balanced_accuracy:.4f}\n{result.confusion}\n")
     if models_dir is not None:
         package(models_dir, task, graph, result, seed=seed, held_out=held_out_seeds(seed))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from slidecascade_training.crops import MPP, Task
-
-if TYPE_CHECKING:
-    from slidecascade_training.nash import Result
 
 _CARD = """\
 # {name}
@@ -30,13 +31,12 @@ For Research Use Only. Not for use in diagnostic procedures.
 
 ## How it was made
 
-    python -m slidecascade_training.nash --out runs/nash --minutes {total_minutes:.0f} --seed {seed} \\
-        --package models
+    python -m slidecascade_training.nash --minutes {total_minutes:g} --seed {seed} --out runs/nash --package models
 
 {windows} rendered windows of 768 x 768 px with random stain, brightness, blur, noise, JPEG quality and
 pixel size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged); {minutes:.1f} minutes of
-training on two shared CPU cores. Training seeds {first_training} to {last_training}, held-out seeds
-{first_held_out} to {last_held_out}.
+training on two shared CPU cores ({steps} steps of {batch} crops, every class equally often). Training seeds
+{first_training} to {last_training}, held-out seeds {first_held_out} to {last_held_out}.
 
 ## Measured
 
@@ -66,6 +66,26 @@ _LIMITS = {
     "nash-hepatocyte": "Ballooning is rendered as enlarged, pale, wispy cytoplasm; pathologists disagree about "
     "real ballooning, and the renderer cannot settle that.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`confusion` int64 (C, C): rows are the truth, columns the answers, on windows no training step saw.
+
+    The rest is what went into it: rendered windows, training steps and crops in each, minutes taken and allowed.
+    """
+
+    confusion: npt.NDArray[np.int64]
+    windows: int
+    steps: int
+    batch: int
+    minutes: float
+    allowed_minutes: float
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes of the fraction of their crops that were answered right."""
+        return float(np.mean(np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)))
 
 
 def package(models_dir: Path, task: Task, graph: Any, result: Result, *, seed: int, held_out: range) -> Path:
@@ -109,10 +129,12 @@ def card(task: Task, result: Result, seed: int, held_out: range) -> str:
         input_px=task.input_px,
         crop_px=task.crop_px,
         resizing=resizing,
-        total_minutes=3 * result.minutes,
+        total_minutes=3 * result.allowed_minutes,
         seed=seed,
         windows=result.windows,
         minutes=result.minutes,
+        steps=result.steps,
+        batch=result.batch,
         first_training=first_training,
         last_training=first_training + result.windows - 1,
         first_held_out=held_out.start,

@@ -1,10 +1,8 @@
 """The recipe of the bundled `nuclei-unet` model.
 
-    python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN --minutes 60
-    python -m slidecascade_training.nuclei --data DSB2018 --out RUN --package MODELS
+`python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN --minutes 60`
 
-The first trains, and resumes a run that was cut off; the second tunes the head's thresholds on the tuning
-split, measures on the validation split and writes the model package.
+A run that was cut off resumes. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
 """
 
 import argparse
@@ -164,7 +162,7 @@ def drawn_ahead(pool: Sequence[TrainingImage], seed: int) -> Callable[[], Batch]
 
 
 def main() -> None:
-    """Train, or package a trained run."""
+    """Train; an interrupted run goes on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the DSB 2018 set")
     parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, trained on as well")
@@ -172,16 +170,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints and settings")
     parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--package", type=Path, help="write the model package here instead of training")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     import keras
 
-    if arguments.package is not None:
-        from slidecascade_training.nuclei_package import package_run
-
-        package_run(arguments.data, arguments.out, arguments.package)
-        return
     keras.utils.set_random_seed(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(arguments.out)

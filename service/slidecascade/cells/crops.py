@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
 
-MAX_REMAP_ROWS = 32_000
-"""``cv2.remap`` takes fewer than 2**15 rows of destination."""
-
 
 def corners_of(centroids: NDArray[np.float64], size_px: int) -> NDArray[np.int64]:
     """Top left pixels ``(N, 2)`` of the crops: the whole pixel nearest to ``centroid - size / 2``."""
@@ -35,26 +32,36 @@ def cut(
         centroids: ``(N, 2)`` positions in the patch.
         size_px, height_px, width_px: side of the crop, and the size it is resized to.
 
-    One ``cv2.remap`` cuts and resizes hundreds of crops; the samples are those of ``cv2.resize`` with
-    ``INTER_LINEAR`` on each crop by itself.
+    The samples are those of ``cv2.resize`` with ``INTER_LINEAR`` on each crop by itself.
+
+    Raises:
+        ValueError: when a crop is not inside the patch.
     """
-    corners = corners_of(centroids, size_px).astype(np.float32)
-    xs = _sample_positions(size_px, width_px)
-    ys = _sample_positions(size_px, height_px)
-    crops = np.empty((len(corners), height_px, width_px, 3), np.uint8)
-    at_once = max(1, MAX_REMAP_ROWS // height_px)
-    for start in range(0, len(corners), at_once):
-        part = corners[start : start + at_once]
-        shape = (len(part), height_px, width_px)
-        map_x = np.broadcast_to((part[:, 0, None] + xs)[:, None, :], shape).reshape(-1, width_px)
-        map_y = np.broadcast_to((part[:, 1, None] + ys)[:, :, None], shape).reshape(-1, width_px)
-        flat = cv2.remap(patch, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        crops[start : start + at_once] = flat.reshape(*shape, 3)
-    return crops
+    corners = corners_of(centroids, size_px)
+    if len(corners) and (corners.min() < 0 or (corners.max(axis=0) + size_px > patch.shape[1::-1]).any()):
+        raise ValueError("A crop reaches outside the patch: read the box that `bounds_of` gives.")
+    # Every window of the patch as a view, one row of pixels flat: picking windows then copies whole rows.
+    rows = np.ascontiguousarray(patch).reshape(len(patch), -1)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, (size_px, 3 * size_px))[:, ::3]
+    crops = windows[corners[:, 1], corners[:, 0]].reshape(-1, size_px, size_px, 3)
+    return crops if height_px == width_px == size_px else _resized(crops, height_px, width_px)
 
 
-def _sample_positions(size_px: int, out_px: int) -> NDArray[np.float32]:
-    """`out_px` evenly spaced positions, counted in pixel centres, that stay inside the crop."""
-    positions = (np.arange(out_px) + 0.5) * (size_px / out_px) - 0.5
-    clamped: NDArray[np.float32] = np.clip(positions, 0, size_px - 1).astype(np.float32)
-    return clamped
+def _resized(crops: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Square crops ``(N, S, S, 3)`` resized bilinearly, all of them in one call: stacked one under the other.
+
+    Stacking keeps every sample where it would be in its own crop. Only samples above a crop's first row centre
+    or below its last one see the neighbour; they are that first or last row itself, and are put right.
+    """
+    count, size_px = len(crops), crops.shape[1]
+    if not count:
+        return np.empty((0, height_px, width_px, 3), np.uint8)
+    stack = crops.reshape(count * size_px, size_px, 3)
+    resized = cv2.resize(stack, (width_px, count * height_px), interpolation=cv2.INTER_LINEAR)
+    out: NDArray[np.uint8] = resized.reshape(count, height_px, width_px, 3)
+    rows = (np.arange(height_px) + 0.5) * (size_px / height_px) - 0.5
+    for outside, row in ((rows < 0, 0), (rows > size_px - 1, size_px - 1)):
+        if outside.any():
+            edge = np.ascontiguousarray(crops[:, row])
+            out[:, outside] = cv2.resize(edge, (width_px, count), interpolation=cv2.INTER_LINEAR)[:, None]
+    return out

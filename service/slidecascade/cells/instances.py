@@ -65,6 +65,17 @@ class Instances:
     def with_probabilities(self, *stages: NDArray[np.float32]) -> Instances:
         return replace(self, probabilities=stages)
 
+    @property
+    def extents(self) -> NDArray[np.float64]:
+        """``(N, 2)`` width and height of the outlines."""
+        if not len(self):
+            return np.zeros((0, 2))
+        starts = self.offsets[:-1]
+        spans: NDArray[np.float64] = np.maximum.reduceat(self.vertices, starts) - np.minimum.reduceat(
+            self.vertices, starts
+        )
+        return spans
+
     def transformed(self, *, scale: float, shift_x: float, shift_y: float) -> Instances:
         """The same cells in a frame where ``p' = p * scale + shift``."""
         shift = np.array([shift_x, shift_y])

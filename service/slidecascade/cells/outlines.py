@@ -77,13 +77,15 @@ def _rings(
     labels: NDArray[np.int32], origin: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Label, vertices and offsets of the longest outer ring of every label, in label order."""
-    contours, hierarchy = cv2.findContours(labels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # Framed: on a label image whose labels touch the border OpenCV walks along positions outside the image.
+    framed = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    contours, hierarchy = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(1, np.int64)
     lengths = np.fromiter(map(len, contours), np.int64, len(contours))
     points = np.concatenate(contours)[:, 0, :]
     starts = np.cumsum(lengths) - lengths
-    ids = labels[points[starts, 1], points[starts, 0]].astype(np.int64)
+    ids = framed[points[starts, 1], points[starts, 0]].astype(np.int64)
     # RETR_CCOMP on a label image returns holes (with a parent) as well, and rings of the background; an outline
     # needs three corners, which one-pixel-wide slivers lack.
     outer = (hierarchy[0, :, 3] < 0) & (ids > 0) & (lengths >= 3)
@@ -95,7 +97,7 @@ def _rings(
     offsets = np.zeros(len(rings) + 1, np.int64)
     np.cumsum(lengths[rings], out=offsets[1:])
     index = np.arange(offsets[-1]) + np.repeat(starts[rings] - offsets[:-1], lengths[rings])
-    return ids[rings], _pushed_out((points[index] + origin).astype(np.float64), offsets), offsets
+    return ids[rings], _pushed_out((points[index] - 1 + origin).astype(np.float64), offsets), offsets
 
 
 def _pushed_out(points: NDArray[np.float64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

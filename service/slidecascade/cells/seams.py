@@ -30,7 +30,7 @@ def settle(
         areas: ``(N,)`` in that frame's square pixels.
         tile_index: ``(N,)`` the tile that found the cell.
         owned: ``(N,)`` whether the centroid lies in that tile's core.
-        near_seam: ``(N,)`` whether the centroid lies within `MARGIN_PX` of a seam.
+        near_seam: ``(N,)`` whether the centroid lies within twice `MARGIN_PX` of a seam.
 
     Returns:
         ``(N,)`` mask. Of two cells of different tiles with centroids closer than half the smaller one's radius

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.commands.arguments import region_of, threshold_of
+from slidecascade.commands.files import require_file, writing_to
 from slidecascade.control import Control
-from slidecascade.errors import InvalidRequestError, UnwritableOutputError
-from slidecascade.outputs import archive
+from slidecascade.outputs import archive, heatmap, overlay
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
 from slidecascade.stopwatch import Silent
 
-OVERLAY_PX = 4096
 BAR_WIDTH = 40
 
 
@@ -29,14 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
     parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
-    parser.add_argument("--colormap", choices=("viridis", "jet"), default="viridis", help="of the heatmaps")
+    parser.add_argument(
+        "--colormap", choices=tuple(heatmap.COLORMAPS), default=heatmap.DEFAULT_COLORMAP, help="of the heatmaps"
+    )
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the folder, print the counts; returns the exit code."""
-    if not arguments.input.is_file():
-        raise InvalidRequestError(f"There is no file {arguments.input}: give the path of an image or a slide.")
+    require_file(arguments.input)
+    # Failed tiles are told at the end; their stack traces are for a service's log.
+    logging.getLogger("slidecascade").setLevel(logging.CRITICAL)
     slide = can_open(arguments.input)
     settings = read_settings(
         models_dir=arguments.models,
@@ -47,16 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     analyser = Analyser(settings, observer=Silent())
     try:
         report = analyser.analyse(request, image, Control(), progress=_draw_progress)
-        pixels, downsample = report.overview(OVERLAY_PX)
+        pixels, downsample = report.overview(overlay.MAX_SIDE_PX)
     finally:
         analyser.close()
-    try:
+    with writing_to(arguments.out):
         archive.write_folder(
             report.analysis, pixels, arguments.out, downsample=downsample, colormap=arguments.colormap
         )
-    except OSError as error:
-        reason = error.strerror or "unknown reason"
-        raise UnwritableOutputError(f"Results cannot be written to {arguments.out} ({reason}).") from error
+    if failed := report.analysis.tiles.failed:
+        sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
     for name, count in report.analysis.counts.items():
         sys.stdout.write(f"{count:8d}  {name}\n")
     sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")

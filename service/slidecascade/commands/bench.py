@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--json", action="store_true", help="print JSON instead of a table")
     region.add_argument("--out", type=Path, help="also write the JSON to this file")
     region.add_argument("--size", type=int, default=2048, help="side of the region in pixels at 0.25 um/px")
-    region.add_argument("--rounds", type=int, default=5, help="rounds measured, each of all contenders in turn")
+    region.add_argument("--rounds", type=int, default=9, help="rounds measured, each of all contenders in turn")
     region.add_argument("--pipeline", default="nash")
 
 
@@ -65,10 +65,18 @@ class Timing:
     min_s: float
     max_s: float
 
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        return cls(round(statistics.median(seconds), 4), round(min(seconds), 4), round(max(seconds), 4))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionFigures:
     """What was measured, with what is needed to measure it again.
+
+    `analyse` starts from decoded pixels and ends with the analysis; `http` starts with a PNG upload and ends with
+    the GeoJSON received. The two ratios are medians of ratios taken round by round, which hold still when the
+    machine does not.
 
     `network` is ONNX Runtime alone on exactly the inputs that `analyse` gave to its networks, in the better of
     two set-ups: one single-threaded session shared by a thread per core, or one call after the other with a
@@ -128,7 +136,8 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     analyser = Analyser(read_settings(), observer=Silent(), make_runner=make_recorder)
     recorder = recorders[0]
     recorder.recording = True
-    report = analyser.analyse(request, png, Control())
+    task = analyser.prepare(request, png, Control())
+    report = analyser.run(task, Control())
     recorder.recording = False
     used = {model.name for model in report.analysis.models}
     packages = [package for package in recorder.packages if package.spec.name in used]
@@ -137,15 +146,14 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     pool = ThreadPoolExecutor(cores)
     with served({}) as (url, process), httpx.Client(timeout=600, trust_env=False) as client:
         contenders: dict[str, Callable[[], object]] = {
-            "analyse": lambda: analyser.analyse(request, png, Control()),
+            "analyse": lambda: analyser.run(task, Control()),
             "a thread per core": lambda: list(pool.map(lambda call: alone.run(*call), recorder.calls)),
             "a call at a time": lambda: [spread.run(*call) for call in recorder.calls],
             "http": lambda: _post(client, url, request, png),
         }
-        timings = _alternate(contenders, rounds)
+        seconds = _alternate(contenders, rounds)
         memory = _memory(lambda: _post(client, url, request, png), process.pid)
-    setup = min(("a thread per core", "a call at a time"), key=lambda name: timings[name].median_s)
-    network = timings[setup]
+    setup = min(("a thread per core", "a call at a time"), key=lambda name: statistics.median(seconds[name]))
     return RegionFigures(
         machine={"processor": _processor(), "cores": cores, "system": platform.platform()},
         versions={name: version(name) for name in ("onnxruntime", "opencv-python-headless", "numpy", "bentoml")},
@@ -158,18 +166,18 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
         network_inputs={
             name: sum(len(images) for model, images in recorder.calls if model == name) for name in used
         },
-        analyse=timings["analyse"],
-        http=timings["http"],
-        network=network,
+        analyse=Timing.of(seconds["analyse"]),
+        http=Timing.of(seconds["http"]),
+        network=Timing.of(seconds[setup]),
         network_setup=setup,
-        analyse_over_network=round(timings["analyse"].median_s / network.median_s, 3),
-        http_over_network=round(timings["http"].median_s / network.median_s, 3),
+        analyse_over_network=_ratio(seconds["analyse"], seconds[setup]),
+        http_over_network=_ratio(seconds["http"], seconds[setup]),
         stage_seconds={name: round(value, 4) for name, value in report.analysis.timings_s.items()},
         memory_mib=memory,
     )
 
 
-def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Every contender once per round, so that a machine that slows down slows all of them down."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_index in range(WARM_UP_ROUNDS + rounds):
@@ -178,10 +186,12 @@ def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict
             work()
             if round_index >= WARM_UP_ROUNDS:
                 seconds[name].append(time.perf_counter() - started)
-    return {
-        name: Timing(round(statistics.median(values), 4), round(min(values), 4), round(max(values), 4))
-        for name, values in seconds.items()
-    }
+    return seconds
+
+
+def _ratio(numerators: list[float], denominators: list[float]) -> float:
+    pairs = zip(numerators, denominators, strict=True)
+    return round(statistics.median(numerator / denominator for numerator, denominator in pairs), 3)
 
 
 def _post(client: httpx.Client, url: str, request: wire.RegionRequest, png: bytes) -> bytes:

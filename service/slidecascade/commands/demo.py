@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
+import httpx
 
 from slidecascade import wire
 from slidecascade.commands.arguments import region_of
+from slidecascade.commands.files import require_file, writing_to
 from slidecascade.commands.served import served
-from slidecascade.errors import InvalidRequestError
+from slidecascade.outputs import png
 
 RENDERED_PX = 2048
 RENDERED_MPP = 0.25
@@ -32,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     from slidecascade_client import Client
 
     for path in filter(None, (arguments.image, arguments.slide)):
-        if not path.is_file():
-            raise InvalidRequestError(f"There is no file {path}: give the path of an image or a slide.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        require_file(path)
+    with writing_to(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     environment = {}
     if arguments.slide:
         environment["SLIDECASCADE_SLIDE_ROOTS"] = str(arguments.slide.resolve().parent)
@@ -42,7 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.image and not arguments.slide:
         image, mpp = _rendered(arguments.out), mpp or RENDERED_MPP
     _say("Starting the service ...")
-    with served(environment) as (url, _), Client(url) as client:
+    # A proxy set for the outside world is not asked about this machine's own service.
+    with (
+        served(environment) as (url, _),
+        httpx.Client(trust_env=False) as http,
+        Client(url, http_client=http) as client,
+    ):
         _say(f"Analysing with the pipeline {arguments.pipeline!r} ...")
         result = client.analyze_region(
             image,
@@ -51,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
             mpp=mpp,
             region=arguments.region,
         )
-        result.save(arguments.out)
+        with writing_to(arguments.out):
+            result.save(arguments.out)
     _tell(result.summary, arguments.out)
     return 0
 
@@ -62,7 +69,8 @@ def _rendered(folder: Path) -> Path:
 
     tissue = render(TissueOptions(seed=7, mpp=RENDERED_MPP), width_px=RENDERED_PX, height_px=RENDERED_PX)
     path = folder / "region.png"
-    cv2.imwrite(str(path), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    with writing_to(folder):
+        path.write_bytes(png.encode(tissue.image))
     return path
 
 

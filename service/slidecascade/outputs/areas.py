@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import cv2
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +11,9 @@ from slidecascade.analysis import Analysis
 from slidecascade.geometry import Box
 
 UM2_PER_MM2 = 1e6
+
+_BAND_ROWS = 256
+"""Rows of the tissue map summed at a time: what bounds memory."""
 
 
 def analysed_mm2(analysis: Analysis) -> float:
@@ -34,37 +38,46 @@ def tissue_um2(
     Exact for the tissue map as it is: a map pixel counts by the part of it inside the bin. Outside the region
     and inside failed tiles nothing was analysed, so nothing counts.
     """
-    # Sums over all tissue above and left of a map corner: any box is a difference of four of them.
-    cumulative = cv2.integral(analysis.tissue.mask.astype(np.uint8), sdepth=cv2.CV_64F)
     region = analysis.region_l0
-    total = _inside(analysis, cumulative, x_edges_l0, y_edges_l0, region)
+    total = _inside(analysis, x_edges_l0, y_edges_l0, region)
     for tile in analysis.tiles.failed:
-        total -= _inside(analysis, cumulative, x_edges_l0, y_edges_l0, tile.core_l0.clipped(region))
+        total -= _inside(analysis, x_edges_l0, y_edges_l0, tile.core_l0.clipped(region))
     return np.maximum(total, 0.0)
 
 
 def _inside(
-    analysis: Analysis,
-    cumulative: NDArray[np.float64],
-    x_edges_l0: NDArray[np.float64],
-    y_edges_l0: NDArray[np.float64],
-    box_l0: Box,
+    analysis: Analysis, x_edges_l0: NDArray[np.float64], y_edges_l0: NDArray[np.float64], box_l0: Box
 ) -> NDArray[np.float64]:
     """Tissue inside each bin and inside `box_l0`, um2."""
-    grid = analysis.tissue.grid
+    grid, mask = analysis.tissue.grid, analysis.tissue.mask
     x = (np.clip(x_edges_l0, box_l0.x, box_l0.right) - grid.origin_x_l0) / grid.downsample
     y = (np.clip(y_edges_l0, box_l0.y, box_l0.bottom) - grid.origin_y_l0) / grid.downsample
-    at_edges = _interpolate(_interpolate(cumulative, y, axis=0), x, axis=1)
-    pixel_um2 = (grid.downsample * analysis.mpp) ** 2
-    bins: NDArray[np.float64] = np.diff(np.diff(at_edges, axis=0), axis=1) * pixel_um2
+    first_row, end_row = max(0, math.floor(y[0])), min(len(mask), math.ceil(y[-1]))
+    bins = np.zeros((len(y) - 1, len(x) - 1))
+    for top in range(first_row, end_row, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, end_row)
+        first, end = np.searchsorted(y, top, "right") - 1, np.searchsorted(y, bottom, "left")
+        touched = slice(max(0, int(first)), int(end))
+        shares = _overlaps(y[touched.start : touched.stop + 1], top, bottom)
+        bins[touched] += shares @ _sums_between(mask[top:bottom], x)
+    bins *= (grid.downsample * analysis.mpp) ** 2
     return bins
 
 
-def _interpolate(table: NDArray[np.float64], positions: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
-    """`table` read linearly at fractional `positions` along `axis`; beyond the ends the end values."""
-    clipped = np.clip(positions, 0, table.shape[axis] - 1)
-    below = np.minimum(clipped.astype(np.int64), table.shape[axis] - 2)
-    part = np.expand_dims(clipped - below, 1 - axis)
-    low, high = table.take(below, axis=axis), table.take(below + 1, axis=axis)
-    mixed: NDArray[np.float64] = low * (1 - part) + high * part
-    return mixed
+def _overlaps(edges: NDArray[np.float64], start: int, stop: int) -> NDArray[np.float64]:
+    """How much of each of the pixels `start` to `stop` lies in each bin, ``(bins, stop - start)``."""
+    pixels = np.arange(start, stop)
+    covered: NDArray[np.float64] = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.maximum(covered, 0.0, out=covered)
+
+
+def _sums_between(band: NDArray[np.bool_], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tissue of each row of `band` between neighbouring fractional `edges`, in pixels, ``(rows, bins)``."""
+    cumulative = np.zeros((band.shape[0], band.shape[1] + 1), np.int32)
+    np.cumsum(band, axis=1, out=cumulative[:, 1:])
+    clipped = np.clip(edges, 0, band.shape[1])
+    below = np.minimum(clipped.astype(np.int64), band.shape[1] - 1)
+    part = clipped - below
+    at_edges = cumulative[:, below] * (1 - part) + cumulative[:, below + 1] * part
+    sums: NDArray[np.float64] = np.diff(at_edges, axis=1)
+    return sums

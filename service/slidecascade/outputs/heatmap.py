@@ -7,6 +7,7 @@ both with the same Gaussian: the edges of the region, holes in the tissue and fa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,15 +92,20 @@ def find(analysis: Analysis, name: str | None) -> HeatmapSpec:
         UnknownHeatmapError: listing the names there are.
     """
     names = [spec.name for spec in analysis.heatmaps]
+    return analysis.heatmaps[names.index(require_name(name, names, pipeline=analysis.pipeline))]
+
+
+def require_name(name: str | None, names: Sequence[str], *, pipeline: str) -> str:
+    """`name`, when it is one of `names`, the heatmaps of `pipeline`; None: the first.
+
+    Raises:
+        UnknownHeatmapError: listing the names there are.
+    """
     if not names:
-        raise UnknownHeatmapError(f"The pipeline {analysis.pipeline} has no heatmaps; ask for another answer.")
-    if name is None:
-        return analysis.heatmaps[0]
-    if name not in names:
-        raise UnknownHeatmapError(
-            f"The pipeline {analysis.pipeline} has no heatmap {name!r}; it has: {', '.join(names)}."
-        )
-    return analysis.heatmaps[names.index(name)]
+        raise UnknownHeatmapError(f"The pipeline {pipeline} has no heatmaps; ask for another answer.")
+    if name is not None and name not in names:
+        raise UnknownHeatmapError(f"The pipeline {pipeline} has no heatmap {name!r}; it has: {', '.join(names)}.")
+    return names[0] if name is None else name
 
 
 def require_colormap(colormap: str) -> str:
@@ -122,22 +128,24 @@ def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
     x_edges_l0 = region.x + _edges_um(width_um, grid_um) / mpp
     y_edges_l0 = region.y + _edges_um(height_um, grid_um) / mpp
     tissue = tissue_um2(analysis, x_edges_l0, y_edges_l0)
+    # By the region's own part of each bin: those at its right and bottom edge may be cut.
+    extent = np.outer(
+        np.diff(np.minimum(y_edges_l0, region.bottom)), np.diff(np.minimum(x_edges_l0, region.right))
+    ) * (mpp**2)
     sigma = spec.sigma_um / grid_um
+    covered = tissue > MIN_COVER * extent
     chosen = _members(analysis, spec.classes)
     if spec.kind == "fraction":
         counted = _members(analysis, spec.of) if spec.of else np.ones(len(analysis.instances), np.bool_)
         amount = _smooth(_count(analysis, chosen & counted, tissue.shape, grid_um), sigma)
         among = _smooth(_count(analysis, counted, tissue.shape, grid_um), sigma)
-        told = among > 0
+        told = covered & (among > 0)
     else:
         amount = _smooth(_count(analysis, chosen, tissue.shape, grid_um), sigma)
         among = _smooth(tissue, sigma) / UM2_PER_MM2
-        extent = np.outer(
-            np.diff(np.minimum(y_edges_l0, region.bottom)), np.diff(np.minimum(x_edges_l0, region.right))
-        )
-        told = among > MIN_COVER * _smooth(extent * mpp**2, sigma) / UM2_PER_MM2
+        told = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
     values = np.full(tissue.shape, np.nan, np.float32)
-    np.divide(amount, among, out=values, where=told & (tissue > 0), casting="same_kind")
+    np.divide(amount, among, out=values, where=told, casting="same_kind")
     return Heatmap(
         name=spec.name,
         title=spec.title,

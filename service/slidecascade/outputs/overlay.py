@@ -10,6 +10,9 @@ from slidecascade.analysis import Analysis
 from slidecascade.cells.instances import Instances
 from slidecascade.outputs.caption import MIN_WIDTH, PAPER, caption
 
+MAX_SIDE_PX = 4096
+"""Longest side of the region in ``overlay.png``: outlines stay visible, and it is 50 MB decoded at most."""
+
 LARGE_CELL_PX = 20
 """Typical diameter in the image from which on outlines get a little wider."""
 

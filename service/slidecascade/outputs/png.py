@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade import wire
+
+_HEADER_BYTES = 33
+"""Signature and IHDR: further chunks may follow from here on."""
+
 
 def encode(image: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``."""
+    """PNG of uint8 RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``; its text ``Disclaimer`` is the research-use notice."""
     order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     done, data = cv2.imencode(".png", cv2.cvtColor(image, order))
     if not done:
         raise ValueError(f"OpenCV cannot write an image of {image.shape} as PNG.")
-    return bytes(data)
+    encoded = data.tobytes()
+    return encoded[:_HEADER_BYTES] + _text("Disclaimer", wire.RESEARCH_USE_ONLY) + encoded[_HEADER_BYTES:]
+
+
+def _text(keyword: str, text: str) -> bytes:
+    """An uncompressed iTXt chunk without language (PNG specification, 3rd edition, 11.3.3.4)."""
+    body = b"iTXt" + keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode()
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

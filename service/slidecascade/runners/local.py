@@ -23,6 +23,8 @@ ORT_ERRORS = (
     ort_errors.RuntimeException,
 )
 WARM_UP_PX = 64
+FATAL_ONLY = 4
+"""The severity from which on ONNX Runtime writes to stderr."""
 
 Device = Literal["cpu", "cuda"]
 PROVIDERS: dict[Device, list[str]] = {
@@ -50,6 +52,11 @@ class LocalRunner:
     def __init__(
         self, packages: Iterable[ModelPackage], *, threads_per_call: int = 1, device: Device = "cpu"
     ) -> None:
+        # Failures are raised as sentences; raw lines of the library on stderr would only repeat them.
+        ort.set_default_logger_severity(FATAL_ONLY)
+        if device == "cuda":
+            # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
+            ort.preload_dlls()
         self._sessions = {package.spec.name: _open(package, threads_per_call, device) for package in packages}
 
     def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
@@ -73,10 +80,9 @@ def _open(package: ModelPackage, threads_per_call: int, device: Device) -> ort.I
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
-    # Only errors: ONNX Runtime warns about machines without a GPU, which is no news here.
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL_ONLY
     try:
-        # From bytes: what is run is what was hashed, and a graph with external data cannot reach for files.
+        # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
         session = ort.InferenceSession(package.read(), options, providers=PROVIDERS[device])
     except ORT_ERRORS as error:
         raise ModelPackageError(

@@ -7,6 +7,7 @@ stops early is refused here.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,20 +22,33 @@ from slidecascade.geometry import Size
 MediaType = Literal["image/png", "image/jpeg", "image/tiff", "image/webp"]
 
 _TRUNCATED = "The image ends before its last pixel: the file is truncated or damaged; send it again."
+_TOO_MANY_PARTS = "The image file is cut into far more parts than any program writes: save it again."
 _NOT_AN_IMAGE = "The image is not a PNG, JPEG, TIFF or WebP file: convert it to one of these."
+
+
+MAX_PARTS = 100_000
+"""Most chunks or segments of a file: each is a step in Python, and a file of 256 MB in 4 kB chunks has fewer."""
+
+MAX_SCANS = 100
+"""Most scans of a JPEG: each is a pass over the whole image, and progressive encoders write about ten."""
+
+_MAX_TAG_VALUES = 2**21
+"""Most numbers in one TIFF tag: strips or tiles of the largest images, with room to spare."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
     """`size` is as stored; `bits` of one sample; `orientation` (EXIF, 1 to 8) is still to be applied.
 
-    The decoders of TIFF files turn the image themselves, so there `orientation` is 1.
+    The decoders of TIFF files turn the image themselves, so there `orientation` is 1. `tile` is the size of the
+    tiles a TIFF image is stored in: decoders hold whole ones, however small the image is.
     """
 
     media_type: MediaType
     size: Size
     bits: int
     orientation: int = 1
+    tile: Size | None = None
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -66,57 +80,74 @@ def _read_png(data: bytes) -> ImageHeader:
     kind, width, height, bits = struct.unpack_from(">4sIIB", data, 12)
     if kind != b"IHDR":
         raise UndecodableImageError(_NOT_AN_IMAGE)
-    orientation = 1
+    orientation: int | None = None
     position = 8
-    while kind != b"IEND":
+    for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"eXIf":
+        if kind == b"eXIf" and orientation is None:
             orientation = _exif_orientation(data[position + 8 : position + 8 + length])
         position += 12 + length
-    if position > len(data):
-        raise UndecodableImageError(_TRUNCATED)
-    return ImageHeader("image/png", _size(width, height), bits, orientation)
+        if position > len(data):
+            raise UndecodableImageError(_TRUNCATED)
+        if kind == b"IEND":
+            return ImageHeader("image/png", _size(width, height), bits, orientation or 1)
+    raise UndecodableImageError(_TOO_MANY_PARTS)
 
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_LONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_WINDOW_BYTES = 2**20
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+"""A marker with a segment, or the end: not a fill byte, a byte of a scan, or a marker that stands alone."""
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
-    """ITU T.81 annex B: marker segments up to the first scan; the end marker must follow that scan."""
+    """ITU T.81 annex B: marker segments, among them scans, up to the end marker."""
     frame: tuple[int, int, int] | None = None
-    orientation = 1
+    orientation: int | None = None
+    scans = 0
     for marker, start, end in _jpeg_segments(data):
-        if marker in _JPEG_FRAMES:
+        if marker in _JPEG_FRAMES and frame is None:
             frame = struct.unpack_from(">BHH", data, start)
-        elif marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+        elif marker == 0xE1 and orientation is None and data[start : start + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[start + 6 : end])
-    if frame is None:
+        elif marker == _JPEG_SCAN:
+            scans += 1
+    if scans > MAX_SCANS:
+        raise UndecodableImageError(
+            f"The JPEG image has {scans} scans, at most {MAX_SCANS} are read: save it again and resend it."
+        )
+    if frame is None or scans == 0:
         raise UndecodableImageError(_TRUNCATED)
     bits, height, width = frame
-    return ImageHeader("image/jpeg", _size(width, height), bits, orientation)
+    return ImageHeader("image/jpeg", _size(width, height), bits, orientation or 1)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the segments before the first scan."""
-    position = 2
-    while True:
-        escape, marker = struct.unpack_from(">BB", data, position)
-        if escape != 0xFF:
+    """(marker, start, end) of the segments before the end marker."""
+    position, in_scan = 2, False
+    for _ in range(MAX_PARTS):
+        if data[position : position + 1] not in (b"\xff", b"") and not in_scan:
             raise UndecodableImageError("The JPEG image is damaged in its header: save it again and resend it.")
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker in _JPEG_LONE_MARKERS:
-            position += 2
-        elif marker == 0xDA:
-            # Inside a scan 0xFF is followed by 0 or a restart marker, so this pair is the end of the image.
-            if data.find(b"\xff\xd9", position) < 0:
-                raise UndecodableImageError(_TRUNCATED)
+        # The pixels of a scan are passed over by the same search: they hold no such marker.
+        start = _after_marker(data, position)
+        marker = data[start - 1]
+        if marker == _JPEG_END:
             return
-        else:
-            (length,) = struct.unpack_from(">H", data, position + 2)
-            yield marker, position + 4, position + 2 + length
-            position += 2 + length
+        (length,) = struct.unpack_from(">H", data, start)
+        yield marker, start + 2, start + length
+        position = start + length
+        in_scan = in_scan or marker == _JPEG_SCAN
+    raise UndecodableImageError(_TOO_MANY_PARTS)
+
+
+def _after_marker(data: bytes, position: int) -> int:
+    """Where the next marker from `position` on ends; in windows, between which other threads get their turn."""
+    for start in range(position, len(data), _WINDOW_BYTES):
+        found = _JPEG_MARKER.search(data, start, start + _WINDOW_BYTES + 1)
+        if found is not None:
+            return found.end()
+    raise UndecodableImageError(_TRUNCATED)
 
 
 def _read_webp(data: bytes) -> ImageHeader:
@@ -145,12 +176,14 @@ def _read_webp(data: bytes) -> ImageHeader:
 
 def _webp_orientation(data: bytes) -> int:
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(MAX_PARTS):
+        if position + 8 > len(data):
+            return 1
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
             return _exif_orientation(data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
         position += 8 + length + length % 2
-    return 1
+    raise UndecodableImageError(_TOO_MANY_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +212,14 @@ class _Directory:
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
 _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_READ_TAGS = frozenset(
+    {
+        *(_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION),
+        *(_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES),
+        *(_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_HEIGHT),
+    }
+)
 _TIFF_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
 """numpy type of the field types BYTE, SHORT, LONG, IFD and LONG8."""
 _TIFF_FIELD_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
@@ -195,7 +236,10 @@ def _read_tiff(data: bytes) -> ImageHeader:
     _check_samples(directory)
     _check_strips(data, directory)
     size = _size(directory.first(_WIDTH, 0), directory.first(_HEIGHT, 0))
-    return ImageHeader("image/tiff", size, directory.first(_BITS, 1))
+    tile: Size | None = None
+    if _TILE_OFFSETS in directory.tags:
+        tile = _size(directory.first(_TILE_WIDTH, 0), directory.first(_TILE_HEIGHT, 0))
+    return ImageHeader("image/tiff", size, directory.first(_BITS, 1), tile=tile)
 
 
 def _check_samples(directory: _Directory) -> None:
@@ -252,7 +296,9 @@ def _tiff_directory(data: bytes, offset: int) -> _Directory:
         at = position if field_bytes <= inline else struct.unpack_from(order + pointer, data, position)[0]
         if at + field_bytes > len(data):
             raise UndecodableImageError(_TRUNCATED)
-        if kind in _TIFF_INTEGERS and length:
+        if tag in _READ_TAGS and kind in _TIFF_INTEGERS and length:
+            if length > _MAX_TAG_VALUES:
+                raise UndecodableImageError(_TOO_MANY_PARTS)
             dtype = np.dtype(order + _TIFF_INTEGERS[kind])
             tags[tag] = _Tag(np.frombuffer(data, dtype, length, at).astype(np.uint64))
         position += inline

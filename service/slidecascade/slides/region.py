@@ -29,8 +29,17 @@ NATIVE_TOLERANCE = 0.05
 MAX_ENLARGEMENT = 8.0
 """Most grid pixels along one source pixel: beyond, nothing but interpolation is left to look at."""
 
+MAX_PIXELS_OF_ONE = 6
+"""Most grid pixels for each level-0 pixel of a large region: a model for 40x reads a scan at 20x, and a bit."""
+
+MAX_ENLARGED_PX = 2**26
+"""A region enlarged to no more grid pixels than these is not large: 1024 x 1024 pixels, 8 times each way."""
+
 _SUBPIXELS = 32
 """Steps a source pixel is divided into for interpolation: what OpenCV's fixed-point maps hold."""
+
+_NO_SHIFT = 1e-6
+"""Less than this part of a pixel is rounding, not a shift."""
 
 _PIECE_PX = 2**24
 """Most source pixels in memory for one piece of a read."""
@@ -100,6 +109,7 @@ class RegionView:
 
         Raises:
             InvalidRequestError: the source is more than 8 times coarser than `mpp`.
+            RegionTooLargeError: the region is enlarged to more pixels than are worked on at a time.
         """
         ratio = mpp / self.mpp_l0
         if ratio * MAX_ENLARGEMENT < 1:
@@ -108,7 +118,16 @@ class RegionView:
                 f"{mpp:g}: use a finer image, or correct `mpp` if it is wrong."
             )
             raise InvalidRequestError(message, errors=(("mpp", message),))
-        return self._grid(ratio, tolerance=NATIVE_TOLERANCE)
+        grid = self._native(ratio) or self._resampled(ratio)
+        limit_px = max(MAX_PIXELS_OF_ONE * self.region_l0.area, MAX_ENLARGED_PX)
+        if grid.size.area > limit_px:
+            raise RegionTooLargeError(
+                f"The region of {self.region_l0.width} x {self.region_l0.height} pixels at {self.mpp_l0:g} "
+                f"micrometres per pixel has {grid.size.width} x {grid.size.height} pixels for a model that reads "
+                f"at {mpp:g}, at most {limit_px} are taken: choose a smaller `region`, or correct `mpp` if it is "
+                "wrong."
+            )
+        return grid
 
     def read(self, grid: Grid, box: Box) -> Rgb:
         """``(box.height, box.width, 3)`` uint8 RGB of `box` in pixels of `grid`, one of this view's grids.
@@ -134,25 +153,33 @@ class RegionView:
 
     def overview(self, max_side_px: int) -> tuple[Rgb, float]:
         """The whole region with no side longer than `max_side_px`, and its level-0 pixels per pixel."""
-        downsample = max(1.0, max(self.region_l0.width, self.region_l0.height) / max_side_px)
-        grid = self._grid(downsample, tolerance=0.0)
-        return self.read(grid, grid.extent), downsample
+        grid = self.overview_grid(max_side_px)
+        return self.read(grid, grid.extent), grid.downsample
 
-    def _grid(self, ratio: float, *, tolerance: float) -> Grid:
+    def overview_grid(self, max_side_px: int) -> Grid:
+        """The pixels of `overview`, for who reads them in pieces."""
+        downsample = max(1.0, max(self.region_l0.width, self.region_l0.height) / max_side_px)
+        # Never a level's own pixels: those may start before the region's corner.
+        return self._resampled(downsample)
+
+    def _native(self, ratio: float) -> Grid | None:
+        """The pixels of the level that is close to `ratio`, if one is."""
         downsamples = self.source.level_downsamples
         level = min(range(len(downsamples)), key=lambda index: abs(ratio / downsamples[index] - 1))
         downsample = downsamples[level]
-        if abs(ratio / downsample - 1) <= tolerance:
-            bounds = self._bounds(level)
-            x_l0, y_l0, size = bounds.x * downsample, bounds.y * downsample, bounds.size
-        else:
-            downsample = ratio
-            x_l0, y_l0 = float(self.region_l0.x), float(self.region_l0.y)
-            # Less a hair, so that 3 pixels at a ratio of 1.0000000001 are 3 pixels.
-            size = Size(
-                math.ceil(self.region_l0.width / ratio - 1e-6), math.ceil(self.region_l0.height / ratio - 1e-6)
-            )
-        return Grid(x_l0, y_l0, downsample, size, self.mpp_l0 * downsample)
+        if abs(ratio / downsample - 1) > NATIVE_TOLERANCE:
+            return None
+        bounds = self._bounds(level)
+        return Grid(
+            bounds.x * downsample, bounds.y * downsample, downsample, bounds.size, self.mpp_l0 * downsample
+        )
+
+    def _resampled(self, ratio: float) -> Grid:
+        """Pixels of exactly `ratio` level-0 pixels from the region's corner on."""
+        region = self.region_l0
+        # Less a hair, so that 3 pixels at a ratio of 1.0000000001 are 3 pixels.
+        size = Size(math.ceil(region.width / ratio - 1e-6), math.ceil(region.height / ratio - 1e-6))
+        return Grid(float(region.x), float(region.y), ratio, size, self.mpp_l0 * ratio)
 
     def _bounds(self, level: int) -> Box:
         """The region in whole pixels of `level`, those cut by its edge included."""
@@ -180,12 +207,11 @@ class RegionView:
         if (too_long or box.area * scale**2 > _PIECE_PX) and box.area > 1:
             return self._read_halves(grid, box)
         bounds = self._bounds(level)
-        if scale == 1:
-            return self.source.read_level(level, box.shifted(bounds.x, bounds.y))
         blocks = _Blocks(self.source, level, bounds, factor=max(1, math.floor(scale + 0.5)))
         corner = np.array([grid.origin_x_l0, grid.origin_y_l0]) / self.source.level_downsamples[level]
         shift_x, shift_y = corner - (bounds.x, bounds.y)
-        if shift_x == shift_y == 0 and scale == blocks.factor:
+        on_blocks = scale == blocks.factor and max(abs(shift_x), abs(shift_y)) < _NO_SHIFT
+        if on_blocks and Box(0, 0, blocks.size.width, blocks.size.height).encloses(box):
             return blocks.read(box)
         return blocks.interpolate(
             _subpixels(box.x, box.right, scale=scale, shift=shift_x, factor=blocks.factor),

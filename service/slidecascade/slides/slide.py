@@ -16,8 +16,8 @@ from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.source import Rgb
 
-MAX_MPP = 50.0
-"""No scanner's level 0 is coarser, in micrometres; the resolutions of print (72 to 300 dpi) all are."""
+MIN_MPP, MAX_MPP = 0.01, 50.0
+"""No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
 
 MAX_ANISOTROPY = 1.05
 """Pixels longer one way than this factor have no single size."""
@@ -173,6 +173,6 @@ def _positive(text: str | None) -> float | None:
 def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
     y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    if x is None or y is None or max(x, y) > MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
+    if x is None or y is None or not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
         return None
     return (x + y) / 2

@@ -70,8 +70,11 @@ class SlideStore:
         return tuple(sorted(ids)), False
 
     @contextmanager
-    def open(self, slide_id: str) -> Iterator[Slide]:
+    def open(self, slide_id: str, *, private: bool = False) -> Iterator[Slide]:
         """The slide, shared with other readers and closed by nobody while this block runs.
+
+        A `private` handle is opened for this block alone: after a failed read OpenSlide fails every later read
+        of a handle, whoever it is for.
 
         Raises:
             UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not told
@@ -79,6 +82,13 @@ class SlideStore:
             UnreadableSlideError: the file is no slide, or damaged.
         """
         path = self._locate(slide_id)
+        if private:
+            slide = Slide.open(path, cache=self._cache)
+            try:
+                yield slide
+            finally:
+                slide.close()
+            return
         try:
             handle = self._acquire(path)
         except OSError as error:  # gone since it was located

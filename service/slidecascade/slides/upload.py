@@ -17,7 +17,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
@@ -66,7 +66,8 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     """Decode PNG, JPEG, TIFF or WebP bytes of at most `max_px` pixels.
 
     Raises:
-        RegionTooLargeError: more pixels than `max_px`; told from the header, before any decoding.
+        RegionTooLargeError: more pixels than `max_px`, in the image or in one of its tiles; told from the header,
+            before any decoding.
         UndecodableImageError: not an image of these formats, or damaged, or truncated.
     """
     header = read_header(data)
@@ -75,7 +76,13 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
             f"The image has {header.size.width} x {header.size.height} pixels; at most {max_px} are taken "
             "at a time: send a part of it, or name it as a slide with a region."
         )
-    if header.media_type == "image/webp" or header.bits == 16:
+    if header.tile is not None and header.tile.area > max_px:
+        raise RegionTooLargeError(
+            f"The TIFF image of {header.size.width} x {header.size.height} pixels is stored in tiles of "
+            f"{header.tile.width} x {header.tile.height}; at most {max_px} pixels are taken at a time: save it "
+            "with smaller tiles."
+        )
+    if header.media_type in ("image/webp", "image/png") or header.bits == 16:
         rgb = _decode_with_opencv(data)
     else:
         rgb = _decode_with_pillow(data, header)
@@ -87,7 +94,6 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
 
 
 _PILLOW_FILES: dict[MediaType, type[ImageFile.ImageFile]] = {
-    "image/png": PngImagePlugin.PngImageFile,
     "image/jpeg": JpegImagePlugin.JpegImageFile,
     "image/tiff": TiffImagePlugin.TiffImageFile,
 }
@@ -106,7 +112,7 @@ _PILLOW_ERRORS = (
 
 
 def _decode_with_pillow(data: bytes, header: ImageHeader) -> Rgb:
-    """8-bit PNG, JPEG and TIFF: where data is missing Pillow says so, OpenCV fills with grey and prints."""
+    """8-bit JPEG and TIFF: where data is missing Pillow says so, OpenCV fills with grey and prints."""
     # Pillow's own guard against large images would refuse what the caller's limit, checked before, allows.
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -129,7 +135,7 @@ def _rgb_from_pillow(image: Image.Image) -> Rgb:
 
 
 def _decode_with_opencv(data: bytes) -> Rgb:
-    """WebP, and the 16-bit samples that Pillow would cut to 8."""
+    """PNG, whose missing rows only OpenCV's reader notices; WebP; and 16-bit samples, which Pillow cuts to 8."""
     cv2.utils.logging.setLogLevel(
         cv2.utils.logging.LOG_LEVEL_SILENT
     )  # failures are told to the caller, not to the terminal

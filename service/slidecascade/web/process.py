@@ -6,15 +6,15 @@ from typing import Final, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slidecascade.admission import Admission
 from slidecascade.analyser import Analyser
-from slidecascade.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
-from slidecascade.drain import Drain
 from slidecascade.metrics import Metrics
-from slidecascade.pool import Pool
-from slidecascade.regions import Regions
-from slidecascade.rest import create_app
 from slidecascade.settings import Settings
+from slidecascade.web.admission import Admission
+from slidecascade.web.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
+from slidecascade.web.drain import Drain
+from slidecascade.web.pool import Pool
+from slidecascade.web.regions import Regions
+from slidecascade.web.rest import create_app
 
 NATIVE_ROUTE: Final = "/analyze_region"
 """Where BentoML's own clients send regions."""

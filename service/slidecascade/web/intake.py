@@ -16,12 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
-    InvalidRequestError,
     MalformedRequestError,
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.wire import JSON, RegionRequest, WireModel
+from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,6 +32,9 @@ MAX_JSON_BYTES: Final = 2**20
 STALL_S: Final = 30.0
 """A caller that sends nothing for this long is let go, so that stalled uploads cannot fill the server."""
 
+SLOW_BYTES_PER_S: Final = 64_000
+"""Beyond `STALL_S` a body gets a second for this many bytes it has brought: a trickle is let go as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -42,39 +44,41 @@ class Order:
     image: bytes | None
 
 
-async def read_order(request: Request, *, max_bytes: int) -> Order:
+async def read_order(request: Request, *, max_bytes: int, max_s: float) -> Order:
     """The order in the body of `request`; an upload is kept in memory and never touches the disk.
+
+    A body may take `STALL_S`, and more by `SLOW_BYTES_PER_S` while it arrives, but never more than `max_s`.
 
     Raises:
         UnsupportedMediaTypeError: when the body is neither a multipart form nor JSON.
         UploadTooLargeError: told by Content-Length before reading, else as soon as `max_bytes` are passed.
         MalformedRequestError: when the body is not what its content type says, or a part is missing or repeated.
         InvalidRequestError: listing the fields that are wrong.
-        DeadlineExceededError: when the caller stalls.
+        DeadlineExceededError: when the body stalls or is too slow.
         CancelledError: when the caller leaves.
     """
     media_type = _media_type(request)
     if media_type == JSON:
-        return Order(parse_request(await _document(request, max_bytes)), None)
+        return Order(parse_request(await _document(request, max_bytes, max_s)), None)
     if media_type == FORM:
-        return await _read_form(request, max_bytes)
+        return await _read_form(request, max_bytes, max_s)
     raise UnsupportedMediaTypeError(
         f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
     )
 
 
-async def read_native_order(request: Request, *, max_bytes: int) -> Order:
+async def read_native_order(request: Request, *, max_bytes: int, max_s: float) -> Order:
     """As `read_order`, in the forms BentoML's clients use: without an image they send a urlencoded form.
 
     In JSON the request is the member ``request``.
     """
     media_type = _media_type(request)
     if media_type == JSON:
-        return Order(_parse(_NativeDocument, await _document(request, max_bytes)).request, None)
+        return Order(_parse(_NativeDocument, await _document(request, max_bytes, max_s)).request, None)
     if media_type == FORM:
-        return await _read_form(request, max_bytes)
+        return await _read_form(request, max_bytes, max_s)
     if media_type == URLENCODED:
-        fields = parse_qs((await _document(request, max_bytes)).decode("ascii", "replace"))
+        fields = parse_qs((await _document(request, max_bytes, max_s)).decode("ascii", "replace"))
         return _order({name: values[0].encode() for name, values in fields.items() if name == "request"})
     raise UnsupportedMediaTypeError(f"Send {FORM} with the parts 'image' and 'request', or {JSON}.")
 
@@ -97,13 +101,11 @@ def _parse(model: type[Model], document: bytes) -> Model:
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-    if not details[0]["loc"]:
-        raise MalformedRequestError("The request is not a JSON object: check its quotes, commas and braces.")
-    errors = tuple((".".join(str(part) for part in item["loc"]), str(item["msg"])) for item in details)
-    field, message = errors[0]
-    others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
-    raise InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", errors)
+        if not error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]:
+            raise MalformedRequestError(
+                "The request is not a JSON object: check its quotes, commas and braces."
+            ) from None
+        raise refusal(error) from None
 
 
 def _media_type(request: Request) -> str:
@@ -112,16 +114,16 @@ def _media_type(request: Request) -> str:
     return parse_options_header(request.headers.get("content-type", ""))[0].decode("latin-1")
 
 
-async def _document(request: Request, max_bytes: int) -> bytes:
-    return b"".join([chunk async for chunk in _chunks(request, min(max_bytes, MAX_JSON_BYTES))])
+async def _document(request: Request, max_bytes: int, max_s: float) -> bytes:
+    return b"".join([chunk async for chunk in _chunks(request, min(max_bytes, MAX_JSON_BYTES), max_s)])
 
 
-async def _read_form(request: Request, max_bytes: int) -> Order:
+async def _read_form(request: Request, max_bytes: int, max_s: float) -> Order:
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary")
     if not boundary:
         raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
     parts = _Parts(boundary)
-    async for chunk in _chunks(request, max_bytes):
+    async for chunk in _chunks(request, max_bytes, max_s):
         parts.feed(chunk)
     return _order(parts.finish())
 
@@ -135,22 +137,27 @@ def _order(parts: dict[str, bytes]) -> Order:
     return Order(request, parts.get("image"))
 
 
-async def _chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives, at most `limit` bytes of it."""
+async def _chunks(request: Request, limit: int, max_s: float) -> AsyncIterator[bytes]:
+    """The body as it arrives, at most `limit` bytes of it, for as long as it is fast enough."""
     too_large = UploadTooLargeError(f"The body is larger than {limit} bytes, the most that is read here.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large
     stream = request.stream()
+    clock = asyncio.get_running_loop().time
+    started = clock()
     total = 0
     while True:
+        slowest_s = min(STALL_S + total / SLOW_BYTES_PER_S, max_s)
         try:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout_at(min(clock() + STALL_S, started + slowest_s)):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise DeadlineExceededError(f"Nothing of the body arrived for {STALL_S:g} s: send it again.") from None
+            raise DeadlineExceededError(
+                f"Of the body only {total} bytes arrived in {clock() - started:.1f} s: send it again at once."
+            ) from None
         except ClientDisconnect:
             raise CancelledError("The caller left while sending.") from None
         total += len(chunk)

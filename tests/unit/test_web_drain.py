@@ -10,10 +10,11 @@ from types import FrameType
 
 import pytest
 
-from slidecascade.admission import Admission
-from slidecascade.drain import SIGNALS, Drain
+from slidecascade import logs
 from slidecascade.errors import DrainingError, OverloadedError
 from slidecascade.metrics import Metrics
+from slidecascade.web.admission import Admission
+from slidecascade.web.drain import SIGNALS, Drain
 
 
 @pytest.fixture
@@ -51,6 +52,23 @@ async def test_places_are_limited_and_given_back(admission: Admission) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="work"):
             await fail()
+    assert admission.in_flight == 0
+
+
+async def test_a_thread_keeps_its_place_to_the_end(admission: Admission) -> None:
+    """A request that gave up on its thread frees the place only when the thread has ended."""
+    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with admission.region() as place:
+        place.work = work
+        assert admission.in_flight == 1
+    assert admission.in_flight == 1
+    with pytest.raises(OverloadedError):
+        await admission.region().__aenter__()
+    work.set_result(None)
+    await asyncio.sleep(0)
+    assert admission.in_flight == 0
+    async with admission.region() as place:
+        place.work = work
     assert admission.in_flight == 0
 
 
@@ -96,6 +114,23 @@ async def test_work_that_outlasts_the_grace_is_abandoned(admission: Admission, h
             await asyncio.sleep(10)
     await asyncio.sleep(0.2)
     assert handed_on == [signal.SIGTERM]
+
+
+async def test_a_drain_belongs_to_no_request(
+    admission: Admission,
+    handed_on: list[int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal may break into a request; the lines about leaving do not carry its id."""
+    monkeypatch.setattr(caplog.handler, "formatter", logs.JsonFormatter())
+    Drain(admission, notice_s=0.0, grace_s=5).take_over()
+    with caplog.at_level("INFO", "slidecascade"), logs.request("a-stranger"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    assert handed_on == [signal.SIGTERM]
+    assert "draining" in caplog.text
+    assert "a-stranger" not in caplog.text
 
 
 async def test_both_signals_are_one_wish(admission: Admission, handed_on: list[int]) -> None:

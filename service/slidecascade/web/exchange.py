@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope, Send
 
 from slidecascade.errors import SlideCascadeError
+from slidecascade.web.admission import Place
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -27,7 +28,8 @@ def _new_id() -> str:
 class Exchange:
     """Filled in while the request is answered.
 
-    `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides.
+    `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
+    `place` is the one it was admitted to, or one that nobody counts.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -36,6 +38,7 @@ class Exchange:
     sent_bytes: int = 0
     complete: bool = False
     error: SlideCascadeError | None = None
+    place: Place = field(default_factory=Place)
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:

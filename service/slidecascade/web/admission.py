@@ -5,9 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from slidecascade.errors import DrainingError, OverloadedError
 from slidecascade.metrics import Metrics
+
+
+@dataclass
+class Place:
+    """One region's place; `work` is what a thread does for it now, or did last.
+
+    A thread cannot be stopped from outside: one that outlasts its request keeps the place until it ends.
+    """
+
+    work: asyncio.Future[Any] | None = None
 
 
 class Admission:
@@ -18,11 +30,13 @@ class Admission:
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self._held: set[asyncio.Timeout] = set()
+        self._outlasting: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     @property
     def in_flight(self) -> int:
-        return len(self._held)
+        """Places taken: by requests, and by threads that have outlasted theirs."""
+        return len(self._held) + len(self._outlasting)
 
     @property
     def closed(self) -> bool:
@@ -48,25 +62,25 @@ class Admission:
             )
 
     @asynccontextmanager
-    async def region(self) -> AsyncIterator[None]:
-        """One region's place, held until its answer has been sent.
+    async def region(self) -> AsyncIterator[Place]:
+        """One region's place, held until its answer has been sent and its thread has ended.
 
         Raises:
             OverloadedError: when all places are taken.
             DrainingError: once closed, or when the work was abandoned.
         """
         self.require_open()
-        if len(self._held) >= self._limit:
+        if self.in_flight >= self._limit:
             raise OverloadedError(
                 f"{self._limit} regions are being analysed, as many as this server takes: try again later.",
                 retry_after_s=self._retry_after_s,
             )
-        hold = asyncio.timeout(None)
+        hold, place = asyncio.timeout(None), Place()
         try:
             async with hold:
                 self._held.add(hold)
-                with self._metrics.region():
-                    yield
+                self._metrics.regions(self.in_flight)
+                yield place
         except TimeoutError:
             if not hold.expired():
                 raise
@@ -77,3 +91,11 @@ class Admission:
             ) from None
         finally:
             self._held.discard(hold)
+            if place.work is not None and not place.work.done():
+                self._outlasting.add(place.work)
+                place.work.add_done_callback(self._ended)
+            self._metrics.regions(self.in_flight)
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._outlasting.discard(work)
+        self._metrics.regions(self.in_flight)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slidecascade.errors import NotAcceptableError
-from slidecascade.negotiation import choose
-from slidecascade.regions import OFFERS
+from slidecascade.web.negotiation import choose
+from slidecascade.web.regions import OFFERS
 from slidecascade.wire import GEOJSON, JSON, PNG, ZIP
 
 

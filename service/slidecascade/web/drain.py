@@ -7,9 +7,10 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from types import FrameType
 
-from slidecascade.admission import Admission
+from slidecascade.web.admission import Admission
 
 LOG = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -47,7 +48,8 @@ class Drain:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             self._received.add(number)
-            loop.call_soon_threadsafe(self._begin, number)
+            # The signal broke into whatever ran: its context, and with it its request id, is none of ours.
+            loop.call_soon_threadsafe(self._begin, number, context=Context())
 
         for number in SIGNALS:
             handler = signal.getsignal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from slidecascade import intake
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -22,8 +22,9 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.intake import Order, parse_request, read_order
-from slidecascade.wire import RegionRequest
+from slidecascade.web import intake
+from slidecascade.web.intake import Order, parse_request, read_order
+from slidecascade.wire import MAX_ERRORS, RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
 
@@ -53,7 +54,7 @@ async def read(
         return messages.pop(0) if messages else await asyncio.Future()
 
     raw = [(key.lower().encode(), value.encode()) for key, value in [("content-type", content_type), *headers]]
-    return await read_order(Request({"type": "http", "headers": raw}, receive), max_bytes=max_bytes)
+    return await read_order(Request({"type": "http", "headers": raw}, receive), max_bytes=max_bytes, max_s=60)
 
 
 async def test_a_form_is_read_whatever_its_chunks() -> None:
@@ -164,7 +165,41 @@ async def test_a_stalled_upload_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
     with pytest.raises(DeadlineExceededError, match="arrived"):
-        await read_order(request, max_bytes=100)
+        await read_order(request, max_bytes=100, max_s=60)
+
+
+def dripping(chunk: bytes, *, every_s: float, chunks: int = 1000) -> Request:
+    """A request whose JSON body arrives in equal pieces with pauses between them."""
+    left = chunks
+
+    async def receive() -> Message:
+        nonlocal left
+        left -= 1
+        await asyncio.sleep(every_s)
+        return {"type": "http.request", "body": chunk, "more_body": left > 0}
+
+    return Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+
+
+async def test_a_trickle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that never quite stops sending does not keep its place either."""
+    monkeypatch.setattr(intake, "STALL_S", 0.1)
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_order(dripping(b" ", every_s=0.02), max_bytes=10_000, max_s=60)
+
+
+async def test_a_steady_body_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives fast enough is read to its end, however long that takes: here it is no JSON in the end."""
+    monkeypatch.setattr(intake, "STALL_S", 0.2)
+    monkeypatch.setattr(intake, "SLOW_BYTES_PER_S", 1000)
+    with pytest.raises(MalformedRequestError):
+        await read_order(dripping(b" " * 100, every_s=0.02, chunks=20), max_bytes=10_000, max_s=60)
+
+
+async def test_no_body_outlasts_the_longest_deadline() -> None:
+    """A body that would be too late to be worked on is not read on."""
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_order(dripping(b" " * 100, every_s=0.02), max_bytes=10**6, max_s=0.1)
 
 
 async def test_a_caller_who_leaves_while_sending_cancels() -> None:
@@ -193,6 +228,13 @@ async def test_a_caller_who_leaves_while_sending_cancels() -> None:
         ('{"pipeline": "nash", "region": {"x": 0.5, "y": 0, "width": 5, "height": 5}}', "region.x"),
         ('{"pipeline": "nash", "region": {"x": 0, "y": 0, "width": 5}}', "region.height"),
         ('{"pipeline": "nash", "pixelsize": 1}', "pixelsize"),
+        ('{"pipeline": "nash", "region": {"x": 2147483648, "y": 0, "width": 5, "height": 5}}', "region.x"),
+        ('{"pipeline": "nash", "region": {"x": 0, "y": -2147483648, "width": 5, "height": 5}}', "region.y"),
+        (
+            json.dumps({"pipeline": "nash", "region": {"x": 0, "y": 0, "width": 10**30, "height": 5}}),
+            "region.width",
+        ),
+        (json.dumps({"pipeline": "nash", "thresholds": {f"m{n}": 0.5 for n in range(33)}}), "thresholds"),
         ('{"pipeline": ""}', "pipeline"),
         ("{}", "pipeline"),
     ],
@@ -210,6 +252,17 @@ def test_all_wrong_fields_are_listed() -> None:
     with pytest.raises(InvalidRequestError, match="and 1 more") as caught:
         parse_request(b'{"pipeline": "", "mpp": 0}')
     assert {name for name, _ in caught.value.errors} == {"pipeline", "mpp"}
+
+
+def test_few_of_many_wrong_fields_are_listed() -> None:
+    """A request that is wrong a thousand times gets a short answer; neither long names nor values come back."""
+    fields = {f"field-{number}" + "x" * 10_000: "secret" for number in range(1000)}
+    with pytest.raises(InvalidRequestError, match="and 1000 more") as caught:
+        parse_request(json.dumps(fields).encode())
+    assert len(caught.value.errors) == MAX_ERRORS
+    told = repr(caught.value.errors) + caught.value.detail
+    assert len(told) < 5000
+    assert "secret" not in told
 
 
 @given(st.binary(max_size=400), st.sampled_from(["multipart/form-data; boundary=b", "application/json"]))

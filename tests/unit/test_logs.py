@@ -14,7 +14,7 @@ import pytest
 from slidecascade import logs
 from slidecascade.errors import UnknownSlideError
 from slidecascade.metrics import Metrics
-from slidecascade.pool import Pool
+from slidecascade.web.pool import Pool
 
 Lines = Callable[[], list[dict[str, Any]]]
 

@@ -16,13 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from slidecascade import __version__, errors, wire
-from slidecascade.admission import Admission
 from slidecascade.analyser import Analyser
-from slidecascade.docs import OPENAPI_PATH, docs_router
-from slidecascade.exchange import Exchange
 from slidecascade.metrics import CONTENT_TYPE, Metrics
-from slidecascade.pool import Pool
-from slidecascade.regions import COLORMAPS, OFFERS, Regions
+from slidecascade.outputs.heatmap import COLORMAPS
+from slidecascade.web.admission import Admission
+from slidecascade.web.docs import OPENAPI_PATH, docs_router
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.pool import Pool
+from slidecascade.web.regions import OFFERS, Regions
 
 LOG = logging.getLogger(__name__)
 
@@ -278,6 +279,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [(wire.RegionRequest, "validation"), (wire.Summary, "serialization"), (wire.Problem, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
-        document["components"]["schemas"] |= extra["$defs"]
+        schemas = document["components"]["schemas"] | extra["$defs"]
+        # What FastAPI would answer to wrong parameters is answered as a problem here.
+        document["components"]["schemas"] = {
+            name: schema for name, schema in schemas.items() if "ValidationError" not in name
+        }
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            for status, answer in operation["responses"].items():
+                if status == "default" or int(status) >= 400:
+                    answer["content"] = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         app.openapi_schema = document
     return app.openapi_schema

@@ -12,11 +12,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
-from slidecascade.admission import Admission
 from slidecascade.errors import RetryLaterError, SlideCascadeError
-from slidecascade.exchange import Exchange
 from slidecascade.metrics import UNMATCHED, Metrics
-from slidecascade.rest import http_problem, problem_response
+from slidecascade.web.admission import Admission
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Boundary:
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with self._admitted(scope):
+            async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
         except Exception as error:  # the request boundary: nothing gets past it untold
             if isinstance(error, SlideCascadeError):
@@ -71,10 +71,10 @@ class Boundary:
             await problem_response(error, exchange.request_id)(scope, receive, send)
 
     @asynccontextmanager
-    async def _admitted(self, scope: Scope) -> AsyncIterator[None]:
+    async def _admitted(self, exchange: Exchange, scope: Scope) -> AsyncIterator[None]:
         path = scope["path"]
         if scope["method"] == "POST" and path in self._work_paths:
-            async with self._admission.region():
+            async with self._admission.region() as exchange.place:
                 yield
         else:
             if path not in ALWAYS_OPEN:

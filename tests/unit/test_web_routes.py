@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import re
+import threading
+import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
@@ -16,10 +18,13 @@ import pytest
 
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
+from slidecascade.analyser import Report
 from slidecascade.metrics import Metrics
-from slidecascade.process import Process
-from slidecascade.rest import STATUS
+from slidecascade.outputs import heatmap
 from slidecascade.settings import Settings
+from slidecascade.web import regions
+from slidecascade.web.process import Process
+from slidecascade.web.rest import STATUS
 
 AS_JSON = {"Content-Type": "application/json"}
 FORM = {"image": ("patient-7.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
@@ -65,6 +70,13 @@ async def post(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
 async def until(condition: Any) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  # what is waited for happens in a thread of the fake
+            await asyncio.sleep(0.005)
+
+
+async def until_idle(client: httpx.AsyncClient) -> None:
+    """Waits until no region is in flight."""
+    async with asyncio.timeout(5):
+        while "slidecascade_regions_in_flight 0.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110  # in a thread of the fake
             await asyncio.sleep(0.005)
 
 
@@ -284,6 +296,75 @@ async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, ana
     assert analyser.stopped == ["deadline-exceeded"]
 
 
+async def test_a_stuck_thread_is_answered_for(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
+    freed = threading.Event()
+
+    def stuck(*_: object) -> None:
+        freed.wait()
+
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    with monkeypatch.context() as patch:
+        patch.setattr(analyser, "analyse", stuck)
+        try:
+            for answer in await asyncio.gather(*(post(client, files=files) for _ in range(2))):
+                assert problem(answer).name == "deadline-exceeded"
+            assert problem(await post(client)).name == "overloaded"
+            assert "slidecascade_regions_in_flight 2.0" in (await client.get("/metrics")).text
+        finally:
+            freed.set()
+    await until_idle(client)
+    assert (await post(client)).status_code == 200
+
+
+async def test_the_deadline_holds_for_the_encoding(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first piece that takes too long is a deadline exceeded as well."""
+    freed = threading.Event()
+
+    def stuck(_analysis: object) -> Iterator[bytes]:
+        freed.wait()
+        yield b""
+
+    monkeypatch.setattr("slidecascade.outputs.geojson.encode", stuck)
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    try:
+        assert problem(await post(client, files=files)).name == "deadline-exceeded"
+    finally:
+        freed.set()
+    await until_idle(client)
+
+
+@pytest.mark.parametrize("media_type", [wire.GEOJSON, wire.JSON, wire.PNG, wire.ZIP])
+async def test_all_of_the_encoding_is_measured(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, media_type: str
+) -> None:
+    """The stage holds the time of the first piece too, which for some answers is the only one."""
+    encode = regions._encode
+
+    def slow(report: Report, view: regions.View) -> Iterator[bytes]:
+        time.sleep(0.1)
+        yield from encode(report, view)
+
+    monkeypatch.setattr(regions, "_encode", slow)
+    assert (await post(client, headers={"Accept": media_type})).status_code == 200
+    page = (await client.get("/metrics")).text
+    assert 'slidecascade_stage_duration_seconds_count{stage="encode"} 1.0' in page
+    told = re.search(r'slidecascade_stage_duration_seconds_sum\{stage="encode"\} (\S+)', page)
+    assert told is not None
+    assert float(told[1]) >= 0.1
+
+
+@pytest.mark.parametrize("colormap", heatmap.COLORMAPS)
+async def test_every_colormap_can_be_asked_for(client: httpx.AsyncClient, colormap: str) -> None:
+    """What heatmaps are drawn in is what requests may name."""
+    answer = await post(client, headers={"Accept": wire.PNG}, params={"colormap": colormap})
+    assert answer.headers["content-type"] == wire.PNG
+
+
 async def test_an_answer_that_breaks_off_breaks_the_connection(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,9 +420,9 @@ async def test_a_caller_who_leaves_stops_the_work(process: Process, analyser: Fa
 
     assert analyser.stopped == ["cancelled"]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        await until_idle(client)
         page = (await client.get("/metrics")).text
     assert "slidecascade_cancelled_total 1.0" in page
-    assert "slidecascade_regions_in_flight 0.0" in page
 
 
 async def test_unknown_addresses_add_no_series(client: httpx.AsyncClient) -> None:
@@ -400,3 +481,19 @@ async def test_log_lines_name_no_slide(
     assert fault["request_id"] == "id-2"
     assert fault["exception"][0]["type"] == "ValueError"
     assert any("fake_analyser.py" in frame for frame in fault["exception"][0]["frames"])
+
+
+async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) -> None:
+    """Client generators see the Problem schema for every error of every route, and no other error schema."""
+    document = (await client.get("/openapi.json")).json()
+    errors = [
+        answer["content"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for status, answer in operation["responses"].items()
+        if status == "default" or int(status) >= 400
+    ]
+    expected = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert errors
+    assert all(content == expected for content in errors)
+    assert not [name for name in document["components"]["schemas"] if "ValidationError" in name]

@@ -1,0 +1,91 @@
+"""A slide with a damaged spot: that spot's tiles are told, every other tile is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slidecascade import wire
+from slidecascade.analyser import Analyser
+from slidecascade.control import Control
+from slidecascade.errors import TilesFailedError, UnreadableSlideError
+from slidecascade.geometry import Box
+from slidecascade.regiontask import UNREAD_GREY
+from slidecascade.settings import Settings
+from slidecascade.slides.slide import Slide
+from slidecascade.stopwatch import Silent
+from slidecascade_training.slides import write_slide
+from slidecascade_training.tissue import TissueOptions
+from toy_pipeline import ToyPipeline
+
+SIDE_PX = 1024
+TILE_PX = 256
+"""Side of the TIFF's own tiles, which is also that of the tiles analysed."""
+
+
+def _unreadable(path: Path) -> set[tuple[int, int]]:
+    """Corners of the TIFF tiles that cannot be read, each tried with a handle of its own."""
+    found = set()
+    for y in range(0, SIDE_PX, TILE_PX):
+        for x in range(0, SIDE_PX, TILE_PX):
+            slide = Slide.open(path)
+            try:
+                slide.read_level(0, Box(x, y, TILE_PX, TILE_PX))
+            except UnreadableSlideError:
+                found.add((x, y))
+            finally:
+                slide.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered slide with one JPEG tile overwritten by zeros."""
+    path = tmp_path_factory.mktemp("damaged") / "slide.tiff"
+    write_slide(path, TissueOptions(seed=4, mpp=0.5), SIDE_PX, SIDE_PX, tile_px=TILE_PX, levels=1)
+    data = bytearray(path.read_bytes())
+    starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
+    middle = starts[5]
+    data[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_the_damaged_tiles_fail(damaged: Path, tmp_path: Path, threads: int) -> None:
+    """OpenSlide's errors stick to a handle; the neighbours' retries do not share it."""
+    broken = _unreadable(damaged)
+    assert len(broken) == 1
+    toy = ToyPipeline(tmp_path)
+    settings = Settings(
+        models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir, slide_roots=(damaged.parent,), threads=threads
+    )
+    analyser = Analyser(settings, observer=Silent())
+    fields = {"pipeline": "toy", "slide": damaged.name, "tile_px": TILE_PX, "mpp": 0.5}
+    try:
+        report = analyser.analyse(wire.parse_request(fields | {"allow_partial": True}), None, Control())
+        partial = report.analysis
+        picture, downsample = report.overview(SIDE_PX)
+        with pytest.raises(TilesFailedError) as refused:
+            analyser.analyse(wire.parse_request(fields), None, Control())
+    finally:
+        analyser.close()
+
+    # Tiles read a halo, so those around the spot fail with it; those that do not touch it must not.
+    ((x, y),) = broken
+    touching = {
+        (column, row)
+        for column in range(0, SIDE_PX, TILE_PX)
+        for row in range(0, SIDE_PX, TILE_PX)
+        if abs(column - x) <= TILE_PX and abs(row - y) <= TILE_PX
+    }
+    failed = {(tile.core_l0.x, tile.core_l0.y) for tile in partial.tiles.failed}
+    assert (x, y) in failed
+    assert failed <= touching
+    assert {place[:2] for place, _ in refused.value.tiles} == failed
+    assert len(partial.instances) > 0
+    assert picture.shape == (SIDE_PX, SIDE_PX, 3)
+    assert downsample == 1
+    assert (picture[y : y + TILE_PX, x : x + TILE_PX] == UNREAD_GREY).all()
+    assert (picture != UNREAD_GREY).any(axis=2).mean() > 0.9

@@ -1,0 +1,76 @@
+"""Work nobody waits for any more is not begun, nor gone on with once its image is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from slidecascade import analyser as analyser_module
+from slidecascade import wire
+from slidecascade.analyser import Analyser
+from slidecascade.control import Control
+from slidecascade.errors import CancelledError, DeadlineExceededError
+from slidecascade.settings import Settings
+from slidecascade.slides.upload import RegionImage, decode_image
+from slidecascade.stopwatch import Silent
+from toy_pipeline import ToyPipeline
+
+REQUEST = wire.RegionRequest(pipeline="toy", mpp=0.5)
+IMAGE = bytes(cv2.imencode(".png", np.full((96, 96, 3), 200, np.uint8))[1])
+
+
+class Tiles(Silent):
+    """Counts the tiles that were worked on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def tiles(self, outcome: str, count: int) -> None:
+        self.count += count
+
+
+@pytest.fixture
+def tiles() -> Tiles:
+    return Tiles()
+
+
+@pytest.fixture
+def analyser(tmp_path: Path, tiles: Tiles) -> Iterator[Analyser]:
+    toy = ToyPipeline(tmp_path)
+    settings = Settings(models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir, threads=1)
+    made = Analyser(settings, observer=tiles, make_runner=lambda _packages: toy.runner)
+    yield made
+    made.close()
+
+
+def test_a_cancelled_request_is_not_decoded(analyser: Analyser) -> None:
+    """What was cancelled while it waited for a thread is not looked at: these bytes are no image."""
+    control = Control()
+    control.cancel()
+    with pytest.raises(CancelledError):
+        analyser.analyse(REQUEST, b"no image", control)
+    with pytest.raises(DeadlineExceededError):
+        analyser.analyse(REQUEST, b"no image", Control(deadline_s=0.0))
+
+
+def test_a_request_cancelled_while_decoding_goes_no_further(
+    analyser: Analyser, tiles: Tiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the image is decoded it is asked again whether anybody waits."""
+    control = Control()
+
+    def left_meanwhile(data: bytes, *, max_px: int) -> RegionImage:
+        control.cancel()
+        return decode_image(data, max_px=max_px)
+
+    analyser.analyse(REQUEST, IMAGE, Control())
+    done = tiles.count
+    monkeypatch.setattr(analyser_module, "decode_image", left_meanwhile)
+    monkeypatch.setattr(analyser, "run", None)
+    with pytest.raises(CancelledError):
+        analyser.analyse(REQUEST, IMAGE, control)
+    assert tiles.count == done > 0
