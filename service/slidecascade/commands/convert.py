@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"{missing[0]} is not installed: install slidecascade[convert,service,cpu] for `slidecascade convert`."
+            f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
         )
     from slidecascade_convert.conversion import convert
 
