@@ -22,7 +22,8 @@ def test_crops_equal_one_crop_at_a_time(image: np.ndarray, size_px: int, out_px:
     centroids = np.random.default_rng(1).uniform([0, 0], [300, 240], (200, 2))
     margin = size_px
     padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
-    crops = cut(padded, centroids + margin, size_px=size_px, height_px=out_px, width_px=out_px)
+    corners = corners_of(centroids, size_px) + margin
+    crops = cut(padded, corners, size_px=size_px, height_px=out_px, width_px=out_px)
 
     for crop, centroid in zip(crops, centroids, strict=True):
         expected = crop_and_resize(image, centroid, size_px=size_px, height_px=out_px, width_px=out_px)
@@ -31,14 +32,14 @@ def test_crops_equal_one_crop_at_a_time(image: np.ndarray, size_px: int, out_px:
 
 def test_unscaled_crops_are_the_pixels_themselves(image: np.ndarray) -> None:
     """A 96 px crop at 96 px holds the image's own pixels."""
-    crop = cut(image, np.array([[120.0, 100.0]]), size_px=96, height_px=96, width_px=96)[0]
+    crop = cut(image, corners_of(np.array([[120.0, 100.0]]), 96), size_px=96, height_px=96, width_px=96)[0]
     np.testing.assert_array_equal(crop, image[52:148, 72:168])
 
 
 def test_thousands_of_crops_in_one_call(image: np.ndarray) -> None:
     """The heights OpenCV is limited to elsewhere do not show."""
     centroids = np.tile([[150.0, 120.0]], (1000, 1))
-    crops = cut(image, centroids, size_px=54, height_px=72, width_px=72)
+    crops = cut(image, corners_of(centroids, 54), size_px=54, height_px=72, width_px=72)
     assert crops.shape == (1000, 72, 72, 3)
     assert (crops == crops[0]).all()
 
@@ -46,14 +47,14 @@ def test_thousands_of_crops_in_one_call(image: np.ndarray) -> None:
 def test_a_crop_outside_the_patch_is_refused(image: np.ndarray) -> None:
     """Pixels that were not read are never made up."""
     with pytest.raises(ValueError, match="outside the patch"):
-        cut(image, np.array([[20.0, 100.0]]), size_px=54, height_px=72, width_px=72)
-    assert cut(image, np.zeros((0, 2)), size_px=54, height_px=72, width_px=72).shape == (0, 72, 72, 3)
+        cut(image, np.array([[-7, 73]]), size_px=54, height_px=72, width_px=72)
+    assert cut(image, np.zeros((0, 2), np.int64), size_px=54, height_px=72, width_px=72).shape == (0, 72, 72, 3)
 
 
 def test_bounds_hold_all_crops() -> None:
     """The box to read reaches from the first crop's corner to the last crop's end."""
     centroids = np.array([[10.2, 50.0], [40.0, 20.7]])
-    box = bounds_of(centroids, 54)
     corners = corners_of(centroids, 54)
+    box = bounds_of(corners, 54)
     assert (box.x, box.y) == tuple(corners.min(axis=0))
     assert (box.right, box.bottom) == tuple(corners.max(axis=0) + 54)

@@ -74,10 +74,11 @@ def _probabilities(
     stage: Stage, grid: Grid, centroids: NDArray[np.float64], read: ReadPatch, run: RunModel
 ) -> NDArray[np.float32]:
     model = stage.model
-    box = crops.bounds_of(centroids, model.crop.size_px)
+    corners = crops.corners_of(centroids, model.crop.size_px)
+    box = crops.bounds_of(corners, model.crop.size_px)
     images = crops.cut(
         read(grid, box),
-        centroids - np.array([box.x, box.y]),
+        corners - np.array([box.x, box.y]),
         size_px=model.crop.size_px,
         height_px=model.input.height_px,
         width_px=model.input.width_px,

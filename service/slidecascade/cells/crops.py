@@ -15,21 +15,21 @@ def corners_of(centroids: NDArray[np.float64], size_px: int) -> NDArray[np.int64
     return corners
 
 
-def bounds_of(centroids: NDArray[np.float64], size_px: int) -> Box:
+def bounds_of(corners: NDArray[np.int64], size_px: int) -> Box:
     """The smallest box that holds all crops of at least one cell."""
-    corners = corners_of(centroids, size_px)
     low, high = corners.min(axis=0), corners.max(axis=0) + size_px
     return Box(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
 
 
 def cut(
-    patch: NDArray[np.uint8], centroids: NDArray[np.float64], *, size_px: int, height_px: int, width_px: int
+    patch: NDArray[np.uint8], corners: NDArray[np.int64], *, size_px: int, height_px: int, width_px: int
 ) -> NDArray[np.uint8]:
-    """Crops of ``size_px`` squared around `centroids`, resized bilinearly to ``(N, height_px, width_px, 3)``.
+    """Crops of ``size_px`` squared, resized bilinearly to ``(N, height_px, width_px, 3)``.
 
     Args:
         patch: ``(H, W, 3)`` uint8, which holds all the crops (see `bounds_of`).
-        centroids: ``(N, 2)`` positions in the patch.
+        corners: ``(N, 2)`` top left pixels in the patch. Whole numbers, found in the grid's own frame: rounded
+            after a patch's origin was subtracted, a tie could fall one way in one tile and another in the next.
         size_px, height_px, width_px: side of the crop, and the size it is resized to.
 
     The samples are those of ``cv2.resize`` with ``INTER_LINEAR`` on each crop by itself.
@@ -37,7 +37,6 @@ def cut(
     Raises:
         ValueError: when a crop is not inside the patch.
     """
-    corners = corners_of(centroids, size_px)
     if len(corners) and (corners.min() < 0 or (corners.max(axis=0) + size_px > patch.shape[1::-1]).any()):
         raise ValueError("A crop reaches outside the patch: read the box that `bounds_of` gives.")
     # Every window of the patch as a view, one row of pixels flat: picking windows then copies whole rows.
