@@ -99,14 +99,10 @@ class SegmenterSpec(_AnyModelSpec):
 
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell and returns a probability per class.
-
-    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are each their own; the most
-    probable class wins either way.
-    """
+    """A network that looks at one crop per cell and returns a probability per class."""
 
     task: Literal["classify"]
-    head: Literal["softmax", "sigmoid"]
+    head: Literal["softmax"]
     input: FixedSize
     crop: CropSpec
     options: dict[str, float] = Field(default_factory=dict, max_length=0)
