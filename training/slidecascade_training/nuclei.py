@@ -1,17 +1,21 @@
 """The recipe of the bundled `nuclei-unet` model.
 
-`python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN --minutes 60`
+`python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN`
 
-A run that was cut off resumes. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
+A network is trained in stages (`STAGES`): a small one learns fast, then it is widened without a change of its
+function and goes on. A run that was cut off resumes at its last checkpoint, and step `n` of a stage sees the same
+crops whenever it is run. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
 """
 
 import argparse
 import json
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +23,35 @@ import numpy as np
 
 from slidecascade_training import dsb2018
 from slidecascade_training.nuclei_crops import Batch, TrainingImage, draw_batch, prepare, render_tissue
+from slidecascade_training.widening import widened
 
 logger = logging.getLogger(__name__)
 
 BATCH = 8
 PEAK_RATE = 2e-3
-WARM_UP = 0.03  # part of the run
-AVERAGE_DECAY = 0.998
-SAVE_EVERY_S = 90.0
+WARM_UP = 0.03  # part of a stage
+SAVE_EVERY = 100  # steps
 
 
-def build_network(widths: Sequence[int] = (32, 48, 96)) -> Any:
-    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, 2)``: foreground and interior probabilities.
+@dataclass(frozen=True)
+class Stage:
+    """A width for every level of the network, and how many steps it is trained."""
+
+    widths: tuple[int, ...]
+    steps: int
+
+
+STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4000))
+
+
+def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:
+    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, 2)``: foreground and relative depth.
 
     After Ronneberger et al. (2015), with two changes that halve its cost: the first convolution has stride 2 and
     the maps return to full resolution by a depth-to-space rearrangement (Shi et al., 2016), also used between
     levels. H and W are multiples of 8. Three convolutions at the bottom and one at the top, instead of two and
-    two, widen the view to 52 px on every side at no cost.
+    two, widen the view at no cost. A narrow pair of convolutions at full resolution corrects the maps where the
+    image has detail that half the resolution lost; it starts at no correction.
     """
     import keras
     from keras import layers, ops
@@ -46,8 +62,8 @@ def build_network(widths: Sequence[int] = (32, 48, 96)) -> Any:
 
     image = keras.Input((None, None, 3), name="image")
     # The square root spreads dark fluorescence, where nuclei differ from the ground by a few grey levels.
-    tensor = layers.Concatenate()([image, ops.sqrt(image)])
-    tensor = block(block(tensor, widths[0], size=4, stride=2), widths[0])
+    lit = layers.Concatenate()([image, ops.sqrt(image)])
+    tensor = block(block(lit, widths[0], size=4, stride=2), widths[0])
     skips = []
     for width in widths[1:]:
         skips.append(tensor)
@@ -58,87 +74,79 @@ def build_network(widths: Sequence[int] = (32, 48, 96)) -> Any:
         tensor = block(layers.Concatenate()([tensor, skip]), width)
         if width != widths[0]:
             tensor = block(tensor, width)
-    maps = ops.depth_to_space(layers.Conv2D(8, 1)(tensor), 2)
+    coarse = ops.depth_to_space(layers.Conv2D(8, 1)(tensor), 2)
+    context = ops.depth_to_space(layers.Conv2D(4 * DETAIL_WIDTH, 1)(tensor), 2)
+    detail = block(layers.Concatenate()([lit, context]), DETAIL_WIDTH)
+    correction = layers.Conv2D(2, 3, padding="same", kernel_initializer="zeros")(detail)
+    maps = layers.Add()([coarse, correction])
     return keras.Model(image, layers.Activation("sigmoid")(maps), name="nuclei_unet")
 
 
+DETAIL_WIDTH = 8
+
+
 def weighted_loss(targets: Any, predicted: Any) -> Any:
-    """Weighted cross-entropy plus soft Dice over both maps; `targets` holds two maps and the weight."""
-    import tensorflow as tf
+    """Weighted cross-entropy of both maps plus soft Dice of the foreground.
+
+    Args:
+        targets: ``(N, H, W, 3)`` float32: foreground (0 or 1), relative depth (0 to 1), weight.
+        predicted: ``(N, H, W, 2)`` float32, 0 to 1.
+    """
+    from keras import ops
 
     truth, weight = targets[..., :2], targets[..., 2:]
-    clipped = tf.clip_by_value(predicted, 1e-5, 1.0 - 1e-5)
-    entropy = -(truth * tf.math.log(clipped) + (1.0 - truth) * tf.math.log(1.0 - clipped))
-    axes = (0, 1, 2)
-    overlap = tf.reduce_sum(weight * truth * predicted, axes)
-    total = tf.reduce_sum(weight * (truth + predicted), axes)
+    clipped = ops.clip(predicted, 1e-5, 1.0 - 1e-5)
+    entropy = -(truth * ops.log(clipped) + (1.0 - truth) * ops.log(1.0 - clipped))
+    overlap = ops.sum(truth[..., 0] * predicted[..., 0])
+    total = ops.sum(truth[..., 0] + predicted[..., 0])
     dice = 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
-    return tf.reduce_mean(weight * entropy) + 0.5 * tf.reduce_mean(dice)
+    return ops.mean(weight * entropy) + 0.5 * dice
 
 
 class Trainer:
-    """A network, its optimiser and the running average of its weights, saved together."""
+    """One stage: a network with its optimiser, saved together in `folder`; what is saved there is gone on with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stage: Stage, start: Callable[[], Any]) -> None:
         import keras
-        import tensorflow as tf
 
-        self.network = build_network()
-        self.averaged = build_network()
-        self.averaged.set_weights(self.network.get_weights())
-        self.optimizer = keras.optimizers.AdamW(PEAK_RATE, weight_decay=1e-4, clipnorm=1.0)
-        self.optimizer.build(self.network.trainable_variables)
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.steps = tf.Variable(0, dtype=tf.int64)
-        state = tf.train.Checkpoint(
-            network=self.network,
-            averaged=self.averaged,
-            optimizer=self.optimizer,
-            seconds=self.seconds,
-            steps=self.steps,
-        )
-        self._checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=1)
-        self._checkpoints.restore_or_initialize()
-        self._step = tf.function(self._train_step, reduce_retracing=True)
+        self.stage = stage
+        self.file = folder / f"stage-{'-'.join(map(str, stage.widths))}.keras"
+        if self.file.exists():
+            self.network = keras.saving.load_model(
+                self.file, custom_objects={"weighted_loss": weighted_loss}, compile=True
+            )
+            return
+        self.network = start()
+        optimizer = keras.optimizers.AdamW(PEAK_RATE, weight_decay=1e-4, clipnorm=1.0)
+        self.network.compile(optimizer=optimizer, loss=weighted_loss)
 
-    def _train_step(self, images: Any, targets: Any, decay: Any) -> Any:
-        import tensorflow as tf
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return int(self.network.optimizer.iterations)
 
-        with tf.GradientTape() as tape:
-            predicted = self.network(tf.cast(images, tf.float32) / 255.0, training=True)
-            loss = weighted_loss(targets, predicted)
-        gradients = tape.gradient(loss, self.network.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.network.trainable_variables, strict=True))
-        for average, variable in zip(self.averaged.variables, self.network.variables, strict=True):
-            average.assign(decay * average + (1.0 - decay) * variable)
-        return loss
-
-    def train(self, batches: Callable[[], Batch], minutes: float) -> None:
-        """Train until `minutes` of training are spent; the learning rate follows the clock, not the steps."""
-        import tensorflow as tf
-
-        budget = minutes * 60.0
-        saved = started = time.monotonic() - float(self.seconds.numpy())
+    def train(self, batches: Callable[[], Batch]) -> None:
+        """Take the remaining steps of the stage."""
         losses: list[float] = []
-        while (spent := time.monotonic() - started) < budget:
-            self.optimizer.learning_rate.assign(learning_rate(spent / budget))
-            # A young average would remember its random start; it forgets faster at first.
-            steps = int(self.steps.numpy())
-            decay = tf.constant(min(AVERAGE_DECAY, (1 + steps) / (10 + steps)), tf.float32)
+        since = time.monotonic()
+        for step in range(self.steps, self.stage.steps):
+            self.network.optimizer.learning_rate.assign(learning_rate(step / self.stage.steps))
             batch = batches()
-            losses.append(float(self._step(tf.constant(batch.images), tf.constant(batch.targets), decay)))
-            self.steps.assign_add(1)
-            self.seconds.assign(spent)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                saved = time.monotonic()
-                self.save()
-                logger.info("%.1f min, step %d, loss %.4f", spent / 60, steps, float(np.mean(losses)))
+            images = batch.images.astype(np.float32) / 255.0
+            losses.append(float(self.network.train_on_batch(images, batch.targets)))
+            if (step + 1) % SAVE_EVERY == 0:
+                pace = (time.monotonic() - since) / len(losses)
+                logger.info("step %d, loss %.4f, %.2f s a step", step + 1, float(np.mean(losses)), pace)
                 losses.clear()
-        self.seconds.assign(budget)
+                self.save()
+                since = time.monotonic()
         self.save()
 
     def save(self) -> None:
-        self._checkpoints.save()
+        """Replace the checkpoint at once, so that a kill leaves the old one or the new one."""
+        young = self.file.with_suffix(".young.keras")
+        self.network.save(young)
+        os.replace(young, self.file)
 
 
 def learning_rate(progress: float) -> float:
@@ -148,17 +156,35 @@ def learning_rate(progress: float) -> float:
     return PEAK_RATE * 0.5 * (1.0 + float(np.cos(np.pi * min(progress, 1.0))))
 
 
-def drawn_ahead(pool: Sequence[TrainingImage], seed: int) -> Callable[[], Batch]:
-    """Draw batches on a thread of its own, a few ahead of the training."""
+def drawn_ahead(pool: Sequence[TrainingImage], seed: int, stage: int, step: int) -> Callable[[], Batch]:
+    """Draw batches from `step` on, by a thread of its own, a few ahead of the training."""
     ready: queue.Queue[Batch] = queue.Queue(maxsize=4)
 
     def draw() -> None:
-        rng = np.random.default_rng(seed)
+        index = step
         while True:
-            ready.put(draw_batch(pool, BATCH, rng))
+            ready.put(draw_batch(pool, BATCH, np.random.default_rng([seed, stage, index])))
+            index += 1
 
     threading.Thread(target=draw, daemon=True).start()
     return ready.get
+
+
+def train_stages(pool: Sequence[TrainingImage], folder: Path, seed: int) -> Any:
+    """Train every stage, each from the widened network of the one before, and return the last network."""
+    network: Any = None
+    for number, stage in enumerate(STAGES):
+        before = network
+
+        def start(stage: Stage = stage, before: Any = before) -> Any:
+            young = build_network(stage.widths)
+            return young if before is None else widened(before, young, seed=seed)
+
+        trainer = Trainer(folder, stage, start)
+        logger.info("stage %d: widths %s, from step %d", number, stage.widths, trainer.steps)
+        trainer.train(drawn_ahead(pool, seed, number, trainer.steps))
+        network = trainer.network
+    return network
 
 
 def main() -> None:
@@ -168,7 +194,6 @@ def main() -> None:
     parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, trained on as well")
     parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, trained on as well")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints and settings")
-    parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -176,20 +201,12 @@ def main() -> None:
 
     keras.utils.set_random_seed(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(arguments.out)
     nucls = list(dsb2018.read_nucls(arguments.nucls)) if arguments.nucls else []
     images = [*dsb2018.read_images(arguments.data, "train"), *nucls]
     images += render_tissue(arguments.tissue, arguments.seed)
-    settings = {
-        "minutes": arguments.minutes,
-        "seed": arguments.seed,
-        "nucls_images": len(nucls),
-        "tissue_windows": arguments.tissue,
-    }
+    settings = {"seed": arguments.seed, "nucls_images": len(nucls), "tissue_windows": arguments.tissue}
     (arguments.out / "run.json").write_text(json.dumps(settings), encoding="utf-8")
-    # A resumed run must not see the crops of its first minutes again.
-    seed = arguments.seed + int(trainer.steps.numpy())
-    trainer.train(drawn_ahead(prepare(images), seed), arguments.minutes)
+    train_stages(prepare(images), arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":

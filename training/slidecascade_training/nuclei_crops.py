@@ -21,13 +21,11 @@ Field = npt.NDArray[np.float32]
 TISSUE = "rendered-tissue"
 
 CROP_PX = 192
-# A pixel is interior when its distance to the rim exceeds this part of the greatest one in its instance.
-INTERIOR_FROM = 0.4
 # Weights travel in a uint8 plane, in sixteenths.
 WEIGHT_UNIT = 16.0
 
 # How often a source is drawn, and the range of scales it is shown at.
-_SHARES = {FLUORESCENCE: 0.46, COLOUR: 0.24, GREY: 0.06, NUCLS: 0.15, TISSUE: 0.09}
+_SHARES = {FLUORESCENCE: 0.5, COLOUR: 0.22, GREY: 0.06, NUCLS: 0.13, TISSUE: 0.09}
 _SCALES = {
     FLUORESCENCE: (0.6, 1.6),
     COLOUR: (0.45, 1.5),
@@ -35,7 +33,7 @@ _SCALES = {
     NUCLS: (0.4, 1.1),
     TISSUE: (0.7, 1.5),
 }
-_STAINED_SHARE = 0.3
+_STAINED_SHARE = 0.2
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 _EOSIN = np.array([0.09, 0.95, 0.28], np.float32)
 
@@ -53,7 +51,7 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images uint8 ``(N, C, C, 3)`` RGB; targets float32 ``(N, C, C, 3)``: foreground, interior, weight."""
+    """Images uint8 ``(N, C, C, 3)`` RGB; targets float32 ``(N, C, C, 3)``: foreground, relative depth, weight."""
 
     images: Image
     targets: Field
@@ -100,7 +98,8 @@ def target_planes(labels: npt.NDArray[np.int32]) -> Image:
     """Foreground (0 or 255), distance to the rim relative to the instance's greatest (0 to 255), and weight.
 
     The relative distance does not change with scale, so the planes can be warped like the image. Weights (in
-    1/16) favour small instances, which count as much as large ones, and seams between touching instances.
+    1/16) favour small instances, which count as much as large ones, and seams between touching instances. The
+    ground beside an instance weighs as much as the instance, or small ones would come out too large.
     """
     as_float = labels.astype(np.float32)
     square = np.ones((3, 3), np.uint8)
@@ -113,6 +112,7 @@ def target_planes(labels: npt.NDArray[np.int32]) -> Image:
     area = np.bincount(labels.ravel()).astype(np.float32)
     weight = np.where(is_cell, np.clip((300.0 / np.maximum(area, 1)) ** 0.5, 1.0, 2.5)[labels], 1.0)
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    weight = np.where(is_cell, weight, cv2.dilate(weight, wide))
     lowest = cv2.erode(np.where(is_cell, as_float, 1e6).astype(np.float32), wide)
     is_seam = (cv2.dilate(as_float, wide) != lowest) & (lowest < 1e6) & (cv2.dilate(as_float, wide) > 0)
     weight = np.where(is_seam, np.maximum(weight, 4.0), weight)
@@ -128,9 +128,9 @@ def draw_batch(pool: Sequence[TrainingImage], size: int, rng: np.random.Generato
     images = np.stack([image for image, _ in crops])
     planes = np.stack([planes for _, planes in crops]).astype(np.float32)
     is_cell = planes[..., 0] >= 127.5
-    interior = is_cell & (planes[..., 1] >= 255.0 * INTERIOR_FROM)
+    depth = np.where(is_cell, planes[..., 1] / 255.0, 0.0)
     weight = planes[..., 2] / WEIGHT_UNIT
-    return Batch(images, np.stack([is_cell, interior, weight], axis=-1).astype(np.float32))
+    return Batch(images, np.stack([is_cell, depth, weight], axis=-1).astype(np.float32))
 
 
 def _draw_crop(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from slidecascade.cells.heads import unet
 from slidecascade_training import dsb2018
 from slidecascade_training.matching import Accuracy, Labels, measure
-from slidecascade_training.nuclei import Trainer, build_network
+from slidecascade_training.nuclei import STAGES, Trainer, build_network
 
 if TYPE_CHECKING:
     import onnx
@@ -57,19 +57,20 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     from slidecascade_convert.package import write_package
     from slidecascade_convert.parity import check_parity
 
-    trainer = Trainer(run)
-    if not int(trainer.steps.numpy()):
-        raise ValueError(f"There is no checkpoint in '{run.name}'; train first.")
-    network = trainer.averaged
+    network = Trainer(run, STAGES[-1], _no_checkpoint).network
     graph = onnx_from_keras(network, scale=SCALE, output_name="maps", as_bytes=True)
     check_parity(network, graph, scale=SCALE)
     predict = graph_predictor(graph)
     options = tune([(item.labels, predict(item.image)) for item in dsb2018.read_images(data, "tune")])
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    card = _card(settings, int(trainer.steps.numpy()), options, measured, view_radius_px())
+    card = _card(settings, options, measured, view_radius_px())
     fields = _spec_fields(options, measured, settings)
     write_package(models_dir, fields, graph, card, max_batch=8)
+
+
+def _no_checkpoint() -> Any:
+    raise ValueError("The run has no checkpoint of its last stage; train first.")
 
 
 def graph_predictor(graph: "onnx.ModelProto") -> Callable[[npt.NDArray[np.uint8]], Maps]:
