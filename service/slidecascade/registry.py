@@ -86,6 +86,7 @@ class UnetOptions(_SpecPart):
     foreground: Annotated[float, Field(gt=0, lt=1)] = 0.5
     seed: Annotated[float, Field(gt=0, lt=1)] = 0.5
     min_area_um2: Annotated[float, Field(ge=0)] = 8.0
+    prominence: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class SegmenterSpec(_AnyModelSpec):

@@ -136,6 +136,7 @@ class TileWork:
                 foreground=self.thresholds[segmenter.name],
                 seed=segmenter.options.seed,
                 min_area_px=self._min_area_px,
+                prominence=segmenter.options.prominence,
             )
             return _Labelled(labels, maps[:, :, 0], read, _on_cut_sides(labels, read, self.grid.extent))
 

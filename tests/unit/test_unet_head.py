@@ -25,8 +25,8 @@ def draw_maps(discs: list[Disc], shape: tuple[int, int] = (96, 96)) -> np.ndarra
     return maps
 
 
-def decode(maps: np.ndarray, min_area_px: float = 4.0) -> np.ndarray:
-    return unet.decode(maps, foreground=0.5, seed=0.5, min_area_px=min_area_px)
+def decode(maps: np.ndarray, min_area_px: float = 4.0, prominence: float = 1.0) -> np.ndarray:
+    return unet.decode(maps, foreground=0.5, seed=0.5, min_area_px=min_area_px, prominence=prominence)
 
 
 def random_maps(seed: int, shape: tuple[int, int], count: int) -> np.ndarray:
@@ -90,6 +90,44 @@ def test_the_flooding_agrees_with_its_slow_oracle(seed: int) -> None:
     decoded = decode(maps, min_area_px=0)
     np.testing.assert_array_equal(np.where(labels > 0, decoded, 0), labels)
     assert not decoded[(labels == 0) & is_background_at_edge(labels == 0)].any()
+
+
+def prominent_pieces(interior: np.ndarray, piece: np.ndarray, level: int, prominence: int) -> list[np.ndarray]:
+    """The oracle of the seeds: part a piece (a mask) wherever two of its parts, a level up, rise high enough."""
+    if level + prominence > 255:
+        return [piece]
+    count, parts = cv2.connectedComponents((piece & (interior >= level + 26)).astype(np.uint8), connectivity=8)
+    standing = [parts == part for part in range(1, count) if interior[parts == part].max() >= level + prominence]
+    if len(standing) < 2:
+        return prominent_pieces(interior, piece, level + 26, prominence)
+    return [seed for part in standing for seed in prominent_pieces(interior, part, level + 26, prominence)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_prominent_peaks_agree_with_their_slow_oracle(seed: int) -> None:
+    """Looking at all pieces of a level at once finds what parting each piece by itself finds."""
+    maps = random_maps(seed, (96, 96), 60)
+    interior, is_cell = np.ascontiguousarray(maps[..., 1]), np.full((96, 96), 255, np.uint8)
+    found = unet._seeds(interior, is_cell, seed=0.2, prominence=0.4)
+    count, pieces = cv2.connectedComponents((interior >= 51).astype(np.uint8), connectivity=8)
+    expected = [seed for k in range(1, count) for seed in prominent_pieces(interior, pieces == k, 51, 102)]
+    assert found.count - 1 == len(expected)
+    for mask in expected:
+        numbers = np.unique(found.labels[mask])
+        assert len(numbers) == 1
+        assert (found.labels == numbers[0]).sum() == mask.sum()
+
+
+def test_two_peaks_over_a_shallow_pass_are_one_cell_and_over_a_deep_one_two() -> None:
+    """The pass must lie below each peak by the prominence."""
+    maps = draw_maps([(30, 48, 14, 1.0), (50, 48, 14, 1.0)])
+    bridge = np.zeros((96, 96), np.uint8)
+    bridge[40:56, 30:50] = 170
+    maps[..., 1] = np.maximum(maps[..., 1], bridge)
+    assert decode(maps).max() == 1
+    assert decode(maps, prominence=0.2).max() == 2
+    assert decode(maps, prominence=0.45).max() == 1
 
 
 def is_background_at_edge(empty: np.ndarray) -> np.ndarray:
@@ -193,13 +231,20 @@ def test_other_maps_are_refused(maps: np.ndarray) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), left=st.integers(1, 40), top=st.integers(1, 40))
-def test_a_cell_does_not_depend_on_where_the_window_starts(seed: int, left: int, top: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    left=st.integers(1, 40),
+    top=st.integers(1, 40),
+    prominence=st.sampled_from([0.15, 1.0]),
+)
+def test_a_cell_does_not_depend_on_where_the_window_starts(
+    seed: int, left: int, top: int, prominence: float
+) -> None:
     """Cells whole inside a window cut from the maps, and away from its edge, are those of the whole image."""
     margin = 48
     maps = random_maps(seed, (220, 220), 180)
-    whole = decode(maps)[top:, left:]
-    window = decode(np.ascontiguousarray(maps[top:, left:]))
+    whole = decode(maps, prominence=prominence)[top:, left:]
+    window = decode(np.ascontiguousarray(maps[top:, left:]), prominence=prominence)
     assert same_partition(whole[margin:, margin:], window[margin:, margin:])
 
 
@@ -207,7 +252,7 @@ def test_a_cell_does_not_depend_on_where_the_window_starts(seed: int, left: int,
 @given(seed=st.integers(0, 10_000))
 def test_every_label_is_one_connected_piece(seed: int) -> None:
     """A cell never falls apart into islands, and every number from 1 to the highest is used."""
-    labels = decode(random_maps(seed, (128, 128), 70))
+    labels = decode(random_maps(seed, (128, 128), 70), prominence=0.2)
     numbers = np.unique(labels)
     np.testing.assert_array_equal(numbers, np.arange(len(numbers)))
     for number in numbers[1:]:

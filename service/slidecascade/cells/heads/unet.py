@@ -1,11 +1,18 @@
 """Foreground and interior maps to cell instances: a seeded watershed, flooded in two levels.
 
 The idea is the watershed by flooding from markers of Meyer and Beucher (1990) with two broad levels: every seed
-(a connected piece of the interior map above a threshold) grows over the foreground, first where the interior map
-is high, then over the rest, so that touching cells meet in the valley between them. The steps are dilations of
-the whole label image. That makes the result local: which cell a pixel belongs to depends on the maps around that
-cell and on nothing further away, so overlapping tiles agree where they overlap.
+grows over the foreground, first where the interior map is high, then over the rest, so that touching cells meet
+in the valley between them. The steps are dilations of the whole label image.
+
+A seed is a connected piece of the interior map above a threshold. Where the map has several peaks in one piece,
+each of which rises by the `prominence` above the pass to the next, each is a seed: the h-maxima of Soille
+(*Morphological Image Analysis*, 2003, section 6.3.4), found at a few levels.
+
+All of it is local: which cell a pixel belongs to depends on the maps around that cell and its neighbours, and on
+nothing further away, so overlapping tiles agree where they overlap.
 """
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +25,8 @@ _SMOOTHING_PX = 1.2
 # The interior map falls from the seed threshold to 0 across a cell's rim: the part above half the threshold is
 # flooded first, then the rest of the foreground, each at most so many pixels far.
 _UPPER_LEVEL = 0.5
+# In grey levels: how finely a piece of the interior map is looked through for several peaks.
+_LEVEL_STEP = 26
 _UPPER_STEPS = 8
 _RIM_STEPS = 20
 
@@ -32,6 +41,7 @@ def decode(
     foreground: float,
     seed: float,
     min_area_px: float,
+    prominence: float = 1.0,
 ) -> npt.NDArray[np.int32]:
     """Turn a U-Net's maps into a label image.
 
@@ -40,6 +50,8 @@ def decode(
         foreground: Probability in 0 to 1 from which a pixel may belong to a cell.
         seed: Interior probability in 0 to 1 from which a pixel belongs to a seed.
         min_area_px: Cells of fewer pixels are dropped.
+        prominence: By how much, of 0 to 1, each of two peaks of the interior map must rise above the pass between
+            them to be two seeds; at 1 a connected piece is one seed whatever its peaks.
 
     Returns:
         ``(H, W)`` int32 labels: 0 is background, cells are 1 to n in the raster order of their seeds.
@@ -52,8 +64,7 @@ def decode(
     is_cell = _at_least(cv2.extractChannel(maps, 0), foreground)
     # Coarse chromatin dents the interior map; smoothed, a nucleus is less often split into several seeds.
     interior = cv2.GaussianBlur(cv2.extractChannel(maps, 1), (5, 5), _SMOOTHING_PX)
-    seeds = cv2.bitwise_and(_at_least(interior, seed), is_cell)
-    count, found = cv2.connectedComponentsWithAlgorithm(seeds, 8, cv2.CV_32S, _RASTER_ORDER)
+    found, count = _seeds(interior, is_cell, seed=seed, prominence=prominence)
     if count == 1:
         return np.zeros(is_cell.shape, np.int32)
     # Dilation wants a small dense type: 16 bits number the cells of any usual tile, float32 16 million exactly.
@@ -64,12 +75,79 @@ def decode(
     return _without_specks(labels, count, min_area_px)
 
 
+class _Pieces(NamedTuple):
+    """A label image of `count` numbers, 0 included."""
+
+    labels: npt.NDArray[np.int32]
+    count: int
+
+
+def _pieces(interior: npt.NDArray[np.uint8], is_cell: npt.NDArray[np.uint8], level: int) -> _Pieces:
+    """The connected pieces of the interior map from a grey level on."""
+    mask = cv2.bitwise_and(cv2.compare(interior, level, cv2.CMP_GE), is_cell)
+    count, labels = cv2.connectedComponentsWithAlgorithm(mask, 8, cv2.CV_32S, _RASTER_ORDER)
+    return _Pieces(labels, count)
+
+
+def _seeds(
+    interior: npt.NDArray[np.uint8], is_cell: npt.NDArray[np.uint8], *, seed: float, prominence: float
+) -> _Pieces:
+    """The pieces of the interior map from `seed` on, those with several prominent peaks in parts.
+
+    Whether a part stands for itself depends on it and the part beside it alone, not on how far a chain of parts
+    goes on.
+    """
+    lowest, rise = _grey_level(seed), round(255 * prominence)
+    seeds = _pieces(interior, is_cell, lowest)
+    where = np.flatnonzero(seeds.labels)
+    heights, parents, count = interior.ravel()[where], seeds.labels.ravel()[where], seeds.count
+    is_split = False
+    for level in range(lowest, 256 - rise, _LEVEL_STEP):
+        parts = _pieces(interior, is_cell, level + _LEVEL_STEP)
+        part = parts.labels.ravel()[where]
+        peaks, owners = np.zeros(parts.count, np.uint8), np.zeros(parts.count, np.int64)
+        np.maximum.at(peaks, part, heights)
+        owners[part] = parents
+        # The pass between parts that are one piece at `level` lies between it and the level of the parts.
+        stands = (peaks >= level + rise) & (owners > 0)
+        stands[0] = False
+        splits = np.bincount(owners[stands], minlength=count) > 1
+        if not splits.any():
+            continue
+        is_split = True
+        chosen = stands & splits[owners]
+        numbers = np.where(chosen, count - 1 + np.cumsum(chosen), 0)
+        parents = np.where(splits[parents], numbers[part], parents)
+        count += int(chosen.sum())
+    if not is_split:
+        return seeds
+    return _renumbered(seeds.labels, where, parents, count)
+
+
+def _renumbered(
+    labels: npt.NDArray[np.int32], where: npt.NDArray[np.intp], numbers: npt.NDArray[np.int64], count: int
+) -> _Pieces:
+    """`labels` with the pixels at the flat indices `where` numbered anew, in the raster order of first pixels."""
+    first = np.full(count, labels.size, np.int64)
+    np.minimum.at(first, numbers, where)
+    first[0] = -1
+    order = np.argsort(first, kind="stable")
+    is_used = first[order] < labels.size
+    rank = np.zeros(count, np.int32)
+    rank[order[is_used]] = np.arange(is_used.sum())
+    seeds = np.zeros_like(labels)
+    seeds.ravel()[where] = rank[numbers]
+    return _Pieces(seeds, int(is_used.sum()))
+
+
 def _at_least(probability_map: npt.NDArray[np.uint8], threshold: float) -> npt.NDArray[np.uint8]:
     """255 where the probability reaches the threshold; grey level 0 is no evidence and never does."""
-    is_reached: npt.NDArray[np.uint8] = cv2.compare(
-        probability_map, float(max(1, round(255 * threshold))), cv2.CMP_GE
-    )
+    is_reached: npt.NDArray[np.uint8] = cv2.compare(probability_map, _grey_level(threshold), cv2.CMP_GE)
     return is_reached
+
+
+def _grey_level(probability: float) -> int:
+    return max(1, round(255 * probability))
 
 
 def _grow(labels: Labels, allowed: npt.NDArray[np.uint8], steps: int) -> None:
