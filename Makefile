@@ -48,7 +48,7 @@ bench: $(VENV)/.dev ## measures, writes benchmarks/results
 
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
-		--minutes 52 --seed 0 --out runs/nuclei
+		--seed 0 --out runs/nuclei
 	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
 	$(BIN)/python -m slidecascade_training.nash --minutes 34 --seed 2 --out runs/nash --package models
 

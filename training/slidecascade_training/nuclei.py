@@ -41,7 +41,7 @@ class Stage:
     steps: int
 
 
-STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4000))
+STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4400))
 
 
 def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:

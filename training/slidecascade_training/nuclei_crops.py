@@ -34,6 +34,8 @@ _SCALES = {
     TISSUE: (0.7, 1.5),
 }
 _STAINED_SHARE = 0.2
+# How often a crop is cut and mirrored at a new edge, as the service mirrors a region at its edge.
+_EDGE_SHARE = 0.25
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 _EOSIN = np.array([0.09, 0.95, 0.28], np.float32)
 
@@ -135,6 +137,8 @@ def draw_batch(pool: Sequence[TrainingImage], size: int, rng: np.random.Generato
 
 def _draw_crop(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
     image, planes = _warp(item, rng)
+    if rng.random() < _EDGE_SHARE:
+        image, planes = _mirror_at_edges(image, planes, rng)
     is_fluorescence = item.kind == FLUORESCENCE
     image = _vary_fluorescence(image, planes, rng) if is_fluorescence else _vary_stain(image, rng)
     return _degrade(image, rng), planes
@@ -172,6 +176,20 @@ def _warp(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
     )
     crop, planes = warped
     return crop, planes
+
+
+def _mirror_at_edges(image: Image, planes: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+    """Cut the crop at one or two of its sides, and put what is left's mirror image there."""
+    top, bottom, left, right = (
+        rng.integers(8, CROP_PX // 3, 4) * rng.permutation([1, 0, 0, rng.integers(2)])
+    ).tolist()
+    kept = np.s_[top : CROP_PX - bottom, left : CROP_PX - right]
+    mirrored = (
+        cv2.copyMakeBorder(source[kept], top, bottom, left, right, cv2.BORDER_REFLECT_101)
+        for source in (image, planes)
+    )
+    crop, targets = mirrored
+    return crop, targets
 
 
 def _vary_fluorescence(image: Image, planes: Image, rng: np.random.Generator) -> Image:
