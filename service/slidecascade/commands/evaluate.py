@@ -63,9 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         analyser.close()
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
-    if arguments.out:
-        replace_files(arguments.out, _files(trial, text) | plots.draw(trial))
+    # First: a full disk does not take the figures away.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
+    if arguments.out:
+        replace_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
     return 0
 
 
