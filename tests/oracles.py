@@ -56,13 +56,17 @@ def most_pairs(iou: NDArray[np.float64], threshold: float) -> int:
     if iou.shape[0] > iou.shape[1]:
         iou = iou.T
     n, m = iou.shape
-    return max(sum(iou[i, j] >= threshold for i, j in enumerate(chosen)) for chosen in itertools.permutations(range(m), n))
+    return max(
+        sum(iou[i, j] >= threshold for i, j in enumerate(chosen)) for chosen in itertools.permutations(range(m), n)
+    )
 
 
 def jaccard_cell_by_cell(truth: NDArray[np.int32], predicted: NDArray[np.int32]) -> float:
     """The aggregated Jaccard index with sets of pixels, as Kumar et al. (2017) write it down."""
     true_cells = [set(np.flatnonzero(truth == label).tolist()) for label in np.unique(truth[truth > 0])]
-    found_cells = [set(np.flatnonzero(predicted == label).tolist()) for label in np.unique(predicted[predicted > 0])]
+    found_cells = [
+        set(np.flatnonzero(predicted == label).tolist()) for label in np.unique(predicted[predicted > 0])
+    ]
     joined, united, used = 0, 0, set()
     for cell in true_cells:
         ious = [len(cell & found) / len(cell | found) for found in found_cells]

@@ -59,9 +59,7 @@ def test_torchmetrics_still_says_so() -> None:
     torch = pytest.importorskip("torch")
     for seed in range(100, 105):
         truth, predicted = found_cells(seed)
-        metric = detection.PanopticQuality(
-            things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True
-        )
+        metric = detection.PanopticQuality(things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True)
         both = [
             torch.from_numpy(np.stack([labels > 0, labels], axis=-1)[None].astype(np.int64))
             for labels in (predicted, truth)
@@ -119,7 +117,9 @@ def test_cells_without_a_pixel_are_inventions() -> None:
 def test_pooled_figures_are_those_of_images_side_by_side() -> None:
     """Adding tallies is the same as measuring one image that shows all of them."""
     pairs = [found_cells(seed) for seed in (2, 3)]
-    joined = [np.hstack([first, np.where(second > 0, second + 1000, 0)]) for first, second in zip(*pairs, strict=True)]
+    joined = [
+        np.hstack([first, np.where(second > 0, second + 1000, 0)]) for first, second in zip(*pairs, strict=True)
+    ]
     apart = pooled([tally_of(*pair) for pair in pairs]).figures
     together = tally_of(*(labels.astype(np.int32) for labels in joined)).figures
     assert apart.ap == pytest.approx(together.ap)

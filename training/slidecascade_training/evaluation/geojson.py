@@ -57,6 +57,8 @@ def _outer_ring(geometry: dict[str, Any]) -> list[tuple[float, float]]:
     ring = [(float(x), float(y)) for x, y, *_ in max((polygon[0] for polygon in polygons), key=len)]
     if ring[0] == ring[-1]:
         ring.pop()
-    if len(ring) < 3 or not all(math.isfinite(value) and abs(value) < _FARTHEST_PX for point in ring for value in point):
+    if len(ring) < 3 or not all(
+        math.isfinite(value) and abs(value) < _FARTHEST_PX for point in ring for value in point
+    ):
         raise ValueError("not a ring")
     return ring

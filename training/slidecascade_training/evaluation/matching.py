@@ -108,9 +108,7 @@ def iou_matrix(truth: Labels, predicted: Labels) -> npt.NDArray[np.float64]:
     return overlap_of(truth, predicted).iou
 
 
-def match(
-    iou: npt.NDArray[np.float64], threshold: float
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def match(iou: npt.NDArray[np.float64], threshold: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Pair instances one to one at an IoU of at least `threshold`, which is at least 0.5.
 
     An IoU above 0.5 can hold with one partner only, so no assignment problem needs solving. At exactly 0.5 a cell

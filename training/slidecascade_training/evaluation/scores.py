@@ -153,7 +153,11 @@ def _jaccard_pixels(overlap: Overlap) -> tuple[int, int]:
     rows, columns = np.flatnonzero(meets), best[meets]
     free = np.ones(len(overlap.predicted_ids), np.bool_)
     free[columns] = False
-    united = overlap.union[rows, columns].sum() + overlap.truth_areas[~meets].sum() + overlap.predicted_areas[free].sum()
+    united = (
+        overlap.union[rows, columns].sum()
+        + overlap.truth_areas[~meets].sum()
+        + overlap.predicted_areas[free].sum()
+    )
     return int(overlap.intersection[rows, columns].sum()), int(united)
 
 

@@ -224,4 +224,3 @@ def _named(truth: Truth, class_names: Mapping[str, str], stem: str) -> Truth:
             f"'{unknown[0]}=NAME' or take the class out of the truth."
         )
     return Truth(truth.labels, {label: class_names[value] for label, value in truth.classes.items()})
-

@@ -10,6 +10,7 @@ their kinds; its column ``split`` says which split an image is in, and without t
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from slidecascade_training.evaluation.matching import Labels
 SPLITS = ("validate", "tune", "train", "all")
 _IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 _LABELS = tuple(end + suffix for end in ("_labels", "_inst") for suffix in (".png", ".tif", ".tiff"))
+_HASHED = re.compile("[0-9a-f]{8}")
 _TYPES = ("_type.png", "_type.tif", "_type.tiff")
 
 
@@ -136,7 +138,9 @@ def _by_index(folder: Path, names: frozenset[str], split: str) -> tuple[Specimen
         )
     chosen = [row for row in rows if split == "all" or _split(row) == split]
     if not chosen:
-        raise InvalidRequestError(f"The index.csv of {folder} has no image in the split {split!r}: try --split all.")
+        raise InvalidRequestError(
+            f"The index.csv of {folder} has no image in the split {split!r}: try --split all."
+        )
     return tuple(_specimen(folder, names, row["stem"] or "", row.get("kind") or None) for row in chosen)
 
 
@@ -144,13 +148,12 @@ def _split(row: Mapping[str, str | None]) -> str:
     if "split" in row:
         return row["split"] or ""
     stem = row["stem"] or ""
-    try:
-        return split_of(stem)
-    except ValueError as error:
+    if not _HASHED.match(stem):
         raise InvalidRequestError(
             f"Which split {stem!r} is in cannot be told, since it does not begin with eight hexadecimal digits: "
             "add a column 'split' to index.csv, or take --split all."
-        ) from error
+        )
+    return split_of(stem)
 
 
 def _stem(name: str) -> str:
@@ -212,7 +215,9 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
             "they must show the same pixels."
         )
     if int(numbers.min()) < 0 or int(numbers.max()) > _MOST_LABEL:
-        raise InvalidRequestError(f"{path.name} has numbers outside of 0 to {_MOST_LABEL}: number the cells from 1.")
+        raise InvalidRequestError(
+            f"{path.name} has numbers outside of 0 to {_MOST_LABEL}: number the cells from 1."
+        )
     return numbers.astype(np.int32)
 
 
