@@ -86,7 +86,7 @@ def test_an_exact_pipeline_scores_one(evaluate: Evaluate, tmp_path: Path) -> Non
 
 
 def test_figures_are_told_by_kind_of_the_split(evaluate: Evaluate, tmp_path: Path) -> None:
-    """An index with kinds and splits: one kind is found, of the other the truth is empty; the third is not asked."""
+    """One kind is found, of the other the truth is empty; the third image is in another split."""
     image, labels = picture()
     folder = write(tmp_path / "data", "good", __png=image, _labels__png=labels)
     write(folder, "none", __png=image, _labels__png=np.zeros_like(labels))
@@ -117,11 +117,9 @@ def test_classes_are_compared_in_the_words_of_the_pipeline(evaluate: Evaluate, t
     named = json.loads(evaluate(folder, "--json", "--class", "1=Red", "--class", "2=Green")[1])["classes"]
     assert set(named) == {"Red", "Green"}
     assert all(0 <= item["f1"] <= 1 and item["found"] == 1 for item in named.values())
-    assert evaluate(folder, "--class", "1=Rad")[0::2] == (
-        2,
-        "slidecascade: The pipeline has no class 'Rad' for '1' to mean; it has Blue, Green, Red, Red: Blue, "
-        "Red: Green, Red: Red, Red: Unclassified, Unclassified.\n",
-    )
+    code, _, err = evaluate(folder, "--class", "1=Rad")
+    assert code == 2
+    assert "no class 'Rad' for '1' to mean; it has Blue, Green, Red, Red: Blue, " in err
     code, _, err = evaluate(folder, "--class", "1=Red")
     assert code == 2
     assert "class '2', which no --class names" in err

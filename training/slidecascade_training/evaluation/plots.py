@@ -94,15 +94,16 @@ def _show(axes: Axes, look: Look) -> None:
     kind = f", {look.result.kind}" if look.result.kind else ""
     axes.imshow(outlined(look.image, look.truth, look.predicted), interpolation="nearest")
     axes.set_title(
-        f"{look.result.stem}{kind}\nAP50 {tally.figures.ap50:.2f}, {tally.truth} true, {tally.predicted} predicted",
+        f"{look.result.stem}{kind}\n"
+        f"AP50 {tally.figures.ap50:.2f}, {tally.truth} true, {tally.predicted} predicted",
         fontsize=9,
     )
 
 
 def outlined(image: npt.NDArray[np.uint8], truth: Labels, predicted: Labels) -> npt.NDArray[np.uint8]:
-    """The image ``(H, W, 3)`` enlarged, its darkest and brightest pixel stretched to 0 and 255, with both outlines.
+    """The image ``(H, W, 3)`` enlarged, its grey levels stretched to 0 to 255, with both outlines.
 
-    Outlines are one pixel of the enlarged image inside the cell, so those of touching cells do not hide each other.
+    Outlines lie inside the cells, so those of touching cells do not hide each other.
     """
     factor = max(1, _LOOK_SIDE_PX // max(image.shape[:2]))
     stretched = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)

@@ -1,9 +1,9 @@
 """Outlines to label images.
 
-A pixel belongs to a cell when its centre lies inside the cell's outline or on it. Outlines lie on the pixel corner
-lattice (pixel ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``), so the outlines that the service draws half a
-pixel outside of a cell's outermost pixel centres give back that cell's pixels. OpenCV's ``fillPoly`` would add every
-pixel that an outline touches.
+A pixel belongs to a cell when its centre lies inside the cell's outline or on it. Outlines lie on the pixel
+corner lattice (pixel ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``), so the outlines that the service
+draws half a pixel outside of a cell's outermost pixel centres give back that cell's pixels. OpenCV's ``fillPoly``
+would add every pixel that an outline touches.
 """
 
 from __future__ import annotations

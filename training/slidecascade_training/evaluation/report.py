@@ -14,8 +14,8 @@ from slidecascade_training.evaluation.scores import ClassTally, Figures
 from slidecascade_training.evaluation.trial import Group, Trial
 
 MATCHING = (
-    "One to one at IoU >= threshold >= 0.5, where partners are unique. AP is TP / (TP + FN + FP), F1, PQ and classes "
-    "at IoU 0.5; figures are means over images, 'pooled' is of all cells together."
+    "One to one at IoU >= threshold >= 0.5, where partners are unique. AP is TP / (TP + FN + FP), F1, PQ and "
+    "classes at IoU 0.5; figures are means over images, 'pooled' is of all cells together."
 )
 _COLUMNS = ("ap50", "ap75", "map", "f1", "pq", "dq", "sq", "aji", "dice")
 _HEADS = ("AP50", "AP75", "mAP", "F1", "PQ", "DQ", "SQ", "AJI", "Dice")

@@ -1,8 +1,8 @@
 """Figures of merit for instances. An image gives a `Tally` of whole numbers; a tally gives `Figures`.
 
-Over a set of images there are two ways to one number, and both are given: the mean of the images' figures (the Data
-Science Bowl's way, every image counts the same) and the figures of the images' summed tally (pooled: every cell
-counts the same).
+Over a set of images there are two ways to one number, and both are given: the mean of the images' figures (the
+Data Science Bowl's way, every image counts the same) and the figures of the images' summed tally (pooled: every
+cell counts the same).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Figures:
         precision, recall, f1: at IoU 0.5; F1 is 2 TP / (2 TP + FN + FP).
         dq, sq, pq: panoptic quality (Kirillov et al., CVPR 2019) at IoU 0.5: F1, the mean IoU of the pairs (0 when
             there are none), and their product.
-        aji: aggregated Jaccard index (Kumar et al., IEEE TMI 2017): every true cell is joined with the predicted one
-            of highest IoU, which may serve several; predicted cells that nobody took add to the union.
+        aji: aggregated Jaccard index (Kumar et al., IEEE TMI 2017): every true cell is joined with the predicted
+            one of highest IoU, which may serve several; predicted cells that nobody took add to the union.
         dice: 2 |A and B| / (|A| + |B|) of the foregrounds.
     """
 

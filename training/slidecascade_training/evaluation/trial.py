@@ -210,7 +210,8 @@ def _require_known(class_names: Mapping[str, str], told_apart: frozenset[str]) -
     for value, name in class_names.items():
         if name not in told_apart:
             raise InvalidRequestError(
-                f"The pipeline has no class {name!r} for {value!r} to mean; it has {', '.join(sorted(told_apart))}."
+                f"The pipeline has no class {name!r} for {value!r} to mean; "
+                f"it has {', '.join(sorted(told_apart))}."
             )
 
 

@@ -1,9 +1,9 @@
 """Images whose cells are known, in a folder.
 
-Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (one channel, whole numbers, 0 background,
-a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are known; or
-``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the images to use and
-their kinds; its column ``split`` says which split an image is in, and without that column the rule of
+Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (one channel, whole numbers, 0
+background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are
+known; or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
+images to use and their kinds; its column ``split`` says which split an image is in, and without that column the rule of
 `slidecascade_training.dsb2018` on the stem does.
 """
 
@@ -189,7 +189,7 @@ def _read_labels(path: Path, *, height_px: int, width_px: int) -> Labels:
     numbers = np.unique(labels[labels > 0])
     if numbers.tolist() in ([255], [65535]) and cv2.connectedComponents((labels > 0).astype(np.uint8))[0] > 2:
         raise InvalidRequestError(
-            f"{path.name} is a mask of the foreground, which cannot tell cells apart: give every cell its own number."
+            f"{path.name} is a mask of the foreground, which tells no cells apart: give every cell its own number."
         )
     return labels
 
