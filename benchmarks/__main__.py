@@ -67,9 +67,9 @@ def _accuracy() -> list[str]:
     return [
         "## How well cells are found",
         "",
-        "`slidecascade evaluate` on images with known cells: AP is TP / (TP + FN + FP), the mean of images; F1 and PQ",
-        "are at IoU 0.5. NuCLS took part in training: its figures say how well it was learnt, not how well the",
-        "network does on new tissue.",
+        "`slidecascade evaluate` on images with known cells; AP is TP / (TP + FN + FP), the mean of images; F1",
+        "and PQ are at IoU 0.5. NuCLS took part in training: its figures say how well it was learnt, not how",
+        "well the network does on new tissue.",
         "",
         "| pipeline | data | images | AP50 | AP50 pooled | mean AP | F1 | PQ | AJI | Dice |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -3,8 +3,8 @@
 Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (one channel, whole numbers, 0
 background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are
 known; or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
-images to use and their kinds; its column ``split`` says which split an image is in, and without that column the rule of
-`slidecascade_training.dsb2018` on the stem does.
+images to use and their kinds; its column ``split`` says which split an image is in, and without that column the
+rule of `slidecascade_training.dsb2018` on the stem does.
 """
 
 from __future__ import annotations
