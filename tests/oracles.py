@@ -57,7 +57,8 @@ def most_pairs(iou: NDArray[np.float64], threshold: float) -> int:
         iou = iou.T
     n, m = iou.shape
     return max(
-        sum(iou[i, j] >= threshold for i, j in enumerate(chosen)) for chosen in itertools.permutations(range(m), n)
+        sum(bool(iou[i, j] >= threshold) for i, j in enumerate(chosen))
+        for chosen in itertools.permutations(range(m), n)
     )
 
 
@@ -67,7 +68,8 @@ def jaccard_cell_by_cell(truth: NDArray[np.int32], predicted: NDArray[np.int32])
     found_cells = [
         set(np.flatnonzero(predicted == label).tolist()) for label in np.unique(predicted[predicted > 0])
     ]
-    joined, united, used = 0, 0, set()
+    joined, united = 0, 0
+    used: set[int] = set()
     for cell in true_cells:
         ious = [len(cell & found) / len(cell | found) for found in found_cells]
         best = int(np.argmax(ious)) if ious else -1

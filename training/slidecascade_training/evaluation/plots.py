@@ -107,10 +107,10 @@ def outlined(image: npt.NDArray[np.uint8], truth: Labels, predicted: Labels) -> 
     """
     factor = max(1, _LOOK_SIDE_PX // max(image.shape[:2]))
     stretched = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
-    canvas = cv2.resize(stretched, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    large = (image.shape[1] * factor, image.shape[0] * factor)
+    canvas: npt.NDArray[np.uint8] = cv2.resize(stretched, large, interpolation=cv2.INTER_NEAREST)
     for labels, color in ((truth, _TRUTH_RGB), (predicted, _PREDICTED_RGB)):
-        large = cv2.resize(labels, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-        canvas[_rims(large)] = color
+        canvas[_rims(cv2.resize(labels, large, interpolation=cv2.INTER_NEAREST))] = color
     return canvas
 
 

@@ -52,7 +52,7 @@ def labels_from_outlines(vertices: _Floats, offsets: _Ints, *, height_px: int, w
 
 def _spans(vertices: _Floats, offsets: _Ints, *, is_lower_end_in: bool) -> tuple[_Ints, _Ints, _Ints, _Ints]:
     """Ring, row, first and last column (perhaps before the first) of every run of pixel centres inside a ring."""
-    rings = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    rings = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
     ends = vertices[_next(offsets)]
     is_down = vertices[:, 1] <= ends[:, 1]
     top = np.where(is_down[:, None], vertices, ends)
@@ -63,7 +63,11 @@ def _spans(vertices: _Floats, offsets: _Ints, *, is_lower_end_in: bool) -> tuple
         first, stop = np.floor(top[:, 1] - 0.5) + 1, np.floor(bottom[:, 1] - 0.5) + 1
     counts = (stop - first).astype(np.int64)
     edge = np.repeat(np.arange(len(counts)), counts)
-    row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first.astype(np.int64)[edge]
+    row = (
+        np.arange(int(counts.sum()), dtype=np.int64)
+        - np.repeat(np.cumsum(counts) - counts, counts)
+        + first.astype(np.int64)[edge]
+    )
     share = (row + 0.5 - top[edge, 1]) / (bottom[edge, 1] - top[edge, 1])
     x = top[edge, 0] + share * (bottom[edge, 0] - top[edge, 0])
     order = np.lexsort((x, row, rings[edge]))
@@ -76,7 +80,7 @@ def _spans(vertices: _Floats, offsets: _Ints, *, is_lower_end_in: bool) -> tuple
 
 def _next(offsets: _Ints) -> _Ints:
     """The vertex after each vertex of its ring."""
-    after = np.arange(1, offsets[-1] + 1)
+    after = np.arange(1, int(offsets[-1]) + 1, dtype=np.int64)
     after[offsets[1:] - 1] = offsets[:-1]
     return after
 

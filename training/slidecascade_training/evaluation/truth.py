@@ -218,7 +218,8 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
         raise InvalidRequestError(
             f"{path.name} has numbers outside of 0 to {_MOST_LABEL}: number the cells from 1."
         )
-    return numbers.astype(np.int32)
+    labels: Labels = numbers.astype(np.int32)
+    return labels
 
 
 _MOST_LABEL = 2**24
