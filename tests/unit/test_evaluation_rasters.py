@@ -61,7 +61,7 @@ def test_real_nuclei_survive_their_outlines(shared_data: Path) -> None:
     """Of the nuclei of ten NuCLS images, drawn by hand and with holes, all but a thousandth of the pixels."""
     lost = total = 0
     for path in sorted((shared_data / "nuclei" / "nucls").glob("*_inst.png")):
-        _, dense = np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), return_inverse=True)
+        _, dense = np.unique(np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)), return_inverse=True)
         labels = dense.astype(np.int32).reshape(256, 256)
         lost += int(((back_and_forth(labels) > 0) != (labels > 0)).sum())
         total += int((labels > 0).sum())
