@@ -43,7 +43,8 @@ check: $(VENV)/.dev ## style, types, direction of imports
 serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
 	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)")
 
-bench: $(VENV)/.dev ## measures, writes benchmarks/results
+bench: $(VENV)/.dev ## measures, writes benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
+	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)" --out benchmarks/results/accuracy.json)
 	$(BIN)/python -m benchmarks
 
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls

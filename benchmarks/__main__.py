@@ -54,8 +54,46 @@ def _page() -> str:
             "|---|---|---|---|---|---|---|---|---|",
             *map(_tiling_row, tiling["rows"]),
             "",
+            *_accuracy(),
         ]
     )
+
+
+def _accuracy() -> list[str]:
+    """The section on accuracy, when `benchmarks.accuracy` has been run."""
+    path = RESULTS / "accuracy.json"
+    if not path.is_file():
+        return []
+    return [
+        "## How well cells are found",
+        "",
+        "`slidecascade evaluate` on images with known cells; AP is TP / (TP + FN + FP), the mean of images; F1",
+        "and PQ are at IoU 0.5. NuCLS took part in training: its figures say how well it was learnt, not how",
+        "well the network does on new tissue.",
+        "",
+        "| pipeline | data | images | AP50 | AP50 pooled | mean AP | F1 | PQ | AJI | Dice |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *_accuracy_rows(json.loads(path.read_text(encoding="utf-8"))["trials"]),
+        "",
+    ]
+
+
+def _accuracy_rows(trials: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for trial in trials:
+        data = f"{trial['data']}, {trial['split']}, {trial['mpp']:g} um/px"
+        for name, group in [(data, trial), *((f"{data}: {kind}", item) for kind, item in trial["kinds"].items())]:
+            figures = (
+                group["ap50"],
+                group["pooled"]["ap50"],
+                *(group[key] for key in ("map", "f1", "pq", "aji", "dice")),
+            )
+            lines.append(
+                f"| {trial['pipeline']} | {name} | {group['images']} | "
+                + " | ".join(f"{value:.3f}" for value in figures)
+                + " |"
+            )
+    return lines
 
 
 def _region_row(figures: dict[str, Any]) -> str:

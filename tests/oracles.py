@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -47,3 +49,45 @@ def settle_one_by_one(
             i_first = tile_index[i] < tile_index[j] if owned[i] == owned[j] else owned[i]
             keep[j if i_first else i] = False
     return keep
+
+
+def most_pairs(iou: NDArray[np.float64], threshold: float) -> int:
+    """The most pairs at an IoU that one-to-one matching allows, by trying every assignment; for small matrices."""
+    if iou.shape[0] > iou.shape[1]:
+        iou = iou.T
+    n, m = iou.shape
+    return max(
+        sum(bool(iou[i, j] >= threshold) for i, j in enumerate(chosen))
+        for chosen in itertools.permutations(range(m), n)
+    )
+
+
+def jaccard_cell_by_cell(truth: NDArray[np.int32], predicted: NDArray[np.int32]) -> float:
+    """The aggregated Jaccard index with sets of pixels, as Kumar et al. (2017) write it down."""
+    true_cells = [set(np.flatnonzero(truth == label).tolist()) for label in np.unique(truth[truth > 0])]
+    found_cells = [
+        set(np.flatnonzero(predicted == label).tolist()) for label in np.unique(predicted[predicted > 0])
+    ]
+    joined, united = 0, 0
+    used: set[int] = set()
+    for cell in true_cells:
+        ious = [len(cell & found) / len(cell | found) for found in found_cells]
+        best = int(np.argmax(ious)) if ious else -1
+        if best < 0 or ious[best] == 0:
+            united += len(cell)
+            continue
+        joined += len(cell & found_cells[best])
+        united += len(cell | found_cells[best])
+        used.add(best)
+    united += sum(len(found) for number, found in enumerate(found_cells) if number not in used)
+    return joined / united
+
+
+def filled_pixel_by_pixel(ring: NDArray[np.float64], height_px: int, width_px: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in a ring or on it, asked of every pixel."""
+    contour = ring.astype(np.float32)[:, None, :]
+    inside = [
+        [cv2.pointPolygonTest(contour, (x + 0.5, y + 0.5), False) >= 0 for x in range(width_px)]
+        for y in range(height_px)
+    ]
+    return np.array(inside, np.bool_)

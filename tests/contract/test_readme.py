@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 import toy_models
@@ -41,6 +42,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     tissue = render(TissueOptions(seed=5, mpp=0.5), width_px=256, height_px=256)
     cv2.imwrite(str(folder / "tile.png"), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    (folder / "my-images").mkdir()
+    cv2.imwrite(str(folder / "my-images" / "x.png"), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(folder / "my-images" / "x_labels.png"), tissue.nuclei.astype(np.uint16))
     (folder / "slides").mkdir()
     write_slide(folder / "slides" / "liver.tiff", TissueOptions(seed=5, mpp=0.25), 1024, 1024)
     return folder

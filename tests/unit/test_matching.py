@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from slidecascade_training.matching import (
-    MatchCounts,
-    count_matches,
-    foreground_dice,
-    iou_matrix,
-    measure,
-)
+from slidecascade_training.evaluation.matching import MatchCounts, count_matches, iou_matrix
+from slidecascade_training.evaluation.scores import foreground_dice, measure
 
 
 def squares(*boxes: tuple[int, int, int, int], shape: tuple[int, int] = (20, 20)) -> np.ndarray:
@@ -63,6 +58,13 @@ def test_halves_of_a_cell_match_it_once() -> None:
     truth = squares((0, 0, 4, 4))
     halves = squares((0, 0, 4, 2), (0, 2, 4, 4))
     assert count_matches(iou_matrix(truth, halves), 0.5) == MatchCounts(1, 1, 0)
+
+
+def test_cells_in_halves_are_matched_once_each_way() -> None:
+    """A true cell predicted in halves and two true halves predicted as one cell are two matches, not three."""
+    truth = squares((0, 0, 4, 4), (10, 0, 14, 2), (10, 2, 14, 4))
+    predicted = squares((0, 0, 4, 2), (0, 2, 4, 4), (10, 0, 14, 4))
+    assert count_matches(iou_matrix(truth, predicted), 0.5) == MatchCounts(2, 1, 1)
 
 
 def test_low_thresholds_are_refused() -> None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
 from slidecascade_training import dsb2018
-from slidecascade_training.matching import Accuracy, Labels, measure
+from slidecascade_training.evaluation.matching import Labels
+from slidecascade_training.evaluation.scores import Accuracy, measure
 from slidecascade_training.nuclei import STAGES, Trainer, build_network
 
 if TYPE_CHECKING:

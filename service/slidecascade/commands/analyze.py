@@ -11,13 +11,12 @@ from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file, writing_to
+from slidecascade.commands.progress import bar
 from slidecascade.control import Control
 from slidecascade.outputs import archive, heatmap, overlay
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
 from slidecascade.stopwatch import Silent
-
-BAR_WIDTH = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        report = analyser.analyse(request, image, Control(), progress=_draw_progress)
+        report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
         pixels, downsample = report.overview(overlay.MAX_SIDE_PX)
     finally:
         analyser.close()
@@ -77,14 +76,3 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
     if arguments.region:
         fields["region"] = dict(zip(("x", "y", "width", "height"), arguments.region, strict=True))
     return wire.parse_request(fields)
-
-
-def _draw_progress(done: int, total: int) -> None:
-    """A bar on a terminal; silence in a log file."""
-    if not sys.stderr.isatty():
-        return
-    filled = BAR_WIDTH * done // total
-    sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total} tiles")
-    if done == total:
-        sys.stderr.write("\n")
-    sys.stderr.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,25 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnwritableOutputError(f"Results cannot be written to {folder} ({_reason(error)}).") from error
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` by name into `folder`; all of them are on the disk before the first one is seen there.
+
+    Raises:
+        UnwritableOutputError: when one cannot be written; what was there before is as it was.
+    """
+    parts = {name: folder / f".{name}.part" for name in files}
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, content in files.items():
+                parts[name].write_bytes(content)
+            for name, part in parts.items():
+                part.replace(folder / name)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:
