@@ -67,7 +67,8 @@ def _chosen(old: int, new: int, rng: np.random.Generator, *, blocks: int) -> Cha
     """Every old channel once, then random ones again; in each of `blocks` blocks alike."""
     per_old, per_new = old // blocks, new // blocks
     once = np.concatenate([np.arange(per_old), rng.choice(per_old, per_new - per_old)])
-    return (np.arange(blocks)[:, None] * per_old + once).ravel()
+    chosen: Channels = (np.arange(blocks)[:, None] * per_old + once).ravel()
+    return chosen
 
 
 def _widen_convolution(old: Any, new: Any, source: Channels, copied: Channels, rng: np.random.Generator) -> None:
