@@ -29,6 +29,7 @@ CALLERS_FAULT = (
     errors.UnknownPipelineError,
     errors.UnknownSlideError,
     errors.UnreadableSlideError,
+    errors.UnusableDataError,
 )
 
 REFUSALS = (400, 404, 406, 413, 415, 422)
@@ -51,6 +52,8 @@ class Command:
 COMMANDS = (
     Command("serve", "serving", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
+    Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
+    Command("train", "train", "Train a network on a data set and package it."),
     Command("models", "models", "List, show and verify models."),
     Command("bench", "bench", "Measure this machine."),
     Command("demo", "demo", "Serve, analyse a region through the client, and stop."),
