@@ -68,4 +68,6 @@ def write_whole(path: Path, data: bytes) -> None:
 def unwritable(folder: Path, error: OSError) -> UnwritableOutputError:
     """The sentence for a write to `folder` that failed."""
     reason = error.strerror or "unknown reason"
-    return UnwritableOutputError(f"Nothing can be written to {folder} ({reason}): make room or choose another --out.")
+    return UnwritableOutputError(
+        f"Nothing can be written to {folder} ({reason}): make room or choose another --out."
+    )

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
     parser.add_argument("--rename", type=_renaming_of, action="append", default=[], metavar="OLD=NEW")
-    parser.add_argument("--skip-others", action="store_true", help="leave out classes that --classes does not name")
+    parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
     parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
     parser.add_argument("--slide-mpp", type=float, help="um per pixel of slides and images that state none")
     parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")

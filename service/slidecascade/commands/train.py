@@ -22,7 +22,9 @@ from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_re
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help=", ".join((*RECIPES, NUCLEI)))
     parser.add_argument("--data", type=Path, required=True, help="folder that `slidecascade dataset` wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run that is there is resumed")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
+    )
     parser.add_argument("--epochs", type=int, help="at most (default: the recipe's)")
     parser.add_argument("--batch", type=int, help="examples in a step (default: the recipe's)")
     parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
@@ -73,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings.claim(arguments.out)
     model, history = train(data, recipe, settings, arguments.out)
     report = write_report(model, data, recipe, settings, history, arguments.out / "report")
-    where = "slides kept for validation" if data.validate else "the training slides: nothing was kept for validation"
+    where = (
+        "slides kept for validation" if data.validate else "the training slides: nothing was kept for validation"
+    )
     sys.stdout.write(f"Epoch {history.best} is kept. Measured on {where}:\n")
     for name, value in report.figures.items():
         sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
@@ -96,7 +100,7 @@ def _find_rate(arguments: argparse.Namespace, data: TrainingSet, recipe: Recipe,
     if arguments.find_rate_steps < 20:
         raise InvalidRequestError("--find-rate-steps must be at least 20.")
     advice = find_rate(data, recipe, settings, arguments.out, steps=arguments.find_rate_steps)
-    sys.stdout.write(f"The loss falls fastest at --rate {advice:.2g}; the curve is in {arguments.out / 'rates.png'}.\n")
+    sys.stdout.write(f"Train at --rate {advice:.2g} or less; the curve is in {arguments.out / 'rates.png'}.\n")
     return 0
 
 
@@ -112,5 +116,7 @@ def _require_extra() -> None:
     """
     for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
         if find_spec(name) is None:
-            raise MissingExtraError(f"{name} is not installed: install slidecascade[train] for `slidecascade train`.")
+            raise MissingExtraError(
+                f"{name} is not installed: install slidecascade[train] for `slidecascade train`."
+            )
     plots.require_matplotlib()

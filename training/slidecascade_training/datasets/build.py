@@ -155,8 +155,8 @@ def _inside(
         raise UnusableDataError(
             f"{fits.count(False)} of {len(fits)} annotations of {specimen.annotation_path.name} lie outside "
             f"{specimen.slide_id} of {size.width} x {size.height} level-0 pixels, the first at "
-            f"({first[0]:.0f}, {first[1]:.0f}): they belong to another slide or magnification; leave them out with "
-            "--skip-outside if you know why."
+            f"({first[0]:.0f}, {first[1]:.0f}): they belong to another slide or magnification; leave them "
+            "out with --skip-outside if you know why."
         )
     return tuple(item for item, fit in zip(annotations, fits, strict=True) if fit)
 
@@ -197,8 +197,8 @@ def _require_some(totals: Mapping[str, int]) -> None:
     for name, total in totals.items():
         if not total:
             raise UnusableDataError(
-                f"No crop has the class {name!r}: no cell lies where it is annotated, or it has no marks of the kind "
-                "that --from asks for; annotate it on other places or take another --from."
+                f"No crop has the class {name!r}: no cell lies where it is annotated, or it has no marks of the "
+                "kind that --from asks for; annotate it on other places or take another --from."
             )
 
 

@@ -132,7 +132,7 @@ def _example(row: dict[str, str]) -> Example:
     if split not in (TRAIN, VALIDATE):
         raise ValueError("no such split")
     values = (row["file"], row.get("class", ""), row["slide"], split, float(row["x_l0"]), float(row["y_l0"]))
-    return Example(*values)  # type: ignore[arg-type]  # mypy does not narrow a str by `in`
+    return Example(*values)
 
 
 def _require_sound(spec: DatasetSpec, examples: Sequence[Example]) -> None:

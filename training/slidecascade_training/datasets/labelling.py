@@ -53,7 +53,7 @@ def over_regions(annotations: Sequence[Annotation], classes: Sequence[str], *, s
         places |= {(x, y): numbers[str(region.class_name)] for x, y in cells}
     keys = np.array(sorted(places), np.int64).reshape(-1, 2)
     labels = np.array([places[x, y] for x, y in keys.tolist()], np.int64)
-    return Labelled((keys + 0.5) * stride_l0, labels)
+    return Labelled(np.asarray((keys + 0.5) * stride_l0, np.float64), labels)
 
 
 @dataclass(frozen=True, slots=True)

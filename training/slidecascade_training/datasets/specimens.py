@@ -74,7 +74,8 @@ class Specimen:
         """
         name = self.annotation_path.name
         data = _read(self.annotation_path)
-        return (xmlfile if name.lower().endswith(".xml") else geojson).parse(data, name)
+        parse = xmlfile.parse if name.lower().endswith(".xml") else geojson.parse
+        return parse(data, name)
 
 
 def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...], tuple[str, ...]]:

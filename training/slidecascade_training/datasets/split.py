@@ -16,9 +16,7 @@ TRAIN: Final[Split] = "train"
 VALIDATE: Final[Split] = "validate"
 
 
-def split_by_slide(
-    counts: Mapping[str, Sequence[int]], *, share: float, seed: int = 0
-) -> Mapping[str, Split]:
+def split_by_slide(counts: Mapping[str, Sequence[int]], *, share: float, seed: int = 0) -> Mapping[str, Split]:
     """The split of each slide, so that about `share` of every class is kept for validation.
 
     Slides are taken in an order that depends on `seed` and their names only; each goes to validation when that

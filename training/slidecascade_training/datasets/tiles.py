@@ -52,8 +52,8 @@ def labelled_tiles(
     grid = view.grid(mpp)
     if min(grid.size.width, grid.size.height) < size_px:
         raise UnusableDataError(
-            f"{name} has {grid.size.width} x {grid.size.height} pixels at {mpp:g} um per pixel, less than a tile of "
-            f"{size_px}: take a smaller --size."
+            f"{name} has {grid.size.width} x {grid.size.height} pixels at {mpp:g} um per pixel, less than a tile "
+            f"of {size_px}: take a smaller --size."
         )
     rings = [tuple(grid.grid_from_l0(ring) for ring in item.rings_l0) for item in outlines]
     low = np.array([item[0].min(axis=0) for item in rings]).reshape(-1, 2)
@@ -67,7 +67,7 @@ def labelled_tiles(
 
 
 def stem_of(slide_id: str, tile: LabelledTile, split: Split) -> str:
-    """A name of 16 hexadecimal digits whose first eight spell the split as `slidecascade_training.dsb2018` reads it.
+    """A name of 16 hexadecimal digits; the first four spell the split as `slidecascade_training.dsb2018` reads it.
 
     So the recipe of the bundled nuclei model validates on the slides that were kept for it.
     """

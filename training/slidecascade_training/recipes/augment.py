@@ -40,6 +40,7 @@ class Augmentation:
     elastic_grid_px: float = 24.0
 
 
+STANDARD: Final = Augmentation()
 NONE: Final = Augmentation(right_angles=False, rotation_deg=0, stain=0, blur_px=0, elastic_px=0)
 
 

@@ -37,9 +37,7 @@ The graph differs from the network by at most {max_difference:.2g} ({unit}).
 """
 
 
-def card_of(
-    fields: Mapping[str, Any], recipe: Recipe, settings: RunSettings, *, max_difference: float
-) -> str:
+def card_of(fields: Mapping[str, Any], recipe: Recipe, settings: RunSettings, *, max_difference: float) -> str:
     """Markdown from the fields of ``model.yaml`` and the run's settings."""
     rows = [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in fields["accuracy"].items()]
     measured = "\n".join(["The served graph on slides no training step saw:", "", "| | |", "|---|---:|", *rows])
@@ -63,5 +61,7 @@ def card_of(
         unweighted="" if settings.class_weights else " --no-class-weights",
         max_difference=max_difference,
         unit="probability" if recipe.task == "classify" else "grey levels of 255",
-        measured=measured if rows else "Nothing: no slide was kept for validation, so nobody knows how good it is.",
+        measured=measured
+        if rows
+        else "Nothing: no slide was kept for validation, so nobody knows how good it is.",
     )

@@ -68,7 +68,7 @@ class Checkpoints:
         arrays = {f"v{index}": array for index, array in enumerate(_values(model))}
         notes = json.dumps([asdict(epoch) for epoch in history.epochs]).encode()
         file = io.BytesIO()
-        np.savez(file, history=np.frombuffer(notes, np.uint8), **arrays)  # type: ignore[arg-type]  # numpy's stub
+        np.savez(file, history=np.frombuffer(notes, np.uint8), **arrays)
         last = len(history.epochs)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

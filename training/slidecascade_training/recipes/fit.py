@@ -151,7 +151,7 @@ def _watch(
     history: History,
     steps: int,
 ) -> Any:
-    """The Keras callback of a run. `error` is raised by who called fit: an error inside would leave threads behind."""
+    """The Keras callback of a run. Its `error` is raised outside of fit: inside, threads would be left behind."""
     import keras
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped

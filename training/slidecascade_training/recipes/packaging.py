@@ -1,7 +1,7 @@
 """From a finished run to a served model package.
 
-The exporter speaks TensorFlow. A run on another backend is therefore exported by a process of its own, which builds
-the same network and reads the checkpoint: `python -m slidecascade_training.recipes.packaging`.
+The exporter speaks TensorFlow. A run on another backend is therefore exported by a process of its own, which
+builds the same network and reads the checkpoint: `python -m slidecascade_training.recipes.packaging`.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def _fields(
 ) -> dict[str, object]:
     """``model.yaml`` without its sha256."""
     spec = data.spec
-    held_out = f"{len({item.slide for item in data.validate})} slides held out" if data.validate else "nothing held out"
+    slides = len({item.slide for item in data.validate})
+    held_out = f"slides held out: {slides or 'none'}"
     common: dict[str, object] = {
         "name": request.name,
         "version": _next_version(request.models_dir / request.name),
@@ -193,8 +194,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("request")
     fields = json.loads(parser.parse_args().request)
-    paths = {name: Path(fields.pop(name)) for name in ("run", "data", "models_dir")}
-    request = PackageRequest(**paths, **fields)
+    request = PackageRequest(
+        run=Path(fields["run"]),
+        data=Path(fields["data"]),
+        name=fields["name"],
+        models_dir=Path(fields["models_dir"]),
+        licence=fields["licence"],
+    )
     prepare_keras()
     try:
         notes = json.loads((request.run / "run.json").read_text(encoding="utf-8"))

@@ -37,7 +37,7 @@ def require_matplotlib() -> None:
         MissingExtraError: it is not installed.
     """
     try:
-        import matplotlib  # noqa: F401 - only whether it is there
+        import matplotlib as mpl  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise MissingExtraError(
             "matplotlib is not installed: install slidecascade[train] for `slidecascade train`."
@@ -71,7 +71,12 @@ def draw_confusion(path: Path, figures: Figures) -> None:
     axes.set(xlabel="answer", ylabel="truth")
     for (row, column), value in np.ndenumerate(figures.confusion):
         axes.text(
-            column, row, str(value), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black"
+            column,
+            row,
+            str(value),
+            ha="center",
+            va="center",
+            color="white" if shares[row, column] > 0.5 else "black",
         )
     _save(figure, path)
 

@@ -26,7 +26,7 @@ _FEWEST: Final = 10
 
 
 def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: Path, *, steps: int) -> float:
-    """Write ``rates.json`` and ``rates.png`` into `folder`; the rate at which the loss falls fastest.
+    """Write ``rates.json`` and ``rates.png`` into `folder`; the rate to train at.
 
     Starts from random weights and keeps none. The loss is smoothed over about ten steps.
 
@@ -53,21 +53,20 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
     if len(losses) < _FEWEST:
         raise TrainingFailedError("The loss was no number after a few steps at a tiny rate: look at the images.")
     rates = np.array([plan.rate_at(step) for step in range(len(losses))])
-    advice = steepest(rates, np.array(losses))
+    advice = advised(rates, np.array(losses))
     _write(folder, rates, np.array(losses), advice)
     return advice
 
 
-def steepest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> float:
-    """The rate where the loss falls fastest by the logarithm of the rate, before its lowest point."""
-    lowest = max(2, int(np.argmin(losses)) + 1)
-    slopes = np.gradient(losses[:lowest], np.log10(rates[:lowest]))
-    return float(rates[int(np.argmin(slopes))])
+def advised(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> float:
+    """A tenth of the rate at which the smoothed loss is lowest: there it still falls, and does not yet waver.
+
+    Where the loss falls fastest would be nearer to the idea, but the first noisy steps would often win.
+    """
+    return float(rates[int(np.argmin(losses))] / 10)
 
 
-def _write(
-    folder: Path, rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], advice: float
-) -> None:
+def _write(folder: Path, rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], advice: float) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ class TrainingSet:
         wanted = "crops" if recipe.task == "classify" else "tiles"
         if spec.kind != wanted:
             raise UnusableDataError(
-                f"The recipe {recipe.name} learns from {wanted}, and the data set holds {spec.kind}: make one with "
-                + ("--from points, regions or pipeline." if wanted == "crops" else "--from outlines.")
+                f"The recipe {recipe.name} learns from {wanted}, and the data set holds {spec.kind}: make one "
+                + ("with --from points, regions or pipeline." if wanted == "crops" else "with --from outlines.")
             )
         parts = {split: tuple(item for item in examples if item.split == split) for split in (TRAIN, VALIDATE)}
         found = cls(folder, spec, parts[TRAIN], parts[VALIDATE])
@@ -60,7 +61,9 @@ class TrainingSet:
 
     def _require_learnable(self, recipe: Recipe) -> None:
         if not self.train:
-            raise UnusableDataError("The data set has no examples for training: every slide is kept for validation.")
+            raise UnusableDataError(
+                "The data set has no examples for training: every slide is kept for validation."
+            )
         if recipe.task == "classify":
             if len(self.spec.classes) < 2:
                 raise UnusableDataError("A classifier needs two classes at least: annotate another one.")
@@ -68,8 +71,8 @@ class TrainingSet:
             for name in self.spec.class_names:
                 if name not in there:
                     raise UnusableDataError(
-                        f"The class {name!r} has no examples for training: annotate it on more slides, or make the "
-                        "data set without it."
+                        f"The class {name!r} has no examples for training: annotate it on more slides, or make "
+                        "the data set without it."
                     )
 
     def _require_image(self, file: str, colour: int, bits: int) -> None:
@@ -78,7 +81,9 @@ class TrainingSet:
             with (self.folder / file).open("rb") as opened:
                 head = opened.read(26)
         except OSError as error:
-            raise UnusableDataError(f"{file} is in index.csv but cannot be read: make the data set again.") from error
+            raise UnusableDataError(
+                f"{file} is in index.csv but cannot be read: make the data set again."
+            ) from error
         if head[:8] != _PNG_START or len(head) < 26:
             raise UnusableDataError(f"{file} is not a PNG image: make the data set again.")
         width, height, depth, kind = struct.unpack(">IIBB", head[16:26])
@@ -124,10 +129,12 @@ def _decoded(path: Path, how: int) -> npt.NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), how)
     except OSError as error:
-        raise UnusableDataError(f"{path.name} can no longer be read: leave the data set alone meanwhile.") from error
+        raise UnusableDataError(
+            f"{path.name} can no longer be read: leave the data set alone meanwhile."
+        ) from error
     if image is None:
         raise UnusableDataError(f"{path.name} is damaged: make the data set again.")
-    return image
+    return np.asarray(image)
 
 
 class Draw(Protocol):
@@ -203,7 +210,7 @@ def batches(
     first_epoch: int = 0,
     workers: int = 1,
 ) -> Any:
-    """A ``keras.utils.PyDataset``. With a `seed` shuffled and augmented; without, the examples as they are, in order.
+    """A ``keras.utils.PyDataset``. With a `seed` shuffled and augmented; without, the examples as they are.
 
     A batch is a function of the seed, the epoch and its number alone, so that a resumed run sees what an unbroken
     one would have seen, however many `workers` draw.
@@ -216,7 +223,7 @@ def batches(
             self.epoch = first_epoch
 
         def __len__(self) -> int:
-            return -(-len(examples) // batch)
+            return math.ceil(len(examples) / batch)
 
         def __getitem__(self, index: int) -> Batch:
             if seed is None:

@@ -30,7 +30,7 @@ class RatePlan:
         if self.kind == "constant":
             return self.highest
         if self.kind == "range-test":
-            return self.highest * 10.0 ** (6.0 * (part - 1.0))
+            return self.highest * math.pow(10.0, 6.0 * (part - 1.0))
         if self.kind == "cyclical":
             phase = (part * self.cycles) % 1.0
             return self.highest * (0.1 + 0.9 * (1.0 - abs(2.0 * phase - 1.0)))

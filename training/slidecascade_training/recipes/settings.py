@@ -92,7 +92,9 @@ class RunSettings:
         try:
             there = json.loads(notes.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InvalidRequestError(f"{folder} holds a run.json that cannot be read: choose another --out.") from error
+            raise InvalidRequestError(
+                f"{folder} holds a run.json that cannot be read: choose another --out."
+            ) from error
         for name, value in asdict(self).items():
             if there.get(name) != value:
                 what = "another data set" if name == "data_sha256" else f"{name} {there.get(name)}, not {value}"

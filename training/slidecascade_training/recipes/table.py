@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade_training.recipes import networks
-from slidecascade_training.recipes.augment import Augmentation
+from slidecascade_training.recipes.augment import STANDARD, Augmentation
 
 ScheduleName = Literal["constant", "cosine", "cyclical"]
 
@@ -45,7 +45,7 @@ class Recipe:
     schedule: ScheduleName = "cosine"
     weight_decay: float = 1e-4
     label_smoothing: float = 0.02
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = STANDARD
     multiple_of: int = 1
     halo_px: int = 0
 
