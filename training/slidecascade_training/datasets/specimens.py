@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from slidecascade.errors import InvalidRequestError, MissingResolutionError, UnusableDataError
+from slidecascade.errors import (
+    InvalidRequestError,
+    MissingResolutionError,
+    UndecodableImageError,
+    UnreadableSlideError,
+    UnusableDataError,
+)
 from slidecascade.geometry import Box, Mpp
 from slidecascade.slides.region import RegionView, resolve_mpp
 from slidecascade.slides.slide import Slide, can_open
@@ -45,15 +51,19 @@ class Specimen:
             MissingResolutionError: no pixel size in the slide and none given.
             UnreadableSlideError, UndecodableImageError: damaged, or no slide.
         """
-        with self._source() as source:
-            if source.mpp is None and mpp_if_unstated is None:
-                raise MissingResolutionError(
-                    f"{self.slide_id} does not state a usable pixel size: give --slide-mpp, the micrometres per "
-                    "level-0 pixel of such slides."
-                )
-            mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
-            size = source.size_l0
-            yield RegionView(source, region_l0=Box(0, 0, size.width, size.height), mpp_l0=mpp)
+        try:
+            with self._source() as source:
+                if source.mpp is None and mpp_if_unstated is None:
+                    raise MissingResolutionError(
+                        f"{self.slide_id} does not state a usable pixel size: give --slide-mpp, the micrometres per "
+                        "level-0 pixel of such slides."
+                    )
+                mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
+                size = source.size_l0
+                yield RegionView(source, region_l0=Box(0, 0, size.width, size.height), mpp_l0=mpp)
+        except (UnreadableSlideError, UndecodableImageError) as error:
+            # One of many slides: it must be told which.
+            raise type(error)(f"{self.slide_id}: {error}") from error
 
     @contextmanager
     def _source(self) -> Iterator[Source]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -17,9 +16,7 @@ from slidecascade.slides.region import RegionView
 from slidecascade_training.datasets.annotation import Annotation, Points
 from slidecascade_training.datasets.split import VALIDATE, Split
 
-_SUBPIXEL_BITS: Final = 4
-_TUNED: Final = 10  # one tile in so many picks thresholds, see `slidecascade_training.dsb2018`
-_HELD_OUT: Final = 5
+_HELD_OUT: Final = 5  # see `slidecascade_training.dsb2018`
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +103,17 @@ def _moved_inside(corners: npt.NDArray[np.int64], grid: Grid, size_px: int) -> n
 
 
 def _drawn(rings: Sequence[tuple[Points, ...]], x: int, y: int, size_px: int) -> npt.NDArray[np.uint16]:
-    """Polygons of the grid as labels 1 to n; where two overlap the later one is on top."""
+    """Polygons of the grid as labels 1 to n; where two overlap the later one is on top.
+
+    A pixel belongs to a polygon that holds its centre; OpenCV would add the outline, half a pixel all around, a
+    fifth of a small nucleus.
+    """
     labels = np.zeros((size_px, size_px), np.uint16)
     for number, polygon in enumerate(rings, start=1):
-        # Positions count from pixel corners, OpenCV draws on pixel centres.
-        local = [np.rint((ring - (x + 0.5, y + 0.5)) * 2**_SUBPIXEL_BITS).astype(np.int32) for ring in polygon]
-        cv2.fillPoly(labels, local, number, shift=_SUBPIXEL_BITS)
+        low = np.maximum(np.floor(polygon[0].min(axis=0)).astype(np.int64) - (x, y), 0)
+        high = np.minimum(np.ceil(polygon[0].max(axis=0)).astype(np.int64) - (x, y), size_px)
+        columns, rows = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+        centres = np.stack([columns, rows], axis=-1).reshape(-1, 2) + (x + 0.5, y + 0.5)
+        inside = Annotation.of_polygon(None, polygon).contains(centres).reshape(columns.shape)
+        labels[low[1] : high[1], low[0] : high[0]][inside] = number
     return labels

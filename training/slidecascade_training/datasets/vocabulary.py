@@ -74,7 +74,7 @@ class Vocabulary:
         """
         if not found:
             raise UnusableDataError(
-                "None of the annotations that count has a class: classify them and export again."
+                "No annotation that counts has a class: classify them and export again."
             )
         if missing := [name for name in self.wanted if name not in found]:
             raise UnusableDataError(
