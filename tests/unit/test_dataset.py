@@ -206,7 +206,10 @@ def test_outlines_become_tiles_that_the_nuclei_recipe_reads(tmp_path: Path) -> N
 
 @given(
     st.dictionaries(
-        st.text(min_size=1, max_size=6), st.lists(st.integers(0, 50), min_size=2, max_size=2), min_size=2, max_size=8
+        st.text(min_size=1, max_size=6),
+        st.lists(st.integers(0, 50), min_size=2, max_size=2),
+        min_size=2,
+        max_size=8,
     ),
     st.floats(0.05, 0.9),
 )

@@ -44,9 +44,7 @@ def test_nothing_turned_on_changes_nothing(tissue: augment.Image) -> None:
 
 def test_stain_varies_within_bounds(tissue: augment.Image) -> None:
     """Views differ in colour, tissue stays darker than glass."""
-    means = [
-        augment.restained(tissue, np.random.default_rng(seed), 0.25).mean(axis=(0, 1)) for seed in range(8)
-    ]
+    means = [augment.restained(tissue, np.random.default_rng(seed), 0.25).mean(axis=(0, 1)) for seed in range(8)]
     assert np.std(means, axis=0).max() > 2
     assert np.abs(np.mean(means, axis=0) - tissue.mean(axis=(0, 1))).max() < 15
 
@@ -60,7 +58,8 @@ def test_labels_move_with_their_image() -> None:
     for seed in range(12):
         view, labels = view_of(image, np.random.default_rng(seed), bending, labels=image[..., :2])
         assert labels is not None
-        assert (view[..., :2] == labels).all()
+        # OpenCV rounds two channels and three differently in the last bit.
+        assert np.abs(view[..., :2].astype(int) - labels).max() <= 1
     assert (view != image).any()
 
 
@@ -89,7 +88,7 @@ def test_schedules_rise_and_fall_as_they_say(kind: str) -> None:
     assert plain.max() <= 0.01 * (1 + 1e-9)
     assert plain.min() > 0
     if kind == "cyclical":
-        assert (np.diff(np.sign(np.diff(plain))) < 0).sum() == 4
+        assert ((plain[1:-1] >= plain[:-2]) & (plain[1:-1] > plain[2:])).sum() == 4
     if kind == "cosine":
         assert plain[0] < 0.001 < plain[5] > plain[50] > plain[99]
 
@@ -117,7 +116,7 @@ def test_figures_agree_with_their_definitions() -> None:
 
 
 def test_calibration_error_is_the_gap_between_saying_and_being_right() -> None:
-    """Always saying 0.9 and being right half of the time is off by 0.4; a class without examples has no figures."""
+    """Always saying 0.9 and being right half of the time is off by 0.4; a class nobody has seen has no figures."""
     probabilities = np.tile(np.array([[0.9, 0.1, 0.0]], np.float32), (100, 1))
     figures = figures_of(probabilities, np.arange(100) % 2, ("a", "b", "c"))
     assert figures.calibration.error == pytest.approx(0.4)

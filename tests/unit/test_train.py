@@ -79,7 +79,7 @@ def test_from_slides_to_a_served_model(tmp_path: Path, capsys: pytest.CaptureFix
     folders = ["--slides", str(slides), "--annotations", str(annotations), "--out", str(tmp_path / "data")]
     assert main(["dataset", *folders, "--mpp", "0.25", "--size", "48", "--validation", "0.3"]) == 0
     shutil.copytree(bundled_models_dir() / "nuclei-unet", models / "nuclei-unet")
-    call = _call(tmp_path / "data", tmp_path / "run", "--epochs", "14", "--package", "--name", "my-cell")
+    call = _call(tmp_path / "data", tmp_path / "run", "--epochs", "10", "--package", "--name", "my-cell")
     assert main([*call, "--batch", "8", "--models", str(models)]) == 0
 
     report = json.loads((tmp_path / "run" / "report" / "report.json").read_text(encoding="utf-8"))
@@ -143,7 +143,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: P
     assert main(_call(data, tmp_path / "whole", *more)) == 0
     pairs = list(zip(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"), strict=True))
     assert len(pairs) > 20
-    assert max(float(np.abs(one.astype(float) - other.astype(float)).max(initial=0)) for one, other in pairs) < 1e-5
+    assert (
+        max(float(np.abs(one.astype(float) - other.astype(float)).max(initial=0)) for one, other in pairs) < 1e-5
+    )
     assert len(list((tmp_path / "killed" / "events").iterdir())) == 2
 
 

@@ -55,8 +55,8 @@ class Specimen:
             with self._source() as source:
                 if source.mpp is None and mpp_if_unstated is None:
                     raise MissingResolutionError(
-                        f"{self.slide_id} does not state a usable pixel size: give --slide-mpp, the micrometres per "
-                        "level-0 pixel of such slides."
+                        f"{self.slide_id} does not state a usable pixel size: give --slide-mpp, the micrometres "
+                        "per level-0 pixel of such slides."
                     )
                 mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
                 size = source.size_l0

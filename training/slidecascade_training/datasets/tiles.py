@@ -113,7 +113,7 @@ def _drawn(rings: Sequence[tuple[Points, ...]], x: int, y: int, size_px: int) ->
         low = np.maximum(np.floor(polygon[0].min(axis=0)).astype(np.int64) - (x, y), 0)
         high = np.minimum(np.ceil(polygon[0].max(axis=0)).astype(np.int64) - (x, y), size_px)
         columns, rows = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
-        centres = np.stack([columns, rows], axis=-1).reshape(-1, 2) + (x + 0.5, y + 0.5)
+        centres = np.stack([columns + (x + 0.5), rows + (y + 0.5)], axis=-1).reshape(-1, 2)
         inside = Annotation.of_polygon(None, polygon).contains(centres).reshape(columns.shape)
         labels[low[1] : high[1], low[0] : high[0]][inside] = number
     return labels

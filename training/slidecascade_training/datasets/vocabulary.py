@@ -73,9 +73,7 @@ class Vocabulary:
             UnusableDataError: nothing has a class, or a wanted class has no annotation.
         """
         if not found:
-            raise UnusableDataError(
-                "No annotation that counts has a class: classify them and export again."
-            )
+            raise UnusableDataError("No annotation that counts has a class: classify them and export again.")
         if missing := [name for name in self.wanted if name not in found]:
             raise UnusableDataError(
                 f"There is no annotation of the class {missing[0]!r}: annotate some, or take it off --classes."
