@@ -115,7 +115,7 @@ def _variables(model: Any) -> list[Any]:
 def _values(model: Any) -> list[Any]:
     from keras import ops
 
-    return [ops.convert_to_numpy(variable.value) for variable in _variables(model)]
+    return [ops.convert_to_numpy(ops.convert_to_tensor(variable)) for variable in _variables(model)]
 
 
 def _assign(model: Any, values: Sequence[Any]) -> None:
