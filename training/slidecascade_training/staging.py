@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slidecascade.errors import InvalidRequestError, UnwritableOutputError
+from slidecascade.errors import InvalidRequestError, SlideCascadeError, UnwritableOutputError
 
 
 def require_absent(folder: Path) -> None:
@@ -39,7 +39,7 @@ def staged(folder: Path) -> Iterator[Path]:
             folder.rmdir()  # an empty one: see `require_absent`
         scratch.rename(folder)
     except OSError as error:
-        if isinstance(error, UnwritableOutputError):
+        if isinstance(error, SlideCascadeError):  # some of ours are an OSError too
             raise
         raise unwritable(folder, error) from error
     finally:

@@ -74,7 +74,15 @@ class Specimen:
             finally:
                 slide.close()
         else:
-            yield decode_image(self.slide_path.read_bytes(), max_px=MAX_IMAGE_PX)
+            yield decode_image(self._bytes(), max_px=MAX_IMAGE_PX)
+
+    def _bytes(self) -> bytes:
+        try:
+            return self.slide_path.read_bytes()
+        except OSError as error:
+            raise UnreadableSlideError(
+                f"the file cannot be read ({error.strerror}): check its permissions."
+            ) from error
 
     def annotations(self) -> tuple[tuple[Annotation, ...], int]:
         """The annotations, and how many objects were neither points nor polygons.

@@ -64,6 +64,11 @@ class TrainingSet:
             raise UnusableDataError(
                 "The data set has no examples for training: every slide is kept for validation."
             )
+        if self.spec.kind == "tiles" and self.spec.size_px % recipe.multiple_of:
+            raise UnusableDataError(
+                f"The recipe {recipe.name} needs tiles whose side is a multiple of {recipe.multiple_of}, and these have "
+                f"{self.spec.size_px} pixels: make the data set with another --size."
+            )
         if recipe.task == "classify":
             if len(self.spec.classes) < 2:
                 raise UnusableDataError("A classifier needs two classes at least: annotate another one.")
