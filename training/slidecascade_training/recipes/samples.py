@@ -66,8 +66,8 @@ class TrainingSet:
             )
         if self.spec.kind == "tiles" and self.spec.size_px % recipe.multiple_of:
             raise UnusableDataError(
-                f"The recipe {recipe.name} needs tiles whose side is a multiple of {recipe.multiple_of}, and these "
-                f"have {self.spec.size_px} pixels: make the data set with another --size."
+                f"The recipe {recipe.name} needs tiles with a side of a multiple of {recipe.multiple_of} pixels, not "
+                f"{self.spec.size_px}: make the data set with another --size."
             )
         if recipe.task == "classify":
             if len(self.spec.classes) < 2:
