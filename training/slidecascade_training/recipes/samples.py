@@ -66,7 +66,7 @@ class TrainingSet:
             )
         if self.spec.kind == "tiles" and self.spec.size_px % recipe.multiple_of:
             raise UnusableDataError(
-                f"The recipe {recipe.name} needs tiles with a side of a multiple of {recipe.multiple_of} pixels, not "
+                f"The recipe {recipe.name} needs tiles with a multiple of {recipe.multiple_of} pixels a side, not "
                 f"{self.spec.size_px}: make the data set with another --size."
             )
         if recipe.task == "classify":
