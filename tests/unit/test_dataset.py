@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -27,17 +24,6 @@ from slidecascade_training.datasets.folder import read_index
 from slidecascade_training.datasets.split import split_by_slide
 from slidecascade_training.slides import write_slide
 from slidecascade_training.tissue import TissueOptions, render
-
-
-@contextmanager
-def disk_full_after(size: int) -> Iterator[None]:
-    """Every write beyond `size` bytes of a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -361,7 +347,7 @@ def test_a_full_disk_leaves_nothing_behind(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Crops are small; the list at the end is what no longer fits."""
-    with disk_full_after(3000):
+    with toy_dataset.disk_full_after(3000):
         assert main(_call(*folders, tmp_path / "data")) == 1
     assert "Nothing can be written to" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"slides", "annotations"}

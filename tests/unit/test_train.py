@@ -209,16 +209,14 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_checkpoint(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What fits is written, what does not is not there."""
-    from test_dataset import disk_full_after
-
-    with disk_full_after(20_000):
+    with toy_dataset.disk_full_after(20_000):
         assert main(_call(data, tmp_path / "run", "--epochs", "2")) == 1
     assert "Nothing can be written to" in capsys.readouterr().err
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
     more = ("--epochs", "1", "--package", "--name", "small", "--models", str(tmp_path / "models"))
     assert main(_call(data, tmp_path / "run-2", "--epochs", "1")) == 0
     capsys.readouterr()
-    with disk_full_after(40_000):  # less than the report's and the graph's size
+    with toy_dataset.disk_full_after(40_000):  # less than the report's and the graph's size
         assert main(_call(data, tmp_path / "run-2", *more)) == 1
     assert "Nothing can be written to" in capsys.readouterr().err
     assert not (tmp_path / "models" / "small").exists()
