@@ -29,6 +29,7 @@ CALLERS_FAULT = (
     errors.UnknownPipelineError,
     errors.UnknownSlideError,
     errors.UnreadableSlideError,
+    errors.UnusableDataError,
 )
 
 REFUSALS = (400, 404, 406, 413, 415, 422)
@@ -52,6 +53,8 @@ COMMANDS = (
     Command("serve", "serving", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
+    Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
+    Command("train", "train", "Train a network on a data set and package it."),
     Command("models", "models", "List, show and verify models."),
     Command("bench", "bench", "Measure this machine."),
     Command("demo", "demo", "Serve, analyse a region through the client, and stop."),

@@ -19,6 +19,8 @@
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
     ├── ModelPackageError            a model package that must not be served (told at start)
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
+    ├── UnusableDataError            annotations or a data set that cannot be learned from
+    ├── TrainingFailedError          a training run that cannot go on
     ├── SettingsError                a setting that cannot be used (told at start)
     ├── ListenError                  the address to serve at is taken or not ours (told at start)
     ├── UnwritableOutputError        results cannot be written where they should go
@@ -157,6 +159,14 @@ class ModelPackageError(SlideCascadeError):
 
 class PipelineSpecError(SlideCascadeError):
     problem, title = "pipeline-spec", "Pipeline refused"
+
+
+class UnusableDataError(SlideCascadeError):
+    problem, title = "unusable-data", "Unusable data"
+
+
+class TrainingFailedError(SlideCascadeError):
+    problem, title = "training-failed", "Training failed"
 
 
 class SettingsError(SlideCascadeError):

@@ -28,6 +28,8 @@ from slidecascade_client.errors import error_class
 NOT_OVER_HTTP = {
     "model-package",
     "pipeline-spec",
+    "unusable-data",
+    "training-failed",
     "settings",
     "listen",
     "unwritable-output",

@@ -174,6 +174,8 @@ def test_every_error_has_a_row_or_never_ends_a_request() -> None:
         errors.SlideCascadeError,
         errors.ModelPackageError,
         errors.PipelineSpecError,
+        errors.UnusableDataError,
+        errors.TrainingFailedError,
         errors.SettingsError,
         errors.ListenError,
         errors.MissingExtraError,

@@ -1,0 +1,98 @@
+"""``slidecascade dataset``: labelled crops or tiles from slides and annotations."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from slidecascade.errors import InvalidRequestError
+from slidecascade_training.datasets.build import DatasetOptions, build
+from slidecascade_training.datasets.folder import Way
+from slidecascade_training.datasets.vocabulary import Vocabulary
+
+_WAYS: dict[str, Way] = {"points": "points", "regions": "regions", "pipeline": "pipeline", "outlines": "outlines"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slides", type=Path, required=True, help="folder of slides, or of plain images")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data set, not there yet")
+    parser.add_argument("--mpp", type=float, required=True, help="um per pixel of the crops: the model's")
+    parser.add_argument("--size", type=int, required=True, help="side of a crop or tile in pixels")
+    parser.add_argument(
+        "--from",
+        dest="way",
+        nargs="+",
+        default=["points"],
+        metavar=("points|regions|pipeline NAME|outlines", "NAME"),
+        help="points: one crop for each point or outline (default); regions: crops all over the regions; "
+        "pipeline NAME: cells that pipeline finds, labelled by the points in them or the regions around them; "
+        "outlines: tiles with label images, for segmenters",
+    )
+    parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
+    parser.add_argument("--rename", type=_renaming_of, action="append", default=[], metavar="OLD=NEW")
+    parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
+    parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
+    parser.add_argument("--slide-mpp", type=float, help="um per pixel of slides and images that state none")
+    parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")
+    parser.add_argument("--no-validation", action="store_true", help="keep nothing for validation")
+    parser.add_argument("--stride", type=int, help="distance of crops within regions in pixels (default: --size)")
+    parser.add_argument("--within", metavar="CLASS", help="outlines: tiles only in regions of this class")
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build, print the balance of classes; returns the exit code."""
+    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
+    way, *rest = arguments.way
+    if way not in _WAYS or len(rest) != (way == "pipeline"):
+        raise InvalidRequestError("--from is points, regions, outlines, or pipeline and a pipeline's name.")
+    options = DatasetOptions(
+        slides_dir=arguments.slides,
+        annotations_dir=arguments.annotations,
+        out=arguments.out,
+        mpp=arguments.mpp,
+        size_px=arguments.size,
+        way=_WAYS[way],
+        pipeline=rest[0] if rest else None,
+        models_dir=arguments.models,
+        slide_mpp=arguments.slide_mpp,
+        vocabulary=Vocabulary(
+            wanted=arguments.classes, renamed=dict(arguments.rename), others_skipped=arguments.skip_others
+        ),
+        validation=0.0 if arguments.no_validation else arguments.validation,
+        seed=arguments.seed,
+        stride_px=arguments.stride,
+        within=arguments.within,
+        outside_skipped=arguments.skip_outside,
+    )
+    built = build(options, tell=lambda line: sys.stderr.write(f"{line}\n"))
+    sys.stdout.write(built.balance.table())
+    for reason, count in built.left_out.items():
+        if count:
+            sys.stderr.write(f"Left out: {count} {reason}.\n")
+    for name in built.unmatched:
+        sys.stderr.write(f"{name} has no slide of its name and was not used.\n")
+    for warning in built.balance.warnings():
+        sys.stderr.write(f"{warning}\n")
+    sys.stdout.write(f"The data set is in {arguments.out}.\n")
+    return 0
+
+
+def _names_of(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _renaming_of(text: str) -> tuple[str, str]:
+    old, separator, new = text.rpartition("=")
+    if not (separator and old and new):
+        raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW, e.g. 'Tumor: Positive=Positive'")
+    return old, new

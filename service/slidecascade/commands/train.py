@@ -1,0 +1,122 @@
+"""``slidecascade train``: a recipe on a data set, its report, and the package."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade_training.recipes import nuclei_run, plots
+from slidecascade_training.recipes.fit import prepare_keras, train
+from slidecascade_training.recipes.packaging import PackageRequest, package
+from slidecascade_training.recipes.rate import find_rate
+from slidecascade_training.recipes.report import write_report
+from slidecascade_training.recipes.samples import TrainingSet
+from slidecascade_training.recipes.settings import RunSettings
+from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help=", ".join((*RECIPES, NUCLEI)))
+    parser.add_argument("--data", type=Path, required=True, help="folder that `slidecascade dataset` wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
+    )
+    parser.add_argument("--epochs", type=int, help="at most (default: the recipe's)")
+    parser.add_argument("--batch", type=int, help="examples in a step (default: the recipe's)")
+    parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
+    parser.add_argument("--schedule", choices=("constant", "cosine", "cyclical"), help="default: the recipe's")
+    parser.add_argument(
+        "--patience", type=int, default=10, help="stop after so many epochs without a better one; 0: never"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-class-weights", action="store_true", help="rare classes count by their number")
+    parser.add_argument("--find-rate", action="store_true", help="only the learning-rate range test")
+    parser.add_argument("--find-rate-steps", type=int, default=200, help="its length (default: 200)")
+    parser.add_argument("--minutes", type=float, default=60.0, help=f"{NUCLEI}: how long to train (default: 60)")
+    parser.add_argument("--package", action="store_true", help="convert, compare and write a model package")
+    parser.add_argument("--name", help="of the package")
+    parser.add_argument("--models", type=Path, help="folder of model packages (default: models)")
+    parser.add_argument("--licence", default="not stated", help="of the package")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train or resume, report, package; returns the exit code."""
+    _require_extra()
+    if arguments.recipe == NUCLEI:
+        return nuclei_run.run(
+            arguments.data,
+            arguments.out,
+            minutes=arguments.minutes,
+            seed=arguments.seed,
+            models_dir=_models_dir(arguments) if arguments.package else None,
+        )
+    recipe = find_recipe(arguments.recipe)
+    if arguments.package and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
+        raise InvalidRequestError("--package needs a --name of lower-case letters, digits, dots and dashes.")
+    prepare_keras()
+    data = TrainingSet.read(arguments.data, recipe)
+    settings = RunSettings.of(
+        recipe,
+        arguments.data,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        rate=arguments.rate,
+        schedule=arguments.schedule,
+        patience=arguments.patience,
+        seed=arguments.seed,
+        class_weights=not arguments.no_class_weights,
+    )
+    if arguments.find_rate:
+        return _find_rate(arguments, data, recipe, settings)
+    settings.claim(arguments.out)
+    model, history = train(data, recipe, settings, arguments.out)
+    report = write_report(model, data, recipe, settings, history, arguments.out / "report")
+    where = (
+        "slides kept for validation" if data.validate else "the training slides: nothing was kept for validation"
+    )
+    sys.stdout.write(f"Epoch {history.best} is kept. Measured on {where}:\n")
+    for name, value in report.figures.items():
+        sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
+    sys.stdout.write(f"The report is in {arguments.out / 'report'}.\n")
+    if arguments.package:
+        models_dir = _models_dir(arguments)
+        request = PackageRequest(
+            run=arguments.out,
+            data=arguments.data,
+            name=arguments.name,
+            models_dir=models_dir,
+            licence=arguments.licence,
+        )
+        package(request, model, data, recipe, settings)
+        sys.stdout.write(f"The model is in {models_dir / arguments.name}.\n")
+    return 0
+
+
+def _find_rate(arguments: argparse.Namespace, data: TrainingSet, recipe: Recipe, settings: RunSettings) -> int:
+    if arguments.find_rate_steps < 20:
+        raise InvalidRequestError("--find-rate-steps must be at least 20.")
+    advice = find_rate(data, recipe, settings, arguments.out, steps=arguments.find_rate_steps)
+    sys.stdout.write(f"Train at --rate {advice:.2g} or less; the curve is in {arguments.out / 'rates.png'}.\n")
+    return 0
+
+
+def _models_dir(arguments: argparse.Namespace) -> Path:
+    return arguments.models or Path("models")
+
+
+def _require_extra() -> None:
+    """Told before any work.
+
+    Raises:
+        MissingExtraError: a package of [train] is missing.
+    """
+    for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
+        if find_spec(name) is None:
+            raise MissingExtraError(
+                f"{name} is not installed: install slidecascade[train] for `slidecascade train`."
+            )
+    plots.require_matplotlib()

@@ -1,0 +1,1 @@
+"""Labelled crops and tiles from slides and annotations."""

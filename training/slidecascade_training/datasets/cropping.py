@@ -1,0 +1,41 @@
+"""Pixels around labelled places, cut exactly as the service cuts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.cells import crops
+from slidecascade.geometry import Mpp
+from slidecascade.slides.region import RegionView
+from slidecascade_training.datasets.annotation import Points
+
+_BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
+
+
+def crops_at(
+    view: RegionView, centres_l0: Points, *, mpp: Mpp, size_px: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
+    """Crops ``(n, size_px, size_px, 3)`` uint8 RGB around `centres_l0` ``(N, 2)``, with the rows they belong to.
+
+    The same grid, rounding and mirroring as `slidecascade.cells.cascade`, so that a network meets in service the
+    crops it was trained on.
+
+    Raises:
+        UnreadableSlideError: the slide is damaged.
+        InvalidRequestError: the slide is far coarser than `mpp`.
+    """
+    grid = view.grid(mpp)
+    corners = crops.corners_of(grid.grid_from_l0(centres_l0), size_px)
+    blocks = corners // _BLOCK_PX
+    order = np.lexsort((blocks[:, 0], blocks[:, 1]))
+    starts = np.flatnonzero((np.diff(blocks[order], axis=0, prepend=-(2**60)) != 0).any(axis=1))
+    for rows in np.split(order, starts[1:]):
+        if not len(rows):
+            continue
+        box = crops.bounds_of(corners[rows], size_px)
+        local = corners[rows] - (box.x, box.y)
+        yield rows, crops.cut(view.read(grid, box), local, size_px=size_px, height_px=size_px, width_px=size_px)

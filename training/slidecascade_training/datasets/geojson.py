@@ -1,0 +1,84 @@
+"""GeoJSON as QuPath writes it: a FeatureCollection, a Feature, an array of features, or a bare geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from slidecascade.errors import UnusableDataError
+from slidecascade_training.datasets.annotation import Annotation, Points
+
+_SHORTEST: Final = 3  # corners of a polygon
+
+
+def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
+    """The annotations of a GeoJSON file, and how many objects were neither points nor polygons.
+
+    A QuPath cell counts by its nucleus where it has one.
+
+    Raises:
+        UnusableDataError: not GeoJSON; `name` is the file's name for the message.
+    """
+    import orjson
+
+    try:
+        root = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise UnusableDataError(
+            f"{name} is not valid JSON (line {error.lineno}): export the annotations again."
+        ) from error
+    try:
+        found = [tuple(_annotations(feature)) for feature in _features(root)]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnusableDataError(
+            f"{name} is JSON but not GeoJSON as QuPath writes it: export the annotations again."
+        ) from error
+    return tuple(item for items in found for item in items), sum(not items for items in found)
+
+
+def _features(root: Any) -> list[dict[str, Any]]:
+    if isinstance(root, list):
+        return root
+    if root["type"] == "FeatureCollection":
+        features: list[dict[str, Any]] = root["features"]
+        return features
+    return [root if root["type"] == "Feature" else {"type": "Feature", "geometry": root, "properties": {}}]
+
+
+def _annotations(feature: dict[str, Any]) -> Iterator[Annotation]:
+    class_name = _class_name((feature.get("properties") or {}).get("classification"))
+    geometry = feature.get("nucleusGeometry") or feature["geometry"]
+    kind, coordinates = geometry["type"], geometry.get("coordinates")
+    if kind == "Point":
+        yield Annotation.of_points(class_name, _points([coordinates]))
+    elif kind == "MultiPoint":
+        yield Annotation.of_points(class_name, _points(coordinates))
+    elif kind == "Polygon":
+        yield _polygon(class_name, coordinates)
+    elif kind == "MultiPolygon":
+        for rings in coordinates:
+            yield _polygon(class_name, rings)
+
+
+def _class_name(classification: Any) -> str | None:
+    if isinstance(classification, dict):
+        classification = classification.get("name") or ": ".join(classification.get("names") or ())
+    if classification is not None and not isinstance(classification, str):
+        raise TypeError("a class is a text")
+    return classification or None
+
+
+def _polygon(class_name: str | None, rings: list[Any]) -> Annotation:
+    outline, *holes = (_points(ring) for ring in rings)
+    if len(outline) < _SHORTEST:
+        raise ValueError("a polygon has three corners at least")
+    return Annotation.of_polygon(class_name, [outline, *(hole for hole in holes if len(hole) >= _SHORTEST)])
+
+
+def _points(coordinates: list[Any]) -> Points:
+    points = np.array([position[:2] for position in coordinates], np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is a number")
+    return points

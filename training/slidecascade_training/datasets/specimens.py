@@ -1,0 +1,168 @@
+"""Slides and their annotation files, matched by name."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from slidecascade.errors import (
+    InvalidRequestError,
+    MissingResolutionError,
+    UndecodableImageError,
+    UnreadableSlideError,
+    UnusableDataError,
+)
+from slidecascade.geometry import Box, Mpp
+from slidecascade.slides.region import RegionView, resolve_mpp
+from slidecascade.slides.slide import Slide, can_open
+from slidecascade.slides.source import Source
+from slidecascade.slides.upload import decode_image
+from slidecascade_training.datasets import geojson, xmlfile
+from slidecascade_training.datasets.annotation import Annotation
+
+IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+ANNOTATIONS: Final = (".geojson", ".json", ".xml", ".geojson.gz", ".json.gz")
+MAX_ANNOTATION_BYTES: Final = 2**30
+MAX_IMAGE_PX: Final = 400_000_000
+"""Plain images are decoded whole; larger ones are to be pyramids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """A slide or image, and the file that annotates it. `slide_id` is the slide's file name."""
+
+    slide_path: Path
+    annotation_path: Path
+
+    @property
+    def slide_id(self) -> str:
+        return self.slide_path.name
+
+    @contextmanager
+    def view(self, mpp_if_unstated: Mpp | None) -> Iterator[RegionView]:
+        """The whole slide, read as the service reads it.
+
+        Raises:
+            MissingResolutionError: no pixel size in the slide and none given.
+            UnreadableSlideError, UndecodableImageError: damaged, or no slide.
+        """
+        try:
+            with self._source() as source:
+                if source.mpp is None and mpp_if_unstated is None:
+                    raise MissingResolutionError(
+                        f"{self.slide_id} does not state a usable pixel size: give --slide-mpp, the micrometres "
+                        "per level-0 pixel of such slides."
+                    )
+                mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
+                size = source.size_l0
+                yield RegionView(source, region_l0=Box(0, 0, size.width, size.height), mpp_l0=mpp)
+        except (UnreadableSlideError, UndecodableImageError) as error:
+            # One of many slides: it must be told which.
+            raise type(error)(f"{self.slide_id}: {error}") from error
+
+    @contextmanager
+    def _source(self) -> Iterator[Source]:
+        if can_open(self.slide_path):
+            slide = Slide.open(self.slide_path)
+            try:
+                yield slide
+            finally:
+                slide.close()
+        else:
+            yield decode_image(self._bytes(), max_px=MAX_IMAGE_PX)
+
+    def _bytes(self) -> bytes:
+        try:
+            return self.slide_path.read_bytes()
+        except OSError as error:
+            raise UnreadableSlideError(
+                f"the file cannot be read ({error.strerror}): check its permissions."
+            ) from error
+
+    def annotations(self) -> tuple[tuple[Annotation, ...], int]:
+        """The annotations, and how many objects were neither points nor polygons.
+
+        Raises:
+            UnusableDataError: the file is not one of the formats read here.
+        """
+        name = self.annotation_path.name
+        data = _read(self.annotation_path)
+        parse = xmlfile.parse if name.lower().endswith(".xml") else geojson.parse
+        return parse(data, name)
+
+
+def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...], tuple[str, ...]]:
+    """Every slide that has an annotation file of its name, and the annotation files that have no slide.
+
+    ``liver.svs`` is annotated by ``liver.geojson`` or ``liver.svs.geojson``, likewise ``.json``, ``.xml`` and
+    with ``.gz`` at the end of the first two.
+
+    Raises:
+        InvalidRequestError: a folder does not exist, nothing matches, or a slide is annotated twice.
+    """
+    for option, folder in (("--slides", slides_dir), ("--annotations", annotations_dir)):
+        if not folder.is_dir():
+            raise InvalidRequestError(f"There is no folder {folder}: give {option} one.")
+    files = {path.name: path for path in sorted(annotations_dir.iterdir()) if _is_annotation(path)}
+    specimens: list[Specimen] = []
+    used: set[str] = set()
+    for slide in sorted(slides_dir.iterdir()):
+        if not slide.is_file() or _is_annotation(slide) or not (_is_image(slide) or can_open(slide)):
+            continue
+        stems = {slide.name, slide.stem}
+        names = [stem + ending for stem in sorted(stems) for ending in ANNOTATIONS if stem + ending in files]
+        if len(names) > 1:
+            raise InvalidRequestError(
+                f"{slide.name} is annotated by {names[0]} and by {names[1]}: keep one of them."
+            )
+        if names:
+            specimens.append(Specimen(slide, files[names[0]]))
+            used.add(names[0])
+    if not specimens:
+        raise InvalidRequestError(
+            f"No slide of {slides_dir} has an annotation file of its name in {annotations_dir}: "
+            "liver.svs is annotated by liver.geojson, liver.json or liver.xml."
+        )
+    _require_distinct(specimens)
+    return tuple(specimens), tuple(sorted(files.keys() - used))
+
+
+def _require_distinct(specimens: list[Specimen]) -> None:
+    """Two slides of one stem would share an annotation file, and it can belong to one of them only."""
+    owners: dict[Path, Specimen] = {}
+    for specimen in specimens:
+        other = owners.setdefault(specimen.annotation_path, specimen)
+        if other is not specimen:
+            raise InvalidRequestError(
+                f"{specimen.annotation_path.name} fits {other.slide_id} and {specimen.slide_id}: name it after "
+                f"one of them, {other.slide_id}.geojson say."
+            )
+
+
+def _is_annotation(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(ANNOTATIONS)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES
+
+
+def _read(path: Path) -> bytes:
+    """The file, unpacked where its name says so, of bounded size."""
+    try:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path) as packed:
+                data = packed.read(MAX_ANNOTATION_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(MAX_ANNOTATION_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnusableDataError(f"{path.name} cannot be read: export the annotations again.") from error
+    if len(data) > MAX_ANNOTATION_BYTES:
+        raise UnusableDataError(f"{path.name} holds more than 1 GiB: export fewer annotations at a time.")
+    return data

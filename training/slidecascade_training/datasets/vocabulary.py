@@ -1,0 +1,91 @@
+"""The classes of a data set: which annotations count, and under which name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from slidecascade.errors import InvalidRequestError, UnusableDataError
+from slidecascade_training.datasets.annotation import Annotation
+
+PALETTE: Final = (
+    (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 114, 178), (230, 159, 0),
+    (153, 153, 153),
+)  # fmt: skip
+"""Okabe and Ito (2008): told apart by colour-blind readers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What the caller wants of class names.
+
+    Attributes:
+        wanted: the classes in order; empty: all that are found, sorted.
+        renamed: names in the annotations to names in the data set.
+        others_skipped: annotations of other classes than `wanted` are left out rather than refused.
+    """
+
+    wanted: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    others_skipped: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (*self.wanted, *self.renamed.values()):
+            if not _is_servable(name):
+                raise InvalidRequestError(
+                    f"A class cannot be called {name!r}: take 1 to 60 characters without a colon."
+                )
+        if len(set(self.wanted)) != len(self.wanted):
+            raise InvalidRequestError("--classes names a class twice: name each once.")
+
+    def applied(self, annotations: Sequence[Annotation], name: str) -> tuple[Annotation, ...]:
+        """The classified annotations of file `name` that count, under their new names.
+
+        Raises:
+            UnusableDataError: a class that is not wanted or that no model can have.
+        """
+        kept = []
+        for annotation in annotations:
+            if annotation.class_name is None:
+                continue
+            class_name = self.renamed.get(annotation.class_name, annotation.class_name)
+            if self.wanted and class_name not in self.wanted:
+                if self.others_skipped:
+                    continue
+                raise UnusableDataError(
+                    f"{name} has the class {class_name!r}, which is none of {', '.join(self.wanted)}: add it to "
+                    "--classes, give it one of those names with --rename, or leave it out with --skip-others."
+                )
+            if not _is_servable(class_name):
+                raise UnusableDataError(
+                    f"{name} has the class {class_name!r}, which no model can have: give it 1 to 60 characters "
+                    f"without a colon with --rename {class_name!r}=NAME."
+                )
+            kept.append(replace(annotation, class_name=class_name))
+        return tuple(kept)
+
+    def classes(self, found: set[str]) -> tuple[str, ...]:
+        """The classes of the data set, in order.
+
+        Raises:
+            UnusableDataError: nothing has a class, or a wanted class has no annotation.
+        """
+        if not found:
+            raise UnusableDataError("No annotation that counts has a class: classify them and export again.")
+        if missing := [name for name in self.wanted if name not in found]:
+            raise UnusableDataError(
+                f"There is no annotation of the class {missing[0]!r}: annotate some, or take it off --classes."
+            )
+        return self.wanted or tuple(sorted(found))
+
+
+def folder_of(class_name: str, index: int) -> str:
+    """A folder name for a class: its number keeps classes apart that differ in odd characters only."""
+    plain = re.sub(r"[^a-z0-9]+", "-", class_name.lower()).strip("-") or "class"
+    return f"{index}-{plain}"
+
+
+def _is_servable(name: str) -> bool:
+    return re.fullmatch(r"[^:\n\r]{1,60}", name) is not None

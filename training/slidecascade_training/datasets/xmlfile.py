@@ -1,0 +1,169 @@
+"""Annotation XML: ASAP and Aperio ImageScope, read as a stream of elements.
+
+A document type declaration is refused, as in defusedxml: annotations have none, and entities are how a small
+file becomes a large one or reads another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from xml.parsers import expat
+
+import numpy as np
+
+from slidecascade.errors import UnusableDataError
+from slidecascade_training.datasets.annotation import Annotation, Points
+
+_SHORTEST: Final = 3  # corners of a polygon
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Carries the sentence through expat."""
+
+
+@dataclass(slots=True)
+class _Shape:
+    """A shape while its corners are read."""
+
+    kind: str
+    class_name: str | None
+    is_hole: bool = False
+    corners: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def points(self) -> Points:
+        return np.array(self.corners, np.float64).reshape(-1, 2)
+
+
+class _Document:
+    """Collects shapes of either dialect from start elements; all the data is in attributes."""
+
+    def __init__(self) -> None:
+        self.root: str | None = None
+        self.shapes: list[_Shape] = []
+        self._layer: list[_Shape] = []
+        self._layer_name: str | None = None
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if self.root is None:
+            self.root = tag
+        elif self.root == "ASAP_Annotations":
+            self._start_asap(tag, attributes)
+        elif self.root == "Annotations":
+            self._start_aperio(tag, attributes)
+
+    def _start_asap(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if tag == "Annotation":
+            group = attributes.get("PartOfGroup")
+            self.shapes.append(_Shape(attributes.get("Type", "Polygon"), None if group == "None" else group))
+        elif tag == "Coordinate" and self.shapes:
+            self.shapes[-1].corners.append(_position(attributes))
+
+    def _start_aperio(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if tag == "Annotation":
+            self._layer, self._layer_name = [], attributes.get("Name") or None
+        elif tag == "Attribute" and not self._layer_name:
+            # ImageScope names a layer by its Name, or by an attribute called Description.
+            if attributes.get("Name") == "Description":
+                self._layer_name = attributes.get("Value") or None
+        elif tag == "Region":
+            own = attributes.get("Text") or None
+            shape = _Shape(_APERIO_KINDS.get(attributes.get("Type", "0"), "Other"), own)
+            shape.is_hole = attributes.get("NegativeROA") == "1"
+            self.shapes.append(shape)
+            self._layer.append(shape)
+        elif tag == "Vertex" and self.shapes:
+            self.shapes[-1].corners.append(_position(attributes))
+
+    def end(self, tag: str) -> None:
+        if tag == "Annotation" and self.root == "Annotations":
+            for shape in self._layer:  # the layer's name may come after its regions
+                shape.class_name = self._layer_name or shape.class_name
+
+
+_APERIO_KINDS: Final[Mapping[str, str]] = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse", "5": "Dot"}
+
+
+def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
+    """The annotations of an ASAP or ImageScope file, and how many shapes were neither points nor polygons.
+
+    The class is ASAP's PartOfGroup; of ImageScope the layer's Name, its Description, or the region's Text.
+    Regions with NegativeROA are holes of the polygon of their layer that holds them.
+
+    Raises:
+        UnusableDataError: not XML, neither of the two dialects, or with a document type declaration.
+    """
+    document = _Document()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = document.start
+    parser.EndElementHandler = document.end
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    try:
+        parser.Parse(data, True)
+    except _Refused as error:
+        raise UnusableDataError(f"{name} {error}.") from error
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise UnusableDataError(f"{name} is not well-formed XML: export the annotations again.") from error
+    if document.root not in ("ASAP_Annotations", "Annotations"):
+        raise UnusableDataError(
+            f"{name} is XML but neither of ASAP nor of Aperio ImageScope: export the annotations as GeoJSON."
+        )
+    return _assembled(document.shapes)
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise _Refused("has a document type declaration, which annotations do not need: export the annotations again")
+
+
+def _position(attributes: Mapping[str, str]) -> tuple[float, float]:
+    try:
+        # ASAP writes a decimal comma where the desktop's language has one.
+        x, y = (float(attributes[axis].replace(",", ".")) for axis in ("X", "Y"))
+    except (KeyError, ValueError):
+        raise _Refused("has a corner without a position: export the annotations again") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise _Refused("has a corner without a position: export the annotations again")
+    return x, y
+
+
+def _assembled(shapes: list[_Shape]) -> tuple[tuple[Annotation, ...], int]:
+    annotations: list[Annotation] = []
+    holes: list[_Shape] = []
+    left_out = 0
+    for shape in shapes:
+        points = shape.points
+        if shape.kind in ("Dot", "PointSet") and len(points):
+            annotations.append(Annotation.of_points(shape.class_name, points))
+        elif shape.kind == "Ellipse" and len(points) >= 2:
+            annotations.append(Annotation.of_polygon(shape.class_name, [_ellipse(points)]))
+        elif shape.kind in ("Polygon", "Rectangle", "Spline") and len(points) >= _SHORTEST:
+            if shape.is_hole:
+                holes.append(shape)
+            else:
+                annotations.append(Annotation.of_polygon(shape.class_name, [points]))
+        else:
+            left_out += 1
+    return tuple(_with_holes(item, holes) for item in annotations), left_out
+
+
+def _ellipse(corners: Points) -> Points:
+    """ImageScope stores an ellipse by the corners of its box."""
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    turn = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
+    circle: Points = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    ellipse: Points = (low + high) / 2 + circle * (high - low) / 2
+    return ellipse
+
+
+def _with_holes(annotation: Annotation, holes: list[_Shape]) -> Annotation:
+    inside = [
+        hole.points
+        for hole in holes
+        if hole.class_name == annotation.class_name and annotation.contains(hole.points[:1]).all()
+    ]
+    if not (annotation.is_polygon and inside):
+        return annotation
+    return Annotation.of_polygon(annotation.class_name, [*annotation.rings_l0, *inside])

@@ -1,0 +1,1 @@
+"""Recipes: from a data set to a trained, measured and packaged network."""

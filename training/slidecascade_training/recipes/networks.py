@@ -1,0 +1,74 @@
+"""The networks recipes train, built by Keras 3 with random weights; no backend is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Tensor = Any
+
+
+def xception(input_px: int, classes: int) -> Any:
+    """Xception (Chollet 2017) at full size: RGB float32 -1 to 1 ``(N, P, P, 3)`` to softmax ``(N, classes)``."""
+    import keras
+
+    return keras.applications.Xception(weights=None, input_shape=(input_px, input_px, 3), classes=classes)
+
+
+def inception(input_px: int, classes: int) -> Any:
+    """InceptionV3 (Szegedy et al. 2016), Flatten, Dense 128, Dropout; softmax also for two classes.
+
+    The reference patch classifier has one sigmoid for tumour; a softmax over two classes is the same function
+    with one more column, and what a served classifier returns.
+    """
+    import keras
+    from keras import layers
+
+    body = keras.applications.InceptionV3(weights=None, include_top=False, input_shape=(input_px, input_px, 3))
+    tensor = layers.Dense(128, activation="relu")(layers.Flatten()(body.output))
+    return keras.Model(body.input, layers.Dense(classes, activation="softmax")(layers.Dropout(0.5)(tensor)))
+
+
+def small_classifier(input_px: int, classes: int) -> Any:
+    """The network of the bundled `nash` classifiers."""
+    from slidecascade_training.xception import xception as small
+
+    return small(input_px=input_px, classes=classes, stem=(16, 32), widths=(64, 96), name="small_classifier")
+
+
+def tiny_classifier(input_px: int, classes: int) -> Any:
+    """A few thousand weights: to try a data set, and for tests."""
+    from slidecascade_training.xception import xception as small
+
+    return small(input_px=input_px, classes=classes, stem=(8, 16), widths=(24,), name="tiny_classifier")
+
+
+def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Any:
+    """The U-Net (Ronneberger et al. 2015) of the 2018 Data Science Bowl, with two maps: foreground and interior.
+
+    RGB float32 0 to 1 ``(N, H, W, 3)``, H and W multiples of 16, to ``(N, H, W, 2)``. The reference has the
+    foreground alone; without the interior touching nuclei could not be told apart by the served head.
+    """
+    import keras
+    from keras import layers
+
+    drops = (0.1, 0.1, 0.2, 0.2, 0.3)
+    image = keras.Input((None, None, 3))
+    tensor, skips = image, []
+    for width, drop in zip(filters[:-1], drops, strict=False):
+        skips.append(_double_convolution(tensor, width, drop))
+        tensor = layers.MaxPooling2D((2, 2))(skips[-1])
+    tensor = _double_convolution(tensor, filters[-1], drops[len(filters) - 1])
+    for width, drop in zip(filters[-2::-1], drops[len(filters) - 2 :: -1], strict=False):
+        wider = layers.Conv2DTranspose(width, (2, 2), strides=(2, 2), padding="same")(tensor)
+        tensor = _double_convolution(layers.Concatenate()([wider, skips.pop()]), width, drop)
+    return keras.Model(image, layers.Conv2D(2, (1, 1), activation="sigmoid")(tensor))
+
+
+def _double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
+    from keras import layers
+
+    def convolution(inner: Tensor) -> Tensor:
+        layer = layers.Conv2D(filters, 3, activation="elu", kernel_initializer="he_normal", padding="same")
+        return layer(inner)
+
+    return convolution(layers.Dropout(dropout)(convolution(tensor)))

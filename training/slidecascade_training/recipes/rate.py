@@ -1,0 +1,76 @@
+"""The learning-rate range test (Smith 2017): a short run with a growing rate, to see which one to choose."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.errors import TrainingFailedError
+from slidecascade_training.recipes import plots
+from slidecascade_training.recipes.fit import compiled, drawing
+from slidecascade_training.recipes.samples import TrainingSet, batches
+from slidecascade_training.recipes.schedule import RatePlan
+from slidecascade_training.recipes.settings import RunSettings
+from slidecascade_training.recipes.table import Recipe
+from slidecascade_training.staging import unwritable, write_whole
+
+HIGHEST: Final = 1.0
+_SMOOTHING: Final = 0.9
+_HOPELESS: Final = 4.0  # times the best loss: it will not come back
+_FEWEST: Final = 10
+
+
+def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: Path, *, steps: int) -> float:
+    """Write ``rates.json`` and ``rates.png`` into `folder`; the rate to train at.
+
+    Starts from random weights and keeps none. The loss is smoothed over about ten steps.
+
+    Raises:
+        TrainingFailedError: the loss was no number before anything could be seen.
+    """
+    plan = RatePlan(kind="range-test", highest=HIGHEST, steps=steps)
+    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed)
+    draw = drawing(data, recipe, weighted=settings.class_weights)
+    drawn = batches(data.train, draw, recipe, batch=settings.batch, seed=settings.seed)
+    losses: list[float] = []
+    smoothed = 0.0
+    for step in range(steps):
+        if step and step % len(drawn) == 0:
+            drawn.on_epoch_end()
+        model.reset_metrics()
+        loss = float(model.train_on_batch(*drawn[step % len(drawn)])[0])
+        if not math.isfinite(loss):
+            break
+        smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+        losses.append(smoothed / (1 - _SMOOTHING ** (step + 1)))
+        if losses[-1] > _HOPELESS * min(losses):
+            break
+    if len(losses) < _FEWEST:
+        raise TrainingFailedError("The loss was no number after a few steps at a tiny rate: look at the images.")
+    rates = np.array([plan.rate_at(step) for step in range(len(losses))])
+    advice = advised(rates, np.array(losses))
+    _write(folder, rates, np.array(losses), advice)
+    return advice
+
+
+def advised(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> float:
+    """A tenth of the rate at which the smoothed loss is lowest: there it still falls, and does not yet waver.
+
+    Where the loss falls fastest would be nearer to the idea, but the first noisy steps would often win.
+    """
+    return float(rates[int(np.argmin(losses))] / 10)
+
+
+def _write(folder: Path, rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], advice: float) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    curve = {"advice": advice, "rates": rates.tolist(), "losses": losses.tolist()}
+    write_whole(folder / "rates.json", json.dumps(curve).encode() + b"\n")
+    plots.draw_rates(folder / "rates.png", rates, losses, advice)

@@ -1,0 +1,150 @@
+"""What a run came to: ``report/report.json`` and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade_training.datasets.folder import Example
+from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
+from slidecascade_training.recipes import plots
+from slidecascade_training.recipes.checkpoint import History
+from slidecascade_training.recipes.figures import Figures, figures_of, worst_mistakes
+from slidecascade_training.recipes.fit import drawing
+from slidecascade_training.recipes.samples import TrainingSet, batches, target_maps
+from slidecascade_training.recipes.settings import RunSettings
+from slidecascade_training.recipes.table import Recipe
+from slidecascade_training.staging import unwritable, write_whole
+
+_MISTAKES: Final = 24
+_TILES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures a caller prints: measured on `measured_on`, which is the training part when nothing was kept."""
+
+    measured_on: Split
+    figures: dict[str, float]
+
+
+def write_report(
+    model: Any, data: TrainingSet, recipe: Recipe, settings: RunSettings, history: History, folder: Path
+) -> Report:
+    """Measure `model` and write the folder `folder`.
+
+    Raises:
+        UnwritableOutputError: a full disk.
+    """
+    measured_on = VALIDATE if data.validate else TRAIN
+    examples = data.validate or data.train
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    answers = _answers(model, data, recipe, settings, examples)
+    plots.draw_curves(folder / "curves.png", history)
+    detail = (_classifier if recipe.task == "classify" else _segmenter)(answers, data, examples, folder)
+    report = {
+        "settings": asdict(settings),
+        "epochs": [asdict(epoch) for epoch in history.epochs],
+        "best_epoch": history.best,
+        "measured_on": measured_on,
+        "examples": len(examples),
+        **detail,
+    }
+    text = json.dumps(_without_nan(report), indent=2, ensure_ascii=False)
+    write_whole(folder / "report.json", text.encode() + b"\n")
+    return Report(measured_on, detail["figures"])
+
+
+def _answers(
+    model: Any, data: TrainingSet, recipe: Recipe, settings: RunSettings, examples: tuple[Example, ...]
+) -> npt.NDArray[np.float32]:
+    """The model's outputs for `examples`, in order."""
+    draw = drawing(data, recipe, weighted=False)
+    asked = batches(examples, draw, recipe, batch=settings.batch, seed=None)
+    return np.concatenate([np.asarray(model.predict_on_batch(asked[index][0])) for index in range(len(asked))])
+
+
+def _classifier(
+    probabilities: npt.NDArray[np.float32], data: TrainingSet, examples: tuple[Example, ...], folder: Path
+) -> dict[str, Any]:
+    truth, names = data.class_numbers(examples), data.spec.class_names
+    figures = figures_of(probabilities, truth, names)
+    plots.draw_confusion(folder / "confusion.png", figures)
+    plots.draw_roc(folder / "roc.png", figures, probabilities, truth)
+    plots.draw_calibration(folder / "calibration.png", figures.calibration)
+    rows = worst_mistakes(probabilities, truth, _MISTAKES)
+    answers = np.argmax(probabilities, axis=1)
+    mistakes = [
+        plots.Mistake(
+            data.image(examples[row], data.spec.size_px),
+            names[truth[row]],
+            names[answers[row]],
+            float(probabilities[row, answers[row]]),
+        )
+        for row in rows.tolist()
+    ]
+    plots.draw_mistakes(folder / "mistakes.png", mistakes)
+    files = [examples[row].file for row in rows.tolist()]
+    return {
+        "figures": headline(figures),
+        "classes": [asdict(item) for item in figures.classes],
+        "confusion": {"classes": names, "rows_truth_columns_answer": figures.confusion.tolist()},
+        "worst_mistakes": [
+            {"file": file, "truth": item.truth, "answer": item.answer, "probability": round(item.probability, 4)}
+            for file, item in zip(files, mistakes, strict=True)
+        ],
+    }
+
+
+def headline(figures: Figures) -> dict[str, float]:
+    """A classifier's figures in short."""
+    return {
+        "balanced_accuracy": figures.balanced_accuracy,
+        "accuracy": figures.accuracy,
+        "roc_auc": figures.auc,
+        "calibration_error": figures.calibration.error,
+    }
+
+
+def _segmenter(
+    maps: npt.NDArray[np.float32], data: TrainingSet, examples: tuple[Example, ...], folder: Path
+) -> dict[str, Any]:
+    truth = [target_maps(data.labels(example))[..., 0] > 0 for example in examples]
+    found = list(maps[..., 0] >= 0.5)
+    pictures = [
+        (
+            data.image(examples[row], data.spec.size_px),
+            truth[row].astype(np.uint8) * 255,
+            np.rint(255 * maps[row, ..., 0]).astype(np.uint8),
+        )
+        for row in range(min(_TILES, len(examples)))
+    ]
+    plots.draw_tiles(folder / "tiles.png", pictures)
+    return {"figures": {"dice": mean_dice(truth, found)}}
+
+
+def mean_dice(truth: list[npt.NDArray[np.bool_]], found: list[npt.NDArray[np.bool_]]) -> float:
+    """Dice of the foreground, averaged over the tiles; two empty masks agree."""
+    scores = []
+    for asked, given in zip(truth, found, strict=True):
+        total = int(asked.sum() + given.sum())
+        scores.append(2.0 * int((asked & given).sum()) / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

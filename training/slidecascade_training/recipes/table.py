@@ -1,0 +1,111 @@
+"""Every recipe by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol
+
+from slidecascade.errors import InvalidRequestError
+from slidecascade_training.recipes import networks
+from slidecascade_training.recipes.augment import STANDARD, Augmentation
+
+ScheduleName = Literal["constant", "cosine", "cyclical"]
+
+
+class Build(Protocol):
+    """Makes a keras.Model with random weights for `classes` classes."""
+
+    def __call__(self, classes: int) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A network and how it is trained.
+
+    Attributes:
+        input_px: side of what the network sees; crops of another size are resized to it.
+        scale, offset: pixel values 0 to 255 become ``value * scale + offset``, also in the served graph.
+        rate: highest learning rate of the schedule.
+        multiple_of, halo_px: of a segmenter, see `slidecascade.registry.SegmenterSpec`.
+    """
+
+    name: str
+    summary: str
+    task: Literal["classify", "segment"]
+    input_px: int
+    build: Build
+    scale: float
+    offset: float
+    batch: int
+    epochs: int
+    rate: float
+    schedule: ScheduleName = "cosine"
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.02
+    augmentation: Augmentation = STANDARD
+    multiple_of: int = 1
+    halo_px: int = 0
+
+
+def _classifier(name: str, summary: str, input_px: int, network: Any, **others: Any) -> Recipe:
+    defaults: dict[str, Any] = {"batch": 64, "epochs": 60, "rate": 1e-3}
+    return Recipe(
+        name=name,
+        summary=summary,
+        task="classify",
+        input_px=input_px,
+        build=partial(network, input_px),
+        scale=1 / 127.5,
+        offset=-1.0,
+        **defaults | others,
+    )
+
+
+_ALL: Final = (
+    _classifier("xception-72", "Xception at full size, crops of 72 px", 72, networks.xception),
+    _classifier("xception-96", "Xception at full size, crops of 96 px", 96, networks.xception),
+    _classifier("inception-299", "InceptionV3 at full size, patches of 299 px", 299, networks.inception, batch=32),
+    _classifier(
+        "small-classifier", "the network of the bundled classifiers", 72, networks.small_classifier, rate=2e-3
+    ),
+    _classifier(
+        "tiny-classifier",
+        "a few thousand weights: trains in minutes, to try a data set",
+        48,
+        networks.tiny_classifier,
+        batch=32,
+        epochs=20,
+        rate=4e-3,
+    ),
+    Recipe(
+        name="unet-256",
+        summary="U-Net with 16 to 256 filters, tiles of 256 px with instance labels",
+        task="segment",
+        input_px=256,
+        build=lambda classes: networks.unet(),
+        scale=1 / 255,
+        offset=0.0,
+        batch=8,
+        epochs=60,
+        rate=1e-3,
+        multiple_of=16,
+        halo_px=96,
+    ),
+)
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
+NUCLEI: Final = "nuclei"
+"""The recipe of the bundled nuclei model, which is a program of its own."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        InvalidRequestError: there is none.
+    """
+    if name not in RECIPES:
+        raise InvalidRequestError(f"There is no recipe {name!r}; there are {', '.join((*RECIPES, NUCLEI))}.")
+    return RECIPES[name]
