@@ -27,6 +27,12 @@ from slidecascade_training.tissue import TissueOptions, render
 
 
 @pytest.fixture
+def _image(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return np.asarray(image)
+
+
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     return toy_dataset.write_slides(tmp_path, 4)
 
@@ -53,7 +59,7 @@ def test_points_become_crops(
     assert by_split["train"].isdisjoint(by_split["validate"])
     assert len(by_split["validate"]) == 1
     for row in rows:
-        crop = cv2.imread(str(out / row["file"]))[..., ::-1]
+        crop = _image(out / row["file"])[..., ::-1]
         assert crop.shape == (24, 24, 3)
         # Discs may lie on one another, but the last one drawn is the one annotated last.
         wanted = toy_dataset.COLOURS[row["class"]]
@@ -312,14 +318,14 @@ def test_16_bit_and_transparent_images_are_read_as_the_service_reads_them(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """They become 8-bit RGB, by the rules of uploads."""
-    rgb = cv2.imread(str(folders[0] / "s0.png"))
+    rgb = _image(folders[0] / "s0.png")
     cv2.imwrite(str(folders[0] / "s0.png"), rgb.astype(np.uint16) * 257)
-    with_alpha = cv2.cvtColor(cv2.imread(str(folders[0] / "s1.png")), cv2.COLOR_BGR2BGRA)
+    with_alpha = cv2.cvtColor(_image(folders[0] / "s1.png"), cv2.COLOR_BGR2BGRA)
     with_alpha[..., 3] = 0
     cv2.imwrite(str(folders[0] / "s1.png"), with_alpha)
     assert main(_call(*folders, tmp_path / "data")) == 0
     for row in _rows(tmp_path / "data"):
-        crop = cv2.imread(str(tmp_path / "data" / row["file"]), cv2.IMREAD_UNCHANGED)
+        crop = _image(tmp_path / "data" / row["file"])
         assert (crop.dtype, crop.shape) == (np.uint8, (24, 24, 3))
         if row["slide"] == "s1.png":
             assert (crop == 255).all()

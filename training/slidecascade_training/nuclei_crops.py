@@ -180,9 +180,8 @@ def _warp(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
 
 def _mirror_at_edges(image: Image, planes: Image, rng: np.random.Generator) -> tuple[Image, Image]:
     """Cut the crop at one or two of its sides, and put what is left's mirror image there."""
-    top, bottom, left, right = (
-        rng.integers(8, CROP_PX // 3, 4) * rng.permutation([1, 0, 0, rng.integers(2)])
-    ).tolist()
+    is_cut = rng.permutation([True, rng.random() < 0.5, False, False])
+    top, bottom, left, right = (rng.integers(8, CROP_PX // 3, 4) * is_cut).tolist()
     kept = np.s_[top : CROP_PX - bottom, left : CROP_PX - right]
     mirrored = (
         cv2.copyMakeBorder(source[kept], top, bottom, left, right, cv2.BORDER_REFLECT_101)

@@ -16,6 +16,7 @@ from slidecascade_training.evaluation.trial import Look, Trial
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise MissingExtraError(
         "matplotlib is not installed: install slidecascade[train] for plots, or leave --out out and take --json."
@@ -70,7 +71,7 @@ def ap50_by_image(trial: Trial) -> bytes:
     mean = trial.whole.mean.ap50
     axes.axvline(mean, color=_ALL_COLOR, linestyle="--", label=f"mean {mean:.3f}")
     axes.set(xlabel="AP at IoU 0.5", ylabel="images", xlim=(0, 1), title=f"{trial.pipeline}: AP50 image by image")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return _png(figure)
 

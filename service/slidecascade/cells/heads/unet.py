@@ -12,7 +12,7 @@ All of it is local: which cell a pixel belongs to depends on the maps around tha
 nothing further away, so overlapping tiles agree where they overlap.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -64,18 +64,19 @@ def decode(
     is_cell = _at_least(cv2.extractChannel(maps, 0), foreground)
     # Coarse chromatin dents the interior map; smoothed, a nucleus is less often split into several seeds.
     interior = cv2.GaussianBlur(cv2.extractChannel(maps, 1), (5, 5), _SMOOTHING_PX)
-    found, count = _seeds(interior, is_cell, seed=seed, prominence=prominence)
-    if count == 1:
+    seeds = _seeds(interior, is_cell, seed=seed, prominence=prominence)
+    if seeds.count == 1:
         return np.zeros(is_cell.shape, np.int32)
     # Dilation wants a small dense type: 16 bits number the cells of any usual tile, float32 16 million exactly.
-    labels = found.astype(np.uint16 if count < 2**16 else np.float32)
+    labels: Labels = seeds.labels.astype(np.uint16) if seeds.count < 2**16 else seeds.labels.astype(np.float32)
     _grow(labels, cv2.bitwise_and(_at_least(interior, _UPPER_LEVEL * seed), is_cell), _UPPER_STEPS)
     _grow(labels, is_cell, _RIM_STEPS)
     _fill_holes(labels)
-    return _without_specks(labels, count, min_area_px)
+    return _without_specks(labels, seeds.count, min_area_px)
 
 
-class _Pieces(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Pieces:
     """A label image of `count` numbers, 0 included."""
 
     labels: npt.NDArray[np.int32]
@@ -100,7 +101,8 @@ def _seeds(
     lowest, rise = _grey_level(seed), round(255 * prominence)
     seeds = _pieces(interior, is_cell, lowest)
     where = np.flatnonzero(seeds.labels)
-    heights, parents, count = interior.ravel()[where], seeds.labels.ravel()[where], seeds.count
+    heights, count = interior.ravel()[where], seeds.count
+    parents = seeds.labels.ravel()[where].astype(np.int64)
     is_split = False
     for level in range(lowest, 256 - rise, _LEVEL_STEP):
         parts = _pieces(interior, is_cell, level + _LEVEL_STEP)
