@@ -26,13 +26,13 @@ from slidecascade_training.slides import write_slide
 from slidecascade_training.tissue import TissueOptions, render
 
 
-@pytest.fixture
 def _image(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image is not None
     return np.asarray(image)
 
 
+@pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     return toy_dataset.write_slides(tmp_path, 4)
 
