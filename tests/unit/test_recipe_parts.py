@@ -32,7 +32,8 @@ def test_a_view_is_a_function_of_its_generator(tissue: augment.Image) -> None:
     views = [view_of(tissue, np.random.default_rng(seed), augment.STANDARD)[0] for seed in (1, 1, 2)]
     assert (views[0] == views[1]).all()
     assert (views[0] != views[2]).any()
-    assert (views[0].shape, views[0].dtype) == (tissue.shape, np.uint8)
+    assert views[0].shape == tissue.shape
+    assert views[0].dtype == np.uint8
 
 
 def test_nothing_turned_on_changes_nothing(tissue: augment.Image) -> None:
