@@ -92,15 +92,17 @@ def test_a_run_that_was_cut_off_goes_on(
 ) -> None:
     """The step, the weights and the optimiser's state come from the checkpoint."""
     monkeypatch.setattr(nuclei, "SAVE_EVERY", 1)
-    first = Trainer(tmp_path, Stage((4, 6), 2), lambda: build_network((4, 6)))
+    first = Trainer(tmp_path / "stage-0.keras", Stage((4, 6), 2), lambda: build_network((4, 6)))
     first.train(batches)
-    again = Trainer(tmp_path, Stage((4, 6), 3), lambda: pytest.fail("there is a checkpoint to go on from"))
+    again = Trainer(
+        tmp_path / "stage-0.keras", Stage((4, 6), 3), lambda: pytest.fail("there is a checkpoint to go on from")
+    )
     assert again.steps == 2
     for ours, theirs in zip(again.network.get_weights(), first.network.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     again.train(batches)
     assert again.steps == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["stage-4-6.keras"]
+    assert [path.name for path in tmp_path.iterdir()] == ["stage-0.keras"]
 
 
 def test_an_image_stays_in_its_split() -> None:

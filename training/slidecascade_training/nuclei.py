@@ -3,8 +3,9 @@
 `python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN`
 
 A network is trained in stages (`STAGES`): a small one learns fast, then it is widened without a change of its
-function and goes on. A run that was cut off resumes at its last checkpoint, and step `n` of a stage sees the same
-crops whenever it is run. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
+function and goes on; every stage starts again at the high rate (warm restarts: Loshchilov and Hutter, 2017).
+A run that was cut off resumes at its last checkpoint, and step `n` of a stage sees the same crops whenever it is
+run. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class Stage:
     steps: int
 
 
-STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4400))
+STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4400), Stage((32, 64, 128), 1800))
 
 
 def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:
@@ -104,13 +105,12 @@ def weighted_loss(targets: Any, predicted: Any) -> Any:
 
 
 class Trainer:
-    """One stage: a network with its optimiser, saved together in `folder`; what is saved there is gone on with."""
+    """One stage: a network with its optimiser, saved together in `file`; what is saved there is gone on with."""
 
-    def __init__(self, folder: Path, stage: Stage, start: Callable[[], Any]) -> None:
+    def __init__(self, file: Path, stage: Stage, start: Callable[[], Any]) -> None:
         import keras
 
-        self.stage = stage
-        self.file = folder / f"stage-{'-'.join(map(str, stage.widths))}.keras"
+        self.stage, self.file = stage, file
         if self.file.exists():
             self.network = keras.saving.load_model(
                 self.file, custom_objects={"weighted_loss": weighted_loss}, compile=True
@@ -156,6 +156,11 @@ def learning_rate(progress: float) -> float:
     return PEAK_RATE * 0.5 * (1.0 + float(np.cos(np.pi * min(progress, 1.0))))
 
 
+def checkpoint(folder: Path, stage: int) -> Path:
+    """Where a run keeps a stage, counted from 0."""
+    return folder / f"stage-{stage}.keras"
+
+
 def drawn_ahead(pool: Sequence[TrainingImage], seed: int, stage: int, step: int) -> Callable[[], Batch]:
     """Draw batches from `step` on, by a thread of its own, a few ahead of the training."""
     ready: queue.Queue[Batch] = queue.Queue(maxsize=4)
@@ -180,7 +185,7 @@ def train_stages(pool: Sequence[TrainingImage], folder: Path, seed: int) -> Any:
             young = build_network(stage.widths)
             return young if before is None else widened(before, young, seed=seed)
 
-        trainer = Trainer(folder, stage, start)
+        trainer = Trainer(checkpoint(folder, number), stage, start)
         logger.info("stage %d: widths %s, from step %d", number, stage.widths, trainer.steps)
         trainer.train(drawn_ahead(pool, seed, number, trainer.steps))
         network = trainer.network

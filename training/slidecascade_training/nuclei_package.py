@@ -19,7 +19,7 @@ from slidecascade.cells.heads import unet
 from slidecascade_training import dsb2018
 from slidecascade_training.evaluation.matching import Labels
 from slidecascade_training.evaluation.scores import Accuracy, measure
-from slidecascade_training.nuclei import STAGES, Trainer, build_network
+from slidecascade_training.nuclei import STAGES, Trainer, build_network, checkpoint
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +62,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     from slidecascade_convert.package import write_package
     from slidecascade_convert.parity import check_parity
 
-    network = Trainer(run, STAGES[-1], _no_checkpoint).network
+    network = Trainer(checkpoint(run, len(STAGES) - 1), STAGES[-1], _no_checkpoint).network
     graph = onnx_from_keras(network, scale=SCALE, output_name="maps", as_bytes=True)
     check_parity(network, graph, scale=SCALE)
     predict = graph_predictor(graph)
@@ -236,7 +236,7 @@ python -m slidecascade_training.nuclei_package --data DSB2018 --run RUN --models
 Stages: {stages}; 8 crops a step, about
 0.8 s a step on two CPU cores, two hours in all. The first stage of this copy is the network of the first edition,
 whose second map was the interior above 0.4 of the depth and which had no correction at full resolution, and edges
-were mirrored in the last third of the second stage only; the recipe as it is now does so from the start.
+were mirrored from step 3100 of the second stage on only; the recipe as it is now does so from the start.
 
 ## Accuracy
 On the validation split, through the exported graph and the production head. AP is TP / (TP + FN + FP).
