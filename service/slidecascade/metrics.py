@@ -74,7 +74,7 @@ class Metrics:
         Gauge(
             "slidecascade_build_info", "Always 1; the version is a label.", ("version",), registry=registry
         ).labels(__version__).set(1)
-        # A series that begins at its first event hides that event from rate(): what an alert waits for begins at 0.
+        # A series that begins at its first event hides that event from rate(): what alerts wait for begins at 0.
         for reason in _REASONS:
             self._rejections.labels(reason)
         for outcome in _OUTCOMES:
