@@ -129,8 +129,8 @@ def table(report: LoadReport) -> str:
     """The report as Markdown."""
     lines = [
         f"{report.pipeline}, {len(report.cells)} regions of {report.side_px} x {report.side_px} px,",
-        f"{min(report.cells)} to {max(report.cells)} cells; {report.places} places, {report.machine['cores']} cores,",
-        f"load {report.load_before} before.",
+        f"{min(report.cells)} to {max(report.cells)} cells; {report.places} places,",
+        f"{report.machine['cores']} cores, load {report.load_before} before.",
         "",
         "| load | regions/s | p50 | p95 | p99 | answered | turned away | errors | wrong |",
         "|---|---|---|---|---|---|---|---|---|",
