@@ -101,7 +101,8 @@ def _is_ready(prometheus: Prometheus) -> bool:
 def traffic(server: Server, tissue_png: bytes) -> None:
     """A bit of everything: answers, mistakes, a region turned away, a caller who leaves."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
-        files = {"image": tissue_png, "request": (None, json.dumps({"pipeline": "nash", "mpp": 0.5}))}
+        request = json.dumps({"pipeline": "nash", "mpp": 0.5})
+        files: dict[str, Any] = {"image": tissue_png, "request": (None, request)}
         assert client.post("/v1/regions", files=files).status_code == 200
         assert client.get("/v1/slides/ward 7/nested.tiff").status_code == 200
         assert client.get("/nothing").status_code == 404
