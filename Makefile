@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check serve bench models lock format clean
+.PHONY: help setup demo test check serve bench bench-load models lock format clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 setup: $(VENV)/.dev ## the environment for development, in .venv
 
@@ -47,6 +47,14 @@ bench: $(VENV)/.dev ## measures, writes benchmarks/results; DATA=folder with dsb
 	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)" --out benchmarks/results/accuracy.json)
 	$(BIN)/python -m benchmarks
 
+# Apart from the others: Locust brings a web server of its own and a pytest plugin.
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+	$(PIP) install -r requirements/bench.txt
+	touch $@
+
+bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes; SOAK=minutes more
+	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
+
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
@@ -61,6 +69,8 @@ lock: $(VENV)/.dev ## pins every requirement anew
 		--extra service --extra cpu -c requirements/dev.txt -o requirements/service-cpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra service --extra gpu -c requirements/dev.txt -o requirements/service-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
+		--extra bench -c requirements/dev.txt -o requirements/bench.txt
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

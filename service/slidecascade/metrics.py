@@ -14,11 +14,14 @@ from prometheus_client import (
 )
 
 from slidecascade import __version__
+from slidecascade.errors import DrainingError, NotReadyError, OverloadedError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
 """The route of requests for addresses that do not exist."""
 
+_REASONS = (DrainingError.problem, NotReadyError.problem, OverloadedError.problem)
+_OUTCOMES = ("background", "done", "failed", "retried")
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -57,6 +60,10 @@ class Metrics:
             "slidecascade_cells_total", "Cells found.", ("pipeline", "class_name"), registry=registry
         )
         self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
+        self._ready = Gauge(
+            "slidecascade_ready", "1 while regions are let in, 0 while the process drains.", registry=registry
+        )
+        self._limit = Gauge("slidecascade_regions_limit", "Most regions worked on at a time.", registry=registry)
         self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused unread.", ("reason",), registry=registry
@@ -67,12 +74,22 @@ class Metrics:
         Gauge(
             "slidecascade_build_info", "Always 1; the version is a label.", ("version",), registry=registry
         ).labels(__version__).set(1)
+        # A series that begins at its first event hides that event from rate(): what alerts wait for begins at 0.
+        for reason in _REASONS:
+            self._rejections.labels(reason)
+        for outcome in _OUTCOMES:
+            self._tiles.labels(outcome)
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """`route` is a template such as ``/v1/slides/{id}``, never the path that was asked for."""
         known = method if method in _METHODS else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route, known).observe(seconds)
+
+    def places(self, *, limit: int, ready: bool) -> None:
+        """`limit` regions are let in at a time; none when not `ready`."""
+        self._limit.set(limit)
+        self._ready.set(ready)
 
     def regions(self, count: int) -> None:
         """`count` regions are in flight now."""

@@ -287,17 +287,32 @@ def test_a_caller_who_leaves_while_sending_frees_the_place(server: Server, stall
     server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 0)
 
 
+def series(page: str) -> set[str]:
+    """Names and labels of all series, without their values."""
+    return {line.rpartition(" ")[0] for line in page.splitlines() if not line.startswith("#")}
+
+
 def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Server) -> None:
-    """However many addresses are tried the page does not grow; neither it nor the log holds any of them."""
+    """However many addresses are tried no series is added; neither the page nor the log holds any of them."""
     client.get("/warm-up")
+    client.request("GOLD-0", "/warm-up")
     client.get("/v1/slides/gone")
+    client.get("/v1/slides/ward 7/nested.tiff")
+    client.get("/v1/models/gone")
+    client.post("/v1/regions", json=SLIDE | {"slide": "gone"})
+    client.post("/v1/regions", json=SLIDE | {"slide": "ward 7/nested.tiff", "region": REGION})
     client.get("/metrics")
-    before = client.get("/metrics").text.count("\n")
+    before = series(client.get("/metrics").text)
+    random = np.random.default_rng(0)
     for number in range(50):
-        client.get(f"/secret-{number}")
+        client.get(f"/secret-{number}/{random.bytes(8).hex()}")
+        client.request(f"GOLD-{number}", "/secret")
         client.get(f"/v1/slides/Doe-{number}.svs?name=Doe")
+        client.get(f"/v1/models/secret-{number}")
+        client.post("/v1/regions", json=SLIDE | {"slide": f"Doe-{number}.svs"}, headers={"X-Request-Id": "mine"})
+    client.post("/v1/regions", json=SLIDE | {"slide": "rendered.tiff", "region": REGION})
     page = client.get("/metrics").text
-    assert page.count("\n") == before
+    assert series(page) == before
     for name in (
         "requests_total",
         "request_duration_seconds_bucket",
@@ -308,7 +323,7 @@ def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Serve
     for name in ("tiles_total", "build_info", "cancelled_total", "regions_in_flight"):
         assert f"\nslidecascade_{name}" in page
     for told in (page, server.log.read_text()):
-        assert not re.search(r"secret|Doe|rendered|\.tiff|\.svs|bentoml_service", told)
+        assert not re.search(r"secret|Doe|rendered|nested|ward 7|\.tiff|\.svs|bentoml_service", told)
 
 
 def test_every_log_line_is_json(server: Server) -> None:

@@ -32,6 +32,7 @@ class Admission:
         self._held: set[asyncio.Timeout] = set()
         self._outlasting: set[asyncio.Future[Any]] = set()
         self._closed = False
+        metrics.places(limit=limit, ready=True)
 
     @property
     def in_flight(self) -> int:
@@ -45,6 +46,7 @@ class Admission:
     def close(self) -> None:
         """Let nobody in any more; those inside go on."""
         self._closed = True
+        self._metrics.places(limit=self._limit, ready=False)
 
     def abandon(self) -> None:
         """Break off those inside: each is answered ``draining``."""

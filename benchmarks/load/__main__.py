@@ -1,0 +1,191 @@
+"""``python -m benchmarks.load``: callers of every number and rate against a served process.
+
+Every answer is compared with the answer the same region gets from an analysis by itself. Ends with 1 when an
+answer was wrong or a request failed in any way but being turned away with the time to come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.load.cases import write_cases
+from benchmarks.load.exchanges import Figures
+from benchmarks.load.memory import Sample, growth_mib_per_hour, watched
+from benchmarks.load.plots import plot_closed, plot_memory, plot_open
+from benchmarks.load.rounds import Caller
+
+from slidecascade.commands.served import served
+from slidecascade.cores import usable_cores
+from slidecascade.settings import read_settings
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+SOAK_USERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Soak:
+    """A long round. `growth_mib_per_hour` is the slope over its second half."""
+
+    figures: Figures
+    memory: tuple[Sample, ...]
+    peak_mib: float
+    growth_mib_per_hour: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What was measured, on what. `load_before` is how busy the machine was with other work."""
+
+    machine: dict[str, object]
+    versions: dict[str, str]
+    load_before: float
+    pipeline: str
+    side_px: int
+    cells: tuple[int, ...]
+    places: int
+    closed: tuple[Figures, ...]
+    open: tuple[Figures, ...]
+    soak: Soak | None
+
+    @property
+    def faults(self) -> int:
+        """Wrong answers, and errors that were not rejections."""
+        rounds = [*self.closed, *self.open, *([self.soak.figures] if self.soak else [])]
+        return sum(figures.wrong + figures.errors for figures in rounds)
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    missing = [name for name in ("locust", "matplotlib") if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(f"{' and '.join(missing)} must be installed first: make bench-load does it.\n")
+        return 2
+    report = measure(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(report), indent=1) + "\n"
+    (arguments.out / "load.json").write_text(text, encoding="utf-8")
+    if report.closed:
+        plot_closed(report.closed, arguments.out / "load-closed.png")
+    if report.open:
+        plot_open(report.open, arguments.out / "load-open.png")
+    if report.soak:
+        plot_memory(report.soak.memory, arguments.out / "load-soak.png")
+    print(table(report))
+    return 1 if report.faults else 0
+
+
+def measure(arguments: argparse.Namespace) -> LoadReport:
+    """All rounds against one process, which is warm from the first on."""
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="slidecascade-load-") as name:
+        folder = Path(name)
+        cases = folder / "cases"
+        cases.mkdir()
+        cells = write_cases(cases, pipeline=arguments.pipeline, count=arguments.cases, side_px=arguments.side)
+        with served({}) as (url, _):
+            caller = Caller(url, cases, folder)
+            caller.closed(users=1, seconds=min(arguments.seconds, 5))  # warm-up
+            closed = tuple(caller.closed(users=users, seconds=arguments.seconds) for users in arguments.users)
+            best = max([1 / arguments.seconds, *(figures.throughput_per_s for figures in closed)])
+            rates = tuple(round(share * best, 3) for share in arguments.rates)
+            opened = tuple(caller.open(rate_per_s=rate, seconds=arguments.seconds) for rate in rates)
+            soak = _soak(caller, minutes=arguments.soak_minutes) if arguments.soak_minutes else None
+    return LoadReport(
+        machine={"processor": _processor(), "cores": usable_cores(), "system": platform.platform()},
+        versions={name: version(name) for name in ("slidecascade", "bentoml", "onnxruntime", "locust")},
+        load_before=round(load_before, 2),
+        pipeline=arguments.pipeline,
+        side_px=arguments.side,
+        cells=tuple(cells),
+        places=read_settings().max_regions_in_flight,
+        closed=closed,
+        open=opened,
+        soak=soak,
+    )
+
+
+def _soak(caller: Caller, *, minutes: float) -> Soak:
+    with watched(caller.url, every_s=max(minutes / 10, 0.2)) as samples:
+        figures = caller.closed(users=SOAK_USERS, seconds=minutes * 60)
+    return Soak(
+        figures=figures,
+        memory=tuple(samples),
+        peak_mib=max(sample.resident_mib for sample in samples),
+        growth_mib_per_hour=growth_mib_per_hour(samples),
+    )
+
+
+def table(report: LoadReport) -> str:
+    """The report as Markdown."""
+    lines = [
+        f"{report.pipeline}, {len(report.cells)} regions of {report.side_px} x {report.side_px} px,",
+        f"{min(report.cells)} to {max(report.cells)} cells; {report.places} places,",
+        f"{report.machine['cores']} cores, load {report.load_before} before.",
+        "",
+        "| load | regions/s | p50 | p95 | p99 | answered | turned away | errors | wrong |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_row(f"{figures.users} callers", figures) for figures in report.closed),
+        *(_row(f"{figures.rate_per_s}/s arriving", figures) for figures in report.open),
+    ]
+    if report.soak:
+        soak = report.soak
+        lines += [
+            _row(f"{soak.figures.seconds / 60:g} min of {SOAK_USERS} callers", soak.figures),
+            "",
+            f"Memory over the soak: at most {soak.peak_mib:.0f} MiB,",
+            f"{soak.growth_mib_per_hour:+.0f} MiB an hour over its second half.",
+        ]
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: Figures) -> str:
+    latency = figures.latency
+    seconds = (latency.p50_s, latency.p95_s, latency.p99_s) if latency else ()
+    cells = [f"{value:.2f} s" for value in seconds] or ["-"] * 3
+    counts = (figures.answered, figures.rejected, figures.errors, figures.wrong)
+    return " | ".join(["| " + name, f"{figures.throughput_per_s:.2f}", *cells, *map(str, counts)]) + " |"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for load.json and the plots")
+    parser.add_argument("--pipeline", default="nash")
+    parser.add_argument("--side", type=int, default=512, help="side of the regions in pixels at 0.5 um/px")
+    parser.add_argument("--cases", type=int, default=8, help="how many different regions; one is bare glass")
+    parser.add_argument("--users", type=_whole_numbers, default=(1, 2, 4, 8, 16, 32), help="callers, closed loop")
+    parser.add_argument(
+        "--rates", type=_shares, default=(0.5, 0.9, 1.2, 2.0), help="arrivals, in shares of the best throughput"
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of a round")
+    parser.add_argument("--soak-minutes", type=float, default=0.0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""``deploy/`` holds together: names, files, ports, and what Prometheus' own checker says."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deployment import (
+    COMPOSE,
+    DASHBOARD,
+    DEPLOY,
+    PROMETHEUS,
+    RULE_TESTS,
+    RULES,
+    Query,
+    loaded,
+    panel_queries,
+    panels,
+    rule_queries,
+    rules,
+    variables,
+)
+from slidecascade.metrics import Metrics
+
+QUERIES = [*panel_queries(), *rule_queries()]
+SCRAPE_LABELS = {"job", "instance"}
+PROMETHEUS_OWN = "up"
+
+
+@pytest.fixture(scope="module")
+def exposed() -> dict[str, set[str]]:
+    """The labels of every series, by its name, once everything has happened."""
+    metrics = Metrics()
+    metrics.request(route="/v1/regions", method="POST", status=200, seconds=1)
+    metrics.places(limit=8, ready=True)
+    metrics.regions(1)
+    metrics.cancelled()
+    metrics.stage("read", 1)
+    metrics.cells("nash", "Immune", 1)
+    series: dict[str, set[str]] = {PROMETHEUS_OWN: set()}
+    for family in text_string_to_metric_families(metrics.expose().decode()):
+        for sample in family.samples:
+            series.setdefault(sample.name, set()).update(sample.labels)
+    return series
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.owner)
+def test_queries_use_what_is_exposed(query: Query, exposed: dict[str, set[str]]) -> None:
+    """Every metric of a panel or rule is one of the service's, and every label one of that metric's."""
+    selectors = re.findall(r"\b([a-z_]+)\{([^}]*)\}", query.filled(window="1m"))
+    assert selectors
+    known = set(SCRAPE_LABELS)
+    for name, matchers in selectors:
+        assert name in exposed
+        known |= exposed[name]
+        assert set(re.findall(r'(\w+)\s*[=!]~?\s*"', matchers)) <= exposed[name] | SCRAPE_LABELS
+        assert 'job="slidecascade"' in matchers
+    grouped = ",".join(re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", query.expr))
+    assert set(re.findall(r"\w+", grouped)) <= known
+
+
+def test_queries_select_series_by_name(exposed: dict[str, set[str]]) -> None:
+    """No metric is used without a selector: it would mix in what others expose under the same name."""
+    for query in QUERIES:
+        bare = re.findall(r"\b((?:slidecascade|process)_\w+)\b(?!\{)", query.expr)
+        assert not bare, query.owner
+
+
+def test_every_metric_of_the_service_is_shown(exposed: dict[str, set[str]]) -> None:
+    """What the service counts can be seen on the dashboard."""
+    shown = {name for query in panel_queries() for name in re.findall(r"\bslidecascade_\w+", query.expr)}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    for name in exposed:
+        if name.startswith("slidecascade_"):
+            assert re.sub(r"_(bucket|sum|count)$", "", name) in families
+
+
+def test_every_alert_says_what_to_do() -> None:
+    """Each has a time it must last, a severity, a summary that names the instance, and a first thing to do."""
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names)
+    for rule in rules():
+        assert re.fullmatch(r"\d+m", rule["for"])
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert "{{ $labels.instance }}" in rule["annotations"]["summary"]
+        assert rule["annotations"]["summary"].endswith(".")
+        assert rule["annotations"]["runbook"].endswith(".")
+
+
+def test_every_alert_is_tested() -> None:
+    """Each alert fires in one of promtool's scenarios."""
+    tested = set(re.findall(r'alertname="(\w+)"', RULE_TESTS.read_text(encoding="utf-8")))
+    assert tested == {rule["alert"] for rule in rules()}
+
+
+def test_settings_named_in_runbooks_exist() -> None:
+    """An operator who is told to change a setting finds it."""
+    from slidecascade.settings import Settings
+
+    named = set(re.findall(r"SLIDECASCADE_(\w+)", RULES.read_text(encoding="utf-8")))
+    assert named
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check", "rules", RULES], ["check", "config", PROMETHEUS], ["test", "rules", RULE_TESTS]],
+    ids=["rules", "config", "alerts"],
+)
+def test_promtool_agrees(arguments: list[str | Path]) -> None:
+    """Prometheus' own checker finds no fault; its scenarios fire what they should and nothing else."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not on this machine (Debian: apt-get install prometheus)")
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    """What Grafana insists on: ids and places of panels that do not collide, queries with letters, variables."""
+    document = loaded(DASHBOARD)
+    assert document["id"] is None  # Grafana gives it one
+    assert document["uid"] == "slidecascade"
+    ids = [panel["id"] for panel in document["panels"]]
+    assert len(set(ids)) == len(ids)
+    taken: set[tuple[int, int]] = set()
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = set(
+            itertools.product(
+                range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+            )
+        )
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    for panel in panels():
+        assert panel["description"].endswith(".")
+        assert [target["refId"] for target in panel["targets"]] == list("ABCD"[: len(panel["targets"])])
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+
+
+def test_the_dashboard_uses_the_variables_it_has() -> None:
+    """No query waits for a variable that is not defined, and none is there for nothing."""
+    used = set(re.findall(r"\$(\w+)", " ".join(query.expr for query in panel_queries())))
+    assert used - {"__rate_interval"} == {variable["name"] for variable in variables()} - {"datasource"}
+
+
+def test_what_compose_mounts_is_there() -> None:
+    """Every file and folder mounted from the repository exists, and is mounted read-only."""
+    mounted = 0
+    for name, service in loaded(COMPOSE)["services"].items():
+        for volume in service["volumes"]:
+            source, target, *mode = re.sub(r"\$\{\w+:-([^}]+)\}", r"\1", volume).split(":")
+            assert target.startswith("/")
+            if source in loaded(COMPOSE)["volumes"]:
+                continue
+            assert (DEPLOY / source).exists(), f"{name}: {source}"
+            assert mode == ["ro"], f"{name}: {source}"
+            mounted += 1
+    assert mounted == 6
+
+
+def test_compose_is_pinned_and_listens_on_loopback() -> None:
+    """No image moves by itself, no port is open to the network, no process can gain rights."""
+    document = loaded(COMPOSE)
+    assert set(document["services"]) == {"slidecascade", "prometheus", "grafana", "triton"}
+    for service in document["services"].values():
+        assert re.search(r":v?\d+\.\d+[\w.-]*$", service["image"])
+        assert service["ports"]
+        assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in service["ports"])
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    hosts = [port.split(":")[1] for service in document["services"].values() for port in service["ports"]]
+    assert len(set(hosts)) == len(hosts)
+    assert document["services"]["triton"]["profiles"] == ["triton"]
+
+
+def test_the_parts_find_each_other() -> None:
+    """The scrape target, the data source, the dashboard's folder and the memory limit are those of compose."""
+    services = loaded(COMPOSE)["services"]
+    scrape = loaded(PROMETHEUS)["scrape_configs"][0]
+    assert scrape["job_name"] == "slidecascade"
+    target, port = scrape["static_configs"][0]["targets"][0].split(":")
+    assert services[target]["ports"][0].endswith(f":{port}")
+    source = loaded(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml")["datasources"][0]
+    assert source["url"] == "http://prometheus:" + services["prometheus"]["ports"][0].split(":")[2]
+    assert source["jsonData"]["timeInterval"] == loaded(PROMETHEUS)["global"]["scrape_interval"]
+    folder = loaded(DEPLOY / "grafana" / "provisioning" / "dashboards" / "slidecascade.yaml")
+    path = folder["providers"][0]["options"]["path"]
+    assert f"./grafana/dashboards:{path}:ro" in services["grafana"]["volumes"]
+    memory = next(rule["expr"] for rule in rules() if rule["alert"] == "SlideCascadeMemory")
+    assert services["slidecascade"]["mem_limit"] == "8g"
+    assert int(memory.rpartition(" ")[2]) == 6 * 2**30
+
+
+def test_a_drain_outlasts_the_grace_before_compose_kills() -> None:
+    """Compose waits longer than the service may take to finish what is in flight."""
+    from slidecascade.settings import Settings
+
+    period = loaded(COMPOSE)["services"]["slidecascade"]["stop_grace_period"]
+    fields = Settings.model_fields
+    assert int(period.removesuffix("s")) > fields["drain_grace_s"].default + fields["drain_notice_s"].default

@@ -1,0 +1,143 @@
+"""The load test's own judgement: right and wrong answers, percentiles, growth of memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.load import exchanges
+from benchmarks.load.answers import Reference, Verdict
+from benchmarks.load.exchanges import Exchange, Figures, Latency, Outcome
+from benchmarks.load.memory import Sample, growth_mib_per_hour
+
+from made_analysis import make_analysis
+from slidecascade.outputs import geojson
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def answer() -> bytes:
+    return b"".join(geojson.encode(make_analysis(20)))
+
+
+def changed(answer: bytes, change: Any) -> bytes:
+    """The answer with something done to its first cell."""
+    document = json.loads(answer)
+    change(document["features"][0])
+    return json.dumps(document).encode()
+
+
+def test_the_same_answer_is_identical(answer: bytes) -> None:
+    """A second analysis of the same input is the same, byte for byte."""
+    again = b"".join(geojson.encode(make_analysis(20)))
+    assert Reference.of(answer).judge(again) is Verdict.IDENTICAL
+
+
+def _score(by: float) -> Any:
+    def change(cell: dict[str, Any]) -> None:
+        cell["properties"]["measurements"]["Detection score"] += by
+
+    return change
+
+
+def test_a_last_digit_is_told_apart(answer: bytes) -> None:
+    """A score one step off is equivalent, two digits off is another answer."""
+    reference = Reference.of(answer)
+    assert reference.judge(changed(answer, _score(1e-4))) is Verdict.EQUIVALENT
+    assert reference.judge(changed(answer, _score(1e-2))) is Verdict.WRONG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell["properties"]["classification"].update(name="Gold"),
+        lambda cell: cell["geometry"]["coordinates"][0].pop(),
+        lambda cell: cell["properties"]["measurements"].popitem(),
+        lambda cell: cell.update(id="other"),
+        dict.clear,
+    ],
+)
+def test_another_cell_is_wrong(answer: bytes, change: Any) -> None:
+    """Class, outline, id and measurements all count."""
+    assert Reference.of(answer).judge(changed(answer, change)) is Verdict.WRONG
+
+
+@pytest.mark.parametrize("other", [b"", b"{", b"[]", b"{}", b'{"features": []}', b"null"])
+def test_no_answer_is_wrong(answer: bytes, other: bytes) -> None:
+    """What is no answer at all does not pass for one."""
+    assert Reference.of(answer).judge(other) is Verdict.WRONG
+
+
+def test_a_missing_or_doubled_cell_is_wrong(answer: bytes) -> None:
+    """All cells of the region, each once."""
+    for edit in (lambda cells: cells[1:], lambda cells: [*cells, cells[0]]):
+        document = json.loads(answer)
+        document["features"] = edit(document["features"])
+        assert Reference.of(answer).judge(json.dumps(document).encode()) is Verdict.WRONG
+
+
+def test_percentiles_are_latencies_of_requests() -> None:
+    """Nearest rank: of a hundred the 50th, 95th and 99th."""
+    latency = Latency.of([float(number) for number in range(100, 0, -1)])
+    assert latency == Latency(p50_s=50, p95_s=95, p99_s=99)
+    assert Latency.of([2.0]) == Latency(p50_s=2, p95_s=2, p99_s=2)
+    assert Latency.of([]) is None
+
+
+def test_rejections_are_no_errors_and_late_answers_no_throughput(tmp_path: Path) -> None:
+    """Each request is counted once; only right answers within the round make throughput."""
+    rows = [
+        Exchange(1.0, 0.5, Outcome.IDENTICAL),
+        Exchange(2.0, 0.7, Outcome.EQUIVALENT),
+        Exchange(12.0, 9.0, Outcome.IDENTICAL),
+        Exchange(3.0, 0.01, Outcome.REJECTED),
+        Exchange(4.0, 0.2, Outcome.WRONG),
+        Exchange(5.0, 0.2, Outcome.ERROR, "status 500"),
+    ]
+    exchanges.write(tmp_path / "records.jsonl", rows)
+    assert exchanges.read(tmp_path / "records.jsonl") == rows
+    figures = Figures.of(rows, seconds=10, users=2)
+    assert (figures.sent, figures.answered, figures.equivalent) == (6, 3, 1)
+    assert (figures.rejected, figures.wrong, figures.errors) == (1, 1, 1)
+    assert figures.error_details == ("status 500",)
+    assert figures.throughput_per_s == 0.2
+    assert figures.latency is not None
+    assert figures.latency.p99_s == 9.0
+
+
+def test_growth_of_memory_is_that_of_the_second_half() -> None:
+    """Filling caches in the first half is no leak; a steady climb in the second is."""
+    warm = [Sample(float(second), 100 + min(second, 50)) for second in range(100)]
+    assert growth_mib_per_hour(warm) == 0
+    assert growth_mib_per_hour([Sample(float(second), second) for second in range(100)]) == 3600
+    assert growth_mib_per_hour([]) == 0
+
+
+@pytest.mark.skipif(find_spec("locust") is None, reason="Locust is not installed: make bench-load installs it")
+def test_a_short_load_test_finds_no_fault(tmp_path: Path) -> None:
+    """Callers beyond the places are turned away and told when to come back; everything else is answered right."""
+    options = ["--seconds", "5", "--users", "1,12", "--rates", "1.5", "--cases", "3", "--side", "256"]
+    environment = os.environ | {"SLIDECASCADE_MAX_REGIONS_IN_FLIGHT": "2", "SLIDECASCADE_RETRY_AFTER_S": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load", "--out", str(tmp_path), "--soak-minutes", "0.05", *options],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "load.json").read_text(encoding="utf-8"))
+    crowd = report["closed"][1]
+    assert crowd["answered"] > 0
+    assert crowd["rejected"] > 0
+    assert report["soak"]["peak_mib"] > 0
+    for name in ("load-closed.png", "load-open.png", "load-soak.png"):
+        assert (tmp_path / name).stat().st_size > 1000
