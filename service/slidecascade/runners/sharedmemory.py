@@ -1,7 +1,8 @@
 """Memory shared with an inference server on the same machine, lent to one call at a time.
 
 A call's images lie at the start of its region, its output behind them. A call that got no answer leaves the
-server free to read and write the region at any later time, so that region is never lent again.
+server free to read and write the region at any later time, so that region is never lent again, and the server is
+asked to forget it until it does.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ SEGMENTS_DIR = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared m
 STEP_BYTES = 1 << 20
 """Regions are whole multiples of this, so that a slightly larger tile fits into the region of the last one."""
 
-LINGER_S = 300.0
-"""How long a region that a lost call may still use stays known to the server."""
+CLOSE_S = 1.0
+"""How long the end waits for the server to be done with regions."""
 
 
 class RegionRefusedError(Exception):
@@ -58,15 +59,15 @@ class Regions:
 
     Args:
         register: tells the server of a region by its name, its key and its bytes.
-        unregister: makes the server forget a region by its name; must not raise.
+        unregister: makes the server forget a region by its name; false when it still uses it.
     """
 
-    def __init__(self, *, register: Callable[[str, str, int], None], unregister: Callable[[str], None]) -> None:
+    def __init__(self, *, register: Callable[[str, str, int], None], unregister: Callable[[str], bool]) -> None:
         self._register = register
         self._unregister = unregister
         self._lock = threading.Lock()
         self._free: list[Region] = []
-        self._lost: list[tuple[float, str]] = []
+        self._unwanted: list[str] = []
         self._generation = 0
 
     @contextmanager
@@ -95,7 +96,7 @@ class Regions:
             return region
         if region is not None:
             self._drop(region)
-        self._forget_lost()
+        self._forget_unwanted()
         return self._make(-(-nbytes // STEP_BYTES) * STEP_BYTES, generation)
 
     def _give_back(self, region: Region) -> None:
@@ -108,7 +109,7 @@ class Regions:
     def _abandon(self, region: Region) -> None:
         _unlink(region.memory)
         with self._lock:
-            self._lost.append((time.monotonic(), region.name))
+            self._unwanted.append(region.name)
 
     def renew(self) -> None:
         """The server was lost, and another does not know the regions of the first."""
@@ -121,7 +122,9 @@ class Regions:
     def close(self) -> None:
         """Let go of every region. Calls in flight let go of theirs when they end."""
         self.renew()
-        self._forget_lost(linger_s=0)
+        ends_at = time.monotonic() + CLOSE_S
+        while not self._forget_unwanted() and time.monotonic() < ends_at:
+            time.sleep(0.05)
 
     def _make(self, nbytes: int, generation: int) -> Region:
         memory = _allocate(nbytes)
@@ -134,16 +137,20 @@ class Regions:
         return Region(name, memory, generation)
 
     def _drop(self, region: Region) -> None:
-        self._unregister(region.name)
         _unlink(region.memory)
+        # Just after its answer the server may not be done with a region yet.
+        if not self._unregister(region.name):
+            with self._lock:
+                self._unwanted.append(region.name)
 
-    def _forget_lost(self, *, linger_s: float = LINGER_S) -> None:
-        now = time.monotonic()
+    def _forget_unwanted(self) -> bool:
+        """Whether the server knows no region that nobody uses."""
         with self._lock:
-            due = [name for lost_at, name in self._lost if now - lost_at >= linger_s]
-            self._lost = [(lost_at, name) for lost_at, name in self._lost if now - lost_at < linger_s]
-        for name in due:
-            self._unregister(name)
+            unwanted, self._unwanted = self._unwanted, []
+        still_used = [name for name in unwanted if not self._unregister(name)]
+        with self._lock:
+            self._unwanted += still_used
+        return not still_used
 
 
 def _allocate(nbytes: int) -> SharedMemory:

@@ -8,13 +8,13 @@ its ``config.pbtxt`` states, where it states one.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,6 @@ CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     # A server that comes back is found again within seconds; by default the pause grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 UNAVAILABLE, NOT_FOUND = "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"
@@ -72,6 +71,7 @@ TOO_LATE, CANCELLED = "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"
 QUEUE_FULL = "maximum queue size"
 """With these words Triton is there and busy; any other UNAVAILABLE is a server that cannot be reached."""
 
+HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 Answer = TypeVar("Answer")
 
 
@@ -276,11 +276,12 @@ class TritonRunner:
                 raise
             raise RegionRefusedError(error.message()) from error
 
-    def _unregister(self, name: str) -> None:
+    def _unregister(self, name: str) -> bool:
         try:
             self._client.unregister_system_shared_memory(name, client_timeout=ASK_S)
-        except triton.InferenceServerException as error:
-            LOG.info("a region of shared memory was not unregistered: %s", error.message())
+        except triton.InferenceServerException:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,17 +331,13 @@ def _not_there(error: Any) -> SlideCascadeError:
 
 
 def _host(url: str) -> str:
-    try:
-        parts = urlsplit(f"//{url}")
-        plain = bool(parts.hostname and parts.port) and parts.netloc == url and not parts.username
-    except ValueError:
-        plain = False
-    if not plain:
+    parts = HOST_AND_PORT.fullmatch(url)
+    if parts is None or not 0 < int(parts["port"]) < 1 << 16:
         raise SettingsError(
             f"The address of the Triton server cannot be {url!r}: give host:port of its gRPC endpoint, such as "
             "localhost:8001."
         )
-    return str(parts.hostname)
+    return parts["v6"] or parts["host"]
 
 
 def _is_this_machine(host: str) -> bool:
