@@ -138,6 +138,8 @@ def start(models: Path, folder: Path, *, ports: tuple[int, int] | None = None) -
         f"--grpc-port={grpc_port}",
         "--allow-metrics=false",
         "--exit-on-error=false",
+        # Configurations are taken as they are; completing them would start every model twice.
+        "--disable-auto-complete-config",
         "--exit-timeout-secs=5",
     ]
     # The embedded Python finds its packages through the first Python in PATH, and heeds no PYTHONPATH.
