@@ -23,6 +23,7 @@ from slidecascade.pipelines import Pipeline, load_pipelines
 from slidecascade.regiontask import RegionTask
 from slidecascade.registry import load_repository
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
 from slidecascade.slides.upload import RegionImage
 from slidecascade.stopwatch import Silent
@@ -61,7 +62,7 @@ class Bench:
     """A pipeline that can be run with any tiling."""
 
     pipeline: Pipeline
-    runner: LocalRunner
+    runner: Runner
 
     @classmethod
     def of(cls, pipeline: str) -> Bench:

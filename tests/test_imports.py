@@ -29,6 +29,7 @@ HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "fastapi", 
 ONE_IMPORTER = {
     "openslide": {"slides.slide"},
     "onnxruntime": {"runners.local"},
+    "tritonclient": {"runners.triton"},
     "bentoml": {"app", "serve"},
 }
 
@@ -85,7 +86,7 @@ def test_imports_point_one_way() -> None:
 
 @pytest.mark.parametrize(("library", "allowed"), ONE_IMPORTER.items())
 def test_a_foreign_library_has_one_home(library: str, allowed: set[str]) -> None:
-    """Openslide, onnxruntime and bentoml are each imported in one place."""
+    """Each of them is imported in one place."""
     importers = {
         module
         for module, path in _modules().items()

@@ -48,6 +48,10 @@ instance_group [
     kind: KIND_AUTO
   }}
 ]
+parameters {{
+  key: "sha256"
+  value: {{ string_value: "{sha256}" }}
+}}
 """
 
 
@@ -84,10 +88,12 @@ def write_package(
         package = Path(scratch) / name
         graph_path = package / str(version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
-        (package / "config.pbtxt").write_text(_triton_config(name, onnx_model, max_batch), encoding="utf-8")
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
         _write_graph(graph_path, onnx_model)
-        _write_spec(package / "model.yaml", spec_fields, graph_path)
+        sha256 = hashlib.sha256(graph_path.read_bytes()).hexdigest()
+        _write_spec(package / "model.yaml", spec_fields, sha256)
+        config = _triton_config(name, onnx_model, max_batch, sha256)
+        (package / "config.pbtxt").write_text(config, encoding="utf-8")
         if verify is not None:
             verify(graph_path)
         _replace(package, models_dir / name, Path(scratch) / "replaced")
@@ -101,12 +107,11 @@ def _write_graph(path: Path, onnx_model: "onnx.ModelProto") -> None:
     path.write_bytes(onnx_model.SerializeToString())
 
 
-def _write_spec(path: Path, spec_fields: Mapping[str, object], graph_path: Path) -> None:
+def _write_spec(path: Path, spec_fields: Mapping[str, object], sha256: str) -> None:
     import yaml
 
-    digest = hashlib.sha256(graph_path.read_bytes()).hexdigest()
     text = yaml.safe_dump(
-        {**spec_fields, "sha256": digest},
+        {**spec_fields, "sha256": sha256},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
@@ -115,7 +120,7 @@ def _write_spec(path: Path, spec_fields: Mapping[str, object], graph_path: Path)
     path.write_text(text, encoding="utf-8")
 
 
-def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int) -> str:
+def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int, sha256: str) -> str:
     graph = onnx_model.graph
     if len(graph.input) != 1 or len(graph.output) != 1:
         raise ValueError(
@@ -133,6 +138,7 @@ def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int) -> 
         output_name=graph.output[0].name,
         output_type=output_type,
         output_dims=output_dims,
+        sha256=sha256,
     )
 
 

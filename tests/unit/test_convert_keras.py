@@ -125,6 +125,7 @@ def test_a_package_holds_what_runners_and_triton_need(tmp_path: Path, segmenter_
     config = (folder / "config.pbtxt").read_text()
     for line in ('name: "image"', "dims: [ -1, -1, 3 ]", 'name: "maps"', "max_batch_size: 8", "TYPE_UINT8"):
         assert line in config
+    assert f'value: {{ string_value: "{fields["sha256"]}" }}' in config
 
 
 def test_a_package_replaces_its_older_self(tmp_path: Path, segmenter_graph: Any) -> None:

@@ -1,0 +1,363 @@
+"""Networks on a Triton server, over gRPC. The only module that imports tritonclient.
+
+The server is pointed at the same models folder. Triton's protocol tells no checksum of what was loaded; held
+against ``model.yaml`` instead are the name, version, input and output of every served model, and the sha256 that
+its ``config.pbtxt`` states, where it states one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.control import Control
+from slidecascade.errors import (
+    MissingExtraError,
+    ModelFailedError,
+    NotReadyError,
+    OverloadedError,
+    SettingsError,
+    SlideCascadeError,
+    UnknownModelError,
+)
+from slidecascade.registry import ModelPackage
+from slidecascade.runners.runner import Runner
+from slidecascade.runners.served import ServedModel, Spec, held_against, new_output
+from slidecascade.runners.sharedmemory import Region, RegionRefusedError, Regions
+
+try:
+    import tritonclient.grpc as triton
+except (ModuleNotFoundError, RuntimeError) as missing:  # a RuntimeError where it is only grpcio that is missing
+    raise MissingExtraError(
+        "Running models on a Triton server needs the triton extra: pip install 'slidecascade[triton]'."
+    ) from missing
+
+LOG = logging.getLogger(__name__)
+
+CALL_S = 60.0
+"""How long the server may take for one batch."""
+
+ASK_S = 10.0
+"""How long the server may take to answer a question about itself."""
+
+RETRY_PAUSE_S = 0.3
+"""Longer than gRPC's first pause before it connects again."""
+
+CLOCKS_DIFFER_S = 0.05
+RETRY_AFTER_S = 2
+ALIGN_BYTES = 64
+"""Outputs in shared memory begin on a multiple of this, whatever their type."""
+
+MAX_REQUEST_BYTES = 1 << 30
+"""Messages must stay below 2 GiB."""
+
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that comes back is found again within seconds; by default the pause grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+UNAVAILABLE, NOT_FOUND = "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"
+TOO_LATE, CANCELLED = "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"
+QUEUE_FULL = "maximum queue size"
+"""With these words Triton is there and busy; any other UNAVAILABLE is a server that cannot be reached."""
+
+HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+Answer = TypeVar("Answer")
+
+
+class TritonRunner:
+    """Sends every batch to a Triton server; usable from many threads at once.
+
+    Making one asks the server nothing, so that the service and the server may start in any order. A model is held
+    against its package before its first use, and again after the server was lost.
+
+    Args:
+        packages: the models to serve; the server must serve the same names and versions.
+        url: ``host:port`` of the server's gRPC endpoint.
+        timeout_s: how long the server may take for one batch, in seconds.
+        shared_memory: whether images and outputs lie in memory shared with the server. None: if the server is on
+            this machine. Where the server refuses it, they travel in messages.
+
+    Raises:
+        SettingsError: when `url` is not ``host:port``.
+    """
+
+    def __init__(
+        self,
+        packages: Iterable[ModelPackage],
+        *,
+        url: str,
+        timeout_s: float = CALL_S,
+        shared_memory: bool | None = None,
+    ) -> None:
+        self._specs = {package.spec.name: package.spec for package in packages}
+        self._timeout_s = timeout_s
+        shares = _is_this_machine(_host(url)) if shared_memory is None else shared_memory
+        self._client = triton.InferenceServerClient(url, channel_args=CHANNEL)
+        self._served: dict[str, ServedModel] = {}
+        self._regions = Regions(register=self._register, unregister=self._unregister) if shares else None
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """See `Runner.run`.
+
+        Raises:
+            ModelFailedError: when the network raised, took too long or returned what it must not.
+            NotReadyError: when the server does not answer or does not serve the model.
+            OverloadedError: when the server's queue is full.
+            ModelPackageError: when the served model is another one than its package.
+        """
+        return self._run(model, images, Control())
+
+    def on_behalf_of(self, control: Control) -> Runner:
+        """A view of this runner for one caller, who is not kept beyond the caller's time limit.
+
+        Its `run` also raises what ``control.check()`` raises. It needs no closing.
+        """
+        return _Caller(self._run, control)
+
+    def check_ready(self) -> None:
+        """Ask the server for every model.
+
+        Raises:
+            NotReadyError: when the server does not answer, or models are not ready; the message says which.
+            ModelPackageError: when a served model is another one than its package.
+        """
+        try:
+            waiting = [spec for spec in self._specs.values() if not self._is_ready(spec)]
+            if waiting:
+                names = ", ".join(f"{spec.name!r} version {spec.version}" for spec in waiting)
+                raise NotReadyError(
+                    f"The Triton server is not ready to run {names}: see its log and point it at the same models "
+                    "folder.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            for name in self._specs:
+                self._require(name)
+        except triton.InferenceServerException as error:
+            raise _not_there(error) from error
+
+    def close(self) -> None:
+        """Give the shared memory back and close the connection."""
+        regions = self._regions
+        if regions is not None:
+            regions.close()
+        self._client.close()
+
+    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+        if model not in self._specs:
+            raise UnknownModelError(f"There is no model {model!r} for the Triton server to run.")
+        outputs = new_output(self._specs[model], images.shape)
+        start = 0
+        while start < len(images):
+            served = self._asked(partial(self._require, model), model, images, control)
+            step = max(1, min(served.max_batch, MAX_REQUEST_BYTES // images[0].nbytes))
+            batch, into = images[start : start + step], outputs[start : start + step]
+            self._asked(partial(self._infer, model, batch, into, control), model, batch, control)
+            start += step
+        if outputs.dtype.kind == "f" and not np.isfinite(outputs).all():
+            raise ModelFailedError(f"Model {model!r} returned values that are not numbers: verify the model.")
+        return outputs
+
+    def _asked(self, ask: Callable[[], Answer], model: str, images: NDArray[np.uint8], control: Control) -> Answer:
+        """What `ask` returns; it is asked once more when the server was lost or is a new one."""
+        control.check()
+        try:
+            return ask()
+        except triton.InferenceServerException as error:
+            if not _may_be_back(error):
+                raise self._failure(error, model, images, control) from error
+            LOG.warning("lost the Triton server: %s", error.message())
+        self._forget_server()
+        time.sleep(max(0.0, min(RETRY_PAUSE_S, control.seconds_left)))
+        control.check()
+        try:
+            return ask()
+        except triton.InferenceServerException as error:
+            raise self._failure(error, model, images, control) from error
+
+    def _failure(self, error: Any, model: str, images: NDArray[np.uint8], control: Control) -> SlideCascadeError:
+        if error.status() in (UNAVAILABLE, NOT_FOUND):
+            return _not_there(error)
+        if error.status() == TOO_LATE:
+            if control.seconds_left < CLOCKS_DIFFER_S:  # the caller's limit, which gRPC may reach a moment early
+                time.sleep(max(0.0, control.seconds_left))
+            control.check()
+            return ModelFailedError(
+                f"The Triton server did not run model {model!r} within {self._timeout_s:g} s: look at its "
+                "load, or wait longer for it."
+            )
+        height, width = images.shape[1:3]
+        return ModelFailedError(
+            f"Model {model!r} failed on {len(images)} images of {width} x {height} px: see the service's log and "
+            "the Triton server's."
+        )
+
+    def _is_ready(self, spec: Spec) -> bool:
+        # Never the server alone: it calls itself ready when a model of its could not be loaded.
+        return bool(self._client.is_model_ready(spec.name, str(spec.version), client_timeout=ASK_S))
+
+    def _require(self, model: str) -> ServedModel:
+        """The served model, held against its package when it is new."""
+        served = self._served.get(model)
+        if served is None:
+            spec = self._specs[model]
+            metadata = self._client.get_model_metadata(model, str(spec.version), client_timeout=ASK_S)
+            config = self._client.get_model_config(model, str(spec.version), client_timeout=ASK_S).config
+            served = self._served[model] = held_against(spec, metadata, config)
+        return served
+
+    def _forget_server(self) -> None:
+        """What answers next may serve other models and knows no region."""
+        self._served.clear()
+        regions = self._regions  # another thread may have found it refused
+        if regions is not None:
+            regions.renew()
+
+    def _infer(self, model: str, images: NDArray[np.uint8], outputs: NDArray[Any], control: Control) -> None:
+        """Run one batch of at most the model's size, into `outputs`."""
+        served = self._require(model)
+        limit_s = min(self._timeout_s, control.seconds_left)
+        regions = self._regions
+        if regions is not None:
+            try:
+                with regions.lend(images.nbytes + ALIGN_BYTES + outputs.nbytes, is_lost=_is_lost) as region:
+                    self._infer_in_memory(served, images, outputs, region, limit_s)
+            except RegionRefusedError as error:
+                LOG.warning("images travel to the Triton server in messages, not in shared memory: %s", error)
+                self._regions = None
+                regions.close()
+            else:
+                return
+        self._infer_in_messages(served, images, outputs, limit_s)
+
+    def _infer_in_messages(
+        self, served: ServedModel, images: NDArray[np.uint8], outputs: NDArray[Any], limit_s: float
+    ) -> None:
+        image = triton.InferInput("image", list(images.shape), "UINT8")
+        image.set_data_from_numpy(images)
+        result = self._send(served, image, triton.InferRequestedOutput(served.output), limit_s)
+        found = result.as_numpy(served.output)
+        served.require_output(found.shape, outputs.shape)
+        outputs[...] = found
+
+    def _infer_in_memory(
+        self,
+        served: ServedModel,
+        images: NDArray[np.uint8],
+        outputs: NDArray[Any],
+        region: Region,
+        limit_s: float,
+    ) -> None:
+        offset = -(-images.nbytes // ALIGN_BYTES) * ALIGN_BYTES
+        region.write(images)
+        image = triton.InferInput("image", list(images.shape), "UINT8")
+        image.set_shared_memory(region.name, images.nbytes)
+        output = triton.InferRequestedOutput(served.output)
+        output.set_shared_memory(region.name, outputs.nbytes, offset)
+        result = self._send(served, image, output, limit_s)
+        served.require_output(tuple(result.get_output(served.output).shape), outputs.shape)
+        region.read_into(outputs, offset=offset)
+
+    def _send(self, served: ServedModel, image: Any, output: Any, limit_s: float) -> Any:
+        limit_s = max(limit_s, 1e-3)  # gRPC takes no other
+        return self._client.infer(served.name, [image], served.version, outputs=[output], client_timeout=limit_s)
+
+    def _register(self, name: str, key: str, nbytes: int) -> None:
+        try:
+            self._client.register_system_shared_memory(name, key, nbytes, client_timeout=ASK_S)
+        except triton.InferenceServerException as error:
+            if _is_lost(error):
+                raise
+            raise RegionRefusedError(error.message()) from error
+
+    def _unregister(self, name: str) -> bool:
+        try:
+            self._client.unregister_system_shared_memory(name, client_timeout=ASK_S)
+        except triton.InferenceServerException:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """`TritonRunner.run` for one caller."""
+
+    run_for: Callable[[str, NDArray[np.uint8], Control], NDArray[Any]]
+    control: Control
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return self.run_for(model, images, self.control)
+
+    def close(self) -> None:
+        """Nothing: the connection is not the caller's."""
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether the call was left without an answer: the server may still be at work on it."""
+    if not isinstance(error, triton.InferenceServerException):
+        return not isinstance(error, SlideCascadeError)
+    return error.status() in (UNAVAILABLE, TOO_LATE, CANCELLED) and not _is_queue_full(error)
+
+
+def _may_be_back(error: Any) -> bool:
+    """Whether to ask again: the connection was lost, or a new server knows neither model nor region yet."""
+    return error.status() in (UNAVAILABLE, NOT_FOUND) and not _is_queue_full(error)
+
+
+def _is_queue_full(error: Any) -> bool:
+    return error.status() == UNAVAILABLE and QUEUE_FULL in error.message()
+
+
+def _not_there(error: Any) -> SlideCascadeError:
+    if _is_queue_full(error):
+        return OverloadedError(
+            "The Triton server's queue is full: try again in a moment.", retry_after_s=RETRY_AFTER_S
+        )
+    if error.status() == NOT_FOUND:
+        return NotReadyError(
+            "The Triton server does not serve every model: point it at the same models folder.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return NotReadyError(
+        "The Triton server does not answer: start it, or correct the address of its gRPC endpoint.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _host(url: str) -> str:
+    parts = HOST_AND_PORT.fullmatch(url)
+    if parts is None or not 0 < int(parts["port"]) < 1 << 16:
+        raise SettingsError(
+            f"The address of the Triton server cannot be {url!r}: give host:port of its gRPC endpoint, such as "
+            "localhost:8001."
+        )
+    return parts["v6"] or parts["host"]
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether `host` is an address of this machine: only such an address can be bound here."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    return any(_can_be_bound(family, address) for family, _, _, _, address in found)
+
+
+def _can_be_bound(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
