@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -18,6 +19,15 @@ class Control:
     def __init__(self, *, deadline_s: float | None = None) -> None:
         self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._cancelled = threading.Event()
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the time limit, negative after it; infinite without one."""
+        return math.inf if self._ends_at is None else self._ends_at - time.monotonic()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Stop the work: nobody waits for the answer any more."""
