@@ -246,9 +246,10 @@ def test_all_that_happens_is_told() -> None:
     """Sizes, waiting times and queues reach the observer under the model's name."""
 
     class Told(Unobserved):
-        sizes: list[int] = []
-        waits: list[float] = []
-        queues: list[int] = []
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+            self.waits: list[float] = []
+            self.queues: list[int] = []
 
         def ran(self, model: str, *, size: int, seconds: float) -> None:
             self.sizes.append(size)

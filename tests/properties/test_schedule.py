@@ -85,7 +85,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS, batch=st.integers(1, 32), queue=st.integers(1, 60), padded=st.booleans())
 def test_every_image_is_run_once_or_was_given_up(steps: list[Any], batch: int, queue: int, padded: bool) -> None:
-    """Whatever comes and goes: no image is lost or run twice, a caller's images keep their order, the bound holds."""
+    """Whatever comes and goes: no image is lost or run twice, a caller's keep their order, the bound holds."""
     line = Line(Schedule(Limits(batch_items=batch, queue_items=queue, padded=padded)))
     for step in steps:
         match step:

@@ -46,6 +46,20 @@ def bound(runner: Runner, control: Control) -> Runner:
     return runner.on_behalf_of(control) if isinstance(runner, SharedRunner) else runner
 
 
+@runtime_checkable
+class RemoteRunner(Runner, Protocol):
+    """A runner whose networks are somewhere else, where they may come and go."""
+
+    def check_ready(self) -> None:
+        """Ask whether all networks can be run now; blocks.
+
+        Raises:
+            NotReadyError: when one cannot.
+            ModelPackageError: when what is there is another model than its package.
+        """
+        ...
+
+
 class RunObserver(Protocol):
     """Told what networks are given to do; called from worker threads."""
 

@@ -101,9 +101,12 @@ class Limits:
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The sizes of batches of images of `shape`: powers of two when padded, else any up to the last."""
         most = max(1, min(self.batch_items, self.batch_px // max(1, shape[0] * shape[1])))
-        if not self.padded:
-            return tuple(range(1, most + 1))
-        return tuple(1 << power for power in range(most.bit_length()))
+        return powers_of_two(most) if self.padded else tuple(range(1, most + 1))
+
+
+def powers_of_two(most: int) -> tuple[int, ...]:
+    """1, 2, 4 and so on up to `most`, which is at least 1."""
+    return tuple(1 << power for power in range(most.bit_length()))
 
 
 class _Queue(Generic[CallT]):

@@ -22,6 +22,8 @@ from slidecascade.outputs.heatmap import COLORMAPS
 from slidecascade.web.admission import Admission
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.exchange import Exchange
+from slidecascade.web.inference import Inferences
+from slidecascade.web.kserve import kserve_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.regions import OFFERS, Regions
 
@@ -139,9 +141,15 @@ def _response(problem: wire.Problem, headers: Mapping[str, str] | None) -> Respo
 
 
 def create_app(
-    analyser: Analyser, regions: Regions, *, metrics: Metrics, admission: Admission, lookups: Pool
+    analyser: Analyser,
+    regions: Regions,
+    inferences: Inferences,
+    *,
+    metrics: Metrics,
+    admission: Admission,
+    lookups: Pool,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk."""
+    """The API over one analyser; `lookups` runs what may wait for a disk or another server."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -155,7 +163,8 @@ def create_app(
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(metrics, admission))
+    app.include_router(_operation_routes(analyser, metrics, admission, lookups))
+    app.include_router(kserve_routes(analyser, inferences, admission, lookups))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -216,7 +225,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(metrics: Metrics, admission: Admission) -> APIRouter:
+def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission, lookups: Pool) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -226,6 +235,7 @@ def _operation_routes(metrics: Metrics, admission: Admission) -> APIRouter:
     @router.get("/readyz", summary="Whether to send requests here", responses={503: {"model": wire.Problem}})
     async def ready() -> wire.Health:
         admission.require_open()
+        await lookups.run(analyser.check_ready)
         return wire.Health(status="ready")
 
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
