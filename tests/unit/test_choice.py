@@ -197,7 +197,8 @@ def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypat
 def test_a_gpu_that_is_not_there_is_told(packages: list[ModelPackage]) -> None:
     """Neither provider falls back to the CPU."""
     for device in ("cuda", "tensorrt"):
-        with pytest.raises(SettingsError, match=f"SLIDECASCADE_DEVICE is '{device}'"):
+        told = f"SLIDECASCADE_DEVICE is '{device}'"
+        with pytest.warns(UserWarning, match="ExecutionProvider"), pytest.raises(SettingsError, match=told):
             open_runner(packages, Settings(device=device), Unobserved())
 
 

@@ -25,7 +25,7 @@ PREFIX: Final = "/v2"
 _BAD_REQUEST, _UNPROCESSABLE = 400, 422
 
 
-def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admission, lookups: Pool) -> APIRouter:
+def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admission, checks: Pool) -> APIRouter:
     """The routes of the protocol; errors become its own by way of `in_protocol`."""
     router = APIRouter(prefix=PREFIX, tags=["inference protocol"])
 
@@ -40,14 +40,14 @@ def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admissi
     @router.get("/health/ready", summary="Whether all models can be run")
     async def ready() -> dict[str, bool]:
         admission.require_open()
-        await lookups.run(analyser.check_ready)
+        await checks.run(analyser.check_ready)
         return {"ready": True}
 
-    _model_routes(router, analyser, inferences, lookups)
+    _model_routes(router, analyser, inferences, checks)
     return router
 
 
-def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, lookups: Pool) -> None:
+def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, checks: Pool) -> None:
     """Each with the model's version in the path, and without."""
     for path in ("/models/{name}", "/models/{name}/versions/{version}"):
 
@@ -58,7 +58,7 @@ def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences,
         @router.get(f"{path}/ready", summary="Whether a model can be run")
         async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
             _package(analyser, name, version)
-            await lookups.run(analyser.check_ready)
+            await checks.run(analyser.check_ready)
             return {"name": name, "ready": True}
 
         @router.post(f"{path}/infer", summary="Run a model on tensors", response_class=Response)

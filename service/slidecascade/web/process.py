@@ -22,6 +22,8 @@ NATIVE_ROUTE: Final = "/analyze_region"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
+_CHECK_THREADS = 2
+"""Threads of their own, so that a disk that hangs does not make the process look unready."""
 
 
 class Process:
@@ -31,6 +33,7 @@ class Process:
         self._analyser = analyser
         self._metrics = metrics
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._checks = Pool(_CHECK_THREADS, name="check")
         self._admission = Admission(
             limit=settings.max_regions_in_flight, retry_after_s=settings.retry_after_s, metrics=metrics
         )
@@ -44,6 +47,7 @@ class Process:
             metrics=metrics,
             admission=self._admission,
             lookups=self._lookups,
+            checks=self._checks,
         )
 
     @classmethod
@@ -74,4 +78,5 @@ class Process:
         self.regions.close()
         self._inferences.close()
         self._lookups.close()
+        self._checks.close()
         self._analyser.close()

@@ -148,8 +148,9 @@ def create_app(
     metrics: Metrics,
     admission: Admission,
     lookups: Pool,
+    checks: Pool,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk or another server."""
+    """The API over one analyser; `lookups` runs what may wait for a disk, `checks` what may for another server."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -163,8 +164,8 @@ def create_app(
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(analyser, metrics, admission, lookups))
-    app.include_router(kserve_routes(analyser, inferences, admission, lookups))
+    app.include_router(_operation_routes(analyser, metrics, admission, checks))
+    app.include_router(kserve_routes(analyser, inferences, admission, checks))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -225,7 +226,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission, lookups: Pool) -> APIRouter:
+def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission, checks: Pool) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -235,7 +236,7 @@ def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission
     @router.get("/readyz", summary="Whether to send requests here", responses={503: {"model": wire.Problem}})
     async def ready() -> wire.Health:
         admission.require_open()
-        await lookups.run(analyser.check_ready)
+        await checks.run(analyser.check_ready)
         return wire.Health(status="ready")
 
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
