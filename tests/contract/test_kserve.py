@@ -173,7 +173,8 @@ def test_a_wrong_json_length_is_told(server: Server, length: str) -> None:
         ("gold/infer", 404),
         ("nash-cell/versions/2/infer", 404),
         ("nash-cell/versions/x/infer", 404),
-        ("..%2F..%2Fetc%2Fpasswd/infer", 404),
+        ("%2e%2e%2Fetc%2Fpasswd/infer", 404),
+        ("", 404),
         ("nash-cell/elsewhere", 404),
     ],
 )

@@ -48,7 +48,8 @@ class Adder:
         self.batches.append([int(image.flat[0]) for image in images])
         if (images == POISON).any():
             raise ModelFailedError("Poison.")
-        return images.reshape(len(images), -1).sum(1, dtype=np.int64)[:, None]
+        sums: NDArray[np.int64] = images.reshape(len(images), -1).sum(1, dtype=np.int64)[:, None]
+        return sums
 
     def close(self) -> None:
         self.closed += 1

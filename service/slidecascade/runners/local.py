@@ -121,7 +121,7 @@ class LocalRunner:
     ) -> None:
         # Failures are raised as sentences; raw lines of the library on stderr would only repeat them.
         ort.set_default_logger_severity(FATAL_ONLY)
-        sizes = (1,)
+        sizes: tuple[int, ...] = (1,)
         if placement.device != "cpu":
             # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
             ort.preload_dlls()

@@ -22,6 +22,11 @@ from slidecascade.web.tensors import metadata
 from slidecascade.wire import JSON, PROBLEM
 
 PREFIX: Final = "/v2"
+ERROR_CONTENT: Final[dict[str, Any]] = {
+    JSON: {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
+}
+"""What an OpenAPI document says of the protocol's errors."""
+
 _BAD_REQUEST, _UNPROCESSABLE = 400, 422
 
 

@@ -23,7 +23,7 @@ from slidecascade.web.admission import Admission
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.exchange import Exchange
 from slidecascade.web.inference import Inferences
-from slidecascade.web.kserve import kserve_routes
+from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.regions import OFFERS, Regions
 
@@ -246,6 +246,7 @@ def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission
     return router
 
 
+_PROBLEM_CONTENT: Final = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REQUEST_REF: Final = {"$ref": "#/components/schemas/RegionRequest"}
 _REGION_REQUEST: Final[dict[str, Any]] = {
     "requestBody": {
@@ -295,9 +296,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            for status, answer in operation["responses"].items():
-                if status == "default" or int(status) >= 400:
-                    answer["content"] = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for path, operations in document["paths"].items():
+            error = ERROR_CONTENT if path.startswith(PREFIX) else _PROBLEM_CONTENT
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    if status == "default" or int(status) >= 400:
+                        answer["content"] = error
         app.openapi_schema = document
     return app.openapi_schema
