@@ -216,9 +216,7 @@ def test_what_a_gpu_is_told(packages: list[ModelPackage], tmp_path: Path) -> Non
     assert cpu == ("CPUExecutionProvider", {})
     assert tensorrt[1]["trt_profile_max_shapes"] == "image:32x72x72x3"
     assert tensorrt[1]["trt_engine_cache_path"] == str(tmp_path)
-    (tensorrt, *_) = placement.providers(spec["toy-segmenter"], most=4)
-    assert tensorrt[1]["trt_profile_min_shapes"] == "image:1x8x8x3"
-    assert tensorrt[1]["trt_profile_opt_shapes"] == "image:4x640x640x3"
+    assert [name for name, _ in placement.providers(spec["toy-segmenter"], most=4)] == [cuda[0], cpu[0]]
 
 
 @pytest.fixture

@@ -104,7 +104,8 @@ def _local(packages: list[ModelPackage], settings: Settings, observer: RunObserv
     from slidecascade.runners.local import LocalRunner, Placement
 
     on_gpu = settings.device != "cpu"
-    gpus = settings.gpu_numbers if on_gpu else (0,)
+    batches = _batches(settings)
+    gpus = settings.gpu_numbers if on_gpu and batches else settings.gpu_numbers[:1]
     limits = Limits(batch_items=settings.max_batch, queue_items=settings.max_queue_items, padded=on_gpu)
     placement = Placement(
         device=settings.device, memory_mib=settings.gpu_memory_mib, engine_dir=settings.engine_dir
@@ -113,7 +114,7 @@ def _local(packages: list[ModelPackage], settings: Settings, observer: RunObserv
         LocalRunner(packages, placement=replace(placement, gpu=gpu), warm_up=powers_of_two(settings.max_batch))
         for gpu in gpus
     ]
-    if not _batches(settings):
+    if not batches:
         return MeasuredRunner(runners[0], observer)
     # A GPU does one thing after another; on a CPU calls side by side keep the cores busy.
     return Batcher(runners if on_gpu else runners * usable_cores(), limits=limits, observer=observer)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec
+from slidecascade.registry import ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
 
 ORT_ERRORS = (
     ort_errors.Fail,
@@ -28,10 +28,8 @@ WARM_UP_PX = 64
 FATAL_ONLY = 4
 """The severity from which on ONNX Runtime writes to stderr."""
 
-TILE_PX = 640
-"""Side of the tiles a segmenter usually sees: what TensorRT makes its engines best for."""
-
-LARGEST_TILE_PX = 2048
+USUAL_BATCH = 8
+"""The size of batches TensorRT makes its engines best for."""
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 Provider = tuple[str, dict[str, Any]]
@@ -42,7 +40,8 @@ class Placement:
     """Where sessions run.
 
     Attributes:
-        device: ``cpu``, or ``cuda`` or ``tensorrt`` for a GPU.
+        device: ``cpu``, or ``cuda`` or ``tensorrt`` for a GPU. TensorRT takes networks of a fixed input size: for
+            others its engines would have to be built for the largest tile there may be. Those run on CUDA.
         gpu: the number of the GPU.
         memory_mib: most memory a session may take on the GPU, in MiB; 0: all there is.
         engine_dir: where TensorRT keeps its engines; None: it does not.
@@ -58,8 +57,8 @@ class Placement:
         found: list[Provider] = [("CPUExecutionProvider", {})]
         if self.device != "cpu":
             found.insert(0, ("CUDAExecutionProvider", self._cuda()))
-        if self.device == "tensorrt":
-            found.insert(0, ("TensorrtExecutionProvider", self._tensorrt(spec, most)))
+        if self.device == "tensorrt" and isinstance(spec.input, FixedSize):
+            found.insert(0, ("TensorrtExecutionProvider", self._tensorrt(spec, spec.input, most)))
         return found
 
     def _cuda(self) -> dict[str, Any]:
@@ -71,13 +70,10 @@ class Placement:
         }
         return options | ({"gpu_mem_limit": self.memory_mib << 20} if self.memory_mib else {})
 
-    def _tensorrt(self, spec: SegmenterSpec | ClassifierSpec, most: int) -> dict[str, Any]:
-        fixed = (spec.input.height_px, spec.input.width_px)
-        least, usual, largest = spec.input.multiple_of, TILE_PX, LARGEST_TILE_PX
+    def _tensorrt(self, spec: SegmenterSpec | ClassifierSpec, size: FixedSize, most: int) -> dict[str, Any]:
         options: dict[str, Any] = {"device_id": self.gpu}
-        for name, count, side in (("min", 1, least), ("opt", min(8, most), usual), ("max", most, largest)):
-            height, width = fixed[0] or side, fixed[1] or side
-            options[f"trt_profile_{name}_shapes"] = f"image:{count}x{height}x{width}x3"
+        for name, count in (("min", 1), ("opt", min(USUAL_BATCH, most)), ("max", most)):
+            options[f"trt_profile_{name}_shapes"] = f"image:{count}x{size.height_px}x{size.width_px}x3"
         if self.memory_mib:
             options["trt_max_workspace_size"] = self.memory_mib << 20
         if self.engine_dir is not None:
