@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slidecascade.errors import OverloadedError
@@ -83,6 +83,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=STEPS, batch=st.integers(1, 32), queue=st.integers(1, 60), padded=st.booleans())
 def test_every_image_is_run_once_or_was_given_up(steps: list[Any], batch: int, queue: int, padded: bool) -> None:
     """Whatever comes and goes: no image is lost or run twice, a caller's keep their order, the bound holds."""
@@ -123,6 +124,7 @@ def test_every_image_is_run_once_or_was_given_up(steps: list[Any], batch: int, q
     assert line.schedule.waiting() == sum(line.schedule.waiting(model) for model in MODELS) == 0
 
 
+@settings(deadline=None)
 @given(flood=st.integers(1, 300), calls=st.integers(1, 40), items=st.integers(1, 8))
 def test_nobody_waits_behind_a_flood(flood: int, calls: int, items: int) -> None:
     """As long as both wait, two callers get the same number of images, to within a batch and a call."""
@@ -141,6 +143,7 @@ def test_nobody_waits_behind_a_flood(flood: int, calls: int, items: int) -> None
             assert abs(given["flood"] - given["other"]) <= 8 + items
 
 
+@settings(deadline=None)
 @given(flood=st.integers(1, 300))
 def test_models_take_turns(flood: int) -> None:
     """A call for one model waits for at most one batch of a flood for another."""
