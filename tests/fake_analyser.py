@@ -67,6 +67,8 @@ class FakeAnalyser(Analyser):
             raise self.error
         return Report(make_analysis(20), _overview)
 
+    def check_ready(self) -> None: ...
+
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
         return (PIPELINE,)
 

@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "geometry", "wire", "control", "cores"}),
     frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
+    frozenset({"runners.choice"}),
     frozenset({"pipelines", "outputs"}),
     frozenset({"cells.cascade", "tilework", "regiontask"}),
     frozenset({"flow"}),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from slidecascade.control import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
+    ModelPackageError,
+    NotReadyError,
     PipelineSpecError,
     UnknownModelError,
     UnknownPipelineError,
@@ -26,8 +29,8 @@ from slidecascade.geometry import Box
 from slidecascade.pipelines import Pipeline, load_pipelines
 from slidecascade.regiontask import OpenSource, RegionTask
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
-from slidecascade.runners.local import LocalRunner
-from slidecascade.runners.runner import Runner
+from slidecascade.runners.choice import open_runner
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.slides.region import resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
@@ -53,8 +56,8 @@ class Analyser:
 
     Args:
         observer: told about stages, tiles and cells.
-        make_runner: builds what runs the networks of the packages it is given; default: `LocalRunner` on the
-            device of the settings.
+        runs: told about the runs of networks.
+        make_runner: builds what runs the networks of the packages it is given; default: what the settings choose.
 
     Raises:
         ModelPackageError, PipelineSpecError: when something must not be served; nothing is left running.
@@ -65,6 +68,7 @@ class Analyser:
         settings: Settings,
         *,
         observer: Observer,
+        runs: RunObserver | None = None,
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
     ) -> None:
         self._settings = settings
@@ -76,7 +80,7 @@ class Analyser:
                 f"No pipeline can be served: the models folder holds {', '.join(self._packages) or 'no models'}; "
                 "mount the right one, or add a pipeline for these models."
             )
-        make_runner = make_runner or partial(LocalRunner, device=settings.device)
+        make_runner = make_runner or partial(open_runner, settings=settings, observer=runs or Unobserved())
         self._runner = make_runner(self._packages.values())
         self._slides = SlideStore(
             settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
@@ -89,6 +93,23 @@ class Analyser:
         self._pool.shutdown(cancel_futures=True)
         self._runner.close()
         self._slides.close()
+
+    def check_ready(self) -> None:
+        """Ask the networks that are somewhere else whether they can be run; blocks.
+
+        Raises:
+            NotReadyError: when one cannot, or is another one than its package.
+        """
+        if not isinstance(self._runner, RemoteRunner):
+            return
+        try:
+            self._runner.check_ready()
+        except ModelPackageError as error:
+            raise NotReadyError(error.detail, retry_after_s=self._settings.retry_after_s) from error
+
+    def infer(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+        """What the network `model` gives for `images`; raises what a `Runner` and a `SharedRunner` do."""
+        return bound(self._runner, control).run(model, images)
 
     def analyse(
         self,
@@ -152,9 +173,13 @@ class Analyser:
         return tuple(_model_info(package.spec) for package in self._packages.values())
 
     def model(self, name: str) -> wire.ModelInfo:
+        return _model_info(self.package(name).spec)
+
+    def package(self, name: str) -> ModelPackage:
+        """The package of a model; raises UnknownModelError."""
         if name not in self._packages:
             raise UnknownModelError(f"There is no model {name!r}: GET /v1/models lists them.")
-        return _model_info(self._packages[name].spec)
+        return self._packages[name]
 
     def slides(self) -> wire.SlideList:
         ids, truncated = self._slides.list_ids()

@@ -29,6 +29,14 @@ class Control:
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
 
+    def within(self, seconds: float | None) -> Control:
+        """A control that ends with this one, or after so many seconds if that is sooner; None: this one."""
+        if seconds is None or seconds >= self.seconds_left:
+            return self
+        sooner = Control(deadline_s=seconds)
+        sooner._cancelled = self._cancelled
+        return sooner
+
     def cancel(self) -> None:
         """Stop the work: nobody waits for the answer any more."""
         self._cancelled.set()

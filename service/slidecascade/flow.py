@@ -22,13 +22,14 @@ from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     ModelFailedError,
+    RetryLaterError,
     SlideCascadeError,
     TilesFailedError,
 )
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines import Pipeline
 from slidecascade.regiontask import RegionTask
-from slidecascade.runners.runner import Runner
+from slidecascade.runners.runner import Runner, bound
 from slidecascade.slides import tissue
 from slidecascade.stopwatch import Observer, Stopwatch
 from slidecascade.tilework import TileFindings, TileWork
@@ -65,6 +66,7 @@ def analyse(
 
     Raises:
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
+        RetryLaterError: when networks had too much to do, or were not there.
         DeadlineExceededError, CancelledError: when `control` says so.
         UnreadableSlideError, ModelFailedError: when every tile failed for that reason.
     """
@@ -112,7 +114,7 @@ def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stop
             grids=grids,
             thresholds=task.thresholds,
             dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
-            runner=runner,
+            runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
         )
@@ -187,6 +189,8 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
         observer.tiles("retried", 1)
         outcome = _once(task, work, tile, private=True)
     if isinstance(outcome, _Failure):
+        if isinstance(outcome.error, RetryLaterError):
+            raise outcome.error  # not this tile's fault: the whole region may succeed later
         LOG.error("a tile failed twice: %s", outcome.error.problem, exc_info=outcome.error)
     return outcome
 

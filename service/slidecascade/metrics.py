@@ -24,13 +24,15 @@ _REASONS = (DrainingError.problem, NotReadyError.problem, OverloadedError.proble
 _OUTCOMES = ("background", "done", "failed", "retried")
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_RUN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
     """The numbers of one process in a registry of its own; usable from many threads.
 
-    It is also the `Observer` of the work.
+    It is also the `Observer` of the work and the `RunObserver` of the networks.
     """
 
     def __init__(self) -> None:
@@ -64,6 +66,30 @@ class Metrics:
             "slidecascade_ready", "1 while regions are let in, 0 while the process drains.", registry=registry
         )
         self._limit = Gauge("slidecascade_regions_limit", "Most regions worked on at a time.", registry=registry)
+        self._batch_size = Histogram(
+            "slidecascade_batch_size",
+            "Images in one run of a network.",
+            ("model",),
+            buckets=_BATCH_SIZES,
+            registry=registry,
+        )
+        self._batch_wait = Histogram(
+            "slidecascade_batch_wait_seconds",
+            "Time the images of one call waited for their run.",
+            ("model",),
+            buckets=_RUN_SECONDS,
+            registry=registry,
+        )
+        self._run_seconds = Histogram(
+            "slidecascade_model_run_seconds",
+            "Time of one run of a network.",
+            ("model",),
+            buckets=_RUN_SECONDS,
+            registry=registry,
+        )
+        self._queue = Gauge(
+            "slidecascade_batch_queue_items", "Images that wait for a network.", ("model",), registry=registry
+        )
         self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused unread.", ("reason",), registry=registry
@@ -109,6 +135,16 @@ class Metrics:
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         self._cells.labels(pipeline, class_name).inc(count)
+
+    def ran(self, model: str, *, size: int, seconds: float) -> None:
+        self._batch_size.labels(model).observe(size)
+        self._run_seconds.labels(model).observe(seconds)
+
+    def waited(self, model: str, seconds: float) -> None:
+        self._batch_wait.labels(model).observe(seconds)
+
+    def queued(self, model: str, items: int) -> None:
+        self._queue.labels(model).set(items)
 
     def expose(self) -> bytes:
         """All series in the Prometheus text format."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -12,6 +13,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from slidecascade.errors import SettingsError
 
 PACKAGE_DIR = Path(__file__).parent
+
+RunnerKind = Literal["local", "triton"]
+_ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
+_BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
 
 
 def bundled_models_dir() -> Path:
@@ -66,14 +71,58 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Tiles worked on at a time; 0: as many as the cores this process may use."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where networks run. ``cuda`` never falls back: without a usable GPU the service does not start."""
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    """Where networks run in this process. Nothing falls back: without a usable GPU the service does not start."""
+
+    gpus: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
+    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work."""
+
+    gpu_memory_mib: int = Field(default=0, ge=0)
+    """Most memory a network may take on the GPU for its work, in MiB; 0: all there is."""
+
+    engine_dir: Path | None = None
+    """Where TensorRT keeps the engines it builds, which takes minutes; none: they are built at every start."""
+
+    runner: RunnerKind = "local"
+    """Where networks run: ``local``, in this process, or ``triton``, on a Triton server."""
+
+    runner_by_model: str = Field(default="", pattern=_BY_MODEL)
+    """Models that run elsewhere than the others: ``nuclei-unet=triton,nash-cell=local``."""
+
+    triton_url: str = "localhost:8001"
+    """``host:port`` of the Triton server's gRPC endpoint."""
+
+    batching: Literal["auto", "on", "off"] = "auto"
+    """Whether images of several requests run together: ``auto`` on a GPU only, for on a CPU it gains nothing."""
+
+    max_batch: int = Field(default=32, ge=1, le=1024)
+    """Most images run together; the larger the images, the fewer."""
+
+    max_queue_items: int = Field(default=1024, ge=1)
+    """Images that may wait for the networks; more are answered ``overloaded``."""
+
+    max_inferences_in_flight: int = Field(default=32, ge=1)
+    """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
+
+    max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Largest body of ``/v2/.../infer`` in bytes: 20 tiles of 1024 x 1024 px in binary form."""
 
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""
 
     max_slide_listing: int = Field(default=1000, ge=1)
     """Most slides ``/v1/slides`` lists."""
+
+    @property
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """`gpus`, taken apart."""
+        return tuple(map(int, self.gpus.split(",")))
+
+    @property
+    def runners_by_model(self) -> Mapping[str, RunnerKind]:
+        """`runner_by_model`, taken apart."""
+        pairs = (pair.split("=") for pair in self.runner_by_model.split(",") if pair)
+        return {name: cast("RunnerKind", kind) for name, kind in pairs}
 
     @field_validator("slide_roots", mode="before")
     @classmethod

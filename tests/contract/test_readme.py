@@ -70,7 +70,8 @@ def test_curl_commands_answer(command: str, url: str, workplace: Path) -> None:
 @pytest.mark.parametrize("code", _blocks("python"))
 def test_python_blocks_run(code: str, url: str, workplace: Path) -> None:
     """The client's examples print something and raise nothing."""
-    script = [sys.executable, "-c", code.replace(LOCAL, url)]
+    here = code.replace(LOCAL, url).replace(LOCAL.removeprefix("http://"), url.removeprefix("http://"))
+    script = [sys.executable, "-c", here]
     result = subprocess.run(script, cwd=workplace, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()

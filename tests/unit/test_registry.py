@@ -15,7 +15,7 @@ import toy_models
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.onnxgraph import has_external_data
 from slidecascade.registry import load_package, load_repository
-from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.local import LocalRunner, Placement
 from slidecascade.settings import bundled_models_dir
 
 
@@ -194,7 +194,7 @@ def test_a_gpu_is_asked_for_with_its_libraries_loaded(
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("This ONNX Runtime is the one for GPUs.")
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(SettingsError, match="no usable"):
-        LocalRunner(packages.values(), device="cuda")
+        LocalRunner(packages.values(), placement=Placement(device="cuda"))
     assert asked == ["cuda"]
     assert capfd.readouterr() == ("", "")
 

@@ -243,6 +243,9 @@ async def test_the_document_describes_the_contract(client: httpx.AsyncClient) ->
 
     expected = {"/v1/regions", "/v1/pipelines", "/v1/pipelines/{name}", "/v1/models", "/v1/models/{name}"}
     expected |= {"/v1/slides", "/v1/slides/{slide_id}", "/livez", "/readyz", "/metrics"}
+    expected |= {"/v2", "/v2/health/live", "/v2/health/ready"}
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        expected |= {model, f"{model}/ready", f"{model}/infer"}
     assert set(document["paths"]) == expected
     names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
     assert {"RegionRequest", "RegionBox", "Summary", "Problem"} <= names
@@ -484,16 +487,17 @@ async def test_log_lines_name_no_slide(
 
 
 async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) -> None:
-    """Client generators see the Problem schema for every error of every route, and no other error schema."""
+    """Client generators see one schema for every error: the Problem, or under /v2 that protocol's own."""
     document = (await client.get("/openapi.json")).json()
     errors = [
-        answer["content"]
-        for path in document["paths"].values()
-        for operation in path.values()
+        (path.startswith("/v2/"), answer["content"])
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
         for status, answer in operation["responses"].items()
         if status == "default" or int(status) >= 400
     ]
-    expected = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    assert errors
-    assert all(content == expected for content in errors)
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert {in_protocol for in_protocol, _ in errors} == {False, True}
+    assert all(content == problem for in_protocol, content in errors if not in_protocol)
+    assert all(list(content) == ["application/json"] for in_protocol, content in errors if in_protocol)
     assert not [name for name in document["components"]["schemas"] if "ValidationError" in name]

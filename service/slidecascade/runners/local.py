@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec
+from slidecascade.registry import ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
 
 ORT_ERRORS = (
     ort_errors.Fail,
@@ -26,11 +28,66 @@ WARM_UP_PX = 64
 FATAL_ONLY = 4
 """The severity from which on ONNX Runtime writes to stderr."""
 
-Device = Literal["cpu", "cuda"]
-PROVIDERS: dict[Device, list[str]] = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-}
+USUAL_BATCH = 8
+"""The size of batches TensorRT makes its engines best for."""
+
+Device = Literal["cpu", "cuda", "tensorrt"]
+Provider = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where sessions run.
+
+    Attributes:
+        device: ``cpu``, or ``cuda`` or ``tensorrt`` for a GPU. TensorRT takes networks of a fixed input size: for
+            others its engines would have to be built for the largest tile there may be. Those run on CUDA.
+        gpu: the number of the GPU.
+        memory_mib: most memory a session may take on the GPU, in MiB; 0: all there is.
+        engine_dir: where TensorRT keeps its engines; None: it does not.
+    """
+
+    device: Device = "cpu"
+    gpu: int = 0
+    memory_mib: int = 0
+    engine_dir: Path | None = None
+
+    def providers(self, spec: SegmenterSpec | ClassifierSpec, *, most: int) -> list[Provider]:
+        """ONNX Runtime's providers for batches of up to `most` images, best first."""
+        found: list[Provider] = [("CPUExecutionProvider", {})]
+        if self.device != "cpu":
+            found.insert(0, ("CUDAExecutionProvider", self._cuda()))
+        if self.device == "tensorrt" and isinstance(spec.input, FixedSize):
+            found.insert(0, ("TensorrtExecutionProvider", self._tensorrt(spec, spec.input, most)))
+        return found
+
+    def _cuda(self) -> dict[str, Any]:
+        # By default cuDNN tries out every algorithm for every new shape, and the arena doubles when it grows.
+        options = {
+            "device_id": self.gpu,
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
+        }
+        return options | ({"gpu_mem_limit": self.memory_mib << 20} if self.memory_mib else {})
+
+    def _tensorrt(self, spec: SegmenterSpec | ClassifierSpec, size: FixedSize, most: int) -> dict[str, Any]:
+        options: dict[str, Any] = {"device_id": self.gpu}
+        for name, count in (("min", 1), ("opt", min(USUAL_BATCH, most)), ("max", most)):
+            options[f"trt_profile_{name}_shapes"] = f"image:{count}x{size.height_px}x{size.width_px}x3"
+        if self.memory_mib:
+            options["trt_max_workspace_size"] = self.memory_mib << 20
+        if self.engine_dir is not None:
+            options |= {
+                "trt_engine_cache_enable": True,
+                "trt_engine_cache_path": str(self.engine_dir),
+                "trt_engine_cache_prefix": f"{spec.name}-{spec.sha256[:16]}",
+                "trt_timing_cache_enable": True,
+                "trt_timing_cache_path": str(self.engine_dir),
+            }
+        return options
+
+
+ON_CPU = Placement()
 
 
 class LocalRunner:
@@ -42,7 +99,8 @@ class LocalRunner:
     Args:
         packages: the models to serve.
         threads_per_call: threads inside one network.
-        device: ``cpu``, or ``cuda`` for the first GPU.
+        placement: the device.
+        warm_up: sizes of batches, ascending, that a GPU is to have seen before the first request.
 
     Raises:
         ModelPackageError: for a graph ONNX Runtime refuses, or whose shapes contradict its ``model.yaml``.
@@ -50,14 +108,23 @@ class LocalRunner:
     """
 
     def __init__(
-        self, packages: Iterable[ModelPackage], *, threads_per_call: int = 1, device: Device = "cpu"
+        self,
+        packages: Iterable[ModelPackage],
+        *,
+        threads_per_call: int = 1,
+        placement: Placement = ON_CPU,
+        warm_up: Sequence[int] = (1,),
     ) -> None:
         # Failures are raised as sentences; raw lines of the library on stderr would only repeat them.
         ort.set_default_logger_severity(FATAL_ONLY)
-        if device == "cuda":
+        sizes: tuple[int, ...] = (1,)
+        if placement.device != "cpu":
             # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
             ort.preload_dlls()
-        self._sessions = {package.spec.name: _open(package, threads_per_call, device) for package in packages}
+            sizes = tuple(warm_up)
+        self._sessions = {
+            package.spec.name: _open(package, threads_per_call, placement, sizes) for package in packages
+        }
 
     def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         session = self._sessions[model]
@@ -76,30 +143,34 @@ class LocalRunner:
         self._sessions.clear()
 
 
-def _open(package: ModelPackage, threads_per_call: int, device: Device) -> ort.InferenceSession:
+def _open(
+    package: ModelPackage, threads_per_call: int, placement: Placement, sizes: Sequence[int]
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
+    providers = placement.providers(package.spec, most=sizes[-1])
     try:
         # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
-        session = ort.InferenceSession(package.read(), options, providers=PROVIDERS[device])
+        session = ort.InferenceSession(package.read(), options, providers=providers)
     except ORT_ERRORS as error:
         raise ModelPackageError(
             f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
         ) from error
-    if session.get_providers()[0] != PROVIDERS[device][0]:
+    if session.get_providers()[0] != providers[0][0]:
         # ONNX Runtime falls back to the CPU without a word that a program could catch.
         raise SettingsError(
-            "SLIDECASCADE_DEVICE is 'cuda', but ONNX Runtime found no usable GPU: install the [gpu] extra and the "
-            "driver, or set it to 'cpu'."
+            f"SLIDECASCADE_DEVICE is {placement.device!r}, but ONNX Runtime found no usable GPU: install the "
+            "[gpu] extra and the driver, or set it to 'cpu'."
         )
-    _check(package.spec, session)
+    for size in sizes:
+        _check(package.spec, session, size)
     return session
 
 
-def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession) -> None:
-    """Hold the graph against ``model.yaml``, then run it once, which also warms it up."""
+def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, size: int) -> None:
+    """Hold the graph against ``model.yaml``, then run it once on `size` images, which also warms it up."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].name != "image" or inputs[0].type != "tensor(uint8)":
         raise ModelPackageError(f"Model {spec.name!r} must take one input, `image`, uint8 (N, H, W, 3).")
@@ -107,7 +178,7 @@ def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession) 
         raise ModelPackageError(f"Model {spec.name!r} must have one output, it has {len(outputs)}.")
     side = -(-WARM_UP_PX // spec.input.multiple_of) * spec.input.multiple_of
     height, width = spec.input.height_px or side, spec.input.width_px or side
-    image = np.zeros((1, height, width, 3), np.uint8)
+    image = np.zeros((size, height, width, 3), np.uint8)
     try:
         output = session.run(None, {"image": image})[0]
     except ORT_ERRORS as error:
@@ -115,7 +186,7 @@ def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession) 
             f"Model {spec.name!r} does not run on an image of {width} x {height} px as its model.yaml says: "
             f"correct `input` or convert it again. ({_first_line(error)})"
         ) from error
-    expected = (1, height, width, 2) if spec.task == "segment" else (1, len(spec.classes))
+    expected = (size, height, width, 2) if spec.task == "segment" else (size, len(spec.classes))
     kind = np.uint8 if spec.task == "segment" else np.float32
     if output.shape != expected or output.dtype != kind:
         raise ModelPackageError(

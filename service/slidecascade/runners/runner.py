@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slidecascade.control import Control
 
 
 class Runner(Protocol):
@@ -25,3 +27,57 @@ class Runner(Protocol):
     def close(self) -> None:
         """Release sessions and connections."""
         ...
+
+
+@runtime_checkable
+class SharedRunner(Runner, Protocol):
+    """A runner that weighs its callers against each other and stops working for those who have left."""
+
+    def on_behalf_of(self, control: Control) -> Runner:
+        """A view of this runner for one caller; it needs no closing.
+
+        Its `run` also raises what ``control.check()`` raises, and OverloadedError when too much is waiting.
+        """
+        ...
+
+
+def bound(runner: Runner, control: Control) -> Runner:
+    """`runner` for the caller of `control`, where it tells callers apart; else `runner` itself."""
+    return runner.on_behalf_of(control) if isinstance(runner, SharedRunner) else runner
+
+
+@runtime_checkable
+class RemoteRunner(Runner, Protocol):
+    """A runner whose networks are somewhere else, where they may come and go."""
+
+    def check_ready(self) -> None:
+        """Ask whether all networks can be run now; blocks.
+
+        Raises:
+            NotReadyError: when one cannot.
+            ModelPackageError: when what is there is another model than its package.
+        """
+        ...
+
+
+class RunObserver(Protocol):
+    """Told what networks are given to do; called from worker threads."""
+
+    def ran(self, model: str, *, size: int, seconds: float) -> None:
+        """`model` ran once on `size` images and took `seconds`."""
+
+    def waited(self, model: str, seconds: float) -> None:
+        """Images waited `seconds` for their turn."""
+
+    def queued(self, model: str, items: int) -> None:
+        """`items` images wait for `model` now."""
+
+
+class Unobserved:
+    """A run observer that keeps nothing."""
+
+    def ran(self, model: str, *, size: int, seconds: float) -> None: ...
+
+    def waited(self, model: str, seconds: float) -> None: ...
+
+    def queued(self, model: str, items: int) -> None: ...

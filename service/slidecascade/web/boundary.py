@@ -16,13 +16,14 @@ from slidecascade.errors import RetryLaterError, SlideCascadeError
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.admission import Admission
 from slidecascade.web.exchange import Exchange
+from slidecascade.web.kserve import in_protocol
 from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
 LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger(f"{logs.OWN}.access")
 
-ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics"})
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Paths that are answered while the process drains."""
 
 _CLIENT_GONE = 499
@@ -50,7 +51,7 @@ class Boundary:
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
-                await self._answer(exchange, scope, receive, exchange.recording(send))
+                await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
             finally:
                 self._settle(exchange, scope)
 

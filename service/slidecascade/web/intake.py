@@ -93,6 +93,13 @@ def parse_request(document: bytes) -> RegionRequest:
     return _parse(RegionRequest, document)
 
 
+async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
+    """The whole body, whatever its type; as patient as `read_order`, and raises what it raises of the body."""
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise _encoded()
+    return b"".join([chunk async for chunk in _chunks(request, max_bytes, max_s)])
+
+
 class _NativeDocument(WireModel):
     request: RegionRequest
 
@@ -108,9 +115,13 @@ def _parse(model: type[Model], document: bytes) -> Model:
         raise refusal(error) from None
 
 
+def _encoded() -> UnsupportedMediaTypeError:
+    return UnsupportedMediaTypeError("Send the body without Content-Encoding.")
+
+
 def _media_type(request: Request) -> str:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaTypeError("Send the body without Content-Encoding.")
+        raise _encoded()
     return parse_options_header(request.headers.get("content-type", ""))[0].decode("latin-1")
 
 

@@ -12,6 +12,7 @@ from slidecascade.settings import Settings
 from slidecascade.web.admission import Admission
 from slidecascade.web.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
 from slidecascade.web.drain import Drain
+from slidecascade.web.inference import Inferences
 from slidecascade.web.pool import Pool
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
@@ -21,6 +22,8 @@ NATIVE_ROUTE: Final = "/analyze_region"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
+_CHECK_THREADS = 2
+"""Threads of their own, so that a disk that hangs does not make the process look unready."""
 
 
 class Process:
@@ -30,13 +33,21 @@ class Process:
         self._analyser = analyser
         self._metrics = metrics
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._checks = Pool(_CHECK_THREADS, name="check")
         self._admission = Admission(
             limit=settings.max_regions_in_flight, retry_after_s=settings.retry_after_s, metrics=metrics
         )
         self.drain = Drain(self._admission, notice_s=settings.drain_notice_s, grace_s=settings.drain_grace_s)
         self.regions = Regions(analyser, settings, metrics)
+        self._inferences = Inferences(analyser, settings)
         self.rest: ASGIApp = create_app(
-            analyser, self.regions, metrics=metrics, admission=self._admission, lookups=self._lookups
+            analyser,
+            self.regions,
+            self._inferences,
+            metrics=metrics,
+            admission=self._admission,
+            lookups=self._lookups,
+            checks=self._checks,
         )
 
     @classmethod
@@ -47,7 +58,7 @@ class Process:
             ModelPackageError, PipelineSpecError: when something must not be served.
         """
         metrics = Metrics()
-        return cls(settings, analyser=Analyser(settings, observer=metrics), metrics=metrics)
+        return cls(settings, analyser=Analyser(settings, observer=metrics, runs=metrics), metrics=metrics)
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The boundary around `app`, a server's application with `rest` mounted in it.
@@ -65,5 +76,7 @@ class Process:
 
     def close(self) -> None:
         self.regions.close()
+        self._inferences.close()
         self._lookups.close()
+        self._checks.close()
         self._analyser.close()

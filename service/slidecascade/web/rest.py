@@ -22,6 +22,8 @@ from slidecascade.outputs.heatmap import COLORMAPS
 from slidecascade.web.admission import Admission
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.exchange import Exchange
+from slidecascade.web.inference import Inferences
+from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.regions import OFFERS, Regions
 
@@ -139,9 +141,16 @@ def _response(problem: wire.Problem, headers: Mapping[str, str] | None) -> Respo
 
 
 def create_app(
-    analyser: Analyser, regions: Regions, *, metrics: Metrics, admission: Admission, lookups: Pool
+    analyser: Analyser,
+    regions: Regions,
+    inferences: Inferences,
+    *,
+    metrics: Metrics,
+    admission: Admission,
+    lookups: Pool,
+    checks: Pool,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk."""
+    """The API over one analyser; `lookups` runs what may wait for a disk, `checks` what may for another server."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -155,7 +164,8 @@ def create_app(
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(metrics, admission))
+    app.include_router(_operation_routes(analyser, metrics, admission, checks))
+    app.include_router(kserve_routes(analyser, inferences, admission, checks))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -216,7 +226,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(metrics: Metrics, admission: Admission) -> APIRouter:
+def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission, checks: Pool) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -226,6 +236,7 @@ def _operation_routes(metrics: Metrics, admission: Admission) -> APIRouter:
     @router.get("/readyz", summary="Whether to send requests here", responses={503: {"model": wire.Problem}})
     async def ready() -> wire.Health:
         admission.require_open()
+        await checks.run(analyser.check_ready)
         return wire.Health(status="ready")
 
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
@@ -235,6 +246,7 @@ def _operation_routes(metrics: Metrics, admission: Admission) -> APIRouter:
     return router
 
 
+_PROBLEM_CONTENT: Final = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REQUEST_REF: Final = {"$ref": "#/components/schemas/RegionRequest"}
 _REGION_REQUEST: Final[dict[str, Any]] = {
     "requestBody": {
@@ -284,9 +296,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
-        for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            for status, answer in operation["responses"].items():
-                if status == "default" or int(status) >= 400:
-                    answer["content"] = {wire.PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for path, operations in document["paths"].items():
+            error = ERROR_CONTENT if path.startswith(PREFIX) else _PROBLEM_CONTENT
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    if status == "default" or int(status) >= 400:
+                        answer["content"] = error
         app.openapi_schema = document
     return app.openapi_schema

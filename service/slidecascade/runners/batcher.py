@@ -1,0 +1,263 @@
+"""Batching what many threads ask of one device: the threads around a `Schedule`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.control import Control
+from slidecascade.errors import CancelledError, DrainingError, ModelFailedError, SlideCascadeError
+from slidecascade.runners.pace import padded_size
+from slidecascade.runners.runner import Runner, RunObserver, Unobserved
+from slidecascade.runners.schedule import RETRY_AFTER_S, Batch, Call, Key, Limits, Part, Schedule
+
+LOG = logging.getLogger(__name__)
+_LOOK_S = 0.05
+"""How often a thread that waits for its answer looks whether its caller has left."""
+
+_LAST_RUN_S = 10.0
+"""How long closing waits for what runs."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Pending(Call):
+    """A call, the thread that waits for it, and what it has got so far."""
+
+    images: NDArray[np.uint8]
+    control: Control
+    outputs: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
+    answered: int = 0
+    error: Exception | None = None
+    settled: threading.Event = field(default_factory=threading.Event)
+
+    def is_wanted(self, now: float) -> bool:
+        return not self.control.cancelled and self.control.seconds_left > 0
+
+    def answer(self, start: int, output: NDArray[Any]) -> None:
+        """Images from `start` on have given `output`."""
+        if self.settled.is_set():
+            return
+        self.outputs.append((start, output))
+        self.answered += len(output)
+        if self.answered == self.items:
+            self.settled.set()
+
+    def fail(self, error: Exception) -> None:
+        if not self.settled.is_set():
+            self.error = error
+            self.settled.set()
+
+    def result(self) -> NDArray[Any]:
+        if self.error is not None:
+            raise self.error
+        if len(self.outputs) == 1:
+            return self.outputs[0][1]
+        return np.concatenate([output for _, output in sorted(self.outputs, key=lambda part: part[0])])
+
+
+class Batcher:
+    """Runs what waits for the same model and shape together; a `SharedRunner`.
+
+    The order of each caller's images is kept; callers get equal shares. Calls whose caller has left or is out of
+    time are not run. When a batch fails, its halves are run, and so on: only the call with the image at fault
+    fails.
+
+    Args:
+        runners: one worker thread each; runners of several devices, or one runner several times.
+        limits: bounds of batches and queues.
+        observer: told how long images waited, and how large batches were and how long they took.
+    """
+
+    def __init__(
+        self, runners: Sequence[Runner], *, limits: Limits | None = None, observer: RunObserver | None = None
+    ) -> None:
+        self._runners = tuple(runners)
+        self._limits = limits or Limits()
+        self._schedule: Schedule[_Pending] = Schedule(self._limits)
+        self._observer = observer or Unobserved()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._workers = [
+            threading.Thread(target=self._work, args=(runner,), name=f"batch-{number}", daemon=True)
+            for number, runner in enumerate(self._runners)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """As `Runner.run`, for a caller of this one call; also raises OverloadedError."""
+        return self._run(model, images, Control())
+
+    def on_behalf_of(self, control: Control) -> Runner:
+        return _Caller(self, control)
+
+    def close(self) -> None:
+        """Refuse what waits, let what runs end, close the runners."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        ends_at = time.monotonic() + _LAST_RUN_S
+        for worker in self._workers:
+            worker.join(max(0.0, ends_at - time.monotonic()))
+        for runner in dict.fromkeys(self._runners):
+            runner.close()
+
+    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+        if not len(images):
+            return self._runners[0].run(model, images)
+        call = self._enter(model, images, control)
+        try:
+            while not call.settled.wait(min(_LOOK_S, max(0.0, control.seconds_left))):
+                control.check()
+                if self._closed:
+                    raise _closing()
+        except SlideCascadeError:
+            self._leave(call)
+            raise
+        if isinstance(call.error, CancelledError):
+            control.check()  # it knows whether the caller left or ran out of time
+        return call.result()
+
+    def _enter(self, model: str, images: NDArray[np.uint8], control: Control) -> _Pending:
+        control.check()
+        now = time.monotonic()
+        call = _Pending(
+            key=Key(model, images.shape[1:]),
+            caller=control,
+            items=len(images),
+            arrived_at=now,
+            ends_at=now + control.seconds_left,
+            images=images,
+            control=control,
+        )
+        with self._changed:
+            if self._closed:
+                raise _closing()
+            self._schedule.add(call)
+            self._tell_queue(model)
+            self._changed.notify()
+        return call
+
+    def _leave(self, call: _Pending) -> None:
+        """What of `call` is still in line is not run; what runs is not waited for."""
+        with self._changed:
+            if self._schedule.remove(call):
+                self._tell_queue(call.key.model)
+
+    def _work(self, runner: Runner) -> None:
+        while (batch := self._next()) is not None:
+            self._run_batch(runner, batch)
+
+    def _next(self) -> Batch[_Pending] | None:
+        """The next batch, when it is time for it; None when closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                turn = self._schedule.turn(now)
+                for call in turn.dropped:
+                    call.fail(CancelledError("The caller left while its images waited."))
+                    self._tell_queue(call.key.model)
+                if turn.batch is not None:
+                    self._tell_queue(turn.batch.key.model)
+                    if self._schedule.waiting():
+                        self._changed.notify()  # another worker may take the rest
+                    return turn.batch
+                self._changed.wait(None if turn.ask_at == math.inf else max(0.0, turn.ask_at - now))
+        return None
+
+    def _run_batch(self, runner: Runner, batch: Batch[_Pending]) -> None:
+        model, started = batch.key.model, time.monotonic()
+        for part in batch.parts:
+            self._observer.waited(model, started - part.call.arrived_at)
+        if self._attempt(runner, batch.key, batch.parts):
+            seconds = time.monotonic() - started
+            with self._changed:
+                self._schedule.ran(batch.key, size=batch.size, seconds=seconds)
+            return
+        halves = _halves(batch.parts)
+        while halves:
+            parts = tuple(part for part in halves.pop() if _is_open(part.call))
+            if parts and not self._attempt(runner, batch.key, parts):
+                halves += _halves(parts)
+
+    def _attempt(self, runner: Runner, key: Key, parts: Sequence[Part[_Pending]]) -> bool:
+        """Run `parts` together and answer their calls; False when that failed and may be split further."""
+        count = sum(map(len, parts))
+        size = padded_size(count, self._limits.sizes(key.shape))
+        started = time.monotonic()
+        try:
+            output = _run_padded(runner, key.model, parts, size)
+        except Exception as error:  # the worker boundary: a failing network must not end the worker
+            if any(part.call is not parts[0].call for part in parts):
+                return False
+            if not isinstance(error, SlideCascadeError):
+                LOG.exception("a network failed unexpectedly")
+            self._fail(parts[0].call, error)
+            return True
+        finally:
+            self._observer.ran(key.model, size=count, seconds=time.monotonic() - started)
+        place = 0
+        with self._changed:  # two workers may have parts of one call
+            for part in parts:
+                part.call.answer(part.start, output[place : place + len(part)])
+                place += len(part)
+        return True
+
+    def _fail(self, call: _Pending, error: Exception) -> None:
+        with self._changed:
+            call.fail(error)
+            if self._schedule.remove(call):
+                self._tell_queue(call.key.model)
+
+    def _tell_queue(self, model: str) -> None:
+        self._observer.queued(model, self._schedule.waiting(model))
+
+
+class _Caller:
+    """The batcher as one caller sees it."""
+
+    def __init__(self, batcher: Batcher, control: Control) -> None:
+        self._batcher = batcher
+        self._control = control
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return self._batcher._run(model, images, self._control)
+
+    def close(self) -> None: ...
+
+
+def _closing() -> DrainingError:
+    return DrainingError("The networks are being shut down: try again later.", retry_after_s=RETRY_AFTER_S)
+
+
+def _is_open(call: _Pending) -> bool:
+    return not call.settled.is_set() and call.is_wanted(time.monotonic())
+
+
+def _run_padded(runner: Runner, model: str, parts: Sequence[Part[_Pending]], size: int) -> NDArray[Any]:
+    """The output for the images of `parts`, run in a batch of `size`."""
+    pieces = [part.call.images[part.start : part.stop] for part in parts]
+    count = sum(map(len, pieces))
+    # Padded with copies of an image that is there: nothing the network is not shown anyway.
+    pieces += [pieces[-1][-1:]] * (size - count)
+    images = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    output = runner.run(model, images)
+    if len(output) != len(images):
+        raise ModelFailedError(
+            f"Model {model!r} gave {len(output)} answers to {len(images)} images: convert it with a batch axis."
+        )
+    return output[:count]
+
+
+def _halves(parts: Sequence[Part[_Pending]]) -> list[tuple[Part[_Pending], ...]]:
+    """`parts` of more than one call in two; a call's images stay together, for they fail together."""
+    middle = len(parts) // 2
+    return [tuple(parts[:middle]), tuple(parts[middle:])]

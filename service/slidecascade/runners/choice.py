@@ -1,0 +1,124 @@
+"""Which runner runs which model, as the settings say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.control import Control
+from slidecascade.cores import usable_cores
+from slidecascade.errors import SettingsError
+from slidecascade.registry import ModelPackage
+from slidecascade.runners.batcher import Batcher
+from slidecascade.runners.measured import MeasuredRunner
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
+from slidecascade.runners.schedule import Limits, powers_of_two
+from slidecascade.settings import RunnerKind, Settings
+
+
+def open_runner(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+    """What runs the networks of `packages`; every kind of runner gives the same results.
+
+    Raises:
+        ModelPackageError: for a model that must not be served.
+        SettingsError: when a setting names a model that is not there, or a GPU that is not.
+        MissingExtraError: when a runner's libraries are not installed.
+    """
+    chosen = _by_kind(packages, settings)
+    with ExitStack() as opened:
+        runners: dict[str, Runner] = {}
+        for kind, mine in chosen.items():
+            runner = _open(kind, mine, settings, observer)
+            opened.callback(runner.close)
+            runners |= dict.fromkeys((package.spec.name for package in mine), runner)
+        opened.pop_all()
+    for name in runners:
+        observer.queued(name, 0)
+    return next(iter(runners.values())) if len(chosen) == 1 else RoutedRunner(runners)
+
+
+def calls_at_once(settings: Settings) -> int:
+    """How many calls of `Runner.run` are worth making at a time, beside those of regions.
+
+    Where calls are batched, or run elsewhere, as many as may come; on this machine's cores, one for each.
+    """
+    kinds = {settings.runner, *settings.runners_by_model.values()}
+    if kinds == {"local"} and not _batches(settings):
+        return settings.threads or usable_cores()
+    return settings.max_inferences_in_flight
+
+
+class RoutedRunner:
+    """Sends each model's images to the runner that has it."""
+
+    def __init__(self, runners: Mapping[str, Runner]) -> None:
+        self._runners = dict(runners)
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return self._runners[model].run(model, images)
+
+    def on_behalf_of(self, control: Control) -> Runner:
+        return RoutedRunner({model: bound(runner, control) for model, runner in self._runners.items()})
+
+    def check_ready(self) -> None:
+        for runner in dict.fromkeys(self._runners.values()):
+            if isinstance(runner, RemoteRunner):
+                runner.check_ready()
+
+    def close(self) -> None:
+        for runner in dict.fromkeys(self._runners.values()):
+            runner.close()
+
+
+def _by_kind(packages: Iterable[ModelPackage], settings: Settings) -> Mapping[RunnerKind, list[ModelPackage]]:
+    known = {package.spec.name: package for package in packages}
+    elsewhere = settings.runners_by_model
+    if unknown := sorted(elsewhere.keys() - known.keys()):
+        raise SettingsError(
+            f"SLIDECASCADE_RUNNER_BY_MODEL names {unknown[0]!r}, which is not in the models folder; there are "
+            f"{', '.join(known)}."
+        )
+    chosen: dict[RunnerKind, list[ModelPackage]] = defaultdict(list)
+    for name, package in known.items():
+        chosen[elsewhere.get(name, settings.runner)].append(package)
+    return chosen
+
+
+def _open(kind: RunnerKind, packages: list[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+    match kind:
+        case "local":
+            return _local(packages, settings, observer)
+        case "triton":
+            from slidecascade.runners.triton import TritonRunner
+
+            return MeasuredRunner(TritonRunner(packages, url=settings.triton_url), observer)
+
+
+def _local(packages: list[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+    from slidecascade.runners.local import LocalRunner, Placement
+
+    on_gpu = settings.device != "cpu"
+    batches = _batches(settings)
+    gpus = settings.gpu_numbers if on_gpu and batches else settings.gpu_numbers[:1]
+    limits = Limits(batch_items=settings.max_batch, queue_items=settings.max_queue_items, padded=on_gpu)
+    placement = Placement(
+        device=settings.device, memory_mib=settings.gpu_memory_mib, engine_dir=settings.engine_dir
+    )
+    runners = [
+        LocalRunner(packages, placement=replace(placement, gpu=gpu), warm_up=powers_of_two(settings.max_batch))
+        for gpu in gpus
+    ]
+    if not batches:
+        return MeasuredRunner(runners[0], observer)
+    # A GPU does one thing after another; on a CPU calls side by side keep the cores busy.
+    return Batcher(runners if on_gpu else runners * usable_cores(), limits=limits, observer=observer)
+
+
+def _batches(settings: Settings) -> bool:
+    return settings.batching == "on" or (settings.batching == "auto" and settings.device != "cpu")

@@ -1,0 +1,112 @@
+"""Answering ``/v2/models/.../infer``: one network on the tensors sent, in threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from slidecascade.analyser import Analyser
+from slidecascade.control import Control
+from slidecascade.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    MalformedRequestError,
+    OverloadedError,
+    UploadTooLargeError,
+)
+from slidecascade.registry import ModelPackage
+from slidecascade.runners.choice import calls_at_once
+from slidecascade.settings import Settings
+from slidecascade.web.exchange import Exchange
+from slidecascade.web.intake import read_bytes
+from slidecascade.web.pool import Pool
+from slidecascade.web.regions import until_left
+from slidecascade.web.tensors import MAX_JSON_BYTES, Inference
+from slidecascade.wire import JSON
+
+JSON_LENGTH: Final = "Inference-Header-Content-Length"
+"""The header that says where the JSON ends and binary data begin."""
+
+BINARY: Final = "application/octet-stream"
+
+
+class Inferences:
+    """Reads tensors, has them run, and answers; at most `settings.max_inferences_in_flight` at a time."""
+
+    def __init__(self, analyser: Analyser, settings: Settings) -> None:
+        self._analyser = analyser
+        self._settings = settings
+        self._pool = Pool(calls_at_once(settings), name="infer")
+        self._in_flight = 0
+
+    def close(self) -> None:
+        self._pool.close()
+
+    async def answer(self, request: Request, package: ModelPackage) -> Response:
+        """The answer to a POST of tensors for the model of `package`.
+
+        Raises:
+            MalformedRequestError, UploadTooLargeError: for a body that cannot be used.
+            OverloadedError: when too many are in flight or wait for the networks.
+            DeadlineExceededError, CancelledError: when time is up or the caller leaves.
+            ModelFailedError: when the network raised.
+        """
+        settings = self._settings
+        with self._place():
+            body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
+            control = Control(deadline_s=max(settings.max_deadline_s - Exchange.of(request).seconds, 0.0))
+            work = self._pool.submit(self._infer, body, _json_bytes(request, len(body)), package, control)
+            left = asyncio.ensure_future(until_left(request))
+            first: set[asyncio.Future[Any]] = {work, left}
+            try:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    raise CancelledError("The caller left while the network ran.")
+                document, binary = work.result()
+            finally:
+                control.cancel()
+                left.cancel()
+        headers = {JSON_LENGTH: str(len(document))} if binary else {}
+        return Response(document + binary, headers=headers, media_type=BINARY if binary else JSON)
+
+    def _infer(self, body: bytes, json_bytes: int, package: ModelPackage, control: Control) -> tuple[bytes, bytes]:
+        control.check()  # it may have waited for its thread
+        inference = Inference(body, json_bytes=json_bytes, spec=package.spec, max_images=self._settings.max_batch)
+        asked = control.within(inference.timeout_s)
+        try:
+            output = self._analyser.infer(package.spec.name, inference.images, asked)
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(
+                "The network did not run in time: send fewer images or wait longer."
+            ) from error
+        return inference.answer(output)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._in_flight >= self._settings.max_inferences_in_flight:
+            raise OverloadedError(
+                f"{self._in_flight} inferences are in flight, as many as this server takes: try again later.",
+                retry_after_s=self._settings.retry_after_s,
+            )
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+
+def _json_bytes(request: Request, total: int) -> int:
+    """How many bytes of the body are JSON."""
+    stated = request.headers.get(JSON_LENGTH, str(total))
+    if not stated.isascii() or not stated.isdigit() or len(stated) > 12 or int(stated) > total:
+        raise MalformedRequestError(f"{JSON_LENGTH} must be the number of bytes of the JSON before binary data.")
+    if int(stated) > MAX_JSON_BYTES:
+        raise UploadTooLargeError(
+            f"The JSON is larger than {MAX_JSON_BYTES} bytes: send the tensor as binary data."
+        )
+    return int(stated)

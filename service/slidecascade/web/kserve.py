@@ -1,0 +1,105 @@
+"""The Open Inference Protocol (KServe v2) under ``/v2``, so that Triton's own clients can drive this service."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Scope, Send
+
+from slidecascade import __version__
+from slidecascade.analyser import Analyser
+from slidecascade.errors import UnknownModelError
+from slidecascade.registry import ModelPackage
+from slidecascade.web.admission import Admission
+from slidecascade.web.inference import Inferences
+from slidecascade.web.pool import Pool
+from slidecascade.web.tensors import metadata
+from slidecascade.wire import JSON, PROBLEM
+
+PREFIX: Final = "/v2"
+ERROR_CONTENT: Final[dict[str, Any]] = {
+    JSON: {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
+}
+"""What an OpenAPI document says of the protocol's errors."""
+
+_BAD_REQUEST, _UNPROCESSABLE = 400, 422
+
+
+def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admission, checks: Pool) -> APIRouter:
+    """The routes of the protocol; errors become its own by way of `in_protocol`."""
+    router = APIRouter(prefix=PREFIX, tags=["inference protocol"])
+
+    @router.get("", summary="What this server is")
+    async def server() -> dict[str, Any]:
+        return {"name": "slidecascade", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @router.get("/health/live", summary="Whether the process works")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @router.get("/health/ready", summary="Whether all models can be run")
+    async def ready() -> dict[str, bool]:
+        admission.require_open()
+        await checks.run(analyser.check_ready)
+        return {"ready": True}
+
+    _model_routes(router, analyser, inferences, checks)
+    return router
+
+
+def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, checks: Pool) -> None:
+    """Each with the model's version in the path, and without."""
+    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+
+        @router.get(path, summary="The inputs and outputs of a model")
+        async def model(name: str, version: str | None = None) -> dict[str, Any]:
+            return metadata(_package(analyser, name, version).spec)
+
+        @router.get(f"{path}/ready", summary="Whether a model can be run")
+        async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+            _package(analyser, name, version)
+            await checks.run(analyser.check_ready)
+            return {"name": name, "ready": True}
+
+        @router.post(f"{path}/infer", summary="Run a model on tensors", response_class=Response)
+        async def infer(request: Request, name: str, version: str | None = None) -> Response:
+            return await inferences.answer(request, _package(analyser, name, version))
+
+
+def _package(analyser: Analyser, name: str, version: str | None) -> ModelPackage:
+    package = analyser.package(name)
+    if version not in (None, str(package.spec.version)):
+        raise UnknownModelError(f"Model {name!r} has no version {version!r}: it has {package.spec.version}.")
+    return package
+
+
+def in_protocol(scope: Scope, send: Send) -> Send:
+    """`send`; for requests of the protocol, problems are sent as its errors: ``{"error": "..."}``."""
+    if scope["path"] != PREFIX and not scope["path"].startswith(f"{PREFIX}/"):
+        return send
+    held: Message | None = None
+
+    async def translated(message: Message) -> None:
+        nonlocal held
+        if message["type"] == "http.response.start":
+            kind = Headers(raw=list(message.get("headers", ()))).get("content-type", "")
+            if kind.startswith(PROBLEM):
+                held = message  # until its body is here: it says how long the other one is
+                return
+        elif held is not None and message["type"] == "http.response.body":
+            start, held = held, None
+            body = orjson.dumps({"error": orjson.loads(message["body"])["detail"]})
+            headers = MutableHeaders(raw=list(start["headers"]))
+            headers["content-type"], headers["content-length"] = JSON, str(len(body))
+            # The protocol knows one status for all a caller can get wrong in a tensor.
+            status = _BAD_REQUEST if start["status"] == _UNPROCESSABLE else start["status"]
+            await send({**start, "status": status, "headers": headers.raw})
+            message = {"type": "http.response.body", "body": body}
+        await send(message)
+
+    return translated

@@ -1,0 +1,225 @@
+"""The Open Inference Protocol against a real served process, driven by Triton's own HTTP client."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from served_process import Server, StartServer
+from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import bundled_models_dir
+
+PACKAGES = load_repository(bundled_models_dir())
+BINARY = "application/octet-stream"
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[triton.InferenceServerClient]:
+    made = triton.InferenceServerClient(
+        server.url.removeprefix("http://"), connection_timeout=60, network_timeout=60
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[LocalRunner]:
+    made = LocalRunner(PACKAGES.values())
+    yield made
+    made.close()
+
+
+def images(package: ModelPackage, count: int) -> NDArray[np.uint8]:
+    height, width = package.spec.input.height_px or 64, package.spec.input.width_px or 96
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def tensor(pixels: NDArray[np.uint8], *, binary: bool) -> triton.InferInput:
+    made = triton.InferInput("image", list(pixels.shape), "UINT8")
+    made.set_data_from_numpy(pixels, binary_data=binary)
+    return made
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize(("binary_in", "binary_out"), [(True, True), (False, False), (True, False)])
+def test_tritons_client_gets_what_the_network_gives(
+    client: triton.InferenceServerClient, runner: LocalRunner, name: str, binary_in: bool, binary_out: bool
+) -> None:
+    """Every bundled model, tensors as JSON and as binary data: bit for bit the local runner's output."""
+    package = PACKAGES[name]
+    pixels = images(package, 3 if binary_in else 1)
+    output = client.get_model_metadata(name)["outputs"][0]["name"]
+    answer = client.infer(
+        name,
+        [tensor(pixels, binary=binary_in)],
+        outputs=[triton.InferRequestedOutput(output, binary_data=binary_out)],
+        request_id="call-7",
+        model_version=str(package.spec.version) if binary_in else "",
+    )
+    expected = runner.run(name, pixels)
+    found = answer.as_numpy(output)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    assert answer.get_response()["id"] == "call-7"
+
+
+def test_tritons_client_learns_about_the_server(client: triton.InferenceServerClient) -> None:
+    """Health, metadata and the names of inputs and outputs, as the models' config.pbtxt has them."""
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.get_server_metadata()["name"] == "slidecascade"
+    for name, package in PACKAGES.items():
+        assert client.is_model_ready(name)
+        assert client.is_model_ready(name, str(package.spec.version))
+        assert not client.is_model_ready(name, "99")
+        config = (package.onnx_path.parents[1] / "config.pbtxt").read_text(encoding="utf-8")
+        told = client.get_model_metadata(name)
+        for part in told["inputs"] + told["outputs"]:
+            assert f'name: "{part["name"]}"' in config
+    assert not client.is_model_ready("gold")
+    with pytest.raises(InferenceServerException, match="There is no model 'gold'"):
+        client.get_model_metadata("gold")
+
+
+def call(
+    server: Server, body: bytes, *, path: str = "nash-cell/infer", json_bytes: object = None, **headers: str
+) -> httpx.Response:
+    stated = {} if json_bytes is None else {"Inference-Header-Content-Length": str(json_bytes)}
+    url = f"{server.url}/v2/models/{path}"
+    return httpx.post(url, content=body, headers=stated | headers, timeout=60)
+
+
+def request(**changes: Any) -> bytes:
+    """A request for one crop whose binary data follow, with `changes` to its input."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 72, 72, 3]}
+    return json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 15552}} | changes]}).encode()
+
+
+PIXELS = bytes(15552)
+GOOD = request()
+
+
+@pytest.mark.parametrize(
+    ("document", "binary", "says"),
+    [
+        (b"", b"", "not a JSON object"),
+        (b"[]", b"", "not a JSON object"),
+        (b"\x80\x05.", b"", "not a JSON object"),
+        (b"{}", b"", "inputs"),
+        (b'{"inputs": []}', b"", "takes one input"),
+        (request(name="pixels"), PIXELS, "takes one input, 'image'"),
+        (request(datatype="FP32"), PIXELS, "datatype UINT8"),
+        (request(shape=[1, 73, 72, 3]), PIXELS, r"takes images of shape \[-1, 72, 72, 3\]"),
+        (request(shape=[0, 72, 72, 3]), b"", "takes images of shape"),
+        (request(shape=[-1, 72, 72, 3]), PIXELS, "takes images of shape"),
+        (request(shape=[72, 72, 3]), PIXELS, "takes images of shape"),
+        (request(shape=[1, 72, 72, 3, 1]), PIXELS, "takes images of shape"),
+        (request(shape=[10**9, 72, 72, 3]), PIXELS, "at most 32 images"),
+        (request(shape="many"), PIXELS, "shape"),
+        (GOOD, PIXELS[1:], "15552 bytes of binary data"),
+        (GOOD, PIXELS + b"!", "15552 bytes of binary data"),
+        (request(parameters={"binary_data_size": -1}), PIXELS, "binary_data_size"),
+        (request(parameters={}), PIXELS, "no input states its binary_data_size"),
+        (request(parameters={"shared_memory_region": "/etc"}), b"", "Shared memory is not read"),
+        (request(parameters={}), b"", "not 15552 numbers"),
+        (request(parameters={}, data=[1, 2, 3]), b"", "not 15552 numbers"),
+        (request(parameters={}, data=[[1], [1, 2]]), b"", "not 15552 numbers"),
+        (request(parameters={}, data=["a"] * 15552), b"", "whole numbers"),
+        (request(parameters={}, data=[0.5] * 15552), b"", "whole numbers"),
+        (request(parameters={}, data=[256] * 15552), b"", "whole numbers"),
+        (request(parameters={}, data=[-1] * 15552), b"", "whole numbers"),
+        (request(parameters={}, data=[None] * 15552), b"", "whole numbers"),
+        (GOOD[:-1] + b', "outputs": [{"name": "x"}]}', PIXELS, "has no output 'x'"),
+        (
+            GOOD[:-1] + b', "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}]}',
+            PIXELS,
+            "without classification",
+        ),
+        (GOOD[:-1] + b', "parameters": {"timeout": -5}}', PIXELS, "timeout"),
+    ],
+)
+def test_a_request_that_cannot_be_used_is_told_why(
+    server: Server, document: bytes, binary: bytes, says: str
+) -> None:
+    """Each is 400 with the protocol's own error, one sentence."""
+    response = call(server, document + binary, json_bytes=len(document))
+    assert response.status_code == 400, response.text
+    assert response.headers["content-type"] == "application/json"
+    (error,) = response.json().values()
+    assert error.endswith(".")
+    assert re.search(says, error), error
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "99999999999999999999", "15553", "1e3"])
+def test_a_wrong_json_length_is_told(server: Server, length: str) -> None:
+    """The header must be a number of bytes that were sent."""
+    response = call(server, GOOD, json_bytes=length)
+    assert (response.status_code, list(response.json())) == (400, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("gold/infer", 404),
+        ("nash-cell/versions/2/infer", 404),
+        ("nash-cell/versions/x/infer", 404),
+        ("%2e%2e%2Fetc%2Fpasswd/infer", 404),
+        ("", 404),
+        ("nash-cell/elsewhere", 404),
+    ],
+)
+def test_what_is_not_there_is_told(server: Server, path: str, status: int) -> None:
+    """Models, versions and addresses that do not exist."""
+    response = call(server, GOOD + PIXELS, path=path, json_bytes=len(GOOD))
+    assert (response.status_code, list(response.json())) == (status, ["error"])
+
+
+def test_images_of_a_wrong_multiple_are_told(server: Server) -> None:
+    """A segmenter's images need sides its stride divides."""
+    document = request(shape=[1, 65, 64, 3], parameters={"binary_data_size": 12480})
+    response = call(server, document + bytes(12480), path="nuclei-unet/infer", json_bytes=len(document))
+    assert response.status_code == 400
+    assert "multiples of 8" in response.json()["error"]
+
+
+def test_a_good_request_by_hand(server: Server) -> None:
+    """Binary data in, JSON out when nothing else is asked for; an unknown Content-Type does not matter."""
+    response = call(server, GOOD + PIXELS, json_bytes=len(GOOD), **{"Content-Type": "text/plain"})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["model_name"] == "nash-cell"
+    assert answer["outputs"][0]["shape"] == [1, 3]
+    assert sum(answer["outputs"][0]["data"]) == pytest.approx(1)
+    series = 'slidecascade_requests_total{method="POST",route="/v2/models/{name}/infer",status="200"}'
+    assert server.metric(series) >= 1
+    assert server.metric('slidecascade_batch_size_count{model="nash-cell"}') >= 1
+
+
+def test_encoded_bodies_and_other_methods_are_refused(server: Server) -> None:
+    """In the protocol's words as well."""
+    response = call(server, GOOD + PIXELS, json_bytes=len(GOOD), **{"Content-Encoding": "gzip"})
+    assert (response.status_code, list(response.json())) == (415, ["error"])
+    response = httpx.get(f"{server.url}/v2/models/nash-cell/infer")
+    assert (response.status_code, list(response.json())) == (405, ["error"])
+
+
+def test_bodies_and_calls_are_limited(start_server: StartServer) -> None:
+    """Too many bytes are 413 unread; batching shows in what is told of waiting; JSON is limited further."""
+    small = start_server(max_tensor_bytes=20_000, batching="on", max_batch=2)
+    assert call(small, GOOD + PIXELS, json_bytes=len(GOOD)).status_code == 200
+    assert small.metric('slidecascade_batch_wait_seconds_count{model="nash-cell"}') == 1
+    response = call(small, GOOD + PIXELS * 2, json_bytes=len(GOOD))
+    assert (response.status_code, list(response.json())) == (413, ["error"])
+    document = request(shape=[3, 72, 72, 3])
+    response = call(small, document + PIXELS, json_bytes=len(document))
+    assert "at most 2 images" in response.json()["error"]

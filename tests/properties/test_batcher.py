@@ -1,0 +1,305 @@
+"""The batcher with real threads: every caller gets the answer to its own images, or the error that is its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from slidecascade.control import Control
+from slidecascade.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    DrainingError,
+    ModelFailedError,
+    OverloadedError,
+)
+from slidecascade.runners.batcher import Batcher
+from slidecascade.runners.runner import Unobserved, bound
+from slidecascade.runners.schedule import Limits
+
+POISON = 255
+
+
+class Adder:
+    """A network that adds up each image; an image that holds `POISON` makes its whole batch fail."""
+
+    def __init__(self, *, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.entered = threading.Event()
+        self.batches: list[list[int]] = []
+        self.closed = 0
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        self.entered.set()
+        assert self.may_run.wait(10)
+        time.sleep(self._seconds)
+        self.batches.append([int(image.flat[0]) for image in images])
+        if (images == POISON).any():
+            raise ModelFailedError("Poison.")
+        sums: NDArray[np.int64] = images.reshape(len(images), -1).sum(1, dtype=np.int64)[:, None]
+        return sums
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def ran(self) -> list[int]:
+        return [value for batch in self.batches for value in batch]
+
+
+@contextmanager
+def batcher(runner: Adder, *, workers: int = 1, **limits: Any) -> Iterator[Batcher]:
+    made = Batcher([runner] * workers, limits=Limits(**limits))
+    try:
+        yield made
+    finally:
+        runner.may_run.set()
+        made.close()
+
+
+@contextmanager
+def busy(runner: Adder, made: Batcher) -> Iterator[ThreadPoolExecutor]:
+    """While the network is held with an image of its own; the pool is for calls that have to wait."""
+    runner.may_run.clear()
+    with ThreadPoolExecutor(16) as pool:
+        first = pool.submit(made.run, "m", images(0))
+        assert runner.entered.wait(10)
+        try:
+            yield pool
+        finally:
+            runner.may_run.set()
+            first.result(10)
+
+
+def images(*values: int, side: int = 2) -> NDArray[np.uint8]:
+    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends_at
+        time.sleep(0.001)
+
+
+CALLS = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # the caller
+        st.lists(st.integers(1, 100) | st.just(POISON), min_size=1, max_size=9),
+        st.sampled_from([2, 3]),  # the side of its images
+        st.sampled_from(["stays", "stays", "stays", "leaves", "is late"]),
+    ),
+    min_size=1,
+    max_size=24,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(calls=CALLS, batch=st.integers(1, 8), workers=st.integers(1, 2), padded=st.booleans())
+def test_each_call_gets_its_own_answer(calls: list[Any], batch: int, workers: int, padded: bool) -> None:
+    """Whatever is batched with what: sums are right, only calls with poison fail, who has left gets nothing."""
+    runner = Adder()
+    with (
+        batcher(runner, workers=workers, batch_items=batch, padded=padded) as made,
+        ThreadPoolExecutor(len(calls)) as pool,
+    ):
+        stays = {caller: Control() for caller in range(4)}
+
+        def call(caller: int, values: list[int], side: int, fate: str) -> NDArray[Any] | type[Exception]:
+            control = stays[caller] if fate == "stays" else Control(deadline_s=0 if fate == "is late" else None)
+            if fate == "leaves":
+                control.cancel()
+            try:
+                return bound(made, control).run("m", images(*values, side=side))
+            except (ModelFailedError, CancelledError, DeadlineExceededError) as error:
+                return type(error)
+
+        answers = [pool.submit(call, *one) for one in calls]
+        for (_, values, side, fate), future in zip(calls, answers, strict=True):
+            answer = future.result(10)
+            if fate == "stays" and POISON not in values:
+                assert isinstance(answer, np.ndarray)
+                assert answer[:, 0].tolist() == [value * side * side * 3 for value in values]
+            else:
+                expected = {"leaves": CancelledError, "is late": DeadlineExceededError, "stays": ModelFailedError}
+                assert answer is expected[fate]
+    if padded:
+        powers = {1 << power for power in range(4)}
+        assert {len(done) for done in runner.batches} <= powers
+
+
+def test_an_image_at_fault_fails_alone() -> None:
+    """Of calls run together, those beside it get their answers."""
+    runner = Adder()
+    with batcher(runner) as made:
+        with busy(runner, made) as pool:
+            good = [pool.submit(made.run, "m", images(value)) for value in (1, 2, 3)]
+            bad = pool.submit(made.run, "m", images(4, POISON))
+            more = [pool.submit(made.run, "m", images(value, value)) for value in (5, 6)]
+            wait_for(lambda: made._schedule.waiting() == 9)
+        assert [future.result(10)[0, 0] for future in good + more] == [12, 24, 36, 60, 72]
+        with pytest.raises(ModelFailedError, match="Poison"):
+            bad.result(10)
+    assert len(runner.batches[1]) == 9  # they were one batch
+
+
+def test_who_has_left_is_not_run() -> None:
+    """Images whose caller cancels, or whose time is over while they wait, never reach the network."""
+    runner = Adder()
+    control = Control()
+    with batcher(runner) as made:
+        with busy(runner, made) as pool:
+            left = pool.submit(bound(made, control).run, "m", images(7))
+            late = pool.submit(bound(made, Control(deadline_s=0.05)).run, "m", images(8))
+            stays = pool.submit(made.run, "m", images(9))
+            wait_for(lambda: made._schedule.waiting() == 3)
+            control.cancel()
+            with pytest.raises(CancelledError):  # told at once, not when the network is free again
+                left.result(5)
+            with pytest.raises(DeadlineExceededError):
+                late.result(5)
+            assert made._schedule.waiting() == 1
+        assert stays.result(10)[0, 0] == 108
+    assert sorted(runner.ran) == [0, 9]
+
+
+def test_who_leaves_while_the_network_runs_is_let_go() -> None:
+    """A run cannot be stopped, but nobody has to wait for it."""
+    runner = Adder()
+    control = Control()
+    with batcher(runner) as made, ThreadPoolExecutor(1) as pool:
+        runner.may_run.clear()
+        running = pool.submit(bound(made, control).run, "m", images(1))
+        assert runner.entered.wait(10)
+        control.cancel()
+        with pytest.raises(CancelledError):
+            running.result(5)
+
+
+def test_what_waits_is_bounded() -> None:
+    """More than may wait is overloaded, and says when to try again; it is fine again afterwards."""
+    runner = Adder()
+    with batcher(runner, queue_items=4) as made:
+        with busy(runner, made) as pool:
+            waiting = pool.submit(made.run, "m", images(1, 2, 3))
+            wait_for(lambda: made._schedule.waiting() == 3)
+            with pytest.raises(OverloadedError, match="3 images wait") as caught:
+                made.run("m", images(4, 5))
+            assert caught.value.retry_after_s >= 1
+        assert len(waiting.result(10)) == 3
+        assert made.run("m", images(4, 5))[:, 0].tolist() == [48, 60]
+
+
+def test_a_flood_does_not_keep_others_waiting() -> None:
+    """A caller with one image is in the next batch, whatever another has sent before."""
+    runner = Adder()
+    flood, other = Control(), Control()
+    with batcher(runner, batch_items=4) as made:
+        with busy(runner, made) as pool:
+            many = [pool.submit(bound(made, flood).run, "m", images(*[value] * 5)) for value in range(1, 9)]
+            wait_for(lambda: made._schedule.waiting() == 40)
+            one = pool.submit(bound(made, other).run, "m", images(99))
+            wait_for(lambda: made._schedule.waiting() == 41)
+        one.result(10)
+        for future in many:
+            future.result(10)
+    assert 99 in runner.batches[1] + runner.batches[2]
+
+
+def test_batches_grow_with_the_load() -> None:
+    """One caller alone is run alone; eight at a time share batches."""
+    sizes = {}
+    for callers in (1, 8):
+        runner = Adder(seconds=0.005)
+        with batcher(runner) as made, ThreadPoolExecutor(callers) as pool:
+            list(pool.map(lambda value, made=made: made.run("m", images(value)), range(25 * callers)))
+        sizes[callers] = sum(map(len, runner.batches)) / len(runner.batches)
+    assert sizes[1] == 1
+    assert sizes[8] > 3
+
+
+def test_a_caller_alone_loses_less_than_a_millisecond() -> None:
+    """What the queue and the threads add to a run, in the better half of the calls."""
+    runner = Adder()
+    with batcher(runner) as made:
+        image = images(1)
+        seconds = []
+        for _ in range(300):
+            started = time.perf_counter()
+            made.run("m", image)
+            seconds.append(time.perf_counter() - started)
+    assert np.median(seconds) < 0.001
+
+
+def test_all_that_happens_is_told() -> None:
+    """Sizes, waiting times and queues reach the observer under the model's name."""
+
+    class Told(Unobserved):
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+            self.waits: list[float] = []
+            self.queues: list[int] = []
+
+        def ran(self, model: str, *, size: int, seconds: float) -> None:
+            self.sizes.append(size)
+
+        def waited(self, model: str, seconds: float) -> None:
+            self.waits.append(seconds)
+
+        def queued(self, model: str, items: int) -> None:
+            self.queues.append(items)
+
+    runner, told = Adder(), Told()
+    made = Batcher([runner], observer=told)
+    with busy(runner, made) as pool:
+        calls = [pool.submit(made.run, "m", images(value, value)) for value in (1, 2, 3)]
+        wait_for(lambda: made._schedule.waiting() == 6)
+    for call in calls:
+        call.result(10)
+    made.close()
+    assert told.sizes == [1, 6]
+    assert len(told.waits) == 4
+    assert max(told.queues) == 6
+    assert told.queues[-1] == 0
+
+
+def test_closing_refuses_what_waits() -> None:
+    """What runs may end, what waits is told to come back, and the runner is closed once."""
+    runner = Adder()
+    made = Batcher([runner, runner])
+    runner.may_run.clear()
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(made.run, "m", images(value)) for value in (1, 2, 3)]
+        assert runner.entered.wait(10)
+        closing = pool.submit(made.close)
+        for future in running:
+            with pytest.raises(DrainingError):
+                future.result(10)
+        runner.may_run.set()
+        closing.result(10)
+    assert runner.closed == 1
+    with pytest.raises(DrainingError):
+        made.run("m", images(1))
+
+
+def test_a_network_without_a_batch_axis_is_told() -> None:
+    """Fewer answers than images is the model's failure, not a wrong answer to somebody."""
+
+    class Single(Adder):
+        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+            return super().run(model, images)[:1]
+
+    with batcher(Single()) as made, pytest.raises(ModelFailedError, match="1 answers to 2 images"):
+        made.run("m", images(1, 2))

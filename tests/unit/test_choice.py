@@ -1,0 +1,252 @@
+"""Which runner runs which model: what the settings say, what cannot be, and that nothing depends on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from slidecascade.analyser import Analyser
+from slidecascade.control import Control
+from slidecascade.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    MissingExtraError,
+    NotReadyError,
+    OverloadedError,
+    SettingsError,
+)
+from slidecascade.metrics import Metrics
+from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.runners.batcher import Batcher
+from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
+from slidecascade.runners.local import LocalRunner, Placement
+from slidecascade.runners.measured import MeasuredRunner
+from slidecascade.runners.runner import Runner, Unobserved, bound
+from slidecascade.serve import _hand_over
+from slidecascade.settings import Settings, read_settings
+from slidecascade.stopwatch import Silent
+from toy_pipeline import ToyPipeline, blobs
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyPipeline:
+    return ToyPipeline(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def packages(toy: ToyPipeline) -> list[ModelPackage]:
+    return list(load_repository(toy.models_dir).values())
+
+
+class Elsewhere:
+    """A runner of another kind: it says which calls it had, and for whom."""
+
+    def __init__(self, ready: Exception | None = None) -> None:
+        self.ready = ready
+        self.calls: list[str] = []
+        self.closed = 0
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        self.calls.append(model)
+        return np.zeros((len(images), 3), np.float32)
+
+    def check_ready(self) -> None:
+        if self.ready is not None:
+            raise self.ready
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_batching_changes_no_cell(toy: ToyPipeline, packages: list[ModelPackage]) -> None:
+    """The same cells, to the last bit, through the batcher, padded or not, with tiles side by side."""
+    image = blobs(3, 300, 300, 40)
+    alone = toy.run(image, tile_px=128)
+    for settings in (Settings(batching="on"), Settings(batching="on", max_batch=3)):
+        runner = open_runner(packages, settings, Unobserved())
+        assert isinstance(runner, Batcher)
+        batched = toy.run(image, tile_px=128, threads=4, runner=runner)
+        runner.close()
+        assert np.array_equal(batched.instances.centroids, alone.instances.centroids)
+        for found, expected in zip(batched.instances.probabilities, alone.instances.probabilities, strict=True):
+            assert np.array_equal(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [({}, MeasuredRunner), ({"batching": "on"}, Batcher), ({"batching": "off"}, MeasuredRunner)],
+)
+def test_on_a_cpu_networks_are_called_directly(
+    packages: list[ModelPackage], fields: dict[str, Any], kind: type[Runner]
+) -> None:
+    """Unless batching is asked for."""
+    runner = open_runner(packages, Settings(**fields), Unobserved())
+    assert isinstance(runner, kind)
+    runner.close()
+
+
+def test_every_runner_is_measured(packages: list[ModelPackage]) -> None:
+    """Size, time and waiting of each run are in the metrics, and every model's queue is there from the start."""
+    metrics = Metrics()
+    runner = open_runner(packages, Settings(), metrics)
+    bound(runner, Control()).run("toy-classifier", np.zeros((3, 72, 72, 3), np.uint8))
+    runner.close()
+    page = metrics.expose().decode()
+    assert 'slidecascade_batch_size_sum{model="toy-classifier"} 3.0' in page
+    assert 'slidecascade_batch_wait_seconds_count{model="toy-classifier"} 1.0' in page
+    assert 'slidecascade_model_run_seconds_count{model="toy-classifier"} 1.0' in page
+    assert 'slidecascade_batch_queue_items{model="toy-second"} 0.0' in page
+
+
+def test_models_can_run_in_different_places() -> None:
+    """Each call goes to the runner that has the model; each runner is asked and closed once."""
+    here, there = Elsewhere(), Elsewhere(NotReadyError("Not there.", retry_after_s=1))
+    runner = RoutedRunner({"a": here, "b": there, "c": here})
+    for model in "abcb":
+        bound(runner, Control()).run(model, np.zeros((1, 2, 2, 3), np.uint8))
+    assert (here.calls, there.calls) == (["a", "c"], ["b", "b"])
+    with pytest.raises(NotReadyError, match="Not there"):
+        runner.check_ready()
+    runner.close()
+    assert (here.closed, there.closed) == (1, 1)
+
+
+def test_an_analyser_asks_the_networks_that_are_elsewhere(toy: ToyPipeline) -> None:
+    """Readiness is theirs as well; a region of networks that are away is refused, to be sent again."""
+    there = Elsewhere()
+    analyser = Analyser(
+        Settings(models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir),
+        observer=Silent(),
+        make_runner=lambda packages: MeasuredRunner(there, Unobserved()),
+    )
+    analyser.check_ready()
+    there.ready = NotReadyError("Not there.", retry_after_s=1)
+    with pytest.raises(NotReadyError):
+        analyser.check_ready()
+    analyser.close()
+
+
+def test_what_is_overloaded_refuses_the_region(toy: ToyPipeline) -> None:
+    """Networks with too much to do are no fault of a tile: the whole region may be sent again."""
+
+    class Full(Elsewhere):
+        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+            raise OverloadedError("Full.", retry_after_s=3)
+
+    with pytest.raises(OverloadedError, match="Full"):
+        toy.run(blobs(1, 200, 200, 9), tile_px=128, runner=Full(), allow_partial=True)
+
+
+def test_an_override_for_a_model_that_is_not_there_is_refused(packages: list[ModelPackage]) -> None:
+    """A typing error does not leave a model running in the wrong place."""
+    with pytest.raises(SettingsError, match="'gold', which is not in the models folder"):
+        open_runner(packages, Settings(runner_by_model="gold=local"), Unobserved())
+
+
+@pytest.mark.parametrize("value", ["nash-cell", "nash-cell=gpu", "=local", "a=local,,b=local", "a=local;b=local"])
+def test_overrides_are_written_name_and_runner(value: str) -> None:
+    """Anything else names the setting."""
+    with pytest.raises(SettingsError, match="SLIDECASCADE_RUNNER_BY_MODEL cannot be"):
+        read_settings(runner_by_model=value)
+
+
+@pytest.mark.parametrize("fields", [{"runner": "cloud"}, {"gpus": "0,x"}, {"gpus": ""}, {"batching": "maybe"}])
+def test_unknown_choices_are_refused(fields: dict[str, str]) -> None:
+    """With the name of the setting."""
+    with pytest.raises(SettingsError, match="SLIDECASCADE_"):
+        read_settings(**fields)
+
+
+def test_overrides_are_taken_apart_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BentoML builds the service from the environment: what was set is what it reads."""
+    for name in ("SLIDECASCADE_RUNNER_BY_MODEL", "SLIDECASCADE_GPUS", "BENTOML_DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    settings = Settings(runner_by_model="nuclei-unet=triton,nash-cell=local", gpus="0,2")
+    assert settings.runners_by_model == {"nuclei-unet": "triton", "nash-cell": "local"}
+    assert settings.gpu_numbers == (0, 2)
+    _hand_over(settings)
+    assert read_settings() == settings
+
+
+def test_calls_are_worth_making_where_they_are_batched() -> None:
+    """On this machine's cores one for each; else as many as are let in."""
+    assert calls_at_once(Settings(threads=3)) == 3
+    assert calls_at_once(Settings(threads=3, batching="on")) == 32
+    assert calls_at_once(Settings(threads=3, runner="triton")) == 32
+    assert calls_at_once(Settings(threads=3, device="cuda", max_inferences_in_flight=5)) == 5
+
+
+@pytest.mark.skipif(find_spec("slidecascade.runners.triton") is None, reason="this tree has no Triton runner")
+def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Triton's client the setting is answered with what to install."""
+    for name in [name for name in sys.modules if name.startswith(("tritonclient", "slidecascade.runners.triton"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tritonclient", None)
+    with pytest.raises(MissingExtraError, match=r"slidecascade\[triton\]"):
+        open_runner(packages, Settings(runner="triton"), Unobserved())
+
+
+def test_a_gpu_that_is_not_there_is_told(packages: list[ModelPackage]) -> None:
+    """Neither provider falls back to the CPU."""
+    for device in ("cuda", "tensorrt"):
+        told = f"SLIDECASCADE_DEVICE is '{device}'"
+        with pytest.warns(UserWarning, match="ExecutionProvider"), pytest.raises(SettingsError, match=told):
+            open_runner(packages, Settings(device=device), Unobserved())
+
+
+def test_what_a_gpu_is_told(packages: list[ModelPackage], tmp_path: Path) -> None:
+    """Bounds of memory, cheap choice of algorithms, and for TensorRT the shapes to build for."""
+    spec = {package.spec.name: package.spec for package in packages}
+    placement = Placement(device="tensorrt", gpu=1, memory_mib=512, engine_dir=tmp_path)
+    tensorrt, cuda, cpu = placement.providers(spec["toy-classifier"], most=32)
+    assert cuda[1] == {
+        "device_id": 1,
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": 512 * 2**20,
+    }
+    assert cpu == ("CPUExecutionProvider", {})
+    assert tensorrt[1]["trt_profile_max_shapes"] == "image:32x72x72x3"
+    assert tensorrt[1]["trt_engine_cache_path"] == str(tmp_path)
+    assert [name for name, _ in placement.providers(spec["toy-segmenter"], most=4)] == [cuda[0], cpu[0]]
+
+
+@pytest.fixture
+def control() -> Iterator[Control]:
+    made = Control(deadline_s=100)
+    yield made
+    made.cancel()
+
+
+def test_a_sooner_control_ends_with_the_later_one(control: Control) -> None:
+    """A caller's own limit shortens the request's, and its leaving is the request's."""
+    assert control.within(None) is control
+    assert control.within(1000) is control
+    sooner = control.within(0)
+    with pytest.raises(DeadlineExceededError):
+        sooner.check()
+    longer = control.within(50)
+    longer.check()
+    assert 49 < longer.seconds_left <= 50
+    control.cancel()
+    with pytest.raises(CancelledError):
+        longer.check()
+
+
+def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> None:
+    """Calls of any size come back whole, in order, through batches of another size."""
+    runner = LocalRunner(packages)
+    batcher = open_runner(packages, Settings(batching="on", max_batch=4), Unobserved())
+    pixels = np.random.default_rng(1).integers(0, 256, (11, 72, 72, 3), np.uint8)
+    assert np.array_equal(batcher.run("toy-classifier", pixels), runner.run("toy-classifier", pixels))
+    assert len(batcher.run("toy-classifier", pixels[:0])) == 0
+    batcher.close()
+    runner.close()
