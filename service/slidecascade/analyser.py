@@ -185,8 +185,7 @@ class Analyser:
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:
     """Defaults of the pipeline's models, with what was asked for in their place."""
-    defaults = {pipeline.segmenter.name: pipeline.segmenter.options.foreground}
-    defaults |= {stage.model.name: 0.0 for stage in pipeline.stages}
+    defaults = dict(pipeline.thresholds)
     if unknown := sorted(asked.keys() - defaults.keys()):
         raise InvalidRequestError(
             f"Pipeline {pipeline.name!r} has no model {unknown[0]!r}; it has {', '.join(defaults)}.",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade_training.calibration import expected_calibration_error
 from slidecascade_training.crops import MPP, Task
 
 _CARD = """\
@@ -70,22 +71,69 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`confusion` int64 (C, C): rows are the truth, columns the answers, on windows no training step saw.
+    """What the served graph answered about crops of windows no training step saw, and what went into it.
 
-    The rest is what went into it: rendered windows, training steps and crops in each, minutes taken and allowed.
+    `probabilities` float32 (N, C) and `labels` int64 (N,) of the held-out crops. `temperature` divides the logits
+    inside the graph; `ece_before` is the expected calibration error without it. `floor` is the least probability
+    of a class. Then rendered windows, training steps and crops in each, and minutes taken.
     """
 
-    confusion: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    temperature: float
+    ece_before: float
+    floor: float
     windows: int
     steps: int
     batch: int
     minutes: float
-    allowed_minutes: float
+
+    def __str__(self) -> str:
+        return (
+            f"balanced accuracy {self.balanced_accuracy:.4f}, temperature {self.temperature:.3f}, "
+            f"calibration error {self.ece_before:.4f} -> {self.ece:.4f}, "
+            f"floor {self.floor:.2f} leaves {self.unclassified:.2%} out, "
+            f"{self.accuracy_above_floor:.4f} right above it\n{self.confusion}"
+        )
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts, int64 (C, C): rows are the truth, columns the answers."""
+        return confusion_of(self.labels, self.probabilities.argmax(axis=1), self.probabilities.shape[1])
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean over the classes of the fraction of their crops that were answered right."""
-        return float(np.mean(np.diag(self.confusion) / np.maximum(self.confusion.sum(axis=1), 1)))
+        confusion = self.confusion
+        return float(np.mean(np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)))
+
+    @property
+    def ece(self) -> float:
+        return expected_calibration_error(self.probabilities, self.labels)
+
+    @property
+    def unclassified(self) -> float:
+        """The share of the crops whose winner stays below the floor."""
+        return float(np.mean(self.probabilities.max(axis=1) < self.floor))
+
+    @property
+    def accuracy_above_floor(self) -> float:
+        return self._right(self.probabilities.max(axis=1) >= self.floor)
+
+    @property
+    def accuracy_below_floor(self) -> float:
+        return self._right(self.probabilities.max(axis=1) < self.floor)
+
+    def _right(self, rows: npt.NDArray[np.bool_]) -> float:
+        right = self.probabilities[rows].argmax(axis=1) == self.labels[rows]
+        return float(np.mean(right)) if right.size else 1.0
+
+
+def confusion_of(
+    truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], classes: int
+) -> npt.NDArray[np.int64]:
+    """Counts, int64 (classes, classes): rows are the truth, columns the answers."""
+    return np.bincount(truth * classes + answers, minlength=classes**2).reshape(classes, classes)
 
 
 def package(models_dir: Path, task: Task, graph: Any, result: Result, *, seed: int, held_out: range) -> Path:
