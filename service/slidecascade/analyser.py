@@ -220,6 +220,7 @@ def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
         description=pipeline.description,
         segmenter=pipeline.segmenter.name,
         classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        thresholds=dict(pipeline.thresholds),
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes),
         heatmaps=tuple(
             wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
