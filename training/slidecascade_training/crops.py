@@ -23,7 +23,9 @@ Labels = npt.NDArray[np.int64]
 MPP: Final = 0.25
 _WINDOW_PX: Final = 768
 _SMALLEST_UM2: Final = 3.0  # less than this of a nucleus is no detection
-_SPOT_PX: Final = 2.5  # as fine as a nucleus of a flat cell
+_SPOT_PX: Final = 2.5  # as fine as the nucleus of a flat cell
+_AROUND_PX: Final = 16.0
+_LEAST_CONTRAST: Final = 6.0  # grey levels
 _CLEAR_PX: Final = 13
 _MOST_SPOTS: Final = 60
 _EDGE_PX: Final = 16  # nuclei cut by the window's edge look like nothing a service would ask about
@@ -181,17 +183,22 @@ def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class
 
 
 def dark_spots(tissue: RenderedTissue) -> npt.NDArray[np.float64]:
-    """The (x, y) of the darkest spots that are no nuclei (N, 2): what a segmenter takes for nuclei by mistake."""
-    grey = cv2.GaussianBlur(tissue.image[..., :2].min(axis=2), (0, 0), _SPOT_PX)
-    taken = cv2.dilate((tissue.nuclei > 0).astype(np.uint8), np.ones((_CLEAR_PX, _CLEAR_PX), np.uint8))
-    lowest = (cv2.erode(grey, np.ones((_CLEAR_PX, _CLEAR_PX), np.uint8)) == grey) & (taken == 0)
-    lowest[:_EDGE_PX] = lowest[-_EDGE_PX:] = lowest[:, :_EDGE_PX] = lowest[:, -_EDGE_PX:] = False
-    y, x = np.nonzero(lowest & (grey < np.percentile(grey, 60)))
-    darkest = np.argsort(grey[y, x], kind="stable")[:_MOST_SPOTS]
-    return np.stack([x, y], axis=1)[darkest].astype(np.float64)
+    """The (x, y) of spots that are no nuclei but darker than what is around them (N, 2), the clearest first.
+
+    These are what a segmenter takes for nuclei by mistake: cytoplasm between vacuoles, red cells, torn edges.
+    """
+    grey = cv2.cvtColor(tissue.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    contrast = cv2.GaussianBlur(grey, (0, 0), _AROUND_PX) - cv2.GaussianBlur(grey, (0, 0), _SPOT_PX)
+    clear = np.ones((_CLEAR_PX, _CLEAR_PX), np.uint8)
+    taken = cv2.dilate((tissue.nuclei > 0).astype(np.uint8), clear)
+    peaks = (cv2.dilate(contrast, clear) == contrast) & (taken == 0) & (contrast > _LEAST_CONTRAST)
+    peaks[:_EDGE_PX] = peaks[-_EDGE_PX:] = peaks[:, :_EDGE_PX] = peaks[:, -_EDGE_PX:] = False
+    y, x = np.nonzero(peaks)
+    clearest = np.argsort(-contrast[y, x], kind="stable")[:_MOST_SPOTS]
+    return np.stack([x, y], axis=1)[clearest].astype(np.float64)
 
 
-def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 24) -> Crops:
+def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 32) -> Crops:
     """The crops of one random window, from the cache if they were made before; both tasks share the rendering."""
     path = cache / f"{task.name}-{seed}.npz"
     if not path.exists():

@@ -25,18 +25,18 @@ import numpy.typing as npt
 
 from slidecascade_training.calibration import expected_calibration_error, floor_for, temperature
 from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Task, rendered_crops, resized
-from slidecascade_training.nash_package import Result, package
+from slidecascade_training.nash_package import Result, Seeds, package
 from slidecascade_training.variation import varied
 
 SCALE: Final = 1 / 127.5
 OFFSET: Final = -1.0
 _STEM: Final = (16, 32)
 _WIDTHS: Final = (64, 96)
-_BATCH: Final = 64
+_BATCH: Final = 48
 _BLOCK: Final = 100  # steps between two checkpoints
 _PEAK_RATE: Final = 2e-3
 _WARM_UP: Final = 200  # steps
-_SET_ASIDE: Final = 48  # windows to calibrate on, and as many to measure on
+_SET_ASIDE: Final = 20  # windows to calibrate on, and as many to measure on
 _MOST_WINDOWS: Final = 4_000
 
 Floats = npt.NDArray[np.float32]
@@ -217,7 +217,8 @@ def run(task: Task, out: Path, *, steps: int, seed: int, windows: int, models_di
     )
     _say(f"{task.name}: {result}")
     if models_dir is not None:
-        package(models_dir, task, graph, result, seed=seed, held_out=held_out_seeds(seed))
+        seeds = Seeds(seed, training_seeds(seed, windows), calibration_seeds(seed), held_out_seeds(seed))
+        package(models_dir, task, graph, result, seeds)
     return result
 
 
@@ -231,8 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and rendered crops")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--windows", type=int, default=600, help="rendered windows to train on")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of each network")
+    parser.add_argument("--windows", type=int, default=120, help="rendered windows to train on")
+    parser.add_argument("--steps", type=int, default=800, help="steps of each network")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--only", choices=[CELL.name, HEPATOCYTE.name], default=None)
     parser.add_argument("--package", type=Path, default=None, metavar="MODELS_DIR")
