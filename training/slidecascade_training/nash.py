@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and rendered crops")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--windows", type=int, default=120, help="rendered windows to train on")
+    parser.add_argument("--windows", type=int, default=100, help="rendered windows to train on")
     parser.add_argument("--steps", type=int, default=800, help="steps of each network")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--only", choices=[CELL.name, HEPATOCYTE.name], default=None)

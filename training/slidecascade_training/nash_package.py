@@ -87,10 +87,9 @@ cytoplasm between vacuoles, red cells, torn edges, picked where the renderer kno
 has up to 7 %. Nothing between is rendered, so the line lies at about an eighth: more than the nucleus covers. A
 vacuole of the neighbour, a sinusoid or a cleft does not count.""",
 }
-_LOOKED_AT = {
-    "nash-cell": "LOOK",
-    "nash-hepatocyte": "LOOK",
-}
+_UNSEEN = """\
+Real liver is measured and drawn by `python -m benchmarks.real_tissue`; nothing was trained on it."""
+_LOOKED_AT = {"nash-cell": _UNSEEN, "nash-hepatocyte": _UNSEEN}
 _LIMITS = {
     "nash-cell": "Lining cells are long and lymphocytes round in the renderer; plump Kupffer cells are easily "
     "taken for immune cells.",
