@@ -49,7 +49,7 @@ def _restained(images: Images, generator: np.random.Generator) -> Field:
     slope = generator.uniform(-0.05, 0.05, (2, count, 1, 1))
     shade = 1 + slope[0] * across[None, :, None] + slope[1] * across[None, None, :]
     light = np.float32(256.0) * np.exp(-mixed) * (lamp * shade[..., None]).astype(np.float32)
-    return np.clip(light - np.float32(1.0), 0, 255).astype(np.float32)
+    return np.asarray(np.clip(light - np.float32(1.0), 0, 255), np.float32)
 
 
 def _refocused(image: Field, size_px: int, generator: np.random.Generator) -> Field:
