@@ -59,7 +59,7 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
 	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
-	$(BIN)/python -m slidecascade_training.nash --minutes 34 --seed 2 --out runs/nash --package models
+	$(BIN)/python -m slidecascade_training.nash --seed 4 --windows 100 --steps 800 --out runs/nash --package models
 
 lock: $(VENV)/.dev ## pins every requirement anew
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header requirements/build.in -o requirements/build.txt

@@ -210,8 +210,7 @@ class Analyser:
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:
     """Defaults of the pipeline's models, with what was asked for in their place."""
-    defaults = {pipeline.segmenter.name: pipeline.segmenter.options.foreground}
-    defaults |= {stage.model.name: 0.0 for stage in pipeline.stages}
+    defaults = dict(pipeline.thresholds)
     if unknown := sorted(asked.keys() - defaults.keys()):
         raise InvalidRequestError(
             f"Pipeline {pipeline.name!r} has no model {unknown[0]!r}; it has {', '.join(defaults)}.",
@@ -246,6 +245,7 @@ def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
         description=pipeline.description,
         segmenter=pipeline.segmenter.name,
         classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        thresholds=dict(pipeline.thresholds),
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes),
         heatmaps=tuple(
             wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps

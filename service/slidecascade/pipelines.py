@@ -24,10 +24,14 @@ class _SpecPart(BaseModel):
 
 
 class StageSpec(_SpecPart):
-    """A classifier and the class of the stage before that it refines; None: it sees every cell."""
+    """A classifier and the class of the stage before that it refines; None: it sees every cell.
+
+    `floor` is the least probability a class must reach here; None: the floor of the model's own options.
+    """
 
     model: Name
     select: str | None = None
+    floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
 
 class HeatmapFields(_SpecPart):
@@ -64,10 +68,14 @@ class PipelineSpec(_SpecPart):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A classifier, and the index of the class of the stage before that it refines; None: it sees every cell."""
+    """A classifier, and the index of the class of the stage before that it refines; None: it sees every cell.
+
+    A cell none of whose classes reaches the probability `floor` is unclassified, unless a request asks otherwise.
+    """
 
     model: ClassifierSpec
     parent: int | None
+    floor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,12 @@ class Pipeline:
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
         """The segmenter, then the classifiers in order."""
         return (self.segmenter, *(stage.model for stage in self.stages))
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """What holds unless a request asks otherwise, by model name: foreground probability, then floors."""
+        floors = {stage.model.name: stage.floor for stage in self.stages}
+        return {self.segmenter.name: self.segmenter.options.foreground} | floors
 
 
 def load_pipelines(models: Mapping[str, ModelPackage], extra_dir: Path | None) -> Mapping[str, Pipeline]:
@@ -178,7 +192,9 @@ def _stages(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> tuple[Sta
                 + ("select one of " + ", ".join(before) if before else "see every cell, without `select`")
                 + "."
             )
-        stages.append(Stage(model, None if fields.select is None else before.index(fields.select)))
+        parent = None if fields.select is None else before.index(fields.select)
+        floor = model.options.floor if fields.floor is None else fields.floor
+        stages.append(Stage(model, parent, floor))
     return tuple(stages)
 
 

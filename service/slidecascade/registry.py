@@ -99,6 +99,12 @@ class SegmenterSpec(_AnyModelSpec):
     options: UnetOptions = UnetOptions()
 
 
+class SoftmaxOptions(_SpecPart):
+    """Defaults of the `softmax` head: the least probability a class must reach to be a cell's class."""
+
+    floor: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+
+
 class ClassifierSpec(_AnyModelSpec):
     """A network that looks at one crop per cell and returns a probability per class."""
 
@@ -106,7 +112,7 @@ class ClassifierSpec(_AnyModelSpec):
     head: Literal["softmax"]
     input: FixedSize
     crop: CropSpec
-    options: dict[str, float] = Field(default_factory=dict, max_length=0)
+    options: SoftmaxOptions = SoftmaxOptions()
 
 
 ModelSpec = Annotated[SegmenterSpec | ClassifierSpec, Field(discriminator="task")]

@@ -70,7 +70,8 @@ class RegionRequest(WireModel):
     thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
         default_factory=dict,
         max_length=MAX_THRESHOLDS,
-        description="by model name: foreground probability of a segmenter, least probability of a classifier",
+        description="by model name, in place of the pipeline's own: foreground probability of a segmenter; least "
+        "probability of a classifier's class, below which a cell is Unclassified and counted as such",
     )
     tile_px: Annotated[int, Field(strict=True, ge=64, le=2048)] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
@@ -218,6 +219,9 @@ class PipelineInfo(Answer):
     description: str
     segmenter: str
     classifiers: tuple[str, ...]
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="by model name: what holds unless a request asks otherwise"
+    )
     classes: tuple[ClassInfo, ...]
     heatmaps: tuple[HeatmapInfo, ...]
 

@@ -70,9 +70,26 @@ def test_a_floor_of_zero_classifies_every_seen_cell() -> None:
     assert chosen_class(rows, 0.0).tolist() == [0, -1]
 
 
+def test_the_floor_of_a_stage_is_its_own_or_else_its_models(tmp_path: Path) -> None:
+    """A pipeline file may ask for another floor than the one the model was measured with."""
+    folder = tmp_path / "models"
+    toy_models.write_package(folder, toy_models.segmenter_fields(), toy_models.darkness_segmenter())
+    for name in ("toy-classifier", "toy-second"):
+        fields = toy_models.classifier_fields(name, 72, options={"floor": 0.65})
+        toy_models.write_package(folder, fields, toy_models.redness_classifier(72))
+    models = dict(load_repository(folder))
+    cascade = [{"model": "toy-classifier"}, {"model": "toy-second", "select": "Red", "floor": 0.0}]
+
+    pipeline = _load(tmp_path, models, cascade=cascade)
+
+    assert pipeline.thresholds == {"toy-segmenter": 0.5, "toy-classifier": 0.65, "toy-second": 0.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
+        ({"cascade": [{"model": "toy-classifier", "floor": 1.5}]}, "cascade.0.floor"),
+        ({"cascade": [{"model": "toy-classifier", "floor": float("nan")}]}, "cascade.0.floor"),
         ({"segmenter": "absent"}, "needs the model 'absent'"),
         ({"segmenter": "toy-classifier"}, "is no segmenter"),
         ({"cascade": [{"model": "toy-segmenter"}]}, "is no classifier"),

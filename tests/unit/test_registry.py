@@ -75,6 +75,17 @@ def test_a_wrong_model_yaml_names_its_field(tmp_path: Path, changes: dict[str, A
         load_package(folder)
 
 
+@pytest.mark.parametrize(
+    "options", [{"floor": 1.0}, {"floor": -0.1}, {"floor": float("nan")}, {"foreground": 0.5}]
+)
+def test_a_classifiers_wrong_floor_is_refused(tmp_path: Path, options: dict[str, float]) -> None:
+    """A floor lies in [0, 1), and a classifier has no other option."""
+    fields = toy_models.classifier_fields(options=options)
+    folder = toy_models.write_package(tmp_path, fields, toy_models.redness_classifier(72))
+    with pytest.raises(ModelPackageError, match=r"'toy-classifier'.*options"):
+        load_package(folder)
+
+
 def test_a_missing_graph_and_broken_yaml_are_refused(tmp_path: Path) -> None:
     """Half a package is told in one sentence."""
     folder = _package(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from slidecascade_training.lattice import Floats, Keys, Noise
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+DUCT_WALL_UM: Final = 4.0  # from the ring of a bile duct's nuclei to either side of its epithelium
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ def joined(first: Nuclei, second: Nuclei) -> Nuclei:
 
 @dataclass(frozen=True, slots=True)
 class Vessels:
-    """Portal tracts (`portal` true) and central veins: outer radius, and an open lumen inside."""
+    """Portal tracts (`portal` true) and central veins: outer radius, and an open lumen inside.
+
+    `duct_um` is the radius of the ring of nuclei of a portal tract's bile duct, 0 where there is none.
+    """
 
     x_um: Floats
     y_um: Floats
@@ -91,6 +96,10 @@ class Vessels:
     lumen_x_um: Floats
     lumen_y_um: Floats
     lumen_um: Floats
+    duct_x_um: Floats
+    duct_y_um: Floats
+    duct_um: Floats
+    keys: Keys
 
     def depth(self, x_um: Floats, y_um: Floats) -> Floats:
         """How deep each point (N,) lies inside the nearest vessel, in um; negative outside."""

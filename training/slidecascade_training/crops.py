@@ -23,12 +23,20 @@ Labels = npt.NDArray[np.int64]
 MPP: Final = 0.25
 _WINDOW_PX: Final = 768
 _SMALLEST_UM2: Final = 3.0  # less than this of a nucleus is no detection
+_SPOT_PX: Final = 2.5  # as fine as the nucleus of a flat cell
+_AROUND_PX: Final = 16.0
+_LEAST_CONTRAST: Final = 6.0  # grey levels
+_CLEAR_PX: Final = 13
+_MOST_SPOTS: Final = 60
 _EDGE_PX: Final = 16  # nuclei cut by the window's edge look like nothing a service would ask about
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One classifier: its classes and its crop. `truth` maps names of `CLASS_NAMES` to its classes."""
+    """One classifier: its classes and its crop. `truth` maps names of `CLASS_NAMES` to its classes.
+
+    `nothing` is the class of what a segmenter may find that is no nucleus; None: the classifier is not shown it.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -36,6 +44,7 @@ class Task:
     crop_px: int
     input_px: int
     truth: dict[str, str] = field(hash=False)
+    nothing: str | None = None
 
     def class_of(self, kinds: npt.NDArray[np.uint8]) -> Labels:
         """Class index for each index into `CLASS_NAMES`; -1 where this classifier has no say."""
@@ -56,6 +65,7 @@ CELL: Final = Task(
         "immune": "Immune",
         "other": "Other",
     },
+    nothing="Other",
 )
 HEPATOCYTE: Final = Task(
     name="nash-hepatocyte",
@@ -108,20 +118,33 @@ def random_options(seed: int) -> tuple[TissueOptions, bool]:
     options = TissueOptions(
         seed=seed,
         mpp=mpp,
-        steatosis=draw(0.08, 0.5),
-        ballooning=draw(0.08, 0.35),
-        immune_per_mm2=draw(200, 900),
+        steatosis=draw(0.06, 0.7),
+        ballooning=draw(0.06, 0.28),
+        immune_per_mm2=draw(150, 900),
         other_per_mm2=draw(250, 700),
-        vessels=draw(0.2, 1.4),
-        glass=draw(0, 1) < 0.15,
+        vessels=draw(0.2, 1.6),
+        glass=draw(0, 1) < 0.2,
         texture=draw(0.5, 1.6),
-        haematoxylin=draw(0.65, 1.45),
-        eosin=draw(0.6, 1.45),
+        cell_scale=draw(0.85, 1.2),
+        nuclear_scale=draw(0.85, 1.12),
+        nuclear_density=draw(0.0, 0.5) if draw(0, 1) < 0.6 else 0.0,
+        basophilia=draw(0.5, 2.0) if draw(0, 1) < 0.7 else draw(2.0, 3.5),
+        glycogen=draw(0.0, 1.0) ** 2,
+        large_vacuoles=draw(0.2, 0.9),
+        stray_fat=draw(0.1, 0.9),
+        soft_fat=draw(0.0, 0.35),
+        sinusoid_um=draw(0.2, 1.8),
+        blood=draw(0.0, 1.0),
+        cracks=draw(0.0, 1.0) if draw(0, 1) < 0.5 else 0.0,
+        inflammation=draw(0.6, 3.0),
+        haematoxylin=draw(0.6, 1.6),
+        eosin=draw(0.5, 1.5),
         hue=draw(-0.9, 0.9),
-        background=draw(0.88, 1.0),
-        blur_um=draw(0.15, 0.65),
+        background=draw(0.85, 1.0),
+        blur_um=draw(0.12, 0.75),
         noise=draw(0.0, 6.0),
-        jpeg_quality=int(draw(45, 96)) if draw(0, 1) < 0.75 else None,
+        sharpening=draw(0.0, 1.2) if draw(0, 1) < 0.4 else 0.0,
+        jpeg_quality=int(draw(40, 96)) if draw(0, 1) < 0.75 else None,
     )
     return options, at_20x
 
@@ -150,11 +173,32 @@ def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class
         for index in range(len(task.classes))
     ]
     rows = np.concatenate(chosen)
-    error_px = np.clip(generator.normal(0.0, 1.3, (rows.size, 2)), -3.0, 3.0)
-    return Crops(cut(tissue.image, tissue.centroids[rows] + error_px, task.crop_px), labels[rows])
+    error_px = np.clip(generator.normal(0.0, 1.6, (rows.size, 2)), -4.0, 4.0)
+    places, answers = tissue.centroids[rows] + error_px, labels[rows]
+    if task.nothing is not None:
+        false = generator.permutation(dark_spots(tissue))[: at_most_per_class // 2]
+        places = np.concatenate([places, false])
+        answers = np.concatenate([answers, np.full(len(false), task.classes.index(task.nothing))])
+    return Crops(cut(tissue.image, places, task.crop_px), answers)
 
 
-def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 24) -> Crops:
+def dark_spots(tissue: RenderedTissue) -> npt.NDArray[np.float64]:
+    """The (x, y) of spots that are no nuclei but darker than what is around them (N, 2), the clearest first.
+
+    These are what a segmenter takes for nuclei by mistake: cytoplasm between vacuoles, red cells, torn edges.
+    """
+    grey = cv2.cvtColor(tissue.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    contrast = cv2.GaussianBlur(grey, (0, 0), _AROUND_PX) - cv2.GaussianBlur(grey, (0, 0), _SPOT_PX)
+    clear = np.ones((_CLEAR_PX, _CLEAR_PX), np.uint8)
+    taken = cv2.dilate((tissue.nuclei > 0).astype(np.uint8), clear)
+    peaks = (cv2.dilate(contrast, clear) == contrast) & (taken == 0) & (contrast > _LEAST_CONTRAST)
+    peaks[:_EDGE_PX] = peaks[-_EDGE_PX:] = peaks[:, :_EDGE_PX] = peaks[:, -_EDGE_PX:] = False
+    y, x = np.nonzero(peaks)
+    clearest = np.argsort(-contrast[y, x], kind="stable")[:_MOST_SPOTS]
+    return np.stack([x, y], axis=1)[clearest].astype(np.float64)
+
+
+def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 32) -> Crops:
     """The crops of one random window, from the cache if they were made before; both tasks share the rendering."""
     path = cache / f"{task.name}-{seed}.npz"
     if not path.exists():

@@ -9,12 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from slidecascade_training.anatomy import Layout, Terrain, Vessels, Window, deepest, joined
+from slidecascade_training.anatomy import DUCT_WALL_UM, Layout, Terrain, Vessels, Window, deepest, joined
 from slidecascade_training.darts import places
-from slidecascade_training.hepatocytes import THINNING_UM, droplets_of, nuclei_of, sites_in
+from slidecascade_training.hepatocytes import droplets_of, nuclei_of, sites_in, thinning_um
 from slidecascade_training.lattice import between, uniform
 from slidecascade_training.specimen import TissueOptions
-from slidecascade_training.stroma import clearance, small_nuclei
+from slidecascade_training.stroma import clearance, duct_nuclei, small_nuclei
 
 _REACH_UM: Final = 50.0  # nothing is larger than this
 _VESSEL_PITCH_UM: Final = 430.0
@@ -24,14 +24,16 @@ def lay_out(options: TissueOptions, window: Window) -> Layout:
     """All that can touch `window`. Two windows agree on everything that touches both."""
     terrain = Terrain(options.seed)
     wide = window.grown(2 * _REACH_UM)
-    vessels = _vessels(options, wide.grown(THINNING_UM))
+    vessels = _vessels(options, wide.grown(thinning_um(options)))
     sites = sites_in(options, terrain, vessels, wide)
     droplets = droplets_of(options, terrain, sites)
-    own = nuclei_of(terrain, sites)
+    own = nuclei_of(options, terrain, sites)
     small = small_nuclei(options, terrain, vessels, sites, wide.grown(-_REACH_UM))
     free = clearance(small, own) > 0.6
+    ducts = np.where(vessels.duct_um > 0, vessels.duct_um + DUCT_WALL_UM + 2.0, -1e3)
+    free &= deepest(small.x_um, small.y_um, vessels.duct_x_um, vessels.duct_y_um, ducts) < 0.0
     free &= deepest(small.x_um, small.y_um, droplets.x_um, droplets.y_um, droplets.radius_um) < -0.5
-    nuclei = joined(own, small[free])
+    nuclei = joined(joined(own, small[free]), duct_nuclei(options, vessels))
     near = window.grown(20.0)
     return Layout(sites, droplets, nuclei[near.holds(nuclei.x_um, nuclei.y_um)], vessels)
 
@@ -48,6 +50,9 @@ def _vessels(options: TissueOptions, window: Window) -> Vessels:
     turn = 2 * np.pi * uniform(keys, 4)
     shift = np.where(portal, 0.55 * (radius - lumen), 0.0)
     lumen_x, lumen_y = x + shift * np.cos(turn), y + shift * np.sin(turn)
+    # In the middle of what the vein leaves free, which is 34 um wide at least.
+    duct_off = 0.225 * radius + 0.775 * lumen
+    duct = np.where(portal & (uniform(keys, 5) < 0.7), between(keys, 6, 4.5, 9.0), 0.0)
     return Vessels(
         x_um=x[kept],
         y_um=y[kept],
@@ -56,4 +61,8 @@ def _vessels(options: TissueOptions, window: Window) -> Vessels:
         lumen_x_um=lumen_x[kept],
         lumen_y_um=lumen_y[kept],
         lumen_um=lumen[kept],
+        duct_x_um=(x - duct_off * np.cos(turn))[kept],
+        duct_y_um=(y - duct_off * np.sin(turn))[kept],
+        duct_um=duct[kept],
+        keys=keys[kept],
     )

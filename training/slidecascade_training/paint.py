@@ -10,48 +10,14 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from slidecascade_training.anatomy import Droplets, Layout, Nuclei, Sites, Terrain
-from slidecascade_training.lattice import Field, Floats, Keys, Noise, between, place_keys, uniform
-from slidecascade_training.specimen import BALLOONING, IMMUNE, NORMAL, OTHER, STEATOSIS, TissueOptions
+from slidecascade_training.anatomy import DUCT_WALL_UM, Droplets, Layout, Sites, Terrain
+from slidecascade_training.canvas import Canvas, Labels, ramp, texture
+from slidecascade_training.chromatin import paint_nuclei
+from slidecascade_training.lattice import Field, Floats, Noise, between, place_keys, uniform
+from slidecascade_training.specimen import BALLOONING, TissueOptions
 
 _FAR_UM: Final = 30.0
-
-Labels = npt.NDArray[np.int32]
-Box = tuple[slice, slice]
-
-
-@dataclass(slots=True)
-class Canvas:
-    """Stain concentrations being painted, float32 (H, W) each, and the row + 1 of each pixel's nucleus."""
-
-    x_um: Floats
-    y_um: Floats
-    mpp: float
-    haematoxylin: Field
-    eosin: Field
-    blood: Field
-    labels: Labels
-
-    def box(self, x_um: float, y_um: float, reach_um: float) -> Box | None:
-        """Rows and columns within `reach_um` of a point; None if the canvas has none."""
-        left, right = np.searchsorted(self.x_um, (x_um - reach_um, x_um + reach_um))
-        top, bottom = np.searchsorted(self.y_um, (y_um - reach_um, y_um + reach_um))
-        if left == right or top == bottom:
-            return None
-        return slice(int(top), int(bottom)), slice(int(left), int(right))
-
-    def offsets(self, box: Box, x_um: float, y_um: float) -> tuple[Field, Field]:
-        """Distances in x, float32 (1, w), and in y, float32 (h, 1), from a point to the pixels of a box."""
-        across = (self.x_um[box[1]] - x_um).astype(np.float32)
-        down = (self.y_um[box[0]] - y_um).astype(np.float32)
-        return across[None, :], down[:, None]
-
-    def cover(self, box: Box, alpha: Field, haematoxylin: Field | float, eosin: Field | float) -> None:
-        """Lay a translucent layer over a box."""
-        for stain, value in ((self.haematoxylin, haematoxylin), (self.eosin, eosin), (self.blood, 0.0)):
-            stain[box] += alpha * (value - stain[box])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +32,6 @@ class Mosaic:
     gap_um: Field
 
 
-def ramp(values: Field) -> Field:
-    """A smooth step from 0 to 1 as `values` go from 0 to 1."""
-    clipped = np.clip(values, 0.0, 1.0)
-    return clipped * clipped * (np.float32(3.0) - 2.0 * clipped)
-
-
 def paint(options: TissueOptions, layout: Layout, x_um: Floats, y_um: Floats) -> Canvas:
     """The stains at the pixel centres with columns `x_um` (W,) and rows `y_um` (H,)."""
     terrain = Terrain(options.seed)
@@ -82,21 +42,15 @@ def paint(options: TissueOptions, layout: Layout, x_um: Floats, y_um: Floats) ->
     mosaic = _mosaic(canvas, terrain, layout.sites)
     _paint_cytoplasm(canvas, options, layout.sites, mosaic)
     _paint_mallory(canvas, options.seed, layout, mosaic)
-    _paint_droplets(canvas, layout.droplets, mosaic)
-    _paint_sinusoids(canvas, options.seed, terrain, mosaic)
+    _paint_droplets(canvas, options, layout.droplets, mosaic)
+    _paint_sinusoids(canvas, options, terrain, mosaic)
+    if options.cracks > 0:
+        _paint_cracks(canvas, options, mosaic)
     _paint_vessels(canvas, options.seed, layout)
-    _paint_nuclei(canvas, options, layout.nuclei)
+    paint_nuclei(canvas, options, layout.nuclei)
     if options.glass:
         _clear_glass(canvas, options.seed, terrain)
     return canvas
-
-
-def _texture(canvas: Canvas, seed: int, channel: int, pitch_um: float) -> Field:
-    """Noise over the canvas, faded out where its pitch is finer than the pixels can carry."""
-    carried = min(1.0, max(0.0, 1.6 * pitch_um / canvas.mpp - 1.0))
-    if carried == 0.0:
-        return np.zeros(canvas.labels.shape, np.float32)
-    return Noise(seed, channel, pitch_um).over(canvas.x_um, canvas.y_um) * np.float32(carried)
 
 
 def _mosaic(canvas: Canvas, terrain: Terrain, sites: Sites) -> Mosaic:
@@ -129,13 +83,13 @@ def _mosaic(canvas: Canvas, terrain: Terrain, sites: Sites) -> Mosaic:
 
 def _paint_cytoplasm(canvas: Canvas, options: TissueOptions, sites: Sites, mosaic: Mosaic) -> None:
     seed, coarseness = options.seed, np.float32(options.texture)
-    tone, pale = _cell_tones(sites)
-    clumps = _texture(canvas, seed, 31, 3.1)
-    granules = coarseness * _texture(canvas, seed, 32, 1.4)
-    grain = coarseness * _texture(canvas, seed, 33, 0.8)
-    dust = coarseness * _texture(canvas, seed, 37, 1.0)
-    slow = _texture(canvas, seed, 34, 90.0)
-    strands = np.square(1.0 - np.abs(_texture(canvas, seed, 35, 2.3) + 0.35 * granules))
+    tone, pale = _cell_tones(options, sites)
+    clumps = texture(canvas, seed, 31, 3.1)
+    granules = coarseness * texture(canvas, seed, 32, 1.4)
+    grain = coarseness * texture(canvas, seed, 33, 0.8)
+    dust = coarseness * texture(canvas, seed, 37, 1.0)
+    slow = texture(canvas, seed, 34, 90.0)
+    strands = np.square(1.0 - np.abs(texture(canvas, seed, 35, 2.3) + 0.35 * granules))
     pallor = pale[mosaic.cell]
     # Pale cells keep strands of cytoplasm between cleared patches, and a denser rim under the membrane.
     cleared = pallor * np.clip(1.05 + 0.35 * clumps - 0.55 * strands, 0.0, 1.0)
@@ -144,6 +98,7 @@ def _paint_cytoplasm(canvas: Canvas, options: TissueOptions, sites: Sites, mosai
     np.maximum(body, 0.12, out=body)
     canvas.eosin += tone[mosaic.cell] * body * (1.0 - cleared) + 0.12 * cleared * strands
     basophilia = np.maximum(0.12 + 0.13 * dust + 0.04 * granules, 0.0)
+    basophilia *= np.float32(options.basophilia)
     canvas.haematoxylin += basophilia * (1.0 - 0.85 * cleared)
     outline = np.exp(-np.square(mosaic.membrane_um / np.float32(max(0.45, 0.8 * canvas.mpp))))
     outline *= 0.6 + 0.8 * clumps
@@ -151,16 +106,14 @@ def _paint_cytoplasm(canvas: Canvas, options: TissueOptions, sites: Sites, mosai
     canvas.haematoxylin += outline * (0.03 + 0.06 * pallor)
 
 
-def _cell_tones(sites: Sites) -> tuple[Field, Field]:
+def _cell_tones(options: TissueOptions, sites: Sites) -> tuple[Field, Field]:
     """Eosin of each cell's cytoplasm and how much of it is cleared; one more row at the end for no cell."""
     keys = sites.keys
     tone = between(keys, 200, 0.60, 0.76)
     wispy = uniform(keys, 201)
-    pale = np.select(
-        [sites.kind == BALLOONING, sites.kind == STEATOSIS],
-        [between(keys, 202, 0.80, 0.98), 0.15 + 0.35 * wispy],
-        0.45 * wispy**2,
-    )
+    # Fatty or not, cytoplasm is pale in the same ways: paleness must tell nothing about fat.
+    usual = 0.45 * wispy**2 + options.glycogen * (0.1 + 0.35 * uniform(keys, 203)) * (1.0 - 0.4 * wispy**2)
+    pale = np.where(sites.kind == BALLOONING, between(keys, 202, 0.80, 0.98), usual)
     return np.append(tone, 0.25).astype(np.float32), np.append(pale, 0.5).astype(np.float32)
 
 
@@ -184,10 +137,10 @@ def _paint_mallory(canvas: Canvas, seed: int, layout: Layout, mosaic: Mosaic) ->
         canvas.haematoxylin[box] += np.float32(0.08) * alpha
 
 
-def _paint_droplets(canvas: Canvas, droplets: Droplets, mosaic: Mosaic) -> None:
+def _paint_droplets(canvas: Canvas, options: TissueOptions, droplets: Droplets, mosaic: Mosaic) -> None:
     """Fat is dissolved by processing: empty round holes inside their cells; a few lie out of focus."""
     sharp = max(0.40, 0.8 * canvas.mpp)
-    soft = np.where(uniform(droplets.keys, 220) < 0.14, between(droplets.keys, 221, 1.0, 3.5), sharp)
+    soft = np.where(uniform(droplets.keys, 220) < options.soft_fat, between(droplets.keys, 221, 1.0, 3.5), sharp)
     for row in range(droplets.x_um.size):
         x, y, radius = (float(column[row]) for column in (droplets.x_um, droplets.y_um, droplets.radius_um))
         box = canvas.box(x, y, radius * 1.08 + 3.0)
@@ -206,21 +159,34 @@ def _paint_droplets(canvas: Canvas, droplets: Droplets, mosaic: Mosaic) -> None:
         canvas.cover(box, ramp(np.float32(0.5) - outside / edge), 0.004, 0.012)
 
 
-def _paint_sinusoids(canvas: Canvas, seed: int, terrain: Terrain, mosaic: Mosaic) -> None:
-    width = np.float32(0.6) + 2.3 * terrain.gap.over(canvas.x_um, canvas.y_um)
-    width += 0.8 * _texture(canvas, seed, 40, 7.0)
+def _paint_sinusoids(canvas: Canvas, options: TissueOptions, terrain: Terrain, mosaic: Mosaic) -> None:
+    seed = options.seed
+    width = np.float32(options.sinusoid_um) + 2.3 * terrain.gap.over(canvas.x_um, canvas.y_um)
+    width += 0.8 * texture(canvas, seed, 40, 7.0)
     inside = width - mosaic.gap_um
     edge = np.float32(max(0.5, canvas.mpp))
     wall = np.exp(-np.square((inside + np.float32(0.3)) / np.float32(0.5))) * ramp(width)
     canvas.eosin += 0.12 * wall
     canvas.haematoxylin += 0.07 * wall
     open_gap = ramp(inside / edge + np.float32(0.5))
-    plasma = 0.06 + 0.05 * _texture(canvas, seed, 41, 4.0)
+    plasma = 0.06 + 0.05 * texture(canvas, seed, 41, 4.0)
     everywhere = (slice(None), slice(None))
     canvas.cover(everywhere, open_gap, 0.02, plasma)
-    cells = _texture(canvas, seed, 42, 4.3) + 0.9 * _texture(canvas, seed, 43, 37.0)
-    crowd = ramp((cells - np.float32(0.35)) * np.float32(5.0))
-    canvas.blood += (0.80 + 0.30 * _texture(canvas, seed, 44, 1.9)) * open_gap * crowd
+    cells = texture(canvas, seed, 42, 4.3) + 0.9 * texture(canvas, seed, 43, 37.0)
+    crowd = ramp((cells - np.float32(0.35 + 1.5 * (1.0 - options.blood))) * np.float32(5.0))
+    canvas.blood += (0.80 + 0.30 * texture(canvas, seed, 44, 1.9)) * open_gap * crowd
+
+
+def _paint_cracks(canvas: Canvas, options: TissueOptions, mosaic: Mosaic) -> None:
+    """Clear clefts of shrinkage: between cells where they came apart, and long tears across them."""
+    seed, share = options.seed, np.float32(options.cracks)
+    apart = np.float32(3.2) * (texture(canvas, seed, 45, 28.0) + share - np.float32(0.9))
+    apart += 0.5 * texture(canvas, seed, 46, 3.0)
+    tear = np.abs(texture(canvas, seed, 47, 55.0) + 0.12 * texture(canvas, seed, 48, 6.0))
+    wide = np.float32(0.10) * (texture(canvas, seed, 49, 80.0) + share - np.float32(0.9))
+    edge = np.float32(max(0.5, canvas.mpp))
+    cleft = np.maximum((apart - mosaic.membrane_um) / edge, (wide - tear) * np.float32(25.0) / edge)
+    canvas.cover((slice(None), slice(None)), ramp(cleft + np.float32(0.5)), 0.01, 0.02)
 
 
 def _paint_vessels(canvas: Canvas, seed: int, layout: Layout) -> None:
@@ -231,8 +197,8 @@ def _paint_vessels(canvas: Canvas, seed: int, layout: Layout) -> None:
         _raise_depth(canvas, lumen, vessels.lumen_x_um[row], vessels.lumen_y_um[row], vessels.lumen_um[row])
     if float(depth.max(initial=-_FAR_UM)) <= -_FAR_UM:
         return
-    ragged = depth + 5.0 * _texture(canvas, seed, 53, 15.0) + 2.5 * _texture(canvas, seed, 50, 5.0)
-    lobes = 0.65 * _texture(canvas, seed, 51, 5.5) + 0.35 * _texture(canvas, seed, 52, 1.6)
+    ragged = depth + 5.0 * texture(canvas, seed, 53, 15.0) + 2.5 * texture(canvas, seed, 50, 5.0)
+    lobes = 0.65 * texture(canvas, seed, 51, 5.5) + 0.35 * texture(canvas, seed, 52, 1.6)
     fibres = np.square(1.0 - np.abs(lobes))
     everywhere = (slice(None), slice(None))
     collagen = 0.10 + 0.62 * fibres
@@ -241,7 +207,23 @@ def _paint_vessels(canvas: Canvas, seed: int, layout: Layout) -> None:
     canvas.eosin += 0.22 * wall
     canvas.haematoxylin += 0.06 * wall
     canvas.cover(everywhere, ramp(lumen / np.float32(max(0.6, canvas.mpp))), 0.0, 0.01)
+    _paint_ducts(canvas, layout)
     _paint_red_cells(canvas, seed, layout)
+
+
+def _paint_ducts(canvas: Canvas, layout: Layout) -> None:
+    """Bile ducts: a ring of pale pink epithelium; its nuclei are laid out with the other small ones."""
+    vessels = layout.vessels
+    for row in np.flatnonzero(vessels.duct_um > 0):
+        radius = float(vessels.duct_um[row])
+        x, y = float(vessels.duct_x_um[row]), float(vessels.duct_y_um[row])
+        box = canvas.box(x, y, radius + DUCT_WALL_UM + 1.0)
+        if box is None:
+            continue
+        across, down = canvas.offsets(box, x, y)
+        distance = cv2.magnitude(*np.broadcast_arrays(across, down))
+        canvas.cover(box, ramp(np.float32(radius + DUCT_WALL_UM) - distance), 0.09, 0.34)
+        canvas.cover(box, ramp(np.float32(radius - 0.8 * DUCT_WALL_UM) - distance), 0.02, 0.06)
 
 
 def _raise_depth(canvas: Canvas, depth: Field, x_um: float, y_um: float, radius_um: float) -> None:
@@ -272,72 +254,10 @@ def _paint_red_cells(canvas: Canvas, seed: int, layout: Layout) -> None:
         canvas.blood[box] += alpha * (np.float32(0.7) - canvas.blood[box])
 
 
-def _paint_nuclei(canvas: Canvas, options: TissueOptions, nuclei: Nuclei) -> None:
-    """Hepatocytes first, small cells over them; the upper one owns the pixels where two overlap."""
-    chromatin = 0.6 * _texture(canvas, options.seed, 60, 1.15) + 0.4 * _texture(canvas, options.seed, 61, 0.55)
-    chromatin *= np.float32(options.texture)
-    for row in range(nuclei.x_um.size):
-        x, y = float(nuclei.x_um[row]), float(nuclei.y_um[row])
-        box = canvas.box(x, y, 1.25 * float(nuclei.along_um[row]) + 1.5)
-        if box is not None:
-            _paint_nucleus(canvas, nuclei, row, box, chromatin[box])
-
-
-def _paint_nucleus(canvas: Canvas, nuclei: Nuclei, row: int, box: Box, chromatin: Field) -> None:
-    keys: Keys = nuclei.keys[row] ^ np.arange(1, 9, dtype=np.uint64)
-    draw = uniform(keys, 230).tolist()
-    kind, along, across_um = int(nuclei.kind[row]), float(nuclei.along_um[row]), float(nuclei.across_um[row])
-    dx, dy = canvas.offsets(box, float(nuclei.x_um[row]), float(nuclei.y_um[row]))
-    cosine, sine = float(np.cos(nuclei.angle[row])), float(np.sin(nuclei.angle[row]))
-    u = (dx * np.float32(cosine) + dy * np.float32(sine)) / np.float32(along)
-    v = (dy * np.float32(cosine) - dx * np.float32(sine)) / np.float32(across_um)
-    if kind == OTHER:
-        v = v + np.float32(0.9 * (draw[0] - 0.5)) * u * u  # a gentle bend
-    reach = np.sqrt(u * u + v * v)
-    turn = np.arctan2(v, u)
-    lumps = 0.045 if kind in (NORMAL, BALLOONING) else 0.09
-    reach /= 1.0 + np.float32(lumps) * (
-        np.sin(2 * turn + np.float32(6.28 * draw[1])) + np.sin(3 * turn + np.float32(6.28 * draw[2]))
-    )
-    inside_um = (1.0 - reach) * np.float32(across_um)
-    haematoxylin, eosin = _nuclear_stain(
-        kind, draw, reach=reach, inside_um=inside_um, u=u, v=v, chromatin=chromatin
-    )
-    halo = np.float32(0.30) * ramp(np.float32(1.0) + inside_um / np.float32(1.2))
-    canvas.eosin[box] *= 1.0 - halo if kind in (NORMAL, BALLOONING) else np.float32(1.0)
-    edge = np.float32(max(0.75, 1.2 * canvas.mpp))
-    canvas.cover(box, ramp(inside_um / edge + np.float32(0.5)), haematoxylin, eosin)
-    canvas.labels[box][reach < 1.0] = row + 1
-
-
-def _nuclear_stain(
-    kind: int, draw: list[float], *, reach: Field, inside_um: Field, u: Field, v: Field, chromatin: Field
-) -> tuple[Field, Field]:
-    """Concentrations inside a nucleus: open chromatin and nucleoli in hepatocytes, dense in small cells."""
-    rim = np.exp(-np.square(inside_um / np.float32(0.55)))
-    if kind in (IMMUNE, OTHER):
-        depth = 0.88 + 0.32 * draw[3] if kind == IMMUNE else 0.70 + 0.40 * draw[3]
-        dense = depth + 0.26 * chromatin + 0.06 * rim
-        return dense.astype(np.float32), np.full_like(dense, 0.40)
-    squeezed = 0.04 + 0.32 * draw[6] if kind == STEATOSIS else 0.0
-    faint = 0.55 if draw[7] > 0.9 else 1.0  # a nucleus the section only grazes
-    open_chromatin = draw[0]  # a clear nucleus with a dark outline and clumps
-    body = (0.54 + 0.22 * draw[3] + squeezed - 0.16 * open_chromatin) * faint
-    clumps = (0.18 + 0.26 * open_chromatin) * chromatin
-    haematoxylin = body + clumps + (0.05 + 0.30 * open_chromatin) * rim * faint
-    eosin = 0.60 + 0.10 * chromatin
-    for index in range(1 + int(draw[4] > 0.6)):
-        at_u, at_v = 0.9 * (draw[5 + index] - 0.5), 0.9 * (draw[(3 + index) % 8] - 0.5)
-        spot = np.exp(-(np.square(u - np.float32(at_u)) + np.square(v - np.float32(at_v))) / np.float32(0.035))
-        haematoxylin = haematoxylin + 0.26 * faint * spot
-        eosin = eosin + 0.16 * spot
-    return haematoxylin * (reach < 1.6), eosin
-
-
 def _clear_glass(canvas: Canvas, seed: int, terrain: Terrain) -> None:
     """Nothing is stained, and nothing labelled, where there is no tissue."""
     ground = 2.0 * terrain.glass.over(canvas.x_um, canvas.y_um) + np.float32(0.35)
-    ground += 0.012 * _texture(canvas, seed, 70, 9.0) + 0.006 * _texture(canvas, seed, 71, 2.2)
+    ground += 0.012 * texture(canvas, seed, 70, 9.0) + 0.006 * texture(canvas, seed, 71, 2.2)
     alpha = ramp(ground / np.float32(0.010) + np.float32(0.5))
     for stain in (canvas.haematoxylin, canvas.eosin, canvas.blood):
         np.multiply(stain, alpha, out=stain)

@@ -17,6 +17,7 @@ Rgb = npt.NDArray[np.uint8]
 _HAEMATOXYLIN: Final = (0.50, 0.60, 0.28)
 _EOSIN: Final = (0.035, 0.250, 0.140)
 _BLOOD: Final = (0.030, 0.420, 0.300)
+_SHARPENING_PX: Final = 1.2
 
 
 def stain_matrix(options: TissueOptions) -> npt.NDArray[np.float32]:
@@ -40,6 +41,7 @@ def transmit(options: TissueOptions, haematoxylin: Field, eosin: Field, blood: F
 def margin_px(options: TissueOptions) -> int:
     """How many pixels around a window `scan` needs to give the same pixels in every window."""
     blur = int(np.ceil(4.0 * options.blur_um / options.mpp))
+    blur += int(np.ceil(4.0 * _SHARPENING_PX)) if options.sharpening > 0 else 0
     return blur + (16 if options.jpeg_quality is not None else 0)
 
 
@@ -51,6 +53,9 @@ def scan(options: TissueOptions, light: Field, *, x_px: int, y_px: int) -> Rgb:
     sigma = options.blur_um / options.mpp
     if sigma > 0.15:
         light = cv2.GaussianBlur(light, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    if options.sharpening > 0:
+        soft = cv2.GaussianBlur(light, (0, 0), _SHARPENING_PX, borderType=cv2.BORDER_REFLECT_101)
+        light = light + np.float32(options.sharpening) * (light - soft)
     height, width = light.shape[:2]
     if options.noise > 0:
         noise = white_noise(options.seed, x_px=x_px, y_px=y_px, width_px=width, height_px=height)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Final
+
 import numpy as np
 
-from slidecascade_training.anatomy import Bools, Nuclei, Sites, Terrain, Vessels, Window
+from slidecascade_training.anatomy import Bools, Nuclei, Sites, Terrain, Vessels, Window, joined
 from slidecascade_training.darts import neighbour_slices, places
 from slidecascade_training.lattice import Floats, Keys, between, normal, uniform
 from slidecascade_training.specimen import IMMUNE, OTHER, TissueOptions
+
+_DUCT_PITCH_UM: Final = 5.6
+_MOST_IN_A_DUCT: Final = 10
 
 
 def small_nuclei(
@@ -32,7 +38,7 @@ def small_nuclei(
     x, y, angle, reached = _onto_sinusoids(terrain, sites, x, y, angle, lobular=lobular)
     drawn &= reached
     x, y, angle = _onto_walls(vessels, x, y, angle, lining=wall & drawn)
-    nuclei = _small_shapes(x, y, angle, is_immune, keys)
+    nuclei = _small_shapes(options, x, y, angle, is_immune, keys)
     return nuclei[_apart(nuclei, drawn, shape)]
 
 
@@ -44,8 +50,9 @@ def _small_odds(
     focus = np.clip((terrain.focus.at(x, y) - 0.62) / 0.15, 0.0, 1.0)
     inflamed = options.immune_per_mm2 / 220.0
     immune = options.immune_per_mm2 * per_square * 1.3 + np.minimum(0.55, 0.45 * inflamed * focus)
-    immune = np.where(in_tract, min(0.45, 0.30 * np.sqrt(inflamed)), immune)
-    other = np.where(in_tract, 0.22, options.other_per_mm2 * per_square * 2.2)
+    tract = min(0.45, 0.30 * np.sqrt(inflamed)) * options.inflammation
+    immune = np.where(in_tract, min(0.92, tract), np.minimum(immune, 0.92))
+    other = np.where(in_tract, 0.22 if tract < 0.7 else 0.06, options.other_per_mm2 * per_square * 2.2)
     return np.where(wall, 0.02, immune), np.where(wall, 0.65, other)
 
 
@@ -104,13 +111,32 @@ def _onto_walls(
     return x, y, angle
 
 
-def _small_shapes(x: Floats, y: Floats, angle: Floats, is_immune: Bools, keys: Keys) -> Nuclei:
+def _small_shapes(
+    options: TissueOptions, x: Floats, y: Floats, angle: Floats, is_immune: Bools, keys: Keys
+) -> Nuclei:
     plump = uniform(keys, 70) < 0.25
-    along = np.where(is_immune, between(keys, 71, 2.4, 3.3), np.where(plump, 3.6, between(keys, 71, 4.0, 7.0)))
+    along = options.nuclear_scale * np.where(
+        is_immune, between(keys, 71, 2.2, 3.2), np.where(plump, 3.6, between(keys, 71, 3.6, 7.0))
+    )
     ratio = np.where(is_immune, between(keys, 72, 0.82, 1.0), between(keys, 72, 0.24, 0.38) + 0.12 * plump)
     kind = np.where(is_immune, IMMUNE, OTHER)
     turned = angle + 0.15 * normal(keys, 73)
     return Nuclei(x, y, along, along * ratio, turned, kind, keys)
+
+
+def duct_nuclei(options: TissueOptions, vessels: Vessels) -> Nuclei:
+    """The round nuclei of bile ducts, side by side on a ring."""
+    rings = []
+    for index in range(_MOST_IN_A_DUCT):
+        rows = np.flatnonzero(index < np.floor(2 * np.pi * vessels.duct_um / _DUCT_PITCH_UM))
+        keys, radius = vessels.keys[rows] ^ np.uint64(index + 1), vessels.duct_um[rows]
+        count = np.floor(2 * np.pi * radius / _DUCT_PITCH_UM)
+        turn = 2 * np.pi * (index + 0.3 * uniform(keys, 74)) / count
+        along = options.nuclear_scale * between(keys, 75, 2.6, 3.2)
+        across = along * between(keys, 76, 0.72, 0.95)
+        x, y = vessels.duct_x_um[rows] + radius * np.cos(turn), vessels.duct_y_um[rows] + radius * np.sin(turn)
+        rings.append(Nuclei(x, y, along, across, turn, np.full(rows.size, OTHER), keys))
+    return functools.reduce(joined, rings)
 
 
 def _apart(nuclei: Nuclei, drawn: Bools, shape: tuple[int, ...]) -> Bools:
