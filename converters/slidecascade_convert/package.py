@@ -3,6 +3,7 @@
 models/<name>/model.yaml               what the network is, where it came from, how good it is
 models/<name>/config.pbtxt             the same network for a Triton server
 models/<name>/<version>/model.onnx     the graph
+models/<name>/<version>/parity.json    how far it is from its source, for converted models
 models/<name>/README.md                the model card
 """
 
@@ -48,6 +49,20 @@ instance_group [
     kind: KIND_AUTO
   }}
 ]
+model_warmup [
+  {{
+    name: "zeros"
+    batch_size: 1
+    inputs {{
+      key: "{input_name}"
+      value: {{
+        data_type: {input_type}
+        dims: [ {warm_up_dims} ]
+        zero_data: true
+      }}
+    }}
+  }}
+]
 """
 
 
@@ -59,6 +74,8 @@ def write_package(
     *,
     verify: Callable[[Path], object] | None = None,
     max_batch: int = 32,
+    parity_json: str | None = None,
+    warm_up_px: int = 256,
 ) -> Path:
     """Write a model package, replacing an older one of the same name, and return its folder.
 
@@ -72,6 +89,8 @@ def write_package(
         card_markdown: The model card.
         verify: Called with the written ``model.onnx``; it refuses the package by raising.
         max_batch: Largest batch a Triton server may form.
+        parity_json: How far the graph is from its source, kept beside it.
+        warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
 
     Raises:
         ValueError: The name is not a folder name, or the graph is not one a runner can serve.
@@ -84,8 +103,12 @@ def write_package(
         package = Path(scratch) / name
         graph_path = package / str(version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
-        (package / "config.pbtxt").write_text(_triton_config(name, onnx_model, max_batch), encoding="utf-8")
+        (package / "config.pbtxt").write_text(
+            _triton_config(name, onnx_model, max_batch, warm_up_px), encoding="utf-8"
+        )
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
+        if parity_json is not None:
+            (graph_path.parent / "parity.json").write_text(parity_json, encoding="utf-8")
         _write_graph(graph_path, onnx_model)
         _write_spec(package / "model.yaml", spec_fields, graph_path)
         if verify is not None:
@@ -115,7 +138,7 @@ def _write_spec(path: Path, spec_fields: Mapping[str, object], graph_path: Path)
     path.write_text(text, encoding="utf-8")
 
 
-def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int) -> str:
+def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int, warm_up_px: int) -> str:
     graph = onnx_model.graph
     if len(graph.input) != 1 or len(graph.output) != 1:
         raise ValueError(
@@ -133,6 +156,7 @@ def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int) -> 
         output_name=graph.output[0].name,
         output_type=output_type,
         output_dims=output_dims,
+        warm_up_dims=input_dims.replace("-1", str(warm_up_px)),
     )
 
 

@@ -51,6 +51,7 @@ class Command:
 COMMANDS = (
     Command("serve", "serving", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
+    Command("convert", "convert", "Turn a trained Keras or ONNX file into a served model."),
     Command("models", "models", "List, show and verify models."),
     Command("bench", "bench", "Measure this machine."),
     Command("demo", "demo", "Serve, analyse a region through the client, and stop."),

@@ -99,10 +99,14 @@ class SegmenterSpec(_AnyModelSpec):
 
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell and returns a probability per class."""
+    """A network that looks at one crop per cell and returns a probability per class.
+
+    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are each their own; the most
+    probable class wins either way.
+    """
 
     task: Literal["classify"]
-    head: Literal["softmax"]
+    head: Literal["softmax", "sigmoid"]
     input: FixedSize
     crop: CropSpec
     options: dict[str, float] = Field(default_factory=dict, max_length=0)
