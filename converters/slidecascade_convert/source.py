@@ -15,6 +15,8 @@ MAX_SOURCE_BYTES: Final = 2 * 2**30
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ZIP_SIGNATURE = b"PK\x03\x04"
+# torch.save before 1.6: a pickle of this number, then others.
+_LEGACY_TORCH_SIGNATURE = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
 
 class SourceFormat(Enum):
@@ -23,6 +25,25 @@ class SourceFormat(Enum):
     HDF5 = "Keras HDF5"
     KERAS_ZIP = "Keras 3 archive"
     ONNX = "ONNX"
+    TORCH_CHECKPOINT = "PyTorch checkpoint"
+    SAFETENSORS = "safetensors"
+    TORCHSCRIPT = "TorchScript"
+    TORCH_PROGRAM = "torch.export program"
+
+    @property
+    def is_torch(self) -> bool:
+        """Opened by PyTorch."""
+        return self in _OF_TORCH
+
+
+_OF_TORCH: Final = frozenset(
+    {
+        SourceFormat.TORCH_CHECKPOINT,
+        SourceFormat.SAFETENSORS,
+        SourceFormat.TORCHSCRIPT,
+        SourceFormat.TORCH_PROGRAM,
+    }
+)
 
 
 def recognise(source: Path) -> SourceFormat:
@@ -53,9 +74,12 @@ def recognise(source: Path) -> SourceFormat:
     # An ONNX file has no signature, but it always begins with its IR version: field 1, a small number.
     if len(start) > 2 and start[0] == 0x08 and 1 <= start[1] < 0x40:
         return SourceFormat.ONNX
-    raise ConversionError(
-        "The source is none of the files that are read here: give a Keras .h5 or .keras file or an ONNX file."
-    )
+    if start.startswith(_LEGACY_TORCH_SIGNATURE):
+        return SourceFormat.TORCH_CHECKPOINT
+    # A safetensors file begins with the length of its JSON header.
+    if len(start) > 9 and int.from_bytes(start[:8], "little") < size and start[8:9] == b"{":
+        return SourceFormat.SAFETENSORS
+    raise ConversionError(_told_of_other(start))
 
 
 def sha256(source: Path) -> str:
@@ -72,11 +96,34 @@ def _recognise_zip(source: Path) -> SourceFormat:
         raise ConversionError("The source begins as a zip archive but is damaged: copy it again.") from error
     if "config.json" in names and "model.weights.h5" in names:
         return SourceFormat.KERAS_ZIP
-    if any(name.endswith("data.pkl") for name in names):
-        raise ConversionError(
-            "The source is a PyTorch file, which is not read yet: export it with torch.onnx.export."
+    if form := _torch_format(names):
+        return form
+    raise ConversionError(
+        "The source is a zip archive but no Keras or PyTorch model: give the file its framework saved, or unpack it."
+    )
+
+
+def _torch_format(names: set[str]) -> SourceFormat | None:
+    """The kind of a PyTorch archive, whose entries lie in one folder."""
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner and "data.pkl" in inner:
+        return SourceFormat.TORCHSCRIPT
+    if "archive_format" in inner or "serialized_exported_program.json" in names:
+        return SourceFormat.TORCH_PROGRAM
+    return SourceFormat.TORCH_CHECKPOINT if "data.pkl" in inner else None
+
+
+def _told_of_other(start: bytes) -> str:
+    if start.lstrip().startswith(b"<"):
+        return "The source is a web page, not a model: download the file itself."
+    if start.startswith(b"version https://"):
+        return "The source is a Git LFS pointer, not a model: fetch the file itself, `git lfs pull`."
+    if start[0] == 0x80:
+        return (
+            "The source is a Python pickle, and opening it would run code: save the model's state_dict with torch.save, "
+            "or export it as ONNX."
         )
-    raise ConversionError("The source is a zip archive but no Keras model: give a .keras file, or unpack it.")
+    return "The source is none of the files that are read here: give a Keras, PyTorch or ONNX file."
 
 
 def _told_of_folder(source: Path) -> str:
@@ -85,4 +132,4 @@ def _told_of_folder(source: Path) -> str:
             "The source is a SavedModel, whose graph can read and write files when it runs: save the model as "
             ".keras or .h5, or convert it with tf2onnx and give the ONNX file."
         )
-    return "The source is a folder: give a Keras .h5 or .keras file or an ONNX file."
+    return "The source is a folder: give a Keras, PyTorch or ONNX file."

@@ -114,6 +114,10 @@ def _open(request: ConversionRequest, form: Any, folder: Path) -> Original:
         from slidecascade_convert.onnx_original import open_onnx
 
         return open_onnx(request)
+    if form.is_torch:
+        from slidecascade_convert.torch_original import open_torch
+
+        return open_torch(request, form, folder)
     from slidecascade_convert.keras_original import open_keras
 
     return open_keras(request, form, folder)

@@ -1,4 +1,4 @@
-"""``slidecascade convert``: a trained Keras or ONNX file becomes a model package."""
+"""``slidecascade convert``: a trained Keras, PyTorch or ONNX file becomes a model package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from slidecascade.errors import InvalidRequestError, MissingExtraError
 from slidecascade_convert.outcome import Parity, Quantisation
 from slidecascade_convert.request import ConversionRequest, Normalisation
+from slidecascade_convert.source import recognise
 
 _NEEDED = ("onnx", "tensorflow", "tf2onnx")
+_NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, help="a Keras .h5 or .keras file or an ONNX file")
+    add("source", type=Path, help="a Keras, PyTorch or ONNX file")
     add("--name", required=True, help="the model's name")
     add("--task", required=True, choices=("segment", "classify"))
     add("--head", required=True, choices=("unet", "softmax", "sigmoid"), help="what its output means")
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was measured; exit code 0, or an error that leaves nothing behind."""
     request = _request(arguments)
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    needed = _NEEDED_FOR_TORCH if recognise(request.source).is_torch else _NEEDED
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
             f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
