@@ -99,7 +99,7 @@ def _recognise_zip(source: Path) -> SourceFormat:
     if form := _torch_format(names):
         return form
     raise ConversionError(
-        "The source is a zip archive but no Keras or PyTorch model: give the file its framework saved, or unpack it."
+        "The source is a zip archive but no Keras or PyTorch model: give the file that its framework saved."
     )
 
 
@@ -120,8 +120,8 @@ def _told_of_other(start: bytes) -> str:
         return "The source is a Git LFS pointer, not a model: fetch the file itself, `git lfs pull`."
     if start[0] == 0x80:
         return (
-            "The source is a Python pickle, and opening it would run code: save the model's state_dict with torch.save, "
-            "or export it as ONNX."
+            "The source is a Python pickle, and opening it would run code: save the model's state_dict with "
+            "torch.save, or export it as ONNX."
         )
     return "The source is none of the files that are read here: give a Keras, PyTorch or ONNX file."
 

@@ -28,8 +28,10 @@ _LEGACY_PICKLES: Final = 3
 _HARMLESS_MODULES: Final = frozenset(
     {"argparse", "collections", "datetime", "decimal", "enum", "pathlib", "typing"}
 )
-_HARMLESS_BUILTINS: Final = frozenset({"builtins.complex", "builtins.frozenset", "builtins.range", "builtins.set",
-                                       "builtins.slice", "copyreg._reconstructor", "builtins.object"})  # fmt: skip
+_HARMLESS_NAMES: Final = frozenset(
+    {f"builtins.{name}" for name in ("complex", "frozenset", "object", "range", "set", "slice")}
+    | {"copyreg._reconstructor"}
+)
 
 _WAY_OUT: Final = "save its weights, torch.save(model.state_dict(), 'weights.pth'), and give that file with --arch"
 _DAMAGED: Final = "The source is a PyTorch file but is damaged: copy it again."
@@ -72,9 +74,11 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         pickled = list(_pickle_operations(path))
     _refuse_object(pickled)
     unknown = _unknown_names(pickled)
-    with told("The source is a PyTorch file that cannot be read without running what is in it: " + _WAY_OUT + "."):
-        with torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+    with (
+        told(f"The source is a PyTorch file that cannot be read without running what is in it: {_WAY_OUT}."),
+        torch.serialization.safe_globals([(_StandIn, name) for name in unknown]),
+    ):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     return _weights(content)
 
 
@@ -89,7 +93,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_SOURCE_BYTES:
                 raise ConversionError(
-                    "The archive unpacks to more than 2 GiB, which no served model can hold: save the weights alone."
+                    "The archive unpacks to more than 2 GiB, the most a model may have: save its weights alone."
                 )
 
 
@@ -170,7 +174,7 @@ def _unknown_names(pickled: list[tuple[str, Any]]) -> list[str]:
     unknown = sorted(names - known)
     for name in unknown:
         module = name.partition(".")[0]
-        if module in sys.stdlib_module_names - _HARMLESS_MODULES and name not in _HARMLESS_BUILTINS:
+        if module in sys.stdlib_module_names - _HARMLESS_MODULES and name not in _HARMLESS_NAMES:
             raise ConversionError(f"The source refers to {name[:80]}, and opening it would run that: {_WAY_OUT}.")
     return unknown
 

@@ -1,15 +1,16 @@
 """PyTorch networks to ONNX graphs with open batch, height and width.
 
-Modules and exported programs go through ``torch.onnx.export(dynamo=True)``: its sizes are symbols, so that a Python
-``int`` of a shape stays one, where a trace would freeze it. TorchScript goes through the older exporter, the only
-one that takes it; so does a module that torch.export cannot capture. Whether a size froze all the same is found
-out by the comparison with the original.
+Modules and exported programs go through ``torch.onnx.export(dynamo=True)``: its sizes are symbols, so that a
+Python ``int`` of a shape stays one, where a trace would freeze it. TorchScript goes through the older exporter,
+the only one that takes it; so does a module that torch.export cannot capture. Whether a size froze all the same is
+found out by the comparison with the original.
 """
 
 from __future__ import annotations
 
-import io
 import logging
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -57,20 +58,20 @@ def export_traced(module: nn.Module, request: ConversionRequest) -> onnx.ModelPr
     """
     import onnx
 
-    content = io.BytesIO()
     axes = {_PIXELS: {0: "N", 2: "H", 3: "W"}} if request.task == "segment" else {_PIXELS: {0: "N"}}
-    with told(_CANNOT):
+    with told(_CANNOT), tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "traced.onnx")
         torch.onnx.export(
-            module,
+            _frozen(module) if isinstance(module, torch.jit.ScriptModule) else module,
             (_example(request),),
-            content,
+            path,
             dynamo=False,
             opset_version=OPSET,
             input_names=[_PIXELS],
             output_names=[_ANSWER],
             dynamic_axes=axes | {_ANSWER: {0: "N"}},
         )
-        return _anonymous(onnx.load_model_from_string(content.getvalue()))
+        return _anonymous(onnx.load_model(path))
 
 
 def export_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
@@ -100,6 +101,14 @@ def _from_dynamo(source: Any, example: tuple[torch.Tensor, ...], **shapes: Any) 
     if program is None:
         raise ConversionError(_CANNOT)
     return _anonymous(program.model_proto)
+
+
+def _frozen(script: torch.jit.ScriptModule) -> Any:
+    """`script` without what inference never does: the exporter trips over the branches that check arguments."""
+    try:
+        return torch.jit.freeze(script)
+    except RuntimeError:
+        return script
 
 
 def _example(request: ConversionRequest) -> torch.Tensor:

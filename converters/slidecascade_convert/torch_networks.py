@@ -111,8 +111,8 @@ def _check_shapes(expected: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) 
     if wrong:
         name = min(wrong)
         raise ConversionError(
-            f"The weights do not fit the network: {name} has the shape {tuple(chosen[name].shape)} in the source and "
-            f"{tuple(expected[name].shape)} in the network ({len(wrong)} such): correct --arch."
+            f"The weights do not fit the network: {name} has the shape {tuple(chosen[name].shape)} in the source "
+            f"and {tuple(expected[name].shape)} in the network ({len(wrong)} such): correct --arch."
         )
 
 

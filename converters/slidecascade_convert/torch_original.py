@@ -75,7 +75,7 @@ class _TorchOriginal:
             self._is_tried = True
             if not np.array_equal(answer, self._run(pixels), equal_nan=True):
                 raise ConversionError(
-                    "The network answers differently when it is asked twice: call its eval() before it is exported."
+                    "The network answers differently when it is asked twice: call its eval() before exporting it."
                 )
         return answer
 
@@ -91,4 +91,4 @@ class _TorchOriginal:
             raise ConversionError(
                 f"The network answers with a {type(answer).__name__}: wrap it in a module that returns one tensor."
             )
-        return answer.float().numpy()  # type: ignore[no-any-return]  # torch does not state the type
+        return answer.float().numpy()

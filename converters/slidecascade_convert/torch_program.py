@@ -1,9 +1,9 @@
 """``torch.export`` programs (.pt2): a graph in JSON and tensors.
 
-``torch.export.load`` unpickles parts of the file, evaluates its size expressions and its guards as Python, and looks
-up operators by any path below ``torch``, ``torch.os.system`` among them. Therefore only the graph, checked to hold
-nothing but names of tensor operators and arithmetic, and the plain tensors are copied to a new file, and that is
-loaded.
+``torch.export.load`` unpickles parts of the file, evaluates its size expressions and its guards as Python, and
+looks up operators by any path below ``torch``, ``torch.os.system`` among them. Therefore only the graph, checked
+to hold nothing but names of tensor operators and arithmetic, and the plain tensors are copied to a new file, and
+that is what is loaded.
 """
 
 from __future__ import annotations
@@ -38,17 +38,27 @@ _TREE: Final = re.compile(r'"type": (?!"builtins\.(tuple|list|dict)"|null)')
 
 # What size expressions consist of: names called with names, numbers and keywords.
 _EXPRESSION: Final = (
-    ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Add, ast.Sub,
-    ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE,
-    ast.Gt, ast.GtE,
-)  # fmt: skip
-_FUNCTIONS: Final = frozenset({
-    "Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Min", "Max", "And", "Or", "Not", "Eq", "Ne", "Lt",
-    "Le", "Gt", "Ge", "Equality", "Unequality", "StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan",
-    "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv",
-    "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat",
-    "Identity",
-})  # fmt: skip
+    *(
+        ast.Expression,
+        ast.Call,
+        ast.Name,
+        ast.Load,
+        ast.keyword,
+        ast.Constant,
+        ast.BinOp,
+        ast.UnaryOp,
+        ast.Compare,
+    ),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub),
+    *(ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
+)
+_SYMBOL: Final = re.compile(r"[a-z]{1,4}\d+|oo|int_oo")
+_FUNCTION: Final = re.compile(
+    "Symbol|Integer|Rational|Float|Add|Mul|Pow|Min|Max|And|Or|Not|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|Identity"
+    "|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv"
+    "|CeilToInt|FloorToInt|CeilDiv|PowByNatural|FloatPow|FloatTrueDiv|IntTrueDiv|TruncToInt|TruncToFloat"
+    "|RoundToInt|ToFloat"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +93,8 @@ def open_program(path: Path, scratch: Path) -> Program:
     height, width = image.shape[1:3] if is_last else image.shape[2:4]
     if _fixed(image.shape[0]) is not None:
         raise ConversionError(
-            f"The program was exported for a batch of {image.shape[0]}: export it with dynamic_shapes that leave the "
-            "batch open, {0: torch.export.Dim.DYNAMIC}."
+            f"The program was exported for a batch of {image.shape[0]}: export it with dynamic_shapes that leave "
+            "the batch open, {0: torch.export.Dim.DYNAMIC}."
         )
     return Program(
         module=exported.module(check_guards=False),
@@ -105,7 +115,7 @@ def _copy_checked(path: Path, copy: Path) -> str:
         models = [name for name in names if name.startswith("models/")]
         if len(models) != 1:
             raise ConversionError(
-                f"The .pt2 file holds {len(models)} programs: save one with torch.export.save of torch 2.8 or newer."
+                f"The .pt2 file holds {len(models)} programs: save one with torch.export.save, torch 2.8 or newer."
             )
         for name, full in names.items():
             content = archive.read(full)
@@ -166,8 +176,8 @@ def _check_text(text: str, key: str) -> None:
         is_fine = bool(_PLAIN.fullmatch(text))
     if not is_fine:
         raise ConversionError(
-            f"The program uses {text[:80]!r}, which is no tensor operator of torch: export the network without it, or "
-            "save its state_dict and give that with --arch."
+            f"The program uses {text[:80]!r}, which is no tensor operator of torch: export the network without "
+            "it, or save its state_dict and give that with --arch."
         )
 
 
@@ -176,22 +186,22 @@ def _is_arithmetic(text: str) -> bool:
         nodes = list(ast.walk(ast.parse(text, mode="eval"))) if len(text) < 10_000 else []
     except (SyntaxError, ValueError, RecursionError):
         return False
-    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    return bool(nodes) and all(
-        isinstance(node, _EXPRESSION)
-        and (not isinstance(node, ast.Call) or (isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS))
-        and (
-            not isinstance(node, ast.Name)
-            or id(node) in called
-            or re.fullmatch(r"[a-z]{1,4}\d+|oo|int_oo", node.id)
-        )
-        and (not isinstance(node, ast.Constant) or not isinstance(node.value, str) or _PLAIN.fullmatch(node.value))
-        for node in nodes
-    )
+    functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return bool(nodes) and all(_is_term(node, is_function=id(node) in functions) for node in nodes)
+
+
+def _is_term(node: ast.AST, *, is_function: bool) -> bool:
+    """Whether a size expression may hold `node`; `is_function` where it is what is called."""
+    match node:
+        case ast.Name(id=name):
+            return bool((_FUNCTION if is_function else _SYMBOL).fullmatch(name))
+        case ast.Constant(value=str(text)):
+            return bool(_PLAIN.fullmatch(text))
+    return isinstance(node, _EXPRESSION) and not is_function
 
 
 def _refuse_training(exported: torch.export.ExportedProgram) -> None:
-    """Batch normalisation and dropout that are still in training make answers depend on the batch and on chance."""
+    """Dropout and batch normalisation still in training make answers depend on chance and on the batch."""
     for node in exported.graph.nodes:
         name = str(node.target)
         is_training = (
@@ -204,14 +214,13 @@ def _refuse_training(exported: torch.export.ExportedProgram) -> None:
 
 
 def _image_input(exported: torch.export.ExportedProgram) -> torch.Tensor:
-    inputs = set(exported.graph_signature.user_inputs)
+    inputs, outputs = exported.graph_signature.user_inputs, exported.graph_signature.user_outputs
     images = [
         node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder" and node.name in inputs
     ]
-    if len(images) != 1 or len(exported.graph_signature.user_outputs) != 1:
+    if len(images) != 1 or len(outputs) != 1:
         raise ConversionError(
-            f"The program has {len(images)} inputs and {len(exported.graph_signature.user_outputs)} outputs: export "
-            "one image input and one output."
+            f"The program has {len(images)} inputs and {len(outputs)} outputs: export one image and one answer."
         )
     (image,) = images
     if not isinstance(image, torch.Tensor) or image.ndim != 4 or 3 not in (image.shape[1], image.shape[3]):

@@ -29,7 +29,7 @@ def open_script(path: Path) -> Any:
         check_archive(path)
         _check_code(path)
     try:
-        module = torch.jit.load(str(path), map_location="cpu")
+        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
     except RuntimeError as error:
         if match := _UNKNOWN.search(str(error)):
             raise ConversionError(
@@ -46,10 +46,9 @@ def open_script(path: Path) -> Any:
 def _check_code(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.namelist():
-            if entry.endswith(".py") and (
-                match := _FORBIDDEN.search(archive.read(entry).decode("utf-8", "replace"))
-            ):
+            code = archive.read(entry).decode("utf-8", "replace") if entry.endswith(".py") else ""
+            if match := _FORBIDDEN.search(code):
                 raise ConversionError(
-                    f"The TorchScript uses {match[1] or match[2]}, which reaches beyond the network: save the module's "
-                    "state_dict instead, and give that with --arch."
+                    f"The TorchScript uses {match[1] or match[2]}, which reaches beyond the network: save the "
+                    "module's state_dict instead, and give that with --arch."
                 )
