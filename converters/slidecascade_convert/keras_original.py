@@ -19,6 +19,7 @@ from slidecascade_convert.keras_files import KerasFile, read_archive, read_hdf5
 from slidecascade_convert.original import Facts, Original
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
+from slidecascade_convert.tensorflow_graph import onnx_from_function
 
 if TYPE_CHECKING:
     import onnx
@@ -143,15 +144,11 @@ class _KerasOriginal:
 
     def export(self) -> onnx.ModelProto:
         import tensorflow as tf
-        import tf2onnx
 
         shape = list(self._model.inputs[0].shape)
         signature = [tf.TensorSpec([None, *shape[1:]], tf.float32, name="pixels")]
         function = tf.function(lambda pixels: self._model(pixels, training=False), input_signature=signature)
-        graph_model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-        # Inner shape notes carry made-up dimension names; the runtime infers its own.
-        del graph_model.graph.value_info[:]
-        return graph_model
+        return onnx_from_function(function, signature, opset=OPSET)
 
 
 def _first_sentence(error: Exception) -> str:
