@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any, Final
 
 import torch
@@ -74,11 +75,13 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         pickled = list(_pickle_operations(path))
     _refuse_object(pickled)
     unknown = _unknown_names(pickled)
-    with (
-        told(f"The source is a PyTorch file that cannot be read without running what is in it: {_WAY_OUT}."),
-        torch.serialization.safe_globals([(_StandIn, name) for name in unknown]),
-    ):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    with told(_DAMAGED), torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise ConversionError(
+                f"The source is a PyTorch file that cannot be read without running what is in it: {_WAY_OUT}."
+            ) from error
     return _weights(content)
 
 
@@ -142,7 +145,7 @@ def _pickle_operations(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _operations(pickled: bytes | IO[bytes]) -> Iterator[tuple[str, Any]]:
     for operation, argument, _ in pickletools.genops(pickled):
-        if operation.name in {"GLOBAL", "STACK_GLOBAL", "EMPTY_DICT", "EMPTY_LIST", "MARK"}:
+        if operation.name in {"GLOBAL", "STACK_GLOBAL", "EMPTY_DICT", "EMPTY_LIST"}:
             yield operation.name, argument
 
 

@@ -43,4 +43,8 @@ def told(sentence: str) -> Iterator[None]:
         except RAISED as error:
             if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
                 raise MemoryError from error
-            raise ConversionError(f"{sentence} ({type(error).__name__}: {first_line(error)})") from error
+            # What weights_only says is advice to switch it off.
+            detail = (
+                "" if isinstance(error, UnpicklingError) else f" ({type(error).__name__}: {first_line(error)})"
+            )
+            raise ConversionError(sentence + detail) from error
