@@ -71,7 +71,9 @@ def scripted(model: nn.Module, *, traced: bool = False) -> Any:
     """The module as TorchScript, which torch has deprecated and files still hold."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(model, torch.rand(1, 3, 64, 64)) if traced else torch.jit.script(model)
+        if traced:
+            return torch.jit.trace(model, torch.rand(1, 3, 64, 64))  # type: ignore[no-untyped-call]  # torch's own
+        return torch.jit.script(model)
 
 
 def program(path: Path, **dynamic: Any) -> Path:
