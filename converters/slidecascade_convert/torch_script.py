@@ -28,19 +28,17 @@ def open_script(path: Path) -> Any:
     with told("The source is a TorchScript archive but is damaged: copy it again."):
         check_archive(path)
         _check_code(path)
-    try:
-        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
-    except RuntimeError as error:
-        if match := _UNKNOWN.search(str(error)):
-            raise ConversionError(
-                f"The TorchScript uses the operator {match[1]}, which torch alone does not have: save it without, "
-                "or export it as ONNX."
-            ) from error
-        with told(
-            "The source is a TorchScript archive that torch cannot load: save it again, or export it as ONNX."
-        ):
+    with told("The source is a TorchScript archive that torch cannot load: save it again."):
+        try:
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own
+        except RuntimeError as error:
+            if match := _UNKNOWN.search(str(error)):
+                raise ConversionError(
+                    f"The TorchScript uses the operator {match[1]}, which torch alone does not have: save it "
+                    "without, or export it as ONNX."
+                ) from error
             raise
-    return module.float().eval()
+        return module.float().eval()
 
 
 def _check_code(path: Path) -> None:
