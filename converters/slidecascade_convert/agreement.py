@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
+from slidecascade.cells.decoding import decode
 from slidecascade.errors import ConversionError
-from slidecascade.registry import UnetOptions
+from slidecascade.registry import SegmenterHead, SegmenterOptions
 from slidecascade_convert.graph import OUTPUTS, PROBABILITY_MAPS, with_output
+from slidecascade_convert.half import HALF_TOLERANCE
 from slidecascade_convert.heads import Floats, network_input, probabilities
 from slidecascade_convert.original import Original
 from slidecascade_convert.request import ConversionRequest
@@ -76,7 +77,7 @@ def compare(
     """
     is_segmenter = request.task == "segment"
     names = [PROBABILITY_MAPS, OUTPUTS["segment"]] if is_segmenter else [OUTPUTS["classify"]]
-    session = open_session(with_output(served, PROBABILITY_MAPS, 2) if is_segmenter else served)
+    session = open_session(with_output(served, PROBABILITY_MAPS, request.maps) if is_segmenter else served)
     compared = [
         _run(original, session, request, channels, images[:batch], names) for images in tiles for batch in BATCHES
     ]
@@ -87,7 +88,7 @@ def compare(
     )
     largest = float(differences.max())
     # A comparison with NaN is False, so that this also refuses a graph that answers NaN.
-    tolerance = original.facts.tolerance
+    tolerance = max(original.facts.tolerance, HALF_TOLERANCE if request.fp16 else 0.0)
     if not largest <= tolerance:
         raise ConversionError(
             f"The served graph differs from the original by up to {largest:.3g}, more than {tolerance:g}: nothing "
@@ -141,7 +142,7 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
     for each in compared:
         whole = np.round(255 * each.expected.clip(0, 1)).astype(np.uint8)
         for first, second in zip(whole, each.returned, strict=True):
-            ours, theirs = decode(first, mpp=request.mpp), decode(second, mpp=request.mpp)
+            ours, theirs = _decoded(first, request), _decoded(second, request)
             pairs += _overlapping(ours, theirs)
             objects += int(ours.max())
             served_objects += int(theirs.max())
@@ -149,12 +150,11 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
     return {"object_agreement": 2 * pairs / together if together else 1.0, "objects": objects}
 
 
-def decode(maps: Images, *, mpp: float) -> npt.NDArray[np.int32]:
-    """The label image of uint8 ``(H, W, 2)`` maps, with the head's default options."""
-    options = UnetOptions()
-    return unet.decode(
-        maps, foreground=options.foreground, seed=options.seed, min_area_px=options.min_area_um2 / mpp**2
-    )
+def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
+    """The label image of uint8 ``(H, W, C)`` maps, with the head's default options."""
+    options = SegmenterOptions()
+    head: SegmenterHead = "unet" if request.head == "unet" else "semantic"
+    return decode(maps, head, options, min_area_px=options.min_area_um2 / request.mpp**2)
 
 
 def _overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:

@@ -1,8 +1,9 @@
 """From an exported network to the graph that is served: uint8 RGB in, the head's output out.
 
-A served graph takes ``image``, uint8 RGB ``(N, H, W, 3)``. A segmenter's ``maps`` are uint8 ``(N, H, W, 2)``,
-``round(255 * p)`` of foreground and interior; a classifier's ``probabilities`` are float32 ``(N, C)``. Before
-rounding, the maps are the tensor `PROBABILITY_MAPS`, which the comparison with the original reads.
+A served graph takes ``image``, uint8 RGB ``(N, H, W, 3)``. A segmenter's ``maps`` are uint8 ``(N, H, W, C)``,
+``round(255 * p)`` of foreground and, for the head unet, interior; a classifier's ``probabilities`` are float32
+``(N, C)``. Before rounding, the maps are the tensor `PROBABILITY_MAPS`, which the comparison with the original
+reads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 PROBABILITY_MAPS = "probability_maps"
 OUTPUTS = {"segment": "maps", "classify": "probabilities"}
-_PREFIX = "network/"
+NETWORK = "network/"
+"""What names inside the network begin with; those around it do not."""
+
 _MIN_IR_VERSION = 8
 
 
@@ -63,7 +66,7 @@ def serve(
     """
     from onnx import checker, compose, helper
 
-    network = compose.add_prefix(raw, _PREFIX)
+    network = compose.add_prefix(raw, NETWORK)
     graph = network.graph
     weights = {tensor.name for tensor in graph.initializer}
     (old_input,) = (value for value in graph.input if value.name not in weights)
@@ -169,5 +172,5 @@ def _output_info(request: ConversionRequest, height: int | str, width: int | str
     from onnx import helper
 
     if request.task == "segment":
-        return helper.make_tensor_value_info(name, 2, ["N", height, width, 2])
+        return helper.make_tensor_value_info(name, 2, ["N", height, width, request.maps])
     return helper.make_tensor_value_info(name, 1, ["N", len(request.classes)])

@@ -62,18 +62,19 @@ def _map_channels(
             f"{images.shape[1]}: only maps of the image's size are served."
         )
     count = last.shape[3]
-    if not request.channels and count > 2:
-        raise ConversionError(
-            f"The network has {count} output channels: say which are foreground and interior, --channels 0,1."
-        )
+    if not request.channels and count > request.maps:
+        wanted = "which is the foreground, --channels 1"
+        if request.head == "unet":
+            wanted = "which are foreground and interior, --channels 0,1"
+        raise ConversionError(f"The network has {count} output channels: say {wanted}.")
     chosen = request.channels or tuple(range(count))
     if max(chosen) >= count or min(chosen) < 0:
         raise ConversionError(f"The network has {count} output channels, counted from 0: correct --channels.")
-    return (chosen[0], chosen[-1])
+    return (chosen[0],) if request.head == "semantic" else (chosen[0], chosen[-1])
 
 
 def probabilities(output: Floats, request: ConversionRequest, facts: Facts, channels: tuple[int, ...]) -> Floats:
-    """What the head should answer for the original's `output`: float32 ``(N, H, W, 2)`` or ``(N, C)``.
+    """What the head should answer for the original's `output`: float32 ``(N, H, W, maps)`` or ``(N, C)``.
 
     Raises:
         ConversionError: when the values are no probabilities.
@@ -99,7 +100,7 @@ def _check_probabilities(values: npt.NDArray[Any], request: ConversionRequest) -
     if low < -1e-3 or high > 1 + 1e-3:
         raise ConversionError(
             f"The network answers from {low:.3g} to {high:.3g}, which are no probabilities: add --logits to apply "
-            f"the {'sigmoid' if request.head == 'unet' else request.head} here."
+            f"the {'sigmoid' if request.task == 'segment' else request.head} here."
         )
     if request.head == "softmax" and float(np.abs(values.sum(axis=1) - 1).max()) > 1e-3:
         raise ConversionError(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
+from slidecascade_convert.half import HALF_TOLERANCE
 from slidecascade_convert.original import Facts, Original
 from slidecascade_convert.request import ConversionRequest, Layout
 from slidecascade_convert.sessions import open_session, run_session
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
 MIN_OPSET, SERVED_OPSET = 9, 17
-
-# Half precision has 11 bits: fused and unfused operators round to values this far apart.
-HALF_TOLERANCE = 5e-3
 
 
 def open_onnx(request: ConversionRequest) -> Original:

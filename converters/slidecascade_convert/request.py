@@ -12,12 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade.registry import MAPS
 
 Task = Literal["segment", "classify"]
-Head = Literal["unet", "softmax", "sigmoid"]
+Head = Literal["unet", "semantic", "softmax", "sigmoid"]
 Layout = Literal["NHWC", "NCHW"]
 
-_HEADS: Mapping[str, tuple[str, ...]] = {"segment": ("unet",), "classify": ("softmax", "sigmoid")}
+_HEADS: Mapping[str, tuple[str, ...]] = {
+    "segment": ("unet", "semantic"),
+    "classify": ("softmax", "sigmoid"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,16 @@ class ConversionRequest:
     licence: str = "not stated"
     version: int = 1
     int8: bool = False
+    fp16: bool = False
     calibrate: Path | None = None
     max_loss: float = 0.005
+
+    @property
+    def maps(self) -> int:
+        """Maps that are served to a segmenter's head; 0 for a classifier."""
+        if self.task == "classify":
+            return 0
+        return MAPS["unet" if self.head == "unet" else "semantic"]
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name):
@@ -96,10 +108,12 @@ class ConversionRequest:
         if self.task == "classify" and len(self.classes) < 2:
             raise InvalidRequestError("A classifier needs its class names, in the network's order: add --classes.")
         if self.task == "segment" and len(self.classes) != 1:
+            raise InvalidRequestError("A segmenter finds one class of objects: give one --classes.")
+        if len(self.channels) > self.maps:
             raise InvalidRequestError(
-                "A segmenter of the unet head finds one class of objects: give one --classes."
+                "--channels names the foreground channel of a segmenter and, for --head unet, the interior one."
             )
-        if len(self.channels) > 2 or (self.channels and self.task == "classify"):
-            raise InvalidRequestError("--channels names the foreground and the interior channel of a segmenter.")
+        if self.int8 and self.fp16:
+            raise InvalidRequestError("A graph is int8 (for CPUs) or fp16 (for GPUs): convert twice for both.")
         if self.int8 and self.calibrate is None:
             raise InvalidRequestError("int8 needs images like those it will see: add --calibrate DIR.")

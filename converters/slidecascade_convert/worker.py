@@ -29,7 +29,7 @@ _SWAP_TILES: Final = 16
 
 _ONE_MAP: Final = (
     "The network has one map, which is served both as foreground and as interior: touching objects are separated "
-    "only where it dips below the seed threshold."
+    "only where it dips below the seed threshold; --head semantic is for networks with a foreground map alone."
 )
 
 
@@ -71,6 +71,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     """
     from slidecascade_convert import graph, heads
     from slidecascade_convert.agreement import compare
+    from slidecascade_convert.half import halved
     from slidecascade_convert.outcome import GRAPH_FILE, Outcome
     from slidecascade_convert.quantize import quantised
     from slidecascade_convert.source import recognise, sha256
@@ -84,6 +85,8 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     channels = heads.served_channels(output, probe, request, original.facts)
     heads.probabilities(output, request, original.facts, channels)
     served = graph.serve(original.export(), original.facts, request, channels)
+    if request.fp16:
+        served = halved(served)
     agreement = compare(original, served, request, channels, tiles)
     swap = _colour_swap(served, request, tiles) if request.task == "classify" else None
     parity = _parity(
@@ -100,7 +103,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     if request.int8:
         served, quantisation = quantised(served, request, folder)
         parity = parity.model_copy(update={"quantisation": quantisation})
-    multiple_of = _multiple_of(served) if request.task == "segment" else 1
+    multiple_of = _multiple_of(served, request.maps) if request.task == "segment" else 1
     _describe(served, parity, request)
     (folder / GRAPH_FILE).write_bytes(served.SerializeToString())
     return Outcome(height_px=request.input_px, width_px=request.input_px, multiple_of=multiple_of, parity=parity)
@@ -204,12 +207,12 @@ def _warnings(request: ConversionRequest, original: Original, swap: float | None
 def _notes(request: ConversionRequest, channels: tuple[int, ...]) -> tuple[str, ...]:
     if request.task == "classify":
         return ("One sigmoid unit is served as two classes.",) if len(channels) == 1 else ()
-    if channels[0] == channels[1]:
+    if request.head == "unet" and channels[0] == channels[1]:
         return (_ONE_MAP,)
     return ()
 
 
-def _multiple_of(served: onnx.ModelProto) -> int:
+def _multiple_of(served: onnx.ModelProto, count: int) -> int:
     """The smallest tried number whose multiples the graph takes as height and width."""
     import numpy as np
 
@@ -225,7 +228,7 @@ def _multiple_of(served: onnx.ModelProto) -> int:
             maps = run_session(session, np.zeros((1, height, width, 3), np.uint8))
         except ConversionError:
             continue
-        if maps.shape == (1, height, width, 2):
+        if maps.shape == (1, height, width, count):
             return multiple
     raise ConversionError("The network runs at no multiple of 64 px: export it with dynamic height and width.")
 
@@ -249,6 +252,7 @@ def _describe(served: onnx.ModelProto, parity: Parity, request: ConversionReques
         "opset": str(opset_of(served)),
         "task": request.task,
         "head": request.head,
+        "precision": "float16" if request.fp16 else "float32",
         "classes": ",".join(request.classes),
         "pixel_factor": " ".join(f"{each:.9g}" for each in request.normalisation.factor),
         "pixel_offset": " ".join(f"{each:.9g}" for each in request.normalisation.offset),

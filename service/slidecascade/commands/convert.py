@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", type=Path, help="a Keras, PyTorch or ONNX file")
     add("--name", required=True, help="the model's name")
     add("--task", required=True, choices=("segment", "classify"))
-    add("--head", required=True, choices=("unet", "softmax", "sigmoid"), help="what its output means")
+    add("--head", required=True, choices=("unet", "semantic", "softmax", "sigmoid"), help="what its output means")
     add("--classes", type=_names_of, help="class names in the order of the outputs, a,b,c")
     add("--input-size", type=_positive, metavar="PX", help="side a classifier was trained at; read from the file")
     add("--mpp", type=float, default=0.25, help="um per pixel of the training images (0.25)")
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a Lambda layer does; its code is never run")  # fmt: skip
     add("--licence", default="not stated", help="the weights' licence")
     add("--version", type=_positive, default=1, help="version of the package (1)")
-    add("--quantize", choices=("int8",), help="try int8 and keep it when it decides alike")
+    add("--quantize", choices=("int8",), help="try int8; it is kept when it decides alike and is faster")
+    add("--fp16", action="store_true", help="half precision, for GPUs; probabilities may differ by 0.005")
     add("--calibrate", type=Path, metavar="DIR", help="images like those it will see")
     add("--max-loss", type=float, default=0.005, help="most decisions int8 may change (0.005)")
     add("--out", type=Path, default=Path("models"), help="the models folder")
@@ -87,7 +88,12 @@ def told(parity: Parity) -> str:
 
 def _told_int8(result: Quantisation) -> str:
     speed_up = result.float32_ms / result.int8_ms if result.int8_ms else math.inf
-    verdict = "kept" if result.is_kept else "dropped, float32 is served"
+    too_far, too_slow = result.loss >= result.max_loss, result.int8_ms >= result.float32_ms
+    reasons = [
+        *(["it decides otherwise too often"] if too_far else []),
+        *(["it is no faster here"] if too_slow else []),
+    ]
+    verdict = "kept" if result.is_kept else f"dropped, {' and '.join(reasons)}, and float32 is served"
     return (
         f"int8: {verdict}; it changes {result.loss:.2%} of the decisions on {result.images} images (allowed "
         f"{result.max_loss:.2%}), {speed_up:.2f} times as fast ({result.float32_ms:g} to {result.int8_ms:g} ms)."
@@ -120,6 +126,7 @@ def _request(arguments: argparse.Namespace) -> ConversionRequest:
         licence=arguments.licence,
         version=arguments.version,
         int8=arguments.quantize == "int8",
+        fp16=arguments.fp16,
         calibrate=arguments.calibrate,
         max_loss=arguments.max_loss,
     )

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from slidecascade.cells.heads import unet
+from slidecascade.cells.decoding import decode
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.registry import ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
@@ -122,12 +122,8 @@ def _head_run(package: ModelPackage, answer: NDArray[Any]) -> str:
     """
     spec = package.spec
     if isinstance(spec, SegmenterSpec):
-        labels = unet.decode(
-            answer[0],
-            foreground=spec.options.foreground,
-            seed=spec.options.seed,
-            min_area_px=spec.options.min_area_um2 / spec.mpp**2,
-        )
+        area_px = spec.options.min_area_um2 / spec.mpp**2
+        labels = decode(answer[0], spec.head, spec.options, min_area_px=area_px)
         return f"its head finds {int(labels.max())} objects in noise"
     is_wrong = bool((answer < -1e-3).any() or (answer > 1 + 1e-3).any())
     if spec.head == "softmax":
