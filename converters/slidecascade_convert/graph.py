@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PROBABILITY_MAPS = "probability_maps"
 OUTPUTS = {"segment": "maps", "classify": "probabilities"}
-NETWORK = "network/"
-"""What names inside the network begin with; those around it do not."""
+_PREFIX = "network/"
 
 _MIN_IR_VERSION = 8
 
@@ -66,7 +65,7 @@ def serve(
     """
     from onnx import checker, compose, helper
 
-    network = compose.add_prefix(raw, NETWORK)
+    network = compose.add_prefix(raw, _PREFIX)
     graph = network.graph
     weights = {tensor.name for tensor in graph.initializer}
     (old_input,) = (value for value in graph.input if value.name not in weights)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Final
 
-from slidecascade_convert.graph import NETWORK
-
 if TYPE_CHECKING:
     import onnx
 
@@ -14,22 +12,19 @@ if TYPE_CHECKING:
 HALF_TOLERANCE: Final = 5e-3
 
 
-def halved(served: onnx.ModelProto) -> onnx.ModelProto:
-    """The served graph with float16 weights and activations; inputs and outputs keep their types.
-
-    Normalisation, softmax or sigmoid of the head and rounding stay float32, so that no probability is coarser
-    than the network makes it.
-    """
+def halved(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The exported network with float16 weights and activations, changed in place; input and output keep theirs."""
     from onnxruntime.transformers import float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # The converter tells nodes apart by name, and calls what it adds after them.
-    for index, node in enumerate(served.graph.node):
-        node.name = node.name or f"{NETWORK}unnamed_{index}"
-    ours = [node.name for node in served.graph.node if not node.name.startswith(NETWORK)]
+    # The converter calls what it adds after the nodes beside it, which need not have names.
+    for index, node in enumerate(network.graph.node):
+        node.name = node.name or f"unnamed_{index}"
     with warnings.catch_warnings():
         # One warning per weight too small for float16; what they cost is measured afterwards.
         warnings.simplefilter("ignore")
-        model: onnx.ModelProto = float16.convert_float_to_float16(
-            served, keep_io_types=True, disable_shape_infer=True, node_block_list=ours
-        )
+        model: onnx.ModelProto = float16.convert_float_to_float16(network, keep_io_types=True)
+    OnnxModel(model).topological_sort()
+    # Shapes that were inferred for the conversion; the runtime infers its own.
+    del model.graph.value_info[:]
     return model

@@ -84,9 +84,8 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     output = original.predict(heads.network_input(probe, request, original.facts))
     channels = heads.served_channels(output, probe, request, original.facts)
     heads.probabilities(output, request, original.facts, channels)
-    served = graph.serve(original.export(), original.facts, request, channels)
-    if request.fp16:
-        served = halved(served)
+    network = original.export()
+    served = graph.serve(halved(network) if request.fp16 else network, original.facts, request, channels)
     agreement = compare(original, served, request, channels, tiles)
     swap = _colour_swap(served, request, tiles) if request.task == "classify" else None
     parity = _parity(

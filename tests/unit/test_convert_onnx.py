@@ -169,6 +169,10 @@ def test_half_precision_is_kept_inside_the_network(tmp_path: Path) -> None:
     assert TensorProto.FLOAT16 in kinds
     assert outcome.parity is not None
     assert outcome.parity.agreement.tolerance == 5e-3
+    onnx.checker.check_model(onnx.load(tmp_path / GRAPH_FILE), full_check=True)
+    outcome, _ = convert(tmp_path, toy_onnx.segmenter(channels=2), normalisation=SCALED, fp16=True, **SEGMENT)
+    assert outcome.parity is not None
+    assert outcome.parity.agreement.max_abs < 5e-3
     with pytest.raises(InvalidRequestError, match="int8"):
         convert(tmp_path, made, fp16=True, int8=True, calibrate=tmp_path, **CLASSIFY)
 
