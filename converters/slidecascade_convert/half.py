@@ -13,7 +13,7 @@ HALF_TOLERANCE: Final = 5e-3
 
 
 def halved(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The exported network with float16 weights and activations, changed in place; input and output keep theirs."""
+    """The exported network with float16 inside, changed in place; its input and output keep their types."""
     from onnxruntime.transformers import float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 

@@ -19,12 +19,10 @@ from slidecascade_convert.keras_files import KerasFile, read_archive, read_hdf5
 from slidecascade_convert.original import Facts, Original
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
-from slidecascade_convert.tensorflow_graph import onnx_from_function
+from slidecascade_convert.tensorflow_graph import OPSET, onnx_from_function
 
 if TYPE_CHECKING:
     import onnx
-
-OPSET = 18
 
 
 def open_keras(request: ConversionRequest, form: SourceFormat, scratch: Path) -> Original:

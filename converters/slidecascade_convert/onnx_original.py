@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.half import HALF_TOLERANCE
-from slidecascade_convert.original import Facts, Original
-from slidecascade_convert.request import ConversionRequest, Layout
+from slidecascade_convert.original import Facts, Original, image_shape
+from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.sessions import open_session, run_session
 from slidecascade_convert.source import MAX_SOURCE_BYTES
 
@@ -103,7 +103,8 @@ class _OnnxOriginal:
                 "input and one output."
             )
         self._model, self._input = model, inputs[0]
-        layout, height, width = _image_shape(inputs[0])
+        sizes = [dim.dim_value or None for dim in inputs[0].type.tensor_type.shape.dim]
+        layout, height, width = image_shape("The graph's input", sizes)
         self._type = _input_type(inputs[0])
         self._frozen_batch = inputs[0].type.tensor_type.shape.dim[0].dim_value
         self.facts = Facts(
@@ -143,19 +144,6 @@ class _OnnxOriginal:
         if self._frozen_batch:
             _free_batch(model, self._frozen_batch)
         return model
-
-
-def _image_shape(value: onnx.ValueInfoProto) -> tuple[Layout, int | None, int | None]:
-    """Layout, height and width of the graph's input."""
-    dims = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
-    if len(dims) != 4 or 3 not in (dims[1], dims[3]):
-        raise ConversionError(
-            f"The graph's input has the shape {tuple(dims)}: it must be a batch of RGB images, (N, H, W, 3) or "
-            "(N, 3, H, W)."
-        )
-    if dims[3] == 3 and dims[1] != 3:
-        return "NHWC", dims[1], dims[2]
-    return "NCHW", dims[2], dims[3]
 
 
 def onnx_uint8() -> int:

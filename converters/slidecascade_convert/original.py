@@ -6,13 +6,14 @@ normalisation to the comparison, is the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.errors import ConversionError
 from slidecascade_convert.request import Layout
 
 if TYPE_CHECKING:
@@ -43,6 +44,26 @@ class Facts:
     tolerance: float = 1e-4
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def image_shape(what: str, sizes: Sequence[int | None] | None) -> tuple[Layout, int | None, int | None]:
+    """Layout, height and width of a network's input; None for a size that is left open.
+
+    Args:
+        what: the input in words, for the refusal.
+        sizes: batch and the three sizes of an image; None where not even their number is known.
+
+    Raises:
+        ConversionError: when it is no batch of RGB images.
+    """
+    if sizes is None or len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
+        raise ConversionError(
+            f"{what} has the shape {None if sizes is None else tuple(sizes)}: it must be a batch of RGB images, "
+            "(N, H, W, 3) or (N, 3, H, W)."
+        )
+    if sizes[3] == 3 and sizes[1] != 3:
+        return "NHWC", sizes[1], sizes[2]
+    return "NCHW", sizes[2], sizes[3]
 
 
 class Original(Protocol):

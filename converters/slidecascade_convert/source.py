@@ -24,6 +24,7 @@ class SourceFormat(Enum):
 
     HDF5 = "Keras HDF5"
     KERAS_ZIP = "Keras 3 archive"
+    SAVED_MODEL = "SavedModel"
     ONNX = "ONNX"
     TORCH_CHECKPOINT = "PyTorch checkpoint"
     SAFETENSORS = "safetensors"
@@ -54,15 +55,11 @@ def recognise(source: Path) -> SourceFormat:
         ConversionError: when it is empty, too large or of no format that is read.
     """
     if source.is_dir():
-        raise ConversionError(_told_of_folder(source))
+        return _recognise_folder(source)
     if not source.is_file():
         raise InvalidRequestError("The source file does not exist: give the path of a trained model.")
     size = source.stat().st_size
-    if size > MAX_SOURCE_BYTES:
-        raise ConversionError(
-            f"The source has {size / 2**30:.1f} GiB, and a served model holds at most 2: save it without the "
-            "optimizer's state, or in half precision."
-        )
+    _check_size(size)
     if size == 0:
         raise ConversionError("The source is empty: copy the file again.")
     with source.open("rb") as file:
@@ -83,9 +80,28 @@ def recognise(source: Path) -> SourceFormat:
 
 
 def sha256(source: Path) -> str:
-    """The sha256 of the file, in hexadecimal."""
+    """The sha256 in hexadecimal: of the file, or of the names and sha256 of a folder's files, in order."""
+    if source.is_dir():
+        lines = [f"{sha256(path)}  {path.relative_to(source).as_posix()}\n" for path in _files(source)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with source.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file in `folder`; links could leave it and are refused."""
+    found = sorted(folder.rglob("*"))
+    if any(path.is_symlink() for path in found):
+        raise ConversionError("The source's folder has links to other places: copy the files themselves.")
+    return [path for path in found if path.is_file()]
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_SOURCE_BYTES:
+        raise ConversionError(
+            f"The source has {size / 2**30:.1f} GiB, and a served model holds at most 2: save it without the "
+            "optimizer's state, or in half precision."
+        )
 
 
 def _recognise_zip(source: Path) -> SourceFormat:
@@ -126,10 +142,10 @@ def _told_of_other(start: bytes) -> str:
     return "The source is none of the files that are read here: give a Keras, PyTorch or ONNX file."
 
 
-def _told_of_folder(source: Path) -> str:
-    if (source / "saved_model.pb").is_file():
-        return (
-            "The source is a SavedModel, whose graph can read and write files when it runs: save the model as "
-            ".keras or .h5, or convert it with tf2onnx and give the ONNX file."
+def _recognise_folder(source: Path) -> SourceFormat:
+    if not (source / "saved_model.pb").is_file():
+        raise ConversionError(
+            "The source is a folder, but no SavedModel: give that, or a Keras, PyTorch or ONNX file."
         )
-    return "The source is a folder: give a Keras, PyTorch or ONNX file."
+    _check_size(sum(path.stat().st_size for path in _files(source)))
+    return SourceFormat.SAVED_MODEL

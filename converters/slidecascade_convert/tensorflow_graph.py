@@ -10,10 +10,20 @@ opens a graph, so that the translation alone is what is kept: it is the same eve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import onnx
+
+OPSET: Final = 18
+
+
+def translated_operators() -> frozenset[str]:
+    """TensorFlow's operators that have an ONNX form."""
+    from tf2onnx import tfonnx  # noqa: F401 - fills the register
+    from tf2onnx.handler import tf_op
+
+    return frozenset(name for versions in tf_op.get_opsets().values() for version in versions for name in version)
 
 
 def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -> onnx.ModelProto:

@@ -116,6 +116,10 @@ def _open(request: ConversionRequest, form: Any, folder: Path) -> Original:
         from slidecascade_convert.onnx_original import open_onnx
 
         return open_onnx(request)
+    if form is SourceFormat.SAVED_MODEL:
+        from slidecascade_convert.saved_model import open_saved_model
+
+        return open_saved_model(request)
     if form.is_torch:
         from slidecascade_convert.torch_original import open_torch
 

@@ -205,18 +205,6 @@ def bomb(folder: Path) -> Path:
     return source
 
 
-def pickled(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
-        archive.writestr("model/data.pkl", b"cos\nsystem\n(S'true'\ntR.")
-    return folder / "model.pt"
-
-
-def saved_model(folder: Path) -> Path:
-    (folder / "saved").mkdir()
-    (folder / "saved" / "saved_model.pb").write_bytes(b"")
-    return folder / "saved"
-
-
 def oversized(folder: Path) -> Path:
     with (folder / "large.h5").open("wb") as file:
         file.write(b"\x89HDF\r\n\x1a\n")
@@ -243,8 +231,6 @@ def mismatched(folder: Path) -> Path:
         (stored_elsewhere, "weights in other files"),
         (enormous, "more than 2 GiB"),
         (bomb, "unpacks to more than 64 MiB"),
-        (pickled, "PyTorch"),
-        (saved_model, "SavedModel"),
         (oversized, r"3\.0 GiB"),
         (mismatched, "do not fit"),
     ],

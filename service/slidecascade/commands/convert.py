@@ -11,7 +11,7 @@ from pathlib import Path
 from slidecascade.errors import InvalidRequestError, MissingExtraError
 from slidecascade_convert.outcome import Parity, Quantisation
 from slidecascade_convert.request import ConversionRequest, Normalisation
-from slidecascade_convert.source import recognise
+from slidecascade_convert.source import SourceFormat, recognise
 
 _NEEDED = ("onnx", "tensorflow", "tf2onnx")
 _NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
@@ -19,7 +19,7 @@ _NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, help="a Keras, PyTorch or ONNX file")
+    add("source", type=Path, help="a Keras, PyTorch or ONNX file, or a SavedModel folder")
     add("--name", required=True, help="the model's name")
     add("--task", required=True, choices=("segment", "classify"))
     add("--head", required=True, choices=("unet", "semantic", "softmax", "sigmoid"), help="what its output means")
@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was measured; exit code 0, or an error that leaves nothing behind."""
     request = _request(arguments)
-    needed = _NEEDED_FOR_TORCH if recognise(request.source).is_torch else _NEEDED
-    missing = [name for name in needed if find_spec(name) is None]
+    missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
             f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
@@ -65,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(told(finished.parity))
     sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
     return 0
+
+
+def _needed(form: SourceFormat) -> tuple[str, ...]:
+    if form is SourceFormat.ONNX:
+        return ("onnx",)
+    return _NEEDED_FOR_TORCH if form.is_torch else _NEEDED
 
 
 def told(parity: Parity) -> str:
