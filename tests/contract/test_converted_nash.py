@@ -78,7 +78,7 @@ def _segmenter(folder: Path, name: str) -> ConversionRequest:
         source=folder / f"{name}.h5",
         name=name,
         task="segment",
-        head="unet",
+        head="semantic",
         classes=("Nucleus",),
         mpp=MPP,
         out=folder / "models",
