@@ -112,6 +112,7 @@ def test_a_program_of_one_batch_size_is_refused(tmp_path: Path) -> None:
         convert(tmp_path, path, **SEGMENT)
 
 
+@pytest.mark.slow
 def test_the_kidney_network_is_converted_by_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
