@@ -21,8 +21,8 @@ $(VENV)/.service: requirements/service-cpu.txt pyproject.toml | $(VENV)/bin/pyth
 	touch $@
 
 # The same and the converters, the training framework and the checkers.
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.service
-	$(PIP) install -r requirements/dev.txt
+$(VENV)/.dev: requirements/dev.txt requirements/torch.txt $(VENV)/.service
+	$(PIP) install -r requirements/dev.txt -r requirements/torch.txt
 	touch $@
 
 demo: $(VENV)/.service ## analyse a region with a served process; IMAGE=.. MPP=.. or SLIDE=.. REGION=x,y,w,h
@@ -61,10 +61,12 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
 	$(BIN)/python -m slidecascade_training.nash --seed 4 --windows 100 --steps 800 --out runs/nash --package models
 
-lock: $(VENV)/.dev ## pins every requirement anew
+# torch has a file of its own, kept by hand: a universal lock of it lists gigabytes of CUDA.
+lock: $(VENV)/.dev ## pins every requirement anew but torch
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev -o requirements/dev.txt
+		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev \
+		--excludes requirements/torch-excluded.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra service --extra cpu -c requirements/dev.txt -o requirements/service-cpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"serve"}),
     frozenset({"commands", "cli", "__main__"}),
 )
-HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "fastapi", "tritonclient")
+HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "torch", "fastapi", "tritonclient")
 ONE_IMPORTER = {
     "openslide": {"slides.slide"},
     "onnxruntime": {"runners.local"},

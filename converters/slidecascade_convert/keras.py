@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from slidecascade_convert.tensorflow_graph import onnx_from_function
+
 if TYPE_CHECKING:
     import onnx
 
@@ -40,7 +42,6 @@ def onnx_from_keras(
         ValueError: The model has more than one output, or an output of another rank than 2 or 4.
     """
     import tensorflow as tf
-    import tf2onnx
 
     if len(model.outputs) != 1:
         raise ValueError(
@@ -51,13 +52,11 @@ def onnx_from_keras(
     signature = [tf.TensorSpec((None, height_px, width_px, 3), tf.uint8, name="image")]
     served = _served(model, scale, offset, as_bytes=as_bytes)
     function = tf.function(served, input_signature=signature)
-    graph_model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
+    graph_model = onnx_from_function(function, signature, opset=opset)
     _rename_tensor(graph_model, graph_model.graph.input[0].name, "image")
     _rename_tensor(graph_model, graph_model.graph.output[0].name, output_name)
     _name_dimensions(graph_model.graph.input[0])
     _name_dimensions(graph_model.graph.output[0])
-    # The inner shape notes carry the exporter's made-up dimension names and the runtime infers its own.
-    del graph_model.graph.value_info[:]
     return graph_model
 
 

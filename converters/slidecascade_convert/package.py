@@ -3,6 +3,7 @@
 models/<name>/model.yaml               what the network is, where it came from, how good it is
 models/<name>/config.pbtxt             the same network for a Triton server
 models/<name>/<version>/model.onnx     the graph
+models/<name>/<version>/parity.json    how far it is from its source, for converted models
 models/<name>/README.md                the model card
 """
 
@@ -52,6 +53,20 @@ parameters {{
   key: "sha256"
   value: {{ string_value: "{sha256}" }}
 }}
+model_warmup [
+  {{
+    name: "zeros"
+    batch_size: 1
+    inputs {{
+      key: "{input_name}"
+      value: {{
+        data_type: {input_type}
+        dims: [ {warm_up_dims} ]
+        zero_data: true
+      }}
+    }}
+  }}
+]
 """
 
 
@@ -63,6 +78,8 @@ def write_package(
     *,
     verify: Callable[[Path], object] | None = None,
     max_batch: int = 32,
+    parity_json: str | None = None,
+    warm_up_px: int = 256,
 ) -> Path:
     """Write a model package, replacing an older one of the same name, and return its folder.
 
@@ -76,6 +93,8 @@ def write_package(
         card_markdown: The model card.
         verify: Called with the written ``model.onnx``; it refuses the package by raising.
         max_batch: Largest batch a Triton server may form.
+        parity_json: How far the graph is from its source, kept beside it.
+        warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
 
     Raises:
         ValueError: The name is not a folder name, or the graph is not one a runner can serve.
@@ -89,10 +108,12 @@ def write_package(
         graph_path = package / str(version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
+        if parity_json is not None:
+            (graph_path.parent / "parity.json").write_text(parity_json, encoding="utf-8")
         _write_graph(graph_path, onnx_model)
         sha256 = hashlib.sha256(graph_path.read_bytes()).hexdigest()
         _write_spec(package / "model.yaml", spec_fields, sha256)
-        config = _triton_config(name, onnx_model, max_batch, sha256)
+        config = _triton_config(name, onnx_model, max_batch, sha256=sha256, warm_up_px=warm_up_px)
         (package / "config.pbtxt").write_text(config, encoding="utf-8")
         if verify is not None:
             verify(graph_path)
@@ -120,7 +141,9 @@ def _write_spec(path: Path, spec_fields: Mapping[str, object], sha256: str) -> N
     path.write_text(text, encoding="utf-8")
 
 
-def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int, sha256: str) -> str:
+def _triton_config(
+    name: str, onnx_model: "onnx.ModelProto", max_batch: int, *, sha256: str, warm_up_px: int
+) -> str:
     graph = onnx_model.graph
     if len(graph.input) != 1 or len(graph.output) != 1:
         raise ValueError(
@@ -139,6 +162,7 @@ def _triton_config(name: str, onnx_model: "onnx.ModelProto", max_batch: int, sha
         output_type=output_type,
         output_dims=output_dims,
         sha256=sha256,
+        warm_up_dims=input_dims.replace("-1", str(warm_up_px)),
     )
 
 

@@ -18,6 +18,7 @@
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
     ├── ModelPackageError            a model package that must not be served (told at start)
+    ├── ConversionError              a checkpoint that cannot become a served model
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
     ├── UnusableDataError            annotations or a data set that cannot be learned from
     ├── TrainingFailedError          a training run that cannot go on
@@ -155,6 +156,10 @@ class TilesFailedError(SlideCascadeError):
 
 class ModelPackageError(SlideCascadeError):
     problem, title = "model-package", "Model package refused"
+
+
+class ConversionError(SlideCascadeError):
+    problem, title = "conversion", "Conversion refused"
 
 
 class PipelineSpecError(SlideCascadeError):

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from slidecascade.errors import ModelPackageError
 from slidecascade.onnxgraph import has_external_data
@@ -21,6 +21,10 @@ from slidecascade.onnxgraph import has_external_data
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ClassName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
+SegmenterHead = Literal["unet", "semantic"]
+
+MAPS: Final[Mapping[SegmenterHead, int]] = {"unet": 2, "semantic": 1}
+"""Maps that a network of each head returns; the first is the foreground."""
 
 
 class _SpecPart(BaseModel):
@@ -80,8 +84,8 @@ class _AnyModelSpec(_SpecPart):
         return classes
 
 
-class UnetOptions(_SpecPart):
-    """Defaults of the `unet` head."""
+class SegmenterOptions(_SpecPart):
+    """Defaults of the heads of segmenters; `seed` and `prominence` are of the `unet` head only."""
 
     foreground: Annotated[float, Field(gt=0, lt=1)] = 0.5
     seed: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -93,10 +97,16 @@ class SegmenterSpec(_AnyModelSpec):
     """A network whose maps a head turns into cells. `halo_px` is read around each tile."""
 
     task: Literal["segment"]
-    head: Literal["unet"]
+    head: SegmenterHead
     input: AnySize
     halo_px: Annotated[int, Field(ge=0, le=1024)]
-    options: UnetOptions = UnetOptions()
+    options: SegmenterOptions = SegmenterOptions()
+
+    @model_validator(mode="after")
+    def _options_are_the_heads(self) -> Self:
+        if self.head != "unet" and self.options.model_fields_set & {"seed", "prominence"}:
+            raise ValueError(f"the {self.head} head has no seeds: leave options.seed and options.prominence out")
+        return self
 
 
 class SoftmaxOptions(_SpecPart):
@@ -106,10 +116,14 @@ class SoftmaxOptions(_SpecPart):
 
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell and returns a probability per class."""
+    """A network that looks at one crop per cell and returns a probability per class.
+
+    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are each their own; the most
+    probable class wins either way.
+    """
 
     task: Literal["classify"]
-    head: Literal["softmax"]
+    head: Literal["softmax", "sigmoid"]
     input: FixedSize
     crop: CropSpec
     options: SoftmaxOptions = SoftmaxOptions()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells import cascade, outlines, seams
-from slidecascade.cells.heads import unet
+from slidecascade.cells.decoding import decode
 from slidecascade.cells.instances import Instances
 from slidecascade.control import Control
 from slidecascade.geometry import Box, Grid
@@ -131,10 +131,11 @@ class TileWork:
         with self.stopwatch.measure("decode"):
             # Before decoding: a mirror image could close a bay at the region's edge, depending on the halo.
             _clear_outside(maps, read, self.grid.extent)
-            labels = unet.decode(
+            labels = decode(
                 maps,
+                segmenter.head,
+                segmenter.options,
                 foreground=self.thresholds[segmenter.name],
-                seed=segmenter.options.seed,
                 min_area_px=self._min_area_px,
                 prominence=segmenter.options.prominence,
             )

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slidecascade.cells.heads import unet
+from slidecascade.cells.heads.seeds import prominent_pieces
 
 Disc = tuple[float, float, float, float]
 
@@ -92,15 +93,15 @@ def test_the_flooding_agrees_with_its_slow_oracle(seed: int) -> None:
     assert not decoded[(labels == 0) & is_background_at_edge(labels == 0)].any()
 
 
-def prominent_pieces(interior: np.ndarray, piece: np.ndarray, level: int, prominence: int) -> list[np.ndarray]:
+def parted_slowly(interior: np.ndarray, piece: np.ndarray, level: int, prominence: int) -> list[np.ndarray]:
     """The oracle of the seeds: part a piece (a mask) wherever two of its parts, a level up, rise high enough."""
     if level + prominence > 255:
         return [piece]
     count, parts = cv2.connectedComponents((piece & (interior >= level + 26)).astype(np.uint8), connectivity=8)
     standing = [parts == part for part in range(1, count) if interior[parts == part].max() >= level + prominence]
     if len(standing) < 2:
-        return prominent_pieces(interior, piece, level + 26, prominence)
-    return [seed for part in standing for seed in prominent_pieces(interior, part, level + 26, prominence)]
+        return parted_slowly(interior, piece, level + 26, prominence)
+    return [seed for part in standing for seed in parted_slowly(interior, part, level + 26, prominence)]
 
 
 @settings(max_examples=15, deadline=None)
@@ -109,9 +110,9 @@ def test_prominent_peaks_agree_with_their_slow_oracle(seed: int) -> None:
     """Looking at all pieces of a level at once finds what parting each piece by itself finds."""
     maps = random_maps(seed, (96, 96), 60)
     interior, is_cell = np.ascontiguousarray(maps[..., 1]), np.full((96, 96), 255, np.uint8)
-    found = unet._seeds(interior, is_cell, seed=0.2, prominence=0.4)
+    found = prominent_pieces(interior, is_cell, level=51, rise=102)
     count, pieces = cv2.connectedComponents((interior >= 51).astype(np.uint8), connectivity=8)
-    expected = [seed for k in range(1, count) for seed in prominent_pieces(interior, pieces == k, 51, 102)]
+    expected = [seed for k in range(1, count) for seed in parted_slowly(interior, pieces == k, 51, 102)]
     assert found.count - 1 == len(expected)
     for mask in expected:
         numbers = np.unique(found.labels[mask])

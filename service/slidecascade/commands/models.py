@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import json
+import resource
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
-from slidecascade.errors import UnknownModelError
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.cells.decoding import decode
+from slidecascade.errors import ModelFailedError, UnknownModelError
+from slidecascade.registry import ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
+
+TIMED_RUNS = 3
+SEGMENTER_SIDE_PX = 512
+CLASSIFIER_BATCH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify")
     for action, told in (
         ("list", "one line per model"),
-        ("show", "all that a model's package states"),
-        ("verify", "check sha256 and shapes and run each model once"),
+        ("show", "all that a model's package states, and how far it is from what it was converted from"),
+        ("verify", "check sha256 and shapes, run each model and its head, and measure"),
     ):
         action_parser = actions.add_parser(action, help=told)
         action_parser.add_argument("--models", type=Path, help="the models folder")
@@ -36,14 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(_line(package))
         return 0
     chosen = list(packages.values()) if arguments.name is None else [_find(packages, arguments.name)]
-    if arguments.action == "show":
-        sys.stdout.write(
-            yaml.safe_dump(chosen[0].spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        )
-        return 0
     for package in chosen:
-        LocalRunner([package]).close()
-        sys.stdout.write(f"{package.spec.name}: sha256 and shapes are as stated, and it runs.\n")
+        sys.stdout.write(_shown(package) if arguments.action == "show" else _verified(package))
     return 0
 
 
@@ -57,3 +62,81 @@ def _line(package: ModelPackage) -> str:
     spec = package.spec
     accuracy = ", ".join(f"{name} {value:g}" for name, value in list(spec.accuracy.items())[:1])
     return f"{spec.name:20} v{spec.version}  {spec.task:9} {spec.mpp:g} um/px  {accuracy}\n"
+
+
+def _shown(package: ModelPackage) -> str:
+    """The specification, and the parity report where the package has one."""
+    fields: dict[str, Any] = package.spec.model_dump(mode="json")
+    report = _parity(package)
+    if report is not None:
+        fields["parity"] = report
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _parity(package: ModelPackage) -> Any:
+    try:
+        return json.loads((package.onnx_path.parent / "parity.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _verified(package: ModelPackage) -> str:
+    """Run the model as the service does, and its head on what it answers; the findings in two or three lines."""
+    spec = package.spec
+    runner = LocalRunner([package])
+    try:
+        images = _images(package)
+        times = []
+        for _ in range(TIMED_RUNS):
+            start = time.perf_counter()
+            answer = runner.run(spec.name, images)
+            times.append(time.perf_counter() - start)
+        found = _head_run(package, answer)
+    finally:
+        runner.close()
+    report = _parity(package)
+    told = "" if report is None else f"; converted, {_difference(report)}"
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    of_what = f"{images.shape[2]} x {images.shape[1]} px"
+    return (
+        f"{spec.name}: sha256 and shapes are as stated, and it runs{told}.\n"
+        f"    {1000 * float(np.median(times)) / len(images):.2f} ms per image of {of_what} on one thread, "
+        f"{len(images)} at a time; {found}; {peak_mib} MiB at the peak.\n"
+    )
+
+
+def _images(package: ModelPackage) -> NDArray[np.uint8]:
+    """Noise of the size and number the service runs the model on."""
+    size = package.spec.input
+    count = 1 if isinstance(package.spec, SegmenterSpec) else CLASSIFIER_BATCH
+    side = -(-SEGMENTER_SIDE_PX // size.multiple_of) * size.multiple_of
+    shape = (count, size.height_px or side, size.width_px or side, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _head_run(package: ModelPackage, answer: NDArray[Any]) -> str:
+    """What the head makes of an answer.
+
+    Raises:
+        ModelFailedError: for a classifier whose answers are no probabilities.
+    """
+    spec = package.spec
+    if isinstance(spec, SegmenterSpec):
+        area_px = spec.options.min_area_um2 / spec.mpp**2
+        labels = decode(answer[0], spec.head, spec.options, min_area_px=area_px)
+        return f"its head finds {int(labels.max())} objects in noise"
+    is_wrong = bool((answer < -1e-3).any() or (answer > 1 + 1e-3).any())
+    if spec.head == "softmax":
+        is_wrong |= bool(np.abs(answer.sum(axis=1) - 1).max() > 1e-2)
+    if is_wrong:
+        raise ModelFailedError(
+            f"Model {spec.name!r} answers with numbers that are no probabilities: convert it again."
+        )
+    return f"its answers are probabilities of {len(spec.classes)} classes"
+
+
+def _difference(report: Any) -> str:
+    try:
+        return f"at most {report['agreement']['max_abs']:.2g} from its original"
+    except (KeyError, TypeError, ValueError):
+        return "with a parity.json that cannot be read"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.registry import ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
+from slidecascade.registry import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
 
 ORT_ERRORS = (
     ort_errors.Fail,
@@ -186,12 +186,12 @@ def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, 
             f"Model {spec.name!r} does not run on an image of {width} x {height} px as its model.yaml says: "
             f"correct `input` or convert it again. ({_first_line(error)})"
         ) from error
-    expected = (size, height, width, 2) if spec.task == "segment" else (size, len(spec.classes))
+    expected = (size, height, width, MAPS[spec.head]) if spec.task == "segment" else (size, len(spec.classes))
     kind = np.uint8 if spec.task == "segment" else np.float32
     if output.shape != expected or output.dtype != kind:
         raise ModelPackageError(
             f"Model {spec.name!r} returns {output.dtype} {output.shape}, its model.yaml implies "
-            f"{np.dtype(kind)} {expected}: correct `classes` and `task` or convert it again."
+            f"{np.dtype(kind)} {expected}: correct `classes`, `head` and `task` or convert it again."
         )
 
 

@@ -1,0 +1,132 @@
+"""From a checkpoint to a package in the model repository, or a refusal that leaves nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydantic
+
+from slidecascade.errors import ConversionError, InvalidRequestError, UnwritableOutputError
+from slidecascade.registry import load_package
+from slidecascade.runners.local import LocalRunner
+from slidecascade_convert.card import card
+from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
+from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, Outcome, Parity
+from slidecascade_convert.package import write_package
+from slidecascade_convert.request import ConversionRequest
+from slidecascade_convert.source import recognise
+
+# Colours that people with colour vision deficiencies tell apart (Okabe and Ito 2008).
+_COLOURS: Final = (
+    (0, 158, 115),
+    (0, 114, 178),
+    (213, 94, 0),
+    (240, 228, 66),
+    (86, 180, 233),
+    (204, 121, 167),
+    (230, 159, 0),
+    (0, 0, 0),
+)
+_MAX_BATCH = {"segment": 8, "classify": 32}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A finished conversion: the package's folder and what was measured."""
+
+    folder: Path
+    parity: Parity
+
+
+def convert(
+    request: ConversionRequest, *, memory_bytes: int | None = None, time_limit_s: float = TIME_LIMIT_S
+) -> Conversion:
+    """Convert, compare and write a package, replacing one of the same name.
+
+    Args:
+        request: what to convert and how.
+        memory_bytes: what the converting process may allocate; by default nine tenths of the machine's memory.
+        time_limit_s: how long it may take.
+
+    Raises:
+        InvalidRequestError: the request contradicts the source.
+        ConversionError: the source cannot become a served model; the message says why.
+        UnwritableOutputError: the package cannot be written.
+    """
+    import onnx
+
+    recognise(request.source)
+    with tempfile.TemporaryDirectory(prefix="slidecascade-convert-") as name:
+        folder = Path(name)
+        outcome = _run(request, folder, memory_bytes, time_limit_s)
+        if outcome.parity is None:
+            kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
+            raise kind(outcome.refusal or "The conversion gave no answer: try again.")
+        model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
+        try:
+            written = write_package(
+                request.out,
+                spec_fields(request, outcome),
+                model,
+                card(request, outcome.parity),
+                verify=_serve_once,
+                max_batch=_MAX_BATCH[request.task],
+                parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+                warm_up_px=outcome.height_px or 256,
+            )
+        except OSError as error:
+            reason = error.strerror or "unknown reason"
+            raise UnwritableOutputError(f"The package cannot be written to {request.out} ({reason}).") from error
+    return Conversion(written, outcome.parity)
+
+
+def spec_fields(request: ConversionRequest, outcome: Outcome) -> dict[str, object]:
+    """The fields of ``model.yaml`` but the sha256, which is added when the graph is written."""
+    common: dict[str, object] = {
+        "name": request.name,
+        "version": request.version,
+        "task": request.task,
+        "head": request.head,
+        "mpp": request.mpp,
+        "input": {
+            "height_px": outcome.height_px if request.task == "classify" else None,
+            "width_px": outcome.width_px if request.task == "classify" else None,
+            "multiple_of": outcome.multiple_of,
+        },
+    }
+    own: dict[str, object] = (
+        {"halo_px": request.halo_px}
+        if request.task == "segment"
+        else {"crop": {"size_px": request.crop_px or outcome.height_px}}
+    )
+    classes = [
+        {"name": name, "color": list(_COLOURS[index % len(_COLOURS)])}
+        for index, name in enumerate(request.classes)
+    ]
+    return common | own | {"classes": classes, "licence": request.licence, "training_data": [], "accuracy": {}}
+
+
+def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, time_limit_s: float) -> Outcome:
+    text = pydantic.TypeAdapter(ConversionRequest).dump_json(_absolute(request))
+    (folder / REQUEST_FILE).write_bytes(text)
+    run_confined(folder, memory_bytes=memory_bytes, time_limit_s=time_limit_s)
+    try:
+        return Outcome.model_validate_json((folder / OUTCOME_FILE).read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        raise ConversionError("The conversion gave no answer: try again.") from error
+
+
+def _absolute(request: ConversionRequest) -> ConversionRequest:
+    """The same request for a process with another working folder."""
+    from dataclasses import replace
+
+    calibrate = None if request.calibrate is None else request.calibrate.resolve()
+    return replace(request, source=request.source.resolve(), calibrate=calibrate, out=request.out.resolve())
+
+
+def _serve_once(graph_path: Path) -> None:
+    """Load the package and run it once, as the service does when it starts."""
+    LocalRunner([load_package(graph_path.parents[1])]).close()

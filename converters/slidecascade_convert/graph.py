@@ -1,0 +1,175 @@
+"""From an exported network to the graph that is served: uint8 RGB in, the head's output out.
+
+A served graph takes ``image``, uint8 RGB ``(N, H, W, 3)``. A segmenter's ``maps`` are uint8 ``(N, H, W, C)``,
+``round(255 * p)`` of foreground and, for the head unet, interior; a classifier's ``probabilities`` are float32
+``(N, C)``. Before rounding, the maps are the tensor `PROBABILITY_MAPS`, which the comparison with the original
+reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slidecascade.errors import ConversionError
+from slidecascade_convert.original import Facts
+from slidecascade_convert.request import ConversionRequest
+from slidecascade_convert.sessions import first_line
+
+if TYPE_CHECKING:
+    import onnx
+
+PROBABILITY_MAPS = "probability_maps"
+OUTPUTS = {"segment": "maps", "classify": "probabilities"}
+_PREFIX = "network/"
+
+_MIN_IR_VERSION = 8
+
+
+@dataclass(slots=True)
+class _Nodes:
+    """Nodes added around the network, each with one output, and their constants."""
+
+    made: list[Any] = field(default_factory=list)
+    constants: list[Any] = field(default_factory=list)
+
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        self.made.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, values: Any) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+
+def serve(
+    raw: onnx.ModelProto, facts: Facts, request: ConversionRequest, channels: Sequence[int]
+) -> onnx.ModelProto:
+    """The served graph of an exported network.
+
+    Args:
+        raw: the network: one rank-4 image input of ``facts.layout``, one output.
+        facts: what its original states.
+        request: normalisation, head, classes.
+        channels: the network's output channels that are served, from `slidecascade_convert.heads`.
+
+    Raises:
+        ConversionError: the graph is not valid ONNX, or its output cannot be the head's.
+    """
+    from onnx import checker, compose, helper
+
+    network = compose.add_prefix(raw, _PREFIX)
+    graph = network.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    (old_input,) = (value for value in graph.input if value.name not in weights)
+    (old_output,) = graph.output
+    before, after = _Nodes(), _Nodes()
+    _normalise(before, request, facts, old_input)
+    value = _finish(after, request, facts, old_output.name, channels)
+    height, width = (facts.height_px, facts.width_px) if request.task == "segment" else (request.input_px,) * 2
+    image = helper.make_tensor_value_info("image", 2, ["N", height or "H", width or "W", 3])
+    served = helper.make_graph(
+        [*before.made, *graph.node, *after.made],
+        request.name,
+        [image],
+        [_output_info(request, height or "H", width or "W", value)],
+        [*graph.initializer, *before.constants, *after.constants],
+    )
+    model = helper.make_model(
+        served,
+        opset_imports=network.opset_import,
+        functions=network.functions,
+        ir_version=max(network.ir_version, _MIN_IR_VERSION),
+        producer_name="slidecascade",
+    )
+    try:
+        checker.check_model(model)
+    except (checker.ValidationError, ValueError) as error:
+        raise ConversionError(f"The graph is not valid ONNX: export it anew. ({first_line(error)})") from error
+    return model
+
+
+def describe(model: onnx.ModelProto, properties: Mapping[str, str]) -> None:
+    """Write `properties` into the file's metadata."""
+    from onnx import helper
+
+    helper.set_model_props(model, dict(properties))
+
+
+def with_output(model: onnx.ModelProto, name: str, channels: int) -> onnx.ModelProto:
+    """A copy of `model` that also returns the inner float32 tensor `name`, ``(N, H, W, channels)``."""
+    import onnx
+    from onnx import helper
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(helper.make_tensor_value_info(name, 1, ["N", None, None, channels]))
+    return copy
+
+
+def _normalise(nodes: _Nodes, request: ConversionRequest, facts: Facts, old_input: Any) -> None:
+    """From `image` to the network's own input."""
+    value = "image"
+    if request.bgr:
+        value = nodes.add("Gather", [value, nodes.constant("blue_green_red", [2, 1, 0])], "image_bgr", axis=3)
+    if not facts.takes_bytes:
+        value = nodes.add("Cast", [value], "image_float", to=1)
+        if not request.normalisation.is_identity:
+            factor = nodes.constant("pixel_factor", np.array(request.normalisation.factor, np.float32))
+            offset = nodes.constant("pixel_offset", np.array(request.normalisation.offset, np.float32))
+            value = nodes.add("Mul", [value, factor], "image_scaled")
+            value = nodes.add("Add", [value, offset], "image_normalised")
+        element = old_input.type.tensor_type.elem_type
+        if element != 1:
+            value = nodes.add("Cast", [value], "image_cast", to=element)
+    if facts.layout == "NCHW":
+        nodes.add("Transpose", [value], old_input.name, perm=[0, 3, 1, 2])
+    else:
+        nodes.add("Identity", [value], old_input.name)
+
+
+def _finish(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str, channels: Sequence[int]) -> str:
+    """From the network's output to the head's; the name of the served tensor."""
+    value = nodes.add("Cast", [value], "output_float", to=1)
+    if facts.answers_bytes:
+        value = nodes.add("Div", [value, nodes.constant("byte_range", np.float32(255))], "output_probability")
+    if request.task == "segment":
+        return _maps(nodes, request, facts, value, channels)
+    # Classifiers that pool to one pixel but never flatten have (N, 1, 1, C) or (N, C, 1, 1).
+    value = nodes.add("Flatten", [value], "flattened", axis=1)
+    if request.logits:
+        kind = {"softmax": "Softmax", "sigmoid": "Sigmoid"}[request.head]
+        value = nodes.add(kind, [value], "activated", **({"axis": -1} if kind == "Softmax" else {}))
+    if len(channels) == 1:
+        # One unit says how probable the second class is.
+        first = nodes.add("Sub", [nodes.constant("one", np.float32(1)), value], "first_class")
+        return nodes.add("Concat", [first, value], OUTPUTS["classify"], axis=1)
+    return nodes.add("Identity", [value], OUTPUTS["classify"])
+
+
+def _maps(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str, channels: Sequence[int]) -> str:
+    if facts.layout == "NCHW":
+        value = nodes.add("Transpose", [value], "output_last", perm=[0, 2, 3, 1])
+    if request.logits:
+        value = nodes.add("Sigmoid", [value], "activated")
+    value = nodes.add("Gather", [value, nodes.constant("map_channels", list(channels))], PROBABILITY_MAPS, axis=3)
+    low, high = nodes.constant("zero", np.float32(0)), nodes.constant("one", np.float32(1))
+    value = nodes.add("Clip", [value, low, high], "clipped_maps")
+    value = nodes.add("Mul", [value, nodes.constant("grey_levels", np.float32(255))], "grey_maps")
+    value = nodes.add("Round", [value], "whole_maps")
+    return nodes.add("Cast", [value], OUTPUTS["segment"], to=2)
+
+
+def _output_info(request: ConversionRequest, height: int | str, width: int | str, name: str) -> Any:
+    from onnx import helper
+
+    if request.task == "segment":
+        return helper.make_tensor_value_info(name, 2, ["N", height, width, request.maps])
+    return helper.make_tensor_value_info(name, 1, ["N", len(request.classes)])

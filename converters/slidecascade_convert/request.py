@@ -1,0 +1,119 @@
+"""What a conversion is asked to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.errors import InvalidRequestError
+from slidecascade.registry import MAPS
+
+Task = Literal["segment", "classify"]
+Head = Literal["unet", "semantic", "softmax", "sigmoid"]
+Layout = Literal["NHWC", "NCHW"]
+
+_HEADS: Mapping[str, tuple[str, ...]] = {
+    "segment": ("unet", "semantic"),
+    "classify": ("softmax", "sigmoid"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What the network was trained on: ``pixels * factor + offset`` per channel of its own, pixels 0 to 255."""
+
+    factor: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @classmethod
+    def scaled(cls, factor: float) -> Normalisation:
+        return cls(factor=(factor, factor, factor))
+
+    @classmethod
+    def standardised(
+        cls, mean: tuple[float, float, float], std: tuple[float, float, float], *, scale: float
+    ) -> Normalisation:
+        """``(pixels * scale - mean) / std``."""
+        first, second, third = (scale / each for each in std)
+        offsets = [-each / spread for each, spread in zip(mean, std, strict=True)]
+        return cls(factor=(first, second, third), offset=(offsets[0], offsets[1], offsets[2]))
+
+    @property
+    def is_identity(self) -> bool:
+        return self == Normalisation()
+
+    def apply(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """float32 of the same shape for uint8 `images` ``(N, H, W, 3)``."""
+        factor, offset = np.array(self.factor, np.float32), np.array(self.offset, np.float32)
+        return images.astype(np.float32) * factor + offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionRequest:
+    """One call of ``slidecascade convert``; see its help for the meaning of each field.
+
+    Raises:
+        InvalidRequestError: when fields contradict each other.
+    """
+
+    source: Path
+    name: str
+    task: Task
+    head: Head
+    out: Path
+    classes: tuple[str, ...]
+    input_px: int | None = None
+    mpp: float = 0.25
+    crop_px: int | None = None
+    halo_px: int = 64
+    normalisation: Normalisation = Normalisation()
+    bgr: bool = False
+    logits: bool = False
+    channels: tuple[int, ...] = ()
+    arch: str | None = None
+    lambdas: Mapping[str, float] = field(default_factory=dict)
+    licence: str = "not stated"
+    version: int = 1
+    int8: bool = False
+    fp16: bool = False
+    calibrate: Path | None = None
+    max_loss: float = 0.005
+
+    @property
+    def maps(self) -> int:
+        """Maps that are served to a segmenter's head; 0 for a classifier."""
+        if self.task == "classify":
+            return 0
+        return MAPS["unet" if self.head == "unet" else "semantic"]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name):
+            raise InvalidRequestError(
+                f"The name {self.name!r} must be lower-case letters, digits, dots and dashes."
+            )
+        if self.head not in _HEADS[self.task]:
+            raise InvalidRequestError(
+                f"The head {self.head!r} cannot {self.task}: choose {' or '.join(_HEADS[self.task])}."
+            )
+        if len(set(self.classes)) != len(self.classes) or not all(self.classes):
+            raise InvalidRequestError("Every class needs a name of its own: correct --classes.")
+        if any(not re.fullmatch(r"[^:\n\r]{1,60}", each) for each in self.classes):
+            raise InvalidRequestError("A class name has 1 to 60 characters and no colon: correct --classes.")
+        if self.task == "classify" and len(self.classes) < 2:
+            raise InvalidRequestError("A classifier needs its class names, in the network's order: add --classes.")
+        if self.task == "segment" and len(self.classes) != 1:
+            raise InvalidRequestError("A segmenter finds one class of objects: give one --classes.")
+        if len(self.channels) > self.maps:
+            raise InvalidRequestError(
+                "--channels names the foreground channel of a segmenter and, for --head unet, the interior one."
+            )
+        if self.int8 and self.fp16:
+            raise InvalidRequestError("A graph is int8 (for CPUs) or fp16 (for GPUs): convert twice for both.")
+        if self.int8 and self.calibrate is None:
+            raise InvalidRequestError("int8 needs images like those it will see: add --calibrate DIR.")

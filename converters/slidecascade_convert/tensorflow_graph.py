@@ -1,0 +1,58 @@
+"""TensorFlow functions as ONNX graphs, operator by operator, with none of tf2onnx's rewriting afterwards.
+
+tf2onnx ends an export with a dozen optimizers. Its transpose optimizer walks sets of node objects, whose order
+follows their addresses in memory; on some of those orders its reshape optimizer puts the Squeeze that belongs to a
+reshaped map behind the graph's output, where nothing reads it, and the same network comes out with an axis too
+many about once in fifty exports. ONNX Runtime folds the same constants and moves the same transpositions when it
+opens a graph, so that the translation alone is what is kept: it is the same every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET: Final = 18
+
+
+def translated_operators() -> frozenset[str]:
+    """TensorFlow's operators that have an ONNX form."""
+    from tf2onnx import tfonnx  # noqa: F401 - fills the register
+    from tf2onnx.handler import tf_op
+
+    return frozenset(name for versions in tf_op.get_opsets().values() for version in versions for name in version)
+
+
+def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -> onnx.ModelProto:
+    """The ONNX graph of a `tf.function`, tensors named by TensorFlow, without notes on inner shapes.
+
+    Args:
+        function: a `tf.function` whose variables are constants of the graph.
+        signature: one `tf.TensorSpec` per argument.
+        opset: ONNX operator set version.
+    """
+    import tensorflow as tf
+    from tf2onnx import tf_loader
+    from tf2onnx.tfonnx import process_tf_graph
+
+    concrete = function.get_concrete_function(*signature)
+    inputs = [tensor.name for tensor in concrete.inputs if tensor.dtype != tf.dtypes.resource]
+    outputs = [tensor.name for tensor in concrete.outputs]
+    with tf.device("/cpu:0"):
+        frozen = tf_loader.from_function(concrete, inputs, outputs)
+        with tf.Graph().as_default() as frozen_graph:
+            tf.import_graph_def(frozen, name="")
+            # An operator that is not translated stays as it is; whoever opens the graph names it.
+            translated = process_tf_graph(
+                frozen_graph, continue_on_error=True, opset=opset, input_names=inputs, output_names=outputs
+            )
+    translated.update_proto()
+    translated.delete_unused_nodes(translated.outputs)
+    translated.topological_sort(translated.get_nodes())
+    model: onnx.ModelProto = translated.make_model("converted from TensorFlow")
+    # Inner shape notes carry made-up dimension names; the runtime infers its own.
+    del model.graph.value_info[:]
+    return model

@@ -1,0 +1,59 @@
+"""The images that original and served graph are compared on: the caller's own, or rendered tissue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.errors import ConversionError, InvalidRequestError
+
+Images = npt.NDArray[np.uint8]
+
+MAX_FILES: Final = 256
+_ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+
+
+def rendered(count: int, height: int, width: int, *, mpp: float) -> Images:
+    """`count` windows of rendered liver tissue, uint8 RGB ``(count, height, width, 3)``."""
+    from slidecascade_training.tissue import TissueOptions, render
+
+    columns = 4
+    options = TissueOptions(seed=4, mpp=mpp)
+    tissue = render(options, width_px=columns * width, height_px=-(-count // columns) * height)
+    rows = tissue.image.reshape(-1, height, columns, width, 3)
+    return np.ascontiguousarray(rows.swapaxes(1, 2).reshape(-1, height, width, 3)[:count])
+
+
+def from_folder(folder: Path, height: int, width: int, *, resize: bool) -> Images:
+    """Every image in `folder` (at most `MAX_FILES`), as uint8 RGB ``(N, height, width, 3)``.
+
+    Args:
+        resize: resize each image, as crops of cells are; otherwise its middle is cut out, or mirrored on where it
+            is too small.
+
+    Raises:
+        InvalidRequestError: there is no such folder.
+        ConversionError: there is no image in it.
+    """
+    import cv2
+
+    if not folder.is_dir():
+        raise InvalidRequestError("The folder given to --calibrate does not exist.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS)[:MAX_FILES]
+    found = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in files]
+    images = [image for image in found if image is not None]
+    if not images:
+        raise ConversionError("The folder given to --calibrate holds no image that can be read.")
+    if resize:
+        return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images])
+    return np.stack([_middle(image, height, width) for image in images])
+
+
+def _middle(image: Images, height: int, width: int) -> Images:
+    missing_rows, missing_columns = max(0, height - image.shape[0]), max(0, width - image.shape[1])
+    padded = np.pad(image, ((0, missing_rows), (0, missing_columns), (0, 0)), mode="symmetric")
+    top, left = (padded.shape[0] - height) // 2, (padded.shape[1] - width) // 2
+    return padded[top : top + height, left : left + width]

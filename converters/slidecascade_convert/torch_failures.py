@@ -1,0 +1,50 @@
+"""What PyTorch raises, as sentences."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Final
+
+from slidecascade.errors import ConversionError
+from slidecascade_convert.sessions import first_line
+
+# torch's own errors are RuntimeErrors; a damaged file also makes its readers stumble over what they expect.
+RAISED: Final = (
+    RuntimeError,
+    UnpicklingError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+)
+_OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc")
+
+
+@contextmanager
+def told(sentence: str) -> Iterator[None]:
+    """Run quietly, and turn what torch raises into `sentence`, with its first line in brackets.
+
+    Raises:
+        MemoryError: torch says that there is none left.
+        ConversionError: it raises anything else.
+    """
+    with warnings.catch_warnings():
+        # Deprecations and tracer warnings are for the network's author; what they lead to is measured.
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except RAISED as error:
+            if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+                raise MemoryError from error
+            # What weights_only says is advice to switch it off.
+            detail = (
+                "" if isinstance(error, UnpicklingError) else f" ({type(error).__name__}: {first_line(error)})"
+            )
+            raise ConversionError(sentence + detail) from error

@@ -1,0 +1,196 @@
+"""``slidecascade convert``: a trained Keras, PyTorch or ONNX file becomes a model package."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade_convert.outcome import Parity, Quantisation
+from slidecascade_convert.request import ConversionRequest, Normalisation
+from slidecascade_convert.source import SourceFormat, recognise
+
+_NEEDED = ("onnx", "tensorflow", "tf2onnx")
+_NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, help="a Keras, PyTorch or ONNX file, or a SavedModel folder")
+    add("--name", required=True, help="the model's name")
+    add("--task", required=True, choices=("segment", "classify"))
+    add("--head", required=True, choices=("unet", "semantic", "softmax", "sigmoid"), help="what its output means")
+    add("--classes", type=_names_of, help="class names in the order of the outputs, a,b,c")
+    add("--input-size", type=_positive, metavar="PX", help="side a classifier was trained at; read from the file")
+    add("--mpp", type=float, default=0.25, help="um per pixel of the training images (0.25)")
+    add("--crop", type=_positive, metavar="PX", help="side of a cell's crop before it is resized (the input size)")
+    add("--halo", type=int, default=64, metavar="PX", help="pixels a segmenter sees around each tile (64)")
+    add("--scale", type=_number_of, help="factor on the pixels of 0 to 255, e.g. 1/255")
+    add("--mean", type=_numbers_of, help="mean per channel of the scaled pixels, e.g. 0.5,0.5,0.5")
+    add("--std", type=_numbers_of, help="standard deviation per channel")
+    add("--bgr", action="store_true", help="the network was trained on BGR")
+    add("--logits", action="store_true", help="the network ends before its softmax or sigmoid: add it")
+    add(
+        "--channels", type=_channels_of, default=(), metavar="F[,I]", help="foreground and interior output channel"
+    )
+    add("--arch", metavar="NAME|module:callable", help="the network of a file that holds weights alone")
+    add("--lambda", dest="lambdas", type=_lambda_of, action="append", default=[], metavar="NAME=rescale:0.00392",
+        help="what a Lambda layer does; its code is never run")  # fmt: skip
+    add("--licence", default="not stated", help="the weights' licence")
+    add("--version", type=_positive, default=1, help="version of the package (1)")
+    add("--quantize", choices=("int8",), help="try int8; it is kept when it decides alike and is faster")
+    add("--fp16", action="store_true", help="half precision, for GPUs; probabilities may differ by 0.005")
+    add("--calibrate", type=Path, metavar="DIR", help="images like those it will see")
+    add("--max-loss", type=float, default=0.005, help="most decisions int8 may change (0.005)")
+    add("--out", type=Path, default=Path("models"), help="the models folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, print what was measured; exit code 0, or an error that leaves nothing behind."""
+    request = _request(arguments)
+    missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
+        )
+    from slidecascade_convert.conversion import convert
+
+    finished = convert(request)
+    for warning in finished.parity.warnings:
+        sys.stderr.write(f"slidecascade: warning: {warning}\n")
+    sys.stdout.write(told(finished.parity))
+    sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
+    return 0
+
+
+def _needed(form: SourceFormat) -> tuple[str, ...]:
+    if form is SourceFormat.ONNX:
+        return ("onnx",)
+    return _NEEDED_FOR_TORCH if form.is_torch else _NEEDED
+
+
+def told(parity: Parity) -> str:
+    """The parity report in a few lines."""
+    agreement = parity.agreement
+    sizes = ", ".join(f"{width} x {height}" for height, width in agreement.sizes_px)
+    compared = (
+        f"Compared on {agreement.images} tiles ({parity.tiles}; {sizes} px): largest difference "
+        f"{agreement.max_abs:.2g}, mean {agreement.mean_abs:.2g}, allowed {agreement.tolerance:g}."
+    )
+    lines = [*parity.notes, compared]
+    if agreement.argmax_agreement is not None:
+        lines.append(f"Same class on {agreement.argmax_agreement:.1%} of them.")
+    if agreement.object_agreement is not None:
+        lines.append(f"Same objects: {agreement.object_agreement:.1%} of {agreement.objects}.")
+    lines.append(f"{agreement.served_ms:g} ms per tile; {agreement.original_ms:g} ms in the original framework.")
+    if parity.quantisation is not None:
+        lines.append(_told_int8(parity.quantisation))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _told_int8(result: Quantisation) -> str:
+    speed_up = result.float32_ms / result.int8_ms if result.int8_ms else math.inf
+    too_far, too_slow = result.loss >= result.max_loss, result.int8_ms >= result.float32_ms
+    reasons = [
+        *(["it decides otherwise too often"] if too_far else []),
+        *(["it is no faster here"] if too_slow else []),
+    ]
+    verdict = "kept" if result.is_kept else f"dropped, {' and '.join(reasons)}, and float32 is served"
+    return (
+        f"int8: {verdict}; it changes {result.loss:.2%} of the decisions on {result.images} images (allowed "
+        f"{result.max_loss:.2%}), {speed_up:.2f} times as fast ({result.float32_ms:g} to {result.int8_ms:g} ms)."
+    )
+
+
+def _request(arguments: argparse.Namespace) -> ConversionRequest:
+    classes = arguments.classes or (("Nucleus",) if arguments.task == "segment" else ())
+    if not (math.isfinite(arguments.mpp) and 0 < arguments.mpp <= 100):
+        raise InvalidRequestError("--mpp must be a number of um per pixel above 0 and at most 100.")
+    if not 0 <= arguments.halo <= 1024:
+        raise InvalidRequestError("--halo must be 0 to 1024 pixels.")
+    return ConversionRequest(
+        source=arguments.source,
+        name=arguments.name,
+        task=arguments.task,
+        head=arguments.head,
+        out=arguments.out,
+        classes=classes,
+        input_px=arguments.input_size,
+        mpp=arguments.mpp,
+        crop_px=arguments.crop,
+        halo_px=arguments.halo,
+        normalisation=_normalisation(arguments),
+        bgr=arguments.bgr,
+        logits=arguments.logits,
+        channels=arguments.channels,
+        arch=arguments.arch,
+        lambdas=dict(arguments.lambdas),
+        licence=arguments.licence,
+        version=arguments.version,
+        int8=arguments.quantize == "int8",
+        fp16=arguments.fp16,
+        calibrate=arguments.calibrate,
+        max_loss=arguments.max_loss,
+    )
+
+
+def _normalisation(arguments: argparse.Namespace) -> Normalisation:
+    """``pixels * scale``, or ``(pixels * scale - mean) / std``."""
+    if arguments.mean is None and arguments.std is None:
+        return Normalisation.scaled(1.0 if arguments.scale is None else arguments.scale)
+    mean, std = arguments.mean or (0.0, 0.0, 0.0), arguments.std or (1.0, 1.0, 1.0)
+    if min(std) <= 0:
+        raise InvalidRequestError("--std must be above 0 in every channel.")
+    # Means are stated for pixels of 0 to 1 or of 0 to 255; the numbers themselves say which.
+    default = 1.0 if max(*mean, *std) > 1 else 1 / 255
+    return Normalisation.standardised(mean, std, scale=arguments.scale or default)
+
+
+def _number_of(text: str) -> float:
+    """A decimal number or a fraction such as 1/255."""
+    above, _, below = text.partition("/")
+    try:
+        number = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
+    if not math.isfinite(number) or number == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.00392 or 1/255")
+    return number
+
+
+def _numbers_of(text: str) -> tuple[float, float, float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number or three, e.g. 0.485,0.456,0.406")
+    return (values[0], values[0], values[0]) if len(values) == 1 else (values[0], values[1], values[2])
+
+
+def _channels_of(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a channel or two, e.g. 1 or 0,1") from None
+
+
+def _names_of(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 4096")
+    return int(text)
+
+
+def _lambda_of(text: str) -> tuple[str, float]:
+    name, _, action = text.partition("=")
+    kind, _, factor = action.partition(":")
+    if not name or kind != "rescale" or not factor:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER=rescale:FACTOR, e.g. lambda_1=rescale:1/255")
+    return name, _number_of(factor)
