@@ -137,7 +137,6 @@ class TileWork:
                 segmenter.options,
                 foreground=self.thresholds[segmenter.name],
                 min_area_px=self._min_area_px,
-                prominence=segmenter.options.prominence,
             )
             return _Labelled(labels, maps[:, :, 0], read, _on_cut_sides(labels, read, self.grid.extent))
 
