@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,13 @@ def _call(slides: Path, annotations: Path, out: Path, *more: str) -> list[str]:
     return [*call, "--mpp", "0.25", "--size", "24", "--slide-mpp", "0.25", *more]
 
 
+def _stored(path: Path) -> npt.NDArray[np.uint8]:
+    """The image as it is in the file, blue first."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return np.asarray(image)
+
+
 def _rows(out: Path) -> list[dict[str, str]]:
     with (out / "index.csv").open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
@@ -53,7 +61,7 @@ def test_points_become_crops(
     assert by_split["train"].isdisjoint(by_split["validate"])
     assert len(by_split["validate"]) == 1
     for row in rows:
-        crop = cv2.imread(str(out / row["file"]))[..., ::-1]
+        crop = _stored(out / row["file"])[..., ::-1]
         assert crop.shape == (24, 24, 3)
         # Discs may lie on one another, but the last one drawn is the one annotated last.
         wanted = toy_dataset.COLOURS[row["class"]]
@@ -312,15 +320,16 @@ def test_16_bit_and_transparent_images_are_read_as_the_service_reads_them(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """They become 8-bit RGB, by the rules of uploads."""
-    rgb = cv2.imread(str(folders[0] / "s0.png"))
+    rgb = _stored(folders[0] / "s0.png")
     cv2.imwrite(str(folders[0] / "s0.png"), rgb.astype(np.uint16) * 257)
-    with_alpha = cv2.cvtColor(cv2.imread(str(folders[0] / "s1.png")), cv2.COLOR_BGR2BGRA)
+    with_alpha = np.asarray(cv2.cvtColor(_stored(folders[0] / "s1.png"), cv2.COLOR_BGR2BGRA))
     with_alpha[..., 3] = 0
     cv2.imwrite(str(folders[0] / "s1.png"), with_alpha)
     assert main(_call(*folders, tmp_path / "data")) == 0
     for row in _rows(tmp_path / "data"):
-        crop = cv2.imread(str(tmp_path / "data" / row["file"]), cv2.IMREAD_UNCHANGED)
-        assert (crop.dtype, crop.shape) == (np.uint8, (24, 24, 3))
+        crop = _stored(tmp_path / "data" / row["file"])
+        assert crop.dtype == np.uint8
+        assert crop.shape == (24, 24, 3)
         if row["slide"] == "s1.png":
             assert (crop == 255).all()
 
