@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,12 +27,6 @@ from slidecascade_training.slides import write_slide
 from slidecascade_training.tissue import TissueOptions, render
 
 
-def _image(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert image is not None
-    return np.asarray(image)
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     return toy_dataset.write_slides(tmp_path, 4)
@@ -40,6 +35,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def _call(slides: Path, annotations: Path, out: Path, *more: str) -> list[str]:
     call = ["dataset", "--slides", str(slides), "--annotations", str(annotations), "--out", str(out)]
     return [*call, "--mpp", "0.25", "--size", "24", "--slide-mpp", "0.25", *more]
+
+
+def _stored(path: Path) -> npt.NDArray[np.uint8]:
+    """The image as it is in the file, blue first."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return np.asarray(image)
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
@@ -59,7 +61,7 @@ def test_points_become_crops(
     assert by_split["train"].isdisjoint(by_split["validate"])
     assert len(by_split["validate"]) == 1
     for row in rows:
-        crop = _image(out / row["file"])[..., ::-1]
+        crop = _stored(out / row["file"])[..., ::-1]
         assert crop.shape == (24, 24, 3)
         # Discs may lie on one another, but the last one drawn is the one annotated last.
         wanted = toy_dataset.COLOURS[row["class"]]
@@ -318,14 +320,14 @@ def test_16_bit_and_transparent_images_are_read_as_the_service_reads_them(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """They become 8-bit RGB, by the rules of uploads."""
-    rgb = _image(folders[0] / "s0.png")
+    rgb = _stored(folders[0] / "s0.png")
     cv2.imwrite(str(folders[0] / "s0.png"), rgb.astype(np.uint16) * 257)
-    with_alpha = cv2.cvtColor(_image(folders[0] / "s1.png"), cv2.COLOR_BGR2BGRA)
+    with_alpha = np.asarray(cv2.cvtColor(_stored(folders[0] / "s1.png"), cv2.COLOR_BGR2BGRA))
     with_alpha[..., 3] = 0
     cv2.imwrite(str(folders[0] / "s1.png"), with_alpha)
     assert main(_call(*folders, tmp_path / "data")) == 0
     for row in _rows(tmp_path / "data"):
-        crop = _image(tmp_path / "data" / row["file"])
+        crop = _stored(tmp_path / "data" / row["file"])
         assert crop.dtype == np.uint8
         assert crop.shape == (24, 24, 3)
         if row["slide"] == "s1.png":
