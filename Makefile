@@ -59,7 +59,10 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
 	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
-	$(BIN)/python -m slidecascade_training.nash --seed 4 --windows 100 --steps 800 --out runs/nash --package models
+	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 300 --steps 5200 \
+		--out runs/nash --package models
+	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \
+		--out runs/nash --package models
 
 # torch has a file of its own, kept by hand: a universal lock of it lists gigabytes of CUDA.
 lock: $(VENV)/.dev ## pins every requirement anew but torch
