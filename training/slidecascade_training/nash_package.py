@@ -96,9 +96,9 @@ portal infiltrate are immune, and slivers of cytoplasm between vacuoles, red cel
 In heavy steatosis small dark hepatocyte nuclei are still called immune now and then, and some slivers
 hepatocytes.""",
     "nash-hepatocyte": f"""\
-{_MEASURED_BY} On two GTEx tiles at 20x: nearly all hepatocytes among large vacuoles are steatotic; in the tile that
-is near normal, those in and beside its patch of large vacuoles are, and the parenchyma around it is normal but
-for single cells with small vacuoles.""",
+{_MEASURED_BY} On two GTEx tiles at 20x: nearly all hepatocytes among large vacuoles are steatotic; in the tile
+that is near normal, those in and beside its patch of large vacuoles are, and the parenchyma around it is normal
+but for single cells with small vacuoles.""",
 }
 # The recipe gives each network its steps in one go; how this copy differs.
 _HISTORY = {
