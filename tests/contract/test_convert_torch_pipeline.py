@@ -35,8 +35,7 @@ def _fitted(tissue: RenderedTissue) -> toy_torch.Segmenter:
     threshold = np.quantile(features @ weights, 1 - is_nucleus.mean())
     with torch.no_grad():
         model.out.weight.copy_(torch.from_numpy(50 * weights).float().reshape(1, -1, 1, 1))
-        assert model.out.bias is not None
-        model.out.bias.fill_(-50 * float(threshold))
+        model.out.bias = torch.nn.Parameter(torch.tensor([-50 * float(threshold)]))
     return model
 
 
