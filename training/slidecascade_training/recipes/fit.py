@@ -135,6 +135,7 @@ def _fit(
         initial_epoch=done,
         epochs=settings.epochs,
         callbacks=[watch],
+        shuffle=False,  # the batches are shuffled already, by a rule that a resumed run can repeat
         verbose=0,
     )
     if watch.error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -217,28 +218,33 @@ def batches(
 ) -> Any:
     """A ``keras.utils.PyDataset``. With a `seed` shuffled and augmented; without, the examples as they are.
 
-    A batch is a function of the seed, the epoch and its number alone, so that a resumed run sees what an unbroken
-    one would have seen, however many `workers` draw.
+    An example's view is a function of the seed, the epoch and its place alone, so that a resumed run sees what an
+    unbroken one would have seen, however many `workers` draw. They draw the examples of a batch together: Keras's
+    own workers would draw ahead into the next epoch before it has begun, with the number of the last one.
     """
     import keras
 
     class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         def __init__(self) -> None:
-            super().__init__(workers=workers, use_multiprocessing=False)
+            super().__init__(workers=1, use_multiprocessing=False)
             self.epoch = first_epoch
+            self._pool = ThreadPoolExecutor(workers, thread_name_prefix="draw")
 
         def __len__(self) -> int:
             return math.ceil(len(examples) / batch)
 
         def __getitem__(self, index: int) -> Batch:
+            epoch = self.epoch
+            places = range(index * batch, min((index + 1) * batch, len(examples)))
             if seed is None:
-                rows = np.arange(len(examples))
-                generator = None
+                drawn = list(self._pool.map(lambda place: draw(examples[place], None), places))
             else:
-                rows = np.random.default_rng([seed, self.epoch]).permutation(len(examples))
-                generator = np.random.default_rng([seed, self.epoch, index, 1])
-            chosen = rows[index * batch : (index + 1) * batch]
-            drawn = [draw(examples[row], generator) for row in chosen.tolist()]
+                rows = np.random.default_rng([seed, epoch]).permutation(len(examples))
+
+                def view(place: int) -> tuple[Image, npt.NDArray[Any], float]:
+                    return draw(examples[rows[place]], np.random.default_rng([seed, epoch, place, 1]))
+
+                drawn = list(self._pool.map(view, places))
             images = np.stack([item[0] for item in drawn]).astype(np.float32)
             images = images * np.float32(recipe.scale) + np.float32(recipe.offset)
             targets = np.stack([item[1] for item in drawn]).astype(np.float32)
