@@ -115,7 +115,8 @@ def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> Non
     runner.close()
 
     for images, answer in zip(batches, answers, strict=True):
-        np.testing.assert_array_equal(answer, local.run("nash-cell", images))
+        # The server may join calls that come together, and a product of one row rounds its last bit differently.
+        np.testing.assert_allclose(answer, local.run("nash-cell", images), rtol=1e-5, atol=1e-7)
     assert known_regions(server) == set()
 
 

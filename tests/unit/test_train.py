@@ -241,6 +241,7 @@ def test_reference_networks_learn_a_step_at_full_size() -> None:
     found = find_recipe("xception-72")
     model = compiled(found, 3, RatePlan(kind="constant", highest=1e-3, steps=1), seed=1)
     assert model.count_params() == 20_867_627
+    model.run_eagerly = True  # tracing so many layers would take longer than the step
     generator = np.random.default_rng(1)
     images = generator.uniform(-1, 1, (2, found.input_px, found.input_px, 3)).astype(np.float32)
     before = [weights.copy() for weights in model.get_weights()]

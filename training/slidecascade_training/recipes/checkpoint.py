@@ -91,7 +91,9 @@ class Checkpoints:
             TrainingFailedError: the checkpoint is not of this network, or damaged.
         """
         try:
-            with np.load(self._path(epoch), allow_pickle=False) as stored:
+            # From memory: of a damaged file numpy would leave the handle open.
+            file = io.BytesIO(self._path(epoch).read_bytes())
+            with np.load(file, allow_pickle=False) as stored:
                 notes = json.loads(stored["history"].tobytes())
                 _assign(model, [stored[f"v{index}"] for index in range(len(stored.files) - 1)])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -39,6 +39,8 @@ def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
     model.compile(
         optimizer=keras.optimizers.AdamW(plan.as_keras(), weight_decay=recipe.weight_decay, clipnorm=1.0),
         loss=loss,
+        # XLA takes minutes to compile a large network and gains little in convolutions; JAX knows no other way.
+        jit_compile=keras.backend.backend() == "jax",
         metrics=[keras.metrics.CategoricalAccuracy(name="score") if classifying else soft_dice],
     )
     model.optimizer.build(model.trainable_variables)
