@@ -30,7 +30,7 @@ NAME = "nuclei-unet"
 VERSION = 1
 MPP = 0.5
 MULTIPLE_OF = 8
-HALO_PX = 64
+HALO_PX = 80
 SCALE = 1.0 / 255.0
 
 _FOREGROUNDS = (0.45, 0.5, 0.55, 0.6)
@@ -217,7 +217,8 @@ diagnostic procedures.
 ## Network
 A U-Net of three levels (32, 64, 128 filters at 1/2, 1/4 and 1/8 of the resolution), batch norm folded on
 export, depth-to-space upsampling, and a narrow correction at full resolution. A pixel's answer depends on pixels
-at most {radius} px away, so tiles with a halo of 64 px, aligned to 8 px, give the maps of the whole image.
+at most {radius} px away, so tiles with a halo of 80 px, aligned to 8 px, give the maps of the whole image
+in their cores and 28 px beyond, as far as the parting of touching nuclei looks.
 
 ## Data
 - Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, CC0: 664 images. Validation when
