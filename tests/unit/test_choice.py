@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,6 @@ def test_calls_are_worth_making_where_they_are_batched() -> None:
     assert calls_at_once(Settings(threads=3, device="cuda", max_inferences_in_flight=5)) == 5
 
 
-@pytest.mark.skipif(find_spec("slidecascade.runners.triton") is None, reason="this tree has no Triton runner")
 def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Triton's client the setting is answered with what to install."""
     for name in [name for name in sys.modules if name.startswith(("tritonclient", "slidecascade.runners.triton"))]:

@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-class-weights", action="store_true", help="rare classes count by their number")
     parser.add_argument("--find-rate", action="store_true", help="only the learning-rate range test")
     parser.add_argument("--find-rate-steps", type=int, default=200, help="its length (default: 200)")
-    parser.add_argument("--minutes", type=float, default=60.0, help=f"{NUCLEI}: how long to train (default: 60)")
     parser.add_argument("--package", action="store_true", help="convert, compare and write a model package")
     parser.add_argument("--name", help="of the package")
     parser.add_argument("--models", type=Path, help="folder of model packages (default: models)")
@@ -50,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
         return nuclei_run.run(
             arguments.data,
             arguments.out,
-            minutes=arguments.minutes,
             seed=arguments.seed,
             models_dir=_models_dir(arguments) if arguments.package else None,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from slidecascade.errors import TrainingFailedError, UnusableDataError
 
 
-def run(data: Path, out: Path, *, minutes: float, seed: int, models_dir: Path | None) -> int:
+def run(data: Path, out: Path, *, seed: int, models_dir: Path | None) -> int:
     """Train or resume `slidecascade_training.nuclei`, then package it if asked; returns the exit code.
 
     Raises:
@@ -18,7 +18,7 @@ def run(data: Path, out: Path, *, minutes: float, seed: int, models_dir: Path | 
     """
     if not (data / "index.csv").is_file():
         raise UnusableDataError(f"{data} holds no tiles with labels: make them with `dataset --from outlines`.")
-    train = ["--data", str(data), "--out", str(out), "--minutes", f"{minutes:g}", "--seed", str(seed)]
+    train = ["--data", str(data), "--out", str(out), "--seed", str(seed)]
     _run("slidecascade_training.nuclei", train)
     if models_dir is not None:
         where = ["--data", str(data), "--run", str(out), "--models", str(models_dir)]
