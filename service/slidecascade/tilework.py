@@ -97,8 +97,7 @@ class TileWork:
         labelled = self._label(patch, tile.read)
         if labelled.cuts_into(tile.core):
             # Something in the core is longer than the halo: look again, from further away.
-            wider = tile.read.inflated(tile.core.x - tile.read.x)
-            labelled = self._label(self._read(view, self.grid, wider), wider)
+            labelled = self._label(self._read(view, self.grid, tile.wide), tile.wide)
         cells, owned, near_seam = self._own(labelled, blocks, tile)
         if not len(cells):
             return self._nothing(core_blocks)

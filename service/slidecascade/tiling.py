@@ -21,13 +21,15 @@ class Tile:
     Attributes:
         index: position in reading order (row by row), which is also the order of results.
         core: the half-open box whose centroids this tile owns; the cores partition the region.
-        read: the pixels the network sees: the core and a halo, aligned to the network's stride. It may reach
-            outside the region, where pixels are mirrored.
+        read: the pixels the network sees: the core and a halo, aligned to the network's stride. It ends where the
+            region ends, or at the next multiple of the stride: pixels beyond the region are mirrored.
+        wide: the same with twice the halo, for a second look.
     """
 
     index: int
     core: Box
     read: Box
+    wide: Box
 
 
 def cover(
@@ -35,9 +37,12 @@ def cover(
 ) -> tuple[Tile, ...]:
     """Tiles whose cores partition ``[0, width) x [0, height)``.
 
+    At the region's edge there is no halo, for there is nothing to see: networks are given all of the region and no
+    more, however it is cut. What a network makes of an edge is thus the same in every tiling.
+
     Args:
         extent: the region in grid pixels.
-        tile_px: greatest side of a core; rounded down to `multiple_of`.
+        tile_px: greatest side of a read box less two halos; rounded down to `multiple_of`.
         halo_px: pixels read around a core; a multiple of `multiple_of`.
         multiple_of: the network's stride. Every read box starts at a multiple of it, whatever the tile size,
             so that the network pools the same pixels together in every tiling.
@@ -48,14 +53,20 @@ def cover(
     """
     if halo_px % multiple_of:
         raise ValueError(f"The halo ({halo_px} px) must be a multiple of the stride ({multiple_of} px).")
-    columns = _cuts(extent.width, tile_px, multiple_of, shift_x)
-    rows = _cuts(extent.height, tile_px, multiple_of, shift_y)
+    whole = Box(0, 0, _round_up(extent.width, multiple_of), _round_up(extent.height, multiple_of))
+    columns = _spans(extent.width, tile_px, halo_px, multiple_of, shift_x)
+    rows = _spans(extent.height, tile_px, halo_px, multiple_of, shift_y)
     tiles: list[Tile] = []
-    for top, bottom, read_bottom in rows:
-        for left, right, read_right in columns:
-            core = Box(left, top, right - left, bottom - top)
-            read = Box(left, top, read_right - left, read_bottom - top).inflated(halo_px)
-            tiles.append(Tile(len(tiles), core, read))
+    for row in rows:
+        for column in columns:
+            core = Box(column.start, row.start, column.end - column.start, row.end - row.start)
+            read = Box(
+                column.read_start,
+                row.read_start,
+                column.read_end - column.read_start,
+                row.read_end - row.read_start,
+            )
+            tiles.append(Tile(len(tiles), core, read, core.inflated(2 * halo_px).clipped(whole)))
     return tuple(tiles)
 
 
@@ -68,20 +79,31 @@ def default_tile_px(extent: Size, workers: int) -> int:
     return DEFAULT_TILE_PX[-1]
 
 
-def _cuts(length: int, tile_px: int, multiple_of: int, shift: int) -> list[tuple[int, int, int]]:
-    """Start, end and read end (rounded up to the stride) of each interval along one axis."""
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A tile along one axis: its core, and what it reads."""
+
+    start: int
+    end: int
+    read_start: int
+    read_end: int
+
+
+def _spans(length: int, tile_px: int, halo_px: int, multiple_of: int, shift: int) -> list[_Span]:
+    """The tiles along an axis; the last one reads further back, so that it has the size of the others."""
+    whole = _round_up(length, multiple_of)
     longest = max(multiple_of, tile_px // multiple_of * multiple_of)
-    count = -(-length // longest)
-    # Equal intervals instead of a thin last one: less halo for the same number of tiles.
-    step = _round_up(-(-length // count), multiple_of)
-    first = shift // multiple_of * multiple_of % step
-    starts = [0, *range(first or step, length, step)]
-    ends = [*starts[1:], length]
-    # An unshifted last interval reads as far as the others, so that all tiles have one shape.
-    widths = [
-        step if not first else _round_up(end - start, multiple_of) for start, end in zip(starts, ends, strict=True)
+    between = max(1, whole - 2 * halo_px)  # what is left of the axis when its first and last halo are taken off
+    count = -(-between // longest)
+    step = _round_up(-(-between // count), multiple_of)
+    side = min(whole, step + 2 * halo_px)
+    first = shift // multiple_of * multiple_of % step if side < whole else 0
+    starts = [*range(first - step if first else 0, whole - side, step), whole - side]
+    cuts = [0, *(start + halo_px for start in starts[1:]), length]
+    return [
+        _Span(cut, next_cut, max(0, start), start + side)
+        for start, cut, next_cut in zip(starts, cuts[:-1], cuts[1:], strict=True)
     ]
-    return [(start, end, start + width) for start, end, width in zip(starts, ends, widths, strict=True)]
 
 
 def _round_up(value: int, multiple_of: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slidecascade.geometry import Size
+from slidecascade.geometry import Box, Size
 from slidecascade.tiling import cover, default_tile_px
 
 SIZES = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
@@ -56,12 +56,16 @@ def test_exactly_one_tile_owns_a_position(
 
 @given(size=SIZES, stride=STRIDES, tile_px=TILES, halo=st.integers(0, 4), shift=SHIFTS)
 def test_read_boxes_keep_the_networks_phase(size: Size, stride: int, tile_px: int, halo: int, shift: int) -> None:
-    """Read boxes start and end on the network's stride and hold the core with its halo."""
+    """Read boxes start and end on the network's stride, and hold the core with its halo where the region goes on."""
     halo_px = halo * stride
+    whole = Box(0, 0, -(-size.width // stride) * stride, -(-size.height // stride) * stride)
     for tile in cover(size, tile_px=tile_px, halo_px=halo_px, multiple_of=stride, shift_x=shift):
         assert tile.read.x % stride == tile.read.y % stride == 0
         assert tile.read.width % stride == tile.read.height % stride == 0
-        assert tile.read.encloses(tile.core.inflated(halo_px))
+        assert whole.encloses(tile.read)
+        assert tile.read.encloses(tile.core.inflated(halo_px).clipped(whole))
+        assert tile.read.width <= max(stride, tile_px) + 2 * halo_px
+        assert tile.wide == tile.core.inflated(2 * halo_px).clipped(whole)
 
 
 @given(size=SIZES, stride=STRIDES, tile_px=TILES)
