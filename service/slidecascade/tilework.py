@@ -50,10 +50,11 @@ class _Labelled:
         """Whether an object that the patch cuts reaches into `core`."""
         if not len(self.on_cut_sides):
             return False
-        cut = np.zeros(int(self.labels.max()) + 1, np.bool_)
-        cut[self.on_cut_sides] = True
+        # An object is of one piece, so on its way into the core it lies on the outermost pixels of the core.
         left, top = core.x - self.read.x, core.y - self.read.y
-        return bool(cut[self.labels[top : top + core.height, left : left + core.width]].any())
+        inside = self.labels[top : top + core.height, left : left + core.width]
+        outermost = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+        return bool(np.isin(self.on_cut_sides, outermost).any())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

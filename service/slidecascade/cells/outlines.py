@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.cells.heads.labels import pixels_of
 from slidecascade.cells.instances import Instances
 
 
@@ -33,7 +34,7 @@ def measure(
     labels: NDArray[np.int32], foreground: NDArray[np.uint8], *, origin: tuple[int, int] = (0, 0)
 ) -> Measures:
     """Measure the labels of ``(H, W)``; `foreground` ``(H, W)`` is the foreground probability times 255."""
-    pixels = np.flatnonzero(labels)
+    pixels = pixels_of(cv2.compare(labels, 0, cv2.CMP_GT))
     ids = labels.ravel()[pixels]
     ys, xs = np.divmod(pixels, labels.shape[1])
     count = int(ids.max(initial=0)) + 1
@@ -59,7 +60,7 @@ def trace(labels: NDArray[np.int32], measures: Measures, keep: NDArray[np.bool_]
         The kept cells in label order. Of a cell in several pieces the longest outline is taken; holes are not.
     """
     if not keep.all():
-        pixels = np.flatnonzero(labels)
+        pixels = pixels_of(cv2.compare(labels, 0, cv2.CMP_GT))
         flat = labels.ravel()
         flat[pixels[~keep[flat[pixels] - 1]]] = 0
     ids, vertices, offsets = _rings(labels, measures.origin)
