@@ -156,7 +156,7 @@ def _tiles(task: RegionTask, grid: Grid, threads: int) -> tuple[Tile, ...]:
     halo_px = -(-task.pipeline.segmenter.halo_px // aligned_to) * aligned_to
     return cover(
         grid.size,
-        tile_px=task.tile_px or default_tile_px(grid.size, threads),
+        tile_px=task.tile_px or default_tile_px(grid.size, threads, halo_px=halo_px),
         halo_px=halo_px,
         multiple_of=aligned_to,
         shift_x=task.shift[0],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slidecascade.geometry import Box, Size
 
-DEFAULT_TILE_PX = (1024, 512)
+DEFAULT_TILE_PX = (1024, 896, 768, 640, 512)
 """Tile sizes tried for a region, largest first: large tiles spend less on halos, small ones fill all cores."""
 
 
@@ -70,11 +70,10 @@ def cover(
     return tuple(tiles)
 
 
-def default_tile_px(extent: Size, workers: int) -> int:
+def default_tile_px(extent: Size, workers: int, *, halo_px: int) -> int:
     """The largest tile size that gives every worker at least two tiles, or else the smallest one."""
     for tile_px in DEFAULT_TILE_PX:
-        tiles = -(-extent.width // tile_px) * -(-extent.height // tile_px)
-        if tiles >= 2 * workers:
+        if _count(extent.width, tile_px, halo_px) * _count(extent.height, tile_px, halo_px) >= 2 * workers:
             return tile_px
     return DEFAULT_TILE_PX[-1]
 
@@ -93,9 +92,8 @@ def _spans(length: int, tile_px: int, halo_px: int, multiple_of: int, shift: int
     """The tiles along an axis; the last one reads further back, so that it has the size of the others."""
     whole = _round_up(length, multiple_of)
     longest = max(multiple_of, tile_px // multiple_of * multiple_of)
-    between = max(1, whole - 2 * halo_px)  # what is left of the axis when its first and last halo are taken off
-    count = -(-between // longest)
-    step = _round_up(-(-between // count), multiple_of)
+    count = _count(whole, longest, halo_px)
+    step = max(multiple_of, _round_up(-(-(whole - 2 * halo_px) // count), multiple_of))
     side = min(whole, step + 2 * halo_px)
     first = shift // multiple_of * multiple_of % step if side < whole else 0
     starts = [*range(first - step if first else 0, whole - side, step), whole - side]
@@ -104,6 +102,11 @@ def _spans(length: int, tile_px: int, halo_px: int, multiple_of: int, shift: int
         _Span(cut, next_cut, max(0, start), start + side)
         for start, cut, next_cut in zip(starts, cuts[:-1], cuts[1:], strict=True)
     ]
+
+
+def _count(length: int, tile_px: int, halo_px: int) -> int:
+    """How many tiles there are along an axis: its first and its last halo are inside the region."""
+    return max(1, -(-(length - 2 * halo_px) // tile_px))
 
 
 def _round_up(value: int, multiple_of: int) -> int:

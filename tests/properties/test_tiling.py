@@ -56,7 +56,7 @@ def test_exactly_one_tile_owns_a_position(
 
 @given(size=SIZES, stride=STRIDES, tile_px=TILES, halo=st.integers(0, 4), shift=SHIFTS)
 def test_read_boxes_keep_the_networks_phase(size: Size, stride: int, tile_px: int, halo: int, shift: int) -> None:
-    """Read boxes start and end on the network's stride, and hold the core with its halo where the region goes on."""
+    """Read boxes start and end on the network's stride and hold the core with its halo inside the region."""
     halo_px = halo * stride
     whole = Box(0, 0, -(-size.width // stride) * stride, -(-size.height // stride) * stride)
     for tile in cover(size, tile_px=tile_px, halo_px=halo_px, multiple_of=stride, shift_x=shift):
@@ -77,6 +77,15 @@ def test_unshifted_tiles_have_one_shape(size: Size, stride: int, tile_px: int) -
 
 def test_the_default_tile_keeps_all_workers_busy() -> None:
     """Large regions get large tiles; small ones are cut finer so that every worker has two."""
-    assert default_tile_px(Size(10_000, 10_000), workers=2) == 1024
-    assert default_tile_px(Size(1024, 1024), workers=2) == 512
-    assert default_tile_px(Size(100, 100), workers=64) == 512
+    assert default_tile_px(Size(10_000, 10_000), workers=2, halo_px=80) == 1024
+    assert default_tile_px(Size(1200, 1200), workers=2, halo_px=80) == 1024
+    assert default_tile_px(Size(1024, 1024), workers=2, halo_px=80) == 768
+    assert default_tile_px(Size(100, 100), workers=64, halo_px=80) == 512
+
+
+@given(width=st.integers(900, 5000), height=st.integers(900, 5000), workers=st.integers(1, 2))
+def test_default_tiles_are_enough_for_all_workers(width: int, height: int, workers: int) -> None:
+    """As many tiles are cut as the choice of their size counted on."""
+    size = Size(width, height)
+    tile_px = default_tile_px(size, workers, halo_px=80)
+    assert len(cover(size, tile_px=tile_px, halo_px=80, multiple_of=8)) >= 2 * workers

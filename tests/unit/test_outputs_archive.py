@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tracemalloc
@@ -128,6 +129,22 @@ def test_a_folder_gets_the_files_of_the_zip(tmp_path: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == set(NAMES)
     assert json.loads((folder / "summary.json").read_text())["cells"] == 60
+
+
+def test_cells_are_written_as_gzip_when_asked(tmp_path: Path) -> None:
+    """The gzip file holds the GeoJSON byte for byte, is much smaller, and the same each time."""
+    analysis = make_analysis(60)
+    image = image_of(analysis.region_l0)
+    written = []
+    for name in ("once", "again"):
+        paths = archive.write_folder(analysis, image, tmp_path / name, downsample=1, gzip=True)
+        assert paths[-1].name == "cells.geojson.gz"
+        assert not (tmp_path / name / "cells.geojson").exists()
+        written.append(paths[-1].read_bytes())
+    plain = b"".join(geojson.encode(analysis))
+    assert gzip.decompress(written[0]) == plain
+    assert written[0] == written[1]
+    assert len(written[0]) < len(plain) / 2
 
 
 def test_a_file_that_cannot_be_finished_is_not_left_behind(tmp_path: Path) -> None:

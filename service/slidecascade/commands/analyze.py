@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--colormap", choices=tuple(heatmap.COLORMAPS), default=heatmap.DEFAULT_COLORMAP, help="of the heatmaps"
     )
+    parser.add_argument("--gzip", action="store_true", help="write cells.geojson.gz in place of cells.geojson")
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
@@ -54,7 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         analyser.close()
     with writing_to(arguments.out):
         archive.write_folder(
-            report.analysis, pixels, arguments.out, downsample=downsample, colormap=arguments.colormap
+            report.analysis,
+            pixels,
+            arguments.out,
+            downsample=downsample,
+            colormap=arguments.colormap,
+            gzip=arguments.gzip,
         )
     if failed := report.analysis.tiles.failed:
         sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")

@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from slidecascade import wire
 from slidecascade.analyser import Analyser
+from slidecascade.commands.millioncells import Writing, measure_writing
 from slidecascade.commands.served import served
 from slidecascade.control import Control
 from slidecascade.cores import usable_cores
+from slidecascade.outputs import geojson
 from slidecascade.registry import ModelPackage
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
@@ -81,6 +83,9 @@ class RegionFigures:
     `network` is ONNX Runtime alone on exactly the inputs that `analyse` gave to its networks, in the better of
     two set-ups: one single-threaded session shared by a thread per core, or one call after the other with a
     session that spreads over the cores.
+
+    `head_share` is the part of all seconds of work that decoding, outlines and writing GeoJSON take together;
+    `four_areas_over_one` the time of `analyse` for four times the area; `writing` is of a million of these cells.
     """
 
     machine: dict[str, Any]
@@ -98,6 +103,9 @@ class RegionFigures:
     network_setup: str
     analyse_over_network: float
     http_over_network: float
+    head_share: float
+    four_areas_over_one: float
+    writing: Writing
     stage_seconds: dict[str, float]
     memory_mib: dict[str, float]
 
@@ -125,7 +133,7 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     from slidecascade_training.tissue import TissueOptions, render
 
     tissue = render(TissueOptions(seed=11, mpp=MPP), width_px=size_px, height_px=size_px)
-    png = bytes(cv2.imencode(".png", cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))[1])
+    png = _png(tissue.image)
     request = wire.RegionRequest(pipeline=pipeline, mpp=MPP)
     recorders: list[_Recorder] = []
 
@@ -144,15 +152,19 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     cores = usable_cores()
     alone, spread = LocalRunner(packages), LocalRunner(packages, threads_per_call=cores)
     pool = ThreadPoolExecutor(cores)
+    large = analyser.prepare(request, _png(_four_times(tissue.image)), Control())
     with served({}) as (url, process), httpx.Client(timeout=600, trust_env=False) as client:
         contenders: dict[str, Callable[[], object]] = {
             "analyse": lambda: analyser.run(task, Control()),
             "a thread per core": lambda: list(pool.map(lambda call: alone.run(*call), recorder.calls)),
             "a call at a time": lambda: [spread.run(*call) for call in recorder.calls],
             "http": lambda: _post(client, url, request, png),
+            "four areas": lambda: analyser.run(large, Control()),
+            "geojson": lambda: b"".join(geojson.encode(report.analysis)),
         }
         seconds = _alternate(contenders, rounds)
         memory = _memory(lambda: _post(client, url, request, png), process.pid)
+    writing = measure_writing(report.analysis)
     setup = min(("a thread per core", "a call at a time"), key=lambda name: statistics.median(seconds[name]))
     return RegionFigures(
         machine={"processor": _processor(), "cores": cores, "system": platform.platform()},
@@ -172,9 +184,27 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
         network_setup=setup,
         analyse_over_network=_ratio(seconds["analyse"], seconds[setup]),
         http_over_network=_ratio(seconds["http"], seconds[setup]),
+        head_share=_head_share(report.analysis.timings_s, statistics.median(seconds["geojson"])),
+        four_areas_over_one=_ratio(seconds["four areas"], seconds["analyse"]),
+        writing=writing,
         stage_seconds={name: round(value, 4) for name, value in report.analysis.timings_s.items()},
         memory_mib=memory,
     )
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
+
+
+def _four_times(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image and its mirror images: four times the area with as many cells in each part."""
+    wide = np.concatenate([image, image[:, ::-1]], axis=1)
+    return np.concatenate([wide, wide[::-1]], axis=0)
+
+
+def _head_share(timings_s: Mapping[str, float], geojson_s: float) -> float:
+    work = {name: seconds for name, seconds in timings_s.items() if name != "total"} | {"geojson": geojson_s}
+    return round((work["decode"] + geojson_s) / sum(work.values()), 3)
 
 
 def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -249,6 +279,9 @@ def _table(figures: RegionFigures) -> str:
             f"networks alone  {figures.network.median_s:8.3f} s   ({figures.network_setup})",
             f"analyse         {figures.analyse.median_s:8.3f} s   {figures.analyse_over_network:.2f} x",
             f"HTTP            {figures.http.median_s:8.3f} s   {figures.http_over_network:.2f} x",
+            f"decoding, outlines and GeoJSON {figures.head_share:.1%} of the work",
+            f"four times the area {figures.four_areas_over_one:.2f} x",
+            f"a million cells as .geojson.gz: {figures.writing.cpu_s:.1f} s, {figures.writing.memory_mib:.0f} MiB",
             f"memory          {memory['peak']:8.0f} MiB at most, {memory['growth_percent']:+.1f} %",
             f"                after {REPEATS_FOR_MEMORY} regions\n",
         )

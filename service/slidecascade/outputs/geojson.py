@@ -100,7 +100,8 @@ def _rings(analysis: Analysis, start: int, stop: int) -> list[bytes]:
 
 def _ids(namespace: bytes, rings: list[bytes]) -> list[bytes]:
     """``uuid.uuid5(namespace, ring)`` of every ring as text, with the bit work done for all at once."""
-    digests = b"".join([hashlib.sha1(namespace + ring, usedforsecurity=False).digest() for ring in rings])
+    started = hashlib.sha1(namespace, usedforsecurity=False)  # a copy is made in half the time of a new one
+    digests = b"".join([_digest(started.copy(), ring) for ring in rings])
     octets = np.frombuffer(digests, np.uint8).reshape(len(rings), 20)[:, :16].copy()
     octets[:, 6] = octets[:, 6] & 0x0F | 0x50
     octets[:, 8] = octets[:, 8] & 0x3F | 0x80
@@ -110,6 +111,11 @@ def _ids(namespace: bytes, rings: list[bytes]) -> list[bytes]:
         text[:, begin + group : end + group] = digits[:, begin:end]
     joined = text.tobytes()
     return [joined[begin : begin + 36] for begin in range(0, len(joined), 36)]
+
+
+def _digest(started: hashlib._Hash, ring: bytes) -> bytes:
+    started.update(ring)
+    return started.digest()
 
 
 @dataclass(frozen=True, slots=True)
