@@ -43,6 +43,9 @@ def exposed() -> dict[str, set[str]]:
     metrics.cancelled()
     metrics.stage("read", 1)
     metrics.cells("nash", "Immune", 1)
+    metrics.ran("nuclei-unet", size=4, seconds=0.1)
+    metrics.waited("nuclei-unet", 0.01)
+    metrics.queued("nuclei-unet", 1)
     series: dict[str, set[str]] = {PROMETHEUS_OWN: set()}
     for family in text_string_to_metric_families(metrics.expose().decode()):
         for sample in family.samples:
