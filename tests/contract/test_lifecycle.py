@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -70,6 +71,45 @@ def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled
     assert own_server.process.wait(20) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{own_server.url}/livez")
+
+
+IMAGE = {"name": "image", "shape": [1, 72, 72, 3], "datatype": "UINT8", "data": [7] * (72 * 72 * 3)}
+INFER = "/v2/models/nash-cell/infer"
+
+
+@pytest.mark.parametrize("own_server", [{"max_inferences_in_flight": 1}], indirect=True)
+def test_a_drain_finishes_inferences_in_flight(own_server: Server) -> None:
+    """As regions: one in flight is finished after SIGTERM, new ones are refused, in the protocol's words."""
+    upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
+    own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
+    full = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
+    assert (full.status_code, full.headers["retry-after"]) == (429, "2")
+    refused = 'slidecascade_requests_total{method="POST",route="/v2/models/{name}/infer",status="429"}'
+    assert own_server.metric(refused) == 1
+
+    own_server.process.send_signal(signal.SIGTERM)
+    own_server.wait(lambda: httpx.get(f"{own_server.url}/v2/health/ready").status_code == 503)
+    late = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
+    assert (late.status_code, late.headers["retry-after"], list(late.json())) == (503, "2", ["error"])
+    assert "stopping" in late.json()["error"]
+    time.sleep(1)  # longer than the notice: the inference in flight keeps the listener open
+    assert httpx.get(f"{own_server.url}/livez").status_code == 200
+    answer = upload.finish()
+    assert answer.status_code == 200
+    assert sum(answer.json()["outputs"][0]["data"]) == pytest.approx(1)
+    assert own_server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("own_server", [{"drain_grace_s": 1.0}], indirect=True)
+def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> None:
+    """It is answered before the process ends."""
+    upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
+    own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
+    own_server.process.send_signal(signal.SIGTERM)
+    answer = upload.answer()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "stopped before it was done" in answer.json()["error"]
+    assert own_server.process.wait(20) == 0
 
 
 def test_an_idle_process_drains_for_the_notice(own_server: Server) -> None:

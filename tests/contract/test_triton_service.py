@@ -82,7 +82,7 @@ def test_a_region_is_answered_alike_while_triton_is_there(
     folder: Path,
     expected: dict[str, Any],
 ) -> None:
-    """The cells are those of the local runner; without Triton the service says so, and with it goes on by itself."""
+    """The cells are those of the local runner; without Triton the service says so, and goes on when it is back."""
     server = start_server(slides=slide_root, runner="triton", triton_url=servers[-1].url)
     require_same_cells(analysed(server), expected)
     for model in MODELS:

@@ -38,8 +38,10 @@ def exposed() -> dict[str, set[str]]:
     """The labels of every series, by its name, once everything has happened."""
     metrics = Metrics()
     metrics.request(route="/v1/regions", method="POST", status=200, seconds=1)
-    metrics.places(limit=8, ready=True)
+    metrics.limits(regions=8, inferences=32)
+    metrics.ready(True)
     metrics.regions(1)
+    metrics.inferences(1)
     metrics.cancelled()
     metrics.stage("read", 1)
     metrics.cells("nash", "Immune", 1)
