@@ -25,7 +25,7 @@ from slidecascade.metrics import Metrics
 from slidecascade.registry import ModelPackage, load_repository
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
-from slidecascade.runners.local import LocalRunner, Placement
+from slidecascade.runners.local import LocalRunner, Placement, _missing
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import Runner, Unobserved, bound
 from slidecascade.serve import _hand_over
@@ -248,3 +248,10 @@ def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> No
     assert len(batcher.run("toy-classifier", pixels[:0])) == 0
     batcher.close()
     runner.close()
+
+
+def test_a_missing_tensorrt_is_told_from_a_missing_gpu() -> None:
+    """Where CUDA works, what lacks is TensorRT."""
+    assert "cannot load TensorRT" in _missing("tensorrt", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert "found no usable GPU" in _missing("tensorrt", ["CPUExecutionProvider"])
+    assert "found no usable GPU" in _missing("cuda", ["CPUExecutionProvider"])

@@ -160,13 +160,23 @@ def _open(
         ) from error
     if session.get_providers()[0] != providers[0][0]:
         # ONNX Runtime falls back to the CPU without a word that a program could catch.
-        raise SettingsError(
-            f"SLIDECASCADE_DEVICE is {placement.device!r}, but ONNX Runtime found no usable GPU: install the "
-            "[gpu] extra and the driver, or set it to 'cpu'."
-        )
+        raise SettingsError(_missing(placement.device, session.get_providers()))
     for size in sizes:
         _check(package.spec, session, size)
     return session
+
+
+def _missing(device: Device, found: Sequence[str]) -> str:
+    """What to say when ONNX Runtime could make `found` alone of the providers of `device`."""
+    if "CUDAExecutionProvider" in found:
+        return (
+            f"SLIDECASCADE_DEVICE is {device!r}, but ONNX Runtime cannot load TensorRT: install NVIDIA's "
+            "TensorRT, which is not part of the [gpu] extra, or set it to 'cuda'."
+        )
+    return (
+        f"SLIDECASCADE_DEVICE is {device!r}, but ONNX Runtime found no usable GPU: install the [gpu] extra "
+        "and the driver, or set it to 'cpu'."
+    )
 
 
 def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, size: int) -> None:
