@@ -98,8 +98,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=32, ge=1, le=1024)
     """Most images run together; the larger the images, the fewer."""
 
-    max_queue_items: int = Field(default=1024, ge=1)
-    """Images that may wait for the networks; more are answered ``overloaded``."""
+    max_queue_items: int = Field(default=8192, ge=1)
+    """Images that may wait for the networks when another caller comes: tiles, and the cells of tiles in flight."""
 
     max_inferences_in_flight: int = Field(default=32, ge=1)
     """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
