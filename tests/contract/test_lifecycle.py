@@ -171,9 +171,10 @@ def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
     assert server.lines()[-1]["message"] == "threads left behind"
 
 
-def run_serve(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_serve(home: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "slidecascade", "serve", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+    known = environment(home, **settings)
+    return subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
@@ -183,6 +184,33 @@ def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert str(server.port) in ended.stderr
     assert "--port" in ended.stderr
+
+
+def test_a_host_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    """The address is named, not the port."""
+    ended = run_serve(tmp_path, "--host", "nowhere.invalid", "--port", str(free_port()))
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "slidecascade: 'nowhere.invalid' is no address of this machine: give another --host.\n",
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path, device: str) -> None:
+    """The service does not start on the CPU instead, and ONNX Runtime adds no lines of its own."""
+    ended = run_serve(tmp_path, "--port", str(free_port()), device=device)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert f"SLIDECASCADE_DEVICE is '{device}'" in ended.stderr
+
+
+@pytest.mark.parametrize("own_server", [{"max_region_in_flight": 3}], indirect=True)
+def test_a_setting_with_a_slip_is_told(own_server: Server) -> None:
+    """It is no setting: the log says so, and what was meant; the value is kept out of it."""
+    warning = next(line for line in own_server.lines() if line["message"] == "unknown setting")
+    assert (warning["name"], warning["meant"]) == (
+        "SLIDECASCADE_MAX_REGION_IN_FLIGHT",
+        "SLIDECASCADE_MAX_REGIONS_IN_FLIGHT",
+    )
 
 
 def test_a_bad_model_is_one_sentence(tmp_path: Path) -> None:

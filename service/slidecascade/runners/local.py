@@ -151,6 +151,9 @@ def _open(
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
     providers = placement.providers(package.spec, most=sizes[-1])
+    built = ort.get_available_providers()
+    if providers[0][0] not in built:  # asked first, for ONNX Runtime would tell of it in lines of its own
+        raise SettingsError(_missing(placement.device, built))
     try:
         # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
         session = ort.InferenceSession(package.read(), options, providers=providers)

@@ -89,8 +89,8 @@ class Limits:
     Args:
         batch_items: most images in a batch.
         batch_px: most pixels in a batch of more than one image.
-        queue_items: most images that wait, over all models, when another caller comes. A caller's own do not count:
-            a region must not be overload to itself, whatever its tiles hold.
+        queue_items: most images that wait, over all models, when another caller comes. A caller's own do not
+            count: a region must not be overload to itself, whatever its tiles hold.
         padded: whether batches are padded to a few sizes, for devices that plan anew for every shape.
     """
 
