@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check serve bench bench-load models lock format clean
+.PHONY: help setup demo test check serve bench bench-load bench-gpu models lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -55,6 +55,19 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes; SOAK=minutes more
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
 
+# An environment of its own, where there is a GPU: ONNX Runtime for it cannot be installed beside the other one.
+$(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install \
+		-r requirements/build.txt -r requirements/service-gpu.txt
+	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+	touch $@
+
+GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
+
+bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
+	$(GPU_VENV)/bin/python -m benchmarks.gpu
+
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
@@ -71,9 +84,9 @@ lock: $(VENV)/.dev ## pins every requirement anew but torch
 		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev \
 		--excludes requirements/torch-excluded.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--extra service --extra cpu -c requirements/dev.txt -o requirements/service-cpu.txt
+		--extra service --extra cpu --extra triton -c requirements/dev.txt -o requirements/service-cpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--extra service --extra gpu -c requirements/dev.txt -o requirements/service-gpu.txt
+		--extra service --extra gpu --extra triton -c requirements/dev.txt -o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra bench -c requirements/dev.txt -o requirements/bench.txt
 
@@ -82,4 +95,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output runs
+	rm -rf $(VENV) $(VENV)-gpu demo-output runs

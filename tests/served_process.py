@@ -60,10 +60,11 @@ class Server:
 
 
 class Upload:
-    """A region request whose body is sent in two halves: in flight for as long as the test likes."""
+    """A request whose body, by default a region's, is sent in two halves: in flight as long as the test likes."""
 
-    def __init__(self, server: Server, *, path: str = "/v1/regions") -> None:
-        body = json.dumps({"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL}).encode()
+    def __init__(self, server: Server, *, path: str = "/v1/regions", body: bytes | None = None) -> None:
+        region = {"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL}
+        body = body or json.dumps(region).encode()
         self._rest = body[10:]
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         self._connection.putrequest("POST", path)

@@ -63,7 +63,7 @@ class Metrics:
         )
         self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
         self._ready = Gauge(
-            "slidecascade_ready", "1 while regions are let in, 0 while the process drains.", registry=registry
+            "slidecascade_ready", "1 while requests are let in, 0 while the process drains.", registry=registry
         )
         self._limit = Gauge("slidecascade_regions_limit", "Most regions worked on at a time.", registry=registry)
         self._batch_size = Histogram(
@@ -91,6 +91,12 @@ class Metrics:
             "slidecascade_batch_queue_items", "Images that wait for a network.", ("model",), registry=registry
         )
         self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
+        self._inferences = Gauge(
+            "slidecascade_inferences_in_flight", "Inferences being worked on.", registry=registry
+        )
+        self._inferences_limit = Gauge(
+            "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused unread.", ("reason",), registry=registry
         )
@@ -112,14 +118,22 @@ class Metrics:
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route, known).observe(seconds)
 
-    def places(self, *, limit: int, ready: bool) -> None:
-        """`limit` regions are let in at a time; none when not `ready`."""
-        self._limit.set(limit)
-        self._ready.set(ready)
+    def limits(self, *, regions: int, inferences: int) -> None:
+        """So many of each are let in at a time."""
+        self._limit.set(regions)
+        self._inferences_limit.set(inferences)
+
+    def ready(self, is_open: bool) -> None:
+        """Whether anybody is let in."""
+        self._ready.set(is_open)
 
     def regions(self, count: int) -> None:
         """`count` regions are in flight now."""
         self._in_flight.set(count)
+
+    def inferences(self, count: int) -> None:
+        """`count` inferences are in flight now."""
+        self._inferences.set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

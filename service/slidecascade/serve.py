@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError, SlideCascadeError
-from slidecascade.settings import Settings
+from slidecascade.settings import Settings, unknown_settings
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
@@ -50,6 +50,7 @@ def serve(settings: Settings) -> int:
     _share_heaps()
     _hand_over(settings)
     logs.configure()
+    _tell_unknown()
     with _listener(settings.host, settings.port) as listener:
         return _run(listener)
 
@@ -114,6 +115,12 @@ def _hand_over(settings: Settings) -> None:
             os.environ[f"SLIDECASCADE_{name.upper()}"] = os.pathsep.join(parts)
 
 
+def _tell_unknown() -> None:
+    """A line for each variable that looks like a setting and is none; its value is not told."""
+    for name, meant in unknown_settings(os.environ).items():
+        LOG.warning("unknown setting", extra={"fields": {"name": name, **({"meant": meant} if meant else {})}})
+
+
 def _listener(host: str, port: int) -> socket.socket:
     """A socket bound to the address; it accepts once the server listens on it, when the models are loaded."""
     try:
@@ -125,6 +132,8 @@ def _listener(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
+    except socket.gaierror as error:
+        raise ListenError(f"{host!r} is no address of this machine: give another --host.") from error
     except OSError as error:
         reason = error.strerror or "the address is unknown"
         raise ListenError(

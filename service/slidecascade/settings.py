@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
 
@@ -17,6 +18,8 @@ PACKAGE_DIR = Path(__file__).parent
 RunnerKind = Literal["local", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
+_EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
+"""What settings with a pattern look like."""
 
 
 def bundled_models_dir() -> Path:
@@ -98,8 +101,8 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=32, ge=1, le=1024)
     """Most images run together; the larger the images, the fewer."""
 
-    max_queue_items: int = Field(default=1024, ge=1)
-    """Images that may wait for the networks; more are answered ``overloaded``."""
+    max_queue_items: int = Field(default=8192, ge=1)
+    """Images that may wait for the networks when another caller comes: tiles, and the cells of tiles in flight."""
 
     max_inferences_in_flight: int = Field(default=32, ge=1)
     """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
@@ -142,5 +145,25 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = "SLIDECASCADE_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name} cannot be {first['input']!r}: {first['msg']}.") from error
+        parts = [str(part) for part in first["loc"]]
+        reason = first["msg"]
+        if first["type"] == "string_pattern_mismatch":  # whose message is the pattern
+            reason = f"Write it like {_EXAMPLES[parts[0]]}"
+        raise SettingsError(f"{_variable(*parts)} cannot be {first['input']!r}: {reason}.") from error
+
+
+def unknown_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Variables with our prefix that are no setting, each with the setting it resembles or an empty string.
+
+    They are told and not refused: Kubernetes sets such variables for a Service of the name ``slidecascade``.
+    """
+    known = [_variable(name) for name in Settings.model_fields]
+    prefix = _variable("")
+    strange = [name for name in environment if name.upper().startswith(prefix) and name.upper() not in known]
+    return {
+        name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.8)), "") for name in sorted(strange)
+    }
+
+
+def _variable(*parts: str) -> str:
+    return "SLIDECASCADE_" + "_".join(parts).upper()

@@ -66,9 +66,9 @@ def stalled() -> Iterator[Callable[[Server], Upload]]:
     """Begins uploads that wait; all are closed at the end."""
     uploads: list[Upload] = []
 
-    def begin(server: Server, **options: str) -> Upload:
+    def begin(server: Server, *, path: str = "/v1/regions") -> Upload:
         before = server.metric("slidecascade_regions_in_flight")
-        uploads.append(Upload(server, **options))
+        uploads.append(Upload(server, path=path))
         server.wait(lambda: server.metric("slidecascade_regions_in_flight") == before + 1)
         return uploads[-1]
 

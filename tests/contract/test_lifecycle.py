@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -72,6 +73,45 @@ def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled
         httpx.get(f"{own_server.url}/livez")
 
 
+IMAGE = {"name": "image", "shape": [1, 72, 72, 3], "datatype": "UINT8", "data": [7] * (72 * 72 * 3)}
+INFER = "/v2/models/nash-cell/infer"
+
+
+@pytest.mark.parametrize("own_server", [{"max_inferences_in_flight": 1}], indirect=True)
+def test_a_drain_finishes_inferences_in_flight(own_server: Server) -> None:
+    """As regions: one in flight is finished after SIGTERM, new ones are refused, in the protocol's words."""
+    upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
+    own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
+    full = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
+    assert (full.status_code, full.headers["retry-after"]) == (429, "2")
+    refused = 'slidecascade_requests_total{method="POST",route="/v2/models/{name}/infer",status="429"}'
+    assert own_server.metric(refused) == 1
+
+    own_server.process.send_signal(signal.SIGTERM)
+    own_server.wait(lambda: httpx.get(f"{own_server.url}/v2/health/ready").status_code == 503)
+    late = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
+    assert (late.status_code, late.headers["retry-after"], list(late.json())) == (503, "2", ["error"])
+    assert "stopping" in late.json()["error"]
+    time.sleep(1)  # longer than the notice: the inference in flight keeps the listener open
+    assert httpx.get(f"{own_server.url}/livez").status_code == 200
+    answer = upload.finish()
+    assert answer.status_code == 200
+    assert sum(answer.json()["outputs"][0]["data"]) == pytest.approx(1)
+    assert own_server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("own_server", [{"drain_grace_s": 1.0}], indirect=True)
+def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> None:
+    """It is answered before the process ends."""
+    upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
+    own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
+    own_server.process.send_signal(signal.SIGTERM)
+    answer = upload.answer()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "stopped before it was done" in answer.json()["error"]
+    assert own_server.process.wait(20) == 0
+
+
 def test_an_idle_process_drains_for_the_notice(own_server: Server) -> None:
     """Balancers get the time to see readiness fall; then the process ends well."""
     started = time.monotonic()
@@ -131,9 +171,10 @@ def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
     assert server.lines()[-1]["message"] == "threads left behind"
 
 
-def run_serve(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_serve(home: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "slidecascade", "serve", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+    known = environment(home, **settings)
+    return subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
@@ -143,6 +184,33 @@ def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert str(server.port) in ended.stderr
     assert "--port" in ended.stderr
+
+
+def test_a_host_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    """The address is named, not the port."""
+    ended = run_serve(tmp_path, "--host", "nowhere.invalid", "--port", str(free_port()))
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "slidecascade: 'nowhere.invalid' is no address of this machine: give another --host.\n",
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path, device: str) -> None:
+    """The service does not start on the CPU instead, and ONNX Runtime adds no lines of its own."""
+    ended = run_serve(tmp_path, "--port", str(free_port()), device=device)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert f"SLIDECASCADE_DEVICE is '{device}'" in ended.stderr
+
+
+@pytest.mark.parametrize("own_server", [{"max_region_in_flight": 3}], indirect=True)
+def test_a_setting_with_a_slip_is_told(own_server: Server) -> None:
+    """It is no setting: the log says so, and what was meant; the value is kept out of it."""
+    warning = next(line for line in own_server.lines() if line["message"] == "unknown setting")
+    assert (warning["name"], warning["meant"]) == (
+        "SLIDECASCADE_MAX_REGION_IN_FLIGHT",
+        "SLIDECASCADE_MAX_REGIONS_IN_FLIGHT",
+    )
 
 
 def test_a_bad_model_is_one_sentence(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def watched(start_server: StartServer, slide_root: Path) -> Server:
-    """A process with one place, so that a second region is turned away."""
-    return start_server(slides=slide_root, max_regions_in_flight=1)
+    """A process with one place, so that a second region is turned away, whose networks run in batches."""
+    return start_server(slides=slide_root, max_regions_in_flight=1, batching="on")
 
 
 @pytest.fixture(scope="module")

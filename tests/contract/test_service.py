@@ -299,6 +299,8 @@ def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Serve
     client.get("/v1/slides/gone")
     client.get("/v1/slides/ward 7/nested.tiff")
     client.get("/v1/models/gone")
+    client.post("/v2/models/gone/infer")
+    client.post("/v2/models/gone/versions/1/infer")
     client.post("/v1/regions", json=SLIDE | {"slide": "gone"})
     client.post("/v1/regions", json=SLIDE | {"slide": "ward 7/nested.tiff", "region": REGION})
     client.get("/metrics")
@@ -309,6 +311,8 @@ def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Serve
         client.request(f"GOLD-{number}", "/secret")
         client.get(f"/v1/slides/Doe-{number}.svs?name=Doe")
         client.get(f"/v1/models/secret-{number}")
+        client.post(f"/v2/models/secret-{number}/infer")
+        client.post(f"/v2/models/nash-cell/versions/secret-{number}/infer")
         client.post("/v1/regions", json=SLIDE | {"slide": f"Doe-{number}.svs"}, headers={"X-Request-Id": "mine"})
     client.post("/v1/regions", json=SLIDE | {"slide": "rendered.tiff", "region": REGION})
     page = client.get("/metrics").text

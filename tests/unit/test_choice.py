@@ -25,11 +25,11 @@ from slidecascade.metrics import Metrics
 from slidecascade.registry import ModelPackage, load_repository
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
-from slidecascade.runners.local import LocalRunner, Placement
+from slidecascade.runners.local import LocalRunner, Placement, _missing
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import Runner, Unobserved, bound
 from slidecascade.serve import _hand_over
-from slidecascade.settings import Settings, read_settings
+from slidecascade.settings import _EXAMPLES, Settings, read_settings, unknown_settings
 from slidecascade.stopwatch import Silent
 from toy_pipeline import ToyPipeline, blobs
 
@@ -151,8 +151,10 @@ def test_an_override_for_a_model_that_is_not_there_is_refused(packages: list[Mod
 
 @pytest.mark.parametrize("value", ["nash-cell", "nash-cell=gpu", "=local", "a=local,,b=local", "a=local;b=local"])
 def test_overrides_are_written_name_and_runner(value: str) -> None:
-    """Anything else names the setting."""
-    with pytest.raises(SettingsError, match="SLIDECASCADE_RUNNER_BY_MODEL cannot be"):
+    """Anything else names the setting and shows one that is right."""
+    with pytest.raises(
+        SettingsError, match=r"SLIDECASCADE_RUNNER_BY_MODEL cannot be .*: Write it like nuclei-unet="
+    ):
         read_settings(runner_by_model=value)
 
 
@@ -196,7 +198,7 @@ def test_a_gpu_that_is_not_there_is_told(packages: list[ModelPackage]) -> None:
     """Neither provider falls back to the CPU."""
     for device in ("cuda", "tensorrt"):
         told = f"SLIDECASCADE_DEVICE is '{device}'"
-        with pytest.warns(UserWarning, match="ExecutionProvider"), pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=told):
             open_runner(packages, Settings(device=device), Unobserved())
 
 
@@ -248,3 +250,32 @@ def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> No
     assert len(batcher.run("toy-classifier", pixels[:0])) == 0
     batcher.close()
     runner.close()
+
+
+def test_a_missing_tensorrt_is_told_from_a_missing_gpu() -> None:
+    """Where CUDA works, what lacks is TensorRT."""
+    assert "cannot load TensorRT" in _missing("tensorrt", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert "found no usable GPU" in _missing("tensorrt", ["CPUExecutionProvider"])
+    assert "found no usable GPU" in _missing("cuda", ["CPUExecutionProvider"])
+
+
+def test_every_setting_with_a_pattern_has_an_example() -> None:
+    """Which fits the pattern: it is shown in place of it."""
+    for name, field in Settings.model_fields.items():
+        if any(getattr(item, "pattern", None) for item in field.metadata):
+            assert getattr(read_settings(**{name: _EXAMPLES[name]}), name) == _EXAMPLES[name]
+
+
+def test_what_looks_like_a_setting_is_told() -> None:
+    """A slip of the pen is named with what was meant; what Kubernetes sets for a Service is not taken for one."""
+    environment = {
+        "SLIDECASCADE_RUNNR": "triton",
+        "SLIDECASCADE_RUNNER": "local",
+        "slidecascade_threads": "2",
+        "SLIDECASCADE_PORT_3000_TCP_ADDR": "10.0.0.7",
+        "BENTOML_HOME": "x",
+    }
+    assert unknown_settings(environment) == {
+        "SLIDECASCADE_PORT_3000_TCP_ADDR": "",
+        "SLIDECASCADE_RUNNR": "SLIDECASCADE_RUNNER",
+    }

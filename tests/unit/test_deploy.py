@@ -38,11 +38,16 @@ def exposed() -> dict[str, set[str]]:
     """The labels of every series, by its name, once everything has happened."""
     metrics = Metrics()
     metrics.request(route="/v1/regions", method="POST", status=200, seconds=1)
-    metrics.places(limit=8, ready=True)
+    metrics.limits(regions=8, inferences=32)
+    metrics.ready(True)
     metrics.regions(1)
+    metrics.inferences(1)
     metrics.cancelled()
     metrics.stage("read", 1)
     metrics.cells("nash", "Immune", 1)
+    metrics.ran("nuclei-unet", size=4, seconds=0.1)
+    metrics.waited("nuclei-unet", 0.01)
+    metrics.queued("nuclei-unet", 1)
     series: dict[str, set[str]] = {PROMETHEUS_OWN: set()}
     for family in text_string_to_metric_families(metrics.expose().decode()):
         for sample in family.samples:
@@ -165,7 +170,7 @@ def test_what_compose_mounts_is_there() -> None:
             assert (DEPLOY / source).exists(), f"{name}: {source}"
             assert mode == ["ro"], f"{name}: {source}"
             mounted += 1
-    assert mounted == 6
+    assert mounted == 7
 
 
 def test_compose_is_pinned_and_listens_on_loopback() -> None:
@@ -199,6 +204,33 @@ def test_the_parts_find_each_other() -> None:
     memory = next(rule["expr"] for rule in rules() if rule["alert"] == "SlideCascadeMemory")
     assert services["slidecascade"]["mem_limit"] == "8g"
     assert int(memory.rpartition(" ")[2]) == 6 * 2**30
+
+
+def test_every_runner_can_be_chosen_in_the_image() -> None:
+    """What is installed in the image and in a Bento is what the runners of the settings need."""
+    root = DEPLOY.parent
+    for variant in ("cpu", "gpu"):
+        pinned = (root / "requirements" / f"service-{variant}.txt").read_text(encoding="utf-8")
+        assert {"onnxruntime", "tritonclient", "grpcio"} <= set(
+            re.findall(r"^(\w+)(?:-gpu)?(?:\[.*\])?==", pinned, re.MULTILINE)
+        )
+    assert "requirements/service-${VARIANT}.txt" in (root / "Dockerfile").read_text(encoding="utf-8")
+    bento = loaded(root / "bentofile.yaml")
+    assert bento["python"]["requirements_txt"] == "./requirements/service-cpu.txt"
+
+
+def test_the_service_and_triton_of_compose_belong_together() -> None:
+    """The service is told Triton's address and reads the folder that Triton serves."""
+    from slidecascade.settings import Settings
+
+    services = loaded(COMPOSE)["services"]
+    environment = services["slidecascade"]["environment"]
+    assert {name.removeprefix("SLIDECASCADE_").lower() for name in environment} <= set(Settings.model_fields)
+    host, port = environment["SLIDECASCADE_TRITON_URL"].split(":")
+    assert services[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    models = [volume for volume in services[host]["volumes"] if volume in services["slidecascade"]["volumes"]]
+    assert [volume.rpartition("}:")[2] for volume in models] == [f"{environment['SLIDECASCADE_MODELS_DIR']}:ro"]
+    assert environment["SLIDECASCADE_RUNNER"] == "${RUNNER:-local}"
 
 
 def test_a_drain_outlasts_the_grace_before_compose_kills() -> None:

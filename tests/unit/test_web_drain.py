@@ -19,7 +19,7 @@ from slidecascade.web.drain import SIGNALS, Drain
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(limit=1, retry_after_s=3, metrics=Metrics())
+    return Admission(regions=1, inferences=1, retry_after_s=3, metrics=Metrics())
 
 
 @pytest.fixture
@@ -53,6 +53,18 @@ async def test_places_are_limited_and_given_back(admission: Admission) -> None:
         with pytest.raises(ValueError, match="work"):
             await fail()
     assert admission.in_flight == 0
+
+
+async def test_inferences_have_places_of_their_own(admission: Admission) -> None:
+    """Regions do not take the places of inferences, nor the other way round; the drain waits for both."""
+    async with admission.region(), admission.inference():
+        assert admission.in_flight == 2
+        with pytest.raises(OverloadedError, match="inferences"):
+            await admission.inference().__aenter__()
+    assert admission.in_flight == 0
+    admission.close()
+    with pytest.raises(DrainingError):
+        await admission.inference().__aenter__()
 
 
 async def test_a_thread_keeps_its_place_to_the_end(admission: Admission) -> None:

@@ -151,6 +151,9 @@ def _open(
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
     providers = placement.providers(package.spec, most=sizes[-1])
+    built = ort.get_available_providers()
+    if providers[0][0] not in built:  # asked first, for ONNX Runtime would tell of it in lines of its own
+        raise SettingsError(_missing(placement.device, built))
     try:
         # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
         session = ort.InferenceSession(package.read(), options, providers=providers)
@@ -160,13 +163,23 @@ def _open(
         ) from error
     if session.get_providers()[0] != providers[0][0]:
         # ONNX Runtime falls back to the CPU without a word that a program could catch.
-        raise SettingsError(
-            f"SLIDECASCADE_DEVICE is {placement.device!r}, but ONNX Runtime found no usable GPU: install the "
-            "[gpu] extra and the driver, or set it to 'cpu'."
-        )
+        raise SettingsError(_missing(placement.device, session.get_providers()))
     for size in sizes:
         _check(package.spec, session, size)
     return session
+
+
+def _missing(device: Device, found: Sequence[str]) -> str:
+    """What to say when ONNX Runtime could make `found` alone of the providers of `device`."""
+    if "CUDAExecutionProvider" in found:
+        return (
+            f"SLIDECASCADE_DEVICE is {device!r}, but ONNX Runtime cannot load TensorRT: install NVIDIA's "
+            "TensorRT, which is not part of the [gpu] extra, or set it to 'cuda'."
+        )
+    return (
+        f"SLIDECASCADE_DEVICE is {device!r}, but ONNX Runtime found no usable GPU: install the [gpu] extra "
+        "and the driver, or set it to 'cpu'."
+    )
 
 
 def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, size: int) -> None:

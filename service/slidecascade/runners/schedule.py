@@ -89,13 +89,14 @@ class Limits:
     Args:
         batch_items: most images in a batch.
         batch_px: most pixels in a batch of more than one image.
-        queue_items: most images that wait, over all models. One call larger than that waits alone.
+        queue_items: most images that wait, over all models, when another caller comes. A caller's own do not
+            count: a region must not be overload to itself, whatever its tiles hold.
         padded: whether batches are padded to a few sizes, for devices that plan anew for every shape.
     """
 
     batch_items: int = 32
     batch_px: int = 2**24
-    queue_items: int = 1024
+    queue_items: int = 8192
     padded: bool = False
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -143,6 +144,10 @@ class _Queue(Generic[CallT]):
         left = call.items - call.taken
         self._gone(call.caller, left)
         return left
+
+    def waiting(self, caller: Hashable) -> int:
+        """Images of `caller`."""
+        return sum(call.items - call.taken for call in self._callers.get(caller, ()))
 
     def unwanted(self, now: float) -> tuple[CallT, ...]:
         return tuple(call for call in self if not call.is_wanted(now))
@@ -194,12 +199,12 @@ class Schedule(Generic[CallT]):
         """Put `call` in line.
 
         Raises:
-            OverloadedError: when that would be more than may wait.
+            OverloadedError: when others wait, and that would be more than may.
         """
-        waiting = self.waiting()
-        if waiting and waiting + call.items > self.limits.queue_items:
+        others = self.waiting() - sum(queue.waiting(call.caller) for queue in self._line.values())
+        if others and others + call.items > self.limits.queue_items:
             raise OverloadedError(
-                f"{waiting} images wait for the networks and {self.limits.queue_items} are the most: try again "
+                f"{others} images wait for the networks and {self.limits.queue_items} are the most: try again "
                 "later.",
                 retry_after_s=RETRY_AFTER_S,
             )

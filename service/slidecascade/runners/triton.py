@@ -339,8 +339,8 @@ def _host(url: str) -> str:
     parts = HOST_AND_PORT.fullmatch(url)
     if parts is None or not 0 < int(parts["port"]) < 1 << 16:
         raise SettingsError(
-            f"The address of the Triton server cannot be {url!r}: give host:port of its gRPC endpoint, such as "
-            "localhost:8001."
+            f"SLIDECASCADE_TRITON_URL cannot be {url!r}: give host:port of the Triton server's gRPC endpoint, "
+            "such as localhost:8001."
         )
     return parts["v6"] or parts["host"]
 

@@ -16,7 +16,7 @@ from slidecascade.errors import RetryLaterError, SlideCascadeError
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.admission import Admission
 from slidecascade.web.exchange import Exchange
-from slidecascade.web.kserve import in_protocol
+from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
@@ -33,7 +33,7 @@ _FAULTS = frozenset({500, 502})
 class Boundary:
     """Around an application: request ids, admission, the last catch of errors, one log line, the metrics.
 
-    `work_paths` are those whose POST is a region: it needs a place before its body is read.
+    `work_paths` are those whose POST is a region: it needs a place before its body is read, as an inference does.
     """
 
     def __init__(
@@ -73,9 +73,12 @@ class Boundary:
 
     @asynccontextmanager
     async def _admitted(self, exchange: Exchange, scope: Scope) -> AsyncIterator[None]:
-        path = scope["path"]
-        if scope["method"] == "POST" and path in self._work_paths:
+        path, is_post = scope["path"], scope["method"] == "POST"
+        if is_post and path in self._work_paths:
             async with self._admission.region() as exchange.place:
+                yield
+        elif is_post and inference_route(path):
+            async with self._admission.inference() as exchange.place:
                 yield
         else:
             if path not in ALWAYS_OPEN:
@@ -109,7 +112,8 @@ class Boundary:
         if scope["path"] in self._work_paths:
             return str(scope["path"])
         route = scope.get("route")
-        return route.path if isinstance(route, Route) else UNMATCHED
+        # A request refused before it was routed has none.
+        return route.path if isinstance(route, Route) else inference_route(scope["path"]) or UNMATCHED
 
 
 class ProblemAnswers:

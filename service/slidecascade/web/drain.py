@@ -24,9 +24,9 @@ Handler = Callable[[int, FrameType | None], object]
 class Drain:
     """Takes the stop signals over from the server around it, which would close its listener at once.
 
-    On the first signal `admission` is closed. When no region is in flight, though not before `notice_s`, the
-    signal is handed on to the server. After `grace_s` the regions still in flight are abandoned. The same signal
-    a second time ends the process at once, as if it had never been taken over.
+    On the first signal `admission` is closed. When nothing is in flight, though not before `notice_s`, the signal
+    is handed on to the server. After `grace_s` what is still in flight is abandoned. The same signal a second time
+    ends the process at once, as if it had never been taken over.
     """
 
     def __init__(self, admission: Admission, *, notice_s: float, grace_s: float) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -16,7 +14,6 @@ from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     MalformedRequestError,
-    OverloadedError,
     UploadTooLargeError,
 )
 from slidecascade.registry import ModelPackage
@@ -36,13 +33,12 @@ BINARY: Final = "application/octet-stream"
 
 
 class Inferences:
-    """Reads tensors, has them run, and answers; at most `settings.max_inferences_in_flight` at a time."""
+    """Reads tensors, has them run, and answers."""
 
     def __init__(self, analyser: Analyser, settings: Settings) -> None:
         self._analyser = analyser
         self._settings = settings
         self._pool = Pool(calls_at_once(settings), name="infer")
-        self._in_flight = 0
 
     def close(self) -> None:
         self._pool.close()
@@ -52,25 +48,26 @@ class Inferences:
 
         Raises:
             MalformedRequestError, UploadTooLargeError: for a body that cannot be used.
-            OverloadedError: when too many are in flight or wait for the networks.
+            OverloadedError: when too many wait for the networks.
             DeadlineExceededError, CancelledError: when time is up or the caller leaves.
             ModelFailedError: when the network raised.
         """
         settings = self._settings
-        with self._place():
-            body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
-            control = Control(deadline_s=max(settings.max_deadline_s - Exchange.of(request).seconds, 0.0))
-            work = self._pool.submit(self._infer, body, _json_bytes(request, len(body)), package, control)
-            left = asyncio.ensure_future(until_left(request))
-            first: set[asyncio.Future[Any]] = {work, left}
-            try:
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    raise CancelledError("The caller left while the network ran.")
-                document, binary = work.result()
-            finally:
-                control.cancel()
-                left.cancel()
+        exchange = Exchange.of(request)
+        body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
+        control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
+        work = self._pool.submit(self._infer, body, _json_bytes(request, len(body)), package, control)
+        exchange.place.work = work  # a thread keeps its request's place until it ends
+        left = asyncio.ensure_future(until_left(request))
+        first: set[asyncio.Future[Any]] = {work, left}
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise CancelledError("The caller left while the network ran.")
+            document, binary = work.result()
+        finally:
+            control.cancel()
+            left.cancel()
         headers = {JSON_LENGTH: str(len(document))} if binary else {}
         return Response(document + binary, headers=headers, media_type=BINARY if binary else JSON)
 
@@ -85,19 +82,6 @@ class Inferences:
                 "The network did not run in time: send fewer images or wait longer."
             ) from error
         return inference.answer(output)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._in_flight >= self._settings.max_inferences_in_flight:
-            raise OverloadedError(
-                f"{self._in_flight} inferences are in flight, as many as this server takes: try again later.",
-                retry_after_s=self._settings.retry_after_s,
-            )
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
 
 
 def _json_bytes(request: Request, total: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import orjson
@@ -28,6 +29,7 @@ ERROR_CONTENT: Final[dict[str, Any]] = {
 """What an OpenAPI document says of the protocol's errors."""
 
 _BAD_REQUEST, _UNPROCESSABLE = 400, 422
+_INFER_PATH: Final = re.compile(rf"{PREFIX}/models/[^/]+(/versions/[^/]+)?/infer")
 
 
 def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admission, checks: Pool) -> APIRouter:
@@ -76,6 +78,12 @@ def _package(analyser: Analyser, name: str, version: str | None) -> ModelPackage
     if version not in (None, str(package.spec.version)):
         raise UnknownModelError(f"Model {name!r} has no version {version!r}: it has {package.spec.version}.")
     return package
+
+
+def inference_route(path: str) -> str | None:
+    """The template of the route at which a POST to `path` is an inference; None when it is none."""
+    found = _INFER_PATH.fullmatch(path)
+    return found and f"{PREFIX}/models/{{name}}{'/versions/{version}' if found[1] else ''}/infer"
 
 
 def in_protocol(scope: Scope, send: Send) -> Send:

@@ -1,4 +1,4 @@
-"""All a serving process holds: the analyser, the places for regions, the REST API, the way out."""
+"""All a serving process holds: the analyser, the places for requests, the REST API, the way out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class Process:
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._checks = Pool(_CHECK_THREADS, name="check")
         self._admission = Admission(
-            limit=settings.max_regions_in_flight, retry_after_s=settings.retry_after_s, metrics=metrics
+            regions=settings.max_regions_in_flight,
+            inferences=settings.max_inferences_in_flight,
+            retry_after_s=settings.retry_after_s,
+            metrics=metrics,
         )
         self.drain = Drain(self._admission, notice_s=settings.drain_notice_s, grace_s=settings.drain_grace_s)
         self.regions = Regions(analyser, settings, metrics)
