@@ -42,7 +42,12 @@ class Stage:
     steps: int
 
 
-STAGES = (Stage((32, 48, 96), 2680), Stage((32, 64, 128), 4400), Stage((32, 64, 128), 1800))
+STAGES = (
+    Stage((32, 48, 96), 2680),
+    Stage((32, 64, 128), 4400),
+    Stage((32, 64, 128), 1800),
+    Stage((32, 64, 128), 5200),
+)
 
 
 def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:

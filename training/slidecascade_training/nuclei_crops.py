@@ -34,7 +34,7 @@ _SCALES = {
     TISSUE: (0.7, 1.5),
 }
 _STAINED_SHARE = 0.2
-# How often a crop is cut and mirrored at a new edge, as the service mirrors a region at its edge.
+# How often a crop is cut and mirrored at a new edge, as the service does up to the network's stride.
 _EDGE_SHARE = 0.25
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 _EOSIN = np.array([0.09, 0.95, 0.28], np.float32)
