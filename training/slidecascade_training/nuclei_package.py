@@ -235,8 +235,8 @@ python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue {ti
 python -m slidecascade_training.nuclei_package --data DSB2018 --run RUN --models models
 ```
 Stages: {stages}; 8 crops a step, about
-0.9 s a step on two CPU cores, three and a half hours in all. The first stage of this copy is the network of the first edition,
-whose second map was the interior above 0.4 of the depth and which had no correction at full resolution, and edges
+0.9 s a step on two CPU cores, three and a half hours in all. The first stage of this copy is the network of the
+first edition, whose second map was the interior above 0.4 of the depth and which had no correction at full resolution, and edges
 were mirrored from step 3100 of the second stage on only; the recipe as it is now does so from the start.
 
 ## Accuracy
