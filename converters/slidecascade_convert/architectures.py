@@ -72,6 +72,6 @@ def _double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
 ARCHITECTURES: Final[Mapping[str, Callable[[int], Any]]] = {
     "xception-72": lambda classes: _xception(72, classes),
     "xception-96": lambda classes: _xception(96, classes),
-    "inceptionv3-299": lambda classes: _inception(299, classes),
+    "inception-v3-299": lambda classes: _inception(299, classes),
     "unet-256": lambda classes: _unet(256, classes),
 }
