@@ -1,8 +1,8 @@
 """Files that Keras 2's own savers write: ``python keras2_files.py FOLDER NAME...``, with tf_keras.
 
-A program of its own, because tf_keras is the other Keras and nothing of it shall reach the tests' process. For each
-NAME it writes ``NAME.h5`` (the whole model), ``NAME-weights.h5``, and ``NAME.npz``: uint8 RGB ``images`` and the
-network's own ``answers``. Small networks have been trained for a step, and are saved as the folder ``NAME-saved`` too.
+A program of its own, because tf_keras is the other Keras and nothing of it shall reach the tests' process. For
+each NAME it writes ``NAME.h5`` (the whole model), ``NAME-weights.h5``, and ``NAME.npz``: uint8 RGB ``images`` and
+the network's own ``answers``. Small networks have been trained for a step, and also have a folder, ``NAME-saved``.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _fitted(keras: Any, model: Any, name: str) -> Any:
     if "unet" in name:
         is_nucleus = (tissue.nuclei > 0).ravel()
         share = 1 - is_nucleus.mean()
-        fitted = np.linalg.lstsq(np.column_stack([flat, np.ones(len(flat))]), is_nucleus.astype(np.float64), rcond=None)
-        kernel = 20 * fitted[0][:-1].reshape(kernel.shape)
+        columns = np.column_stack([flat, np.ones(len(flat))])
+        kernel = np.linalg.lstsq(columns, is_nucleus.astype(np.float64), rcond=None)[0][:-1].reshape(kernel.shape)
     logits = flat @ kernel.reshape(flat.shape[1], -1)
     spread = 2 / logits.std(axis=0)
     last.set_weights([kernel * spread, -spread * np.quantile(logits, share, axis=0)])

@@ -37,7 +37,8 @@ _ONE_MAP: Final = (
 
 
 _LITTLE_IS_COMPARED: Final = (
-    "so that the comparison shows little: check --scale and --mean, or give images like those it will see, --calibrate."
+    "so that the comparison shows little: check --scale and --mean, or give images like those it will see with "
+    "--calibrate."
 )
 
 
@@ -153,8 +154,8 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
         if fixed:
             raise ConversionError(
                 f"The graph has the fixed input {facts.width_px} x {facts.height_px} px and a segmenter is served "
-                "at any size: export it with dynamic height and width, or give a Keras network's .h5 or .keras file, "
-                "which is rebuilt for any size."
+                "at any size: export it with dynamic height and width, or give a Keras network's .h5 or .keras "
+                "file, which is rebuilt for any size."
             )
         return request
     if len(fixed) > 1:
@@ -219,9 +220,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     told = []
     if seen is not None and seen.changes > 0.5:
+        order = "BGR" if request.bgr else "RGB"
         told.append(
             f"The class changes on {seen.changes:.0%} of the tiles when red and blue are exchanged: make sure that "
-            f"the network was trained on {'BGR' if request.bgr else 'RGB'}; --bgr is for networks trained on BGR."
+            f"the network was trained on {order}; --bgr is for networks trained on BGR."
         )
     if seen is not None and seen.spread < _SAME_ANSWER:
         told.append(f"The network gives all tiles the same probabilities, {_LITTLE_IS_COMPARED}")

@@ -1,4 +1,4 @@
-"""The reference networks at full size, from Keras 2's files through the command line to cells of the nash pipeline."""
+"""The reference networks at full size, from files of Keras 2 by the command line to cells of the nash pipeline."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ CONVERSIONS = {
     "nash-hepatocyte": ("xception-96-weights.h5", "--arch", "xception-96", *CLASSIFIER, *MINUS_ONE_TO_ONE,
                         "--classes", "Ballooning,Normal,Steatosis"),
     "nuclei-unet": ("unet-256.h5", "--task", "segment", "--head", "semantic", "--mpp", str(MPP)),
-    "tumour": ("inception-v3-299-weights.h5", "--arch", "inception-v3-299", "--task", "classify", "--head", "sigmoid",
-               "--scale", "1/255", "--classes", "Normal,Tumour"),
+    "tumour": ("inception-v3-299-weights.h5", "--arch", "inception-v3-299", "--task", "classify",
+               "--head", "sigmoid", "--scale", "1/255", "--classes", "Normal,Tumour"),
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_what_is_served_answers_as_keras_2_did(name: str, files: Path, models_di
     if name == "nuclei-unet":
         assert np.abs(answers - 255 * expected).max() < 0.51
     else:
-        np.testing.assert_allclose(answers[:, -expected.shape[1] :], expected, atol=1e-5)
+        np.testing.assert_allclose(answers[:, -expected.shape[1] :], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_files_and_weights_of_the_other_networks_are_opened(
         pixels = pixels / 127.5 - 1
     elif source.startswith("inception"):
         pixels /= 255
-    np.testing.assert_allclose(original.predict(pixels), known["answers"], atol=1e-5)
+    np.testing.assert_allclose(original.predict(pixels), known["answers"], atol=1e-4)
 
 
 def test_the_whole_pipeline_runs_on_converted_networks(

@@ -62,7 +62,7 @@ def check(scratch: Path, known: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "operation-unet", "classifier", "channels-first"])
 def test_a_whole_model_answers_as_keras_2_did(files: Path, tmp_path: Path, name: str) -> None:
-    """Lambda and operation layers, nesting, channels first, an author's own loss and metric, an optimizer's state."""
+    """Lambda and operation layers, nesting, channels first, an author's own loss, an optimizer's state."""
     source = files / f"{name}.h5"
     with h5py.File(source) as file:
         assert "dice_coef" in str(file.attrs["training_config"])
