@@ -222,8 +222,8 @@ def _warnings(
     if seen is not None and seen.changes > 0.5:
         order = "BGR" if request.bgr else "RGB"
         told.append(
-            f"The class changes on {seen.changes:.0%} of the tiles when red and blue are exchanged: make sure that "
-            f"the network was trained on {order}; --bgr is for networks trained on BGR."
+            f"The class changes on {seen.changes:.0%} of the tiles when red and blue are exchanged: make sure "
+            f"that the network was trained on {order}; --bgr is for networks trained on BGR."
         )
     if seen is not None and seen.spread < _SAME_ANSWER:
         told.append(f"The network gives all tiles the same probabilities, {_LITTLE_IS_COMPARED}")
