@@ -132,7 +132,7 @@ def _write(name: str, folder: Path) -> None:
     import tf_keras
 
     tf_keras.utils.set_random_seed(5)
-    model = (SMALL | REFERENCE)[name](tf_keras)
+    model = {**SMALL, **REFERENCE}[name](tf_keras)
     sides = model.input_shape[1:3] if model.input_shape[3] == 3 else model.input_shape[2:]
     if name in SMALL:
         images = np.random.default_rng(6).integers(0, 256, (3, *sides, 3), np.uint8)
