@@ -69,7 +69,7 @@ def test_what_is_served_answers_as_keras_2_did(name: str, files: Path, models_di
     network = CONVERSIONS[name][0].removesuffix(".h5").removesuffix("-weights")
     known = np.load(files / f"{network}.npz")
     expected = known["answers"]
-    assert np.ptp(expected, axis=0).max() > 0.3
+    assert np.ptp(expected[..., 0]) > 0.3
     session = onnxruntime.InferenceSession(models_dir / name / "1" / "model.onnx")
     answers = session.run(None, {"image": known["images"]})[0]
     if name == "nuclei-unet":
