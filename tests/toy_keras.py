@@ -1,8 +1,4 @@
-"""Small Keras files written by Keras's own savers, and the Lambda entries that only Keras 2 wrote.
-
-tf_keras is not installed where this is tested: its ``.h5`` files are those of Keras 3's legacy saver, with the
-configuration of one layer rewritten as Keras 2 wrote it.
-"""
+"""Small Keras 3 networks, and the Lambda entries of Keras 2 with the bytecode of a Python that is gone."""
 
 from __future__ import annotations
 
@@ -95,21 +91,36 @@ def dice_coef(truth: Any, answer: Any) -> Any:
     return -2 * keras.ops.sum(truth * answer) / (keras.ops.sum(truth) + keras.ops.sum(answer) + 1)
 
 
-def marshalled(*, divisor: int = 255, version: tuple[int, int] = (3, 6)) -> str:
-    """``lambda x: x / divisor`` as CPython 3.6 to 3.10 marshals it, in the base64 of Keras 2."""
+def marshalled(*, divisor: int = 255, version: tuple[int, int] = (3, 6), shift: int | None = None) -> str:
+    """``lambda x: x / divisor`` (``- shift``) as CPython 3.6 to 3.10 marshals it, in the base64 of Keras 2.
+
+    A value is a type byte and its content. The type byte has its high bit set where the value may be referred to
+    later, by ``r`` and its number among such values: 0 the code object, then what else there is more than once.
+    """
+    body = bytes([0x7C, 0, 0x64, 1, 0x1B, 0])  # LOAD_FAST 0; LOAD_CONST 1; BINARY_TRUE_DIVIDE
+    constants = b"N" + b"\xe9" + struct.pack("<i", divisor)  # None; the divisor, value 1: small numbers are shared
+    count, shared = 2, 2
+    if shift is not None:
+        body += bytes([0x64, 2, 0x18, 0])  # LOAD_CONST 2; BINARY_SUBTRACT
+        constants += b"\xe9" + struct.pack("<i", shift)
+        count, shared = 3, 3
+    body += bytes([0x53, 0])  # RETURN_VALUE
+    # Arguments, since 3.8 positional-only ones, keyword-only ones, locals, stack; optimized, newlocals, nofree.
     numbers = (1, 0, 1, 2, 0x43) if version < (3, 8) else (1, 0, 0, 1, 2, 0x43)
-    # LOAD_FAST 0, LOAD_CONST 1, BINARY_TRUE_DIVIDE, RETURN_VALUE.
-    code = bytes([0x7C, 0, 0x64, 1, 0x1B, 0, 0x53, 0])
-    constants = b")\x02Ni" + struct.pack("<i", divisor)
-    rest = b")\0)\x01\xda\x01x\xa9\0r\x03\0\0\0\xfa\x1f<ipython-input-7>\xda\x08<lambda>\x01\0\0\0\xf3\0\0\0\0"
-    raw = (
-        b"\xe3"
-        + struct.pack(f"<{len(numbers)}i", *numbers)
-        + b"s"
-        + struct.pack("<i", 8)
-        + code
-        + constants
-        + rest
+    empty = b"r" + struct.pack("<i", shared)
+    raw = b"".join(
+        [
+            b"\xe3" + struct.pack(f"<{len(numbers)}i", *numbers),
+            b"s" + struct.pack("<i", len(body)) + body,
+            b")" + bytes([count]) + constants,
+            b"\xa9\0",  # names: the empty tuple
+            b")\x01" + b"\xda\x01x",  # varnames: an interned string
+            empty + empty,  # freevars, cellvars
+            b"\xfa\x1e<ipython-input-7-4a1b2c3d4e5f>",  # filename: its length is one byte
+            b"\xda\x08<lambda>",  # name
+            struct.pack("<i", 1),  # firstlineno
+            b"\xf3" + struct.pack("<i", 0),  # lnotab: no bytes
+        ]
     )
     return base64.encodebytes(raw).decode()
 

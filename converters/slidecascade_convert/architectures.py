@@ -50,16 +50,17 @@ def _unet(input_px: int, _classes: int) -> Any:
     tensor = layers.Rescaling(1 / 255)(image)
     skips = []
     for filters, dropout in ((16, 0.1), (32, 0.1), (64, 0.2), (128, 0.2)):
-        skips.append(_double_convolution(tensor, filters, dropout))
+        skips.append(double_convolution(tensor, filters, dropout))
         tensor = layers.MaxPooling2D((2, 2))(skips[-1])
-    tensor = _double_convolution(tensor, 256, 0.3)
+    tensor = double_convolution(tensor, 256, 0.3)
     for filters, dropout in ((128, 0.2), (64, 0.2), (32, 0.1), (16, 0.1)):
         wider = layers.Conv2DTranspose(filters, (2, 2), strides=(2, 2), padding="same")(tensor)
-        tensor = _double_convolution(layers.Concatenate()([wider, skips.pop()]), filters, dropout)
+        tensor = double_convolution(layers.Concatenate()([wider, skips.pop()]), filters, dropout)
     return keras.Model(image, layers.Conv2D(1, (1, 1), activation="sigmoid")(tensor))
 
 
-def _double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
+def double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
+    """Two 3 x 3 convolutions of a U-Net's level, with dropout between them."""
     from keras import layers
 
     def convolution(inner: Tensor) -> Tensor:
@@ -72,6 +73,6 @@ def _double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
 ARCHITECTURES: Final[Mapping[str, Callable[[int], Any]]] = {
     "xception-72": lambda classes: _xception(72, classes),
     "xception-96": lambda classes: _xception(96, classes),
-    "inceptionv3-299": lambda classes: _inception(299, classes),
+    "inception-v3-299": lambda classes: _inception(299, classes),
     "unet-256": lambda classes: _unet(256, classes),
 }

@@ -96,7 +96,7 @@ def _check_operators(graph: Any) -> None:
     functions = {each.signature.name: each.node_def for each in graph.graph_def.library.function}
     allowed = (translated_operators() - _STATEFUL) | _READS | _CALLS
     seen: set[str] = set()
-    left = _concrete_functions(graph)
+    left = _serving_functions(graph)
     while left:
         name = left.pop()
         if name in seen or name not in functions:
@@ -111,13 +111,23 @@ def _check_operators(graph: Any) -> None:
             left.extend(_called(node))
 
 
-def _concrete_functions(graph: Any) -> list[str]:
-    """The functions the signatures are bound to; savers are bound to nothing."""
-    return [
-        node.bare_concrete_function.concrete_function_name
-        for node in graph.object_graph_def.nodes
-        if node.WhichOneof("kind") == "bare_concrete_function"
-    ]
+def _serving_functions(graph: Any) -> list[str]:
+    """The function that the serving signature is bound to.
+
+    A SavedModel of Keras 2 also holds each layer's training step, which assigns to variables; loading runs none.
+    """
+    nodes = graph.object_graph_def.nodes
+    signatures = _child(nodes, nodes[0], "signatures")
+    serving = None if signatures is None else _child(nodes, signatures, _SERVING)
+    if serving is None or serving.WhichOneof("kind") != "bare_concrete_function":
+        raise ConversionError("The SavedModel's signatures are damaged: save the model again.")
+    return [serving.bare_concrete_function.concrete_function_name]
+
+
+def _child(nodes: Any, parent: Any, name: str) -> Any:
+    """The object that `parent` calls `name`, or None."""
+    found = [child.node_id for child in parent.children if child.local_name == name]
+    return nodes[found[0]] if found and 0 <= found[0] < len(nodes) else None
 
 
 def _called(node: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
 
+    from slidecascade_convert.agreement import Agreement
     from slidecascade_convert.original import Original
     from slidecascade_convert.outcome import Outcome, Parity
     from slidecascade_convert.request import ConversionRequest
@@ -26,10 +28,17 @@ if TYPE_CHECKING:
 _DYNAMIC_SIZES_PX: Final = ((256, 256), (128, 192), (320, 192))
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32, 64)
 _SWAP_TILES: Final = 16
+_SAME_ANSWER: Final = 1e-3
 
 _ONE_MAP: Final = (
     "The network has one map, which is served both as foreground and as interior: touching objects are separated "
     "only where it dips below the seed threshold; --head semantic is for networks with a foreground map alone."
+)
+
+
+_LITTLE_IS_COMPARED: Final = (
+    "so that the comparison shows little: check --scale and --mean, or give images like those it will see with "
+    "--calibrate."
 )
 
 
@@ -87,17 +96,17 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     network = original.export()
     served = graph.serve(halved(network) if request.fp16 else network, original.facts, request, channels)
     agreement = compare(original, served, request, channels, tiles)
-    swap = _colour_swap(served, request, tiles) if request.task == "classify" else None
+    seen = _colour_swap(served, request, tiles) if request.task == "classify" else None
     parity = _parity(
         source_format=form.value,
         source_sha256=sha256(request.source),
         tiles=told,
         agreement=agreement,
-        colour_swap_changes=swap,
+        colour_swap_changes=None if seen is None else seen.changes,
         network_was_reachable=network_was_reachable,
         versions=original.facts.versions,
         notes=(*original.facts.notes, *_notes(request, channels)),
-        warnings=_warnings(request, original, swap),
+        warnings=_warnings(request, original, agreement, seen),
     )
     if request.int8:
         served, quantisation = quantised(served, request, folder)
@@ -145,7 +154,8 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
         if fixed:
             raise ConversionError(
                 f"The graph has the fixed input {facts.width_px} x {facts.height_px} px and a segmenter is served "
-                "at any size: export it with dynamic height and width."
+                "at any size: export it with dynamic height and width, or give a Keras network's .h5 or .keras "
+                "file, which is rebuilt for any size."
             )
         return request
     if len(fixed) > 1:
@@ -181,8 +191,17 @@ def _tiles(request: ConversionRequest, original: Original) -> tuple[list[npt.NDA
     return found, "images of the caller" if request.calibrate else "rendered liver tissue"
 
 
-def _colour_swap(served: onnx.ModelProto, request: ConversionRequest, found: list[npt.NDArray[Any]]) -> float:
-    """Share of tiles whose class changes when red and blue are exchanged."""
+@dataclass(frozen=True, slots=True)
+class _ColourSwap:
+    """Share of tiles whose class changes when red and blue are exchanged; range of probabilities without that."""
+
+    changes: float
+    spread: float
+
+
+def _colour_swap(
+    served: onnx.ModelProto, request: ConversionRequest, found: list[npt.NDArray[Any]]
+) -> _ColourSwap:
     import numpy as np
 
     from slidecascade_convert import tiles
@@ -192,16 +211,24 @@ def _colour_swap(served: onnx.ModelProto, request: ConversionRequest, found: lis
     images = found[0] if request.calibrate else tiles.rendered(_SWAP_TILES, height, width, mpp=request.mpp)
     session = open_session(served)
     seen, swapped = (run_session(session, np.ascontiguousarray(each)) for each in (images, images[..., ::-1]))
-    return float((seen.argmax(axis=1) != swapped.argmax(axis=1)).mean())
+    changes = float((seen.argmax(axis=1) != swapped.argmax(axis=1)).mean())
+    return _ColourSwap(changes, float(np.ptp(seen, axis=0).max()))
 
 
-def _warnings(request: ConversionRequest, original: Original, swap: float | None) -> tuple[str, ...]:
+def _warnings(
+    request: ConversionRequest, original: Original, agreement: Agreement, seen: _ColourSwap | None
+) -> tuple[str, ...]:
     told = []
-    if swap is not None and swap > 0.5:
+    if seen is not None and seen.changes > 0.5:
+        order = "BGR" if request.bgr else "RGB"
         told.append(
-            f"The class changes on {swap:.0%} of the tiles when red and blue are exchanged: make sure that the "
-            f"network was trained on {'BGR' if request.bgr else 'RGB'}; --bgr is for networks trained on BGR."
+            f"The class changes on {seen.changes:.0%} of the tiles when red and blue are exchanged: make sure "
+            f"that the network was trained on {order}; --bgr is for networks trained on BGR."
         )
+    if seen is not None and seen.spread < _SAME_ANSWER:
+        told.append(f"The network gives all tiles the same probabilities, {_LITTLE_IS_COMPARED}")
+    if agreement.objects == 0:
+        told.append(f"The network finds no objects on the tiles, {_LITTLE_IS_COMPARED}")
     if original.facts.has_rescaling and not request.normalisation.is_identity:
         told.append("The network rescales its pixels itself, and --scale or --mean comes on top of that.")
     return tuple(told)

@@ -55,7 +55,7 @@ COMMANDS = (
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),
-    Command("convert", "convert", "Turn a trained Keras or ONNX file into a served model."),
+    Command("convert", "convert", "Turn a trained Keras, PyTorch or ONNX file into a served model."),
     Command("models", "models", "List, show and verify models."),
     Command("bench", "bench", "Measure this machine."),
     Command("demo", "demo", "Serve, analyse a region through the client, and stop."),

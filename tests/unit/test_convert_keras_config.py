@@ -30,6 +30,7 @@ def encoded(function: Any) -> str:
         (encoded(lambda x, y: x / 255), None),
         (encoded(lambda x: print(x) or x / 255), None),
         (toy_keras.marshalled(divisor=0), None),
+        (toy_keras.marshalled(divisor=127, shift=1), None),
         ("", None),
         ("not base64!", None),
         (base64.b64encode(b"\xe3" * 400).decode(), None),

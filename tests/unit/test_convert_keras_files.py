@@ -92,17 +92,6 @@ def test_a_fixed_unet_is_served_at_any_size(tmp_path: Path, upsampling: str, end
     assert "both as foreground and as interior" in outcome.parity.notes[-1]
 
 
-def test_a_lambda_of_python_3_6_is_replaced(tmp_path: Path) -> None:
-    """Its bytecode cannot be unmarshalled today, and is not: it is recognised, and the answer is the same."""
-    model = toy_keras.unet()
-    source = save(model, tmp_path / "model.h5")
-    toy_keras.rewrite_layer(source, "lambda_1", toy_keras.keras2_lambda(toy_keras.marshalled()))
-    outcome, run = convert(tmp_path, source, **SEGMENT)
-    assert np.abs(run(TILES) - grey(model(TILES.astype(np.float32)))).max() <= 1
-    assert outcome.parity is not None
-    assert "'lambda_1' multiplies by 0.00392157, as its code says" in outcome.parity.notes[0]
-
-
 def test_a_lambda_that_is_not_understood_never_runs(tmp_path: Path) -> None:
     """It is refused by name; stated by the caller, it is replaced; a name that is not there is told."""
     import base64

@@ -201,6 +201,22 @@ def test_a_network_that_goes_by_red_is_warned_about(tmp_path: Path) -> None:
     assert "red and blue are exchanged" in outcome.parity.warnings[0]
 
 
+def test_a_comparison_that_shows_little_is_warned_about(tmp_path: Path) -> None:
+    """Pixels of 0 to 1/255 instead of 0 to 1 all look alike to a network: the usual wrong --scale."""
+    tiny = Normalisation.scaled(1 / 255**2)
+    outcome, _ = convert(tmp_path, toy_onnx.classifier(), normalisation=tiny, **CLASSIFY)
+    assert outcome.parity is not None
+    assert "all tiles the same probabilities" in outcome.parity.warnings[-1]
+    assert "check --scale" in outcome.parity.warnings[-1]
+    black = toy_onnx.segmenter()
+    black.graph.initializer.extend([numpy_helper.from_array(np.float32(0), "nothing")])
+    black.graph.node.append(helper.make_node("Mul", [black.graph.output[0].name, "nothing"], ["black"]))
+    black.graph.output[0].name = "black"
+    outcome, _ = convert(tmp_path, black, normalisation=SCALED, **SEGMENT)
+    assert outcome.parity is not None
+    assert "finds no objects on the tiles" in outcome.parity.warnings[-1]
+
+
 def test_weights_beside_the_source_are_taken_in(tmp_path: Path) -> None:
     """External data in the source's folder is inlined; elsewhere it is refused, whatever the path says."""
     made = toy_onnx.classifier()

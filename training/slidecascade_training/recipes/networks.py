@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Tensor = Any
+from slidecascade_convert.architectures import double_convolution
 
 
 def xception(input_px: int, classes: int) -> Any:
@@ -55,20 +55,10 @@ def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Any:
     image = keras.Input((None, None, 3))
     tensor, skips = image, []
     for width, drop in zip(filters[:-1], drops, strict=False):
-        skips.append(_double_convolution(tensor, width, drop))
+        skips.append(double_convolution(tensor, width, drop))
         tensor = layers.MaxPooling2D((2, 2))(skips[-1])
-    tensor = _double_convolution(tensor, filters[-1], drops[len(filters) - 1])
+    tensor = double_convolution(tensor, filters[-1], drops[len(filters) - 1])
     for width, drop in zip(filters[-2::-1], drops[len(filters) - 2 :: -1], strict=False):
         wider = layers.Conv2DTranspose(width, (2, 2), strides=(2, 2), padding="same")(tensor)
-        tensor = _double_convolution(layers.Concatenate()([wider, skips.pop()]), width, drop)
+        tensor = double_convolution(layers.Concatenate()([wider, skips.pop()]), width, drop)
     return keras.Model(image, layers.Conv2D(2, (1, 1), activation="sigmoid")(tensor))
-
-
-def _double_convolution(tensor: Tensor, filters: int, dropout: float) -> Tensor:
-    from keras import layers
-
-    def convolution(inner: Tensor) -> Tensor:
-        layer = layers.Conv2D(filters, 3, activation="elu", kernel_initializer="he_normal", padding="same")
-        return layer(inner)
-
-    return convolution(layers.Dropout(dropout)(convolution(tensor)))
