@@ -41,6 +41,12 @@ class Server:
         page = httpx.get(f"{self.url}/metrics", timeout=30).text
         return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} ")), 0.0)
 
+    def children(self) -> dict[int, str]:
+        """The processes it has started, by id, with their command lines."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        found = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        return {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found}
+
     def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:
         ends_at = time.monotonic() + seconds
         while not condition():

@@ -19,7 +19,6 @@ import bentoml
 import numpy as np
 from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]  # as all of bentoml
 from _bentoml_sdk.service import Service  # type: ignore[import-untyped]
-from bentoml._internal.server.http.traffic import TimeoutMiddleware  # type: ignore[import-untyped]
 from bentoml.exceptions import BadInput
 from numpy.typing import NDArray
 from starlette.applications import Starlette
@@ -38,7 +37,7 @@ from slidecascade.errors import (
 from slidecascade.registry import ModelPackage, load_repository
 from slidecascade.runners.bento import BEAT_S
 from slidecascade.runners.choice import batches, calls_at_once, names_by_kind, open_local
-from slidecascade.runners.runner import Unobserved, bound
+from slidecascade.runners.runner import Runner, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.web.drain import Drain
 from slidecascade.web.pool import Pool
@@ -76,7 +75,10 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
 
     class Model:
         def __init__(self) -> None:
-            self.queue = Queue(package, settings)
+            self.queue = open_queue(package, settings)
+            self.callers = Callers()
+            grace_s = settings.drain_notice_s + settings.drain_grace_s + OUTLIVE_S
+            self.drain = Drain(self.callers, notice_s=0.0, grace_s=grace_s)
 
         @bentoml.api(  # type: ignore[untyped-decorator]  # untyped
             batchable=True,
@@ -92,15 +94,15 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
         async def pulse(self) -> AsyncIterator[str]:
             """A beat every second, until either side leaves: the caller knows that this process is there, and this
             process that it is still needed."""
-            with self.queue.callers.one():
+            with self.callers.one():
                 yield "."
-                while not await self.queue.callers.told_to_leave(within_s=BEAT_S):
+                while not await self.callers.told_to_leave(within_s=BEAT_S):
                     yield "."
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]  # untyped
         async def take_over(self) -> None:
             logs.configure()
-            self.queue.drain.take_over()
+            self.drain.take_over()
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # untyped
         def close(self) -> None:
@@ -122,22 +124,22 @@ class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
     """A service without BentoML's time limit: `Control` stops the work itself, and keeps no timer afterwards."""
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
-        app: Starlette = super().to_asgi(is_main)
-        timer: Any = TimeoutMiddleware
-        app.user_middleware = [item for item in app.user_middleware if item.cls is not timer]
+        self.inject_config()
+        factory = ServiceAppFactory(self, is_main=is_main)
+        factory.timeout = None
+        self.prepare(factory)
+        app: Starlette = factory()
         return app
+
+    def prepare(self, factory: Any) -> None:
+        """Change what BentoML builds the application from."""
 
 
 class ModelService(UntimedService):
     """A service whose batchable calls go through its `Queue`."""
 
-    def to_asgi(self, is_main: bool = True) -> Starlette:
-        self.inject_config()
-        factory = ServiceAppFactory(self, is_main=is_main)
+    def prepare(self, factory: Any) -> None:
         factory.dispatchers = dict.fromkeys(factory.dispatchers, Dispatcher())
-        factory.timeout = None
-        app: Starlette = factory()
-        return app
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,24 +179,22 @@ class Dispatcher:
 
 
 class Queue:
-    """Calls of one model: on a CPU as many run side by side as there are cores, on a GPU the batcher joins them.
+    """Calls of one model, each in a thread: they run side by side, or meet in the runner's own batches.
 
-    At most `max_queue_items` images wait; one call larger than that waits alone.
+    Args:
+        runner: what runs them; closed with the queue.
+        threads: calls that are with the runner at a time.
+        most: images that may wait for a thread; one call larger than that waits alone.
     """
 
-    def __init__(self, package: ModelPackage, settings: Settings) -> None:
-        self._model = package.spec.name
-        self._runner = open_local([package], settings, Unobserved())
-        here = settings.model_copy(update={"runner": "local", "runner_by_model": ""})
-        self._pool = Pool(_JOINED_CALLS if batches(settings) else calls_at_once(here), name="call")
-        self._most = settings.max_queue_items
-        self._retry_after_s = settings.retry_after_s
+    def __init__(self, runner: Runner, *, model: str, threads: int, most: int, retry_after_s: int) -> None:
+        self._runner = runner
+        self._model = model
+        self._pool = Pool(threads, name="call")
+        self._most = most
+        self._retry_after_s = retry_after_s
         self._waiting = 0
         self._changed = threading.Lock()
-        self.callers = Callers()
-        self.drain = Drain(
-            self.callers, notice_s=0.0, grace_s=settings.drain_notice_s + settings.drain_grace_s + OUTLIVE_S
-        )
 
     def close(self) -> None:
         self._pool.close()
@@ -249,6 +249,23 @@ class Queue:
         except Exception as error:  # the worker boundary: told as the caller expects it
             LOG.exception("model %r failed unexpectedly", self._model)
             raise ModelFailedError(f"Model {self._model!r} failed unexpectedly: see the service's log.") from error
+
+
+def open_queue(package: ModelPackage, settings: Settings) -> Queue:
+    """The queue before the network of `package`; on a CPU as many calls run at a time as there are cores.
+
+    Raises:
+        ModelPackageError: for a model that must not be served.
+        SettingsError: when a GPU was asked for and there is none to use.
+    """
+    here = settings.model_copy(update={"runner": "local", "runner_by_model": ""})
+    return Queue(
+        open_local([package], settings, Unobserved()),
+        model=package.spec.name,
+        threads=_JOINED_CALLS if batches(settings) else calls_at_once(here),
+        most=settings.max_queue_items,
+        retry_after_s=settings.retry_after_s,
+    )
 
 
 class Callers:

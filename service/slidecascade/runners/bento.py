@@ -53,7 +53,7 @@ PAUSE_S = 0.3
 
 MAX_CALL_BYTES = 64 << 20
 RETRY_AFTER_S = 2
-_LOOK_S = 0.05
+_LOOK_S = 0.2
 """How often a thread that waits for its answer looks whether its caller has left."""
 
 _LAST_WORDS_S = 5.0
