@@ -193,7 +193,7 @@ class Queue:
         self._pool = Pool(threads, name="call")
         self._most = most
         self._retry_after_s = retry_after_s
-        self._waiting = 0
+        self._waiting: dict[Control, int] = {}
         self._changed = threading.Lock()
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class Queue:
             ModelFailedError: when the network raised.
         """
         control = Control()
-        self._enter(len(call.images))
+        self._enter(control, len(call.images))
         work = self._pool.submit(self._work, call.images, control)
         left = asyncio.ensure_future(until_left(call.request))
         first: set[asyncio.Future[Any]] = {work, left}
@@ -223,21 +223,26 @@ class Queue:
                 raise CancelledError("The caller left while the network ran.")
             return work.result()
         finally:
+            self._leave(control)
             control.cancel()
             left.cancel()
 
-    def _enter(self, items: int) -> None:
+    def _enter(self, control: Control, items: int) -> None:
         with self._changed:
-            if self._waiting and self._waiting + items > self._most:
+            waiting = sum(self._waiting.values())
+            if waiting and waiting + items > self._most:
                 raise OverloadedError(
-                    f"{self._waiting} images wait for model {self._model!r}, as many as may: try again later.",
+                    f"{waiting} images wait for model {self._model!r}, as many as may: try again later.",
                     retry_after_s=self._retry_after_s,
                 )
-            self._waiting += items
+            self._waiting[control] = items
+
+    def _leave(self, control: Control) -> None:
+        with self._changed:
+            self._waiting.pop(control, None)
 
     def _work(self, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        with self._changed:
-            self._waiting -= len(images)
+        self._leave(control)
         control.check()  # it may have waited for its thread
         try:
             return self.run(images, control)

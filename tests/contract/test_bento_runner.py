@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 import toy_models
 import toy_pipeline
 from served_process import Server, StartServer, Upload, environment, free_port, launch
-from slidecascade import wire
 from slidecascade.registry import load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir
@@ -267,7 +266,7 @@ def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     variables = environment(tmp_path, runner_by_model="toy-classifier=bento")
-    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=90, check=False)
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("slidecascade: Model 'toy-classifier' returns float32 (1, 3)")
     assert "Traceback" not in ended.stderr

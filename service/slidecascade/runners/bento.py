@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import numpy as np
-from bentoml.exceptions import BentoMLException, NotFound  # type: ignore[import-untyped]  # bentoml is untyped
+from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 
 from slidecascade.control import Control
@@ -29,7 +29,6 @@ from slidecascade.errors import (
     ModelPackageError,
     NotReadyError,
     OverloadedError,
-    RetryLaterError,
     SlideCascadeError,
     UnknownModelError,
 )
@@ -61,8 +60,8 @@ _LAST_WORDS_S = 5.0
 LOST = (aiohttp.ClientError, OSError)
 """What a call meets when its connection breaks; OSError includes the TimeoutError of a silent service."""
 
-_TOLD = {error.problem: error for error in (OverloadedError, DrainingError, NotReadyError, ModelFailedError)}
-"""What a service tells of by name."""
+_LATER = {error.problem: error for error in (OverloadedError, DrainingError, NotReadyError)}
+"""What a service tells of by name, with a time to come back."""
 
 T = TypeVar("T")
 
@@ -94,6 +93,8 @@ class BentoRunner:
         self._remotes = {
             package.spec.name: _Remote(package.spec, services[package.spec.name]) for package in packages
         }
+        self._closed = False
+        self._closing = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bento", daemon=True)
         self._thread.start()
@@ -134,8 +135,10 @@ class BentoRunner:
 
     def close(self) -> None:
         """Give up the calls being made and close the connections."""
-        if self._loop.is_closed():
-            return
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         with suppress(TimeoutError):
             self._begin(self._shut()).result(_LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -168,16 +171,19 @@ class BentoRunner:
 
     def _answer(self, work: Coroutine[Any, Any, NDArray[Any]], control: Control) -> NDArray[Any]:
         """What `work` returns, for as long as `control` has its caller wait."""
-        if self._loop.is_closed() or not self._thread.is_alive():
-            work.close()
-            raise _closing()
-        future = self._begin(work)
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise _closing()
+            future = self._begin(work)
         try:
             while True:
                 try:
                     answer: NDArray[Any] = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
                 except TimeoutError:
                     control.check()
+                    if not self._thread.is_alive():
+                        raise _closing() from None
                 else:
                     return answer
         except Abandoned:
@@ -308,10 +314,9 @@ class _Remote:
             return self._other_model()
         try:
             told = json.loads(error.message)
-            kind = _TOLD[told["problem"]]
-            if issubclass(kind, RetryLaterError):
-                return kind(told["detail"], retry_after_s=told["retry_after_s"])
-            return kind(told["detail"])
+            if told["problem"] == ModelFailedError.problem:
+                return ModelFailedError(told["detail"])
+            return _LATER[told["problem"]](told["detail"], retry_after_s=told["retry_after_s"])
         except (ValueError, KeyError, TypeError):
             return ModelFailedError(
                 f"The service of model {self.spec.name!r} failed unexpectedly: see the service's log."
