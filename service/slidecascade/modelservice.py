@@ -193,6 +193,8 @@ class Queue:
         self._pool = Pool(threads, name="call")
         self._most = most
         self._retry_after_s = retry_after_s
+        self._threads = threads
+        self._inside = 0
         self._waiting: dict[Control, int] = {}
         self._changed = threading.Lock()
 
@@ -223,26 +225,29 @@ class Queue:
                 raise CancelledError("The caller left while the network ran.")
             return work.result()
         finally:
-            self._leave(control)
+            self._begin(control)
+            self._inside -= 1
             control.cancel()
             left.cancel()
 
     def _enter(self, control: Control, items: int) -> None:
         with self._changed:
             waiting = sum(self._waiting.values())
-            if waiting and waiting + items > self._most:
+            if self._inside >= self._threads and waiting and waiting + items > self._most:
                 raise OverloadedError(
                     f"{waiting} images wait for model {self._model!r}, as many as may: try again later.",
                     retry_after_s=self._retry_after_s,
                 )
             self._waiting[control] = items
+            self._inside += 1  # on the event loop only
 
-    def _leave(self, control: Control) -> None:
+    def _begin(self, control: Control) -> None:
+        """The images of `control` wait no longer."""
         with self._changed:
             self._waiting.pop(control, None)
 
     def _work(self, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        self._leave(control)
+        self._begin(control)
         control.check()  # it may have waited for its thread
         try:
             return self.run(images, control)
