@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     """Where networks run on this machine. Nothing falls back: without a usable GPU the service does not start."""
 
     gpus: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
-    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work; with ``bento`` each
-    network is on one of them."""
+    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work. With
+    ``bento`` each network is on one of them."""
 
     gpu_memory_mib: int = Field(default=0, ge=0)
     """Most memory a network may take on the GPU for its work, in MiB; 0: all there is."""
