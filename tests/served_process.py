@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-START_S = 90.0
+START_S = 180.0
 STOP_S = 60.0
 
 
