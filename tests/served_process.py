@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-START_S = 90.0
+START_S = 180.0
 STOP_S = 60.0
 
 
@@ -40,6 +40,12 @@ class Server:
         """The value of a series, 0 when there is none; `name` includes its labels."""
         page = httpx.get(f"{self.url}/metrics", timeout=30).text
         return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} ")), 0.0)
+
+    def children(self) -> dict[int, str]:
+        """The processes it has started, by id, with their command lines."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        found = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        return {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found}
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:
         ends_at = time.monotonic() + seconds

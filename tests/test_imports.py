@@ -14,7 +14,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
 # Each row may import from its own row and the rows above it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "geometry", "wire", "control", "cores"}),
-    frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "cells"}),
+    frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "heaps", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"runners.choice"}),
     frozenset({"pipelines", "outputs"}),
@@ -22,7 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"flow"}),
     frozenset({"analyser"}),
     frozenset({"web"}),
+    frozenset({"modelservice", "server"}),
     frozenset({"app"}),
+    frozenset({"modelprocess", "modelprocesses"}),
     frozenset({"serve"}),
     frozenset({"commands", "cli", "__main__"}),
 )
@@ -31,7 +33,8 @@ ONE_IMPORTER = {
     "openslide": {"slides.slide"},
     "onnxruntime": {"runners.local"},
     "tritonclient": {"runners.triton"},
-    "bentoml": {"app", "serve"},
+    "bentoml": {"app", "modelprocesses", "modelservice", "runners.bento"},
+    "aiohttp": {"runners.bento"},
 }
 
 

@@ -7,20 +7,23 @@ lets go of its timers.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import bentoml
-from _bentoml_sdk.service import Service  # type: ignore[import-untyped]  # bentoml is untyped, here and below
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.uri import path_to_uri, uri_to_path
 from pydantic import Field
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
-from slidecascade.settings import read_settings
+from slidecascade.modelservice import UntimedService, model_services
+from slidecascade.runners.bento import ModelProxy
+from slidecascade.settings import Settings, read_settings
 from slidecascade.web.exchange import Exchange
 from slidecascade.web.intake import Order
 from slidecascade.web.process import NATIVE_ROUTE, Process
@@ -70,29 +73,32 @@ class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
         return read
 
 
-class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
-    """A service without BentoML's time limit: `Control` stops the work itself, and keeps no timer afterwards."""
+class EntryService(UntimedService):
+    """The service of regions: which services stand beside it is decided when it is served, not when packed."""
 
-    def to_asgi(self, is_main: bool = True) -> Starlette:
-        app: Starlette = super().to_asgi(is_main)
-        timer: Any = TimeoutMiddleware
-        app.user_middleware = [item for item in app.user_middleware if item.cls is not timer]
-        return app
+    def on_load_bento(self, bento: Any) -> None:
+        for service in self.all_services().values():
+            service.bento = bento
 
 
-@bentoml.service(
-    name="slidecascade",
-    service_class=UntimedService,
-    workers=1,  # models are loaded once per worker: scale by processes on other ports or machines
-    metrics={"enabled": False},
-    logging={"access": {"enabled": False}},
-)
-@bentoml.asgi_app(rest_api, path="/", name="rest")
-class SlideCascade:
+class RegionService:
     """Finds and classifies the cells of slide regions. For Research Use Only."""
 
+    dependencies: ClassVar[Mapping[str, str]] = {}
+    """Attributes that hold what BentoML gives for the service of a model, by the model's name."""
+
     def __init__(self) -> None:
-        self.process = Process.open(read_settings())
+        self.process = Process.open(read_settings(), services=self._services())
+
+    def _services(self) -> Mapping[str, ModelProxy]:
+        """The services that run; none where BentoML would make the objects in this process."""
+        found = {}
+        for model, attribute in self.dependencies.items():
+            service = getattr(type(self), attribute).on
+            if service.url is not None:
+                keep_address(service.name)
+                found[model] = getattr(self, attribute)
+        return found
 
     @bentoml.api(route=NATIVE_ROUTE, input_spec=RegionInput)  # type: ignore[untyped-decorator]  # untyped
     async def analyze_region(
@@ -110,6 +116,8 @@ class SlideCascade:
     @staticmethod
     def refuse_bad_packages() -> None:
         """Told once, before BentoML starts worker processes: it would start a failing one again and again."""
+        # Which GPU a network is on is told by our settings; BentoML would hand out numbers there are no GPUs for.
+        os.environ["BENTOML_DISABLE_GPU_ALLOCATION"] = "1"
         try:
             Process.open(read_settings()).close()
         except SlideCascadeError as error:
@@ -125,5 +133,48 @@ class SlideCascade:
         self.process.close()
 
 
-SERVICE: Any = SlideCascade  # the decorator has made it a BentoML service
-SERVICE.add_asgi_middleware(Gate)
+def keep_address(service: str) -> None:
+    """Make the socket of a BentoML service reachable when its name has gone.
+
+    On SIGTERM BentoML's supervisor removes the folder of sockets first, while regions are in flight that need new
+    connections yet. The socket itself stays, and an open handle leads to it.
+    """
+    addresses = BentoMLContainer.remote_runner_mapping.get()
+    if addresses[service].startswith("file:") and hasattr(os, "O_PATH"):
+        handle = os.open(uri_to_path(addresses[service]), os.O_PATH)
+        addresses[service] = path_to_uri(f"/proc/self/fd/{handle}")
+
+
+def make_service(settings: Settings) -> Any:
+    """The BentoML service, with one service beside it for every model whose runner is ``bento``.
+
+    Raises:
+        ModelPackageError: when there is such a model and a package must not be served.
+        SettingsError: when a setting names a model that is not there.
+    """
+    models = model_services(settings)
+    attributes = {model: f"model_{number}" for number, model in enumerate(models)}
+    members: dict[str, Any] = {attributes[model]: bentoml.depends(service) for model, service in models.items()}
+    members |= {"__doc__": RegionService.__doc__, "__module__": __name__, "dependencies": attributes}
+    inner = bentoml.asgi_app(rest_api, path="/", name="rest")(type("SlideCascade", (RegionService,), members))
+    service: Any = bentoml.service(
+        name="slidecascade",
+        service_class=EntryService,
+        workers=1,  # models are loaded once per worker: scale by processes on other ports or machines
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+    )(inner)
+    service.add_asgi_middleware(Gate)
+    return service
+
+
+def __getattr__(name: str) -> Any:
+    """``SlideCascade``, which BentoML asks for by name: made then, for importing a module reads no settings."""
+    if name != "SlideCascade":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        service = make_service(read_settings())
+    except SlideCascadeError as error:
+        raise SystemExit(str(error)) from None
+    globals()[name] = service
+    return service

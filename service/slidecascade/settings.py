@@ -15,7 +15,7 @@ from slidecascade.errors import SettingsError
 
 PACKAGE_DIR = Path(__file__).parent
 
-RunnerKind = Literal["local", "triton"]
+RunnerKind = Literal["local", "bento", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
 _EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
@@ -75,10 +75,11 @@ class Settings(BaseSettings):
     """Tiles worked on at a time; 0: as many as the cores this process may use."""
 
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    """Where networks run in this process. Nothing falls back: without a usable GPU the service does not start."""
+    """Where networks run on this machine. Nothing falls back: without a usable GPU the service does not start."""
 
     gpus: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
-    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work."""
+    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work. With
+    ``bento`` each network is on one of them."""
 
     gpu_memory_mib: int = Field(default=0, ge=0)
     """Most memory a network may take on the GPU for its work, in MiB; 0: all there is."""
@@ -87,10 +88,10 @@ class Settings(BaseSettings):
     """Where TensorRT keeps the engines it builds, which takes minutes; none: they are built at every start."""
 
     runner: RunnerKind = "local"
-    """Where networks run: ``local``, in this process, or ``triton``, on a Triton server."""
+    """Where networks run: ``local``, in this process, ``bento``, each in a process of its own, or ``triton``."""
 
     runner_by_model: str = Field(default="", pattern=_BY_MODEL)
-    """Models that run elsewhere than the others: ``nuclei-unet=triton,nash-cell=local``."""
+    """Models that run elsewhere than the others: ``nuclei-unet=triton,nash-cell=bento``."""
 
     triton_url: str = "localhost:8001"
     """``host:port`` of the Triton server's gRPC endpoint."""

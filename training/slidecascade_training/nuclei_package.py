@@ -236,8 +236,9 @@ python -m slidecascade_training.nuclei_package --data DSB2018 --run RUN --models
 ```
 Stages: {stages}; 8 crops a step, about
 0.9 s a step on two CPU cores, three and a half hours in all. The first stage of this copy is the network of the
-first edition, whose second map was the interior above 0.4 of the depth and which had no correction at full resolution, and edges
-were mirrored from step 3100 of the second stage on only; the recipe as it is now does so from the start.
+first edition, whose second map was the interior above 0.4 of the depth and which had no correction at full
+resolution, and edges were mirrored from step 3100 of the second stage on only; the recipe as it is now does so
+from the start.
 
 ## Accuracy
 On the validation split, through the exported graph and the production head. AP is TP / (TP + FN + FP).

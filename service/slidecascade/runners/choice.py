@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,32 @@ from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
 from slidecascade.runners.schedule import Limits, powers_of_two
 from slidecascade.settings import RunnerKind, Settings
 
+NO_SERVICES: Mapping[str, Any] = MappingProxyType({})
 
-def open_runner(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+
+def open_runner(
+    packages: Iterable[ModelPackage],
+    settings: Settings,
+    observer: RunObserver,
+    *,
+    services: Mapping[str, Any] = NO_SERVICES,
+) -> Runner:
     """What runs the networks of `packages`; every kind of runner gives the same results.
+
+    Args:
+        services: the BentoML services of models, by name; a model of the kind ``bento`` that has none, because
+            nothing is being served, runs in this process.
 
     Raises:
         ModelPackageError: for a model that must not be served.
         SettingsError: when a setting names a model that is not there, or a GPU that is not.
         MissingExtraError: when a runner's libraries are not installed.
     """
-    chosen = _by_kind(packages, settings)
+    chosen = _by_kind(packages, settings, services)
     with ExitStack() as opened:
         runners: dict[str, Runner] = {}
         for kind, mine in chosen.items():
-            runner = _open(kind, mine, settings, observer)
+            runner = _open(kind, mine, settings, observer, services)
             opened.callback(runner.close)
             runners |= dict.fromkeys((package.spec.name for package in mine), runner)
         opened.pop_all()
@@ -49,9 +62,28 @@ def calls_at_once(settings: Settings) -> int:
     Where calls are batched, or run elsewhere, as many as may come; on this machine's cores, one for each.
     """
     kinds = {settings.runner, *settings.runners_by_model.values()}
-    if kinds == {"local"} and not _batches(settings):
+    if kinds == {"local"} and not batches(settings):
         return settings.threads or usable_cores()
     return settings.max_inferences_in_flight
+
+
+def names_by_kind(names: Iterable[str], settings: Settings) -> Mapping[RunnerKind, list[str]]:
+    """Which models the settings have run where.
+
+    Raises:
+        SettingsError: when a setting names a model that is not among `names`.
+    """
+    known = list(names)
+    elsewhere = settings.runners_by_model
+    if unknown := sorted(elsewhere.keys() - set(known)):
+        raise SettingsError(
+            f"SLIDECASCADE_RUNNER_BY_MODEL names {unknown[0]!r}, which is not in the models folder; there are "
+            f"{', '.join(known)}."
+        )
+    chosen: dict[RunnerKind, list[str]] = defaultdict(list)
+    for name in known:
+        chosen[elsewhere.get(name, settings.runner)].append(name)
+    return chosen
 
 
 class RoutedRunner:
@@ -76,49 +108,64 @@ class RoutedRunner:
             runner.close()
 
 
-def _by_kind(packages: Iterable[ModelPackage], settings: Settings) -> Mapping[RunnerKind, list[ModelPackage]]:
+def _by_kind(
+    packages: Iterable[ModelPackage], settings: Settings, services: Mapping[str, Any]
+) -> Mapping[RunnerKind, list[ModelPackage]]:
     known = {package.spec.name: package for package in packages}
-    elsewhere = settings.runners_by_model
-    if unknown := sorted(elsewhere.keys() - known.keys()):
-        raise SettingsError(
-            f"SLIDECASCADE_RUNNER_BY_MODEL names {unknown[0]!r}, which is not in the models folder; there are "
-            f"{', '.join(known)}."
-        )
     chosen: dict[RunnerKind, list[ModelPackage]] = defaultdict(list)
-    for name, package in known.items():
-        chosen[elsewhere.get(name, settings.runner)].append(package)
+    for kind, names in names_by_kind(known, settings).items():
+        for name in names:
+            chosen["local" if kind == "bento" and name not in services else kind].append(known[name])
     return chosen
 
 
-def _open(kind: RunnerKind, packages: list[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+def _open(
+    kind: RunnerKind,
+    packages: list[ModelPackage],
+    settings: Settings,
+    observer: RunObserver,
+    services: Mapping[str, Any],
+) -> Runner:
     match kind:
         case "local":
-            return _local(packages, settings, observer)
+            return open_local(packages, settings, observer)
+        case "bento":
+            from slidecascade.runners.bento import BentoRunner
+
+            return MeasuredRunner(BentoRunner(packages, services), observer)
         case "triton":
             from slidecascade.runners.triton import TritonRunner
 
             return MeasuredRunner(TritonRunner(packages, url=settings.triton_url), observer)
 
 
-def _local(packages: list[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
+    """What runs the networks of `packages` in this process.
+
+    Raises:
+        ModelPackageError: for a model that must not be served.
+        SettingsError: when a GPU was asked for and there is none to use.
+    """
     from slidecascade.runners.local import LocalRunner, Placement
 
     on_gpu = settings.device != "cpu"
-    batches = _batches(settings)
-    gpus = settings.gpu_numbers if on_gpu and batches else settings.gpu_numbers[:1]
+    in_batches = batches(settings)
+    gpus = settings.gpu_numbers if on_gpu and in_batches else settings.gpu_numbers[:1]
     limits = Limits(batch_items=settings.max_batch, queue_items=settings.max_queue_items, padded=on_gpu)
     placement = Placement(
         device=settings.device, memory_mib=settings.gpu_memory_mib, engine_dir=settings.engine_dir
     )
+    packages = tuple(packages)
     runners = [
         LocalRunner(packages, placement=replace(placement, gpu=gpu), warm_up=powers_of_two(settings.max_batch))
         for gpu in gpus
     ]
-    if not batches:
+    if not in_batches:
         return MeasuredRunner(runners[0], observer)
     # A GPU does one thing after another; on a CPU calls side by side keep the cores busy.
     return Batcher(runners if on_gpu else runners * usable_cores(), limits=limits, observer=observer)
 
 
-def _batches(settings: Settings) -> bool:
+def batches(settings: Settings) -> bool:
+    """Whether calls on this machine are joined."""
     return settings.batching == "on" or (settings.batching == "auto" and settings.device != "cpu")

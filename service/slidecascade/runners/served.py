@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import ModelFailedError, ModelPackageError
-from slidecascade.registry import ClassifierSpec, SegmenterSpec
+from slidecascade.registry import MAPS, ClassifierSpec, SegmenterSpec
 
 Spec = SegmenterSpec | ClassifierSpec
 Tensor = tuple[str, tuple[int, ...]]
@@ -43,7 +43,7 @@ class ServedModel:
 def new_output(spec: Spec, images: tuple[int, ...]) -> NDArray[Any]:
     """Room for the network's output for images ``(N, H, W, 3)`` of that shape."""
     if spec.task == "segment":
-        return np.empty((*images[:3], 2), np.uint8)
+        return np.empty((*images[:3], MAPS[spec.head]), np.uint8)
     return np.empty((images[0], len(spec.classes)), np.float32)
 
 
@@ -56,8 +56,9 @@ def held_against(spec: Spec, metadata: Any, config: Any) -> ServedModel:
     inputs = [(item.name, *_tensor(item)) for item in metadata.inputs]
     outputs = [_tensor(item) for item in metadata.outputs]
     image = ("image", "UINT8", (-1, spec.input.height_px or -1, spec.input.width_px or -1, 3))
-    segments = spec.task == "segment"
-    output: Tensor = ("UINT8", (-1, -1, -1, 2)) if segments else ("FP32", (-1, len(spec.classes)))
+    output: Tensor = ("FP32", (-1, len(spec.classes)))
+    if spec.task == "segment":
+        output = ("UINT8", (-1, -1, -1, MAPS[spec.head]))
     if inputs != [image] or outputs != [output]:
         raise ModelPackageError(
             f"Model {spec.name!r} on the Triton server takes {inputs} and returns {outputs}, but its model.yaml "

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 from types import FrameType
-
-from slidecascade.web.admission import Admission
+from typing import Protocol
 
 LOG = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -21,6 +20,23 @@ _LAST_WORDS_S = 2.0
 Handler = Callable[[int, FrameType | None], object]
 
 
+class Occupancy(Protocol):
+    """Who is inside, such as an `Admission`."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many are."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody in any more; those inside go on."""
+        ...
+
+    def abandon(self) -> None:
+        """Break off those inside."""
+        ...
+
+
 class Drain:
     """Takes the stop signals over from the server around it, which would close its listener at once.
 
@@ -29,7 +45,7 @@ class Drain:
     ends the process at once, as if it had never been taken over.
     """
 
-    def __init__(self, admission: Admission, *, notice_s: float, grace_s: float) -> None:
+    def __init__(self, admission: Occupancy, *, notice_s: float, grace_s: float) -> None:
         self._admission = admission
         self._notice_s = notice_s
         self._grace_s = grace_s

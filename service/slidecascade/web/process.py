@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade.analyser import Analyser
 from slidecascade.metrics import Metrics
+from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
 from slidecascade.web.admission import Admission
 from slidecascade.web.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
@@ -54,14 +57,19 @@ class Process:
         )
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """A process with the analyser its settings ask for.
+    def open(cls, settings: Settings, *, services: Mapping[str, Any] = NO_SERVICES) -> Self:
+        """A process with the analyser its settings ask for; `services` are the BentoML services of models.
 
         Raises:
             ModelPackageError, PipelineSpecError: when something must not be served.
         """
         metrics = Metrics()
-        return cls(settings, analyser=Analyser(settings, observer=metrics, runs=metrics), metrics=metrics)
+        make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
+        return cls(
+            settings,
+            analyser=Analyser(settings, observer=metrics, make_runner=make_runner),
+            metrics=metrics,
+        )
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The boundary around `app`, a server's application with `rest` mounted in it.

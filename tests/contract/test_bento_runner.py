@@ -1,0 +1,300 @@
+"""Models in services of their own, behind a real served process: known ways to go wrong, none taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import toy_models
+import toy_pipeline
+from served_process import Server, StartServer, Upload, environment, free_port, launch
+from slidecascade.registry import load_repository
+from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import bundled_models_dir
+
+Image = NDArray[np.uint8]
+SIDE_PX = 8
+FRAGILE = "toy-fragile"
+TWO = "toy-classifier=bento,nuclei-unet=bento"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled models and one that fails."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("nuclei-unet", "nash-cell", "nash-hepatocyte"):
+        shutil.copytree(bundled_models_dir() / name, folder / name)
+    fragile = toy_models.classifier_fields(FRAGILE, SIDE_PX, crop={"size_px": 8})
+    toy_models.write_package(folder, fragile, toy_models.fragile_classifier(SIDE_PX))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(models: Path) -> Iterator[LocalRunner]:
+    runner = LocalRunner(load_repository(models).values())
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def bento(start_server: StartServer, models: Path, slide_root: Path) -> Server:
+    """One process for the tests that end no service; calls are joined as on a GPU."""
+    limits = {"max_inferences_in_flight": 512, "max_queue_items": 2048}
+    return start_server(models=models, slides=slide_root, runner="bento", batching="on", **limits)
+
+
+def infer_all(server: Server, model: str, calls: list[Image]) -> list[httpx.Response]:
+    """The answers to all of `calls`, made at the same time."""
+
+    async def infer(client: httpx.AsyncClient, images: Image) -> httpx.Response:
+        size = {"binary_data_size": images.nbytes}
+        tensor = {"name": "image", "datatype": "UINT8", "shape": list(images.shape), "parameters": size}
+        document = json.dumps({"inputs": [tensor]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(document))}
+        url = f"{server.url}/v2/models/{model}/infer"
+        return await client.post(url, content=document + images.tobytes(), headers=headers)
+
+    async def all_of_them() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=len(calls))
+        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+            return list(await asyncio.gather(*(infer(client, images) for images in calls)))
+
+    return asyncio.run(all_of_them())
+
+
+def output(answer: httpx.Response) -> NDArray[Any]:
+    """The tensor of an answer."""
+    assert answer.status_code == 200, answer.text
+    (tensor,) = answer.json()["outputs"]
+    kind = np.uint8 if tensor["datatype"] == "UINT8" else np.float32
+    return np.array(tensor["data"], kind).reshape(tensor["shape"])
+
+
+def noise(seed: int, *shape: int) -> Image:
+    """Pixels, none of which is without red."""
+    return np.random.default_rng(seed).integers(1, 256, (*shape, 3), np.uint8)
+
+
+def region(server: Server, png: bytes, **fields: Any) -> httpx.Response:
+    files = {"image": ("a", png, "image/png"), "request": ("b", json.dumps(fields).encode(), "application/json")}
+    return httpx.post(f"{server.url}/v1/regions", files=files, timeout=120)
+
+
+def readiness(server: Server) -> int:
+    """What a probe is told; within seconds, whatever the services do."""
+    return httpx.get(f"{server.url}/readyz", timeout=5).status_code
+
+
+def test_by_default_there_are_no_processes_beside(server: Server) -> None:
+    """Without the setting the networks run where they always did."""
+    assert server.children() == {}
+
+
+def test_each_model_has_a_process(bento: Server, models: Path) -> None:
+    """One each, that runs nothing else."""
+    names = sorted(line.split("model-")[1].split()[0] for line in bento.children().values())
+    assert names == sorted(path.name for path in models.iterdir())
+
+
+def test_the_cells_are_the_same_to_the_last_bit(server: Server, bento: Server, tissue_png: bytes) -> None:
+    """Networks, joined calls and the way there and back change no coordinate and no probability."""
+    request = {"pipeline": "nash", "mpp": 0.5, "tile_px": 128}
+    here, there = region(server, tissue_png, **request).json(), region(bento, tissue_png, **request).json()
+    assert here["features"] == there["features"]
+    assert len(here["features"]) > 5
+    assert bento.metric('slidecascade_model_run_seconds_count{model="nash-cell"}') >= 1
+
+
+def test_500_calls_at_a_time_are_all_answered(bento: Server, local: LocalRunner) -> None:
+    """None fails, none is shed, and each caller gets the answer to its own images."""
+    calls = [noise(seed, 1 + seed % 3, SIDE_PX, SIDE_PX) for seed in range(500)]
+    for images, answer in zip(calls, infer_all(bento, FRAGILE, calls), strict=True):
+        assert np.array_equal(output(answer), local.run(FRAGILE, images))
+
+
+def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner) -> None:
+    """The first calls run one by one; what that suggests of those behind them is not held against them."""
+    calls = [noise(seed, 1, 64, 64) for seed in range(3)]
+    for images in calls:
+        output(infer_all(bento, "nuclei-unet", [images])[0])
+    calls = [noise(seed, 1, 128, 128) for seed in range(24)]
+    for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
+        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+
+
+def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> None:
+    """Of calls that run together those with an image at fault are told so, the others are answered."""
+    calls = [noise(seed, 2, SIDE_PX, SIDE_PX) for seed in range(60)]
+    for images in calls[7::20]:
+        images[1, :, :, 0] = 0
+    for number, answer in enumerate(infer_all(bento, FRAGILE, calls)):
+        if number % 20 == 7:
+            assert (answer.status_code, FRAGILE in answer.text) == (502, True)
+        else:
+            assert np.array_equal(output(answer), local.run(FRAGILE, calls[number]))
+
+
+def test_calls_of_all_sizes_meet(bento: Server, local: LocalRunner) -> None:
+    """Images of different height and width are never put into one array."""
+    calls = [noise(seed, 1 + seed % 2, 16 * (1 + seed % 3), 16 * (1 + seed % 5)) for seed in range(60)]
+    for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
+        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+
+
+def test_the_services_tell_nothing_of_requests(bento: Server) -> None:
+    """They have no metrics page with raw paths, write no access lines, and whoever reads the log reads JSON."""
+    pid = next(iter(bento.children()))
+    opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
+    inodes = {name[len("socket:[") : -1] for name in opened if name.startswith("socket:")}
+    bound_to = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    (path,) = {line[7] for line in bound_to if len(line) == 8 and line[6] in inodes and "slidecascade-" in line[7]}
+    assert Path(path).parent.stat().st_mode & 0o77 == 0  # what listens there opens pickles
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
+        assert client.get("http://model/livez").status_code == 200
+        assert client.get("http://model/metrics").status_code == 404
+        assert client.post("http://model/v1/rendered.tiff").status_code == 404
+    assert {line["logger"].split(".")[0] for line in bento.lines()} == {"slidecascade"}
+    assert "rendered.tiff" not in bento.log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> toy_pipeline.ToyPipeline:
+    """Quick networks, and the one of the pipeline `nuclei`."""
+    made = toy_pipeline.ToyPipeline(tmp_path_factory.mktemp("toy"))
+    shutil.copytree(bundled_models_dir() / "nuclei-unet", made.models_dir / "nuclei-unet")
+    return made
+
+
+@pytest.fixture(scope="module")
+def toys(start_server: StartServer, toy: toy_pipeline.ToyPipeline, slide_root: Path) -> Server:
+    """A process whose services are killed by tests; the last of them ends it."""
+    folders = {"models": toy.models_dir, "pipelines_dir": toy.pipelines_dir, "slides": slide_root}
+    return start_server(**folders, runner_by_model=TWO, max_queue_items=64)
+
+
+def blobs(side_px: int) -> bytes:
+    image = toy_pipeline.blobs(1, side_px, side_px, side_px * side_px // 2600)
+    return bytes(cv2.imencode(".png", image[:, :, ::-1])[1])
+
+
+def are_gone(pids: Iterable[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_full_queue_is_overload(toys: Server) -> None:
+    """Beyond the images that may wait callers are told when to come back; nothing else is told to anybody."""
+    answers = infer_all(toys, "nuclei-unet", [noise(seed, 16, 64, 64) for seed in range(24)])
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {200, 429}
+    refused = answers[codes.index(429)]
+    assert "images wait for model 'nuclei-unet'" in refused.json()["error"]
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_service_that_dies_is_replaced(toys: Server) -> None:
+    """Killed under a region it is started again, readiness falls and recovers, and the region is answered."""
+    png, request = blobs(1024), {"pipeline": "toy", "mpp": 0.5, "tile_px": 128}
+    expected = region(toys, png, **request)
+    assert expected.status_code == 200
+
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(region(toys, png, **request)))
+    asking.start()
+    toys.wait(lambda: toys.metric("slidecascade_regions_in_flight") == 1)
+    (killed,) = (pid for pid, line in toys.children().items() if "toy-classifier" in line)
+    os.kill(killed, signal.SIGKILL)
+    toys.wait(lambda: readiness(toys) == 503)
+    toys.wait(lambda: readiness(toys) == 200, seconds=60)
+    asking.join()
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["features"] == expected.json()["features"]
+    assert killed not in toys.children()
+
+
+def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
+    """They stay until regions in flight are done, even when they are told to stop too, as service managers do."""
+    children = toys.children()
+    upload = stalled(toys)
+    for pid in (toys.process.pid, *children):
+        os.kill(pid, signal.SIGTERM)
+    toys.wait(lambda: readiness(toys) == 503)
+    time.sleep(1.5)  # longer than the notice
+    assert upload.finish().status_code == 200
+    assert toys.process.wait(30) == 0
+    toys.wait(lambda: are_gone(children))
+
+
+def test_services_leave_when_their_starter_is_killed(start_server: StartServer, models: Path) -> None:
+    """And only those models have one that the settings name."""
+    server = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    children = server.children()
+    assert [FRAGILE in line for line in children.values()] == [True]
+    assert output(infer_all(server, FRAGILE, [noise(1, 1, SIDE_PX, SIDE_PX)])[0]).shape == (1, 3)
+    server.process.kill()
+    server.process.wait()
+    server.wait(lambda: are_gone(children))
+
+
+def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
+    """The sentence of the service's process is what the command ends with; no process is left."""
+    fields = toy_models.classifier_fields(classes=[{"name": "Only", "color": [0, 0, 0]}])
+    toy_models.write_package(tmp_path, toy_models.segmenter_fields(), toy_models.darkness_segmenter())
+    toy_models.write_package(tmp_path, fields, toy_models.redness_classifier(72))
+    command = [
+        sys.executable,
+        "-m",
+        "slidecascade",
+        "serve",
+        "--port",
+        str(free_port()),
+        "--models",
+        str(tmp_path),
+    ]
+    variables = environment(tmp_path, runner_by_model="toy-classifier=bento")
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("slidecascade: Model 'toy-classifier' returns float32 (1, 3)")
+    assert "Traceback" not in ended.stderr
+
+
+def test_bentomls_own_server_drains_too(
+    toy: toy_pipeline.ToyPipeline, slide_root: Path, tmp_path: Path, stalled: Callable[[Server], Upload]
+) -> None:
+    """BentoML's supervisor stops all processes at once and removes the sockets; the region in flight is answered
+    all the same. A second server of the same home, which wipes the folder of metrics, takes none of ours away."""
+    port, home = free_port(), tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-m", "bentoml", "serve", "slidecascade.app:SlideCascade"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    settings = {"models_dir": toy.models_dir, "pipelines_dir": toy.pipelines_dir, "slide_roots": slide_root}
+    server = launch(command, port=port, home=home, runner_by_model=TWO, **settings)
+    try:
+        assert sum("--service-name model-" in line for line in server.children().values()) == 2
+        assert region(server, blobs(128), pipeline="toy", mpp=0.5).status_code == 200
+        shutil.rmtree(home / "prometheus_multiproc_dir", ignore_errors=True)
+        assert server.metric('slidecascade_model_run_seconds_count{model="toy-classifier"}') >= 1
+        upload = stalled(server)  # of a pipeline to whose service there is no connection yet
+        server.process.send_signal(signal.SIGTERM)
+        server.wait(lambda: readiness(server) == 503)
+        time.sleep(1.5)  # longer than the notice
+        assert upload.finish().status_code == 200
+        assert server.process.wait(30) == 0
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log.read_text() + (home / "stdout.txt").read_text()
