@@ -1,0 +1,61 @@
+"""The figures as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.peers.figures import Load, Spread, Standing
+
+
+def table(standings: Sequence[Standing], callers: int) -> str:
+    """A row per contender under `callers` callers, ratios first."""
+    lines = [
+        f"| {callers} caller{'s' if callers > 1 else ''} | throughput of SlideCascade over it | its p95 over SlideCascade's "
+        "| regions/s | p50 | p95 | cells | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for standing in standings:
+        load = next((each for each in standing.loads if each.callers == callers), None)
+        lines.append(_absent(standing) if load is None else _row(standing, load))
+    return "\n".join(lines)
+
+
+def _row(standing: Standing, load: Load) -> str:
+    ours = standing.name == "ours"
+    cells = [
+        standing.title,
+        "1" if ours else _times(load.throughput_ratio),
+        "1" if ours else _times(load.latency_ratio),
+        f"{load.regions_per_s.median:.2f} ({load.regions_per_s.least:.2f} to {load.regions_per_s.most:.2f})",
+        f"{load.p50_s:.2f} s",
+        f"{load.p95_s:.2f} s",
+        cells_of(standing),
+        _target(standing),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _times(ratio: Spread) -> str:
+    return f"**{ratio.median:.2f} x** ({ratio.least:.2f} to {ratio.most:.2f})"
+
+
+def cells_of(standing: Standing) -> str:
+    """In words, whether a contender finds the same cells."""
+    found = standing.agreement
+    if found is None:
+        return "-"
+    if not found.same:
+        return (
+            f"{found.missing} missing, {found.added} added, {found.other_class} in other classes of {found.cells}"
+        )
+    return "the same" if found.least_iou == 1 else f"the same, outlines at an IoU of {found.least_iou:.3f} or more"
+
+
+def _target(standing: Standing) -> str:
+    met = standing.met()
+    return "-" if met is None else f"{standing.target:g} x: {'met' if met else 'missed'}"
+
+
+def _absent(standing: Standing) -> str:
+    reason = standing.absent or "not measured under this load"
+    return f"| {standing.title} | {' | '.join(['-'] * 6)} | {reason} |"
