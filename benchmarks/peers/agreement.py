@@ -86,7 +86,7 @@ def _compared(mine: list[dict[str, Any]], other: list[dict[str, Any]], region: d
 def _labels(features: list[dict[str, Any]], region: dict[str, int]) -> Labels:
     rings = [np.array(feature["geometry"]["coordinates"][0][:-1], np.float64) for feature in features]
     offsets = np.cumsum([0, *map(len, rings)]).astype(np.int64)
-    vertices = np.concatenate([np.zeros((0, 2)), *rings])
+    vertices = np.concatenate([np.zeros((0, 2)), *rings]) - (region["x"], region["y"])
     return labels_from_outlines(vertices, offsets, height_px=region["height"], width_px=region["width"])
 
 

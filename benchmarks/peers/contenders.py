@@ -86,9 +86,9 @@ def contenders() -> tuple[Contender, ...]:
         Contender(
             name="triton",
             title="Triton, plain client",
-            setup=f"{cores} instances of every network, dynamic batching of up to 2 ms, single-threaded ONNX Runtime in "
-            "Triton's Python backend (its package on PyPI has no other); a client program decodes, crops and encodes, "
-            "and sends a tile, and up to 32 crops of a tile, in one gRPC message",
+            setup=f"{cores} instances of every network, dynamic batching of up to 2 ms, single-threaded ONNX "
+            "Runtime in Triton's Python backend (its package on PyPI has no other); a client program decodes, "
+            "crops and encodes, and sends a tile, and up to 32 crops of a tile, in one gRPC message",
             start=_triton,
         ),
         Contender(
@@ -109,11 +109,18 @@ def contenders() -> tuple[Contender, ...]:
         ),
         Contender(
             name="ray",
-            title="Ray Serve",
-            setup=f"a deployment for each network and one in front; {cores} replicas of the segmenter, single-threaded "
-            "ONNX Runtime, serve.batch with max_batch_size=8, batch_wait_timeout_s=0.01 (its default); a call for "
-            "a tile, and for up to 32 crops of a tile",
-            start=_ray,
+            title="Ray Serve, batching",
+            setup=f"a deployment for each network and one in front; {cores} replicas of the segmenter, "
+            "single-threaded ONNX Runtime, serve.batch with max_batch_size=8 and its default "
+            "batch_wait_timeout_s=0.01; a call for a tile, and for up to 32 crops of a tile",
+            start=lambda place: _ray(place, batch=8, wait_s=0.01),
+            target=1.5,
+        ),
+        Contender(
+            name="ray-unbatched",
+            title="Ray Serve, no batching",
+            setup="the same with max_batch_size=1: every call runs by itself",
+            start=lambda place: _ray(place, batch=1, wait_s=0.0),
             target=1.5,
         ),
         Contender(
@@ -135,8 +142,8 @@ def contenders() -> tuple[Contender, ...]:
         Contender(
             name="published",
             title="Keras predict, cell by cell",
-            setup="the networks as Keras models with the same weights, TensorFlow's default threads, `predict` for "
-            "one tile or cell at a time, one region after the other",
+            setup="the networks as Keras models with the same weights, TensorFlow's default threads, `predict` "
+            "for one tile or cell at a time, one region after the other",
             start=_published,
             target=10.0,
             rounds=1,
@@ -179,12 +186,12 @@ def _litserve(place: Place, *, batch: int, wait_s: float) -> Iterator[Started]:
 
 
 @contextlib.contextmanager
-def _ray(place: Place) -> Iterator[Started]:
+def _ray(place: Place, *, batch: int, wait_s: float) -> Iterator[Started]:
     # A short path: Ray's sockets lie in it, and their names may have about 100 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None))  # noqa: S108
     try:
         command = [str(python_of("ray")), "-m", "benchmarks.peers.ray_app", "--cores", str(usable_cores())]
-        command += ["--folder", str(folder), "--batch", "8", "--wait-s", "0.01", "--port"]
+        command += ["--folder", str(folder), "--batch", str(batch), "--wait-s", str(wait_s), "--port"]
         # On loopback and for minutes: no report of usage, no tokens left in the user's home.
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         bodies = {case.number: case.png for case in place.cases}

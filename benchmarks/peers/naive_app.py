@@ -2,8 +2,8 @@
 
 `Naive` has default settings throughout and waits for each call before it makes the next, as one writes it first.
 `NaiveGathered` makes the calls of a tile's cells at the same time, so that BentoML's adaptive batching has
-something to put together, and answers several regions at a time. It has one more setting, without which calls fail:
-BentoML closes the connection that services share after 100 calls, those under way included.
+something to put together, and answers several regions at a time. It has one more setting, without which calls
+fail: BentoML closes the connection that services share after 100 calls, those under way included.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import bentoml
 import numpy as np
 import onnxruntime
 from benchmarks.peers.composition import Composition
+from benchmarks.peers.percell import Gathered, OneByOne
 from numpy.typing import NDArray
 from starlette.responses import Response
 
@@ -54,40 +55,6 @@ class NashHepatocyte(Network):
 NETWORKS = (NucleiUnet, NashCell, NashHepatocyte)
 DEFAULT = [bentoml.service(network, name=network.model) for network in NETWORKS]
 LASTING = [bentoml.service(network, name=f"{network.model}-kept", runner_connection=KEPT) for network in NETWORKS]
-
-
-class OneByOne:
-    """A runner that calls a service for every image, and waits for the answer before it calls again."""
-
-    def __init__(self, services: dict[str, Any]) -> None:
-        self._services = services
-
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        service = self._services[model]
-        return np.concatenate([service.infer(images[at : at + 1]) for at in range(len(images))])
-
-    def close(self) -> None: ...
-
-
-class Gathered:
-    """A runner that calls a service for every image, all of them at the same time."""
-
-    def __init__(self, services: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._services = services
-        self._loop = loop
-
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        service = self._services[model].to_async
-
-        async def calls() -> list[NDArray[Any]]:
-            answers: list[NDArray[Any]] = await asyncio.gather(
-                *(service.infer(images[at : at + 1]) for at in range(len(images)))
-            )
-            return answers
-
-        return np.concatenate(asyncio.run_coroutine_threadsafe(calls(), self._loop).result())
-
-    def close(self) -> None: ...
 
 
 @bentoml.service(traffic=LONG)

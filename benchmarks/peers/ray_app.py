@@ -29,7 +29,6 @@ WAIT_S = 0.01
 IN_FLIGHT = 16
 
 
-@serve.deployment(max_ongoing_requests=4 * IN_FLIGHT)
 class Network:
     """One network; calls that come close together run as one batch."""
 
@@ -65,7 +64,6 @@ class Remote:
     def close(self) -> None: ...
 
 
-@serve.deployment(max_ongoing_requests=IN_FLIGHT)
 class Region:
     """Regions in, GeoJSON out."""
 
@@ -107,15 +105,18 @@ def main() -> None:
         segmenter = composition.pipeline.segmenter.name
         share = 0.9 / (arguments.cores + len(composition.packages))
         networks = {
-            package.spec.name.replace("-", "_"): Network.options(
+            package.spec.name.replace("-", "_"): serve.deployment(
+                Network,
                 name=package.spec.name,
+                max_ongoing_requests=4 * IN_FLIGHT,
                 num_replicas=arguments.cores if package.spec.name == segmenter else 1,
                 # Shares of a core for its scheduler, or some would not be placed; it sets one thread for each.
                 ray_actor_options={"num_cpus": share},
             ).bind(package.spec.name, arguments.batch, arguments.wait_s)
             for package in composition.packages
         }
-        serve.run(Region.options(ray_actor_options={"num_cpus": share}).bind(**networks))
+        front = serve.deployment(Region, max_ongoing_requests=IN_FLIGHT, ray_actor_options={"num_cpus": share})
+        serve.run(front.bind(**networks))
         ended.wait()
     finally:
         serve.shutdown()

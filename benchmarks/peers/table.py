@@ -6,12 +6,21 @@ from collections.abc import Sequence
 
 from benchmarks.peers.figures import Load, Spread, Standing
 
+_HEADS = (
+    "SlideCascade's throughput over it",
+    "its p95 over SlideCascade's",
+    "regions/s",
+    "p50",
+    "p95",
+    "cells",
+    "target",
+)
+
 
 def table(standings: Sequence[Standing], callers: int) -> str:
     """A row per contender under `callers` callers, ratios first."""
     lines = [
-        f"| {callers} caller{'s' if callers > 1 else ''} | throughput of SlideCascade over it | its p95 over SlideCascade's "
-        "| regions/s | p50 | p95 | cells | target |",
+        " | ".join([f"| {callers} caller{'s' if callers > 1 else ''}", *_HEADS]) + " |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for standing in standings:
