@@ -26,11 +26,11 @@ from typing import Any
 from benchmarks.peers.agreement import NOTHING, Agreement, agreement
 from benchmarks.peers.cases import Case, make_cases
 from benchmarks.peers.composition import MPP, PIPELINE, Composition
-from benchmarks.peers.contenders import Contender, Place, Started, contenders
+from benchmarks.peers.contenders import Contender, Place, contenders
 from benchmarks.peers.figures import Load, Standing
 from benchmarks.peers.plots import plot
 from benchmarks.peers.process import ROOT, PeerFailedError, hold, release
-from benchmarks.peers.rounds import Round, closed
+from benchmarks.peers.rounds import Round, Started, closed
 from benchmarks.peers.table import table
 
 from slidecascade.cores import usable_cores
@@ -148,13 +148,16 @@ def _one_round(entrant: Entrant, cases: Sequence[Case], callers: int, regions: i
     _resume(started)
     try:
         if not contender.rounds:
-            closed(started.ask, cases, callers=min(callers, 2), regions=2)  # warm again after it was held
-        done = closed(started.ask, cases, callers=callers, regions=regions)
+            closed(started, cases, callers=min(callers, 2), regions=2)  # warm again after it was held
+        done = closed(started, cases, callers=callers, regions=regions)
     finally:
         _pause(started)
     entrant.rounds.setdefault(callers, []).append(done)
     again = f", {done.again} sent again" if done.again else ""
-    _say(f"{contender.title}, {callers} callers: {done.regions_per_s:.2f} regions per second{again}")
+    _say(
+        f"{contender.title}, {callers} callers: {done.regions_per_s:.2f} regions per second, "
+        f"{done.cpu_s / len(done.latencies_s):.2f} s of processor each{again}"
+    )
 
 
 def _pause(started: Started) -> None:

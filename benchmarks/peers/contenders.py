@@ -19,10 +19,10 @@ from benchmarks.peers.cases import Case
 from benchmarks.peers.composition import MPP, PIPELINE, Composition
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.process import ROOT, PeerFailedError, Process, ask, environment, free_port, running
+from benchmarks.peers.rounds import Ask, Started
 
 from slidecascade.cores import usable_cores
 
-Ask = Callable[[Case], bytes]
 _EDGE = "slidecascade-peers"
 
 
@@ -33,14 +33,6 @@ class Place:
     cases: Sequence[Case]
     folder: Path
     composition: Composition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """A contender that answers regions. `process` is the first of its own processes, if it has any."""
-
-    ask: Ask
-    process: Process | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

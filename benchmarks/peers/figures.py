@@ -38,6 +38,8 @@ class Load:
         p50_s, p95_s: over the regions of all rounds.
         throughput_ratio: the service's regions per second over the contender's, round by round.
         latency_ratio: the contender's p95 over the service's, round by round.
+        cpu_s: processor seconds per region, the callers' own included.
+        cpu_ratio: the contender's over the service's, round by round.
         again: how many times a region failed and was sent again.
     """
 
@@ -49,6 +51,8 @@ class Load:
     p95_s: float
     throughput_ratio: Spread
     latency_ratio: Spread
+    cpu_s: Spread
+    cpu_ratio: Spread
     again: int
 
     @classmethod
@@ -65,12 +69,18 @@ class Load:
             p95_s=round(percentile(latencies, 0.95), 3),
             throughput_ratio=Spread.of([mine.regions_per_s / each.regions_per_s for each, mine in pairs]),
             latency_ratio=Spread.of([_p95(each) / _p95(mine) for each, mine in pairs]),
+            cpu_s=Spread.of([_cpu_s(each) for each in rounds]),
+            cpu_ratio=Spread.of([_cpu_s(each) / _cpu_s(mine) for each, mine in pairs]),
             again=sum(each.again for each in rounds),
         )
 
 
 def _p95(one: Round) -> float:
     return percentile(one.latencies_s, 0.95)
+
+
+def _cpu_s(one: Round) -> float:
+    return one.cpu_s / len(one.latencies_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

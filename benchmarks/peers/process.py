@@ -50,6 +50,15 @@ class Process:
                     found += process.family() if process else []
         return found
 
+    def cpu_s(self) -> float:
+        """Processor seconds of this process and all that descend from it and still run."""
+        ticks = 0
+        for member in self.family():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{member.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def send(self, number: signal.Signals) -> None:
         if Process.of(self.pid) == self:
             with contextlib.suppress(ProcessLookupError):

@@ -12,6 +12,7 @@ _HEADS = (
     "regions/s",
     "p50",
     "p95",
+    "processor time of it over SlideCascade's (each region)",
     "cells",
     "target",
 )
@@ -21,7 +22,7 @@ def table(standings: Sequence[Standing], callers: int) -> str:
     """A row per contender under `callers` callers, ratios first."""
     lines = [
         " | ".join([f"| {callers} caller{'s' if callers > 1 else ''}", *_HEADS]) + " |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---" * (len(_HEADS) + 1) + "|",
     ]
     for standing in standings:
         load = next((each for each in standing.loads if each.callers == callers), None)
@@ -38,6 +39,7 @@ def _row(standing: Standing, load: Load) -> str:
         f"{load.regions_per_s.median:.2f} ({load.regions_per_s.least:.2f} to {load.regions_per_s.most:.2f})",
         f"{load.p50_s:.2f} s",
         f"{load.p95_s:.2f} s",
+        f"{load.cpu_ratio.median:.2f} ({load.cpu_s.median:.2f} s)",
         cells_of(standing),
         _target(standing),
     ]
@@ -67,4 +69,4 @@ def _target(standing: Standing) -> str:
 
 def _absent(standing: Standing) -> str:
     reason = standing.absent or "not measured under this load"
-    return f"| {standing.title} | {' | '.join(['-'] * 6)} | {reason} |"
+    return f"| {standing.title} | {' | '.join(['-'] * (len(_HEADS) - 1))} | {reason} |"

@@ -23,7 +23,7 @@ from benchmarks.peers.joining import together
 from benchmarks.peers.percell import OneByOne
 from benchmarks.peers.plots import plot
 from benchmarks.peers.process import PeerFailedError, Process, end, hold, release
-from benchmarks.peers.rounds import Round, closed
+from benchmarks.peers.rounds import Round, Started, closed
 from benchmarks.peers.table import table
 from numpy.typing import NDArray
 
@@ -36,7 +36,14 @@ CASES = tuple(Case(number, b"", str(number).encode(), ()) for number in range(3)
 
 
 def one_round(latencies: list[float], seconds: float, *, callers: int = 8, again: int = 0) -> Round:
-    return Round(callers=callers, seconds=seconds, latencies_s=tuple(latencies), again=again, answers=())
+    return Round(
+        callers=callers,
+        seconds=seconds,
+        cpu_s=1.5 * seconds,
+        latencies_s=tuple(latencies),
+        again=again,
+        answers=(),
+    )
 
 
 def test_a_percentile_is_the_value_of_some_request() -> None:
@@ -54,6 +61,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     load = Load.of(theirs, ours)
     assert load.throughput_ratio == Spread(2.0, 2.0, 2.0)
     assert load.latency_ratio == Spread(2.0, 2.0, 2.0)
+    assert load.cpu_ratio == Spread(2.0, 2.0, 2.0)
     assert (load.rounds, load.regions, load.again) == (2, 20, 2)
     assert load.regions_per_s == Spread(3.125, 1.25, 5.0)
     assert Load.of(theirs[:1], ours).throughput_ratio.median == 2.0
@@ -86,11 +94,11 @@ def test_the_table_tells_ratios_cells_and_targets() -> None:
         8,
     ).splitlines()
     assert text[0].startswith("| 8 callers | SlideCascade's throughput over it |")
-    assert text[2] == "| Ours | 1 | 1 | 4.00 (4.00 to 4.00) | 2.00 s | 2.00 s | the same | - |"
+    assert text[2] == "| Ours | 1 | 1 | 4.00 (4.00 to 4.00) | 2.00 s | 2.00 s | 1.00 (0.38 s) | the same | - |"
     assert "| **4.00 x** (4.00 to 4.00) | **8.00 x** (8.00 to 8.00) |" in text[3]
     assert text[3].endswith("| the same | 3 x: met |")
     assert "2 missing, 0 added, 1 in other classes of 50" in text[4]
-    assert text[5] == "| Gone | - | - | - | - | - | - | it was not installed |"
+    assert text[5] == "| Gone | - | - | - | - | - | - | - | it was not installed |"
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_a_closed_loop_sends_each_region_once() -> None:
             inside -= 1
         return case.answer
 
-    done = closed(ask, CASES, callers=4, regions=10)
+    done = closed(Started(ask=ask, process=None), CASES, callers=4, regions=10)
     assert sorted(number for number, _ in done.answers) == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len(done.latencies_s) == 10
     assert most == 4
@@ -165,9 +173,9 @@ def test_a_region_that_fails_is_sent_again() -> None:
             raise ConnectionResetError("gone")
         return case.answer
 
-    assert closed(ask, CASES, callers=1, regions=1).again == 2
+    assert closed(Started(ask=ask, process=None), CASES, callers=1, regions=1).again == 2
     with pytest.raises(PeerFailedError, match="3 times"):
-        closed(ask, CASES, callers=1, regions=1)
+        closed(Started(ask=ask, process=None), CASES, callers=1, regions=1)
 
 
 class Counting:
