@@ -31,7 +31,7 @@ from benchmarks.peers.figures import Load, Standing
 from benchmarks.peers.plots import plot
 from benchmarks.peers.process import ROOT, PeerFailedError, hold, release
 from benchmarks.peers.rounds import Round, Started, closed
-from benchmarks.peers.table import table
+from benchmarks.peers.table import page, table
 
 from slidecascade.cores import usable_cores
 
@@ -89,9 +89,8 @@ def main() -> int:
     (arguments.out / f"{arguments.name}.json").write_text(text, encoding="utf-8")
     most = max(callers for callers, _ in plan.loads)
     plot(standings, arguments.out / f"{arguments.name}.png", callers=most)
-    page = "\n\n".join(table(standings, callers) for callers, _ in reversed(plan.loads))
-    (arguments.out / f"{arguments.name}.md").write_text(page + "\n", encoding="utf-8")
-    print(page)
+    (arguments.out / f"{arguments.name}.md").write_text(page(standings, document), encoding="utf-8")
+    print("\n\n".join(table(standings, callers) for callers, _ in reversed(plan.loads)))
     wrong = [each.title for each in standings if each.agreement and not _tolerable(each.agreement)]
     return 1 if wrong else 0
 

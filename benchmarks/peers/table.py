@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.peers.figures import Load, Spread, Standing
 
@@ -16,6 +17,37 @@ _HEADS = (
     "cells",
     "target",
 )
+
+
+def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
+    """Everything a reader needs to judge the figures; `document` is what is written as JSON beside it."""
+    machine, plan, cells = document["machine"], document["plan"], document["cells"]
+    loads = sorted(plan["loads"], reverse=True)
+    told = (
+        f"Written by `make bench-peers`. The `{document['pipeline']}` pipeline on {plan['cases']} rendered "
+        f"regions of {plan['side_px']} x {plan['side_px']} px at {document['mpp']} um/px, {min(cells)} to "
+        f"{max(cells)} cells each. Everybody gets the same PNG, gives GeoJSON, has the same ONNX graphs (Keras: "
+        "their weights), and reads, decodes, crops and encodes by the service's own code; what differs is how "
+        "networks are run and how regions and calls meet. Before it is timed, each has to find the same cells."
+    )
+    sent = ", ".join(f"{regions} regions by {callers}" for callers, regions in loads)
+    loop = (
+        f"Closed loop: {sent} callers in a round, {plan['rounds']} rounds, all contenders in turn, those that "
+        "wait held still. Ratios are taken round by round (median, and range over rounds) and carry over to other "
+        f"machines; seconds do not. Warm-up: {document['warm_up']}."
+    )
+    on = (
+        f"Machine: {machine['processor']}, {machine['cores']} cores, load {document['load_before']} before; "
+        f"{_pairs(document['versions'])}; models {_pairs(document['models'], 12)}."
+    )
+    tables = (table(standings, callers) for callers, _ in loads)
+    settings = "\n".join(f"- **{standing.title}**: {standing.setup}." for standing in standings)
+    title = "# Against other ways to serve the same networks"
+    return "\n\n".join([title, told, loop, on, *tables, "## Settings", settings]) + "\n"
+
+
+def _pairs(named: Mapping[str, str], digits: int | None = None) -> str:
+    return ", ".join(f"{name} {value[:digits]}" for name, value in named.items())
 
 
 def table(standings: Sequence[Standing], callers: int) -> str:

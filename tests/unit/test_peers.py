@@ -24,7 +24,7 @@ from benchmarks.peers.percell import OneByOne
 from benchmarks.peers.plots import plot
 from benchmarks.peers.process import PeerFailedError, Process, end, hold, release
 from benchmarks.peers.rounds import Round, Started, closed
-from benchmarks.peers.table import table
+from benchmarks.peers.table import page, table
 from numpy.typing import NDArray
 
 from made_analysis import make_analysis
@@ -99,6 +99,26 @@ def test_the_table_tells_ratios_cells_and_targets() -> None:
     assert text[3].endswith("| the same | 3 x: met |")
     assert "2 missing, 0 added, 1 in other classes of 50" in text[4]
     assert text[5] == "| Gone | - | - | - | - | - | - | - | it was not installed |"
+
+
+def test_the_page_says_what_was_measured_on_what() -> None:
+    """Machine, versions, models, warm-up, settings."""
+    document = {
+        "machine": {"processor": "A processor", "cores": 2},
+        "plan": {"cases": 4, "rounds": 3, "side_px": 1024, "loads": ((1, 4), (8, 16))},
+        "cells": [3, 9],
+        "pipeline": "nash",
+        "mpp": 0.25,
+        "versions": {"onnxruntime": "1.2"},
+        "models": {"nash-cell": "c02d8825c83a2d4c6e62"},
+        "warm_up": "one region",
+        "load_before": 0.1,
+    }
+    text = page([standing(4.0, setup="as it comes")], document)
+    for told in ("A processor, 2 cores", "3 to 9 cells", "onnxruntime 1.2", "nash-cell c02d8825c83a;", "one region"):
+        assert told.removesuffix(";") in text
+    assert text.index("| 8 callers |") < text.index("| 1 caller |")
+    assert "- **A peer**: as it comes." in text
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
