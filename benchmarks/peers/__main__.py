@@ -42,11 +42,15 @@ TOLERATED = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is measured. `loads` are callers and the regions that they send in a round."""
+    """How much is measured. `loads` are callers and the regions that they send in a round.
+
+    Contenders that take long get one round of at most `slow_regions`.
+    """
 
     side_px: int
     cases: int
     rounds: int
+    slow_regions: int
     loads: tuple[tuple[int, int], ...]
 
 
@@ -71,6 +75,7 @@ def main() -> int:
         side_px=arguments.side,
         cases=2 if arguments.quick else 4,
         rounds=arguments.rounds or (1 if arguments.quick else 3),
+        slow_regions=2 if arguments.quick else 8,
         loads=loads,
     )
     began, busy = time.perf_counter(), os.getloadavg()[0]
@@ -134,19 +139,18 @@ def _measure(entrants: Sequence[Entrant], cases: Sequence[Case], plan: Plan) -> 
     for number in range(plan.rounds):
         for callers, regions in plan.loads:
             for entrant in entrants if number % 2 == 0 else reversed(entrants):
-                if entrant.contender.rounds and number >= entrant.contender.rounds:
+                if entrant.contender.slow and number:
                     continue
-                _one_round(entrant, cases, callers, regions)
+                most = min(regions, plan.slow_regions if callers > 1 else 1) if entrant.contender.slow else regions
+                _one_round(entrant, cases, callers, most)
 
 
 def _one_round(entrant: Entrant, cases: Sequence[Case], callers: int, regions: int) -> None:
     contender, started = entrant.contender, entrant.started
     assert started is not None  # noqa: S101 - only those that started are measured
-    if contender.regions:
-        regions = min(regions, contender.regions if callers > 1 else 1)
     _resume(started)
     try:
-        if not contender.rounds:
+        if not contender.slow:
             closed(started, cases, callers=min(callers, 2), regions=2)  # warm again after it was held
         done = closed(started, cases, callers=callers, regions=regions)
     finally:

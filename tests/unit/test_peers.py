@@ -70,7 +70,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 def standing(ratio: float, *, target: float | None = 3.0, **more: Any) -> Standing:
     """A contender that is `ratio` times slower, and whose p95 is twice as much longer."""
     load = Load.of([one_round([2 * ratio] * 4, ratio)], [one_round([1.0] * 4, 1.0)])
-    fields = {"name": "peer", "title": "A peer", "setup": "", "agreement": Agreement(cells=5)}
+    fields: dict[str, Any] = {"name": "peer", "title": "A peer", "setup": "", "agreement": Agreement(cells=5)}
     return Standing(**(fields | {"target": target, "loads": (load,)} | more))
 
 
@@ -115,7 +115,13 @@ def test_the_page_says_what_was_measured_on_what() -> None:
         "load_before": 0.1,
     }
     text = page([standing(4.0, setup="as it comes")], document)
-    for told in ("A processor, 2 cores", "3 to 9 cells", "onnxruntime 1.2", "nash-cell c02d8825c83a;", "one region"):
+    for told in (
+        "A processor, 2 cores",
+        "3 to 9 cells",
+        "onnxruntime 1.2",
+        "nash-cell c02d8825c83a;",
+        "one region",
+    ):
         assert told.removesuffix(";") in text
     assert text.index("| 8 callers |") < text.index("| 1 caller |")
     assert "- **A peer**: as it comes." in text
