@@ -37,8 +37,6 @@ def plot(standings: Sequence[Standing], path: Path, *, callers: int) -> None:
             axes.annotate(f" {median:.1f}", (median, row), va="center", fontsize="small")
     axes.axvline(1, color="k", linewidth=1)
     axes.set_yticks(range(len(shown)), [title for title, _ in shown])
-    axes.set(
-        xscale="log", xlabel=f"times better is SlideCascade ({callers} callers; bars: median and range of rounds)"
-    )
+    axes.set(xscale="log", xlabel=f"times better is SlideCascade ({callers} callers)")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

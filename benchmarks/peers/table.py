@@ -30,9 +30,9 @@ def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
         "their weights), and reads, decodes, crops and encodes by the service's own code; what differs is how "
         "networks are run and how regions and calls meet. Before it is timed, each has to find the same cells."
     )
-    sent = ", ".join(f"{regions} regions by {callers}" for callers, regions in loads)
+    sent = " or ".join(f"{regions} regions by {_count(callers, 'caller')}" for callers, regions in loads)
     loop = (
-        f"Closed loop: {sent} callers in a round, {plan['rounds']} rounds, all contenders in turn, those that "
+        f"Closed loop: {sent} in a round, {_count(plan['rounds'], 'round')}, all contenders in turn, those that "
         "wait held still. Ratios are taken round by round (median, and range over rounds) and carry over to other "
         f"machines; seconds do not. Warm-up: {document['warm_up']}."
     )
@@ -46,6 +46,10 @@ def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
     return "\n\n".join([title, told, loop, on, *tables, "## Settings", settings]) + "\n"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _pairs(named: Mapping[str, str], digits: int | None = None) -> str:
     return ", ".join(f"{name} {value[:digits]}" for name, value in named.items())
 
@@ -53,7 +57,7 @@ def _pairs(named: Mapping[str, str], digits: int | None = None) -> str:
 def table(standings: Sequence[Standing], callers: int) -> str:
     """A row per contender under `callers` callers, ratios first."""
     lines = [
-        " | ".join([f"| {callers} caller{'s' if callers > 1 else ''}", *_HEADS]) + " |",
+        " | ".join([f"| {_count(callers, 'caller')}", *_HEADS]) + " |",
         "|---" * (len(_HEADS) + 1) + "|",
     ]
     for standing in standings:
