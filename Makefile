@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check serve bench bench-load bench-gpu models lock format clean
+.PHONY: help setup demo test check serve bench bench-load bench-peers bench-gpu models lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -55,6 +55,10 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes; SOAK=minutes more
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
 
+# LitServe and Ray Serve get environments of their own, pinned in requirements/peers-*.txt, in the user's cache folder.
+bench-peers: $(VENV)/.dev ## the same regions by the service and by its peers, about eight minutes; QUICK=1 for a look
+	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick --out runs/peers)
+
 # An environment of its own, where there is a GPU: ONNX Runtime for it cannot be installed beside the other one.
 $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)-gpu
@@ -89,6 +93,8 @@ lock: $(VENV)/.dev ## pins every requirement anew but torch
 		--extra service --extra gpu --extra triton -c requirements/dev.txt -o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra bench -c requirements/dev.txt -o requirements/bench.txt
+	for peer in litserve ray; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header \
+		requirements/peers-$$peer.in -c requirements/dev.txt -o requirements/peers-$$peer.txt || exit 1; done
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -55,8 +55,23 @@ def _page() -> str:
             *map(_tiling_row, tiling["rows"]),
             "",
             *_accuracy(),
+            *_peers(),
         ]
     )
+
+
+def _peers() -> list[str]:
+    """Where the benchmark against peers is told, when `benchmarks.peers` has been run."""
+    if not (RESULTS / "peers.md").is_file():
+        return []
+    return [
+        "",
+        "## Against other ways to serve the same networks",
+        "",
+        "`make bench-peers`: [tables, settings and versions](peers.md).",
+        "",
+        "![times better than each of them](peers.png)",
+    ]
 
 
 def _accuracy() -> list[str]:

@@ -1,0 +1,54 @@
+"""The regions every peer gets, and the answers it must give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from benchmarks.peers.composition import MPP, Composition
+from numpy.typing import NDArray
+
+from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
+
+Call = tuple[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A rendered region: its PNG, its answer, and every call of a network that led to it."""
+
+    number: int
+    png: bytes
+    answer: bytes
+    calls: tuple[Call, ...]
+
+
+class _Recorder:
+    """Keeps what a runner was given."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.calls: list[Call] = []
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        self.calls.append((model, images.copy()))
+        return self._runner.run(model, images)
+
+    def close(self) -> None: ...
+
+
+def make_cases(composition: Composition, *, count: int, side_px: int) -> tuple[Case, ...]:
+    """`count` regions of `side_px` squared, each of another specimen."""
+    from slidecascade_training.tissue import TissueOptions, render
+
+    local = LocalRunner(composition.packages)
+    cases = []
+    for number in range(count):
+        image = render(TissueOptions(seed=100 + number, mpp=MPP), width_px=side_px, height_px=side_px).image
+        png = bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
+        recorder = _Recorder(local)
+        cases.append(Case(number, png, composition.answer(png, recorder), tuple(recorder.calls)))
+    return tuple(cases)

@@ -1,0 +1,97 @@
+"""Regions that were put into one batch go through their networks together."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.runners.runner import Runner
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _Call:
+    model: str
+    images: NDArray[np.uint8]
+    output: NDArray[Any] | None = None
+    error: Exception | None = None
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
+class Joining:
+    """A runner for a known number of callers: when all of them wait, what they wait for runs as one batch.
+
+    Tiles of several regions are one call of the segmenter, and their crops one call of a classifier, as a program
+    would do that is given a list of regions. Calls for images of different shapes run one after the other.
+    """
+
+    def __init__(self, runner: Runner, callers: int) -> None:
+        self._runner = runner
+        self._callers = callers
+        self._waiting: list[_Call] = []
+        self._lock = threading.Lock()
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        call = _Call(model, images)
+        with self._lock:
+            self._waiting.append(call)
+            self._run_if_all_wait()
+        call.answered.wait()
+        if call.error is not None:
+            raise call.error
+        assert call.output is not None  # noqa: S101 - answered without an error
+        return call.output
+
+    def close(self) -> None: ...
+
+    def leave(self) -> None:
+        """One caller is done: nobody waits for it any more."""
+        with self._lock:
+            self._callers -= 1
+            self._run_if_all_wait()
+
+    def _run_if_all_wait(self) -> None:
+        if not self._waiting or len(self._waiting) < self._callers:
+            return
+        calls, self._waiting = self._waiting, []
+        groups: dict[tuple[str, tuple[int, ...]], list[_Call]] = defaultdict(list)
+        for call in calls:
+            groups[call.model, call.images.shape[1:]].append(call)
+        for group in groups.values():
+            self._run_group(group)
+
+    def _run_group(self, group: list[_Call]) -> None:
+        try:
+            together = np.concatenate([call.images for call in group])
+            output = self._runner.run(group[0].model, together)
+            ends = np.cumsum([len(call.images) for call in group])[:-1]
+            for call, part in zip(group, np.split(output, ends), strict=True):
+                call.output = part.copy()  # callers write into their maps
+        except Exception as error:  # noqa: BLE001 - the batch's boundary: every caller is told
+            for call in group:
+                call.error = error
+        for call in group:
+            call.answered.set()
+
+
+def together(items: Sequence[T], work: Callable[[T, Runner], R], runner: Runner) -> list[R]:
+    """`work` on every item, each in a thread, their network calls joined."""
+    joining = Joining(runner, len(items))
+
+    def one(item: T) -> R:
+        try:
+            return work(item, joining)
+        finally:
+            joining.leave()
+
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(one, items))

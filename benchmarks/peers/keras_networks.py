@@ -1,0 +1,102 @@
+"""The bundled networks as Keras models again, with the weights of the served graphs.
+
+A graph was made from a Keras model that the training package builds, with its batch normalisations folded into
+the convolutions before them. The same model is built anew; its kernels are those of the graph, its normalisations
+add the folded shifts and otherwise do nothing. That both compute the same is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from slidecascade.registry import ModelPackage
+
+Weights = dict[tuple[str, int, str], NDArray[np.float32]]
+
+_LAYER = re.compile(r"(?:^|/)(separable_conv2d|conv2d|batch_normalization|probabilities)(?:_(\d+))?_\d+/(.+)$")
+
+
+def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]:
+    """The Keras model of a bundled package, and what turns uint8 pixels into its input.
+
+    Raises:
+        ValueError: the graph holds other weights than the network that the training package builds.
+    """
+    spec = package.spec
+    if spec.task == "segment":
+        from slidecascade_training.nuclei import build_network
+
+        model, scale, offset = build_network(), 1 / 255, 0.0
+    else:
+        from slidecascade_training.recipes.networks import small_classifier
+
+        side_px = spec.input.height_px or 0
+        model, scale, offset = small_classifier(side_px, len(spec.classes)), 2 / 255, -1.0
+    _fill(model, _weights(package))
+
+    def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return images.astype(np.float32) * np.float32(scale) + np.float32(offset)
+
+    return model, pixels
+
+
+def _weights(package: ModelPackage) -> Weights:
+    """Arrays by kind of layer, its number among its kind, and what they are."""
+    found: Weights = {}
+    for tensor in onnx.load_from_string(package.read()).graph.initializer:
+        match = _LAYER.search(tensor.name)
+        if match is None:
+            continue
+        # Tracing made every name unique: conv2d became conv2d_1, conv2d_1 became conv2d_1_2, conv2d_2 conv2d_2_1.
+        kind, number, part = match.groups()
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            found[kind, int(number or 0), part.split(":")[0]] = array
+    return found
+
+
+def _fill(model: Any, weights: Weights) -> None:
+    for kind in ("separable_conv2d", "conv2d", "batch_normalization", "probabilities"):
+        for number, layer in enumerate(_layers(model, kind)):
+            mine = {part: array for (of, at, part), array in weights.items() if (of, at) == (kind, number)}
+            try:
+                layer.set_weights(_arrays(kind, layer, mine))
+            except (KeyError, ValueError, StopIteration) as error:
+                raise ValueError(
+                    f"The graph of {model.name!r} has no weights that fit layer {layer.name!r}: it was trained by "
+                    "another recipe than the training package's."
+                ) from error
+
+
+def _layers(model: Any, kind: str) -> list[Any]:
+    """Layers of a kind in the order they were made in, which is that of the numbers in their names."""
+
+    def number(layer: Any) -> int:
+        match = re.fullmatch(rf"{kind}(?:_(\d+))?", layer.name)
+        return -1 if match is None else int(match.group(1) or 0)
+
+    return sorted((layer for layer in model.layers if number(layer) >= 0), key=number)
+
+
+def _arrays(kind: str, layer: Any, parts: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """A layer's arrays in Keras's order and layout; convolutions of a graph are (out, in, height, width)."""
+    if kind == "batch_normalization":
+        shift = next(iter(parts.values()))
+        ones, zeros = np.ones_like(shift), np.zeros_like(shift)
+        return [np.sqrt(ones + np.float32(layer.epsilon)), shift, zeros, ones]
+    if kind == "probabilities":
+        return sorted(parts.values(), key=lambda array: -array.ndim)
+    kernel = next(
+        array for part, array in parts.items() if part.endswith(("merged_input", "convolution/ReadVariableOp"))
+    )
+    kernel = kernel.transpose(2, 3, 1, 0)
+    if kind == "separable_conv2d":
+        return [parts["separable_conv2d/ReadVariableOp"], kernel]
+    return [kernel, parts["Squeeze"]] if layer.use_bias else [kernel]
