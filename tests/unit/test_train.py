@@ -28,6 +28,7 @@ from slidecascade.errors import TrainingFailedError
 from slidecascade.registry import load_package
 from slidecascade.settings import bundled_models_dir, read_settings
 from slidecascade.stopwatch import Silent
+from slidecascade_training import nuclei
 from slidecascade_training.slides import write_slide
 from slidecascade_training.tissue import CLASS_NAMES, TissueOptions, render
 
@@ -341,6 +342,38 @@ def test_a_segmenter_trains_and_packages(tmp_path: Path) -> None:
     assert 0 <= report["figures"]["dice"] <= 1
     assert spec.accuracy["dice"] == pytest.approx(report["figures"]["dice"], abs=0.02)
     assert (tmp_path / "run" / "report" / "tiles.png").is_file()
+
+
+# Keras hands TensorFlow's variables to numpy in the old way when it saves.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_the_nuclei_recipe_learns_from_a_users_tiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command to a package the service loads; a stage that was cut off goes on where it was."""
+    monkeypatch.setattr(nuclei, "STAGES", (nuclei.Stage((4, 6, 8), 2), nuclei.Stage((4, 8, 12), 2)))
+    monkeypatch.setattr(nuclei, "BATCH", 2)
+    call = ["train", "nuclei", "--data", str(_tiles(tmp_path)), "--out", str(tmp_path / "run")]
+    assert main([*call, "--epochs", "1"]) == 2
+    assert "takes no --epochs" in capsys.readouterr().err
+    more = ("--package", "--name", "my-nuclei", "--models", str(tmp_path / "models"))
+    assert main([*call, *more]) == 0
+    spec = load_package(tmp_path / "models" / "my-nuclei").spec
+    assert spec.accuracy.keys() >= {"ap50", "dice"}
+    assert (spec.task, spec.mpp, spec.version) == ("segment", 0.5, 1)
+    assert [item.name for item in spec.classes] == ["Cell"]
+    assert (tmp_path / "models" / "my-nuclei" / "README.md").is_file()
+    (tmp_path / "run" / "stage-1.keras").unlink()
+    capsys.readouterr()
+    assert main(call) == 0
+    told = capsys.readouterr().out
+    assert "from step 2" in told
+    assert told.count("from step 0") == 1
+    assert main([*call, "--seed", "1"]) == 2
+    assert "holds a run with other data or another seed" in capsys.readouterr().err
+    with toy_dataset.disk_full_after(20_000):
+        assert main([*call[:-1], str(tmp_path / "full")]) == 1
+    assert "Nothing can be written to" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["run.json"]
 
 
 def test_masks_of_another_size_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

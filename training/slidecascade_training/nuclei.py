@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from slidecascade.errors import TrainingFailedError
 from slidecascade_training import dsb2018
 from slidecascade_training.nuclei_crops import Batch, TrainingImage, draw_batch, prepare, render_tissue
+from slidecascade_training.staging import unwritable
 from slidecascade_training.widening import widened
 
 logger = logging.getLogger(__name__)
@@ -139,6 +141,11 @@ class Trainer:
             batch = batches()
             images = batch.images.astype(np.float32) / 255.0
             losses.append(float(self.network.train_on_batch(images, batch.targets)))
+            if not np.isfinite(losses[-1]):
+                raise TrainingFailedError(
+                    f"The loss became {losses[-1]:g} at step {step + 1}; what was saved before is kept: look for "
+                    "odd images, or start again in another --out with another --seed."
+                )
             if (step + 1) % SAVE_EVERY == 0:
                 pace = (time.monotonic() - since) / len(losses)
                 logger.info("step %d, loss %.4f, %.2f s a step", step + 1, float(np.mean(losses)), pace)
@@ -150,8 +157,12 @@ class Trainer:
     def save(self) -> None:
         """Replace the checkpoint at once, so that a kill leaves the old one or the new one."""
         young = self.file.with_suffix(".young.keras")
-        self.network.save(young)
-        os.replace(young, self.file)
+        try:
+            self.network.save(young)
+            os.replace(young, self.file)
+        except OSError as error:
+            young.unlink(missing_ok=True)
+            raise unwritable(self.file.parent, error) from error
 
 
 def learning_rate(progress: float) -> float:

@@ -107,9 +107,8 @@ def decode(maps: Maps, options: HeadOptions) -> Labels:
 
 def tune(images: Sequence[dsb2018.NucleiImage], predict: Callable[[Any], Maps]) -> HeadOptions:
     """The options with the best mean of AP at IoU 0.5 and mean AP, the kinds of image weighing the same."""
-    pairs = {
-        kind: [(item.labels, predict(item.image)) for item in images if item.kind == kind] for kind in _TUNED_ON
-    }
+    there = [kind for kind in _TUNED_ON if any(item.kind == kind for item in images)]
+    pairs = {kind: [(item.labels, predict(item.image)) for item in images if item.kind == kind] for kind in there}
 
     def score(options: HeadOptions) -> float:
         measured = [

@@ -45,17 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train or resume, report, package; returns the exit code."""
     _require_extra()
-    if arguments.recipe == NUCLEI:
-        return nuclei_run.run(
-            arguments.data,
-            arguments.out,
-            seed=arguments.seed,
-            models_dir=_models_dir(arguments) if arguments.package else None,
-        )
-    recipe = find_recipe(arguments.recipe)
+    recipe = None if arguments.recipe == NUCLEI else find_recipe(arguments.recipe)
     if arguments.package and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
         raise InvalidRequestError("--package needs a --name of lower-case letters, digits, dots and dashes.")
     prepare_keras()
+    if recipe is None:
+        return _train_nuclei(arguments)
     data = TrainingSet.read(arguments.data, recipe)
     settings = RunSettings.of(
         recipe,
@@ -81,17 +76,38 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
     sys.stdout.write(f"The report is in {arguments.out / 'report'}.\n")
     if arguments.package:
-        models_dir = _models_dir(arguments)
-        request = PackageRequest(
-            run=arguments.out,
-            data=arguments.data,
-            name=arguments.name,
-            models_dir=models_dir,
-            licence=arguments.licence,
-        )
+        request = _request_of(arguments)
         package(request, model, data, recipe, settings)
-        sys.stdout.write(f"The model is in {models_dir / arguments.name}.\n")
+        sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
+
+
+def _train_nuclei(arguments: argparse.Namespace) -> int:
+    """Its stages, rates and views are the bundled model's own, so what would change them is refused."""
+    for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate"):
+        if getattr(arguments, option):
+            raise InvalidRequestError(
+                f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: leave it out, or take unet-256."
+            )
+    if arguments.seed < 0:
+        raise InvalidRequestError("--seed must be at least 0.")
+    nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed).train()
+    sys.stdout.write(f"The run is in {arguments.out}.\n")
+    if arguments.package:
+        request = _request_of(arguments)
+        nuclei_run.package(request)
+        sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
+    return 0
+
+
+def _request_of(arguments: argparse.Namespace) -> PackageRequest:
+    return PackageRequest(
+        run=arguments.out,
+        data=arguments.data,
+        name=arguments.name,
+        models_dir=arguments.models or Path("models"),
+        licence=arguments.licence,
+    )
 
 
 def _find_rate(arguments: argparse.Namespace, data: TrainingSet, recipe: Recipe, settings: RunSettings) -> int:
@@ -100,10 +116,6 @@ def _find_rate(arguments: argparse.Namespace, data: TrainingSet, recipe: Recipe,
     advice = find_rate(data, recipe, settings, arguments.out, steps=arguments.find_rate_steps)
     sys.stdout.write(f"Train at --rate {advice:.2g} or less; the curve is in {arguments.out / 'rates.png'}.\n")
     return 0
-
-
-def _models_dir(arguments: argparse.Namespace) -> Path:
-    return arguments.models or Path("models")
 
 
 def _require_extra() -> None:

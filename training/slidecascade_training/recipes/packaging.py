@@ -86,7 +86,7 @@ def _package_here(
         measured = _measured(graph, data, recipe)
         fields = _fields(request, data, recipe, measured)
         card = card_of(fields, recipe, settings, max_difference=parity.max_abs)
-        write_package(request.models_dir, fields, graph, card, verify=_verify)
+        write_package(request.models_dir, fields, graph, card, verify=verify)
     except ParityError as error:
         raise ModelPackageError(str(error)) from error
     except OSError as error:
@@ -95,7 +95,7 @@ def _package_here(
         raise unwritable(request.models_dir, error) from error
 
 
-def _verify(graph_path: Path) -> None:
+def verify(graph_path: Path) -> None:
     """Load the package as the service will, before it is put in place."""
     from slidecascade.registry import load_package
     from slidecascade.runners.local import LocalRunner
@@ -143,7 +143,7 @@ def _fields(
     held_out = f"slides held out: {slides or 'none'}"
     common: dict[str, object] = {
         "name": request.name,
-        "version": _next_version(request.models_dir / request.name),
+        "version": next_version(request.models_dir / request.name),
         "mpp": spec.mpp,
         "classes": [{"name": item.name, "color": list(item.color)} for item in spec.classes],
         "licence": request.licence,
@@ -167,7 +167,7 @@ def _fields(
     }
 
 
-def _next_version(folder: Path) -> int:
+def next_version(folder: Path) -> int:
     """One more than the version of the package that is replaced."""
     try:
         return int(yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))["version"]) + 1

@@ -48,7 +48,7 @@ class RunSettings:
         """
         made = cls(
             recipe=recipe.name,
-            data_sha256=_sha256_of(data),
+            data_sha256=data_sha256_of(data),
             epochs=recipe.epochs if epochs is None else epochs,
             batch=recipe.batch if batch is None else batch,
             rate=recipe.rate if rate is None else rate,
@@ -103,7 +103,7 @@ class RunSettings:
                 )
 
 
-def _sha256_of(data: Path) -> str:
+def data_sha256_of(data: Path) -> str:
     """Tells data sets apart by their lists; "" when there is none, which is told elsewhere."""
     digest = hashlib.sha256()
     for name in ("dataset.json", "index.csv"):
