@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slidecascade.control import Control
 from slidecascade.errors import CancelledError, DrainingError, ModelFailedError, SlideCascadeError
 from slidecascade.runners.pace import padded_size
-from slidecascade.runners.runner import Runner, RunObserver, Unobserved
+from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved
 from slidecascade.runners.schedule import RETRY_AFTER_S, Batch, Call, Key, Limits, Part, Schedule
 
 LOG = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Batcher:
         return self._run(model, images, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
-        return _Caller(self, control)
+        return CallerView(self._run, control)
 
     def close(self) -> None:
         """Refuse what waits, let what runs end, close the runners."""
@@ -219,19 +219,6 @@ class Batcher:
 
     def _tell_queue(self, model: str) -> None:
         self._observer.queued(model, self._schedule.waiting(model))
-
-
-class _Caller:
-    """The batcher as one caller sees it."""
-
-    def __init__(self, batcher: Batcher, control: Control) -> None:
-        self._batcher = batcher
-        self._control = control
-
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self._batcher._run(model, images, self._control)
-
-    def close(self) -> None: ...
 
 
 def _closing() -> DrainingError:

@@ -11,10 +11,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import CancelledError as Abandoned
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
@@ -33,7 +32,7 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.registry import ModelPackage
-from slidecascade.runners.runner import Runner
+from slidecascade.runners.runner import CallerView, Runner
 from slidecascade.runners.served import Spec, new_output
 
 LOG = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ class BentoRunner:
 
         Its `run` also raises what ``control.check()`` raises. It needs no closing.
         """
-        return _Caller(self._run, control)
+        return CallerView(self._run, control)
 
     def check_ready(self) -> None:
         """Return when the service of every model has said so within the last seconds; does not wait.
@@ -321,20 +320,6 @@ class _Remote:
             return ModelFailedError(
                 f"The service of model {self.spec.name!r} failed unexpectedly: see the service's log."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """`BentoRunner.run` for one caller."""
-
-    run_for: Callable[[str, NDArray[np.uint8], Control], NDArray[Any]]
-    control: Control
-
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self.run_for(model, images, self.control)
-
-    def close(self) -> None:
-        """Nothing: the connections are not the caller's."""
 
 
 def _closing() -> DrainingError:

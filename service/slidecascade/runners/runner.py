@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +41,20 @@ class SharedRunner(Runner, Protocol):
         Its `run` also raises what ``control.check()`` raises, and OverloadedError when too much is waiting.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallerView:
+    """A runner as one caller sees it: `run_for` is its `run` with the caller's `control`."""
+
+    run_for: Callable[[str, NDArray[np.uint8], Control], NDArray[Any]]
+    control: Control
+
+    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return self.run_for(model, images, self.control)
+
+    def close(self) -> None:
+        """Nothing: what there is to close is the runner's."""
 
 
 def bound(runner: Runner, control: Control) -> Runner:

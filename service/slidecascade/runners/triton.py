@@ -12,7 +12,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.registry import ModelPackage
-from slidecascade.runners.runner import Runner
+from slidecascade.runners.runner import CallerView, Runner
 from slidecascade.runners.served import ServedModel, Spec, held_against, new_output
 from slidecascade.runners.sharedmemory import Region, RegionRefusedError, Regions
 
@@ -124,7 +123,7 @@ class TritonRunner:
 
         Its `run` also raises what ``control.check()`` raises. It needs no closing.
         """
-        return _Caller(self._run, control)
+        return CallerView(self._run, control)
 
     def check_ready(self) -> None:
         """Ask the server for every model.
@@ -287,20 +286,6 @@ class TritonRunner:
         except triton.InferenceServerException:
             return False
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """`TritonRunner.run` for one caller."""
-
-    run_for: Callable[[str, NDArray[np.uint8], Control], NDArray[Any]]
-    control: Control
-
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self.run_for(model, images, self.control)
-
-    def close(self) -> None:
-        """Nothing: the connection is not the caller's."""
 
 
 def _is_lost(error: BaseException) -> bool:
