@@ -3,8 +3,8 @@
 `make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and ends well. TensorRT is measured
 where its libraries are installed, which the [gpu] extra does not bring.
 
-This has never been run on a GPU: there was none where it was written. What was run is the same measurement on the
-CPU, with a stand-in for `nvidia-smi` (see the tests).
+TensorRT's part has never been run: its libraries were not there. The tests run the same measurement on the CPU, with
+a stand-in for `nvidia-smi`.
 """
 
 from __future__ import annotations

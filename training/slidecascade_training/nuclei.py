@@ -2,57 +2,59 @@
 
 `python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN`
 
-A network is trained in stages (`STAGES`): a small one learns fast, then it is widened without a change of its
-function and goes on; every stage starts again at the high rate (warm restarts: Loshchilov and Hutter, 2017).
-A run that was cut off resumes at its last checkpoint, and step `n` of a stage sees the same crops whenever it is
-run. `slidecascade_training.nuclei_package` then tunes, measures and packages it.
+One network from scratch, its rate along a single cosine. Crops are drawn by processes of their own, so that a GPU
+does not wait for them; `KERAS_BACKEND` chooses TensorFlow, JAX or PyTorch. A run that was cut off resumes at its
+last checkpoint, and step `n` sees the same crops whenever and wherever it is run.
+`slidecascade_training.nuclei_package` then tunes, measures and packages it.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from slidecascade.cores import usable_cores
 from slidecascade.errors import TrainingFailedError
 from slidecascade_training import dsb2018
-from slidecascade_training.nuclei_crops import Batch, TrainingImage, draw_batch, prepare, render_tissue
+from slidecascade_training.nuclei_crops import (
+    WEIGHT_UNIT,
+    Batch,
+    TrainingImage,
+    draw_batch,
+    prepare,
+    render_tissue,
+)
 from slidecascade_training.staging import unwritable
-from slidecascade_training.widening import widened
 
 logger = logging.getLogger(__name__)
 
-BATCH = 8
+WIDTHS = (48, 96, 192)
+STEPS = 6000
+BATCH = 64
 PEAK_RATE = 2e-3
-WARM_UP = 0.03  # part of a stage
+WARM_UP = 0.03  # part of a run
 SAVE_EVERY = 100  # steps
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A width for every level of the network, and how many steps it is trained."""
-
-    widths: tuple[int, ...]
-    steps: int
+Watch = Callable[[int, float], object]
+"""Is told a step and the mean loss since it was last told."""
 
 
-STAGES = (
-    Stage((32, 48, 96), 2680),
-    Stage((32, 64, 128), 4400),
-    Stage((32, 64, 128), 1800),
-    Stage((32, 64, 128), 5200),
-)
+def _unwatched(_step: int, _loss: float) -> None:
+    """The default: nobody looks."""
 
 
-def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:
+def build_network(widths: Sequence[int] = WIDTHS) -> Any:
     """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, 2)``: foreground and relative depth.
 
     After Ronneberger et al. (2015), with two changes that halve its cost: the first convolution has stride 2 and
@@ -93,66 +95,79 @@ def build_network(widths: Sequence[int] = STAGES[-1].widths) -> Any:
 DETAIL_WIDTH = 8
 
 
-def weighted_loss(targets: Any, predicted: Any) -> Any:
+def weighted_loss(planes: Any, predicted: Any) -> Any:
     """Weighted cross-entropy of both maps plus soft Dice of the foreground.
 
     Args:
-        targets: ``(N, H, W, 3)`` float32: foreground (0 or 1), relative depth (0 to 1), weight.
+        planes: ``(N, H, W, 3)``, 0 to 255, as of `target_planes`: foreground, relative depth, weight.
         predicted: ``(N, H, W, 2)`` float32, 0 to 1.
     """
     from keras import ops
 
-    truth, weight = targets[..., :2], targets[..., 2:]
+    is_cell = ops.cast(planes[..., 0] >= 127.5, predicted.dtype)
+    truth = ops.stack([is_cell, is_cell * planes[..., 1] / 255.0], axis=-1)
+    weight = planes[..., 2:] / WEIGHT_UNIT
     clipped = ops.clip(predicted, 1e-5, 1.0 - 1e-5)
     entropy = -(truth * ops.log(clipped) + (1.0 - truth) * ops.log(1.0 - clipped))
-    overlap = ops.sum(truth[..., 0] * predicted[..., 0])
-    total = ops.sum(truth[..., 0] + predicted[..., 0])
+    overlap = ops.sum(is_cell * predicted[..., 0])
+    total = ops.sum(is_cell + predicted[..., 0])
     dice = 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
     return ops.mean(weight * entropy) + 0.5 * dice
 
 
 class Trainer:
-    """One stage: a network with its optimiser, saved together in `file`; what is saved there is gone on with."""
+    """A network with its optimiser, saved together in the folder of a run; what is saved there is gone on with.
 
-    def __init__(self, file: Path, stage: Stage, start: Callable[[], Any]) -> None:
+    Raises:
+        FileNotFoundError: nothing is saved there, and `widths` does not say what to begin with.
+    """
+
+    def __init__(self, folder: Path, widths: Sequence[int] | None = None) -> None:
         import keras
 
-        self.stage, self.file = stage, file
-        if self.file.exists():
+        self.file = folder / "network.keras"
+        if widths is None or self.file.exists():
+            if not self.file.exists():
+                raise FileNotFoundError(f"{folder} holds no trained network: train it first.")
             self.network = keras.saving.load_model(
                 self.file, custom_objects={"weighted_loss": weighted_loss}, compile=True
             )
             return
-        self.network = start()
-        optimizer = keras.optimizers.AdamW(PEAK_RATE, weight_decay=1e-4, clipnorm=1.0)
+        self.network = build_network(widths)
+        optimizer = keras.optimizers.AdamW(PEAK_RATE, weight_decay=1e-2, clipnorm=1.0)
         self.network.compile(optimizer=optimizer, loss=weighted_loss)
 
     @property
-    def steps(self) -> int:
+    def done(self) -> int:
         """Steps done."""
         return int(self.network.optimizer.iterations)
 
-    def train(self, batches: Callable[[], Batch]) -> None:
-        """Take the remaining steps of the stage."""
+    def train(self, batches: Iterator[Batch], steps: int, watch: Watch = _unwatched) -> None:
+        """Go on to `steps` steps in all; `watch` is told every save's step and mean loss.
+
+        Raises:
+            TrainingFailedError: the loss became no number.
+            UnwritableOutputError: a full disk.
+        """
         losses: list[float] = []
         since = time.monotonic()
-        for step in range(self.steps, self.stage.steps):
-            self.network.optimizer.learning_rate.assign(learning_rate(step / self.stage.steps))
-            batch = batches()
+        for step in range(self.done, steps):
+            self.network.optimizer.learning_rate.assign(learning_rate(step / steps))
+            batch = next(batches)
             images = batch.images.astype(np.float32) / 255.0
-            losses.append(float(self.network.train_on_batch(images, batch.targets)))
+            losses.append(float(self.network.train_on_batch(images, batch.planes)))
             if not np.isfinite(losses[-1]):
                 raise TrainingFailedError(
                     f"The loss became {losses[-1]:g} at step {step + 1}; what was saved before is kept: look for "
                     "odd images, or start again in another --out with another --seed."
                 )
-            if (step + 1) % SAVE_EVERY == 0:
-                pace = (time.monotonic() - since) / len(losses)
-                logger.info("step %d, loss %.4f, %.2f s a step", step + 1, float(np.mean(losses)), pace)
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+                pace, mean = (time.monotonic() - since) / len(losses), float(np.mean(losses))
+                logger.info("step %d, loss %.4f, %.2f s a step", step + 1, mean, pace)
                 losses.clear()
                 self.save()
+                watch(step + 1, mean)
                 since = time.monotonic()
-        self.save()
 
     def save(self) -> None:
         """Replace the checkpoint at once, so that a kill leaves the old one or the new one."""
@@ -172,40 +187,55 @@ def learning_rate(progress: float) -> float:
     return PEAK_RATE * 0.5 * (1.0 + float(np.cos(np.pi * min(progress, 1.0))))
 
 
-def checkpoint(folder: Path, stage: int) -> Path:
-    """Where a run keeps a stage, counted from 0."""
-    return folder / f"stage-{stage}.keras"
+@contextmanager
+def drawn_ahead(pool: Sequence[TrainingImage], seed: int, first: int) -> Iterator[Iterator[Batch]]:
+    """Batches from step `first` on without end, drawn by processes beside the training, a few ahead of it."""
+    workers = max(1, usable_cores() - 1)
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process that runs threads may hang
+    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_hold, initargs=(pool,)) as drawers:
+
+        def batches() -> Iterator[Batch]:
+            waiting = deque(drawers.submit(_draw, seed, first + ahead) for ahead in range(2 * workers))
+            step = first + len(waiting)
+            while True:
+                yield waiting.popleft().result()
+                waiting.append(drawers.submit(_draw, seed, step))
+                step += 1
+
+        try:
+            yield batches()
+        finally:
+            drawers.shutdown(cancel_futures=True)
 
 
-def drawn_ahead(pool: Sequence[TrainingImage], seed: int, stage: int, step: int) -> Callable[[], Batch]:
-    """Draw batches from `step` on, by a thread of its own, a few ahead of the training."""
-    ready: queue.Queue[Batch] = queue.Queue(maxsize=4)
-
-    def draw() -> None:
-        index = step
-        while True:
-            ready.put(draw_batch(pool, BATCH, np.random.default_rng([seed, stage, index])))
-            index += 1
-
-    threading.Thread(target=draw, daemon=True).start()
-    return ready.get
+_held: list[TrainingImage] = []
 
 
-def train_stages(pool: Sequence[TrainingImage], folder: Path, seed: int) -> Any:
-    """Train every stage, each from the widened network of the one before, and return the last network."""
-    network: Any = None
-    for number, stage in enumerate(STAGES):
-        before = network
+def _hold(pool: Sequence[TrainingImage]) -> None:
+    """In a process that draws: keep the images, and to one core."""
+    cv2.setNumThreads(1)
+    _held[:] = pool
 
-        def start(stage: Stage = stage, before: Any = before) -> Any:
-            young = build_network(stage.widths)
-            return young if before is None else widened(before, young, seed=seed)
 
-        trainer = Trainer(checkpoint(folder, number), stage, start)
-        logger.info("stage %d: widths %s, from step %d", number, stage.widths, trainer.steps)
-        trainer.train(drawn_ahead(pool, seed, number, trainer.steps))
-        network = trainer.network
-    return network
+def _draw(seed: int, step: int) -> Batch:
+    return draw_batch(_held, BATCH, np.random.default_rng([seed, step]))
+
+
+def train(
+    pool: Sequence[TrainingImage],
+    folder: Path,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    widths: Sequence[int] = WIDTHS,
+    watch: Watch = _unwatched,
+) -> Any:
+    """Train, from the last checkpoint in `folder` on, and return the network."""
+    trainer = Trainer(folder, widths)
+    logger.info("widths %s, %d steps, from step %d", tuple(widths), steps, trainer.done)
+    with drawn_ahead(pool, seed, trainer.done) as batches:
+        trainer.train(batches, steps, watch)
+    return trainer.network
 
 
 def main() -> None:
@@ -216,6 +246,8 @@ def main() -> None:
     parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, trained on as well")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints and settings")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"each of {BATCH} crops")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     import keras
@@ -225,9 +257,15 @@ def main() -> None:
     nucls = list(dsb2018.read_nucls(arguments.nucls)) if arguments.nucls else []
     images = [*dsb2018.read_images(arguments.data, "train"), *nucls]
     images += render_tissue(arguments.tissue, arguments.seed)
-    settings = {"seed": arguments.seed, "nucls_images": len(nucls), "tissue_windows": arguments.tissue}
+    settings = {
+        "seed": arguments.seed,
+        "steps": arguments.steps,
+        "widths": list(arguments.widths),
+        "nucls_images": len(nucls),
+        "tissue_windows": arguments.tissue,
+    }
     (arguments.out / "run.json").write_text(json.dumps(settings), encoding="utf-8")
-    train_stages(prepare(images), arguments.out, arguments.seed)
+    train(prepare(images), arguments.out, seed=arguments.seed, steps=arguments.steps, widths=arguments.widths)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,10 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images uint8 ``(N, C, C, 3)`` RGB; targets float32 ``(N, C, C, 3)``: foreground, relative depth, weight."""
+    """Images ``(N, C, C, 3)`` RGB and their planes ``(N, C, C, 3)`` as of `target_planes`, both uint8."""
 
     images: Image
-    targets: Field
+    planes: Image
 
 
 def prepare(images: Sequence[NucleiImage]) -> list[TrainingImage]:
@@ -127,12 +127,7 @@ def draw_batch(pool: Sequence[TrainingImage], size: int, rng: np.random.Generato
     shares = np.array([item.share for item in pool])
     chosen = rng.choice(len(pool), size, p=shares / shares.sum())
     crops = [_draw_crop(pool[index], rng) for index in chosen]
-    images = np.stack([image for image, _ in crops])
-    planes = np.stack([planes for _, planes in crops]).astype(np.float32)
-    is_cell = planes[..., 0] >= 127.5
-    depth = np.where(is_cell, planes[..., 1] / 255.0, 0.0)
-    weight = planes[..., 2] / WEIGHT_UNIT
-    return Batch(images, np.stack([is_cell, depth, weight], axis=-1).astype(np.float32))
+    return Batch(np.stack([image for image, _ in crops]), np.stack([planes for _, planes in crops]))
 
 
 def _draw_crop(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:

@@ -19,7 +19,7 @@ from slidecascade.registry import ModelPackage
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
-from slidecascade.runners.schedule import Limits, powers_of_two
+from slidecascade.runners.schedule import Limits, few_sizes
 from slidecascade.settings import RunnerKind, Settings
 
 NO_SERVICES: Mapping[str, Any] = MappingProxyType({})
@@ -157,7 +157,7 @@ def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: R
     )
     packages = tuple(packages)
     runners = [
-        LocalRunner(packages, placement=replace(placement, gpu=gpu), warm_up=powers_of_two(settings.max_batch))
+        LocalRunner(packages, placement=replace(placement, gpu=gpu), warm_up=few_sizes(settings.max_batch))
         for gpu in gpus
     ]
     if not in_batches:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,9 @@ ORT_ERRORS = (
 WARM_UP_PX = 64
 FATAL_ONLY = 4
 """The severity from which on ONNX Runtime writes to stderr."""
+
+MOST_SHAPES = 6
+"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles in three sizes of batch."""
 
 USUAL_BATCH = 8
 """The size of batches TensorRT makes its engines best for."""
@@ -90,8 +95,33 @@ class Placement:
 ON_CPU = Placement()
 
 
+class Sessions:
+    """The sessions of one network.
+
+    On CUDA there is one for every shape ``(N, H, W, 3)`` of those last asked for. cuDNN's plans belong to a session
+    and are made anew whenever its input has another shape than the time before: on an H100 a third of a second
+    for a network of 20 convolutions that then runs in a millisecond.
+    """
+
+    def __init__(self, make: Callable[[], ort.InferenceSession], *, by_shape: bool) -> None:
+        self._make, self._by_shape = make, by_shape
+        self._kept: OrderedDict[tuple[int, ...], ort.InferenceSession] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, shape: tuple[int, ...]) -> ort.InferenceSession:
+        """The session for images of `shape`, made if need be."""
+        key = shape if self._by_shape else ()
+        with self._lock:
+            session = self._kept.get(key) or self._make()
+            self._kept[key] = session
+            self._kept.move_to_end(key)
+            if len(self._kept) > MOST_SHAPES:
+                self._kept.popitem(last=False)
+        return session
+
+
 class LocalRunner:
-    """One session per model, shared by all threads.
+    """The networks of this process, shared by all threads.
 
     On CPU the cores are kept busy by tiles side by side, not by threads inside one network: a shared session
     with one thread per call was measured faster than sessions that spread each call over the cores.
@@ -127,9 +157,9 @@ class LocalRunner:
         }
 
     def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        session = self._sessions[model]
+        sessions = self._sessions[model]
         try:
-            output: NDArray[Any] = session.run(None, {"image": images})[0]
+            output: NDArray[Any] = sessions.of(images.shape).run(None, {"image": images})[0]
         except ORT_ERRORS as error:
             raise ModelFailedError(
                 f"Model {model!r} failed on {len(images)} images of {images.shape[2]} x {images.shape[1]} px: "
@@ -143,9 +173,8 @@ class LocalRunner:
         self._sessions.clear()
 
 
-def _open(
-    package: ModelPackage, threads_per_call: int, placement: Placement, sizes: Sequence[int]
-) -> ort.InferenceSession:
+def _open(package: ModelPackage, threads_per_call: int, placement: Placement, sizes: Sequence[int]) -> Sessions:
+    """Sessions that have been tried with batches of `sizes`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
@@ -154,19 +183,28 @@ def _open(
     built = ort.get_available_providers()
     if providers[0][0] not in built:  # asked first, for ONNX Runtime would tell of it in lines of its own
         raise SettingsError(_missing(placement.device, built))
-    try:
+
+    def make() -> ort.InferenceSession:
         # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
-        session = ort.InferenceSession(package.read(), options, providers=providers)
-    except ORT_ERRORS as error:
-        raise ModelPackageError(
-            f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
-        ) from error
-    if session.get_providers()[0] != providers[0][0]:
-        # ONNX Runtime falls back to the CPU without a word that a program could catch.
-        raise SettingsError(_missing(placement.device, session.get_providers()))
+        return ort.InferenceSession(graph, options, providers=providers)
+
+    graph = package.read()
+    sessions = Sessions(make, by_shape=providers[0][0] == "CUDAExecutionProvider")
+    side = -(-WARM_UP_PX // package.spec.input.multiple_of) * package.spec.input.multiple_of
+    height, width = package.spec.input.height_px or side, package.spec.input.width_px or side
     for size in sizes:
-        _check(package.spec, session, size)
-    return session
+        image = np.zeros((size, height, width, 3), np.uint8)
+        try:
+            session = sessions.of(image.shape)
+        except ORT_ERRORS as error:
+            raise ModelPackageError(
+                f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
+            ) from error
+        if session.get_providers()[0] != providers[0][0]:
+            # ONNX Runtime falls back to the CPU without a word that a program could catch.
+            raise SettingsError(_missing(placement.device, session.get_providers()))
+        _check(package.spec, session, image)
+    return sessions
 
 
 def _missing(device: Device, found: Sequence[str]) -> str:
@@ -182,16 +220,14 @@ def _missing(device: Device, found: Sequence[str]) -> str:
     )
 
 
-def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, size: int) -> None:
-    """Hold the graph against ``model.yaml``, then run it once on `size` images, which also warms it up."""
+def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, image: NDArray[np.uint8]) -> None:
+    """Hold the graph against ``model.yaml``, then run it once on `image` (N, H, W, 3), which also warms it up."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].name != "image" or inputs[0].type != "tensor(uint8)":
         raise ModelPackageError(f"Model {spec.name!r} must take one input, `image`, uint8 (N, H, W, 3).")
     if len(outputs) != 1:
         raise ModelPackageError(f"Model {spec.name!r} must have one output, it has {len(outputs)}.")
-    side = -(-WARM_UP_PX // spec.input.multiple_of) * spec.input.multiple_of
-    height, width = spec.input.height_px or side, spec.input.width_px or side
-    image = np.zeros((size, height, width, 3), np.uint8)
+    size, height, width, _ = image.shape
     try:
         output = session.run(None, {"image": image})[0]
     except ORT_ERRORS as error:

@@ -1,0 +1,41 @@
+"""Sessions of a network by the shape of its input."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+
+from slidecascade.runners import local
+
+
+@pytest.fixture
+def numbers() -> Any:
+    """Stands for sessions: what is made first is 1."""
+    made = count(1)
+    return lambda: next(made)
+
+
+def test_where_plans_belong_to_a_shape_each_shape_keeps_its_own(numbers: Any) -> None:
+    """A region's tiles and its crops in two sizes of batch take turns, and nothing is planned anew."""
+    sessions = local.Sessions(numbers, by_shape=True)
+    shapes = [(32, 72, 72, 3), (8, 72, 72, 3), (1, 592, 592, 3)]
+    assert [sessions.of(shape) for shape in shapes * 2] == [1, 2, 3, 1, 2, 3]
+
+
+def test_the_shape_that_was_not_asked_for_longest_is_given_up(numbers: Any) -> None:
+    """Every session takes memory of the GPU."""
+    sessions = local.Sessions(numbers, by_shape=True)
+    for height in range(local.MOST_SHAPES):
+        sessions.of((1, height, 8, 3))
+    sessions.of((1, 0, 8, 3))
+    sessions.of((1, 99, 8, 3))
+    assert sessions.of((1, 0, 8, 3)) == 1
+    assert sessions.of((1, 1, 8, 3)) == local.MOST_SHAPES + 2
+
+
+def test_elsewhere_one_session_takes_every_shape(numbers: Any) -> None:
+    """On a CPU, and with TensorRT, which plans for a range of sizes."""
+    sessions = local.Sessions(numbers, by_shape=False)
+    assert [sessions.of((size, 8, 8, 3)) for size in (1, 8, 32)] == [1, 1, 1]
