@@ -153,9 +153,30 @@ def test_an_override_for_a_model_that_is_not_there_is_refused(packages: list[Mod
 def test_overrides_are_written_name_and_runner(value: str) -> None:
     """Anything else names the setting and shows one that is right."""
     with pytest.raises(
-        SettingsError, match=r"SLIDECASCADE_RUNNER_BY_MODEL cannot be .*: Write it like nuclei-unet="
+        SettingsError, match=r"SLIDECASCADE_RUNNER_BY_MODEL cannot be .*: write it like nuclei-unet="
     ):
         read_settings(runner_by_model=value)
+
+
+def test_a_model_cannot_be_sent_to_two_places() -> None:
+    """Neither of two contradicting overrides wins without a word."""
+    with pytest.raises(SettingsError, match="'nash-cell' is named twice, and only one can be meant"):
+        read_settings(runner_by_model="nash-cell=local,nuclei-unet=bento,nash-cell=triton")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"threads": "-1"}, "SLIDECASCADE_THREADS cannot be '-1': it should be greater than or equal to 0."),
+        ({"threads": "2.5"}, "SLIDECASCADE_THREADS cannot be '2.5': it should be a whole number."),
+        ({"device": "gpu"}, "SLIDECASCADE_DEVICE cannot be 'gpu': it should be 'cpu', 'cuda' or 'tensorrt'."),
+    ],
+)
+def test_a_refused_setting_is_one_sentence(fields: dict[str, str], sentence: str) -> None:
+    """What is told is what may be written, in an operator's words."""
+    with pytest.raises(SettingsError) as refused:
+        read_settings(**fields)
+    assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize("fields", [{"runner": "cloud"}, {"gpus": "0,x"}, {"gpus": ""}, {"batching": "maybe"}])
@@ -273,9 +294,11 @@ def test_what_looks_like_a_setting_is_told() -> None:
         "SLIDECASCADE_RUNNER": "local",
         "slidecascade_threads": "2",
         "SLIDECASCADE_PORT_3000_TCP_ADDR": "10.0.0.7",
+        "SLIDECASCADE_BOGUS": "1",
         "BENTOML_HOME": "x",
     }
     assert unknown_settings(environment) == {
+        "SLIDECASCADE_BOGUS": "",
         "SLIDECASCADE_PORT_3000_TCP_ADDR": "",
         "SLIDECASCADE_RUNNR": "SLIDECASCADE_RUNNER",
     }
