@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
 
     max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Largest body of ``/v2/.../infer`` in bytes: 20 tiles of 1024 x 1024 px in binary form."""
+    """Largest body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px take 48 MiB in binary form."""
 
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""
