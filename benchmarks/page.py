@@ -133,7 +133,7 @@ def _load_head(report: dict[str, Any]) -> list[str]:
     cells, side, machine = report["cells"], report["side_px"], report["machine"]
     return wrap(
         f"`make bench-load`: `{report['pipeline']}` on {len(cells)} regions of {side} x {side} px with "
-        f"{min(cells)} to {max(cells)} cells; {report['places']} places, {machine['cores']} cores, on which load was "
+        f"{min(cells)} to {max(cells)} cells; {report['places']} places, {machine['cores']} cores, load "
         f"{report['load_before']:g} before. Every answer is compared with the one the region gets by itself; "
         "*turned away* is 429 with `Retry-After`.",
         width=100,
