@@ -47,6 +47,24 @@ async def test_a_scrape_tells_whether_networks_can_be_run() -> None:
     readiness.close()
 
 
+async def test_the_log_says_when_networks_go_and_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once each, also for a start without them that nobody asks about."""
+    monkeypatch.setattr(readiness_module, "_FIRST_S", 0.0)
+    networks = Networks()
+    readiness = Readiness(cast("Analyser", networks), Metrics(), retry_after_s=2)
+    networks.away = True
+    with caplog.at_level("INFO", "slidecascade"):
+        await readiness.begin()
+        for away in (True, False, False):
+            networks.away = away
+            await readiness.tell()
+    assert caplog.messages == ["networks cannot be run", "networks can be run again"]
+    assert caplog.records[0].fields == {"reason": "They are away: start them."}  # type: ignore[attr-defined]  # extra
+    readiness.close()
+
+
 async def test_networks_that_hang_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """All who ask meanwhile share one question, are told in time, and learn at once when it is over."""
     monkeypatch.setattr(readiness_module, "PATIENCE_S", 0.05)

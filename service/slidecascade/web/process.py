@@ -70,6 +70,11 @@ class Process:
             metrics=metrics,
         )
 
+    def take_over(self) -> None:
+        """What is left to do when the server has started; in its event loop."""
+        self.drain.take_over()
+        self._readiness.begin()
+
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The boundary around `app`, a server's application with `rest` mounted in it.
 
