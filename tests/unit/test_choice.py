@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,14 @@ def test_a_sooner_control_ends_with_the_later_one(control: Control) -> None:
     control.cancel()
     with pytest.raises(CancelledError):
         longer.check()
+
+
+def test_a_full_line_tells_the_time_of_the_settings(packages: list[ModelPackage]) -> None:
+    """What an overloaded answer tells callers to wait is one setting, wherever it was full."""
+    settings = Settings(batching="on", retry_after_s=7)
+    with closing(open_runner(packages, settings, Unobserved())) as runner:
+        assert isinstance(runner, Batcher)
+        assert runner._schedule.limits.retry_after_s == 7
 
 
 def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> None:

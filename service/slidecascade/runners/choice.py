@@ -159,6 +159,7 @@ def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: R
         batch_items=settings.max_batch,
         batch_px=_GPU_BATCH_PX if on_gpu else _CPU_BATCH_PX,
         queue_items=settings.max_queue_items,
+        retry_after_s=settings.retry_after_s,
         padded=on_gpu,
     )
     placement = Placement(
