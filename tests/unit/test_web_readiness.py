@@ -79,3 +79,21 @@ async def test_networks_that_hang_keep_nobody_waiting(monkeypatch: pytest.Monkey
     await readiness.require()
     assert networks.asked == 1
     readiness.close()
+
+
+async def test_a_scrape_does_not_wait_for_networks_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said last holds until they have had their time; then it is no."""
+    monkeypatch.setattr(readiness_module, "_SCRAPE_S", 0.02)
+    networks, metrics = Networks(), Metrics()
+    readiness = Readiness(cast("Analyser", networks), metrics, retry_after_s=2)
+    await readiness.require()
+    metrics.networks_ready(True)
+    networks.answers.clear()
+    async with asyncio.timeout(1.0):
+        await readiness.tell()
+    assert _told(metrics) == "slidecascade_networks_ready 1.0"
+    monkeypatch.setattr(readiness_module, "PATIENCE_S", 0.0)
+    await readiness.tell()
+    assert _told(metrics) == "slidecascade_networks_ready 0.0"
+    networks.answers.set()
+    readiness.close()

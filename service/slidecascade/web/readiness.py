@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import suppress
 from typing import Final
 
 from slidecascade.analyser import Analyser
@@ -14,7 +16,10 @@ from slidecascade.web.pool import Pool
 LOG = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 2.0
-"""How long whoever asks is kept waiting: less than a probe or a scrape waits for an answer."""
+"""How long whoever asks is kept waiting."""
+
+_SCRAPE_S = 0.5
+"""How long a scrape is: a server that hangs must not make this process look dead."""
 
 _FIRST_S = 3.0
 """After the start: by then services in processes of their own have been heard of."""
@@ -34,6 +39,7 @@ class Readiness:
         # A thread of its own, so that a disk that hangs does not make the process look unready.
         self._pool = Pool(1, name="check")
         self._asked: asyncio.Future[None] | None = None
+        self._asked_at = 0.0
         self._first: asyncio.Task[None] | None = None
         self._can_run = True
         self._closed = False
@@ -53,21 +59,17 @@ class Readiness:
         Raises:
             NotReadyError: when one cannot, or has not answered in time.
         """
-        try:
-            await self._require()
-        except NotReadyError as error:
-            if self._can_run:
-                LOG.warning("networks cannot be run", extra={"fields": {"reason": error.detail}})
-            self._can_run = False
-            raise
-        if not self._can_run:
-            LOG.info("networks can be run again")
-        self._can_run = True
+        await asyncio.wait({self._ask()}, timeout=PATIENCE_S)
+        self._judge()
 
     async def tell(self) -> None:
-        """Let the metrics say whether every network can be run."""
+        """Let the metrics say whether every network can be run; what they said holds until there is an answer."""
+        asked = self._ask()
+        await asyncio.wait({asked}, timeout=_SCRAPE_S)
+        if not asked.done() and time.monotonic() < self._asked_at + PATIENCE_S:
+            return
         try:
-            await self.require()
+            self._judge()
         except NotReadyError:
             self._metrics.networks_ready(False)
         else:
@@ -76,16 +78,30 @@ class Readiness:
     async def _ask_first(self) -> None:
         await asyncio.sleep(_FIRST_S)
         if not self._closed:
-            await self.tell()
+            with suppress(NotReadyError):
+                await self.require()
 
-    async def _require(self) -> None:
+    def _ask(self) -> asyncio.Future[None]:
+        """The question that is being asked: a new one, if the last has been answered."""
         if self._asked is None or self._asked.done():
             self._asked = self._pool.submit(self._analyser.check_ready)
-        asked = self._asked
-        await asyncio.wait({asked}, timeout=PATIENCE_S)
-        if not asked.done():
-            raise NotReadyError(
-                f"The networks have not answered within {PATIENCE_S:g} s: look at the server that runs them.",
-                retry_after_s=self._retry_after_s,
-            )
-        asked.result()
+            self._asked_at = time.monotonic()
+        return self._asked
+
+    def _judge(self) -> None:
+        """What the answer says, which is no when there is none yet; raises NotReadyError."""
+        try:
+            if self._asked is None or not self._asked.done():
+                raise NotReadyError(
+                    f"The networks have not answered within {PATIENCE_S:g} s: look at the server that runs them.",
+                    retry_after_s=self._retry_after_s,
+                )
+            self._asked.result()
+        except NotReadyError as error:
+            if self._can_run:
+                LOG.warning("networks cannot be run", extra={"fields": {"reason": error.detail}})
+            self._can_run = False
+            raise
+        if not self._can_run:
+            LOG.info("networks can be run again")
+        self._can_run = True
