@@ -79,6 +79,8 @@ def main() -> int:
         with writing_to(arguments.out):  # told before the minutes it takes, not after
             arguments.out.mkdir(parents=True, exist_ok=True)
         report = measure(arguments)
+    except KeyboardInterrupt:
+        return FAILED
     except SlideCascadeError as error:
         sys.stderr.write(f"benchmarks.load: {error.detail}\n")
         return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 
+from slidecascade.commands.termination import unwinding
 from slidecascade.errors import InvalidRequestError, MissingExtraError
 from slidecascade_convert.outcome import Parity, Quantisation
 from slidecascade_convert.request import ConversionRequest, Normalisation
 from slidecascade_convert.source import SourceFormat, recognise
 
-FAILED = 1
 _NEEDED = ("onnx", "tensorflow", "tf2onnx")
 _NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
 
@@ -61,21 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     from slidecascade_convert.conversion import convert
 
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
+    with unwinding():
         finished = convert(request)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(told(finished.parity))
     sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
     return 0
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """Leave by way of what is to be cleared away: the converting process and its folder."""
-    raise SystemExit(FAILED)
 
 
 def _needed(form: SourceFormat) -> tuple[str, ...]:
