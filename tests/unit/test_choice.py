@@ -8,16 +8,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.control import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     MissingExtraError,
+    ModelPackageError,
     NotReadyError,
     OverloadedError,
     SettingsError,
@@ -131,6 +134,28 @@ def test_an_analyser_asks_the_networks_that_are_elsewhere(toy: ToyPipeline) -> N
     with pytest.raises(NotReadyError):
         analyser.check_ready()
     analyser.close()
+
+
+def test_another_network_than_its_package_refuses_the_region(toy: ToyPipeline) -> None:
+    """As when a server elsewhere was pointed at other models: not ready, with the reason, and no tile's fault."""
+
+    class Stranger(Elsewhere):
+        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+            raise ModelPackageError("It is another one: point the server at the same models folder.")
+
+    analyser = Analyser(
+        Settings(models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir),
+        observer=Silent(),
+        make_runner=lambda packages: MeasuredRunner(Stranger(), Unobserved()),
+    )
+    image = bytes(cv2.imencode(".png", np.full((64, 64, 3), 120, np.uint8))[1])
+    request = wire.RegionRequest(pipeline="toy", mpp=0.5, allow_partial=True)
+    with closing(analyser):
+        with pytest.raises(NotReadyError, match="another one: point the server") as refused:
+            analyser.analyse(request, image, Control())
+        assert refused.value.retry_after_s == 2
+        with pytest.raises(NotReadyError, match="another one: point the server"):
+            analyser.infer("toy-classifier", np.zeros((1, 8, 8, 3), np.uint8), Control())
 
 
 def test_what_is_overloaded_refuses_the_region(toy: ToyPipeline) -> None:
