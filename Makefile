@@ -43,7 +43,7 @@ check: $(VENV)/.dev ## style, types, direction of imports
 serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
 	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)")
 
-bench: $(VENV)/.dev ## measures, writes benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
+bench: $(VENV)/.dev ## measures for about ten minutes, writes benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
 	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)" --out benchmarks/results/accuracy.json)
 	$(BIN)/python -m benchmarks
 
@@ -52,7 +52,7 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 	$(PIP) install -r requirements/bench.txt
 	touch $@
 
-bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes; SOAK=minutes more
+bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes, to benchmarks/results; SOAK=minutes more
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
 
 # LitServe and Ray Serve get environments of their own, pinned in requirements/peers-*.txt, in the user's cache folder.

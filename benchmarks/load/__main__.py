@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -23,12 +24,16 @@ from benchmarks.load.exchanges import Figures
 from benchmarks.load.memory import Sample, growth_mib_per_hour, watched
 from benchmarks.load.plots import plot_closed, plot_memory, plot_open
 from benchmarks.load.rounds import Caller
+from benchmarks.page import RESULTS, write_page
 
+from slidecascade.cli import CALLERS_FAULT, FAILED, WRONG_CALL
+from slidecascade.commands.arguments import whole_number
+from slidecascade.commands.files import writing_to
 from slidecascade.commands.served import served
 from slidecascade.cores import usable_cores
+from slidecascade.errors import SlideCascadeError
 from slidecascade.settings import read_settings
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SOAK_USERS = 4
 
 
@@ -69,19 +74,41 @@ def main() -> int:
     missing = [name for name in ("locust", "matplotlib") if find_spec(name) is None]
     if missing:
         sys.stderr.write(f"{' and '.join(missing)} must be installed first: make bench-load does it.\n")
-        return 2
-    report = measure(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(report), indent=1) + "\n"
-    (arguments.out / "load.json").write_text(text, encoding="utf-8")
-    if report.closed:
-        plot_closed(report.closed, arguments.out / "load-closed.png")
-    if report.open:
-        plot_open(report.open, arguments.out / "load-open.png")
-    if report.soak:
-        plot_memory(report.soak.memory, arguments.out / "load-soak.png")
+        return WRONG_CALL
+    try:
+        with writing_to(arguments.out):  # told before the minutes it takes, not after
+            arguments.out.mkdir(parents=True, exist_ok=True)
+        report = measure(arguments)
+    except KeyboardInterrupt:
+        return FAILED
+    except SlideCascadeError as error:
+        sys.stderr.write(f"benchmarks.load: {error.detail}\n")
+        return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED
+    _write(report, arguments.out)
     print(table(report))
     return 1 if report.faults else 0
+
+
+def _write(report: LoadReport, folder: Path) -> None:
+    """The rounds and the soak in files of their own, so that each can be taken anew without the other."""
+    document = dataclasses.asdict(report)
+    rounds = {name: document.pop(name) for name in ("closed", "open")}
+    soak = document.pop("soak")
+    if report.closed or report.open:
+        _write_json(document | rounds, folder / "load.json")
+    if report.closed:
+        plot_closed(report.closed, folder / "load-closed.png")
+    if report.open:
+        plot_open(report.open, folder / "load-open.png")
+    if report.soak:
+        _write_json(document | {"soak": soak}, folder / "load-soak.json")
+        plot_memory(report.soak.memory, folder / "load-soak.png")
+    if folder == RESULTS:
+        write_page()
+
+
+def _write_json(document: dict[str, object], path: Path) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(arguments: argparse.Namespace) -> LoadReport:
@@ -164,26 +191,49 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)
+def _callers(text: str) -> tuple[int, ...]:
+    return tuple(map(whole_number(1), filter(None, text.split(","))))
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(",") if part)
+    return tuple(map(_positive, filter(None, text.split(","))))
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for load.json and the plots")
-    parser.add_argument("--pipeline", default="nash")
-    parser.add_argument("--side", type=int, default=512, help="side of the regions in pixels at 0.5 um/px")
-    parser.add_argument("--cases", type=int, default=8, help="how many different regions; one is bare glass")
-    parser.add_argument("--users", type=_whole_numbers, default=(1, 2, 4, 8, 16, 32), help="callers, closed loop")
-    parser.add_argument(
-        "--rates", type=_shares, default=(0.5, 0.9, 1.2, 2.0), help="arrivals, in shares of the best throughput"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load", description="Callers of every number and rate against a served process."
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of a round")
-    parser.add_argument("--soak-minutes", type=float, default=0.0)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures and plots")
+    parser.add_argument("--pipeline", default="nash", help="default: nash")
+    parser.add_argument(
+        "--side", type=whole_number(64), default=512, help="side of the regions in pixels at 0.5 um/px"
+    )
+    parser.add_argument(
+        "--cases", type=whole_number(1), default=8, help="how many different regions; one is bare glass"
+    )
+    parser.add_argument(
+        "--users", type=_callers, default=(1, 2, 4, 8, 16, 32), help="callers of each closed round: 1,2,4"
+    )
+    parser.add_argument(
+        "--rates",
+        type=_shares,
+        default=(0.5, 0.9, 1.2, 2.0),
+        help="arrivals of each open round: 0.5,2 times the best throughput",
+    )
+    parser.add_argument("--seconds", type=_positive, default=20.0, help="length of a round")
+    parser.add_argument(
+        "--soak-minutes", type=_positive, help="after them, so long of four callers; only that: --users= --rates="
+    )
     return parser
 
 

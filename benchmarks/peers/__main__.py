@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import RESULTS, write_page
 from benchmarks.peers.agreement import NOTHING, Agreement, agreement
 from benchmarks.peers.cases import Case, make_cases
 from benchmarks.peers.composition import MPP, PIPELINE, Composition
@@ -33,9 +34,9 @@ from benchmarks.peers.process import ROOT, PeerFailedError, hold, release
 from benchmarks.peers.rounds import Round, Started, closed
 from benchmarks.peers.table import page, table
 
+from slidecascade.commands.arguments import whole_number
 from slidecascade.cores import usable_cores
 
-RESULTS = ROOT / "benchmarks" / "results"
 TOLERATED = 0.01
 """Cells that may differ from the expected ones, as a part of all; beyond, a contender takes no part."""
 
@@ -95,6 +96,8 @@ def main() -> int:
     most = max(callers for callers, _ in plan.loads)
     plot(standings, arguments.out / f"{arguments.name}.png", callers=most)
     (arguments.out / f"{arguments.name}.md").write_text(page(standings, document), encoding="utf-8")
+    if arguments.out == RESULTS:
+        write_page()
     print("\n\n".join(table(standings, callers) for callers, _ in reversed(plan.loads)))
     wrong = [each.title for each in standings if each.agreement and not _tolerable(each.agreement)]
     return 1 if wrong else 0
@@ -247,9 +250,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures, the plot and the table")
     parser.add_argument("--name", default="peers", help="what these files are called")
-    parser.add_argument("--side", type=int, default=1024, help="side of the regions in pixels at 0.25 um/px")
-    parser.add_argument("--callers", type=int, default=8, help="callers at a time; also measured is one alone")
-    parser.add_argument("--rounds", type=int, default=0, help="default: 3, or 1 when quick")
+    parser.add_argument(
+        "--side", type=whole_number(64), default=1024, help="side of the regions in pixels at 0.25 um/px"
+    )
+    parser.add_argument(
+        "--callers", type=whole_number(1), default=8, help="callers at a time; also measured is one alone"
+    )
+    parser.add_argument("--rounds", type=whole_number(1), help="default: 3, or 1 when quick")
     parser.add_argument("--quick", action="store_true", help="one short round: to see that it works")
     parser.add_argument(
         "--without", nargs="*", choices=names[1:], default=[], help="leave these out", metavar="NAME"

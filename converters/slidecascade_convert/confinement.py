@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ _MAX_FILE_BYTES: Final = 8 * 2**30
 # Linux: a network namespace of its own has no interface but an unconnected loopback; the user namespace is what
 # lets a process without privileges have one.
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
+
+# Linux: this process ends when the one that started it is killed and cannot end it.
+_END_WITH_PARENT = 1
 
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -37,7 +41,9 @@ def confine(memory_bytes: int) -> bool:
         lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (lowest, lowest))
     try:
-        unshare = ctypes.CDLL(None, use_errno=True).unshare
+        system = ctypes.CDLL(None, use_errno=True)
+        system.prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        unshare = system.unshare
     except (OSError, AttributeError):
         return False
     # A privileged process keeps its user, and with it the right to read what it was given.

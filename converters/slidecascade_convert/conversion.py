@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Final
 
 import pydantic
@@ -31,6 +36,9 @@ _COLOURS: Final = (
     (0, 0, 0),
 )
 _MAX_BATCH = {"segment": 8, "classify": 32}
+_PREFIX: Final = "slidecascade-convert-"
+_STALE_S: Final = 24 * 3600.0
+"""Far longer than a conversion may take: a folder that old was left by one that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,8 @@ def convert(
     import onnx
 
     recognise(request.source)
-    with tempfile.TemporaryDirectory(prefix="slidecascade-convert-") as name:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
         outcome = _run(request, folder, memory_bytes, time_limit_s)
         if outcome.parity is None:
@@ -81,6 +90,15 @@ def convert(
             reason = error.strerror or "unknown reason"
             raise UnwritableOutputError(f"The package cannot be written to {request.out} ({reason}).") from error
     return Conversion(written, outcome.parity)
+
+
+def _sweep() -> None:
+    """Remove what conversions of this user left behind that were killed outright."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            if S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def spec_fields(request: ConversionRequest, outcome: Outcome) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,14 +102,21 @@ class Analyser:
         """
         if not isinstance(self._runner, RemoteRunner):
             return
-        try:
+        with self._refusing_strangers():
             self._runner.check_ready()
-        except ModelPackageError as error:
-            raise NotReadyError(error.detail, retry_after_s=self._settings.retry_after_s) from error
 
     def infer(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
         """What the network `model` gives for `images`; raises what a `Runner` and a `SharedRunner` do."""
-        return bound(self._runner, control).run(model, images)
+        with self._refusing_strangers():
+            return bound(self._runner, control).run(model, images)
+
+    @contextmanager
+    def _refusing_strangers(self) -> Iterator[None]:
+        """A network elsewhere that is another one than its package is as good as away: raises NotReadyError."""
+        try:
+            yield
+        except ModelPackageError as error:
+            raise NotReadyError(error.detail, retry_after_s=self._settings.retry_after_s) from error
 
     def analyse(
         self,
@@ -151,16 +158,16 @@ class Analyser:
 
     def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
         """Analyse a region whose every default is filled in."""
-        analysis = analyse(
-            task,
-            runner=self._runner,
-            pool=self._pool,
-            threads=self._threads,
-            control=control,
-            observer=self._observer,
-            progress=progress,
-        )
-
+        with self._refusing_strangers():
+            analysis = analyse(
+                task,
+                runner=self._runner,
+                pool=self._pool,
+                threads=self._threads,
+                control=control,
+                observer=self._observer,
+                progress=progress,
+            )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:

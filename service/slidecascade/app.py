@@ -126,7 +126,7 @@ class RegionService:
     @bentoml.on_startup  # type: ignore[untyped-decorator]  # untyped
     async def take_over(self) -> None:
         logs.configure()
-        self.process.drain.take_over()
+        self.process.take_over()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # untyped
     def close(self) -> None:

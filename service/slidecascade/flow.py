@@ -22,6 +22,7 @@ from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     ModelFailedError,
+    ModelPackageError,
     RetryLaterError,
     SlideCascadeError,
     TilesFailedError,
@@ -67,6 +68,7 @@ def analyse(
     Raises:
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
         RetryLaterError: when networks had too much to do, or were not there.
+        ModelPackageError: when networks elsewhere are others than were asked for.
         DeadlineExceededError, CancelledError: when `control` says so.
         UnreadableSlideError, ModelFailedError: when every tile failed for that reason.
     """
@@ -189,7 +191,7 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
         observer.tiles("retried", 1)
         outcome = _once(task, work, tile, private=True)
     if isinstance(outcome, _Failure):
-        if isinstance(outcome.error, RetryLaterError):
+        if isinstance(outcome.error, (RetryLaterError, ModelPackageError)):
             raise outcome.error  # not this tile's fault: the whole region may succeed later
         LOG.error("a tile failed twice: %s", outcome.error.problem, exc_info=outcome.error)
     return outcome

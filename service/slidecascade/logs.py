@@ -41,13 +41,15 @@ def request(request_id: str) -> Iterator[None]:
         _REQUEST_ID.reset(token)
 
 
-def configure(*, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+def configure(*, level: int = logging.INFO, stream: TextIO | None = None, service: str = "") -> None:
     """Send every logger of this process through one handler; may be called again.
+
+    Where processes share a log, `service` says in every line which one speaks.
 
     Access lines of uvicorn and BentoML hold raw paths and are switched off: `boundary` writes ours.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(service))
     handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -75,10 +77,14 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time", "level", "logger", "message", "request_id"?, ...fields, "exception"?}`` on one line.
+    """``{"time", "level", "logger", "service"?, "message", "request_id"?, ...fields, "exception"?}`` on one line.
 
     Fields come from ``extra={"fields": {...}}``.
     """
+
+    def __init__(self, service: str = "") -> None:
+        super().__init__()
+        self._common = {"service": service} if service else {}
 
     def format(self, record: logging.LogRecord) -> str:
         trusted = record.name.split(".")[0] in _TRUSTED
@@ -86,6 +92,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._common,
             "message": record.getMessage().strip() if trusted else _WITHHELD,
         }
         if request_id := _REQUEST_ID.get():

@@ -65,6 +65,11 @@ class Metrics:
         self._ready = Gauge(
             "slidecascade_ready", "1 while requests are let in, 0 while the process drains.", registry=registry
         )
+        self._networks = Gauge(
+            "slidecascade_networks_ready",
+            "1 while every network can be run, 0 while one elsewhere cannot; asked at every scrape.",
+            registry=registry,
+        )
         self._limit = Gauge("slidecascade_regions_limit", "Most regions worked on at a time.", registry=registry)
         self._batch_size = Histogram(
             "slidecascade_batch_size",
@@ -98,7 +103,7 @@ class Metrics:
             "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
         )
         self._rejections = Counter(
-            "slidecascade_rejections_total", "Requests refused unread.", ("reason",), registry=registry
+            "slidecascade_rejections_total", "Requests refused for now.", ("reason",), registry=registry
         )
         self._cancelled = Counter(
             "slidecascade_cancelled_total", "Regions given up because the caller left.", registry=registry
@@ -126,6 +131,10 @@ class Metrics:
     def ready(self, is_open: bool) -> None:
         """Whether anybody is let in."""
         self._ready.set(is_open)
+
+    def networks_ready(self, can_run: bool) -> None:
+        """Whether every network can be run."""
+        self._networks.set(can_run)
 
     def regions(self, count: int) -> None:
         """`count` regions are in flight now."""

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _leave)
     threading.Thread(target=_leave_with_starter, name="starter", daemon=True).start()
     share_heaps()
-    logs.configure()
+    logs.configure(service=name)
     try:
         service = make_service(read_settings()).find_dependent_by_name(name)
         with socket.socket(fileno=int(handle)) as listener:

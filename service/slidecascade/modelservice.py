@@ -101,7 +101,7 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]  # untyped
         async def take_over(self) -> None:
-            logs.configure()
+            logs.configure(service=service_name(package.spec.name))
             self.drain.take_over()
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # untyped

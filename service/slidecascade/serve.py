@@ -6,6 +6,7 @@ ever and can be commanded over a local port by anybody on the machine. The servi
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -56,7 +57,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     host, port = listener.getsockname()[:2]
 
     def ready() -> None:
-        LOG.info("ready", extra={"fields": {"host": host, "port": port}})
+        LOG.info("listening", extra={"fields": {"host": host, "port": port}})
 
     with ModelProcesses(service):
         return run(service.to_asgi(is_main=True), listener, ready=ready, keep_alive_s=_KEEP_ALIVE_S)
@@ -102,6 +103,8 @@ def _listener(host: str, port: int) -> socket.socket:
     except socket.gaierror as error:
         raise ListenError(f"{host!r} is no address of this machine: give another --host.") from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ListenError(f"{host!r} is no address of this machine: give another --host.") from error
         reason = error.strerror or "the address is unknown"
         raise ListenError(
             f"Port {port} on {host} cannot be listened on ({reason}): stop what uses it, or give another --port."

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
 
     max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Largest body of ``/v2/.../infer`` in bytes: 20 tiles of 1024 x 1024 px in binary form."""
+    """Largest body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px take 48 MiB in binary form."""
 
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""
@@ -127,6 +127,14 @@ class Settings(BaseSettings):
         """`runner_by_model`, taken apart."""
         pairs = (pair.split("=") for pair in self.runner_by_model.split(",") if pair)
         return {name: cast("RunnerKind", kind) for name, kind in pairs}
+
+    @field_validator("runner_by_model")
+    @classmethod
+    def _one_runner_for_each(cls, value: str) -> str:
+        names = [pair.partition("=")[0] for pair in value.split(",")]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is named twice, and only one can be meant")
+        return value
 
     @field_validator("slide_roots", mode="before")
     @classmethod
@@ -147,9 +155,13 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
-        reason = first["msg"]
         if first["type"] == "string_pattern_mismatch":  # whose message is the pattern
-            reason = f"Write it like {_EXAMPLES[parts[0]]}"
+            reason = f"write it like {_EXAMPLES[parts[0]]}"
+        elif first["type"] == "value_error":
+            reason = str(first["ctx"]["error"])
+        else:
+            reason = first["msg"].replace("Input should be", "it should be").partition(", unable")[0]
+            reason = reason.replace("valid integer", "whole number")
         raise SettingsError(f"{_variable(*parts)} cannot be {first['input']!r}: {reason}.") from error
 
 
@@ -158,11 +170,13 @@ def unknown_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
 
     They are told and not refused: Kubernetes sets such variables for a Service of the name ``slidecascade``.
     """
-    known = [_variable(name) for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
     prefix = _variable("")
-    strange = [name for name in environment if name.upper().startswith(prefix) and name.upper() not in known]
+    strange = {name: name.upper().removeprefix(prefix) for name in environment if name.upper().startswith(prefix)}
     return {
-        name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.8)), "") for name in sorted(strange)
+        name: next((_variable(found) for found in get_close_matches(part, known, n=1, cutoff=0.7)), "")
+        for name, part in sorted(strange.items())
+        if part not in known
     }
 
 

@@ -223,3 +223,15 @@ def test_bodies_and_calls_are_limited(start_server: StartServer) -> None:
     document = request(shape=[3, 72, 72, 3])
     response = call(small, document + PIXELS, json_bytes=len(document))
     assert "at most 2 images" in response.json()["error"]
+
+
+def test_a_callers_time_limit_is_kept(server: Server) -> None:
+    """Also where the network is called directly: what is late before it begins is not begun."""
+    late = GOOD[:-1] + b', "parameters": {"timeout": 1}}'
+    response = call(server, late + PIXELS, json_bytes=len(late))
+    assert (response.status_code, response.json()) == (
+        504,
+        {"error": "The network did not run in time: send fewer images or wait longer."},
+    )
+    patient = GOOD[:-1] + b', "parameters": {"timeout": 60000000}}'
+    assert call(server, patient + PIXELS, json_bytes=len(patient)).status_code == 200

@@ -88,7 +88,10 @@ def test_a_region_is_answered_alike_while_triton_is_there(
     for model in MODELS:
         assert server.metric(f'slidecascade_batch_size_count{{model="{model}"}}') > 0
 
+    assert server.metric("slidecascade_networks_ready") == 1
+
     servers[-1].kill()
+    server.wait(lambda: server.metric("slidecascade_networks_ready") == 0)  # though nobody probes
     for answer in (readiness(server), httpx.post(f"{server.url}/v1/regions", json=REQUEST, timeout=60)):
         problem = answer.json()
         assert (answer.status_code, problem["type"].rpartition(":")[2]) == (503, "not-ready")
@@ -101,6 +104,7 @@ def test_a_region_is_answered_alike_while_triton_is_there(
     old = servers[-1]
     servers.append(triton_server.start(bundled_models_dir(), folder, ports=(old.http_port, old.grpc_port)))
     server.wait(lambda: readiness(server).status_code == 200)
+    assert server.metric("slidecascade_networks_ready") == 1
     require_same_cells(analysed(server), expected)
     assert server.stop() == 0
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from slidecascade import wire
 from slidecascade.analyser import Analyser
 from slidecascade.control import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     MissingExtraError,
+    ModelPackageError,
     NotReadyError,
     OverloadedError,
     SettingsError,
@@ -132,6 +136,28 @@ def test_an_analyser_asks_the_networks_that_are_elsewhere(toy: ToyPipeline) -> N
     analyser.close()
 
 
+def test_another_network_than_its_package_refuses_the_region(toy: ToyPipeline) -> None:
+    """As when a server elsewhere was pointed at other models: not ready, with the reason, and no tile's fault."""
+
+    class Stranger(Elsewhere):
+        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+            raise ModelPackageError("It is another one: point the server at the same models folder.")
+
+    analyser = Analyser(
+        Settings(models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir),
+        observer=Silent(),
+        make_runner=lambda packages: MeasuredRunner(Stranger(), Unobserved()),
+    )
+    image = bytes(cv2.imencode(".png", np.full((64, 64, 3), 120, np.uint8))[1])
+    request = wire.RegionRequest(pipeline="toy", mpp=0.5, allow_partial=True)
+    with closing(analyser):
+        with pytest.raises(NotReadyError, match="another one: point the server") as refused:
+            analyser.analyse(request, image, Control())
+        assert refused.value.retry_after_s == 2
+        with pytest.raises(NotReadyError, match="another one: point the server"):
+            analyser.infer("toy-classifier", np.zeros((1, 8, 8, 3), np.uint8), Control())
+
+
 def test_what_is_overloaded_refuses_the_region(toy: ToyPipeline) -> None:
     """Networks with too much to do are no fault of a tile: the whole region may be sent again."""
 
@@ -153,9 +179,30 @@ def test_an_override_for_a_model_that_is_not_there_is_refused(packages: list[Mod
 def test_overrides_are_written_name_and_runner(value: str) -> None:
     """Anything else names the setting and shows one that is right."""
     with pytest.raises(
-        SettingsError, match=r"SLIDECASCADE_RUNNER_BY_MODEL cannot be .*: Write it like nuclei-unet="
+        SettingsError, match=r"SLIDECASCADE_RUNNER_BY_MODEL cannot be .*: write it like nuclei-unet="
     ):
         read_settings(runner_by_model=value)
+
+
+def test_a_model_cannot_be_sent_to_two_places() -> None:
+    """Neither of two contradicting overrides wins without a word."""
+    with pytest.raises(SettingsError, match="'nash-cell' is named twice, and only one can be meant"):
+        read_settings(runner_by_model="nash-cell=local,nuclei-unet=bento,nash-cell=triton")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"threads": "-1"}, "SLIDECASCADE_THREADS cannot be '-1': it should be greater than or equal to 0."),
+        ({"threads": "2.5"}, "SLIDECASCADE_THREADS cannot be '2.5': it should be a whole number."),
+        ({"device": "gpu"}, "SLIDECASCADE_DEVICE cannot be 'gpu': it should be 'cpu', 'cuda' or 'tensorrt'."),
+    ],
+)
+def test_a_refused_setting_is_one_sentence(fields: dict[str, str], sentence: str) -> None:
+    """What is told is what may be written, in an operator's words."""
+    with pytest.raises(SettingsError) as refused:
+        read_settings(**fields)
+    assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize("fields", [{"runner": "cloud"}, {"gpus": "0,x"}, {"gpus": ""}, {"batching": "maybe"}])
@@ -241,6 +288,14 @@ def test_a_sooner_control_ends_with_the_later_one(control: Control) -> None:
         longer.check()
 
 
+def test_a_full_line_tells_the_time_of_the_settings(packages: list[ModelPackage]) -> None:
+    """What an overloaded answer tells callers to wait is one setting, wherever it was full."""
+    settings = Settings(batching="on", retry_after_s=7)
+    with closing(open_runner(packages, settings, Unobserved())) as runner:
+        assert isinstance(runner, Batcher)
+        assert runner._schedule.limits.retry_after_s == 7
+
+
 def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> None:
     """Calls of any size come back whole, in order, through batches of another size."""
     runner = LocalRunner(packages)
@@ -273,9 +328,11 @@ def test_what_looks_like_a_setting_is_told() -> None:
         "SLIDECASCADE_RUNNER": "local",
         "slidecascade_threads": "2",
         "SLIDECASCADE_PORT_3000_TCP_ADDR": "10.0.0.7",
+        "SLIDECASCADE_BOGUS": "1",
         "BENTOML_HOME": "x",
     }
     assert unknown_settings(environment) == {
+        "SLIDECASCADE_BOGUS": "",
         "SLIDECASCADE_PORT_3000_TCP_ADDR": "",
         "SLIDECASCADE_RUNNR": "SLIDECASCADE_RUNNER",
     }

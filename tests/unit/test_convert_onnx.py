@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -402,3 +404,21 @@ def test_a_served_segmenter_can_be_converted_again_as_int8(tmp_path: Path) -> No
     assert outcome.parity is not None
     assert outcome.parity.quantisation is not None
     assert outcome.parity.quantisation.loss < 0.1
+
+
+def test_what_killed_conversions_left_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day later, and nothing but their folders: not one in use, not a link, nothing of another name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new, other = (tmp_path / name for name in ("slidecascade-convert-1", "slidecascade-convert-2", "else"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "request.json").write_text("{}")
+    link = tmp_path / "slidecascade-convert-3"
+    link.symlink_to(other)
+    for folder in (old, other, link):
+        os.utime(folder, (1e9, 1e9), follow_symlinks=False)
+    source = toy_onnx.save(tmp_path, toy_onnx.classifier(layout="NHWC", opset=17))
+    call = ["convert", str(source), "--name", "toy", "--task", "classify", "--head", "softmax"]
+    assert main([*call, "--classes", "a,b,c", "--out", str(tmp_path / "models")]) == 0
+    found = {path.name for path in tmp_path.iterdir() if path.name.startswith(("slidecascade-", "else"))}
+    assert found == {"slidecascade-convert-2", "slidecascade-convert-3", "else"}

@@ -40,6 +40,7 @@ def exposed() -> dict[str, set[str]]:
     metrics.request(route="/v1/regions", method="POST", status=200, seconds=1)
     metrics.limits(regions=8, inferences=32)
     metrics.ready(True)
+    metrics.networks_ready(True)
     metrics.regions(1)
     metrics.inferences(1)
     metrics.cancelled()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from benchmarks.load import exchanges
 from benchmarks.load.answers import Reference, Verdict
 from benchmarks.load.exchanges import Exchange, Figures, Latency, Outcome
 from benchmarks.load.memory import Sample, growth_mib_per_hour
+from benchmarks.page import RESULTS, page, write_page
 
 from made_analysis import make_analysis
 from slidecascade.outputs import geojson
@@ -120,6 +123,60 @@ def test_growth_of_memory_is_that_of_the_second_half() -> None:
     assert growth_mib_per_hour([]) == 0
 
 
+def test_the_page_tells_the_figures_that_are_there(tmp_path: Path) -> None:
+    """A row for every round of load and one for the soak; without their files the page has no such sections."""
+    for name in ("region-nash.json", "region-nuclei.json", "tiling.json"):
+        shutil.copy(RESULTS / name, tmp_path / name)
+    without = page(tmp_path)
+    assert "Under load" not in without
+    assert "minutes of" not in without
+    for name in ("load.json", "load-soak.json"):
+        shutil.copy(RESULTS / name, tmp_path / name)
+    told = write_page(tmp_path).read_text(encoding="utf-8")
+    report = json.loads((tmp_path / "load.json").read_text(encoding="utf-8"))
+    for figures in report["closed"]:
+        callers = f"{figures['users']} caller{'s' if figures['users'] > 1 else ''}"
+        assert f"| {callers} | {figures['throughput_per_s']:.2f} | " in told
+    assert told.count(" a second arriving | ") == len(report["open"])
+    assert "## 10 minutes of 4 callers" in told
+    assert re.findall(r"!\[.*?\]\((.*?)\)", told) == ["load-closed.png", "load-open.png", "load-soak.png"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "says"),
+    [
+        ("benchmarks.load", ["--users", "0"], "'0' is not a whole number of at least 1"),
+        ("benchmarks.load", ["--rates", "0.5,x"], "'x' is not a number above 0"),
+        ("benchmarks.load", ["--seconds", "-1"], "'-1' is not a number above 0"),
+        ("benchmarks.load", ["--pipeline", "gold"], "There is no pipeline 'gold'; there are nash, nuclei."),
+        ("benchmarks.load", ["--out", "/proc/none"], "Results cannot be written to /proc/none"),
+        ("benchmarks.peers", ["--side", "0"], "'0' is not a whole number of at least 64"),
+        ("slidecascade", ["bench", "region", "--rounds", "0"], "'0' is not a whole number of at least 1"),
+        (
+            "slidecascade",
+            ["bench", "region", "--out", "/proc/none/x.json"],
+            "Results cannot be written to /proc/none",
+        ),
+    ],
+)
+def test_a_wrong_call_is_told_before_anything_is_measured(module: str, arguments: list[str], says: str) -> None:
+    """In one sentence at the end of stderr, and not by a traceback after minutes."""
+    if module == "benchmarks.load" and find_spec("locust") is None:
+        pytest.skip("Locust is not installed: make bench-load installs it")
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(find_spec("locust") is None, reason="Locust is not installed: make bench-load installs it")
 def test_a_short_load_test_finds_no_fault(tmp_path: Path) -> None:
     """Callers beyond the places are turned away and told when to come back; everything else is answered right."""
@@ -138,6 +195,7 @@ def test_a_short_load_test_finds_no_fault(tmp_path: Path) -> None:
     crowd = report["closed"][1]
     assert crowd["answered"] > 0
     assert crowd["rejected"] > 0
-    assert report["soak"]["peak_mib"] > 0
+    soak = json.loads((tmp_path / "load-soak.json").read_text(encoding="utf-8"))["soak"]
+    assert soak["peak_mib"] > 0
     for name in ("load-closed.png", "load-open.png", "load-soak.png"):
         assert (tmp_path / name).stat().st_size > 1000

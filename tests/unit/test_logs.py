@@ -66,6 +66,13 @@ def test_a_line_holds_what_is_needed(lines: Lines) -> None:
     }
 
 
+def test_a_line_says_which_process_speaks() -> None:
+    """Where several write to one log."""
+    record = logging.LogRecord("slidecascade.web.drain", logging.INFO, __file__, 1, "draining", None, None)
+    assert json.loads(logs.JsonFormatter("model-nash-cell").format(record))["service"] == "model-nash-cell"
+    assert "service" not in json.loads(logs.JsonFormatter().format(record))
+
+
 def test_an_exception_is_told_by_type_and_place(lines: Lines) -> None:
     """Its own words, and those of its cause, may name a file; the frames do not."""
     try:

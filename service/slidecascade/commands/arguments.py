@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 
 def region_of(text: str) -> tuple[int, int, int, int]:
@@ -12,6 +13,21 @@ def region_of(text: str) -> tuple[int, int, int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not x,y,width,height in whole pixels") from None
     return x, y, width, height
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """What reads a whole number that is `least` or more."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return number
+
+    return read
 
 
 def threshold_of(text: str) -> tuple[str, float]:

@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 
 from slidecascade import wire
 from slidecascade.analyser import Analyser
+from slidecascade.commands.arguments import whole_number
+from slidecascade.commands.files import writing_to
 from slidecascade.commands.millioncells import Writing, measure_writing
 from slidecascade.commands.served import served
 from slidecascade.control import Control
 from slidecascade.cores import usable_cores
+from slidecascade.errors import InvalidRequestError
 from slidecascade.outputs import geojson
 from slidecascade.registry import ModelPackage
 from slidecascade.runners.local import LocalRunner
@@ -44,17 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     region = actions.add_parser("region", help="analyse, HTTP and the networks alone on one rendered region")
     region.add_argument("--json", action="store_true", help="print JSON instead of a table")
     region.add_argument("--out", type=Path, help="also write the JSON to this file")
-    region.add_argument("--size", type=int, default=2048, help="side of the region in pixels at 0.25 um/px")
-    region.add_argument("--rounds", type=int, default=9, help="rounds measured, each of all contenders in turn")
-    region.add_argument("--pipeline", default="nash")
+    region.add_argument(
+        "--size", type=whole_number(64), default=2048, help="side of the region in pixels at 0.25 um/px"
+    )
+    region.add_argument(
+        "--rounds", type=whole_number(1), default=9, help="rounds measured, each of all contenders in turn"
+    )
+    region.add_argument("--pipeline", default="nash", help="default: nash")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    out: Path | None = arguments.out
+    if out is not None:
+        with writing_to(out.parent):  # told before the minutes it takes, not after
+            out.parent.mkdir(parents=True, exist_ok=True)
     figures = measure_region(size_px=arguments.size, rounds=arguments.rounds, pipeline=arguments.pipeline)
     text = json.dumps(dataclasses.asdict(figures), indent=2) + "\n"
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
+    if out is not None:
+        with writing_to(out.parent):
+            out.write_text(text, encoding="utf-8")
     sys.stdout.write(text if arguments.json else _table(figures))
     return 0
 
@@ -147,6 +158,8 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     task = analyser.prepare(request, png, Control())
     report = analyser.run(task, Control())
     recorder.recording = False
+    if not len(report.analysis.instances):
+        raise InvalidRequestError(f"A region of {size_px} px holds no cells to measure: give a larger --size.")
     used = {model.name for model in report.analysis.models}
     packages = [package for package in recorder.packages if package.spec.name in used]
     cores = usable_cores()

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from slidecascade.commands.termination import unwinding
 from slidecascade.errors import InvalidRequestError, MissingExtraError
 from slidecascade_convert.outcome import Parity, Quantisation
 from slidecascade_convert.request import ConversionRequest, Normalisation
@@ -58,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     from slidecascade_convert.conversion import convert
 
-    finished = convert(request)
+    with unwinding():
+        finished = convert(request)
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(told(finished.parity))

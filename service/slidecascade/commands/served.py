@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from slidecascade.commands.termination import unwinding
 from slidecascade.errors import NotReadyError
 
 START_S = 120.0
@@ -31,7 +32,7 @@ def served(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Pop
         NotReadyError: when the server ended or was not ready in time.
     """
     port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="slidecascade-") as home:
+    with unwinding(), tempfile.TemporaryDirectory(prefix="slidecascade-") as home:
         log_path = Path(home) / "serve.log"
         variables = os.environ | {"BENTOML_HOME": home} | dict(environment)
         command = [sys.executable, "-m", "slidecascade", "serve", "--port", str(port)]

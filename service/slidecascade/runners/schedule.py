@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from slidecascade.errors import OverloadedError
 from slidecascade.runners.pace import Pace, batch_size, padded_size
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = 2
 _MOST_IDLE = 256
 
 FULL = 8
@@ -94,12 +94,14 @@ class Limits:
         batch_px: most pixels in a batch of more than one image.
         queue_items: most images that wait, over all models, when another caller comes. A caller's own do not
             count: a region must not be overload to itself, whatever its tiles hold.
+        retry_after_s: what a call that finds the line full is told to wait, in seconds.
         padded: whether batches are padded to a few sizes, for devices that plan anew for every shape.
     """
 
     batch_items: int = 32
     batch_px: int = 2**24
     queue_items: int = 8192
+    retry_after_s: int = RETRY_AFTER_S
     padded: bool = False
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -207,9 +209,9 @@ class Schedule(Generic[CallT]):
         others = self.waiting() - sum(queue.waiting(call.caller) for queue in self._line.values())
         if others and others + call.items > self.limits.queue_items:
             raise OverloadedError(
-                f"{others} images wait for the networks and {self.limits.queue_items} are the most: try again "
-                "later.",
-                retry_after_s=RETRY_AFTER_S,
+                f"{others} images wait for the networks, too many to let {call.items} more in line: try "
+                "again later.",
+                retry_after_s=self.limits.retry_after_s,
             )
         queue = self._line.setdefault(call.key, self._queue(call.key))
         queue.pace.arrived(call.arrived_at, call.items)

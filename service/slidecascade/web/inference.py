@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -56,7 +59,8 @@ class Inferences:
         exchange = Exchange.of(request)
         body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
         control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
-        work = self._pool.submit(self._infer, body, _json_bytes(request, len(body)), package, control)
+        json_bytes = _json_bytes(request, len(body))
+        work = self._pool.submit(self._infer, body, json_bytes, package, control, time.monotonic())
         exchange.place.work = work  # a thread keeps its request's place until it ends
         left = asyncio.ensure_future(until_left(request))
         first: set[asyncio.Future[Any]] = {work, left}
@@ -71,17 +75,24 @@ class Inferences:
         headers = {JSON_LENGTH: str(len(document))} if binary else {}
         return Response(document + binary, headers=headers, media_type=BINARY if binary else JSON)
 
-    def _infer(self, body: bytes, json_bytes: int, package: ModelPackage, control: Control) -> tuple[bytes, bytes]:
+    def _infer(
+        self, body: bytes, json_bytes: int, package: ModelPackage, control: Control, received_at: float
+    ) -> tuple[bytes, bytes]:
         control.check()  # it may have waited for its thread
         inference = Inference(body, json_bytes=json_bytes, spec=package.spec, max_images=self._settings.max_batch)
-        asked = control.within(inference.timeout_s)
+        if inference.timeout_s is not None:
+            control = control.within(received_at + inference.timeout_s - time.monotonic())
         try:
-            output = self._analyser.infer(package.spec.name, inference.images, asked)
+            outputs = [self._run(package.spec.name, images, control) for images in inference.runs()]
         except DeadlineExceededError as error:
             raise DeadlineExceededError(
                 "The network did not run in time: send fewer images or wait longer."
             ) from error
-        return inference.answer(output)
+        return inference.answer(outputs[0] if len(outputs) == 1 else np.concatenate(outputs))
+
+    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+        control.check()  # a network that is called directly does not look
+        return self._analyser.infer(model, images, control)
 
 
 def _json_bytes(request: Request, total: int) -> int:

@@ -18,7 +18,7 @@ from slidecascade.errors import UnknownModelError
 from slidecascade.registry import ModelPackage
 from slidecascade.web.admission import Admission
 from slidecascade.web.inference import Inferences
-from slidecascade.web.pool import Pool
+from slidecascade.web.readiness import Readiness
 from slidecascade.web.tensors import metadata
 from slidecascade.wire import JSON, PROBLEM
 
@@ -32,7 +32,9 @@ _BAD_REQUEST, _UNPROCESSABLE = 400, 422
 _INFER_PATH: Final = re.compile(rf"{PREFIX}/models/[^/]+(/versions/[^/]+)?/infer")
 
 
-def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admission, checks: Pool) -> APIRouter:
+def kserve_routes(
+    analyser: Analyser, inferences: Inferences, admission: Admission, readiness: Readiness
+) -> APIRouter:
     """The routes of the protocol; errors become its own by way of `in_protocol`."""
     router = APIRouter(prefix=PREFIX, tags=["inference protocol"])
 
@@ -47,14 +49,14 @@ def kserve_routes(analyser: Analyser, inferences: Inferences, admission: Admissi
     @router.get("/health/ready", summary="Whether all models can be run")
     async def ready() -> dict[str, bool]:
         admission.require_open()
-        await checks.run(analyser.check_ready)
+        await readiness.require()
         return {"ready": True}
 
-    _model_routes(router, analyser, inferences, checks)
+    _model_routes(router, analyser, inferences, readiness)
     return router
 
 
-def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, checks: Pool) -> None:
+def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, readiness: Readiness) -> None:
     """Each with the model's version in the path, and without."""
     for path in ("/models/{name}", "/models/{name}/versions/{version}"):
 
@@ -65,7 +67,7 @@ def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences,
         @router.get(f"{path}/ready", summary="Whether a model can be run")
         async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
             _package(analyser, name, version)
-            await checks.run(analyser.check_ready)
+            await readiness.require()
             return {"name": name, "ready": True}
 
         @router.post(f"{path}/infer", summary="Run a model on tensors", response_class=Response)

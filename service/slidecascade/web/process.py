@@ -17,6 +17,7 @@ from slidecascade.web.boundary import ALWAYS_OPEN, Boundary, ProblemAnswers
 from slidecascade.web.drain import Drain
 from slidecascade.web.inference import Inferences
 from slidecascade.web.pool import Pool
+from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
 
@@ -25,8 +26,6 @@ NATIVE_ROUTE: Final = "/analyze_region"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
-_CHECK_THREADS = 2
-"""Threads of their own, so that a disk that hangs does not make the process look unready."""
 
 
 class Process:
@@ -36,7 +35,7 @@ class Process:
         self._analyser = analyser
         self._metrics = metrics
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
-        self._checks = Pool(_CHECK_THREADS, name="check")
+        self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
             inferences=settings.max_inferences_in_flight,
@@ -53,7 +52,7 @@ class Process:
             metrics=metrics,
             admission=self._admission,
             lookups=self._lookups,
-            checks=self._checks,
+            readiness=self._readiness,
         )
 
     @classmethod
@@ -70,6 +69,11 @@ class Process:
             analyser=Analyser(settings, observer=metrics, make_runner=make_runner),
             metrics=metrics,
         )
+
+    def take_over(self) -> None:
+        """What is left to do when the server has started; in its event loop."""
+        self.drain.take_over()
+        self._readiness.begin()
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The boundary around `app`, a server's application with `rest` mounted in it.
@@ -89,5 +93,5 @@ class Process:
         self.regions.close()
         self._inferences.close()
         self._lookups.close()
-        self._checks.close()
+        self._readiness.close()
         self._analyser.close()

@@ -25,6 +25,7 @@ from slidecascade.web.exchange import Exchange
 from slidecascade.web.inference import Inferences
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
 from slidecascade.web.pool import Pool
+from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import OFFERS, Regions
 
 LOG = logging.getLogger(__name__)
@@ -148,9 +149,9 @@ def create_app(
     metrics: Metrics,
     admission: Admission,
     lookups: Pool,
-    checks: Pool,
+    readiness: Readiness,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk, `checks` what may for another server."""
+    """The API over one analyser; `lookups` runs what may wait for a disk."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -164,8 +165,8 @@ def create_app(
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(analyser, metrics, admission, checks))
-    app.include_router(kserve_routes(analyser, inferences, admission, checks))
+    app.include_router(_operation_routes(metrics, admission, readiness))
+    app.include_router(kserve_routes(analyser, inferences, admission, readiness))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -226,7 +227,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission, checks: Pool) -> APIRouter:
+def _operation_routes(metrics: Metrics, admission: Admission, readiness: Readiness) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -236,11 +237,12 @@ def _operation_routes(analyser: Analyser, metrics: Metrics, admission: Admission
     @router.get("/readyz", summary="Whether to send requests here", responses={503: {"model": wire.Problem}})
     async def ready() -> wire.Health:
         admission.require_open()
-        await checks.run(analyser.check_ready)
+        await readiness.require()
         return wire.Health(status="ready")
 
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
     async def show_metrics() -> Response:
+        await readiness.tell()
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
 
     return router
