@@ -25,7 +25,8 @@ def two_decimals(values: NDArray[np.float64]) -> tuple[Column, ...]:
     They are written as `orjson` writes them, without zeros at the end: ``3.0``, ``3.5``, ``3.25``; never ``-0.0``.
     Numbers that are negative or of more than `TABLE_DIGITS` digits make all of them slow.
     """
-    hundredths = np.rint(values * 100)
+    hundredths = values * 100
+    np.rint(hundredths, out=hundredths)
     least, most = (hundredths.min(), hundredths.max()) if len(values) else (0, 0)
     if least < 0 or most >= 10 ** (TABLE_DIGITS + 2):
         return (_written_by_orjson(hundredths / 100 + 0.0),)
@@ -54,12 +55,17 @@ def side_by_side(count: int, *columns: Column | bytes) -> Column:
 
     A text given as bytes is the same in every row.
     """
-    arrays = [np.frombuffer(c, f"S{len(c)}") if isinstance(c, bytes) else c for c in columns]
-    fields = [(str(place), _block(array.itemsize)) for place, array in enumerate(arrays)]
-    rows = np.empty(count, np.dtype(fields))
-    for (name, block), array in zip(fields, arrays, strict=True):
-        rows[name] = array.view(block)
-    return rows.view(f"S{rows.itemsize}")
+    blank = b"".join([part if isinstance(part, bytes) else bytes(part.itemsize) for part in columns])
+    rows = np.frombuffer(blank, f"S{len(blank)}").repeat(count)
+    begin = 0
+    for part in columns:
+        if isinstance(part, bytes):
+            begin += len(part)
+        else:
+            block = _block(part.itemsize)
+            np.ndarray(count, block, rows, begin, rows.strides)[...] = part.view(block)
+            begin += part.itemsize
+    return rows
 
 
 def lines(column: Column) -> list[bytes]:

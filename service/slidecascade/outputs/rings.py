@@ -16,20 +16,18 @@ def closed_rings(vertices: NDArray[np.float64], offsets: NDArray[np.int64]) -> l
         offsets: ``(N + 1,)``; outline ``i`` is ``vertices[offsets[i] : offsets[i + 1]]``. Its first vertex is
             written again at its end.
     """
-    closed, last = _closed(vertices, offsets)
-    ends = np.full(len(closed), b"],")
+    source, last = _closing(offsets)
+    x, y = (two_decimals(axis.take(source, mode="wrap")) for axis in vertices.T)
+    ends = np.full(len(source), b"],")
     ends[last] = b"]\n"
-    x, y = two_decimals(closed[:, 0]), two_decimals(closed[:, 1])
-    return lines(side_by_side(len(closed), b"[", *x, b",", *y, ends))
+    return lines(side_by_side(len(source), b"[", *x, b",", *y, ends))
 
 
-def _closed(
-    vertices: NDArray[np.float64], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The vertices with every ring closed, and where the last one of each ring is."""
+def _closing(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the vertices of closed rings come from, and which of them close a ring."""
     rings = np.arange(len(offsets) - 1)
     # Every ring grows by one: its first vertex again at its end.
     last = offsets[1:] + rings
-    source = np.arange(len(vertices) + len(rings)) - np.repeat(rings, np.diff(offsets) + 1)
+    source = np.arange(offsets[-1] + len(rings)) - np.repeat(rings, np.diff(offsets) + 1)
     source[last] = offsets[:-1]
-    return vertices.take(source, axis=0, mode="wrap"), last
+    return source, last
