@@ -58,7 +58,7 @@ def side_by_side(count: int, *columns: Column | bytes) -> Column:
     blank = b"".join([part if isinstance(part, bytes) else bytes(part.itemsize) for part in columns])
     rows = np.frombuffer(blank, f"S{len(blank)}").repeat(count)
     begin = 0
-    for part in columns:
+    for part in columns if count else ():
         if isinstance(part, bytes):
             begin += len(part)
         else:
