@@ -73,9 +73,10 @@ def lines(column: Column) -> list[bytes]:
     return column.tobytes().replace(b"\0", b"").split(b"\n")[:-1]
 
 
-def _block(size: int) -> str:
+@functools.cache
+def _block(size: int) -> np.dtype[np.generic]:
     """The type that numpy copies fastest for so many bytes: an integer, where there is one."""
-    return f"u{size}" if size in (1, 2, 4, 8) else f"V{size}"
+    return np.dtype(f"u{size}" if size in (1, 2, 4, 8) else f"V{size}")
 
 
 def _written_by_orjson(values: NDArray[np.float64]) -> Column:

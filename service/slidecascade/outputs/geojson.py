@@ -32,7 +32,7 @@ from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_s
 from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.rings import closed_rings
 
-CHUNK_CELLS = 1024
+CHUNK_CELLS = 1536
 ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:slidecascade:cells")
 
 _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((8, 4, 4, 4, 12))])
