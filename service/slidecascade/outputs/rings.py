@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.outputs.columns import lines, side_by_side, two_decimals
+from slidecascade.outputs.columns import side_by_side, two_decimals
 
 
 def closed_rings(vertices: NDArray[np.float64], offsets: NDArray[np.int64]) -> list[bytes]:
@@ -18,6 +20,8 @@ def closed_rings(vertices: NDArray[np.float64], offsets: NDArray[np.int64]) -> l
     """
     first, end = offsets[:-1], offsets[1:]
     x, y = (two_decimals(np.insert(axis, end, axis[first])) for axis in vertices.T)
-    separators = np.full(len(vertices) + len(end), b"],")
-    separators[end + np.arange(len(end))] = b"]\n"  # every ring before this one has grown by a vertex
-    return lines(side_by_side(len(separators), b"[", *x, b",", *y, separators))
+    rows = side_by_side(len(vertices) + len(end), b"[", *x, b",", *y, b"],")
+    text = rows.tobytes()
+    # Every ring has grown by a vertex; the comma behind its last one is left out.
+    begins = ((offsets + np.arange(len(offsets))) * rows.itemsize).tolist()
+    return [text[begin : stop - 1].replace(b"\0", b"") for begin, stop in pairwise(begins)]
