@@ -71,7 +71,17 @@ def analyses(draw: st.DrawFn) -> Analysis:
     lengths = draw(st.lists(st.integers(3, 9), max_size=12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n = len(lengths)
-    spread = draw(st.sampled_from([1.0, 300.0, 250_000.0]))
+    spread = draw(st.sampled_from([1.0, 300.0, 250_000.0, 2e6]))
+    vertices = rng.normal(0, spread, (sum(lengths), 2))
+    kind = draw(st.sampled_from(["any", "not negative", "whole", "tenths", "around zero"]))
+    if kind != "any":
+        vertices = np.abs(vertices)
+    if kind in ("whole", "tenths"):
+        vertices = np.round(vertices, 0 if kind == "whole" else 1)
+    elif kind == "around zero":
+        vertices = rng.choice([0.0, -0.0, -0.001, 0.001, 0.01, 10.0], vertices.shape)
+    if kind not in ("any", "not negative"):
+        vertices[np.cumsum([0, *lengths[:-1]])[:n], 0] += 20 * np.arange(n)  # no two outlines are the same
     base = make_analysis(n)
     stages = tuple(
         np.where(rng.random((n, 1)) < 0.5, np.nan, rng.random((n, 3))).astype(np.float32) for _ in range(2)
@@ -80,7 +90,7 @@ def analyses(draw: st.DrawFn) -> Analysis:
         centroids=rng.normal(0, spread, (n, 2)),
         areas=rng.uniform(0, spread, n),
         scores=rng.random(n).astype(np.float32),
-        vertices=rng.normal(0, spread, (sum(lengths), 2)),
+        vertices=vertices,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         probabilities=stages,
     )
@@ -88,13 +98,25 @@ def analyses(draw: st.DrawFn) -> Analysis:
 
 
 @given(analyses())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_fast_encoder_equals_the_obvious_one(analysis: Analysis) -> None:
     """Ragged outlines, any coordinates and any pattern of unseen stages give the features of the plain loop."""
     text = encoded(analysis)
 
     assert check_feature_collection(text) == len(analysis.instances)
     assert json.loads(text)["features"] == slow_features(analysis)
+
+
+def test_numbers_outside_of_0_to_1_are_written_as_they_are() -> None:
+    """What a classifier of somebody else's calls probabilities may be anything; the file says it."""
+    base = make_analysis(5)
+    second = base.instances.probabilities[1]
+    odd = np.array([[-3.25, 1e-7, 12345.67891]] * 5, np.float32)
+    instances = replace(base.instances, scores=np.array([0, 1, 1.5, -0.25, 255], np.float32))
+    analysis = replace(base, instances=instances.with_probabilities(odd, second))
+
+    assert check_feature_collection(encoded(analysis)) == 5
+    assert parsed(analysis)["features"] == slow_features(analysis)
 
 
 def test_more_cells_than_a_chunk_keep_their_order() -> None:

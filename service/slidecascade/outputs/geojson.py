@@ -21,7 +21,6 @@ import hashlib
 import math
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import orjson
@@ -29,12 +28,16 @@ from numpy.typing import NDArray
 
 from slidecascade.analysis import Analysis, CellClass
 from slidecascade.errors import ModelFailedError
+from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_side, two_decimals
 from slidecascade.outputs.provenance import provenance
+from slidecascade.outputs.rings import closed_rings
 
-CHUNK_CELLS = 1024
+CHUNK_CELLS = 1536
 ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:slidecascade:cells")
 
-# Stands for the parts of a feature that differ from cell to cell: a string that is no class or model name.
+_UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((8, 4, 4, 4, 12))])
+
+# Stands for what differs from cell to cell: a string that is no class or model name.
 _SLOT = "\x00"
 _SLOT_JSON = orjson.dumps(_SLOT)
 
@@ -55,13 +58,9 @@ def encode(analysis: Analysis) -> Iterator[bytes]:
 def _pieces(analysis: Analysis) -> Iterator[bytes]:
     member = orjson.dumps(provenance(analysis).model_dump(mode="json"))
     yield b'{"type":"FeatureCollection","slidecascade":' + member + b',"features":[\n'
-    templates = _Templates(analysis)
-    namespace = id_namespace(analysis).bytes
+    features = _Features(analysis)
     for start in range(0, len(analysis.instances), CHUNK_CELLS):
-        stop = min(start + CHUNK_CELLS, len(analysis.instances))
-        rings = _rings(analysis, start, stop)
-        features = templates.fill(start, stop, _ids(namespace, rings), rings)
-        yield (b",\n" if start else b"") + b",\n".join(features)
+        yield features.text(start, min(start + CHUNK_CELLS, len(analysis.instances)))
     yield b"\n]}\n"
 
 
@@ -81,36 +80,16 @@ def _refuse_non_finite(analysis: Analysis) -> None:
         )
 
 
-def _rings(analysis: Analysis, start: int, stop: int) -> list[bytes]:
-    """The closed rings of cells ``start..stop`` as JSON text ``[x,y],[x,y],...`` without outer brackets."""
-    offsets = analysis.instances.offsets[start : stop + 1]
-    vertices = np.round(analysis.instances.vertices[offsets[0] : offsets[-1]], 2) + 0.0  # no "-0.0"
-    offsets = offsets - offsets[0]
-    # Every ring grows by one: its first vertex again at its end.
-    last = offsets[1:] + np.arange(stop - start)
-    source = np.arange(len(vertices) + stop - start) - np.repeat(np.arange(stop - start), np.diff(offsets) + 1)
-    source[last] = offsets[:-1]
-    text = orjson.dumps(vertices[source], option=orjson.OPT_SERIALIZE_NUMPY)
-    # All vertices were written at once; the ring's place in the text is told by its vertices' brackets.
-    brackets = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]"))
-    ends = (brackets[last] + 1).tolist()
-    starts = [1, *(end + 1 for end in ends[:-1])]
-    return [text[begin:end] for begin, end in zip(starts, ends, strict=True)]
-
-
-def _ids(namespace: bytes, rings: list[bytes]) -> list[bytes]:
-    """``uuid.uuid5(namespace, ring)`` of every ring as text, with the bit work done for all at once."""
-    started = hashlib.sha1(namespace, usedforsecurity=False)  # a copy is made in half the time of a new one
-    digests = b"".join([_digest(started.copy(), ring) for ring in rings])
+def _ids(namespace: bytes, rings: list[bytes]) -> list[Column | bytes]:
+    """``uuid.uuid5(namespace, ring)`` of every ring as columns, with the bit work done for all at once."""
+    new = hashlib.sha1(namespace, usedforsecurity=False).copy  # in half the time of one from nothing
+    digests = b"".join([_digest(new(), ring) for ring in rings])
     octets = np.frombuffer(digests, np.uint8).reshape(len(rings), 20)[:, :16].copy()
     octets[:, 6] = octets[:, 6] & 0x0F | 0x50
     octets[:, 8] = octets[:, 8] & 0x3F | 0x80
-    digits = np.frombuffer(octets.tobytes().hex().encode(), np.uint8).reshape(len(rings), 32)
-    text = np.full((len(rings), 36), ord("-"), np.uint8)
-    for group, (begin, end) in enumerate(((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))):
-        text[:, begin + group : end + group] = digits[:, begin:end]
-    joined = text.tobytes()
-    return [joined[begin : begin + 36] for begin in range(0, len(joined), 36)]
+    digits = np.frombuffer(octets.tobytes().hex().encode(), _UUID_DIGITS)
+    first, *others = (digits[name] for name in digits.dtype.names or ())
+    return [first, *(part for other in others for part in (b"-", other))]
 
 
 def _digest(started: hashlib._Hash, ring: bytes) -> bytes:
@@ -118,66 +97,88 @@ def _digest(started: hashlib._Hash, ring: bytes) -> bytes:
     return started.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """One classifier: its measurement names and ``(N, C)`` probabilities, NaN rows where it saw no cell."""
-
-    names: tuple[str, ...]
-    probabilities: NDArray[np.float32]
-
-
-class _Templates:
-    """Features with slots for id, ring and measurements; one per class and set of stages that saw the cell."""
+class _Features:
+    """The features of an analysis as text; what cells have in common is written once."""
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
-        self._stages = tuple(
-            _Stage(tuple(f"{model.name} {name} probability" for name in model.classes), matrix)
-            for model, matrix in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)
-        )
-        self._by_key = tuple(
-            self._write(cell_class, stages_seen)
-            for cell_class in analysis.classes
-            for stages_seen in range(1 << len(self._stages))
-        )
+        self._namespace = id_namespace(analysis).bytes
+        shared = _shared_text()
+        self._before_id, self._before_ring, before_class, before_score, self._before_area, self._end = shared
+        self._classes = [before_class + _class_text(cell_class) + before_score for cell_class in analysis.classes]
+        self._stages = [
+            _Stage([_name_text(f"{model.name} {name} probability") for name in model.classes], probabilities)
+            for model, probabilities in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)
+        ]
 
-    def fill(self, start: int, stop: int, ids: list[bytes], rings: list[bytes]) -> list[bytes]:
-        """The features of cells ``start..stop``."""
-        rows, stages_seen = self._measurements(start, stop)
-        keys = (self._analysis.class_index[start:stop] << len(self._stages)) + stages_seen
-        cells = zip(keys.tolist(), ids, rings, rows, strict=True)
-        return [self._by_key[key] % (cell_id, ring, *row.split(b",")) for key, cell_id, ring, row in cells]
-
-    def _measurements(self, start: int, stop: int) -> tuple[list[bytes], NDArray[np.int64]]:
-        """Every cell's numbers as text ``1.0,2.5``, and as bits which stages saw the cell."""
+    def text(self, start: int, stop: int) -> bytes:
+        """The features of cells ``start..stop``, each but the very first after a comma."""
         cells = self._analysis.instances
-        scores = cells.scores[start:stop].astype(np.float64)
-        areas_um2 = cells.areas[start:stop] * self._analysis.mpp**2
-        columns = [np.column_stack([np.round(scores, 4), np.round(areas_um2, 2)])]
-        stages_seen = np.zeros(stop - start, np.int64)
-        for bit, stage in enumerate(self._stages):
-            matrix = stage.probabilities[start:stop].astype(np.float64)
-            saw = np.isfinite(matrix.sum(axis=1))
-            stages_seen |= saw.astype(np.int64) << bit
-            columns.append(np.where(saw[:, None], np.round(matrix, 4), np.nan))
-        text = orjson.dumps(np.hstack(columns), option=orjson.OPT_SERIALIZE_NUMPY)
-        # NaN is written as null; what a stage did not see is left out.
-        return text[2:-2].replace(b",null", b"").split(b"],["), stages_seen
+        offsets = cells.offsets[start : stop + 1]
+        rings = closed_rings(cells.vertices[offsets[0] : offsets[-1]], offsets - offsets[0])
+        parts = [
+            self._heads(rings),
+            rings,
+            [self._classes[index] for index in self._analysis.class_index[start:stop].tolist()],
+            self._scores_and_areas(start, stop),
+            *(stage.texts(start, stop) for stage in self._stages),
+        ]
+        interleaved = [b""] * (len(parts) * len(rings))
+        for place, texts in enumerate(parts):
+            interleaved[place :: len(parts)] = texts
+        interleaved[0] = interleaved[0].removeprefix(self._end if start else self._end + b",\n")
+        interleaved[-1] += self._end
+        return b"".join(interleaved)
 
-    def _write(self, cell_class: CellClass, stages_seen: int) -> bytes:
-        names = ["Detection score", "Area µm^2"]
-        for bit, stage in enumerate(self._stages):
-            if stages_seen >> bit & 1:
-                names.extend(stage.names)
-        feature = {
-            "type": "Feature",
-            "id": _SLOT,
-            "geometry": {"type": "Polygon", "coordinates": _SLOT},
-            "properties": {
-                "objectType": "detection",
-                "classification": {"name": cell_class.name, "color": cell_class.color},
-                "measurements": dict.fromkeys(names, _SLOT),
-            },
-        }
-        before_id, between, *after = orjson.dumps(feature).replace(b"%", b"%%").split(_SLOT_JSON)
-        return before_id + b'"%b"' + between + b"[[%b]]" + b"%b".join(after)
+    def _heads(self, rings: list[bytes]) -> list[bytes]:
+        """From the end of the cell before to the ring: one text fewer to join per cell."""
+        before_id, after_id = self._end + b",\n" + self._before_id + b'"', b'"' + self._before_ring
+        heads: list[bytes] = side_by_side(len(rings), before_id, *_ids(self._namespace, rings), after_id).tolist()
+        return heads
+
+    def _scores_and_areas(self, start: int, stop: int) -> list[bytes]:
+        cells = self._analysis.instances
+        scores = four_decimals(cells.scores[start:stop].astype(np.float64))
+        areas_um2 = two_decimals(cells.areas[start:stop] * self._analysis.mpp**2)
+        return lines(side_by_side(stop - start, scores, self._before_area, *areas_um2, b"\n"))
+
+
+class _Stage:
+    """A classifier's measurements as text: names that are JSON, and ``(N, C)`` probabilities."""
+
+    def __init__(self, names: list[bytes], probabilities: NDArray[np.float32]) -> None:
+        self._names = names
+        self._probabilities = probabilities
+
+    def texts(self, start: int, stop: int) -> list[bytes]:
+        """``,"name":0.1234,...`` of cells ``start..stop``; nothing where it saw none (rows of NaN)."""
+        matrix = self._probabilities[start:stop].astype(np.float64)
+        seen = np.flatnonzero(np.isfinite(matrix.sum(axis=1)))
+        numbers = four_decimals(matrix[seen])
+        columns = [part for name, column in zip(self._names, numbers.T, strict=True) for part in (name, column)]
+        texts = np.full(stop - start, b"", np.object_)
+        texts[seen] = side_by_side(len(seen), *columns)
+        return texts.tolist()
+
+
+def _shared_text() -> list[bytes]:
+    """A feature's text before its id, ring, class, score and area, and its end; between these stand the stages."""
+    feature = {
+        "type": "Feature",
+        "id": _SLOT,
+        "geometry": {"type": "Polygon", "coordinates": [[_SLOT]]},
+        "properties": {
+            "objectType": "detection",
+            "classification": _SLOT,
+            "measurements": {"Detection score": _SLOT, "Area µm^2": _SLOT},
+        },
+    }
+    return orjson.dumps(feature).split(_SLOT_JSON)
+
+
+def _class_text(cell_class: CellClass) -> bytes:
+    return orjson.dumps({"name": cell_class.name, "color": cell_class.color})
+
+
+def _name_text(name: str) -> bytes:
+    return b"," + orjson.dumps(name) + b":"
