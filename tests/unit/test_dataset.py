@@ -177,6 +177,29 @@ def test_regions_are_covered(tmp_path: Path) -> None:
     assert {row["class"] for row in rows if float(row["x_l0"]) > 48} == {"Out"}
 
 
+def test_a_region_far_beyond_its_slide_costs_no_more_than_the_slide(tmp_path: Path) -> None:
+    """A rectangle drawn around everything is cut to the slide before it is covered."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    for path in annotations.iterdir():
+        outer = [[[-1e9, -1e9], [1e9, -1e9], [1e9, 1e9], [-1e9, 1e9], [-1e9, -1e9]]]
+        toy_dataset.write_annotations(path, [toy_dataset.feature("Polygon", outer, "All")])
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "regions", "--validation", "0.5")) == 0
+    assert len(_rows(tmp_path / "data")) == 2 * 11 * 11
+
+
+def test_points_outline_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told when outlines are cut out, and refused when there is nothing else."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 2
+    assert "All annotations are points" in capsys.readouterr().err
+    ring = [[[20, 20], [60, 20], [60, 50], [20, 50], [20, 20]]]
+    for path in annotations.iterdir():
+        marks = [toy_dataset.feature("Point", [9, 9], None), toy_dataset.feature("Polygon", ring, None)]
+        toy_dataset.write_annotations(path, marks)
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
+    assert "Left out: 2 points, which outline nothing." in capsys.readouterr().err
+
+
 def test_outlines_become_tiles_that_the_nuclei_recipe_reads(tmp_path: Path) -> None:
     """Images and 16-bit labels; the recipe's own reader puts the held-out slide's tiles, and no others, aside."""
     slides, annotations = toy_dataset.write_slides(tmp_path, 4)
@@ -244,8 +267,8 @@ def _break_points(annotations: Path, name: str | None, place: list[float]) -> No
         (["--from", "cells"], 2, "--from"),
         (["--from", "pipeline"], 2, "--from"),
         (["--from", "pipeline", "nothing"], 2, "no pipeline 'nothing'"),
-        (["--from", "regions"], 2, "No crop has the class"),
-        (["--from", "outlines"], 2, "No annotation that counts"),
+        (["--from", "regions"], 2, "has points only, and --from regions needs polygons"),
+        (["--from", "outlines"], 2, "All annotations are points"),
         (["--slides", "nowhere"], 2, "There is no folder nowhere"),
         (["--annotations", "slides"], 2, "There is no folder slides"),
     ],
@@ -349,6 +372,14 @@ def test_a_damaged_slide_and_malformed_annotations_leave_nothing_behind(
     (folders[1] / "s3.xml").write_text("<a/>", encoding="utf-8")
     assert main(_call(*folders, tmp_path / "data")) == 2
     assert "annotated by s3.geojson and by s3.xml" in capsys.readouterr().err
+    (folders[1] / "s3.xml").unlink()
+    (folders[1] / "s3.geojson").write_text(" ", encoding="utf-8")
+    assert main(_call(*folders, tmp_path / "data")) == 2
+    assert "s3.geojson is empty" in capsys.readouterr().err
+    (folders[0] / "s3.png").rename(folders[0] / "s3.svs")
+    (folders[1] / "s3.geojson").write_text('{"type": "Point", "coordinates": [9, 9]}', encoding="utf-8")
+    assert main(_call(*folders, tmp_path / "data")) == 2
+    assert "s3.svs: The slide cannot be opened" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"slides", "annotations"}
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slidecascade.errors import InvalidRequestError
 from slidecascade_training.recipes import augment
 from slidecascade_training.recipes.augment import Augmentation, view_of
 from slidecascade_training.recipes.checkpoint import Epoch, History
 from slidecascade_training.recipes.eventlog import EventLog
 from slidecascade_training.recipes.figures import figures_of, roc_auc, roc_curve, worst_mistakes
+from slidecascade_training.recipes.nuclei_report import LossCurve, read_losses, shared_out
 from slidecascade_training.recipes.rate import advised
 from slidecascade_training.recipes.samples import target_maps
 from slidecascade_training.recipes.schedule import RatePlan
@@ -165,3 +167,24 @@ def test_tensorboard_reads_the_event_log(tmp_path: Path) -> None:
         (1, "rate", pytest.approx(1e-3)),
         (300, "loss/train", 0.25),
     ]
+
+
+def test_steps_are_shared_out_in_proportion() -> None:
+    """However few there are, they add up; a stage may get none."""
+    assert shared_out(14080, (2680, 4400, 1800, 5200)) == (2680, 4400, 1800, 5200)
+    assert shared_out(40, (2680, 4400, 1800, 5200)) == (8, 12, 5, 15)
+    assert sum(shared_out(1, (2680, 4400, 1800, 5200))) == 1
+
+
+def test_a_resumed_curve_goes_on(tmp_path: Path) -> None:
+    """Steps taken again after a kill replace what they gave; a file of another kind is refused."""
+    LossCurve(tmp_path).add(100, 0.5)
+    curve = LossCurve(tmp_path)
+    curve.add(200, 0.4)
+    curve.add(300, 0.3)
+    LossCurve(tmp_path).add(200, 0.25)
+    assert read_losses(tmp_path / "losses.csv") == ((100, 0.5), (200, 0.25))
+    assert len(list((tmp_path / "events").iterdir())) == 3
+    (tmp_path / "losses.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match="remove it"):
+        LossCurve(tmp_path)

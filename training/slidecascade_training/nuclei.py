@@ -132,8 +132,8 @@ class Trainer:
         """Steps done."""
         return int(self.network.optimizer.iterations)
 
-    def train(self, batches: Callable[[], Batch]) -> None:
-        """Take the remaining steps of the stage."""
+    def train(self, batches: Callable[[], Batch], watch: Callable[[int, float], object] | None = None) -> None:
+        """Take the remaining steps of the stage; `watch` is told every save's step and mean loss."""
         losses: list[float] = []
         since = time.monotonic()
         for step in range(self.steps, self.stage.steps):
@@ -146,11 +146,13 @@ class Trainer:
                     f"The loss became {losses[-1]:g} at step {step + 1}; what was saved before is kept: look for "
                     "odd images, or start again in another --out with another --seed."
                 )
-            if (step + 1) % SAVE_EVERY == 0:
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.stage.steps:
                 pace = (time.monotonic() - since) / len(losses)
                 logger.info("step %d, loss %.4f, %.2f s a step", step + 1, float(np.mean(losses)), pace)
-                losses.clear()
                 self.save()
+                if watch is not None:
+                    watch(step + 1, float(np.mean(losses)))
+                losses.clear()
                 since = time.monotonic()
         self.save()
 
@@ -191,11 +193,24 @@ def drawn_ahead(pool: Sequence[TrainingImage], seed: int, stage: int, step: int)
     return ready.get
 
 
-def train_stages(pool: Sequence[TrainingImage], folder: Path, seed: int) -> Any:
-    """Train every stage, each from the widened network of the one before, and return the last network."""
+def train_stages(
+    pool: Sequence[TrainingImage],
+    folder: Path,
+    seed: int,
+    *,
+    stages: Sequence[Stage] = STAGES,
+    watch: Callable[[int, float], object] = lambda step, loss: None,
+) -> Any:
+    """Train every stage, each from the widened network of the one before, and return the last network.
+
+    `watch` is told the step of the whole run and the mean loss, whenever a checkpoint is saved.
+    """
     network: Any = None
-    for number, stage in enumerate(STAGES):
-        before = network
+    for number, stage in enumerate(stages):
+        before, done = network, sum(earlier.steps for earlier in stages[:number])
+
+        def told(step: int, loss: float, done: int = done) -> None:
+            watch(done + step, loss)
 
         def start(stage: Stage = stage, before: Any = before) -> Any:
             young = build_network(stage.widths)
@@ -203,7 +218,7 @@ def train_stages(pool: Sequence[TrainingImage], folder: Path, seed: int) -> Any:
 
         trainer = Trainer(checkpoint(folder, number), stage, start)
         logger.info("stage %d: widths %s, from step %d", number, stage.widths, trainer.steps)
-        trainer.train(drawn_ahead(pool, seed, number, trainer.steps))
+        trainer.train(drawn_ahead(pool, seed, number, trainer.steps), told)
         network = trainer.network
     return network
 

@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade_training.datasets.split import VALIDATE
 from slidecascade_training.recipes import nuclei_run, plots
 from slidecascade_training.recipes.fit import prepare_keras, train
 from slidecascade_training.recipes.packaging import PackageRequest, package
 from slidecascade_training.recipes.rate import find_rate
-from slidecascade_training.recipes.report import write_report
+from slidecascade_training.recipes.report import Report, write_report
 from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_recipe
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
     )
     parser.add_argument("--epochs", type=int, help="at most (default: the recipe's)")
+    parser.add_argument(
+        "--steps", type=int, help=f"{NUCLEI} only: in all, shared out over its stages (default: the recipe's)"
+    )
     parser.add_argument("--batch", type=int, help="examples in a step (default: the recipe's)")
     parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
     parser.add_argument("--schedule", choices=("constant", "cosine", "cyclical"), help="default: the recipe's")
@@ -51,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_keras()
     if recipe is None:
         return _train_nuclei(arguments)
+    if arguments.steps is not None:
+        raise InvalidRequestError(f"The recipe {recipe.name} takes no --steps: say how long with --epochs.")
     data = TrainingSet.read(arguments.data, recipe)
     settings = RunSettings.of(
         recipe,
@@ -68,13 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings.claim(arguments.out)
     model, history = train(data, recipe, settings, arguments.out)
     report = write_report(model, data, recipe, settings, history, arguments.out / "report")
-    where = (
-        "slides kept for validation" if data.validate else "the training slides: nothing was kept for validation"
-    )
-    sys.stdout.write(f"Epoch {history.best} is kept. Measured on {where}:\n")
-    for name, value in report.figures.items():
-        sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
-    sys.stdout.write(f"The report is in {arguments.out / 'report'}.\n")
+    sys.stdout.write(f"Epoch {history.best} is kept. ")
+    _tell(report, arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         package(request, model, data, recipe, settings)
@@ -85,19 +86,30 @@ def run(arguments: argparse.Namespace) -> int:
 def _train_nuclei(arguments: argparse.Namespace) -> int:
     """Its stages, rates and views are the bundled model's own, so what would change them is refused."""
     for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate"):
-        if getattr(arguments, option):
-            raise InvalidRequestError(
-                f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: leave it out, or take unet-256."
-            )
+        given = getattr(arguments, option)
+        if given is not None and given is not False:  # 0 is given, too
+            shorter = "how long it trains is --steps" if option == "epochs" else "leave it out, or take unet-256"
+            raise InvalidRequestError(f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: {shorter}.")
     if arguments.seed < 0:
         raise InvalidRequestError("--seed must be at least 0.")
-    nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed).train()
-    sys.stdout.write(f"The run is in {arguments.out}.\n")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InvalidRequestError("--steps must be at least 1.")
+    run = nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed, steps=arguments.steps)
+    _tell(run.train(), arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         nuclei_run.package(request)
         sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
+
+
+def _tell(report: Report, out: Path) -> None:
+    kept = report.measured_on == VALIDATE
+    where = "slides kept for validation" if kept else "the training slides: nothing was kept for validation"
+    sys.stdout.write(f"Measured on {where}:\n")
+    for name, value in report.figures.items():
+        sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
+    sys.stdout.write(f"The report is in {out / 'report'}.\n")
 
 
 def _request_of(arguments: argparse.Namespace) -> PackageRequest:

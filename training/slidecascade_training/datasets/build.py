@@ -22,11 +22,12 @@ from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, wri
 from slidecascade_training.datasets.labelling import Labelled
 from slidecascade_training.datasets.segmenting import cells_of
 from slidecascade_training.datasets.specimens import Specimen, pair
-from slidecascade_training.datasets.split import TRAIN, Split, split_by_slide
+from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
 from slidecascade_training.datasets.tiles import LabelledTile, labelled_tiles, stem_of
 from slidecascade_training.datasets.vocabulary import PALETTE, Vocabulary, folder_of
 from slidecascade_training.staging import require_absent, staged
 
+_POINTS: Final = "points, which outline nothing"
 _EDGE_PX: Final = 1.0  # annotations drawn along the slide's edge overshoot by a hair
 
 
@@ -95,8 +96,10 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
     specimens, unmatched = pair(options.slides_dir, options.annotations_dir)
     left_out: Counter[str] = Counter()
     annotated = [_read(specimen, options, left_out) for specimen in specimens]
+    _require_shapes(annotated, options, left_out)
     found = {str(item.class_name) for slide in annotated for item in slide.annotations}
     classes = options.vocabulary.classes(found)
+    require_slides(sum(bool(slide.annotations) for slide in annotated), share=options.validation)
     with staged(options.out) as folder:
         make = _tiles if options.way == "outlines" else _crops
         examples = make(folder, annotated, classes, options, left_out, tell)
@@ -131,6 +134,7 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
     if options.way == "outlines":
         # An outline is an instance whatever its class, or without one.
         named = options.vocabulary.wanted[0] if options.vocabulary.wanted else "Nucleus"
+        left_out[_POINTS] += sum(not item.is_polygon for item in rest)
         rest = tuple(replace(item, class_name=item.class_name or named) for item in rest if item.is_polygon)
     counted = options.vocabulary.applied(rest, name)
     left_out["neither points nor polygons"] += strange
@@ -139,6 +143,22 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
         inside = _inside(counted, view.source.size_l0, specimen, options.outside_skipped)
     left_out["outside the slide"] += len(counted) - len(inside)
     return _Annotated(specimen, inside, areas)
+
+
+def _require_shapes(annotated: Sequence[_Annotated], options: DatasetOptions, left_out: Mapping[str, int]) -> None:
+    """Told before any pixel is read: which classes have nothing of the kind that is cut out."""
+    found = [item for slide in annotated for item in slide.annotations]
+    if options.way == "outlines" and not found and left_out[_POINTS]:
+        raise UnusableDataError(
+            "All annotations are points, and --from outlines needs polygons: outline the cells."
+        )
+    if options.way == "regions":
+        outlined = {item.class_name for item in found if item.is_polygon}
+        for name in sorted({str(item.class_name) for item in found} - outlined):
+            raise UnusableDataError(
+                f"The class {name!r} has points only, and --from regions needs polygons: outline it, take --from "
+                "points or pipeline, or leave the class out with --classes and --skip-others."
+            )
 
 
 def _inside(
@@ -219,7 +239,8 @@ def _places(
         return labelling.at_marks(slide.annotations, classes)
     if options.way == "regions":
         stride_l0 = (options.stride_px or options.size_px) * options.mpp / view.mpp_l0
-        return labelling.over_regions(slide.annotations, classes, stride_l0=stride_l0)
+        size = view.source.size_l0
+        return labelling.over_regions(slide.annotations, classes, stride_l0=stride_l0, size=size)
     cells = cells_of(
         slide.specimen, slide.annotations, view, pipeline=str(options.pipeline), models_dir=options.models_dir
     )
