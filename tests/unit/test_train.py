@@ -399,6 +399,26 @@ def test_masks_of_another_size_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert "_labels.png has 64 x 32 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("backend", "code"), [("nonsense", 2), ("jax", 1)])
+def test_a_backend_that_is_not_there_is_one_sentence(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    code: int,
+) -> None:
+    """No run is begun with a backend that Keras does not have or that is not installed."""
+    if importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is installed")
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert main(_call(data, tmp_path / "run")) == code
+    told = capsys.readouterr().err
+    assert backend in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

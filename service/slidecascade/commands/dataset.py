@@ -34,17 +34,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("points|regions|pipeline NAME|outlines", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
         "pipeline NAME: cells that pipeline finds, labelled by the points in them or the regions around them; "
-        "outlines: tiles with label images, for segmenters",
+        "outlines: tiles with label images, for segmenters; what is not outlined in a tile counts as background",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
-    parser.add_argument("--rename", type=_renaming_of, action="append", default=[], metavar="OLD=NEW")
+    parser.add_argument(
+        "--rename",
+        type=_renaming_of,
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="a class under another name",
+    )
     parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
     parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
     parser.add_argument("--slide-mpp", type=float, help="um per pixel of slides and images that state none")
     parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")
     parser.add_argument("--no-validation", action="store_true", help="keep nothing for validation")
     parser.add_argument("--stride", type=int, help="distance of crops within regions in pixels (default: --size)")
-    parser.add_argument("--within", metavar="CLASS", help="outlines: tiles only in regions of this class")
+    parser.add_argument(
+        "--within",
+        metavar="CLASS",
+        help="outlines: tiles only inside regions of this class, in which every cell is outlined",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
     parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
 

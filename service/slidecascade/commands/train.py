@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade.errors import InvalidRequestError, MissingExtraError, SettingsError
 from slidecascade_training.datasets.split import VALIDATE
 from slidecascade_training.recipes import nuclei_run, plots
 from slidecascade_training.recipes.fit import prepare_keras, train
@@ -34,16 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
     parser.add_argument("--schedule", choices=("constant", "cosine", "cyclical"), help="default: the recipe's")
     parser.add_argument(
-        "--patience", type=int, default=10, help="stop after so many epochs without a better one; 0: never"
+        "--patience",
+        type=int,
+        default=10,
+        help="stop after so many epochs without a better one; 0: never (default: 10)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and views (default: 0)")
     parser.add_argument("--no-class-weights", action="store_true", help="rare classes count by their number")
     parser.add_argument("--find-rate", action="store_true", help="only the learning-rate range test")
     parser.add_argument("--find-rate-steps", type=int, default=200, help="its length (default: 200)")
     parser.add_argument("--package", action="store_true", help="convert, compare and write a model package")
-    parser.add_argument("--name", help="of the package")
+    parser.add_argument("--name", help="what the package is called")
     parser.add_argument("--models", type=Path, help="folder of model packages (default: models)")
-    parser.add_argument("--licence", default="not stated", help="of the package")
+    parser.add_argument("--licence", default="not stated", help="stated in the package (default: not stated)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -134,7 +138,8 @@ def _require_extra() -> None:
     """Told before any work.
 
     Raises:
-        MissingExtraError: a package of [train] is missing.
+        MissingExtraError: a package of [train], or the backend asked for, is missing.
+        SettingsError: Keras has no such backend.
     """
     for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
         if find_spec(name) is None:
@@ -142,3 +147,8 @@ def _require_extra() -> None:
                 f"{name} is not installed: install slidecascade[train] for `slidecascade train`."
             )
     plots.require_matplotlib()
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in ("tensorflow", "torch", "jax"):
+        raise SettingsError(f"KERAS_BACKEND is {backend!r}: take tensorflow, torch or jax.")
+    if find_spec(backend) is None:
+        raise MissingExtraError(f"{backend} is not installed: install it, or take another KERAS_BACKEND.")

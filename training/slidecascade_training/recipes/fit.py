@@ -21,6 +21,7 @@ from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
 
 _BAR_WIDTH: Final = 30
+_STDERR: Final = 2
 SCORES: Final[Mapping[str, str]] = MappingProxyType({"classify": "accuracy", "segment": "Dice"})
 """What the score of an epoch is, by task."""
 
@@ -30,10 +31,24 @@ def prepare_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def imported_keras() -> Any:
+    """Keras with its backend; what TensorFlow writes to stderr on import, whatever it is told, is dropped."""
+    prepare_keras()
+    sys.stderr.flush()
+    kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDERR)
+    try:
+        import keras
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+        os.close(nowhere)
+    return keras
+
+
 def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
     """The recipe's network with loss, metric and optimiser, its variables all made."""
-    import keras
-
+    keras = imported_keras()
     keras.utils.set_random_seed(seed)
     model = recipe.build(classes)
     classifying = recipe.task == "classify"

@@ -16,7 +16,7 @@ from slidecascade_training import dsb2018, nuclei, nuclei_package
 from slidecascade_training.datasets.folder import DatasetSpec
 from slidecascade_training.evaluation.scores import measure
 from slidecascade_training.nuclei_crops import prepare
-from slidecascade_training.recipes.fit import prepare_keras
+from slidecascade_training.recipes.fit import imported_keras, prepare_keras
 from slidecascade_training.recipes.nuclei_report import LossCurve, chosen_options, shared_out, write_nuclei_report
 from slidecascade_training.recipes.packaging import (
     EXPORTER,
@@ -54,14 +54,12 @@ class NucleiRun:
             TrainingFailedError: the loss became no number.
             UnwritableOutputError: a full disk.
         """
-        import keras
-
         read_tiles(self.data)
         images = list(dsb2018.read_images(self.data, "train"))
         if not any(item.labels.any() for item in images):
             raise UnusableDataError("No tile for training has a cell: outline some on more slides.")
         self._claim()
-        keras.utils.set_random_seed(self.seed)
+        imported_keras().utils.set_random_seed(self.seed)
         curve = LossCurve(self.out)
         with _progress_told():
             network = nuclei.train_stages(
