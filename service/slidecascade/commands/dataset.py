@@ -47,7 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
     parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
-    parser.add_argument("--slide-mpp", type=float, help="um per pixel of slides and images that state none")
+    parser.add_argument(
+        "--slide-mpp",
+        type=_slide_mpp_of,
+        action="append",
+        default=[],
+        metavar="[SLIDE=]MPP",
+        help="um per pixel of slides and images that state none; with a file name, of that one",
+    )
     parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")
     parser.add_argument("--no-validation", action="store_true", help="keep nothing for validation")
     parser.add_argument("--stride", type=int, help="distance of crops within regions in pixels (default: --size)")
@@ -75,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         way=_WAYS[way],
         pipeline=rest[0] if rest else None,
         models_dir=arguments.models,
-        slide_mpp=arguments.slide_mpp,
+        slide_mpp=next((mpp for name, mpp in reversed(arguments.slide_mpp) if not name), None),
+        slide_mpps={name: mpp for name, mpp in arguments.slide_mpp if name},
         vocabulary=Vocabulary(
             wanted=arguments.classes, renamed=dict(arguments.rename), others_skipped=arguments.skip_others
         ),
@@ -107,3 +115,12 @@ def _renaming_of(text: str) -> tuple[str, str]:
     if not (separator and old and new):
         raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW, e.g. 'Tumor: Positive=Positive'")
     return old, new
+
+
+def _slide_mpp_of(text: str) -> tuple[str, float]:
+    """``0.5``, or ``liver.svs=0.5``."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or SLIDE=NUMBER, e.g. liver.svs=0.5") from None
