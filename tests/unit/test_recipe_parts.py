@@ -19,6 +19,8 @@ from slidecascade_training.recipes.nuclei_report import LossCurve, read_losses, 
 from slidecascade_training.recipes.rate import advised
 from slidecascade_training.recipes.samples import target_maps
 from slidecascade_training.recipes.schedule import RatePlan
+from slidecascade_training.recipes.settings import RANGE_TEST, RunSettings
+from slidecascade_training.recipes.table import find_recipe
 from slidecascade_training.tissue import TissueOptions, render
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -188,3 +190,16 @@ def test_a_resumed_curve_goes_on(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(InvalidRequestError, match="remove it"):
         LossCurve(tmp_path)
+
+
+def test_a_run_begins_where_its_range_test_was(tmp_path: Path) -> None:
+    """The curve that advised the rate may lie in the run's folder; anything else is not touched."""
+    settings = RunSettings.of(find_recipe("tiny-classifier"), tmp_path / "data")
+    for name in RANGE_TEST:
+        (tmp_path / name).write_bytes(b"")
+    settings.claim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*RANGE_TEST, "run.json"}
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "letter.txt").write_bytes(b"")
+    with pytest.raises(InvalidRequestError, match="holds no run"):
+        settings.claim(tmp_path)
