@@ -13,7 +13,6 @@ from slidecascade.errors import InvalidRequestError
 from slidecascade_training.recipes.table import Recipe, ScheduleName
 from slidecascade_training.staging import unwritable, write_whole
 
-
 RANGE_TEST: Final = ("rates.json", "rates.png")
 """Files of the learning-rate range test, which goes before the run it advises."""
 
