@@ -154,7 +154,7 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
     if options.way == "outlines":
         # An outline is an instance whatever its class, or without one.
         named = options.vocabulary.wanted[0] if options.vocabulary.wanted else "Nucleus"
-        left_out[_POINTS] += sum(not item.is_polygon for item in rest)
+        left_out[_POINTS] += sum(len(item.points_l0) for item in rest)
         rest = tuple(replace(item, class_name=item.class_name or named) for item in rest if item.is_polygon)
     counted = options.vocabulary.applied(rest, name)
     left_out["neither points nor polygons"] += strange
