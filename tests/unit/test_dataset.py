@@ -213,7 +213,7 @@ def test_polygons_without_area_are_left_out_and_told(tmp_path: Path, capsys: pyt
     assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
     assert "Left out: 2 polygons without area." in capsys.readouterr().err
     for path in (tmp_path / "data").glob("*_labels.png"):
-        assert set(np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) == {0, 1}
+        assert set(np.unique(_stored(path))) == {0, 1}
 
 
 def test_a_slide_may_have_a_pixel_size_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
