@@ -3,7 +3,7 @@
 `make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and ends well. TensorRT is measured
 where its libraries are installed, which the [gpu] extra does not bring.
 
-TensorRT's part has never been run: its libraries were not there. The tests run the same measurement on the CPU, with
+TensorRT was never run: its libraries were not there. The tests run the same measurement on the CPU, with
 a stand-in for `nvidia-smi`.
 """
 

@@ -85,6 +85,24 @@ def test_an_exact_pipeline_scores_one(evaluate: Evaluate, tmp_path: Path) -> Non
     assert all(len(model["sha256"]) == 64 for model in told["models"])
 
 
+def test_tiles_of_a_data_set_have_its_pixel_size(evaluate: Evaluate, tmp_path: Path) -> None:
+    """What `slidecascade dataset` states counts where --mpp does not; another dataset.json is refused."""
+    image, labels = picture()
+    folder = write(tmp_path / "data", __png=image, _labels__png=labels)
+    stated = {
+        "kind": "tiles", "name": "mine", "mpp": 0.25, "size_px": 96, "made_from": "outlines",
+        "classes": [{"name": "Cell", "color": [0, 158, 115]}],
+    }  # fmt: skip
+    write(folder, "dataset", __json=json.dumps(stated))
+    told = [json.loads(evaluate(folder, "--json", *more)[1]) for more in ((), ("--mpp", "0.5"))]
+    assert [item["mpp"] for item in told] == [0.25, 0.5]
+    assert told[0]["mpp_is"] == "given"
+    write(folder, "dataset", __json='{"mpp": 0.25}')
+    code, _, stderr = evaluate(folder)
+    assert code == 2
+    assert "dataset.json is wrong at kind" in stderr
+
+
 def test_figures_are_told_by_kind_of_the_split(evaluate: Evaluate, tmp_path: Path) -> None:
     """One kind is found, of the other the truth is empty; the third image is in another split."""
     image, labels = picture()

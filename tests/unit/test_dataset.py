@@ -177,6 +177,59 @@ def test_regions_are_covered(tmp_path: Path) -> None:
     assert {row["class"] for row in rows if float(row["x_l0"]) > 48} == {"Out"}
 
 
+def test_a_region_far_beyond_its_slide_costs_no_more_than_the_slide(tmp_path: Path) -> None:
+    """A rectangle drawn around everything is cut to the slide before it is covered."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    for path in annotations.iterdir():
+        outer = [[[-1e9, -1e9], [1e9, -1e9], [1e9, 1e9], [-1e9, 1e9], [-1e9, -1e9]]]
+        toy_dataset.write_annotations(path, [toy_dataset.feature("Polygon", outer, "All")])
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "regions", "--validation", "0.5")) == 0
+    assert len(_rows(tmp_path / "data")) == 2 * 11 * 11
+
+
+def test_points_outline_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told when outlines are cut out, and refused when there is nothing else."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 2
+    assert "No annotation is a polygon" in capsys.readouterr().err
+    ring = [[[20, 20], [60, 20], [60, 50], [20, 50], [20, 20]]]
+    for path in annotations.iterdir():
+        marks = [toy_dataset.feature("Point", [9, 9], None), toy_dataset.feature("Polygon", ring, None)]
+        toy_dataset.write_annotations(path, marks)
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
+    told = capsys.readouterr().err
+    assert "s1.png: 1 outlines in 1 tiles" in told
+    assert "Left out: 2 points, which outline nothing." in told
+
+
+def test_polygons_without_area_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line there and back is no cell; one that crosses itself holds some."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    line = [[[50, 50], [60, 60], [70, 70], [50, 50]]]
+    crossed = [[[40, 40], [80, 80], [80, 40], [40, 80], [40, 40]]]
+    for path in annotations.iterdir():
+        marks = [toy_dataset.feature("Polygon", rings, "Cell") for rings in (line, crossed)]
+        toy_dataset.write_annotations(path, marks)
+    assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
+    assert "Left out: 2 polygons without area." in capsys.readouterr().err
+    for path in (tmp_path / "data").glob("*_labels.png"):
+        assert set(np.unique(_stored(path))) == {0, 1}
+
+
+def test_a_slide_may_have_a_pixel_size_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By file name, beside the one of all others; at twice the size a region gives four times the crops."""
+    slides, annotations = toy_dataset.write_slides(tmp_path, 2)
+    for path in annotations.iterdir():
+        ring = [[[0, 0], [96, 0], [96, 96], [0, 96], [0, 0]]]
+        toy_dataset.write_annotations(path, [toy_dataset.feature("Polygon", ring, "All")])
+    call = _call(slides, annotations, tmp_path / "data", "--from", "regions", "--validation", "0.5")
+    assert main([*call, "--slide-mpp", "s1.png=0.5"]) == 0
+    counts = [sum(row["slide"] == name for row in _rows(tmp_path / "data")) for name in ("s0.png", "s1.png")]
+    assert counts == [16, 64]
+    assert main([*call[:-1], "0.4", "--out", str(tmp_path / "other"), "--slide-mpp", "s7.png=0.5"]) == 2
+    assert "'s7.png', which is no annotated slide" in capsys.readouterr().err
+
+
 def test_outlines_become_tiles_that_the_nuclei_recipe_reads(tmp_path: Path) -> None:
     """Images and 16-bit labels; the recipe's own reader puts the held-out slide's tiles, and no others, aside."""
     slides, annotations = toy_dataset.write_slides(tmp_path, 4)
@@ -239,13 +292,16 @@ def _break_points(annotations: Path, name: str | None, place: list[float]) -> No
         (["--rename", "Red"], 2, "OLD=NEW"),
         (["--size", "2"], 2, "--size"),
         (["--mpp", "nan"], 2, "--mpp"),
+        (["--slide-mpp", "0"], 2, "--slide-mpp must be"),
+        (["--slide-mpp", "a=b"], 2, "SLIDE=NUMBER"),
+        (["--seed", "-1"], 2, "--seed"),
         (["--mpp", "0.001"], 2, "too coarse"),
         (["--validation", "1"], 2, "--validation"),
         (["--from", "cells"], 2, "--from"),
         (["--from", "pipeline"], 2, "--from"),
         (["--from", "pipeline", "nothing"], 2, "no pipeline 'nothing'"),
-        (["--from", "regions"], 2, "No crop has the class"),
-        (["--from", "outlines"], 2, "No annotation that counts"),
+        (["--from", "regions"], 2, "has points only, and --from regions needs polygons"),
+        (["--from", "outlines"], 2, "No annotation is a polygon"),
         (["--slides", "nowhere"], 2, "There is no folder nowhere"),
         (["--annotations", "slides"], 2, "There is no folder slides"),
     ],
@@ -349,6 +405,14 @@ def test_a_damaged_slide_and_malformed_annotations_leave_nothing_behind(
     (folders[1] / "s3.xml").write_text("<a/>", encoding="utf-8")
     assert main(_call(*folders, tmp_path / "data")) == 2
     assert "annotated by s3.geojson and by s3.xml" in capsys.readouterr().err
+    (folders[1] / "s3.xml").unlink()
+    (folders[1] / "s3.geojson").write_text(" ", encoding="utf-8")
+    assert main(_call(*folders, tmp_path / "data")) == 2
+    assert "s3.geojson is empty" in capsys.readouterr().err
+    (folders[0] / "s3.png").rename(folders[0] / "s3.svs")
+    (folders[1] / "s3.geojson").write_text('{"type": "Point", "coordinates": [9, 9]}', encoding="utf-8")
+    assert main(_call(*folders, tmp_path / "data")) == 2
+    assert "s3.svs: The slide cannot be opened" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"slides", "annotations"}
 
 

@@ -111,6 +111,7 @@ def test_points_multipolygons_nuclei_and_lines() -> None:
         "[7]",
         "{}",
         '{"type": "FeatureCollection"}',
+        '{"type": "Topology"}',
         '{"type": "FeatureCollection", "features": 7}',
         '{"type": "Feature", "geometry": null}',
         '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}}',
@@ -127,6 +128,16 @@ def test_what_is_not_geojson_is_refused_by_name(text: str) -> None:
     """One sentence with the file's name, whatever is wrong inside."""
     with pytest.raises(UnusableDataError, match=r"^a\.geojson .*export the annotations again\.$"):
         geojson.parse(text.encode(), "a.geojson")
+
+
+def test_text_is_utf8_with_or_without_a_mark() -> None:
+    """Editors on Windows put a byte order mark first; another encoding is called by its name."""
+    text = '{"type": "Point", "coordinates": [1, 2]}'
+    (annotation,), _ = geojson.parse(text.encode("utf-8-sig"), "a.geojson")
+    assert annotation.points_l0.tolist() == [[1, 2]]
+    for wrong in (text.encode("utf-16"), '{"name": "Höhe"}'.encode("latin-1")):
+        with pytest.raises(UnusableDataError, match=r"^a\.geojson is not text in UTF-8"):
+            geojson.parse(wrong, "a.geojson")
 
 
 def test_asap() -> None:

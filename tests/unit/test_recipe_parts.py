@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slidecascade.errors import InvalidRequestError
 from slidecascade_training.recipes import augment
 from slidecascade_training.recipes.augment import Augmentation, view_of
 from slidecascade_training.recipes.checkpoint import Epoch, History
 from slidecascade_training.recipes.eventlog import EventLog
 from slidecascade_training.recipes.figures import figures_of, roc_auc, roc_curve, worst_mistakes
+from slidecascade_training.recipes.nuclei_report import LossCurve, read_losses
 from slidecascade_training.recipes.rate import advised
 from slidecascade_training.recipes.samples import target_maps
 from slidecascade_training.recipes.schedule import RatePlan
+from slidecascade_training.recipes.settings import RANGE_TEST, RunSettings
+from slidecascade_training.recipes.table import find_recipe
 from slidecascade_training.tissue import TissueOptions, render
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -165,3 +169,30 @@ def test_tensorboard_reads_the_event_log(tmp_path: Path) -> None:
         (1, "rate", pytest.approx(1e-3)),
         (300, "loss/train", 0.25),
     ]
+
+
+def test_a_resumed_curve_goes_on(tmp_path: Path) -> None:
+    """Steps taken again after a kill replace what they gave; a file of another kind is refused."""
+    LossCurve(tmp_path).add(100, 0.5)
+    curve = LossCurve(tmp_path)
+    curve.add(200, 0.4)
+    curve.add(300, 0.3)
+    LossCurve(tmp_path).add(200, 0.25)
+    assert read_losses(tmp_path / "losses.csv") == ((100, 0.5), (200, 0.25))
+    assert len(list((tmp_path / "events").iterdir())) == 3
+    (tmp_path / "losses.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(InvalidRequestError, match="remove it"):
+        LossCurve(tmp_path)
+
+
+def test_a_run_begins_where_its_range_test_was(tmp_path: Path) -> None:
+    """The curve that advised the rate may lie in the run's folder; anything else is not touched."""
+    settings = RunSettings.of(find_recipe("tiny-classifier"), tmp_path / "data")
+    for name in RANGE_TEST:
+        (tmp_path / name).write_bytes(b"")
+    settings.claim(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*RANGE_TEST, "run.json"}
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "letter.txt").write_bytes(b"")
+    with pytest.raises(InvalidRequestError, match="holds no run"):
+        settings.claim(tmp_path)

@@ -341,7 +341,10 @@ def test_a_segmenter_trains_and_packages(tmp_path: Path) -> None:
     assert spec.task == "segment"
     assert 0 <= report["figures"]["dice"] <= 1
     assert spec.accuracy["dice"] == pytest.approx(report["figures"]["dice"], abs=0.02)
-    assert (tmp_path / "run" / "report" / "tiles.png").is_file()
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == {
+        "report.json", "curves.png", "tiles.png", "worst.png",
+    }  # fmt: skip
+    assert report["worst_tiles"][0]["cells"]["truth"] == 1
 
 
 # Keras hands TensorFlow's variables to numpy in the old way when it saves.
@@ -349,29 +352,35 @@ def test_a_segmenter_trains_and_packages(tmp_path: Path) -> None:
 def test_the_nuclei_recipe_learns_from_a_users_tiles(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the command to a package the service loads; a stage that was cut off goes on where it was."""
-    monkeypatch.setattr(nuclei, "STAGES", (nuclei.Stage((4, 6, 8), 2), nuclei.Stage((4, 8, 12), 2)))
-    monkeypatch.setattr(nuclei, "BATCH", 2)
+    """Through the command to a package the service loads; what is done is not done again."""
+    for name, value in {"WIDTHS": (4, 6, 8), "BATCH": 2, "SAVE_EVERY": 2}.items():
+        monkeypatch.setattr(nuclei, name, value)
     call = ["train", "nuclei", "--data", str(_tiles(tmp_path)), "--out", str(tmp_path / "run")]
-    assert main([*call, "--epochs", "1"]) == 2
+    assert main([*call, "--epochs", "0"]) == 2
     assert "takes no --epochs" in capsys.readouterr().err
+    assert main([*call, "--steps", "0"]) == 2
+    assert "--steps must be at least 1" in capsys.readouterr().err
+    call += ["--steps", "3"]
     more = ("--package", "--name", "my-nuclei", "--models", str(tmp_path / "models"))
     assert main([*call, *more]) == 0
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert [item["step"] for item in report["losses"]] == [2, 3]
+    assert (report["measured_on"], report["examples"], report["settings"]["steps"]) == ("validate", 1, 3)
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == {
+        "report.json", "curves.png", "worst.png",
+    }  # fmt: skip
     spec = load_package(tmp_path / "models" / "my-nuclei").spec
-    assert spec.accuracy.keys() >= {"ap50", "dice"}
+    assert spec.accuracy.keys() == report["figures"].keys() == {"ap50", "ap50_pooled", "mean_ap", "dice"}
     assert (spec.task, spec.mpp, spec.version) == ("segment", 0.5, 1)
     assert [item.name for item in spec.classes] == ["Cell"]
     assert (tmp_path / "models" / "my-nuclei" / "README.md").is_file()
-    (tmp_path / "run" / "stage-1.keras").unlink()
-    capsys.readouterr()
+    assert "3 steps, from step 0" in capsys.readouterr().out
     assert main(call) == 0
-    told = capsys.readouterr().out
-    assert "from step 2" in told
-    assert told.count("from step 0") == 1
+    assert "3 steps, from step 3" in capsys.readouterr().out
     assert main([*call, "--seed", "1"]) == 2
-    assert "holds a run with other data or another seed" in capsys.readouterr().err
+    assert "holds a run with other data, another seed or other --steps" in capsys.readouterr().err
     with toy_dataset.disk_full_after(20_000):
-        assert main([*call[:-1], str(tmp_path / "full")]) == 1
+        assert main([*call[:-3], str(tmp_path / "full"), *call[-2:]]) == 1
     assert "Nothing can be written to" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["run.json"]
 
@@ -387,10 +396,31 @@ def test_masks_of_another_size_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert "_labels.png has 64 x 32 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("backend", "code"), [("nonsense", 2), ("jax", 1)])
+def test_a_backend_that_is_not_there_is_one_sentence(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    code: int,
+) -> None:
+    """No run is begun with a backend that Keras does not have or that is not installed."""
+    if importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is installed")
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert main(_call(data, tmp_path / "run")) == code
+    told = capsys.readouterr().err
+    assert backend in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (["--epochs", "0"], "--epochs"),
+        (["--steps", "5"], "takes no --steps"),
         (["--batch", "0"], "--batch"),
         (["--rate", "nan"], "--rate"),
         (["--rate", "-1"], "--rate"),

@@ -195,11 +195,11 @@ def drawn_ahead(pool: Sequence[TrainingImage], seed: int, first: int) -> Iterato
     with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_hold, initargs=(pool,)) as drawers:
 
         def batches() -> Iterator[Batch]:
-            waiting = deque(drawers.submit(_draw, seed, first + ahead) for ahead in range(2 * workers))
+            waiting = deque(drawers.submit(_draw, BATCH, seed, first + ahead) for ahead in range(2 * workers))
             step = first + len(waiting)
             while True:
                 yield waiting.popleft().result()
-                waiting.append(drawers.submit(_draw, seed, step))
+                waiting.append(drawers.submit(_draw, BATCH, seed, step))
                 step += 1
 
         try:
@@ -217,8 +217,8 @@ def _hold(pool: Sequence[TrainingImage]) -> None:
     _held[:] = pool
 
 
-def _draw(seed: int, step: int) -> Batch:
-    return draw_batch(_held, BATCH, np.random.default_rng([seed, step]))
+def _draw(size: int, seed: int, step: int) -> Batch:
+    return draw_batch(_held, size, np.random.default_rng([seed, step]))
 
 
 def train(

@@ -56,19 +56,25 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
 
     Raises:
         FileNotFoundError: The run holds no trained network.
+        ValueError: The run has not come to its end.
         slidecascade_convert.parity.ParityError: The exported graph differs from the network.
     """
     from slidecascade_convert.keras import onnx_from_keras
     from slidecascade_convert.package import write_package
     from slidecascade_convert.parity import check_parity
 
-    network = Trainer(run).network
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    trainer = Trainer(run)
+    if trainer.done < settings["steps"]:
+        raise ValueError(
+            f"The run has done {trainer.done} of {settings['steps']} steps; train it to its end first."
+        )
+    network = trainer.network
     graph = onnx_from_keras(network, scale=SCALE, output_name="maps", as_bytes=True)
     check_parity(network, graph, scale=SCALE)
     predict = graph_predictor(graph)
     options = tune(list(dsb2018.read_images(data, "tune")), predict)
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
-    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
     card = _card(settings, options, measured, view_radius_px())
     fields = _spec_fields(options, measured, settings)
     write_package(models_dir, fields, graph, card, max_batch=8)

@@ -69,5 +69,5 @@ def unwritable(folder: Path, error: OSError) -> UnwritableOutputError:
     """The sentence for a write to `folder` that failed."""
     reason = error.strerror or "unknown reason"
     return UnwritableOutputError(
-        f"Nothing can be written to {folder} ({reason}): make room or choose another --out."
+        f"Nothing can be written to {folder} ({reason}): make room or choose another folder."
     )

@@ -34,17 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("points|regions|pipeline NAME|outlines", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
         "pipeline NAME: cells that pipeline finds, labelled by the points in them or the regions around them; "
-        "outlines: tiles with label images, for segmenters",
+        "outlines: tiles with label images, for segmenters; what is not outlined in a tile counts as background",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
-    parser.add_argument("--rename", type=_renaming_of, action="append", default=[], metavar="OLD=NEW")
+    parser.add_argument(
+        "--rename",
+        type=_renaming_of,
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="a class under another name",
+    )
     parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
     parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
-    parser.add_argument("--slide-mpp", type=float, help="um per pixel of slides and images that state none")
+    parser.add_argument(
+        "--slide-mpp",
+        type=_slide_mpp_of,
+        action="append",
+        default=[],
+        metavar="[SLIDE=]MPP",
+        help="um per pixel of slides and images that state none; with a file name, of that one",
+    )
     parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")
     parser.add_argument("--no-validation", action="store_true", help="keep nothing for validation")
     parser.add_argument("--stride", type=int, help="distance of crops within regions in pixels (default: --size)")
-    parser.add_argument("--within", metavar="CLASS", help="outlines: tiles only in regions of this class")
+    parser.add_argument(
+        "--within",
+        metavar="CLASS",
+        help="outlines: tiles only inside regions of this class, in which every cell is outlined",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
     parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
 
@@ -64,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         way=_WAYS[way],
         pipeline=rest[0] if rest else None,
         models_dir=arguments.models,
-        slide_mpp=arguments.slide_mpp,
+        slide_mpp=next((mpp for name, mpp in reversed(arguments.slide_mpp) if not name), None),
+        slide_mpps={name: mpp for name, mpp in arguments.slide_mpp if name},
         vocabulary=Vocabulary(
             wanted=arguments.classes, renamed=dict(arguments.rename), others_skipped=arguments.skip_others
         ),
@@ -96,3 +115,12 @@ def _renaming_of(text: str) -> tuple[str, str]:
     if not (separator and old and new):
         raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW, e.g. 'Tumor: Positive=Positive'")
     return old, new
+
+
+def _slide_mpp_of(text: str) -> tuple[str, float]:
+    """``0.5``, or ``liver.svs=0.5``."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or SLIDE=NUMBER, e.g. liver.svs=0.5") from None

@@ -15,6 +15,7 @@ from slidecascade.commands.files import replace_files
 from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
 from slidecascade.stopwatch import Silent
+from slidecascade_training.datasets.folder import read_spec
 from slidecascade_training.evaluation import report, truth
 from slidecascade_training.evaluation.trial import Question, Trial, run_trial
 
@@ -27,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=truth.SPLITS, help="of a folder with index.csv; default: validate, or all without one"
     )
-    parser.add_argument("--mpp", type=float, help="um per pixel of the images; default: the segmenter's own")
+    parser.add_argument(
+        "--mpp",
+        type=float,
+        help="um per pixel of the images; default: what dataset.json says, else the segmenter's own",
+    )
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
         "--class",
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     question = Question(
         pipeline=arguments.pipeline,
-        mpp=arguments.mpp,
+        mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         thresholds=dict(arguments.threshold),
         class_names=dict(arguments.class_names),
     )
@@ -72,6 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _files(trial: Trial, text: str) -> Mapping[str, bytes]:
     return {"accuracy.json": text.encode(), "images.csv": report.rows(trial).encode()}
+
+
+def _stated_mpp(folder: Path) -> float | None:
+    """The pixel size of tiles that `slidecascade dataset` made."""
+    return read_spec(folder).mpp if (folder / "dataset.json").is_file() else None
 
 
 def _class_of(text: str) -> tuple[str, str]:

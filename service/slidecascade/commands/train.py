@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade.errors import InvalidRequestError, MissingExtraError, SettingsError
+from slidecascade_training.datasets.split import VALIDATE
 from slidecascade_training.recipes import nuclei_run, plots
 from slidecascade_training.recipes.fit import prepare_keras, train
 from slidecascade_training.recipes.packaging import PackageRequest, package
 from slidecascade_training.recipes.rate import find_rate
-from slidecascade_training.recipes.report import write_report
+from slidecascade_training.recipes.report import Report, write_report
 from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_recipe
@@ -26,20 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
     )
     parser.add_argument("--epochs", type=int, help="at most (default: the recipe's)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=f"{NUCLEI} only: of 64 crops (default: 6000, minutes on a large GPU, half a day on a CPU)",
+    )
     parser.add_argument("--batch", type=int, help="examples in a step (default: the recipe's)")
     parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
     parser.add_argument("--schedule", choices=("constant", "cosine", "cyclical"), help="default: the recipe's")
     parser.add_argument(
-        "--patience", type=int, default=10, help="stop after so many epochs without a better one; 0: never"
+        "--patience",
+        type=int,
+        default=10,
+        help="stop after so many epochs without a better one; 0: never (default: 10)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and views (default: 0)")
     parser.add_argument("--no-class-weights", action="store_true", help="rare classes count by their number")
     parser.add_argument("--find-rate", action="store_true", help="only the learning-rate range test")
     parser.add_argument("--find-rate-steps", type=int, default=200, help="its length (default: 200)")
     parser.add_argument("--package", action="store_true", help="convert, compare and write a model package")
-    parser.add_argument("--name", help="of the package")
+    parser.add_argument("--name", help="what the package is called")
     parser.add_argument("--models", type=Path, help="folder of model packages (default: models)")
-    parser.add_argument("--licence", default="not stated", help="of the package")
+    parser.add_argument("--licence", default="not stated", help="stated in the package (default: not stated)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_keras()
     if recipe is None:
         return _train_nuclei(arguments)
+    if arguments.steps is not None:
+        raise InvalidRequestError(f"The recipe {recipe.name} takes no --steps: say how long with --epochs.")
     data = TrainingSet.read(arguments.data, recipe)
     settings = RunSettings.of(
         recipe,
@@ -68,13 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings.claim(arguments.out)
     model, history = train(data, recipe, settings, arguments.out)
     report = write_report(model, data, recipe, settings, history, arguments.out / "report")
-    where = (
-        "slides kept for validation" if data.validate else "the training slides: nothing was kept for validation"
-    )
-    sys.stdout.write(f"Epoch {history.best} is kept. Measured on {where}:\n")
-    for name, value in report.figures.items():
-        sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
-    sys.stdout.write(f"The report is in {arguments.out / 'report'}.\n")
+    sys.stdout.write(f"Epoch {history.best} is kept. ")
+    _tell(report, arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         package(request, model, data, recipe, settings)
@@ -83,21 +90,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train_nuclei(arguments: argparse.Namespace) -> int:
-    """Its stages, rates and views are the bundled model's own, so what would change them is refused."""
+    """Its rates and views are the bundled model's own, so what would change them is refused."""
     for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate"):
-        if getattr(arguments, option):
-            raise InvalidRequestError(
-                f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: leave it out, or take unet-256."
-            )
+        given = getattr(arguments, option)
+        if given is not None and given is not False:  # 0 is given, too
+            shorter = "how long it trains is --steps" if option == "epochs" else "leave it out, or take unet-256"
+            raise InvalidRequestError(f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: {shorter}.")
     if arguments.seed < 0:
         raise InvalidRequestError("--seed must be at least 0.")
-    nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed).train()
-    sys.stdout.write(f"The run is in {arguments.out}.\n")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise InvalidRequestError("--steps must be at least 1.")
+    run = nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed, steps=arguments.steps)
+    _tell(run.train(), arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         nuclei_run.package(request)
         sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
+
+
+def _tell(report: Report, out: Path) -> None:
+    kept = report.measured_on == VALIDATE
+    where = "slides kept for validation" if kept else "the training slides: nothing was kept for validation"
+    sys.stdout.write(f"Measured on {where}:\n")
+    for name, value in report.figures.items():
+        sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
+    sys.stdout.write(f"The report is in {out / 'report'}.\n")
 
 
 def _request_of(arguments: argparse.Namespace) -> PackageRequest:
@@ -122,7 +140,8 @@ def _require_extra() -> None:
     """Told before any work.
 
     Raises:
-        MissingExtraError: a package of [train] is missing.
+        MissingExtraError: a package of [train], or the backend asked for, is missing.
+        SettingsError: Keras has no such backend.
     """
     for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
         if find_spec(name) is None:
@@ -130,3 +149,8 @@ def _require_extra() -> None:
                 f"{name} is not installed: install slidecascade[train] for `slidecascade train`."
             )
     plots.require_matplotlib()
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in ("tensorflow", "torch", "jax"):
+        raise SettingsError(f"KERAS_BACKEND is {backend!r}: take tensorflow, torch or jax.")
+    if find_spec(backend) is None:
+        raise MissingExtraError(f"{backend} is not installed: install it, or take another KERAS_BACKEND.")

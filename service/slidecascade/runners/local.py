@@ -98,7 +98,7 @@ ON_CPU = Placement()
 class Sessions:
     """The sessions of one network.
 
-    On CUDA there is one for every shape ``(N, H, W, 3)`` of those last asked for. cuDNN's plans belong to a session
+    On CUDA there is one for each shape ``(N, H, W, 3)`` of those last asked for. cuDNN's plans belong to a session
     and are made anew whenever its input has another shape than the time before: on an H100 a third of a second
     for a network of 20 convolutions that then runs in a millisecond.
     """

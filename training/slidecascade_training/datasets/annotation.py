@@ -43,6 +43,11 @@ class Annotation:
         return bool(self.rings_l0)
 
     @property
+    def is_flat(self) -> bool:
+        """Whether it is a polygon whose corners are all on a line, so that it holds nothing."""
+        return self.is_polygon and int(np.linalg.matrix_rank(self.rings_l0[0] - self.rings_l0[0][0])) < 2
+
+    @property
     def centres_l0(self) -> Points:
         """The points, or the polygon's centre of area ``(1, 2)``."""
         return _centre_of_area(self.rings_l0[0])[None] if self.is_polygon else self.points_l0

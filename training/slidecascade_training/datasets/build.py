@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -22,11 +23,12 @@ from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, wri
 from slidecascade_training.datasets.labelling import Labelled
 from slidecascade_training.datasets.segmenting import cells_of
 from slidecascade_training.datasets.specimens import Specimen, pair
-from slidecascade_training.datasets.split import TRAIN, Split, split_by_slide
+from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
 from slidecascade_training.datasets.tiles import LabelledTile, labelled_tiles, stem_of
 from slidecascade_training.datasets.vocabulary import PALETTE, Vocabulary, folder_of
 from slidecascade_training.staging import require_absent, staged
 
+_POINTS: Final = "points, which outline nothing"
 _EDGE_PX: Final = 1.0  # annotations drawn along the slide's edge overshoot by a hair
 
 
@@ -40,7 +42,7 @@ class DatasetOptions:
         way: ``points`` (marks and outlines), ``regions``, ``pipeline`` (cells of a segmentation, labelled by marks
             and regions) or ``outlines`` (tiles with labels).
         pipeline: its name, for ``pipeline``.
-        slide_mpp: micrometres per pixel of slides that do not state it.
+        slide_mpp: micrometres per pixel of slides that do not state it; `slide_mpps`: of single ones by file name.
         validation: part of every class kept for validation; 0: none.
         stride_px: distance of crops within regions; default: `size_px`.
         within: class of polygons inside which everything is outlined, for ``outlines``.
@@ -56,12 +58,17 @@ class DatasetOptions:
     pipeline: str | None = None
     models_dir: Path | None = None
     slide_mpp: Mpp | None = None
+    slide_mpps: Mapping[str, Mpp] = field(default_factory=dict)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     validation: float = 0.2
     seed: int = 0
     stride_px: int | None = None
     within: str | None = None
     outside_skipped: bool = False
+
+    def opened(self, specimen: Specimen) -> AbstractContextManager[RegionView]:
+        """The slide of `specimen`, see `Specimen.view`."""
+        return specimen.view(self.slide_mpps.get(specimen.slide_id, self.slide_mpp))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +100,13 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
     _require_sane(options)
     require_absent(options.out)
     specimens, unmatched = pair(options.slides_dir, options.annotations_dir)
+    _require_known(options, specimens)
     left_out: Counter[str] = Counter()
     annotated = [_read(specimen, options, left_out) for specimen in specimens]
+    _require_shapes(annotated, options)
     found = {str(item.class_name) for slide in annotated for item in slide.annotations}
     classes = options.vocabulary.classes(found)
+    require_slides(sum(bool(slide.annotations) for slide in annotated), share=options.validation)
     with staged(options.out) as folder:
         make = _tiles if options.way == "outlines" else _crops
         examples = make(folder, annotated, classes, options, left_out, tell)
@@ -116,10 +126,23 @@ def _require_sane(options: DatasetOptions) -> None:
         wrong = "--validation must be a part between 0 and 1, e.g. 0.2."
     elif options.way == "pipeline" and not options.pipeline:
         wrong = "Name the pipeline whose cells are to be cut out: --from pipeline NAME."
+    elif not all(np.isfinite(mpp) and 0 < mpp <= 100 for mpp in _stated_mpps(options)):
+        wrong = "--slide-mpp must be a positive number of micrometres per pixel, at most 100."
+    elif options.seed < 0:
+        wrong = "--seed must be at least 0."
     elif options.stride_px is not None and options.stride_px < 1:
         wrong = "--stride must be at least 1 pixel."
     if wrong:
         raise InvalidRequestError(wrong)
+
+
+def _stated_mpps(options: DatasetOptions) -> tuple[Mpp, ...]:
+    return (*options.slide_mpps.values(), *(() if options.slide_mpp is None else (options.slide_mpp,)))
+
+
+def _require_known(options: DatasetOptions, specimens: Sequence[Specimen]) -> None:
+    for name in options.slide_mpps.keys() - {specimen.slide_id for specimen in specimens}:
+        raise InvalidRequestError(f"--slide-mpp names {name!r}, which is no annotated slide: give its file name.")
 
 
 def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -> _Annotated:
@@ -131,14 +154,35 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
     if options.way == "outlines":
         # An outline is an instance whatever its class, or without one.
         named = options.vocabulary.wanted[0] if options.vocabulary.wanted else "Nucleus"
+        left_out[_POINTS] += sum(len(item.points_l0) for item in rest)
         rest = tuple(replace(item, class_name=item.class_name or named) for item in rest if item.is_polygon)
     counted = options.vocabulary.applied(rest, name)
     left_out["neither points nor polygons"] += strange
     left_out["without a class or of another one"] += len(rest) - len(counted)
-    with specimen.view(options.slide_mpp) as view:
+    if options.way in ("outlines", "regions"):
+        flat = sum(item.is_flat for item in counted)
+        left_out["polygons without area"] += flat
+        counted = tuple(item for item in counted if not item.is_flat) if flat else counted
+    with options.opened(specimen) as view:
         inside = _inside(counted, view.source.size_l0, specimen, options.outside_skipped)
     left_out["outside the slide"] += len(counted) - len(inside)
     return _Annotated(specimen, inside, areas)
+
+
+def _require_shapes(annotated: Sequence[_Annotated], options: DatasetOptions) -> None:
+    """Told before any pixel is read: which classes have nothing of the kind that is cut out."""
+    found = [item for slide in annotated for item in slide.annotations]
+    if options.way == "outlines" and not found:
+        raise UnusableDataError(
+            "No annotation is a polygon with an area, and --from outlines needs some: outline the cells."
+        )
+    if options.way == "regions":
+        outlined = {item.class_name for item in found if item.is_polygon}
+        for name in sorted({str(item.class_name) for item in found} - outlined):
+            raise UnusableDataError(
+                f"The class {name!r} has points only, and --from regions needs polygons: outline it, take --from "
+                "points or pipeline, or leave the class out with --classes and --skip-others."
+            )
 
 
 def _inside(
@@ -207,7 +251,7 @@ def _labelled(
 ) -> Iterator[tuple[_Annotated, Labelled, RegionView]]:
     """Every slide with its labelled places and the way to its pixels."""
     for slide in annotated:
-        with slide.specimen.view(options.slide_mpp) as view:
+        with options.opened(slide.specimen) as view:
             labelled = _places(slide, view, classes, options, left_out)
             yield slide, labelled.inside(view.source.size_l0), view
 
@@ -219,7 +263,8 @@ def _places(
         return labelling.at_marks(slide.annotations, classes)
     if options.way == "regions":
         stride_l0 = (options.stride_px or options.size_px) * options.mpp / view.mpp_l0
-        return labelling.over_regions(slide.annotations, classes, stride_l0=stride_l0)
+        size = view.source.size_l0
+        return labelling.over_regions(slide.annotations, classes, stride_l0=stride_l0, size=size)
     cells = cells_of(
         slide.specimen, slide.annotations, view, pipeline=str(options.pipeline), models_dir=options.models_dir
     )
@@ -243,12 +288,12 @@ def _tiles(
     for slide in annotated:
         slide_id = slide.specimen.slide_id
         before = len(examples)
-        with slide.specimen.view(options.slide_mpp) as view:
+        with options.opened(slide.specimen) as view:
             for tile in labelled_tiles(
                 view, slide.annotations, slide.areas, mpp=options.mpp, size_px=options.size_px, name=slide_id
             ):
                 examples.append(_store_tile(folder, slide_id, tile, split.get(slide_id, TRAIN)))
-        tell(f"{slide_id}: {len(examples) - before} tiles")
+        tell(f"{slide_id}: {len(slide.annotations)} outlines in {len(examples) - before} tiles")
     if not examples:
         raise UnusableDataError(
             "No tile could be cut: the areas of --within are smaller than a tile, or nothing is outlined."

@@ -101,30 +101,44 @@ def write_index(folder: Path, spec: DatasetSpec, examples: Sequence[Example]) ->
     (folder / "dataset.json").write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def read_spec(folder: Path) -> DatasetSpec:
+    """``dataset.json``.
+
+    Raises:
+        UnusableDataError: it is not there or not one.
+    """
+    try:
+        return DatasetSpec.model_validate(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
+    except ValidationError as error:  # a ValueError as well
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UnusableDataError(f"dataset.json is wrong at {where}: {first['msg']}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_data_set(folder) from error
+
+
 def read_index(folder: Path) -> tuple[DatasetSpec, tuple[Example, ...]]:
     """What `write_index` wrote, perhaps with rows added or removed by hand.
 
     Raises:
         UnusableDataError: no such set, or a row that does not fit it.
     """
+    spec = read_spec(folder)
     try:
-        spec = DatasetSpec.model_validate(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
         with (folder / "index.csv").open(newline="", encoding="utf-8") as lines:
             examples = tuple(_example(row) for row in csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnusableDataError(
-            f"{folder} holds no data set: give the folder that `slidecascade dataset` wrote."
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UnusableDataError(f"dataset.json is wrong at {where}: {first['msg']}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _no_data_set(folder) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UnusableDataError(
             "index.csv is not one that `slidecascade dataset` wrote: make the data set again."
         ) from error
     _require_sound(spec, examples)
     return spec, examples
+
+
+def _no_data_set(folder: Path) -> UnusableDataError:
+    return UnusableDataError(f"{folder} holds no data set: give the folder that `slidecascade dataset` wrote.")
 
 
 def _example(row: dict[str, str]) -> Example:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -11,6 +12,10 @@ from slidecascade.errors import UnusableDataError
 from slidecascade_training.datasets.annotation import Annotation, Points
 
 _SHORTEST: Final = 3  # corners of a polygon
+_TYPES: Final = (
+    "Feature", "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon",
+    "GeometryCollection",
+)  # fmt: skip
 
 
 def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
@@ -23,9 +28,14 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     """
     import orjson
 
+    text = data.removeprefix(codecs.BOM_UTF8)  # some editors put it there
     try:
-        root = orjson.loads(data)
+        root = orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if not _is_utf8(text):
+            raise UnusableDataError(
+                f"{name} is not text in UTF-8: save it as UTF-8 or export it again."
+            ) from error
         raise UnusableDataError(
             f"{name} is not valid JSON (line {error.lineno}): export the annotations again."
         ) from error
@@ -38,12 +48,22 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     return tuple(item for items in found for item in items), sum(not items for items in found)
 
 
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _features(root: Any) -> list[dict[str, Any]]:
     if isinstance(root, list):
         return root
     if root["type"] == "FeatureCollection":
         features: list[dict[str, Any]] = root["features"]
         return features
+    if root["type"] not in _TYPES:
+        raise ValueError("not GeoJSON")
     return [root if root["type"] == "Feature" else {"type": "Feature", "geometry": root, "properties": {}}]
 
 

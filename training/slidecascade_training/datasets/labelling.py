@@ -39,8 +39,10 @@ def at_marks(annotations: Sequence[Annotation], classes: Sequence[str]) -> Label
     return _joined(centres, labels)
 
 
-def over_regions(annotations: Sequence[Annotation], classes: Sequence[str], *, stride_l0: float) -> Labelled:
-    """Crops on a square grid of `stride_l0` wherever its points lie in a polygon.
+def over_regions(
+    annotations: Sequence[Annotation], classes: Sequence[str], *, stride_l0: float, size: Size
+) -> Labelled:
+    """Crops on a square grid of `stride_l0` wherever its points lie in a polygon and on the slide of `size`.
 
     The grid starts at the slide's corner, so that overlapping regions of one class share their crops. Where
     regions of several classes overlap, the smaller one is the finer statement and counts.
@@ -48,7 +50,7 @@ def over_regions(annotations: Sequence[Annotation], classes: Sequence[str], *, s
     numbers = {name: index for index, name in enumerate(classes)}
     places: dict[tuple[int, int], int] = {}
     for region in _larger_first(annotations):
-        centres = _grid_over(region, stride_l0)
+        centres = _grid_over(region, stride_l0, size)
         cells = np.floor(centres / stride_l0).astype(np.int64).tolist()
         places |= {(x, y): numbers[str(region.class_name)] for x, y in cells}
     keys = np.array(sorted(places), np.int64).reshape(-1, 2)
@@ -126,9 +128,10 @@ def _larger_first(annotations: Sequence[Annotation]) -> list[Annotation]:
     return sorted(polygons, key=lambda item: area_of(item.rings_l0[0]), reverse=True)
 
 
-def _grid_over(region: Annotation, stride: float) -> Points:
-    low = np.floor(region.rings_l0[0].min(axis=0) / stride)
-    high = np.ceil(region.rings_l0[0].max(axis=0) / stride)
+def _grid_over(region: Annotation, stride: float, size: Size) -> Points:
+    # A region may reach far beyond its slide.
+    low = np.floor(np.maximum(region.rings_l0[0].min(axis=0), 0.0) / stride)
+    high = np.ceil(np.minimum(region.rings_l0[0].max(axis=0), (size.width, size.height)) / stride)
     x, y = (np.arange(start, end) + 0.5 for start, end in zip(low, high, strict=True))
     centres: Points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2) * stride
     return centres[region.contains(centres)]

@@ -26,6 +26,7 @@ from slidecascade_training.datasets import geojson, xmlfile
 from slidecascade_training.datasets.annotation import Annotation
 
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+SLIDES: Final = frozenset({".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"})
 ANNOTATIONS: Final = (".geojson", ".json", ".xml", ".geojson.gz", ".json.gz")
 MAX_ANNOTATION_BYTES: Final = 2**30
 MAX_IMAGE_PX: Final = 400_000_000
@@ -67,7 +68,7 @@ class Specimen:
 
     @contextmanager
     def _source(self) -> Iterator[Source]:
-        if can_open(self.slide_path):
+        if can_open(self.slide_path) or _is_slide(self.slide_path):  # a damaged one may not be recognised
             slide = Slide.open(self.slide_path)
             try:
                 yield slide
@@ -92,6 +93,8 @@ class Specimen:
         """
         name = self.annotation_path.name
         data = _read(self.annotation_path)
+        if not data.strip():
+            raise UnusableDataError(f"{name} is empty: export the annotations again, or take it away.")
         parse = xmlfile.parse if name.lower().endswith(".xml") else geojson.parse
         return parse(data, name)
 
@@ -112,7 +115,11 @@ def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...],
     specimens: list[Specimen] = []
     used: set[str] = set()
     for slide in sorted(slides_dir.iterdir()):
-        if not slide.is_file() or _is_annotation(slide) or not (_is_image(slide) or can_open(slide)):
+        if (
+            not slide.is_file()
+            or _is_annotation(slide)
+            or not (_is_image(slide) or _is_slide(slide) or can_open(slide))
+        ):
             continue
         stems = {slide.name, slide.stem}
         names = [stem + ending for stem in sorted(stems) for ending in ANNOTATIONS if stem + ending in files]
@@ -146,6 +153,10 @@ def _require_distinct(specimens: list[Specimen]) -> None:
 
 def _is_annotation(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ANNOTATIONS)
+
+
+def _is_slide(path: Path) -> bool:
+    return path.suffix.lower() in SLIDES
 
 
 def _is_image(path: Path) -> bool:

@@ -30,13 +30,9 @@ def split_by_slide(counts: Mapping[str, Sequence[int]], *, share: float, seed: i
     Raises:
         UnusableDataError: one slide only, and a `share` above 0.
     """
+    require_slides(len(counts), share=share)
     if share == 0:
         return dict.fromkeys(counts, TRAIN)
-    if len(counts) < 2:
-        raise UnusableDataError(
-            "All examples come from one slide, so none can be kept for validation by slide: annotate another "
-            "slide, or train without figures with --no-validation."
-        )
     order = sorted(counts, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     table = np.array([counts[name] for name in order], np.float64)
     total = np.maximum(table.sum(axis=0), 1)
@@ -49,6 +45,19 @@ def split_by_slide(counts: Mapping[str, Sequence[int]], *, share: float, seed: i
             break
         chosen[best] = True
     return {name: VALIDATE if kept else TRAIN for name, kept in zip(order, chosen, strict=True)}
+
+
+def require_slides(count: int, *, share: float) -> None:
+    """See that slides can be kept for validation and others trained on.
+
+    Raises:
+        UnusableDataError: one slide only, and a `share` above 0.
+    """
+    if share and count < 2:
+        raise UnusableDataError(
+            "All examples come from one slide, so none can be kept for validation by slide: annotate another "
+            "slide, or train without figures with --no-validation."
+        )
 
 
 def _distance(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -78,15 +78,20 @@ def ap50_by_image(trial: Trial) -> bytes:
 
 def worst(trial: Trial) -> bytes:
     """The worst images with the outlines of true and predicted cells."""
-    columns = min(3, len(trial.worst))
-    rows = -(-len(trial.worst) // columns)
+    return looked_at(trial.worst, trial.pipeline)
+
+
+def looked_at(looks: Sequence[Look], title: str) -> bytes:
+    """Images, one at least, with the outlines of true and predicted cells."""
+    columns = min(3, len(looks))
+    rows = -(-len(looks) // columns)
     figure = Figure(figsize=(5 * columns, 5.4 * rows + 0.5), layout="constrained")
     places = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes in places:
         axes.axis("off")
-    for axes, look in zip(places, trial.worst, strict=False):
+    for axes, look in zip(places, looks, strict=False):
         _show(axes, look)
-    figure.suptitle(f"{trial.pipeline}: lowest AP at IoU 0.5; truth in green, predicted in orange")
+    figure.suptitle(f"{title}: lowest AP at IoU 0.5; truth in green, predicted in orange")
     return _png(figure)
 
 

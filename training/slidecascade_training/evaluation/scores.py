@@ -239,6 +239,12 @@ class Accuracy:
     mean_ap: float  # averaged over IoU 0.5 to 0.95 and over images
     dice: float  # of the foreground, averaged over images
 
+    @classmethod
+    def of(cls, tallies: Sequence[Tally]) -> Accuracy:
+        """From the tallies of the images, one at least."""
+        mean = Figures.mean([tally.figures for tally in tallies])
+        return cls(len(tallies), mean.ap50, pooled(tallies).figures.ap50, mean.map, mean.dice)
+
 
 def measure(pairs: Sequence[tuple[Labels, Labels]]) -> Accuracy:
     """Accuracy of (truth, predicted) label images, each ``(H, W)``.
@@ -248,15 +254,7 @@ def measure(pairs: Sequence[tuple[Labels, Labels]]) -> Accuracy:
     """
     if not pairs:
         raise ValueError("There are no images to measure; check the split.")
-    tallies = [tally_of(truth, predicted) for truth, predicted in pairs]
-    mean = Figures.mean([tally.figures for tally in tallies])
-    return Accuracy(
-        images=len(pairs),
-        ap50=mean.ap50,
-        ap50_pooled=pooled(tallies).figures.ap50,
-        mean_ap=mean.map,
-        dice=mean.dice,
-    )
+    return Accuracy.of([tally_of(truth, predicted) for truth, predicted in pairs])
 
 
 def pooled(tallies: Sequence[Tally]) -> Tally:

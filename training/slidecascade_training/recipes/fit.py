@@ -6,7 +6,9 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from slidecascade.cores import usable_cores
@@ -19,6 +21,9 @@ from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
 
 _BAR_WIDTH: Final = 30
+_STDERR: Final = 2
+SCORES: Final[Mapping[str, str]] = MappingProxyType({"classify": "accuracy", "segment": "Dice"})
+"""What the score of an epoch is, by task."""
 
 
 def prepare_keras() -> None:
@@ -26,10 +31,24 @@ def prepare_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def imported_keras() -> Any:
+    """Keras with its backend; what TensorFlow writes to stderr on import, whatever it is told, is dropped."""
+    prepare_keras()
+    sys.stderr.flush()
+    kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDERR)
+    try:
+        import keras
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+        os.close(nowhere)
+    return keras
+
+
 def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
     """The recipe's network with loss, metric and optimiser, its variables all made."""
-    import keras
-
+    keras = imported_keras()
     keras.utils.set_random_seed(seed)
     model = recipe.build(classes)
     classifying = recipe.task == "classify"
@@ -130,7 +149,9 @@ def _fit(
     if data.validate:
         draw = drawing(data, recipe, weighted=False)
         validation = batches(data.validate, draw, recipe, batch=settings.batch, seed=None, workers=workers)
-    watch = _watch(settings, plan, checkpoints, EventLog(folder / "events"), history, len(training))
+    watch = _watch(
+        settings, plan, checkpoints, EventLog(folder / "events"), history, len(training), SCORES[recipe.task]
+    )
     model.fit(
         training,
         validation_data=validation,
@@ -153,6 +174,7 @@ def _watch(
     events: EventLog,
     history: History,
     steps: int,
+    score: str,
 ) -> Any:
     """The Keras callback of a run. Its `error` is raised outside of fit: inside, threads would be left behind."""
     import keras
@@ -188,7 +210,7 @@ def _watch(
                 self.error = error
                 self.model.stop_training = True
                 return
-            sys.stdout.write(_line(self.history, settings.epochs))
+            sys.stdout.write(_line(self.history, settings.epochs, score))
             sys.stdout.flush()
             if self.history.is_stale(settings.patience):
                 self.model.stop_training = True
@@ -216,11 +238,11 @@ def _curves(epoch: Epoch) -> dict[str, float]:
     return curves
 
 
-def _line(history: History, epochs: int) -> str:
+def _line(history: History, epochs: int, score: str) -> str:
     last, number = history.epochs[-1], len(history.epochs)
-    told = f"epoch {number}/{epochs}  loss {last.loss:.4f}  score {last.score:.3f}"
+    told = f"epoch {number}/{epochs}  loss {last.loss:.4f}  {score} {last.score:.3f}"
     if last.val_loss is not None and last.val_score is not None:
-        told += f"  validation loss {last.val_loss:.4f}  score {last.val_score:.3f}"
+        told += f"  validation loss {last.val_loss:.4f}  {score} {last.val_score:.3f}"
     best = "  best" if history.best == number else ""
     return f"{told}  rate {last.rate:.2g}  {last.seconds:.0f} s{best}\n"
 

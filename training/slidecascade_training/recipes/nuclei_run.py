@@ -9,35 +9,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slidecascade.errors import InvalidRequestError, ModelPackageError, SlideCascadeError, UnusableDataError
 from slidecascade_training import dsb2018, nuclei, nuclei_package
 from slidecascade_training.datasets.folder import DatasetSpec
 from slidecascade_training.evaluation.scores import measure
 from slidecascade_training.nuclei_crops import prepare
-from slidecascade_training.recipes.packaging import PackageRequest, next_version, verify
+from slidecascade_training.recipes.fit import imported_keras, prepare_keras
+from slidecascade_training.recipes.nuclei_report import LossCurve, chosen_options, write_nuclei_report
+from slidecascade_training.recipes.packaging import (
+    EXPORTER,
+    PackageRequest,
+    next_version,
+    package_elsewhere,
+    request_of,
+    verify,
+)
+from slidecascade_training.recipes.report import Report
 from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import data_sha256_of
 from slidecascade_training.recipes.table import NUCLEI, find_recipe
 from slidecascade_training.staging import unwritable, write_whole
 
-if TYPE_CHECKING:
-    from slidecascade_training.nuclei_package import HeadOptions
-
-_FEW = 4  # tiles; thresholds chosen by fewer fit those tiles alone
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NucleiRun:
-    """A run in the folder `out` on the tiles in `data`; the same run is resumed."""
+    """A run in the folder `out` on the tiles in `data`; the same run is resumed.
+
+    `steps` in all; None: as many as the bundled model was trained.
+    """
 
     data: Path
     out: Path
     seed: int
+    steps: int | None = None
 
-    def train(self) -> None:
-        """Train every stage of `slidecascade_training.nuclei`, from the last checkpoint on.
+    def train(self) -> Report:
+        """Train as `slidecascade_training.nuclei` does, from the last checkpoint on, and measure the network.
 
         Raises:
             UnusableDataError: `data` is no set of tiles with labels that can be learned from.
@@ -45,29 +54,43 @@ class NucleiRun:
             TrainingFailedError: the loss became no number.
             UnwritableOutputError: a full disk.
         """
-        import keras
-
         read_tiles(self.data)
         images = list(dsb2018.read_images(self.data, "train"))
         if not any(item.labels.any() for item in images):
             raise UnusableDataError("No tile for training has a cell: outline some on more slides.")
         self._claim()
-        keras.utils.set_random_seed(self.seed)
+        imported_keras().utils.set_random_seed(self.seed)
+        curve = LossCurve(self.out)
         with _progress_told():
-            nuclei.train_stages(prepare(images), self.out, self.seed)
+            network = nuclei.train(
+                prepare(images),
+                self.out,
+                seed=self.seed,
+                steps=self._steps,
+                widths=nuclei.WIDTHS,
+                watch=curve.add,
+            )
+        return write_nuclei_report(network, self.data, self.out, self._settings)
+
+    @property
+    def _steps(self) -> int:
+        return nuclei.STEPS if self.steps is None else self.steps
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        return {
+            "recipe": NUCLEI, "seed": self.seed, "steps": self._steps, "widths": list(nuclei.WIDTHS),
+            "data_sha256": data_sha256_of(self.data), "nucls_images": 0, "tissue_windows": 0,
+        }  # fmt: skip
 
     def _claim(self) -> None:
-        settings = {
-            "recipe": NUCLEI, "seed": self.seed, "data_sha256": data_sha256_of(self.data),
-            "nucls_images": 0, "tissue_windows": 0,
-        }  # fmt: skip
         notes = self.out / "run.json"
-        text = json.dumps(settings, indent=2) + "\n"
+        text = (json.dumps(self._settings, indent=2) + "\n").encode()
         if notes.is_file():
-            if notes.read_text(encoding="utf-8") != text:
+            if notes.read_bytes() != text:
                 raise InvalidRequestError(
-                    f"{self.out} holds a run with other data or another seed: repeat them to resume it, or choose "
-                    "another --out."
+                    f"{self.out} holds a run with other data, another seed or other --steps: repeat them to "
+                    "resume it, or choose another --out."
                 )
             return
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
@@ -76,7 +99,7 @@ class NucleiRun:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.out, error) from error
-        write_whole(notes, text.encode())
+        write_whole(notes, text)
 
 
 def read_tiles(data: Path) -> DatasetSpec:
@@ -96,12 +119,23 @@ def package(request: PackageRequest) -> None:
         ModelPackageError: the graph differs from the network, or the service would refuse it.
         UnwritableOutputError: a full disk.
     """
+    import keras
+
+    if keras.backend.backend() == EXPORTER:
+        _package_here(request)
+    else:
+        package_elsewhere(request, __spec__.name)
+
+
+def _package_here(request: PackageRequest) -> None:
     from slidecascade_convert.keras import onnx_from_keras
     from slidecascade_convert.package import write_package
     from slidecascade_convert.parity import ParityError, check_parity
 
-    last = len(nuclei.STAGES) - 1
-    network = nuclei.Trainer(nuclei.checkpoint(request.run, last), nuclei.STAGES[last], _no_checkpoint).network
+    try:
+        network = nuclei.Trainer(request.run).network
+    except FileNotFoundError as error:
+        raise ModelPackageError(str(error)) from error
     try:
         graph = onnx_from_keras(network, scale=nuclei_package.SCALE, output_name="maps", as_bytes=True)
         check_parity(network, graph, scale=nuclei_package.SCALE)
@@ -115,15 +149,10 @@ def package(request: PackageRequest) -> None:
         raise unwritable(request.models_dir, error) from error
 
 
-def _no_checkpoint() -> Any:
-    raise ModelPackageError("The run has no checkpoint of its last stage: train it to its end first.")
-
-
 def _fields(request: PackageRequest, predict: Any) -> dict[str, Any]:
     """``model.yaml`` without its sha256."""
     spec = read_tiles(request.data)
-    aside = list(dsb2018.read_images(request.data, "tune"))
-    options = nuclei_package.tune(aside, predict) if len(aside) >= _FEW else _untuned()
+    options = chosen_options(request.data, predict)
     held_out = list(dsb2018.read_images(request.data, "validate"))
     measured: dict[str, float] = {}
     if held_out:
@@ -152,11 +181,6 @@ def _fields(request: PackageRequest, predict: Any) -> dict[str, Any]:
         ],
         "accuracy": {name: round(value, 4) for name, value in measured.items()},
     }
-
-
-def _untuned() -> HeadOptions:
-    """Middling thresholds, where too few tiles are kept to choose by."""
-    return nuclei_package.HeadOptions(foreground=0.5, seed=0.35, prominence=0.15, min_area_um2=6.0)
 
 
 def _card(fields: dict[str, Any]) -> str:
@@ -190,3 +214,19 @@ def _progress_told() -> Iterator[None]:
     finally:
         told.removeHandler(handler)
         told.setLevel(before)
+
+
+def main() -> int:
+    """Package a run; the last line on stderr says what went wrong."""
+    request = request_of()
+    prepare_keras()
+    try:
+        _package_here(request)
+    except SlideCascadeError as error:
+        sys.stderr.write(f"{error.detail}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,17 +21,19 @@ import yaml
 
 from slidecascade.errors import ModelPackageError, SlideCascadeError, TrainingFailedError
 from slidecascade_training.datasets.folder import Example
+from slidecascade_training.evaluation.scores import tally_of
+from slidecascade_training.recipes import cells
 from slidecascade_training.recipes.card import card_of
 from slidecascade_training.recipes.checkpoint import Checkpoints
 from slidecascade_training.recipes.figures import figures_of
 from slidecascade_training.recipes.fit import compiled, plan_of, prepare_keras
-from slidecascade_training.recipes.report import headline, mean_dice
-from slidecascade_training.recipes.samples import TrainingSet, target_maps
+from slidecascade_training.recipes.report import headline
+from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe, find_recipe
 from slidecascade_training.staging import unwritable
 
-_EXPORTER: Final = "tensorflow"
+EXPORTER: Final = "tensorflow"
 _SIZES: Final = ((256, 256), (80, 144))
 """Heights and widths a segmenter's graph is compared at: multiples of 16 that are not all powers of two."""
 
@@ -56,10 +58,10 @@ def package(request: PackageRequest, model: Any, data: TrainingSet, recipe: Reci
     """
     import keras
 
-    if keras.backend.backend() == _EXPORTER:
+    if keras.backend.backend() == EXPORTER:
         _package_here(request, model, data, recipe, settings)
     else:
-        _package_elsewhere(request)
+        package_elsewhere(request, __spec__.name)
 
 
 def _package_here(
@@ -116,10 +118,9 @@ def _measured(graph: Any, data: TrainingSet, recipe: Recipe) -> dict[str, float]
         figures = figures_of(probabilities, data.class_numbers(data.validate), data.spec.class_names)
         measured = headline(figures)
     else:
-        run = _runner(session, data, data.spec.size_px)
-        found = [run((example,))[0, ..., 0] >= 128 for example in data.validate]
-        truth = [target_maps(data.labels(example))[..., 0] > 0 for example in data.validate]
-        measured = {"dice": mean_dice(truth, found)}
+        run, mpp = _runner(session, data, data.spec.size_px), data.spec.mpp
+        tallies = [tally_of(data.labels(item), cells.decoded(run((item,))[0], mpp)) for item in data.validate]
+        measured = cells.figures_of(tallies)
     return {name: round(value, 4) for name, value in measured.items() if np.isfinite(value)}
 
 
@@ -163,7 +164,7 @@ def _fields(
         "head": "unet",
         "input": {"height_px": None, "width_px": None, "multiple_of": recipe.multiple_of},
         "halo_px": recipe.halo_px,
-        "options": {"foreground": 0.5, "seed": 0.5, "min_area_um2": 8.0},
+        "options": {"foreground": cells.FOREGROUND, "seed": cells.SEED, "min_area_um2": cells.MIN_AREA_UM2},
     }
 
 
@@ -175,11 +176,16 @@ def next_version(folder: Path) -> int:
         return 1
 
 
-def _package_elsewhere(request: PackageRequest) -> None:
+def package_elsewhere(request: PackageRequest, module: str) -> None:
+    """Have `module` package the run in a process whose backend is the exporter's.
+
+    Raises:
+        TrainingFailedError: it failed; the sentence is its last.
+    """
     given = json.dumps({name: str(value) for name, value in asdict(request).items()})
-    done = subprocess.run(  # noqa: S603 - this very module
-        [sys.executable, "-m", __spec__.name, given],
-        env={**os.environ, "KERAS_BACKEND": _EXPORTER},
+    done = subprocess.run(  # noqa: S603 - a module of ours
+        [sys.executable, "-m", module, given],
+        env={**os.environ, "KERAS_BACKEND": EXPORTER},
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -189,18 +195,23 @@ def _package_elsewhere(request: PackageRequest) -> None:
         raise TrainingFailedError(told[-1] if told else "The export ended without a word: try it again.")
 
 
-def main() -> int:
-    """Package a run, told as JSON; the last line on stderr says what went wrong."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def request_of(words: Sequence[str] | None = None) -> PackageRequest:
+    """What `package_elsewhere` asks of this process."""
+    parser = argparse.ArgumentParser(description="Package a run, told as JSON.")
     parser.add_argument("request")
-    fields = json.loads(parser.parse_args().request)
-    request = PackageRequest(
+    fields = json.loads(parser.parse_args(words).request)
+    return PackageRequest(
         run=Path(fields["run"]),
         data=Path(fields["data"]),
         name=fields["name"],
         models_dir=Path(fields["models_dir"]),
         licence=fields["licence"],
     )
+
+
+def main() -> int:
+    """Package a run; the last line on stderr says what went wrong."""
+    request = request_of()
     prepare_keras()
     try:
         notes = json.loads((request.run / "run.json").read_text(encoding="utf-8"))

@@ -44,18 +44,27 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def draw_curves(path: Path, history: History) -> None:
-    """Loss and score by epoch."""
+def draw_curves(path: Path, history: History, score: str) -> None:
+    """Loss and score by epoch; `score` is what that is."""
     figure, (losses, scores) = _figure(1, 2, width=10, height=4)
     epochs = np.arange(1, len(history.epochs) + 1)
-    for axes, name in ((losses, "loss"), (scores, "score")):
+    for axes, name, told in ((losses, "loss", "loss"), (scores, "score", score)):
         axes.plot(epochs, [getattr(epoch, name) for epoch in history.epochs], label="training")
         validated = [getattr(epoch, f"val_{name}") for epoch in history.epochs]
         if validated and validated[0] is not None:
             axes.plot(epochs, validated, label="validation")
         axes.axvline(history.best, color="grey", linestyle=":", label=f"kept: epoch {history.best}")
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch", ylabel=told)
         axes.legend()
+    _save(figure, path)
+
+
+def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
+    """Loss by step, of a run without epochs."""
+    figure, axes = _figure(1, 1, width=7, height=4)
+    axes.plot([step for step, _ in losses], [loss for _, loss in losses], marker=".", label="training")
+    axes.set(xlabel="step", ylabel="loss", title="mean since the point before")
+    axes.legend()
     _save(figure, path)
 
 

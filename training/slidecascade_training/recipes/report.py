@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
-from slidecascade_training.recipes import plots
+from slidecascade_training.recipes import cells, plots
 from slidecascade_training.recipes.checkpoint import History
 from slidecascade_training.recipes.figures import Figures, figures_of, worst_mistakes
-from slidecascade_training.recipes.fit import drawing
+from slidecascade_training.recipes.fit import SCORES, drawing
 from slidecascade_training.recipes.samples import TrainingSet, batches, target_maps
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
@@ -49,7 +49,7 @@ def write_report(
     except OSError as error:
         raise unwritable(folder, error) from error
     answers = _answers(model, data, recipe, settings, examples)
-    plots.draw_curves(folder / "curves.png", history)
+    plots.draw_curves(folder / "curves.png", history, SCORES[recipe.task])
     detail = (_classifier if recipe.task == "classify" else _segmenter)(answers, data, examples, folder)
     report = {
         "settings": asdict(settings),
@@ -59,7 +59,7 @@ def write_report(
         "examples": len(examples),
         **detail,
     }
-    text = json.dumps(_without_nan(report), indent=2, ensure_ascii=False)
+    text = json.dumps(without_nan(report), indent=2, ensure_ascii=False)
     write_whole(folder / "report.json", text.encode() + b"\n")
     return Report(measured_on, detail["figures"])
 
@@ -118,33 +118,28 @@ def headline(figures: Figures) -> dict[str, float]:
 def _segmenter(
     maps: npt.NDArray[np.float32], data: TrainingSet, examples: tuple[Example, ...], folder: Path
 ) -> dict[str, Any]:
-    truth = [target_maps(data.labels(example))[..., 0] > 0 for example in examples]
-    found = list(maps[..., 0] >= 0.5)
+    as_served = [np.rint(255 * item).astype(np.uint8) for item in maps]
     pictures = [
-        (
-            data.image(examples[row], data.spec.size_px),
-            truth[row].astype(np.uint8) * 255,
-            np.rint(255 * maps[row, ..., 0]).astype(np.uint8),
-        )
-        for row in range(min(_TILES, len(examples)))
+        (data.image(example, data.spec.size_px), target_maps(data.labels(example))[..., 0], found[..., 0])
+        for example, found in zip(examples[:_TILES], as_served, strict=False)
     ]
     plots.draw_tiles(folder / "tiles.png", pictures)
-    return {"figures": {"dice": mean_dice(truth, found)}}
+    tried = (
+        cells.Tried(
+            example.file,
+            data.image(example, data.spec.size_px),
+            data.labels(example),
+            cells.decoded(found, data.spec.mpp),
+        )
+        for example, found in zip(examples, as_served, strict=True)
+    )
+    return cells.describe(tried, folder, data.spec.name)
 
 
-def mean_dice(truth: list[npt.NDArray[np.bool_]], found: list[npt.NDArray[np.bool_]]) -> float:
-    """Dice of the foreground, averaged over the tiles; two empty masks agree."""
-    scores = []
-    for asked, given in zip(truth, found, strict=True):
-        total = int(asked.sum() + given.sum())
-        scores.append(2.0 * int((asked & given).sum()) / total if total else 1.0)
-    return float(np.mean(scores))
-
-
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

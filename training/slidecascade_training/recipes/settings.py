@@ -7,10 +7,14 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade_training.recipes.table import Recipe, ScheduleName
 from slidecascade_training.staging import unwritable, write_whole
+
+RANGE_TEST: Final = ("rates.json", "rates.png")
+"""Files of the learning-rate range test, which goes before the run it advises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ class RunSettings:
         if notes.is_file():
             self._require_same(folder, notes)
             return
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not _is_free(folder):
             raise InvalidRequestError(f"{folder} is there already and holds no run: choose another --out.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +105,13 @@ class RunSettings:
                 raise InvalidRequestError(
                     f"{folder} holds a run with {what}: repeat its settings to resume it, or choose another --out."
                 )
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a run may begin there: nothing is, or what the learning-rate range test drew."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(path.name in RANGE_TEST for path in folder.iterdir())
 
 
 def data_sha256_of(data: Path) -> str:
