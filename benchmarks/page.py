@@ -54,6 +54,7 @@ def page(results: Path = RESULTS) -> str:
             *_accuracy(results),
             *_load(results),
             *_soak(results),
+            *_gpu(results),
             *_peers(results),
         ]
     )
@@ -71,6 +72,53 @@ def _peers(results: Path) -> list[str]:
         "",
         "![times better than each of them](peers.png)",
     ]
+
+
+def _gpu(results: Path) -> list[str]:
+    """The section on GPUs, when `benchmarks.gpu` has been run on one."""
+    path = results / "gpu.json"
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    width, height = report["region_px"]
+    return [
+        "",
+        "## On a GPU",
+        "",
+        *wrap(
+            f"`make bench-gpu`: {report['card']['name']}, {report['machine']['cores']} cores; "
+            f"`{report['pipeline']}` on a rendered region of {width} x {height} px, from decoded pixels; "
+            f"{report['threads']} tiles in flight. *Busy* is the share of time in which the GPU ran something, as "
+            "nvidia-smi sees it.",
+            width=100,
+        ),
+        "",
+        "| device | callers | p50 | p95 | Mpx/s | cells/s | busy | memory |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_gpu_row(device, load) for device, found in report["devices"].items() for load in found["loads"]),
+        "",
+        "| network alone, images/s in batches of | " + " | ".join(_batches(report)) + " |",
+        "|---|" + "---|" * len(_batches(report)),
+        *(
+            f"| {name}, {device} | " + " | ".join(f"{rate:.0f}" for rate in rates.values()) + " |"
+            for device, found in report["devices"].items()
+            for name, rates in found["images_per_s"].items()
+        ),
+    ]
+
+
+def _batches(report: dict[str, Any]) -> list[str]:
+    figures = next(iter(report["devices"].values()))
+    return list(next(iter(figures["images_per_s"].values())))
+
+
+def _gpu_row(device: str, load: dict[str, Any]) -> str:
+    gpu = load["gpu"]
+    return (
+        f"| {device} | {load['callers']} | {load['p50_s'] * 1e3:.0f} ms | {load['p95_s'] * 1e3:.0f} ms "
+        f"| {load['megapixels_per_s']:.0f} | {load['cells_per_s']:.0f} | {gpu['share']:.0%} "
+        f"| {gpu['peak_memory_mib'] / 1024:.1f} GiB |"
+    )
 
 
 def _load(results: Path) -> list[str]:

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     ``bento`` each network is on one of them."""
 
     gpu_memory_mib: int = Field(default=0, ge=0)
-    """Most memory a network may take on the GPU for its work, in MiB; 0: all there is."""
+    """Most memory a network may take on the GPU for each shape of batch, in MiB; 0: all there is."""
 
     engine_dir: Path | None = None
     """Where TensorRT keeps the engines it builds, which takes minutes; none: they are built at every start."""
