@@ -40,7 +40,7 @@ stains, sizes of cells and nuclei, darkness of hepatocytes' nuclei, number and s
 basophilia, width and blood of sinusoids, clefts, inflammation, focus, sharpening, noise, JPEG quality and pixel
 size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged). {steps} steps of {batch} crops,
 every class equally often, each crop turned, scaled, restained, relit and refocused at random; {minutes:.0f}
-minutes in all, mostly on a CPU busy with other work as well. Seed {seed} decides everything that is random: windows
+minutes in all, mostly on a CPU busy with other work. Seed {seed} decides everything that is random: windows
 {first_training} to {last_training} trained, {first_calibration} to {last_calibration} calibrated,
 {first_held_out} to {last_held_out} measured.
 {history}
@@ -102,8 +102,8 @@ but for single cells with small vacuoles.""",
 }
 # The recipe gives each network its steps in one go; how this copy differs.
 _HISTORY = {
-    "nash-cell": "The first 5600 steps of this copy were taken on an NVIDIA H100, the others on a CPU core, all with "
-    "PyTorch; TensorFlow exported it.\n",
+    "nash-cell": "The first 5600 steps of this copy were taken on an NVIDIA H100, the others on a CPU core, all "
+    "with PyTorch; TensorFlow exported it.\n",
     "nash-hepatocyte": "",
 }
 _LIMITS = {
