@@ -16,14 +16,14 @@ from slidecascade_training import dsb2018, nuclei, nuclei_package
 from slidecascade_training.datasets.folder import DatasetSpec
 from slidecascade_training.evaluation.scores import measure
 from slidecascade_training.nuclei_crops import prepare
-from slidecascade_training.recipes.fit import imported_keras, prepare_keras
+from slidecascade_training.recipes.fit import imported_keras
 from slidecascade_training.recipes.nuclei_report import LossCurve, chosen_options, write_nuclei_report
 from slidecascade_training.recipes.packaging import (
     EXPORTER,
     PackageRequest,
+    answer,
     next_version,
     package_elsewhere,
-    request_of,
     verify,
 )
 from slidecascade_training.recipes.report import Report
@@ -216,17 +216,5 @@ def _progress_told() -> Iterator[None]:
         told.setLevel(before)
 
 
-def main() -> int:
-    """Package a run; the last line on stderr says what went wrong."""
-    request = request_of()
-    prepare_keras()
-    try:
-        _package_here(request)
-    except SlideCascadeError as error:
-        sys.stderr.write(f"{error.detail}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(answer(_package_here))

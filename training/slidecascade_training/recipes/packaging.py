@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -195,11 +195,11 @@ def package_elsewhere(request: PackageRequest, module: str) -> None:
         raise TrainingFailedError(told[-1] if told else "The export ended without a word: try it again.")
 
 
-def request_of(words: Sequence[str] | None = None) -> PackageRequest:
+def _request_of() -> PackageRequest:
     """What `package_elsewhere` asks of this process."""
     parser = argparse.ArgumentParser(description="Package a run, told as JSON.")
     parser.add_argument("request")
-    fields = json.loads(parser.parse_args(words).request)
+    fields = json.loads(parser.parse_args().request)
     return PackageRequest(
         run=Path(fields["run"]),
         data=Path(fields["data"]),
@@ -209,24 +209,28 @@ def request_of(words: Sequence[str] | None = None) -> PackageRequest:
     )
 
 
-def main() -> int:
-    """Package a run; the last line on stderr says what went wrong."""
-    request = request_of()
+def answer(work: Callable[[PackageRequest], None]) -> int:
+    """The exit code of the process of `package_elsewhere`; its last line on stderr says what went wrong."""
+    request = _request_of()
     prepare_keras()
     try:
-        notes = json.loads((request.run / "run.json").read_text(encoding="utf-8"))
-        settings = RunSettings(**notes)
-        recipe = find_recipe(settings.recipe)
-        data = TrainingSet.read(request.data, recipe)
-        model = compiled(recipe, len(data.spec.classes), plan_of(data, settings), seed=settings.seed)
-        checkpoints = Checkpoints(request.run / "checkpoints")
-        checkpoints.restore(model, checkpoints.restore_last(model).best)
-        _package_here(request, model, data, recipe, settings)
+        work(request)
     except SlideCascadeError as error:
         sys.stderr.write(f"{error.detail}\n")
         return 1
     return 0
 
 
+def _package_run(request: PackageRequest) -> None:
+    notes = json.loads((request.run / "run.json").read_text(encoding="utf-8"))
+    settings = RunSettings(**notes)
+    recipe = find_recipe(settings.recipe)
+    data = TrainingSet.read(request.data, recipe)
+    model = compiled(recipe, len(data.spec.classes), plan_of(data, settings), seed=settings.seed)
+    checkpoints = Checkpoints(request.run / "checkpoints")
+    checkpoints.restore(model, checkpoints.restore_last(model).best)
+    _package_here(request, model, data, recipe, settings)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(answer(_package_run))
