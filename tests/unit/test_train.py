@@ -21,16 +21,16 @@ import yaml
 
 import toy_dataset
 from slidecascade import wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.cli import main
-from slidecascade.control import Control
 from slidecascade.errors import TrainingFailedError
-from slidecascade.registry import load_package
+from slidecascade.models.repository import load_package
 from slidecascade.settings import bundled_models_dir, read_settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import CLASS_NAMES, TissueOptions, render
+from slidecascade_render.slides import write_slide
 from slidecascade_training import nuclei
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import CLASS_NAMES, TissueOptions, render
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for package in ("tensorflow", "matplotlib"):
@@ -116,7 +116,7 @@ def _served_accuracy(slides: Path, models: Path, pipelines: Path, slide: str, ti
     columns, rows = np.floor(analysis.instances.centroids).astype(int).T
     label = tissue.nuclei[rows, columns]
     truth = np.array(["Immune" if CLASS_NAMES[kind] == "immune" else "Hepatocyte" for kind in tissue.classes])
-    names = np.array([item.name for item in analysis.classes])[analysis.class_index]
+    names = np.array([item.name for item in analysis.classes.ends])[analysis.class_index]
     assert (label > 0).sum() > 20
     return float((names == truth[label])[label > 0].mean())
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade_training.dsb2018 import COLOUR, FLUORESCENCE, GREY, NUCLS, NucleiImage
+from slidecascade_evaluation.dsb2018 import COLOUR, FLUORESCENCE, GREY, NUCLS, NucleiImage
 
 Image = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ def prepare(images: Sequence[NucleiImage]) -> list[TrainingImage]:
 
 def render_tissue(count: int, seed: int, side_px: int = 512) -> list[NucleiImage]:
     """Render liver tissue at 0.5 um per pixel, every window another specimen, stain and scanner."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     rng = np.random.default_rng(seed)
     images = []
