@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import bentoml
 import numpy as np
-from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]  # as all of bentoml
-from _bentoml_sdk.service import Service  # type: ignore[import-untyped]
+from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk.service import Service
 from bentoml.exceptions import BadInput
 from numpy.typing import NDArray
 from starlette.applications import Starlette
