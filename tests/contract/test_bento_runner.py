@@ -125,7 +125,7 @@ def test_500_calls_at_a_time_are_all_answered(bento: Server, local: LocalRunner)
     """None fails, none is shed, and each caller gets the answer to its own images."""
     calls = [noise(seed, 1 + seed % 3, SIDE_PX, SIDE_PX) for seed in range(500)]
     for images, answer in zip(calls, infer_all(bento, FRAGILE, calls), strict=True):
-        assert np.array_equal(output(answer), local.run(FRAGILE, images))
+        assert np.array_equal(output(answer), local.run(FRAGILE, {"image": images})["probabilities"])
 
 
 def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner) -> None:
@@ -135,7 +135,7 @@ def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner
         output(infer_all(bento, "nuclei-unet", [images])[0])
     calls = [noise(seed, 1, 128, 128) for seed in range(24)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
 
 
 def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> None:
@@ -147,14 +147,14 @@ def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> Non
         if number % 20 == 7:
             assert (answer.status_code, FRAGILE in answer.text) == (502, True)
         else:
-            assert np.array_equal(output(answer), local.run(FRAGILE, calls[number]))
+            assert np.array_equal(output(answer), local.run(FRAGILE, {"image": calls[number]})["probabilities"])
 
 
 def test_calls_of_all_sizes_meet(bento: Server, local: LocalRunner) -> None:
     """Images of different height and width are never put into one array."""
     calls = [noise(seed, 1 + seed % 2, 16 * (1 + seed % 3), 16 * (1 + seed % 5)) for seed in range(60)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
 
 
 def test_the_services_tell_nothing_of_requests(bento: Server) -> None:
