@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,8 +18,8 @@ from slidecascade.cells.heads import semantic, unet
 from slidecascade.errors import ModelPackageError, PipelineSpecError
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.repository import load_package, load_repository, model_yaml
-from slidecascade.models.spec import ModelSpec
-from slidecascade.models.tensors import rgb_image
+from slidecascade.models.spec import ModelSpec, SegmenterSpec
+from slidecascade.models.tensors import ElementType, InputSpec, OutputSpec, rgb_image
 from slidecascade.models.triton_config import triton_config
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner, Placement
@@ -75,6 +76,18 @@ def test_a_wrong_old_model_yaml_names_its_field(tmp_path: Path, changes: dict[st
     (folder / "model.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ModelPackageError, match=f"'nuclei-unet'.*({says})"):
         load_package(folder)
+
+
+def test_the_documented_example_is_read() -> None:
+    """docs/models.md shows a model.yaml that this service takes, with all fields that there are."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    spec = READ.validate_python(yaml.safe_load(example))
+    assert spec.signature.output_shapes({"image": (2, 16, 24, 4)})["distance"] == (2, 8, 12, 1)
+    fields = {*InputSpec.model_fields, *OutputSpec.model_fields, *SegmenterSpec.model_fields, "crop"}
+    assert [name for name in fields if f"`{name}`" not in page] == []
+    types = get_args(ElementType)
+    assert [name for name in types if f"`{name}`" not in page] == []
 
 
 def stain() -> Any:
