@@ -190,6 +190,28 @@ class ClassInfo(Answer):
     color: Color
 
 
+class TensorInfo(Answer):
+    """A tensor of a network."""
+
+    name: str
+    dtype: str = Field(description="NumPy's name of the element type")
+    layout: str = Field(description="N batch, C channels, H height, W width, K anything else of a fixed number")
+    shape: tuple[int | str, ...] = Field(description="a size, or the name of a dimension of any size")
+    channels: tuple[str, ...] = Field(default=(), description="what each channel shows")
+    range: tuple[float | None, float | None] = Field(
+        default=(None, None), description="lowest and highest value; null: the type's own"
+    )
+
+
+class InputInfo(TensorInfo):
+    multiple_of: int = Field(description="of what free heights and widths must be multiples")
+
+
+class OutputInfo(TensorInfo):
+    stride: int = Field(description="input pixels per output pixel along free heights and widths")
+    meaning: str = Field(description="what a value is, such as probability or distance")
+
+
 class ModelInfo(Answer):
     """A served model, as its package states it."""
 
@@ -198,6 +220,8 @@ class ModelInfo(Answer):
     task: Literal["segment", "classify"]
     head: str
     mpp: float
+    inputs: tuple[InputInfo, ...] = ()
+    outputs: tuple[OutputInfo, ...] = ()
     classes: tuple[ClassInfo, ...]
     licence: str
     training_data: tuple[dict[str, str], ...]

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from slidecascade.errors import (
 from slidecascade.geometry import Box
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
@@ -106,10 +106,10 @@ class Analyser:
         with self._refusing_strangers():
             self._runner.check_ready()
 
-    def infer(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        """What the network `model` gives for `images`; raises what a `Runner` and a `SharedRunner` do."""
+    def infer(self, model: str, inputs: Tensors, control: Control) -> Tensors:
+        """What the network `model` returns for `inputs`; raises what a `Runner` and a `SharedRunner` do."""
         with self._refusing_strangers():
-            return bound(self._runner, control).run(model, images)
+            return bound(self._runner, control).run(model, inputs)
 
     @contextmanager
     def _refusing_strangers(self) -> Iterator[None]:
@@ -268,6 +268,8 @@ def _model_info(spec: SegmenterSpec | ClassifierSpec) -> wire.ModelInfo:
         task=spec.task,
         head=spec.head,
         mpp=spec.mpp,
+        inputs=tuple(wire.InputInfo.model_validate(tensor.model_dump()) for tensor in spec.inputs),
+        outputs=tuple(wire.OutputInfo.model_validate(tensor.model_dump()) for tensor in spec.outputs),
         classes=tuple(_class_info(item.name, item.color) for item in spec.classes),
         licence=spec.licence,
         training_data=tuple(item.model_dump() for item in spec.training_data),

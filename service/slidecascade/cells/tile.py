@@ -13,6 +13,7 @@ from slidecascade.cells import cascade, outlines, seams
 from slidecascade.cells.decoding import decode
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid
+from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.region import RegionView
@@ -116,23 +117,25 @@ class TileWork:
         with self.stopwatch.measure("read"):
             return view.read(grid, box)
 
-    def _run_classifier(self, model: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run_classifier(self, model: ClassifierSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.control.check()
         with self.stopwatch.measure("classify"):
-            return self.runner.run(model, images)
+            return self.runner.run(model.name, {model.input.name: images})["probabilities"]
 
     def _label(self, patch: NDArray[np.uint8], read: Box) -> _Labelled:
         """The objects in `patch`, which shows `read` of the segmenter's grid."""
         segmenter = self.pipeline.segmenter
         self.control.check()
         with self.stopwatch.measure("segment"):
-            maps = self.runner.run(segmenter.name, patch[None])[0]
+            answer = self.runner.run(segmenter.name, {segmenter.input.name: patch[None]})
+        outputs = {name: array[0] for name, array in answer.items()}
+        maps = outputs["maps"]
         self.control.check()
         with self.stopwatch.measure("decode"):
             # Before decoding: a mirror image could close a bay at the region's edge, depending on the halo.
             _clear_outside(maps, read, self.grid.extent)
             labels = decode(
-                maps,
+                outputs,
                 segmenter.head,
                 segmenter.options,
                 foreground=self.thresholds[segmenter.name],
