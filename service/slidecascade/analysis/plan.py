@@ -14,8 +14,8 @@ from slidecascade.cells.result import CoordinateSpace
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Grid, Mpp
 from slidecascade.pipelines.load import Pipeline
-from slidecascade.slides.region import RegionView
 from slidecascade.slides.source import Source
+from slidecascade.slides.view import SlideView
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
@@ -55,9 +55,9 @@ class RegionTask:
     allow_partial: bool = False
     shift: tuple[int, int] = (0, 0)
 
-    def view(self, source: Source) -> RegionView:
-        """The region's pixels in `source`, which `open_source` has opened."""
-        return RegionView(source, region_l0=self.region_l0, mpp_l0=self.mpp)
+    def view(self, source: Source) -> SlideView:
+        """The pixels of `source`, which `open_source` has opened."""
+        return SlideView(source, mpp_l0=self.mpp)
 
     def readable(self, grid: Grid, boxes: list[Box]) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
         """The pixels of those boxes that can be read; the others are left out."""
@@ -78,7 +78,7 @@ class RegionTask:
             UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
         """
         with self.open_source() as source:
-            grid = self.view(source).overview_grid(max_side_px)
+            grid = self.view(source).overview_grid(self.region_l0, max_side_px)
             if not damaged:
                 return self.view(source).read(grid, grid.extent), grid.downsample
         picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,9 +16,9 @@ from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.runners.runner import Runner
-from slidecascade.slides.region import RegionView
-from slidecascade.slides.tiling import Tile
+from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
+from slidecascade.slides.view import SlideView
 from slidecascade.timing import Stopwatch
 
 
@@ -61,11 +62,13 @@ class _Labelled:
 class TileWork:
     """Everything the tiles of a region share.
 
-    `grids` holds the pixel grid of every model by name; `thresholds` the foreground probability of the
-    segmenter and the least class probability of each classifier, by name.
+    `region_l0` is the box whose cells are wanted, in level-0 pixels. `grids` holds the pixel grid of every model
+    by name; `thresholds` the foreground probability of the segmenter and the least class probability of each
+    classifier, by name.
     """
 
     pipeline: Pipeline
+    region_l0: Box
     grids: Mapping[str, Grid]
     thresholds: Mapping[str, float]
     dark_field: bool
@@ -87,7 +90,7 @@ class TileWork:
         """
         return 2 * (self.pipeline.segmenter.halo_px - seams.MARGIN_PX)
 
-    def findings(self, tile: Tile, view: RegionView) -> TileFindings:
+    def findings(self, tile: Tile, view: SlideView) -> TileFindings:
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self._read(view, self.grid, tile.read)
@@ -98,7 +101,8 @@ class TileWork:
         labelled = self._label(patch, tile.read)
         if labelled.cuts_into(tile.core):
             # Something in the core is longer than the halo: look again, from further away.
-            labelled = self._label(self._read(view, self.grid, tile.wide), tile.wide)
+            wide = self._wide(tile)
+            labelled = self._label(self._read(view, self.grid, wide), wide)
         cells, owned, near_seam = self._own(labelled, blocks, tile)
         if not len(cells):
             return self._nothing(core_blocks)
@@ -112,7 +116,21 @@ class TileWork:
         )
         return TileFindings(core_blocks, cells.with_probabilities(*probabilities), owned, near_seam)
 
-    def _read(self, view: RegionView, grid: Grid, box: Box) -> NDArray[np.uint8]:
+    @property
+    def aligned_to(self) -> int:
+        """Spacing of the lattice of tiles: the network's stride and the tissue blocks both divide it."""
+        return math.lcm(self.pipeline.segmenter.input.multiple_of, BLOCK_PX)
+
+    @property
+    def halo_px(self) -> int:
+        """Pixels read around a core."""
+        return -(-self.pipeline.segmenter.halo_px // self.aligned_to) * self.aligned_to
+
+    def _wide(self, tile: Tile) -> Box:
+        """What `tile` reads for a second look: twice the halo."""
+        return tile.core.inflated(2 * self.halo_px).clipped(whole_lattice(self.grid.size, self.aligned_to))
+
+    def _read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[np.uint8]:
         with self.stopwatch.measure("read"):
             return view.read(grid, box)
 
@@ -162,7 +180,8 @@ class TileWork:
             )
             owned = tile.core.contains(in_grid.centroids)
             near_seam = ~_seam_free(tile.core, extent).contains(in_grid.centroids)
-            return in_l0, owned, near_seam
+            wanted = self.region_l0.contains(in_l0.centroids)
+            return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
     def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
         none = np.zeros(0, np.bool_)
