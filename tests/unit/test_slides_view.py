@@ -33,6 +33,8 @@ class Pyramid:
     mpp: float | None = MPP_L0
     coordinate_space: Literal["level0-pixels", "image-pixels"] = "level0-pixels"
     boxes: list[tuple[int, Box]] = field(default_factory=list)
+    content_id: str = "pyramid"
+    bounds_l0: Box | None = None
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:

@@ -37,9 +37,6 @@ from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
 
 LOG = logging.getLogger(__name__)
-SAMPLES, SAMPLE_PX = 5, 64
-"""Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
-
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
@@ -90,6 +87,7 @@ def analyse(
     analysis = Analysis(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,
+        facts=task.facts,
         region_l0=task.region_l0,
         mpp=task.mpp,
         models=_used_models(task.pipeline, work.grids),
@@ -118,28 +116,11 @@ def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stop
             region_l0=task.region_l0,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
+            dark_field=task.facts.dark_field,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
         )
-
-
-def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
-    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
-
-    Squares that cannot be read are left out; the tiles that hold them account for them. If none can, there is
-    one black pixel, and no tile will be readable either.
-    """
-    width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
-    boxes = [
-        Box(int(x), int(y), width, height)
-        for y in np.linspace(0, grid.size.height - height, SAMPLES)
-        for x in np.linspace(0, grid.size.width - width, SAMPLES)
-    ]
-    squares = [pixels.reshape(-1, 1, 3) for _, pixels in task.readable(grid, boxes)]
-    squares.append(np.zeros((1, 1, 3), np.uint8))
-    return np.concatenate(squares)
 
 
 @dataclass(frozen=True, slots=True)
