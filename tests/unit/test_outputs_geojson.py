@@ -191,7 +191,7 @@ def test_names_with_special_characters_survive() -> None:
 
 
 def test_ids_stay_between_runs_and_change_with_what_made_the_cells() -> None:
-    """The same cells have the same ids in any region; another slide, pipeline, model, threshold or mpp changes them."""
+    """Ids are the same in any region; another slide, pipeline, model, threshold or mpp changes them."""
     base = make_analysis(20)
 
     def ids(analysis: Analysis) -> set[str]:
