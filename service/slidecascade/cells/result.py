@@ -61,8 +61,8 @@ class Analysis:
 
     `facts` holds what was computed once for the slide. `instances` is in level-0 pixels (pixels of the upload for
     an image); `class_index` ``(N,)`` int64 points into `classes.ends`; `instances.probabilities[k]` has the
-    columns `models[k + 1].classes`. `mpp` is the level-0 pixel size. `timings_s` adds up seconds of work by stage over
-    threads.
+    columns `models[k + 1].classes`. `mpp` is the level-0 pixel size. `timings_s` adds up seconds of work by stage
+    over threads.
     """
 
     pipeline: str

@@ -22,7 +22,7 @@ from slidecascade.slides.view import SlideView
 from slidecascade.timing import Stopwatch
 
 EXACT_PX = 28
-"""A model's `halo_px` is the radius of its receptive field and so many pixels: so far around a core maps are exact."""
+"""So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
 
 LOOK_PX = (256, 512, 1024)
 """Sides of the squares read around what a tile could not decide. Few, for a GPU plans anew for every shape."""
@@ -197,7 +197,7 @@ class TileWork:
     def _own(
         self, found: Instances, blocks: NDArray[np.bool_], tile: Tile
     ) -> tuple[Instances, NDArray[np.bool_], NDArray[np.bool_]]:
-        """Those on tissue and in the region, in level-0 pixels; which of them `tile` owns, which are near a seam."""
+        """Those on tissue and in the region, in level-0 pixels; which `tile` owns, and which are near a seam."""
         cells = found.take(_on_tissue(found.centroids, blocks, tile.read))
         in_l0 = cells.transformed(
             scale=self.grid.downsample, shift_x=self.grid.origin_x_l0, shift_y=self.grid.origin_y_l0
