@@ -146,7 +146,7 @@ def test_a_slide_that_breaks_is_opened_again(toy: ToyPipeline, image: NDArray[np
 
     analysis = toy.run(image, tile_px=TILE_PX, open_source=breaks_once)
     assert analysis.tiles.failed == ()
-    assert opened == 5  # once to look at it, once a tile
+    assert opened == 6  # once for its facts, once for its grids, once a tile
     assert sum(retried) == 2  # for the samples, and for the tile that failed
 
 
