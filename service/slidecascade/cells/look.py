@@ -22,6 +22,12 @@ from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box
 from slidecascade.models.spec import SegmenterSpec
 
+CELL_PX = 24
+"""A nucleus is about so long: what a piece that may go on beyond what is seen is expected to have there."""
+
+Place = tuple[int, int]
+"""A pixel of the grid: x and y."""
+
 SMOOTHING_PX = 2
 """How far around a piece heads look: the radius of the `unet` head's smoothing."""
 
@@ -65,46 +71,51 @@ class Look:
         meets[0] = False
         return np.flatnonzero(meets & ~self.decided)
 
-    def piece_box(self, piece: int) -> Box:
+    def open_box(self, piece: int) -> Box:
+        """The box of `piece`, and a cell more on those sides where it may go on."""
         x, y, right, bottom = self.piece_boxes[piece].tolist()
-        return Box(x, y, right - x, bottom - y)
+        return self._opened(Box(x, y, right - x, bottom - y))
 
-    def place_in(self, piece: int) -> tuple[int, int]:
-        """The first pixel of `piece`, x and y in the grid."""
-        box = self.piece_box(piece)
-        part = self.pieces[
-            box.y - self.box.y : box.bottom - self.box.y, box.x - self.box.x : box.right - self.box.x
-        ]
-        row, column = divmod(int((part == piece).argmax()), box.width)
-        return box.x + column, box.y + row
+    def open_box_of_label(self, label: int) -> Box:
+        """The box of an object, and a cell more on those sides where it may go on."""
+        x, y, width, height = cv2.boundingRect((self.labels == label).view(np.uint8))
+        return self._opened(Box(x + self.box.x, y + self.box.y, width, height))
 
-    def piece_at(self, place: tuple[int, int]) -> int:
+    def place_in(self, piece: int) -> Place:
+        """The first pixel of `piece`."""
+        return self._first(self.pieces == piece)
+
+    def place_in_label(self, label: int, near: Box) -> Place | None:
+        """The first pixel of an object in `near`; None where it has none there."""
+        shown = near.clipped(self.box).shifted(-self.box.x, -self.box.y)
+        there = np.zeros(self.labels.shape, np.bool_)
+        window = np.s_[shown.y : shown.bottom, shown.x : shown.right]
+        there[window] = self.labels[window] == label
+        return self._first(there) if there.any() else None
+
+    def piece_at(self, place: Place) -> int:
         """The piece that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
-        x, y = place[0] - self.box.x, place[1] - self.box.y
-        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
-        return int(self.pieces[y, x]) if inside else 0
+        return self._at(self.pieces, place)
 
-    def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
-        """The cells of the pieces `wanted` ``(P,)`` whose centroid lies in `reach`, in pixels of the grid.
+    def label_at(self, place: Place) -> int:
+        """The object that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
+        return self._at(self.labels, place)
 
-        Objects that a side of the box cuts are none: in a decided piece there are no such.
-        """
-        measures = outlines.measure(self.labels, self.foreground, origin=(self.box.x, self.box.y))
-        keep = reach.contains(measures.centroids) & (measures.areas >= min_area_px)
-        keep[self._on_cut_sides() - 1] = False
-        if not wanted[1:].all():
-            keep &= wanted[self._piece_of_labels(len(keep))]
-        found = outlines.trace(self.labels, measures, keep)
-        return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
-
-    def _piece_of_labels(self, count: int) -> NDArray[np.int64]:
-        """``(count,)``: the piece each object lies in."""
+    def labels_of(self, pieces: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """``(N,)``: the objects that lie in `pieces` ``(P,)``."""
         where = pixels_of(cv2.compare(self.pieces, 0, cv2.CMP_GT))
-        found = np.zeros(count + 1, np.int64)
+        found = np.zeros(self.count + 1, np.int64)
         found[self.labels.ravel()[where]] = self.pieces.ravel()[where]
-        return found[1:]
+        chosen: NDArray[np.bool_] = pieces[found[1:]]
+        return chosen
 
-    def _on_cut_sides(self) -> NDArray[np.int32]:
+    @property
+    def count(self) -> int:
+        """How many objects there are."""
+        return int(self.labels.max(initial=0))
+
+    @property
+    def cut_labels(self) -> NDArray[np.int32]:
         """Objects on those sides of the box beyond which the slide goes on."""
         box, inner = self.box, self.inner
         sides = [
@@ -115,6 +126,33 @@ class Look:
         ]
         there = [np.zeros(1, np.int32), *(side for side in sides if side is not None)]
         return np.unique(np.concatenate(there))[1:]  # less the background
+
+    def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
+        """The objects `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
+
+        Those that a side of the box cuts are none, and neither are those longer than `max_cell_px`.
+        """
+        measures = outlines.measure(self.labels, self.foreground, origin=(self.box.x, self.box.y))
+        keep = wanted & reach.contains(measures.centroids) & (measures.areas >= min_area_px)
+        keep[self.cut_labels - 1] = False
+        found = outlines.trace(self.labels, measures, keep)
+        return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
+
+    def _at(self, image: NDArray[np.int32], place: Place) -> int:
+        x, y = place[0] - self.box.x, place[1] - self.box.y
+        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
+        return int(image[y, x]) if inside else 0
+
+    def _first(self, mask: NDArray[np.bool_]) -> Place:
+        row, column = divmod(int(mask.argmax()), self.box.width)
+        return self.box.x + column, self.box.y + row
+
+    def _opened(self, box: Box) -> Box:
+        x = box.x - (CELL_PX if box.x < self.inner.x else 0)
+        y = box.y - (CELL_PX if box.y < self.inner.y else 0)
+        right = box.right + (CELL_PX if box.right > self.inner.right else 0)
+        bottom = box.bottom + (CELL_PX if box.bottom > self.inner.bottom else 0)
+        return Box(x, y, right - x, bottom - y)
 
 
 def look_at(
