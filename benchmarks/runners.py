@@ -24,8 +24,8 @@ from onnx import TensorProto, helper
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.cores import usable_cores
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image

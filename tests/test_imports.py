@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
-    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
+    frozenset({"slidecascade.models", "slidecascade.heads", "slidecascade.slides", "slidecascade_client"}),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
     frozenset({"slidecascade.cells"}),
     frozenset({"slidecascade.outputs", "slidecascade.analysis"}),

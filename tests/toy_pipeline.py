@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,15 +42,15 @@ FIELDS = {
 
 
 class ToyPipeline:
-    """Packages in a folder, loaded; `run` analyses an image with them."""
+    """Packages in a folder, loaded; `run` analyses an image with them. `segmenter`: fields of its segmenter."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **segmenter: Any) -> None:
         self.models_dir = folder / "models"
         self.pipelines_dir = folder / "pipelines"
         self.pipelines_dir.mkdir(parents=True)
         (self.pipelines_dir / "toy.yaml").write_text(yaml.safe_dump(FIELDS), encoding="utf-8")
-        segmenter = toy_models.segmenter_fields(halo_px=HALO_PX)
-        toy_models.write_package(self.models_dir, segmenter, toy_models.darkness_segmenter())
+        fields = toy_models.segmenter_fields(**{"halo_px": HALO_PX} | segmenter)
+        toy_models.write_package(self.models_dir, fields, toy_models.darkness_segmenter())
         for name, side_px in (("toy-classifier", 72), ("toy-second", 96)):
             fields = toy_models.classifier_fields(name, side_px)
             toy_models.write_package(self.models_dir, fields, toy_models.redness_classifier(side_px))

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 import toy_models
 from served_process import free_port
 from slidecascade.cancellation import Control
-from slidecascade.cells.heads import probabilities
 from slidecascade.errors import (
     DeadlineExceededError,
     ModelFailedError,
@@ -30,6 +29,7 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
+from slidecascade.heads import probabilities
 from slidecascade.models.repository import ModelPackage, load_package, load_repository
 from slidecascade.models.tensors import rgb_image
 from slidecascade.models.triton_config import triton_config

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2
 
 import toy_models
-from slidecascade.cells.heads import semantic, unet
 from slidecascade.errors import ModelPackageError, PipelineSpecError
+from slidecascade.heads import semantic, unet
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.repository import load_package, load_repository, model_yaml
 from slidecascade.models.spec import ModelSpec, SegmenterSpec

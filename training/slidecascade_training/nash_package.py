@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads.table import outputs_of
-from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SoftmaxOptions, TrainingData
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.heads.table import outputs_of
+from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, TrainingData
 from slidecascade.models.tensors import rgb_image
 from slidecascade_render.liver.crops import MPP, Task
 from slidecascade_training.calibration import expected_calibration_error
@@ -218,7 +219,7 @@ def spec_of(task: Task, result: Result, held_out: range, sha256: str) -> Classif
         classes=tuple(
             ModelClass(name=name, color=color) for name, color in zip(task.classes, task.colors, strict=True)
         ),
-        options=SoftmaxOptions(floor=result.floor),
+        options=ClassifierOptions(floor=result.floor),
         licence="Apache-2.0",
         training_data=(TrainingData(name="rendered liver tissue", licence="Apache-2.0", split=split),),
         accuracy={

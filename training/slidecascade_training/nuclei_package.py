@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
-from slidecascade.models.spec import ModelClass, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads import unet
+from slidecascade.models.spec import ModelClass, SegmenterSpec, TrainingData
 from slidecascade.models.tensors import rgb_image
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.matching import Labels
@@ -177,7 +177,7 @@ def _spec(
         outputs=unet.OUTPUTS,
         halo_px=HALO_PX,
         classes=(ModelClass(name="Nucleus", color=(0, 158, 115)),),
-        options=SegmenterOptions(
+        options=unet.UnetOptions(
             foreground=options.foreground,
             seed=options.seed,
             prominence=options.prominence,

@@ -1,35 +1,70 @@
 """What a segmenter sees in a box, and which of it would be the same seen from anywhere.
 
-A network's maps are exact where the whole receptive field was read: bit for bit those of any other read box. So
-only that part is decoded. In it the foreground falls into pieces (pixels that share a side or a corner are
-connected), and heads are local: which cells there are in a piece depends on the maps in it and two pixels around
-it, and on nothing further away. A piece that ends inside the box is therefore decided; one that may go on beyond
-is not, and needs another look from further away.
+A network's outputs are exact where the whole receptive field was read: bit for bit those of any other read box. So
+only that part is decoded. In it the extent of objects falls into pieces (pixels that share a side or a corner are
+connected), and heads are local: which objects there are in a piece depends on the outputs in it and so many pixels
+around it as the head states, and on nothing further away. A piece that ends inside the box is therefore decided;
+one that may go on beyond is not, and needs another look from further away.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells import outlines
-from slidecascade.cells.decoding import decode
-from slidecascade.cells.heads.labels import at_least, grey_level, pixels_of
 from slidecascade.cells.instances import Instances
+from slidecascade.cells.label_objects import LabelObjects
+from slidecascade.cells.objects import Place, SeenObjects, Sides
+from slidecascade.cells.polygon_objects import PolygonObjects
 from slidecascade.geometry import Box
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.heads.head import ObjectHead, SegmenterOptions
+from slidecascade.heads.objects import Labels
+from slidecascade.models.tensors import OutputSpec, Tensors
 
 CELL_PX = 24
 """A nucleus is about so long: what a piece that may go on beyond what is seen is expected to have there."""
 
-Place = tuple[int, int]
-"""A pixel of the grid: x and y."""
 
-SMOOTHING_PX = 2
-"""How far around a piece heads look: the radius of the `unet` head's smoothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How a segmenter's outputs are decoded.
+
+    Attributes:
+        outputs: what the network states of its outputs.
+        options: the head's, with the foreground that is asked for.
+        mpp: micrometres per pixel of the grid.
+        receptive_px: how far from a side of what was read the outputs depend on where it lies; at the slide's own
+            edge every read box ends in the same place, so there they are exact.
+        max_cell_px: objects with a longer side are dropped.
+    """
+
+    head: ObjectHead[Any]
+    outputs: tuple[OutputSpec, ...]
+    options: SegmenterOptions
+    mpp: float
+    receptive_px: int
+    max_cell_px: int
+
+    @property
+    def reach_px(self) -> int:
+        """How far around a piece of its extent the head looks; at least the pixel by which a piece is seen to end."""
+        return max(1, self.head.reach_px(self.options, mpp=self.mpp))
+
+    @property
+    def stride(self) -> int:
+        """Boxes that are decoded lie on multiples of it."""
+        return math.lcm(*(output.stride for output in self.outputs))
+
+    @property
+    def margin_px(self) -> int:
+        """What is read around a piece to decide it."""
+        return -(-self.receptive_px // self.stride) * self.stride + self.reach_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +72,8 @@ class Look:
     """Objects and pieces in `box`, in pixels of the segmenter's grid.
 
     Attributes:
-        labels: ``(H, W)`` int32, the objects; 0 is background.
-        foreground: ``(H, W)`` uint8, the foreground map.
-        pieces: ``(H, W)`` int32, the connected pieces of the foreground; 0 is background.
+        objects: what the head found.
+        pieces: ``(H, W)`` int32, the connected pieces of the extent; 0 is background.
         piece_boxes: ``(P, 4)`` x, y, right and bottom of every piece in the grid's pixels, the background first.
         box: what is shown.
         inner: the part of `box` in which a piece must lie to be decided; it ends short of those sides beyond which
@@ -47,8 +81,7 @@ class Look:
         max_cell_px: objects with a longer side are dropped.
     """
 
-    labels: NDArray[np.int32]
-    foreground: NDArray[np.uint8]
+    objects: SeenObjects
     pieces: NDArray[np.int32]
     piece_boxes: NDArray[np.int64]
     box: Box
@@ -76,76 +109,43 @@ class Look:
         x, y, right, bottom = self.piece_boxes[piece].tolist()
         return self._opened(Box(x, y, right - x, bottom - y))
 
-    def open_box_of_label(self, label: int) -> Box:
+    def open_box_of_object(self, index: int) -> Box:
         """The box of an object, and a cell more on those sides where it may go on."""
-        x, y, width, height = cv2.boundingRect((self.labels == label).view(np.uint8))
-        return self._opened(Box(x + self.box.x, y + self.box.y, width, height))
+        return self._opened(self.objects.box_of(index))
 
     def place_in(self, piece: int) -> Place:
         """The first pixel of `piece`."""
-        return self._first(self.pieces == piece)
-
-    def place_in_label(self, label: int, near: Box) -> Place | None:
-        """The first pixel of an object in `near`; None where it has none there."""
-        shown = near.clipped(self.box).shifted(-self.box.x, -self.box.y)
-        there = np.zeros(self.labels.shape, np.bool_)
-        window = np.s_[shown.y : shown.bottom, shown.x : shown.right]
-        there[window] = self.labels[window] == label
-        return self._first(there) if there.any() else None
+        row, column = divmod(int((self.pieces == piece).argmax()), self.box.width)
+        return self.box.x + column, self.box.y + row
 
     def piece_at(self, place: Place) -> int:
         """The piece that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
-        return self._at(self.pieces, place)
+        x, y = place[0] - self.box.x, place[1] - self.box.y
+        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
+        return int(self.pieces[y, x]) if inside else 0
 
-    def label_at(self, place: Place) -> int:
-        """The object that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
-        return self._at(self.labels, place)
-
-    def labels_of(self, pieces: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def objects_of(self, pieces: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """``(N,)``: the objects that lie in `pieces` ``(P,)``."""
-        where = pixels_of(cv2.compare(self.pieces, 0, cv2.CMP_GT))
-        found = np.zeros(self.count + 1, np.int64)
-        found[self.labels.ravel()[where]] = self.pieces.ravel()[where]
-        chosen: NDArray[np.bool_] = pieces[found[1:]]
+        chosen: NDArray[np.bool_] = pieces[self.objects.pieces(self.pieces)]
         return chosen
 
     @property
-    def count(self) -> int:
-        """How many objects there are."""
-        return int(self.labels.max(initial=0))
-
-    @property
-    def cut_labels(self) -> NDArray[np.int32]:
-        """Objects on those sides of the box beyond which the slide goes on."""
+    def cut_objects(self) -> NDArray[np.int64]:
+        """Objects that a side cuts beyond which the slide goes on."""
         box, inner = self.box, self.inner
-        sides = [
-            self.labels[:, 0] if inner.x > box.x else None,
-            self.labels[:, -1] if inner.right < box.right else None,
-            self.labels[0] if inner.y > box.y else None,
-            self.labels[-1] if inner.bottom < box.bottom else None,
-        ]
-        there = [np.zeros(1, np.int32), *(side for side in sides if side is not None)]
-        return np.unique(np.concatenate(there))[1:]  # less the background
+        return self.objects.cut(
+            (inner.x > box.x, inner.y > box.y, inner.right < box.right, inner.bottom < box.bottom)
+        )
 
     def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
         """The objects `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
 
         Those that a side of the box cuts are none, and neither are those longer than `max_cell_px`.
         """
-        measures = outlines.measure(self.labels, self.foreground, origin=(self.box.x, self.box.y))
-        keep = wanted & reach.contains(measures.centroids) & (measures.areas >= min_area_px)
-        keep[self.cut_labels - 1] = False
-        found = outlines.trace(self.labels, measures, keep)
+        whole = wanted.copy()
+        whole[self.cut_objects] = False
+        found = self.objects.instances(whole, reach=reach, min_area_px=min_area_px)
         return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
-
-    def _at(self, image: NDArray[np.int32], place: Place) -> int:
-        x, y = place[0] - self.box.x, place[1] - self.box.y
-        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
-        return int(image[y, x]) if inside else 0
-
-    def _first(self, mask: NDArray[np.bool_]) -> Place:
-        row, column = divmod(int(mask.argmax()), self.box.width)
-        return self.box.x + column, self.box.y + row
 
     def _opened(self, box: Box) -> Box:
         x = box.x - (CELL_PX if box.x < self.inner.x else 0)
@@ -155,53 +155,62 @@ class Look:
         return Box(x, y, right - x, bottom - y)
 
 
-def look_at(
-    maps: NDArray[np.uint8],
-    read: Box,
-    extent: Box,
-    *,
-    segmenter: SegmenterSpec,
-    foreground: float,
-    receptive_px: int,
-    min_area_px: float,
-    max_cell_px: int,
-) -> Look:
-    """Decode a segmenter's `maps` ``(H, W, C)`` uint8 of the box `read`, as far as they are exact.
+def look_at(outputs: Tensors, read: Box, extent: Box, decoding: Decoding) -> Look:
+    """Decode a segmenter's `outputs`, without their batch axis, of the box `read`, as far as they are exact.
 
     Args:
         read: what the network was given, in pixels of the grid; its sides lie in `extent`, or less than a stride
             beyond.
-        extent: the slide.
-        foreground: probability from which a pixel belongs to an object.
-        receptive_px: how far from a side of `read` the maps depend on where it lies; at the slide's own edge every
-            read box ends in the same place, so there they are exact.
-        min_area_px, max_cell_px: objects of fewer pixels, or with a longer side, are dropped.
+        extent: the slide. What lies beyond was made of mirror images: there is nothing there.
     """
+    # A side of the slide cuts nothing, also where a read box goes on to the next multiple of the stride.
     cut = (read.x > extent.x, read.y > extent.y, read.right < extent.right, read.bottom < extent.bottom)
-    box = _shrunk(read, cut, receptive_px)
-    left, top = box.x - read.x, box.y - read.y
-    shown = np.ascontiguousarray(maps[top : top + box.height, left : left + box.width])
-    # Beyond the slide the pixels were mirror images.
-    shown[max(0, extent.bottom - box.y) :] = 0
-    shown[:, max(0, extent.right - box.x) :] = 0
-    labels = decode(
-        {"maps": shown}, segmenter.head, segmenter.options, foreground=foreground, min_area_px=min_area_px
-    )
-    seen = at_least(cv2.extractChannel(shown, 0), grey_level(foreground))
+    box = _shrunk(read, cut, -(-decoding.receptive_px // decoding.stride) * decoding.stride)
+    shown = _cropped(outputs, decoding.outputs, read, box, extent)
+    found = decoding.head.decode(shown, decoding.options, mpp=decoding.mpp)
+    seen = decoding.head.extent(shown, decoding.options, mpp=decoding.mpp)
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8, ltype=cv2.CV_32S)
     low = stats[:, :2].astype(np.int64) + np.array([box.x, box.y])
     return Look(
-        labels=labels,
-        foreground=np.ascontiguousarray(shown[:, :, 0]),
+        objects=LabelObjects(found, box) if isinstance(found, Labels) else PolygonObjects(found, box),
         pieces=np.asarray(pieces, np.int32),
         piece_boxes=np.concatenate([low, low + stats[:, 2:4]], axis=1),
         box=box,
-        inner=_shrunk(box, cut, SMOOTHING_PX),
-        max_cell_px=max_cell_px,
+        inner=_shrunk(box, cut, decoding.reach_px),
+        max_cell_px=decoding.max_cell_px,
     )
 
 
-def _shrunk(box: Box, cut: tuple[bool, bool, bool, bool], margin: int) -> Box:
-    """`box` less a margin on its cut sides: left, top, right, bottom."""
+def _cropped(
+    outputs: Tensors, specs: tuple[OutputSpec, ...], read: Box, box: Box, extent: Box
+) -> Mapping[str, NDArray[Any]]:
+    """`outputs` of `read` as outputs of `box`, at their lowest beyond the slide.
+
+    Those without height and width stay as they are.
+    """
+    shown = {}
+    for spec in specs:
+        whole, axes, stride = outputs[spec.name], spec.layout[1:], spec.stride
+        if "H" not in axes or "W" not in axes:
+            shown[spec.name] = whole
+            continue
+        rows = slice((box.y - read.y) // stride, (box.bottom - read.y) // stride)
+        columns = slice((box.x - read.x) // stride, (box.right - read.x) // stride)
+        part = np.ascontiguousarray(whole[_index(axes, H=rows, W=columns)])
+        below, beside = -(-(extent.bottom - box.y) // stride), -(-(extent.right - box.x) // stride)
+        lowest = spec.range[0] or 0
+        part[_index(axes, H=slice(max(0, below), None))] = lowest
+        part[_index(axes, W=slice(max(0, beside), None))] = lowest
+        shown[spec.name] = part
+    return shown
+
+
+def _index(axes: str, **parts: slice) -> tuple[slice, ...]:
+    """The index of an array with these axes that takes `parts` of some of them and all of the others."""
+    return tuple(parts.get(axis, slice(None)) for axis in axes)
+
+
+def _shrunk(box: Box, cut: Sides, margin: int) -> Box:
+    """`box` less a margin on its cut sides."""
     left, top, right, bottom = (margin if is_cut else 0 for is_cut in cut)
     return Box(box.x + left, box.y + top, max(1, box.width - left - right), max(1, box.height - top - bottom))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.look import SMOOTHING_PX, Look, Place
+from slidecascade.cells.look import Look
+from slidecascade.cells.objects import Place
 from slidecascade.geometry import Box
 
 SQUARE_PX = (192, 320, 512)
@@ -30,10 +31,10 @@ class Seen:
 
     @classmethod
     def nothing_of(cls, look: Look) -> Seen:
-        return cls(look, np.zeros(look.count, np.bool_))
+        return cls(look, np.zeros(len(look.objects), np.bool_))
 
     def take_piece(self, piece: int) -> None:
-        self.wanted |= self.look.labels_of(np.arange(len(self.look.piece_boxes)) == piece)
+        self.wanted |= self.look.objects_of(np.arange(len(self.look.piece_boxes)) == piece)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +45,13 @@ class SecondLook:
         look: gives what the segmenter sees in a box of its grid.
         whole: all that can be read of the slide.
         aligned_to: spacing of the lattice on which boxes lie.
-        receptive_px: how far from its sides a look shows nothing.
+        margin_px: how far from its sides a look decides nothing.
     """
 
     look: Callable[[Box], Look]
     whole: Box
     aligned_to: int
-    receptive_px: int
+    margin_px: int
 
     def settle(self, first: Look, undecided: NDArray[np.int64], near: Box) -> list[Seen]:
         """What to take of `first`, whose pieces `undecided` are not decided, and of further looks.
@@ -60,7 +61,7 @@ class SecondLook:
         """
         is_open = np.zeros(len(first.piece_boxes), np.bool_)
         is_open[undecided] = True
-        own = Seen(first, ~first.labels_of(is_open))
+        own = Seen(first, ~first.objects_of(is_open))
         further: list[Seen] = []
         for piece in undecided.tolist():
             place = first.place_in(piece)
@@ -73,16 +74,16 @@ class SecondLook:
 
     def _take_objects(self, own: Seen, piece: int, near: Box, further: list[Seen]) -> None:
         """The objects of a piece that no look decides: the tile's own, and whole ones for those it cuts."""
-        of_piece = own.look.labels_of(np.arange(len(own.look.piece_boxes)) == piece)
+        of_piece = own.look.objects_of(np.arange(len(own.look.piece_boxes)) == piece)
         own.wanted |= of_piece
-        cut = own.look.cut_labels
-        for label in cut[of_piece[cut - 1]].tolist():
-            place = own.look.place_in_label(label, near)
+        cut = own.look.cut_objects
+        for index in cut[of_piece[cut]].tolist():
+            place = own.look.objects.place_in(index, near)
             if place is None:
                 continue
-            seen = self._seen_from(further, own.look.open_box_of_label(label), place, _shows_whole)
-            if seen is not None:
-                seen.wanted[seen.look.label_at(place) - 1] = True
+            seen = self._seen_from(further, own.look.open_box_of_object(index), place, _shows_whole)
+            if seen is not None and (whole := seen.look.objects.at(place)) is not None:
+                seen.wanted[whole] = True
 
     def _seen_from(
         self, further: list[Seen], box: Box, place: Place, suffices: Callable[[Look, Place], bool]
@@ -91,7 +92,7 @@ class SecondLook:
         for seen in further:
             if suffices(seen.look, place):
                 return seen
-        margin = self.receptive_px + SMOOTHING_PX + self.aligned_to
+        margin = self.margin_px + self.aligned_to
         for side in SQUARE_PX:
             if max(box.width, box.height) + 2 * margin > side:
                 continue
@@ -120,5 +121,5 @@ def _decides(look: Look, place: Place) -> bool:
 
 
 def _shows_whole(look: Look, place: Place) -> bool:
-    label = look.label_at(place)
-    return label > 0 and label not in look.cut_labels
+    index = look.objects.at(place)
+    return index is not None and index not in look.cut_objects

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slidecascade.cancellation import Control
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.look import Look, look_at
+from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook
 from slidecascade.geometry import Box, Grid
 from slidecascade.models.spec import ClassifierSpec
@@ -135,7 +135,7 @@ class TileWork:
             look=lambda box: self._look(self._read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
-            receptive_px=self.receptive_px,
+            margin_px=self._decoding.margin_px,
         )
         seen = again.settle(look, undecided, reach)
         with self.stopwatch.measure("decode"):
@@ -148,23 +148,26 @@ class TileWork:
         self.control.check()
         with self.stopwatch.measure("segment"):
             answer = self.runner.run(segmenter.name, {segmenter.input.name: patch[None]})
-        maps = answer["maps"][0]
+        outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
         with self.stopwatch.measure("decode"):
-            return look_at(
-                maps,
-                read,
-                self.grid.extent,
-                segmenter=segmenter,
-                foreground=self.thresholds[segmenter.name],
-                receptive_px=self.receptive_px,
-                min_area_px=self._min_area_px,
-                max_cell_px=self.max_cell_px,
-            )
+            return look_at(outputs, read, self.grid.extent, self._decoding)
+
+    @property
+    def _decoding(self) -> Decoding:
+        segmenter = self.pipeline.segmenter
+        return Decoding(
+            head=self.pipeline.head,
+            outputs=segmenter.outputs,
+            options=segmenter.options.model_copy(update={"foreground": self.thresholds[segmenter.name]}),
+            mpp=self.grid.mpp,
+            receptive_px=self.receptive_px,
+            max_cell_px=self.max_cell_px,
+        )
 
     @property
     def _min_area_px(self) -> float:
-        return max(1.0, self.pipeline.segmenter.options.min_area_um2 / self.grid.mpp**2)
+        return self.pipeline.segmenter.options.min_area_px(self.grid.mpp)
 
     def _own(
         self, found: Instances, blocks: NDArray[np.bool_], tile: Tile

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slidecascade.errors import PipelineSpecError
+from slidecascade.heads.head import ObjectHead
+from slidecascade.heads.table import find
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
 from slidecascade.pipelines.classes import CellClass, ClassTree
@@ -93,6 +95,7 @@ class Pipeline:
     title: str
     description: str
     segmenter: SegmenterSpec
+    head: ObjectHead[Any]
     stages: tuple[Stage, ...]
     classes: ClassTree
     leaves: tuple[tuple[int, ...], ...]
@@ -161,6 +164,11 @@ def _assemble(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> Pipelin
     segmenter = models[spec.segmenter].spec
     if not isinstance(segmenter, SegmenterSpec):
         raise PipelineSpecError(f"Pipeline {spec.name!r}: {segmenter.name!r} is no segmenter.")
+    head = find(segmenter.head)
+    if not isinstance(head, ObjectHead):
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} finds no objects."
+        )
     stages = _stages(spec, models)
     classes, leaves = _class_tree(segmenter, stages)
     for heatmap in spec.heatmaps:
@@ -175,6 +183,7 @@ def _assemble(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> Pipelin
         title=spec.title,
         description=spec.description,
         segmenter=segmenter,
+        head=head,
         stages=stages,
         classes=classes,
         leaves=leaves,

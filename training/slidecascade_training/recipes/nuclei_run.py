@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slidecascade.cells.heads import unet
 from slidecascade.errors import InvalidRequestError, ModelPackageError, SlideCascadeError, UnusableDataError
-from slidecascade.models.spec import SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads import unet
+from slidecascade.models.spec import SegmenterSpec, TrainingData
 from slidecascade.models.tensors import rgb_image
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import measure
@@ -176,7 +176,7 @@ def _spec(request: PackageRequest, predict: Any, sha256: str) -> SegmenterSpec:
         outputs=unet.OUTPUTS,
         halo_px=nuclei_package.HALO_PX,
         classes=spec.classes,
-        options=SegmenterOptions(
+        options=unet.UnetOptions(
             foreground=options.foreground,
             seed=options.seed,
             prominence=options.prominence,

@@ -19,9 +19,10 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import ModelPackageError, SlideCascadeError, TrainingFailedError
-from slidecascade.models.spec import ClassifierSpec, CropSpec, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads import unet
+from slidecascade.heads.table import outputs_of
+from slidecascade.models.spec import ClassifierSpec, CropSpec, SegmenterSpec, TrainingData
 from slidecascade.models.tensors import rgb_image
 from slidecascade_evaluation.scores import tally_of
 from slidecascade_training.datasets.folder import Example
@@ -171,7 +172,7 @@ def _spec(
         inputs=(rgb_image(multiple_of=recipe.multiple_of),),
         outputs=outputs_of("unet", spec.class_names),
         halo_px=recipe.halo_px,
-        options=SegmenterOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2),
+        options=unet.UnetOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2),
         **common,
     )
 
