@@ -1,15 +1,16 @@
 """What a segmenter sees in a box, and which of it would be the same seen from anywhere.
 
 A network's maps are exact where the whole receptive field was read: bit for bit those of any other read box. So
-only that part is decoded. In it the foreground falls into pieces (pixels that share a side or a corner are
-connected), and heads are local: which cells there are in a piece depends on the maps in it and two pixels around
-it, and on nothing further away. A piece that ends inside the box is therefore decided; one that may go on beyond
-is not, and needs another look from further away.
+only that part is decoded. In it an object is decided when nothing beyond the box can have had a part in it: it
+ends inside, and so does every object that touches it. For heads are local: objects grow over the foreground from
+seeds, and where two meet, who gets a pixel depends on both seeds, which lie inside the objects. An object that is
+not decided needs another look from further away.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,142 +18,122 @@ from numpy.typing import NDArray
 
 from slidecascade.cells import outlines
 from slidecascade.cells.decoding import decode
-from slidecascade.cells.heads.labels import at_least, grey_level, pixels_of
+from slidecascade.cells.heads.labels import at_least, grey_level
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box
 from slidecascade.models.spec import SegmenterSpec
 
-CELL_PX = 24
-"""A nucleus is about so long: what a piece that may go on beyond what is seen is expected to have there."""
-
 Place = tuple[int, int]
 """A pixel of the grid: x and y."""
 
+CELL_PX = 24
+"""A nucleus is about so long: what an object that may go on beyond what is seen is expected to have there."""
+
 SMOOTHING_PX = 2
-"""How far around a piece heads look: the radius of the `unet` head's smoothing."""
+"""How far around an object heads look: the radius of the `unet` head's smoothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Objects and pieces in `box`, in pixels of the segmenter's grid.
+    """Objects in `box`, in pixels of the segmenter's grid.
 
     Attributes:
-        labels: ``(H, W)`` int32, the objects; 0 is background.
+        labels: ``(H, W)`` int32, the objects ``1..N``; 0 is background.
         foreground: ``(H, W)`` uint8, the foreground map.
-        pieces: ``(H, W)`` int32, the connected pieces of the foreground; 0 is background.
-        piece_boxes: ``(P, 4)`` x, y, right and bottom of every piece in the grid's pixels, the background first.
+        unclaimed: ``(H, W)`` uint8, 255 where there is foreground of no object, else 0.
         box: what is shown.
-        inner: the part of `box` in which a piece must lie to be decided; it ends short of those sides beyond which
+        inner: the part of `box` an object must not leave to end inside; it ends short of those sides beyond which
             the slide goes on.
         max_cell_px: objects with a longer side are dropped.
     """
 
     labels: NDArray[np.int32]
     foreground: NDArray[np.uint8]
-    pieces: NDArray[np.int32]
-    piece_boxes: NDArray[np.int64]
+    unclaimed: NDArray[np.uint8]
     box: Box
     inner: Box
     max_cell_px: int
-
-    @property
-    def decided(self) -> NDArray[np.bool_]:
-        """``(P,)``: which pieces lie in `inner`; the background counts as one that does not."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        inside = (low >= (self.inner.x, self.inner.y)) & (high <= (self.inner.right, self.inner.bottom))
-        decided: NDArray[np.bool_] = inside.all(axis=1)
-        decided[0] = False
-        return decided
-
-    def undecided_in(self, near: Box) -> NDArray[np.int64]:
-        """The pieces that are not decided and whose boxes meet `near`."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        meets = ((low < (near.right, near.bottom)) & (high > (near.x, near.y))).all(axis=1)
-        meets[0] = False
-        return np.flatnonzero(meets & ~self.decided)
-
-    def open_box(self, piece: int) -> Box:
-        """The box of `piece`, and a cell more on those sides where it may go on."""
-        x, y, right, bottom = self.piece_boxes[piece].tolist()
-        return self._opened(Box(x, y, right - x, bottom - y))
-
-    def open_box_of_label(self, label: int) -> Box:
-        """The box of an object, and a cell more on those sides where it may go on."""
-        x, y, width, height = cv2.boundingRect((self.labels == label).view(np.uint8))
-        return self._opened(Box(x + self.box.x, y + self.box.y, width, height))
-
-    def place_in(self, piece: int) -> Place:
-        """The first pixel of `piece`."""
-        return self._first(self.pieces == piece)
-
-    def place_in_label(self, label: int, near: Box) -> Place | None:
-        """The first pixel of an object in `near`; None where it has none there."""
-        shown = near.clipped(self.box).shifted(-self.box.x, -self.box.y)
-        there = np.zeros(self.labels.shape, np.bool_)
-        window = np.s_[shown.y : shown.bottom, shown.x : shown.right]
-        there[window] = self.labels[window] == label
-        return self._first(there) if there.any() else None
-
-    def piece_at(self, place: Place) -> int:
-        """The piece that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
-        return self._at(self.pieces, place)
-
-    def label_at(self, place: Place) -> int:
-        """The object that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
-        return self._at(self.labels, place)
-
-    def labels_of(self, pieces: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``(N,)``: the objects that lie in `pieces` ``(P,)``."""
-        where = pixels_of(cv2.compare(self.pieces, 0, cv2.CMP_GT))
-        found = np.zeros(self.count + 1, np.int64)
-        found[self.labels.ravel()[where]] = self.pieces.ravel()[where]
-        chosen: NDArray[np.bool_] = pieces[found[1:]]
-        return chosen
 
     @property
     def count(self) -> int:
         """How many objects there are."""
         return int(self.labels.max(initial=0))
 
-    @property
-    def cut_labels(self) -> NDArray[np.int32]:
-        """Objects on those sides of the box beyond which the slide goes on."""
-        box, inner = self.box, self.inner
-        sides = [
-            self.labels[:, 0] if inner.x > box.x else None,
-            self.labels[:, -1] if inner.right < box.right else None,
-            self.labels[0] if inner.y > box.y else None,
-            self.labels[-1] if inner.bottom < box.bottom else None,
-        ]
-        there = [np.zeros(1, np.int32), *(side for side in sides if side is not None)]
-        return np.unique(np.concatenate(there))[1:]  # less the background
+    def cut(self) -> NDArray[np.bool_]:
+        """``(N,)``: the objects that leave `inner`, and so may go on beyond the box."""
+        cut = np.zeros(self.count + 1, np.bool_)
+        for strip in self._outside_inner(self.labels):
+            cut[strip] = True
+        return cut[1:]
+
+    def open(self) -> NDArray[np.bool_]:
+        """``(N,)``: the objects that are not decided."""
+        cut = self.cut()
+        unclaimed = self._open_unclaimed()
+        if not cut.any() and unclaimed is None:
+            return cut
+        mask = np.concatenate([[False], cut])[self.labels].view(np.uint8)
+        if unclaimed is not None:
+            mask |= unclaimed
+        touched = np.zeros(self.count + 1, np.bool_)
+        touched[self.labels[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0]] = True
+        return touched[1:] | cut
+
+    def open_box(self, label: int) -> Box:
+        """The box of an object, and a cell more on those sides where it may go on."""
+        x, y, width, height = cv2.boundingRect((self.labels == label).view(np.uint8))
+        left, top = x + self.box.x, y + self.box.y
+        right, bottom = left + width, top + height
+        left -= CELL_PX if left < self.inner.x else 0
+        top -= CELL_PX if top < self.inner.y else 0
+        right += CELL_PX if right > self.inner.right else 0
+        bottom += CELL_PX if bottom > self.inner.bottom else 0
+        return Box(left, top, right - left, bottom - top)
+
+    def place_in(self, label: int) -> Place:
+        """The pixel of an object that is nearest to the middle of what is seen of it."""
+        rows, columns = np.nonzero(self.labels == label)
+        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+        return self.box.x + int(columns[nearest]), self.box.y + int(rows[nearest])
+
+    def label_at(self, place: Place) -> int:
+        """The object that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
+        x, y = place[0] - self.box.x, place[1] - self.box.y
+        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
+        return int(self.labels[y, x]) if inside else 0
+
+    def near(self, reach: Box) -> NDArray[np.bool_]:
+        """``(N,)``: the objects with a pixel in `reach`."""
+        shown = reach.clipped(self.box).shifted(-self.box.x, -self.box.y)
+        near = np.zeros(self.count + 1, np.bool_)
+        near[self.labels[shown.y : shown.bottom, shown.x : shown.right]] = True
+        return near[1:]
 
     def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
         """The objects `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
 
-        Those that a side of the box cuts are none, and neither are those longer than `max_cell_px`.
+        Those longer than `max_cell_px` are none.
         """
         measures = outlines.measure(self.labels, self.foreground, origin=(self.box.x, self.box.y))
         keep = wanted & reach.contains(measures.centroids) & (measures.areas >= min_area_px)
-        keep[self.cut_labels - 1] = False
-        found = outlines.trace(self.labels, measures, keep)
+        found = outlines.trace(self.labels.copy(), measures, keep)
         return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
 
-    def _at(self, image: NDArray[np.int32], place: Place) -> int:
-        x, y = place[0] - self.box.x, place[1] - self.box.y
-        inside = 0 <= x < self.box.width and 0 <= y < self.box.height
-        return int(image[y, x]) if inside else 0
+    def _open_unclaimed(self) -> NDArray[np.uint8] | None:
+        """``(H, W)`` 1 where foreground of no object may go on beyond the box, else 0; None: nowhere."""
+        if not any(strip.any() for strip in self._outside_inner(self.unclaimed)):
+            return None
+        count, pieces = cv2.connectedComponents(self.unclaimed, connectivity=8, ltype=cv2.CV_32S)
+        is_open = np.zeros(count, np.bool_)
+        for strip in self._outside_inner(np.asarray(pieces, np.int32)):
+            is_open[strip] = True
+        is_open[0] = False
+        return is_open[pieces].view(np.uint8)
 
-    def _first(self, mask: NDArray[np.bool_]) -> Place:
-        row, column = divmod(int(mask.argmax()), self.box.width)
-        return self.box.x + column, self.box.y + row
-
-    def _opened(self, box: Box) -> Box:
-        x = box.x - (CELL_PX if box.x < self.inner.x else 0)
-        y = box.y - (CELL_PX if box.y < self.inner.y else 0)
-        right = box.right + (CELL_PX if box.right > self.inner.right else 0)
-        bottom = box.bottom + (CELL_PX if box.bottom > self.inner.bottom else 0)
-        return Box(x, y, right - x, bottom - y)
+    def _outside_inner(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        left, top = self.inner.x - self.box.x, self.inner.y - self.box.y
+        right, bottom = self.inner.right - self.box.x, self.inner.bottom - self.box.y
+        return [image[:top], image[bottom:], image[:, :left], image[:, right:]]
 
 
 def look_at(
@@ -186,13 +167,10 @@ def look_at(
     shown[:, max(0, extent.right - box.x) :] = 0
     labels = decode(shown, segmenter.head, segmenter.options, foreground=foreground, min_area_px=min_area_px)
     seen = at_least(cv2.extractChannel(shown, 0), grey_level(foreground))
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8, ltype=cv2.CV_32S)
-    low = stats[:, :2].astype(np.int64) + np.array([box.x, box.y])
     return Look(
         labels=labels,
         foreground=np.ascontiguousarray(shown[:, :, 0]),
-        pieces=np.asarray(pieces, np.int32),
-        piece_boxes=np.concatenate([low, low + stats[:, 2:4]], axis=1),
+        unclaimed=cv2.bitwise_and(seen, cv2.compare(labels, 0, cv2.CMP_EQ)),
         box=box,
         inner=_shrunk(box, cut, SMOOTHING_PX),
         max_cell_px=max_cell_px,
