@@ -204,7 +204,7 @@ def measure(folder: Path, pipeline: str, *, regions: int, mpps: Sequence[float])
     local = LocalRunner(packages.values())
     batched = Batcher([local, local])
     store = SlideStore([folder], handles=2, max_listing=100)
-    rows = []
+    rows: list[Agreement] = []
     try:
         for path in sorted(item for item in folder.iterdir() if item.is_file() and can_open(item)):
             with store.open(path.name) as slide:

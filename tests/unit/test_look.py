@@ -48,9 +48,9 @@ class Plane:
         )
 
     def cells(self, box: Box) -> dict[bytes, tuple[float, float]]:
-        """Outlines of the cells with a centroid in `box`, found from a read box with a margin of 44 px."""
+        """Outlines of the cells with a centroid in `box`, found from a read box with a margin of 48 px."""
         whole = Box(0, 0, SIDE_PX, SIDE_PX)
-        first = self.look(box.inflated(44).clipped(whole))
+        first = self.look(box.inflated(48).clipped(whole))
         again = SecondLook(look=self.look, whole=whole, aligned_to=8, receptive_px=RECEPTIVE_PX)
         undecided = np.flatnonzero(first.open() & first.near(box)) + 1
         found: dict[bytes, tuple[float, float]] = {}

@@ -52,9 +52,9 @@ def _resized(crops: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray
     """Square crops ``(N, S, S, 3)`` resized bilinearly, all of them in one call: stacked one under the other.
 
     Stacking keeps every sample where it would be in its own crop, when rows of the output lie whole binary
-    fractions of a row apart (54 px to 72 px: 3/4): OpenCV keeps positions as float32, exact far down the stack then.
-    Only samples above a crop's first row centre or below its last one see the neighbour; they are that first or last
-    row itself, and are put right.
+    fractions of a row apart (54 px to 72 px: 3/4): OpenCV keeps positions as float32, exact far down the stack
+    then. Only samples above a crop's first row centre or below its last one see the neighbour; they are that first
+    or last row itself, and are put right.
     """
     count, size_px = len(crops), crops.shape[1]
     if not count:

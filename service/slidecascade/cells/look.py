@@ -128,7 +128,8 @@ class Look:
         for strip in self._outside_inner(np.asarray(pieces, np.int32)):
             is_open[strip] = True
         is_open[0] = False
-        return is_open[pieces].view(np.uint8)
+        mask: NDArray[np.uint8] = is_open[pieces].view(np.uint8)
+        return mask
 
     def _outside_inner(self, image: NDArray[Any]) -> list[NDArray[Any]]:
         left, top = self.inner.x - self.box.x, self.inner.y - self.box.y

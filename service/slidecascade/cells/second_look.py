@@ -99,4 +99,4 @@ class SecondLook:
         ):
             near_middle = min(max(middle, at - side // 8), at + side // 8)
             starts.append(max(0, min((near_middle - side // 2) // step * step, length - side)))
-        return Box(*starts, side, side).clipped(self.whole)
+        return Box(starts[0], starts[1], side, side).clipped(self.whole)
