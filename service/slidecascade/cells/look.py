@@ -1,10 +1,16 @@
 """What a segmenter sees in a box, and which of it would be the same seen from anywhere.
 
 A network's outputs are exact where the whole receptive field was read: bit for bit those of any other read box. So
-only that part is decoded. In it the extent of objects falls into pieces (pixels that share a side or a corner are
-connected), and heads are local: which objects there are in a piece depends on the outputs in it and so many pixels
-around it as the head states, and on nothing further away. A piece that ends inside the box is therefore decided;
-one that may go on beyond is not, and needs another look from further away.
+only that part is decoded. In it something is decided when nothing beyond the box can have had a part in it; what
+that means, its head promises (see `slidecascade.heads.head.ObjectHead`). What is decided or not is a unit:
+
+- of a label image, an object. It is decided when it ends inside, and so does every object that touches it. For
+  objects grow over their extent from seeds, and where two meet, who gets a pixel depends on both seeds, which lie
+  inside the objects;
+- of polygons, a connected piece of their extent with all polygons in it: which of them suppresses which may pass
+  from one to the next through all of the piece.
+
+A unit that is not decided needs another look from further away.
 """
 
 from __future__ import annotations
@@ -18,17 +24,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.cells import outlines, polygons
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.label_objects import LabelObjects
-from slidecascade.cells.objects import Place, SeenObjects, Sides
-from slidecascade.cells.polygon_objects import PolygonObjects
 from slidecascade.geometry import Box
 from slidecascade.heads.head import ObjectHead, SegmenterOptions
-from slidecascade.heads.objects import Labels
+from slidecascade.heads.objects import Labels, Objects
 from slidecascade.models.tensors import OutputSpec, Tensors
 
+Place = tuple[int, int]
+"""A pixel of the grid: x and y."""
+
 CELL_PX = 24
-"""A nucleus is about so long: what a piece that may go on beyond what is seen is expected to have there."""
+"""A nucleus is about so long: what an object that may go on beyond what is seen is expected to have there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,7 @@ class Decoding:
 
     @property
     def reach_px(self) -> int:
-        """How far around a piece of its extent the head looks; at least the pixel by which a piece is seen to end."""
+        """How far around a unit the head looks; at least the pixel by which a unit is seen to end."""
         return max(1, self.head.reach_px(self.options, mpp=self.mpp))
 
     @property
@@ -69,90 +76,118 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Objects and pieces in `box`, in pixels of the segmenter's grid.
+    """Units in `box`, in pixels of the segmenter's grid.
 
     Attributes:
         objects: what the head found.
-        pieces: ``(H, W)`` int32, the connected pieces of the extent; 0 is background.
-        piece_boxes: ``(P, 4)`` x, y, right and bottom of every piece in the grid's pixels, the background first.
+        units: ``(H, W)`` int32, the units ``1..N``; 0 is background.
+        unclaimed: ``(H, W)`` uint8, 255 where objects may lie but no unit does, else 0.
         box: what is shown.
-        inner: the part of `box` in which a piece must lie to be decided; it ends short of those sides beyond which
-            the slide goes on.
+        inner: the part of `box` a unit must not leave to end inside; it ends short of those sides beyond which the
+            slide goes on.
         max_cell_px: objects with a longer side are dropped.
     """
 
-    objects: SeenObjects
-    pieces: NDArray[np.int32]
-    piece_boxes: NDArray[np.int64]
+    objects: Objects
+    units: NDArray[np.int32]
+    unclaimed: NDArray[np.uint8]
     box: Box
     inner: Box
     max_cell_px: int
 
     @property
-    def decided(self) -> NDArray[np.bool_]:
-        """``(P,)``: which pieces lie in `inner`; the background counts as one that does not."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        inside = (low >= (self.inner.x, self.inner.y)) & (high <= (self.inner.right, self.inner.bottom))
-        decided: NDArray[np.bool_] = inside.all(axis=1)
-        decided[0] = False
-        return decided
+    def count(self) -> int:
+        """How many units there are."""
+        return int(self.units.max(initial=0))
 
-    def undecided_in(self, near: Box) -> NDArray[np.int64]:
-        """The pieces that are not decided and whose boxes meet `near`."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        meets = ((low < (near.right, near.bottom)) & (high > (near.x, near.y))).all(axis=1)
-        meets[0] = False
-        return np.flatnonzero(meets & ~self.decided)
+    def cut(self) -> NDArray[np.bool_]:
+        """``(N,)``: the units that leave `inner`, and so may go on beyond the box."""
+        cut = np.zeros(self.count + 1, np.bool_)
+        for strip in self._outside_inner(self.units):
+            cut[strip] = True
+        return cut[1:]
 
-    def open_box(self, piece: int) -> Box:
-        """The box of `piece`, and a cell more on those sides where it may go on."""
-        x, y, right, bottom = self.piece_boxes[piece].tolist()
-        return self._opened(Box(x, y, right - x, bottom - y))
+    def open(self) -> NDArray[np.bool_]:
+        """``(N,)``: the units that are not decided."""
+        cut = self.cut()
+        unclaimed = self._open_unclaimed()
+        if not cut.any() and unclaimed is None:
+            return cut
+        mask = np.concatenate([[False], cut])[self.units].view(np.uint8)
+        if unclaimed is not None:
+            mask |= unclaimed
+        touched = np.zeros(self.count + 1, np.bool_)
+        touched[self.units[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0]] = True
+        return touched[1:] | cut
 
-    def open_box_of_object(self, index: int) -> Box:
-        """The box of an object, and a cell more on those sides where it may go on."""
-        return self._opened(self.objects.box_of(index))
+    def open_box(self, unit: int) -> Box:
+        """The box of a unit, and a cell more on those sides where it may go on."""
+        x, y, width, height = cv2.boundingRect((self.units == unit).view(np.uint8))
+        left, top = x + self.box.x, y + self.box.y
+        right, bottom = left + width, top + height
+        left -= CELL_PX if left < self.inner.x else 0
+        top -= CELL_PX if top < self.inner.y else 0
+        right += CELL_PX if right > self.inner.right else 0
+        bottom += CELL_PX if bottom > self.inner.bottom else 0
+        return Box(left, top, right - left, bottom - top)
 
-    def place_in(self, piece: int) -> Place:
-        """The first pixel of `piece`."""
-        row, column = divmod(int((self.pieces == piece).argmax()), self.box.width)
-        return self.box.x + column, self.box.y + row
+    def place_in(self, unit: int) -> Place:
+        """The pixel of a unit that is nearest to the middle of what is seen of it."""
+        rows, columns = np.nonzero(self.units == unit)
+        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+        return self.box.x + int(columns[nearest]), self.box.y + int(rows[nearest])
 
-    def piece_at(self, place: Place) -> int:
-        """The piece that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
+    def unit_at(self, place: Place) -> int:
+        """The unit that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
         x, y = place[0] - self.box.x, place[1] - self.box.y
         inside = 0 <= x < self.box.width and 0 <= y < self.box.height
-        return int(self.pieces[y, x]) if inside else 0
+        return int(self.units[y, x]) if inside else 0
 
-    def objects_of(self, pieces: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``(N,)``: the objects that lie in `pieces` ``(P,)``."""
-        chosen: NDArray[np.bool_] = pieces[self.objects.pieces(self.pieces)]
-        return chosen
+    def near(self, reach: Box) -> NDArray[np.bool_]:
+        """``(N,)``: the units with a pixel in `reach`."""
+        shown = reach.clipped(self.box).shifted(-self.box.x, -self.box.y)
+        near = np.zeros(self.count + 1, np.bool_)
+        near[self.units[shown.y : shown.bottom, shown.x : shown.right]] = True
+        return near[1:]
 
     @property
-    def cut_objects(self) -> NDArray[np.int64]:
-        """Objects that a side cuts beyond which the slide goes on."""
-        box, inner = self.box, self.inner
-        return self.objects.cut(
-            (inner.x > box.x, inner.y > box.y, inner.right < box.right, inner.bottom < box.bottom)
-        )
+    def are_polygons(self) -> bool:
+        """Whether objects are known as a whole even where their unit is cut."""
+        return not isinstance(self.objects, Labels)
 
     def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
-        """The objects `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
+        """The objects of the units `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
 
-        Those that a side of the box cuts are none, and neither are those longer than `max_cell_px`.
+        Those longer than `max_cell_px` are none.
         """
-        whole = wanted.copy()
-        whole[self.cut_objects] = False
-        found = self.objects.instances(whole, reach=reach, min_area_px=min_area_px)
+        origin = (self.box.x, self.box.y)
+        if isinstance(self.objects, Labels):
+            labels = self.objects.image
+            measures = outlines.measure(labels, self.objects.evidence, origin=origin)
+            keep = wanted & reach.contains(measures.centroids) & (measures.areas >= min_area_px)
+            found = outlines.trace(labels.copy(), measures, keep)
+        else:
+            x, y = self.objects.anchors.T
+            found = polygons.place(self.objects.take(wanted[self.units[y, x] - 1]), origin=origin)
+            found = found.take(reach.contains(found.centroids) & (found.areas >= min_area_px))
         return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
 
-    def _opened(self, box: Box) -> Box:
-        x = box.x - (CELL_PX if box.x < self.inner.x else 0)
-        y = box.y - (CELL_PX if box.y < self.inner.y else 0)
-        right = box.right + (CELL_PX if box.right > self.inner.right else 0)
-        bottom = box.bottom + (CELL_PX if box.bottom > self.inner.bottom else 0)
-        return Box(x, y, right - x, bottom - y)
+    def _open_unclaimed(self) -> NDArray[np.uint8] | None:
+        """``(H, W)`` 1 where the extent of no unit may go on beyond the box, else 0; None: nowhere."""
+        if not any(strip.any() for strip in self._outside_inner(self.unclaimed)):
+            return None
+        count, pieces = cv2.connectedComponents(self.unclaimed, connectivity=8, ltype=cv2.CV_32S)
+        is_open = np.zeros(count, np.bool_)
+        for strip in self._outside_inner(np.asarray(pieces, np.int32)):
+            is_open[strip] = True
+        is_open[0] = False
+        mask: NDArray[np.uint8] = is_open[pieces].view(np.uint8)
+        return mask
+
+    def _outside_inner(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        left, top = self.inner.x - self.box.x, self.inner.y - self.box.y
+        right, bottom = self.inner.right - self.box.x, self.inner.bottom - self.box.y
+        return [image[:top], image[bottom:], image[:, :left], image[:, right:]]
 
 
 def look_at(outputs: Tensors, read: Box, extent: Box, decoding: Decoding) -> Look:
@@ -169,12 +204,16 @@ def look_at(outputs: Tensors, read: Box, extent: Box, decoding: Decoding) -> Loo
     shown = _cropped(outputs, decoding.outputs, read, box, extent)
     found = decoding.head.decode(shown, decoding.options, mpp=decoding.mpp)
     seen = decoding.head.extent(shown, decoding.options, mpp=decoding.mpp)
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8, ltype=cv2.CV_32S)
-    low = stats[:, :2].astype(np.int64) + np.array([box.x, box.y])
+    if isinstance(found, Labels):
+        units = found.image
+        unclaimed = cv2.bitwise_and(seen, cv2.compare(units, 0, cv2.CMP_EQ))
+    else:
+        units = np.asarray(cv2.connectedComponents(seen, connectivity=8, ltype=cv2.CV_32S)[1], np.int32)
+        unclaimed = np.zeros_like(seen)
     return Look(
-        objects=LabelObjects(found, box) if isinstance(found, Labels) else PolygonObjects(found, box),
-        pieces=np.asarray(pieces, np.int32),
-        piece_boxes=np.concatenate([low, low + stats[:, 2:4]], axis=1),
+        objects=found,
+        units=units,
+        unclaimed=np.asarray(unclaimed, np.uint8),
         box=box,
         inner=_shrunk(box, cut, decoding.reach_px),
         max_cell_px=decoding.max_cell_px,
@@ -210,7 +249,7 @@ def _index(axes: str, **parts: slice) -> tuple[slice, ...]:
     return tuple(parts.get(axis, slice(None)) for axis in axes)
 
 
-def _shrunk(box: Box, cut: Sides, margin: int) -> Box:
-    """`box` less a margin on its cut sides."""
+def _shrunk(box: Box, cut: tuple[bool, bool, bool, bool], margin: int) -> Box:
+    """`box` less a margin on its cut sides: left, top, right, bottom."""
     left, top, right, bottom = (margin if is_cut else 0 for is_cut in cut)
     return Box(box.x + left, box.y + top, max(1, box.width - left - right), max(1, box.height - top - bottom))

@@ -14,6 +14,7 @@ from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.load import Pipeline
@@ -25,22 +26,6 @@ from slidecascade.timing import Stopwatch
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
-
-
-@dataclass(frozen=True, slots=True)
-class TileFindings:
-    """What a tile found.
-
-    Attributes:
-        tissue: ``(h, w)`` bool, the tissue blocks of the core.
-        cells: in level-0 pixels; the tile's own, and those just over a seam.
-        owned, near_seam: ``(N,)`` masks over `cells`, for `seams.settle`.
-    """
-
-    tissue: NDArray[np.bool_]
-    cells: Instances
-    owned: NDArray[np.bool_]
-    near_seam: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +60,17 @@ class TileWork:
         """
         return 2 * (self.pipeline.segmenter.halo_px - seams.MARGIN_PX)
 
-    def findings(self, tile: Tile, view: SlideView) -> TileFindings:
+    def result(self, tile: Tile, view: SlideView) -> TileResult:
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self._read(view, self.grid, tile.read)
         blocks = tissue_blocks(patch, dark_field=self.dark_field)
         core_blocks = _core_blocks(blocks, tile)
         if not core_blocks.any():
-            return self._nothing(core_blocks)
+            return self._nothing(tile, core_blocks)
         cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
         if not len(cells):
-            return self._nothing(core_blocks)
+            return self._nothing(tile, core_blocks)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
@@ -94,7 +79,9 @@ class TileWork:
             read=lambda grid, box: self._read(view, grid, box),
             run=self._run_classifier,
         )
-        return TileFindings(core_blocks, cells.with_probabilities(*probabilities), owned, near_seam)
+        return TileResult(
+            tile.index, tile.core, core_blocks, cells.with_probabilities(*probabilities), owned, near_seam
+        )
 
     @property
     def aligned_to(self) -> int:
@@ -122,25 +109,30 @@ class TileWork:
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
-        reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         look = self._look(patch, tile.read)
-        undecided = look.undecided_in(reach)
+        undecided = self._undecided(look, tile)
         whole = whole_lattice(self.grid.size, self.aligned_to)
         if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
             wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
             look = self._look(self._read(view, self.grid, wide), wide)
-            undecided = look.undecided_in(reach)
+            undecided = self._undecided(look, tile)
         again = SecondLook(
             look=lambda box: self._look(self._read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
             margin_px=self._decoding.margin_px,
         )
-        seen = again.settle(look, undecided, reach)
+        seen = again.settle(look, undecided)
+        reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         with self.stopwatch.measure("decode"):
             parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
             return Instances.concatenate(parts)
+
+    def _undecided(self, look: Look, tile: Tile) -> NDArray[np.int64]:
+        """The objects of `look` that are not decided and whose centroid may lie in the core of `tile`."""
+        with self.stopwatch.measure("decode"):
+            return np.flatnonzero(look.open() & look.near(tile.core)) + 1
 
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
@@ -182,10 +174,10 @@ class TileWork:
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
+    def _nothing(self, tile: Tile, core_blocks: NDArray[np.bool_]) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileFindings(core_blocks, empty, none, none)
+        return TileResult(tile.index, tile.core, core_blocks, empty, none, none)
 
 
 def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:

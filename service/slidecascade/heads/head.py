@@ -59,9 +59,13 @@ class Head(ABC, Generic[O]):
 class ObjectHead(Head[S]):
     """A head that finds objects.
 
-    What it finds must be local, so that it is found in every tile that sees enough around it: the connected pieces
-    of `extent` (pixels that share a side or a corner) are independent of each other. Which objects there are in a
-    piece depends on the outputs in it and up to `reach_px` pixels around it, and on nothing further away.
+    What it finds must be local, so that every tile that sees enough around it finds it. Objects lie in `extent`.
+
+    - A head that returns `Labels` promises that what becomes of an object depends on the outputs in it, in objects
+      that touch it (at a side or a corner), in extent of no object that does, and up to `reach_px` pixels around
+      these, and on nothing further away.
+    - A head that returns `Polygons` promises that which objects there are in a connected piece of `extent` (pixels
+      that share a side or a corner) depends on the outputs in the piece and up to `reach_px` pixels around it.
     """
 
     @abstractmethod
@@ -80,7 +84,7 @@ class ObjectHead(Head[S]):
 
     @abstractmethod
     def reach_px(self, options: S, *, mpp: float) -> int:
-        """How far around a piece of `extent` its objects depend on the outputs, in pixels of the image."""
+        """How far around themselves objects depend on the outputs, see above; in pixels of the image."""
 
 
 class MaskHead(Head[S]):
