@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
+from slidecascade.cells.result import cells_of
 from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
@@ -80,7 +81,7 @@ def measure(slide: Path, pipeline: str) -> dict[str, dict[str, float]]:
             rows[str(side)] = {
                 "pixels": runners[0].pixels,
                 "seconds": round(min(seconds), 4),
-                "cells": len(report.analysis.instances),
+                "cells": len(cells_of(report.analysis).instances),
             }
     finally:
         analyser.close()

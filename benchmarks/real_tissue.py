@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.outputs import overlay, summary
+from slidecascade.cells.result import cells_of
+from slidecascade.outputs.cells import overlay, summary
 from slidecascade.settings import Settings, bundled_models_dir
 from slidecascade.timing import Silent
 
@@ -69,7 +70,7 @@ def look(analyser: Analyser, tile: Tile, data: Path, out: Path, pipeline: str) -
     coded = (data / tile.path).read_bytes()
     request = wire.parse_request({"pipeline": pipeline, "mpp": tile.mpp})
     report = analyser.analyse(request, coded, Control())
-    analysis, name = report.analysis, Path(tile.path).stem
+    analysis, name = cells_of(report.analysis), Path(tile.path).stem
     image, downsample = report.overview(overlay.MAX_SIDE_PX)
     _write(out / f"{name}.png", overlay.draw(analysis, image, downsample=downsample))
     for x, y in tile.details:

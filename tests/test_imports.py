@@ -27,10 +27,20 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
-    frozenset({"slidecascade.models", "slidecascade.heads", "slidecascade.slides", "slidecascade_client"}),
+    frozenset(
+        {
+            "slidecascade.models",
+            "slidecascade.heads",
+            "slidecascade.slides",
+            "slidecascade.rings",
+            "slidecascade_client",
+        }
+    ),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
-    frozenset({"slidecascade.cells"}),
-    frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
+    frozenset({"slidecascade.kinds"}),
+    frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
+    # The table of the kinds there are knows all that a kind is.
+    frozenset({"slidecascade.outputs", "slidecascade.kinds.table", "slidecascade.analysis"}),
     frozenset({"slidecascade_evaluation"}),
     frozenset({"slidecascade_render", "slidecascade_convert", "slidecascade.web"}),
     frozenset({"slidecascade_training", "slidecascade.hosting"}),

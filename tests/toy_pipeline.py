@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,10 +17,12 @@ import toy_models
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
+from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.models.repository import load_repository
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.facts import compute_facts
@@ -55,7 +57,7 @@ class ToyPipeline:
             fields = toy_models.classifier_fields(name, side_px)
             toy_models.write_package(self.models_dir, fields, toy_models.redness_classifier(side_px))
         packages = load_repository(self.models_dir)
-        self.pipeline: Pipeline = load_pipelines(packages, self.pipelines_dir)["toy"]
+        self.pipeline: CellsPipeline = load_pipelines(packages, self.pipelines_dir, (FILE,))["toy"]
         self.runner: Runner = LocalRunner(packages.values())
 
     def run(
@@ -73,6 +75,7 @@ class ToyPipeline:
         allow_partial: bool = False,
         open_source: OpenSource | None = None,
         progress: Callable[[int, int], None] | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> Analysis:
         """The analysis of `image` (or of `region_l0` of it) at `mpp` um/px."""
         source = RegionImage(image)
@@ -90,14 +93,17 @@ class ToyPipeline:
             allow_partial=allow_partial,
         )
         with ThreadPoolExecutor(threads) as pool:
-            return analyse(
-                task,
-                runner=runner or self.runner,
-                pool=pool,
-                threads=threads,
-                control=control or Control(),
-                observer=observer or Silent(),
-                progress=progress or (lambda done, total: None),
+            return cells_of(
+                analyse(
+                    task,
+                    runner=runner or self.runner,
+                    pool=pool,
+                    threads=threads,
+                    control=control or Control(),
+                    observer=observer or Silent(),
+                    progress=progress or (lambda done, total: None),
+                    kinds=kinds,
+                )
             )
 
 

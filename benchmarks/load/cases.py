@@ -32,7 +32,7 @@ def write_cases(folder: Path, *, pipeline: str, count: int, side_px: int) -> lis
     from slidecascade import wire
     from slidecascade.analysis.analyser import Analyser
     from slidecascade.cancellation import Control
-    from slidecascade.outputs import geojson
+    from slidecascade.outputs.cells import geojson
     from slidecascade.settings import read_settings
     from slidecascade.timing import Silent
     from slidecascade_render.liver.tissue import TissueOptions, render

@@ -17,6 +17,7 @@ import pytest
 import toy_models
 from served_process import StartServer
 from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade_render.liver.tissue import TissueOptions, render
 from slidecascade_render.slides import write_slide
@@ -107,4 +108,4 @@ def test_the_pipeline_of_your_own_is_accepted(tmp_path: Path) -> None:
         fields = toy_models.classifier_fields(name, classes=classes)
         toy_models.write_package(models, fields, toy_models.redness_classifier(72))
     (tmp_path / "mine.yaml").write_text(_blocks("yaml")[0], encoding="utf-8")
-    assert "my-nash" in load_pipelines(load_repository(models), tmp_path)
+    assert "my-nash" in load_pipelines(load_repository(models), tmp_path, (FILE,))

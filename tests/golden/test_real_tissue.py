@@ -15,7 +15,7 @@ from qupath import check_feature_collection
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.outputs import geojson, summary
+from slidecascade.outputs.cells import geojson, summary
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 

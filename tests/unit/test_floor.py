@@ -17,7 +17,7 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
-from slidecascade.outputs import geojson, heatmap, summary
+from slidecascade.outputs.cells import geojson, heatmap, summary
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 

@@ -20,7 +20,7 @@ from benchmarks.load.memory import Sample, growth_mib_per_hour
 from benchmarks.page import RESULTS, page, write_page
 
 from made_analysis import make_analysis
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,10 +16,12 @@ from made_analysis import REGION_L0, make_analysis
 from qupath import check_feature_collection
 from slidecascade import wire
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, FailedTile
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
-from slidecascade.outputs import geojson
+from slidecascade.kinds.result import FailedTile
+from slidecascade.outputs.cells import geojson
+from slidecascade.outputs.ids import id_namespace
 from slidecascade.outputs.provenance import Provenance
 from slidecascade.pipelines.classes import CellClass, ClassTree
 
@@ -35,7 +37,7 @@ def parsed(analysis: Analysis) -> Any:
 def slow_features(analysis: Analysis) -> list[Any]:
     """The features the obvious way, one cell at a time."""
     cells = analysis.instances
-    namespace = geojson.id_namespace(analysis)
+    namespace = id_namespace(analysis)
     features = []
     for i in range(len(cells)):
         outline = cells.vertices[cells.offsets[i] : cells.offsets[i + 1]]

@@ -7,15 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from slidecascade import wire
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
@@ -26,10 +23,15 @@ from slidecascade.errors import (
     UnknownPipelineError,
 )
 from slidecascade.geometry import Box
+from slidecascade.kinds.result import RegionResult
+from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.outputs.encoders import Encoders
+from slidecascade.outputs.files import Overview
+from slidecascade.pipelines.load import load_pipelines
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
@@ -47,14 +49,10 @@ KEPT_FACTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished analysis, and the region's pixels for those who draw on them.
+    """A finished analysis, and the region's pixels for those who draw on them."""
 
-    `overview(max_side_px)` returns the region as ``(H, W, 3)`` uint8 RGB with no side longer than that, and the
-    level-0 pixels per pixel of it.
-    """
-
-    analysis: Analysis
-    overview: Callable[[int], tuple[NDArray[np.uint8], float]]
+    analysis: RegionResult
+    overview: Overview
 
 
 class Analyser:
@@ -63,6 +61,7 @@ class Analyser:
     Args:
         observer: told about stages, tiles and cells.
         runs: told about the runs of networks.
+        kinds: of pipeline, by name.
         make_runner: builds what runs the networks of the packages it is given; default: what the settings choose.
 
     Raises:
@@ -76,11 +75,14 @@ class Analyser:
         observer: Observer,
         runs: RunObserver | None = None,
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._settings = settings
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
-        self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
+        self._kinds = kinds
+        files = [kind.file for kind in kinds.values()]
+        self._pipelines: Mapping[str, Pipeline] = load_pipelines(self._packages, settings.pipelines_dir, files)
         if not self._pipelines:
             raise PipelineSpecError(
                 f"No pipeline can be served: the models folder holds {', '.join(self._packages) or 'no models'}; "
@@ -176,6 +178,7 @@ class Analyser:
                 control=control,
                 observer=self._observer,
                 progress=progress,
+                kinds=self._kinds,
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -184,6 +187,10 @@ class Analyser:
 
     def pipeline(self, name: str) -> wire.PipelineInfo:
         return _pipeline_info(self._find_pipeline(name))
+
+    def encoders(self, pipeline: str) -> Encoders[Any]:
+        """What the results of a pipeline can be answered as; raises UnknownPipelineError."""
+        return self._kinds[self._find_pipeline(pipeline).kind].encoders
 
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return tuple(_model_info(package.spec) for package in self._packages.values())
@@ -257,16 +264,20 @@ def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:
 
 
 def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
+    by_task = {
+        task: [model.name for model in pipeline.models if model.task == task] for task in ("segment", "classify")
+    }
     return wire.PipelineInfo(
         name=pipeline.name,
+        kind=pipeline.kind,
         title=pipeline.title,
         description=pipeline.description,
-        segmenter=pipeline.segmenter.name,
-        classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        segmenter=next(iter(by_task["segment"]), None),
+        classifiers=tuple(by_task["classify"]),
         thresholds=dict(pipeline.thresholds),
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),
         heatmaps=tuple(
-            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
+            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmap_titles
         ),
     )
 

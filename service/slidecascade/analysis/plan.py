@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import CoordinateSpace
 from slidecascade.geometry import Box, Mpp
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import CoordinateSpace
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
@@ -32,8 +32,9 @@ class RegionTask:
         mpp: micrometres per level-0 pixel.
         facts: what holds for the slide as a whole.
         thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
-        shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
+        tile_px: greatest side of a tile's core in pixels of the first model's grid; None: chosen by the region's
+        size.
+        shift: moves the seams (x, y), in those pixels; what is found must not change.
     """
 
     pipeline: Pipeline

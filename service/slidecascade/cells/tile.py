@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cancellation import Control
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
+from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.models.spec import ClassifierSpec
-from slidecascade.pipelines.load import Pipeline
-from slidecascade.runners.runner import Runner
+from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
-from slidecascade.timing import Stopwatch
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileWork:
-    """Everything the tiles of a region share.
+class CellsWork(TileWork[CellsPipeline, TileResult]):
+    """Read, segment, decode, own, classify.
 
-    `region_l0` is the box whose cells are wanted, in level-0 pixels. `grids` holds the pixel grid of every model
-    by name; `thresholds` the foreground probability of the segmenter and the least class probability of each
-    classifier, by name.
+    `thresholds` holds the foreground probability of the segmenter and the least class probability of each
+    classifier.
     """
-
-    pipeline: Pipeline
-    region_l0: Box
-    grids: Mapping[str, Grid]
-    thresholds: Mapping[str, float]
-    dark_field: bool
-    runner: Runner
-    control: Control
-    stopwatch: Stopwatch
 
     @property
     def grid(self) -> Grid:
@@ -63,24 +50,24 @@ class TileWork:
     def result(self, tile: Tile, view: SlideView) -> TileResult:
         """Find the cells of `tile` in `view`."""
         self.control.check()
-        patch = self._read(view, self.grid, tile.read)
+        patch = self.read(view, self.grid, tile.read)
         blocks = tissue_blocks(patch, dark_field=self.dark_field)
-        core_blocks = _core_blocks(blocks, tile)
-        if not core_blocks.any():
-            return self._nothing(tile, core_blocks)
+        tissue = core_blocks(blocks, tile)
+        if not tissue.any():
+            return self._nothing(tile, tissue)
         cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
         if not len(cells):
-            return self._nothing(tile, core_blocks)
+            return self._nothing(tile, tissue)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
             grids=self.grids,
             floors=self.thresholds,
-            read=lambda grid, box: self._read(view, grid, box),
+            read=lambda grid, box: self.read(view, grid, box),
             run=self._run_classifier,
         )
         return TileResult(
-            tile.index, tile.core, core_blocks, cells.with_probabilities(*probabilities), owned, near_seam
+            tile.index, tile.core, tissue, cells.with_probabilities(*probabilities), owned, near_seam
         )
 
     @property
@@ -98,14 +85,8 @@ class TileWork:
         """How far the maps of a read box depend on where it ends."""
         return max(0, self.pipeline.segmenter.halo_px - EXACT_PX)
 
-    def _read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[np.uint8]:
-        with self.stopwatch.measure("read"):
-            return view.read(grid, box)
-
     def _run_classifier(self, model: ClassifierSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.control.check()
-        with self.stopwatch.measure("classify"):
-            return self.runner.run(model.name, {model.input.name: images})["probabilities"]
+        return self.run(model, images)["probabilities"]
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
@@ -115,10 +96,10 @@ class TileWork:
         if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
             wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
-            look = self._look(self._read(view, self.grid, wide), wide)
+            look = self._look(self.read(view, self.grid, wide), wide)
             undecided = self._undecided(look, tile)
         again = SecondLook(
-            look=lambda box: self._look(self._read(view, self.grid, box), box),
+            look=lambda box: self._look(self.read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
             margin_px=self._decoding.margin_px,
@@ -137,9 +118,7 @@ class TileWork:
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
-        self.control.check()
-        with self.stopwatch.measure("segment"):
-            answer = self.runner.run(segmenter.name, {segmenter.input.name: patch[None]})
+        answer = self.run(segmenter, patch[None])
         outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
         with self.stopwatch.measure("decode"):
@@ -174,16 +153,10 @@ class TileWork:
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, tile: Tile, core_blocks: NDArray[np.bool_]) -> TileResult:
+    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_]) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileResult(tile.index, tile.core, core_blocks, empty, none, none)
-
-
-def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:
-    """The blocks of the read box that touch the core; its corner lies on their lattice, its end need not."""
-    left, top = (tile.core.x - tile.read.x) // BLOCK_PX, (tile.core.y - tile.read.y) // BLOCK_PX
-    return blocks[top : top + -(-tile.core.height // BLOCK_PX), left : left + -(-tile.core.width // BLOCK_PX)]
+        return TileResult(tile.index, tile.core, tissue, empty, none, none)
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:

@@ -16,7 +16,6 @@ from pydantic import (
 )
 
 from slidecascade.heads.head import (
-    AnyHead,
     ClassifierOptions,
     HeadOptions,
     MaskHead,
@@ -155,7 +154,7 @@ class ClassifierSpec(_AnyModelSpec):
         return _size_px(self.input)
 
 
-def _require_sort(name: str, *sorts: type[AnyHead]) -> str:
+def _require_sort(name: str, *sorts: Any) -> str:
     """`name`, when it is that of a head of one of `sorts`; raises ValueError otherwise."""
     if not isinstance(find(name), sorts):
         raise ValueError(f"the {name} head is not one for this task: correct `task` or `head`")

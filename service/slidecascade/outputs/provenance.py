@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis
+from slidecascade.kinds.result import RegionResult
 
 
 class Provenance(wire.Answer):
@@ -16,6 +16,7 @@ class Provenance(wire.Answer):
     region: wire.RegionBox
     mpp: float
     pipeline: str
+    kind: str = "cells"
     models: tuple[wire.ModelUse, ...]
     thresholds: dict[str, float]
     slide: wire.SlideUse | None = None
@@ -24,13 +25,14 @@ class Provenance(wire.Answer):
     counts: dict[str, int]
 
 
-def provenance(analysis: Analysis) -> Provenance:
-    """Where the cells of `analysis` came from."""
+def provenance(analysis: RegionResult) -> Provenance:
+    """Where what was found came from."""
     return Provenance(
         coordinate_space=analysis.coordinate_space,
         region=region_box(analysis),
         mpp=analysis.mpp,
         pipeline=analysis.pipeline,
+        kind=analysis.kind,
         models=model_uses(analysis),
         thresholds=dict(analysis.thresholds),
         slide=slide_use(analysis),
@@ -40,13 +42,13 @@ def provenance(analysis: Analysis) -> Provenance:
     )
 
 
-def region_box(analysis: Analysis) -> wire.RegionBox:
+def region_box(analysis: RegionResult) -> wire.RegionBox:
     """The analysed region, level-0 pixels."""
     return wire.RegionBox.of(*analysis.region_l0.as_tuple())
 
 
-def slide_use(analysis: Analysis) -> wire.SlideUse:
-    """The slide the cells are of."""
+def slide_use(analysis: RegionResult) -> wire.SlideUse:
+    """The slide."""
     bounds = analysis.facts.bounds_l0
     return wire.SlideUse(
         content_id=analysis.facts.content_id,
@@ -54,7 +56,7 @@ def slide_use(analysis: Analysis) -> wire.SlideUse:
     )
 
 
-def facts(analysis: Analysis) -> wire.Facts:
+def facts(analysis: RegionResult) -> wire.Facts:
     """What was computed once for the slide."""
     found = analysis.facts
     return wire.Facts(
@@ -64,7 +66,7 @@ def facts(analysis: Analysis) -> wire.Facts:
     )
 
 
-def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
+def model_uses(analysis: RegionResult) -> tuple[wire.ModelUse, ...]:
     """The models in the order in which they ran."""
     return tuple(
         wire.ModelUse(
@@ -79,7 +81,7 @@ def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
     )
 
 
-def tile_counts(analysis: Analysis) -> wire.Tiles:
+def tile_counts(analysis: RegionResult) -> wire.Tiles:
     """Every tile accounted for; the failed ones by place and reason."""
     report = analysis.tiles
     failed = tuple(

@@ -1,79 +1,64 @@
 """Where the results of tiles go.
 
 The flow hands over every tile once, in reading order, and keeps nothing: what memory an analysis takes is up to
-its sink. The sink of a region keeps all cells and makes the parts of an `Analysis` of them.
+its sink. The sink of a region keeps all tiles and makes a `RegionResult` of them; each kind derives its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slidecascade.cells import cascade, seams
-from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import FailedTile, TileReport, TissueMap
-from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import FailedTile, Origin, RegionResult, TileReport, TissueMap
+from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
 
+T = TypeVar("T", bound=AnyTileResult)
+T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
+P = TypeVar("P", bound=Pipeline)
 
-class Sink(Protocol):
+
+class Sink(Protocol[T_contra]):
     """Takes the tiles of an analysis, in reading order, from one thread."""
 
-    def take(self, result: TileResult) -> None:
+    def take(self, result: T_contra, /) -> None:
         """A tile that was analysed, or found to be background."""
         ...
 
-    def fail(self, failure: TileFailure) -> None:
+    def fail(self, failure: TileFailure, /) -> None:
         """A tile that failed twice."""
         ...
 
 
-class MemorySink:
+class MemorySink(ABC, Generic[P, T]):
     """Keeps the tiles of a region in memory.
 
     Args:
         pipeline: what is run.
         region_l0: the region, in level-0 pixels.
-        grid: the segmenter's.
+        grid: the one in which tiles are cut.
     """
 
-    def __init__(self, pipeline: Pipeline, region_l0: Box, grid: Grid) -> None:
+    def __init__(self, pipeline: P, region_l0: Box, grid: Grid) -> None:
         self._pipeline = pipeline
         self._region_l0 = region_l0
         self._grid = grid
-        self._results: list[TileResult] = []
+        self._results: list[T] = []
         self._failures: list[TileFailure] = []
 
-    def take(self, result: TileResult) -> None:
+    def take(self, result: T, /) -> None:
         self._results.append(result)
 
-    def fail(self, failure: TileFailure) -> None:
+    def fail(self, failure: TileFailure, /) -> None:
         self._failures.append(failure)
 
-    def cells(self) -> Instances:
-        """All cells once, from top to bottom, whatever tiles they were found in."""
-        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
-        cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
-        keep = seams.settle(
-            cells.centroids,
-            cells.areas,
-            tile_index=np.repeat(
-                [result.index for result in self._results], [len(result.cells) for result in self._results]
-            ).astype(np.int64),
-            owned=_joined([result.owned for result in self._results]),
-            near_seam=_joined([result.near_seam for result in self._results]),
-        )
-        kept = cells.take(keep)
-        return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
-
-    def classes(self, cells: Instances, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
-        """``(N,)``: the class each of `cells` ends in."""
-        return cascade.final_classes(cells.probabilities, self._pipeline, thresholds, len(cells))
+    @abstractmethod
+    def finish(self, origin: Origin) -> RegionResult:
+        """What all tiles together say of the region, without timings."""
 
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
@@ -112,7 +97,3 @@ def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:
     right, bottom = grid.l0_from_grid(np.array([[core.right, core.bottom]]))[0]
     x, y = round(left), round(top)
     return Box(x, y, round(right) - x, round(bottom) - y).clipped(region_l0)
-
-
-def _joined(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    return np.concatenate([np.zeros(0, np.bool_), *masks])

@@ -1,0 +1,63 @@
+"""The cells of a region from the results of its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.cells import cascade, seams
+from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile_result import TileResult
+from slidecascade.kinds.result import Origin
+from slidecascade.kinds.sink import MemorySink
+from slidecascade.pipelines.cells import CellsPipeline
+
+
+class CellsSink(MemorySink[CellsPipeline, TileResult]):
+    """Keeps all cells and makes an `Analysis` of them."""
+
+    def finish(self, origin: Origin) -> Analysis:
+        cells = self.cells()
+        return Analysis(
+            pipeline=origin.pipeline,
+            coordinate_space=origin.coordinate_space,
+            facts=origin.facts,
+            region_l0=origin.region_l0,
+            mpp=origin.mpp,
+            models=origin.models,
+            thresholds=origin.thresholds,
+            classes=self._pipeline.classes,
+            instances=cells,
+            class_index=self.classes(cells, origin.thresholds),
+            heatmaps=self._pipeline.heatmaps,
+            tissue=self.tissue(),
+            tiles=self.report(),
+            timings_s={},
+        )
+
+    def cells(self) -> Instances:
+        """All cells once, from top to bottom, whatever tiles they were found in."""
+        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
+        cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
+        keep = seams.settle(
+            cells.centroids,
+            cells.areas,
+            tile_index=np.repeat(
+                [result.index for result in self._results], [len(result.cells) for result in self._results]
+            ).astype(np.int64),
+            owned=_joined([result.owned for result in self._results]),
+            near_seam=_joined([result.near_seam for result in self._results]),
+        )
+        kept = cells.take(keep)
+        return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
+
+    def classes(self, cells: Instances, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
+        """``(N,)``: the class each of `cells` ends in."""
+        return cascade.final_classes(cells.probabilities, self._pipeline, thresholds, len(cells))
+
+
+def _joined(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    return np.concatenate([np.zeros(0, np.bool_), *masks])
