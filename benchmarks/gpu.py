@@ -34,7 +34,6 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import cells_of
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SettingsError
 from slidecascade.models.repository import ModelPackage
@@ -165,7 +164,7 @@ def load(analyser: Analyser, task: RegionTask, sizes: Sizes, *, callers: int, ro
         for _ in range(rounds):
             started = time.perf_counter()
             report = analyser.run(task, Control())
-            found.append((time.perf_counter() - started, len(cells_of(report.analysis).instances)))
+            found.append((time.perf_counter() - started, len(report.cells.instances)))
         return found
 
     sizes.take()

@@ -15,16 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import cells_of
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 from slidecascade.timing import Silent
@@ -44,10 +41,11 @@ class Counting:
         self._runner = LocalRunner(packages)
         self.pixels = 0
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         if model in self._segmenters:
+            (images,) = inputs.values()
             self.pixels += images.shape[0] * images.shape[1] * images.shape[2]
-        return self._runner.run(model, images)
+        return self._runner.run(model, inputs)
 
     def close(self) -> None:
         self._runner.close()
@@ -81,7 +79,7 @@ def measure(slide: Path, pipeline: str) -> dict[str, dict[str, float]]:
             rows[str(side)] = {
                 "pixels": runners[0].pixels,
                 "seconds": round(min(seconds), 4),
-                "cells": len(cells_of(report.analysis).instances),
+                "cells": len(report.cells.instances),
             }
     finally:
         analyser.close()

@@ -146,7 +146,7 @@ def regions(times: int) -> dict[str, Any]:
         cells = []
         for kind, make in (("local", LocalRunner), ("bento", bento)):
             analyser = Analyser(settings, observer=Silent(), make_runner=make)
-            cells.append(analyser.analyse(request, png, Control()).analysis.instances)
+            cells.append(analyser.analyse(request, png, Control()).cells.instances)
             found[kind] = timed(lambda: analyser.analyse(request, png, Control()), times=times)  # noqa: B023
             analyser.close()
     equal = zip(cells[0].probabilities, cells[1].probabilities, strict=True)

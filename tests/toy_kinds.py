@@ -144,7 +144,7 @@ def filled(rings: Any, number: int, shape: tuple[int, int]) -> NDArray[np.bool_]
         for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
             if x0 == x1:
                 crossed += (ys > min(y0, y1)) & (ys < max(y0, y1)) & (xs > x0)
-    return crossed % 2 == 1
+    return np.asarray(crossed % 2 == 1, np.bool_)
 
 
 def rings_of(rings: Any, number: int) -> Iterator[NDArray[np.float64]]:

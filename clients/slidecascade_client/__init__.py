@@ -52,9 +52,11 @@ from slidecascade_client.errors import (
 )
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
+from slidecascade_client.shapes import Area, Tile
 
 __all__ = [
     "AccessDeniedError",
+    "Area",
     "AsyncClient",
     "Cell",
     "Cells",
@@ -85,6 +87,7 @@ __all__ = [
     "SlideInfo",
     "SlideList",
     "Summary",
+    "Tile",
     "TilesFailedError",
     "TimedOutError",
     "UndecodableImageError",

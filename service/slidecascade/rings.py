@@ -111,7 +111,7 @@ def _following(keys: NDArray[np.int64], flat: NDArray[np.int32], width: int) -> 
         4 * left + (side + 3) % 4,
         np.where(goes_on, 4 * ahead + side, 4 * pixel + (side + 1) % 4),
     )
-    return np.searchsorted(keys, after).astype(np.int64)
+    return np.asarray(np.searchsorted(keys, after), np.int64)
 
 
 def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

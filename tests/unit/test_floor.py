@@ -51,7 +51,7 @@ def _analysis(analyser: Analyser, **asked: Any) -> Analysis:
         cv2.circle(image, (x, 64), 11, colour, -1)
     request = wire.parse_request({"pipeline": "toy", "mpp": 0.5, **asked})
     coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    return analyser.analyse(request, coded, Control()).analysis
+    return analyser.analyse(request, coded, Control()).cells
 
 
 def test_an_improbable_cell_is_counted_as_unclassified(analyser: Analyser) -> None:

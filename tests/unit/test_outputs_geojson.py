@@ -219,7 +219,7 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only", "slide", "facts",
+        "research_use_only", "slide", "facts", "kind",
     }  # fmt: skip
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
     assert member["facts"] == {"field": "bright", "glass_minimum": 210, "glass_spread": 20}
@@ -227,6 +227,7 @@ def test_the_collection_says_where_it_came_from() -> None:
     assert member["region"] == {"x": 1000, "y": 2000, "width": 800, "height": 600}
     assert member["coordinate_space"] == "level0-pixels"
     assert member["mpp"] == 0.5
+    assert member["kind"] == "cells"
     assert member["counts"] == analysis.counts
     assert [model["role"] for model in member["models"]] == ["segmenter", "classifier", "classifier"]
     assert member["models"][0] == {

@@ -173,7 +173,7 @@ def test_every_error_has_a_row_or_never_ends_a_request() -> None:
     elsewhere = {
         errors.SlideCascadeError,
         errors.ModelPackageError,
-        errors.ConversionError,
+        errors.HeadPluginError,
         errors.ConversionError,
         errors.PipelineSpecError,
         errors.UnusableDataError,

@@ -13,7 +13,7 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, say_nothing
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis, cells_of
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, RegionTooLargeError, UndecodableImageError
 from slidecascade.kinds.result import UsedModel
 from slidecascade.pipelines.classes import lineage
@@ -165,7 +165,7 @@ def _try(
         report = analyser.analyse(request, data, Control())
     except (RegionTooLargeError, UndecodableImageError) as error:
         raise InvalidRequestError(f"{specimen.image.name}: {error.detail}") from error
-    analysis = cells_of(report.analysis)
+    analysis = report.cells
     box = analysis.region_l0
     truth = specimen.read_truth(height_px=box.height, width_px=box.width)
     predicted = predicted_labels(analysis)

@@ -13,6 +13,7 @@ from slidecascade import wire
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
@@ -53,6 +54,11 @@ class Report:
 
     analysis: RegionResult
     overview: Overview
+
+    @property
+    def cells(self) -> Analysis:
+        """The analysis of a pipeline that finds cells; raises InvalidRequestError for one of another kind."""
+        return cells_of(self.analysis)
 
 
 class Analyser:

@@ -111,7 +111,9 @@ class _Pieces:
         return len(self.pixels)
 
     def of_one_class(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-        return pairs[self.classes[pairs[:, 0]] == self.classes[pairs[:, 1]]]
+        """Those of `pairs` ``(K, 2)`` whose pieces are of one class."""
+        same = self.classes[pairs[:, 0]] == self.classes[pairs[:, 1]]
+        return np.asarray(pairs[same], np.int64)
 
 
 def _pairs(first: NDArray[np.int32], second: NDArray[np.int32], starts: NDArray[np.int64]) -> NDArray[np.int64]:

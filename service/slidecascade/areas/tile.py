@@ -81,12 +81,14 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Labels, and classes, pixels and sides of the region's edge by label."""
         labels = np.zeros(mask.shape, np.int32)
-        classes, pixels, inside = [], [], []
+        classes: list[NDArray[np.int64]] = []
+        pixels: list[NDArray[np.int64]] = []
+        inside: list[NDArray[np.bool_]] = []
         for part, is_inside in self._sides(mask, core):
             for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
                 chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
                 count, found, stats, _ = cv2.connectedComponentsWithStats(chosen, connectivity=4, ltype=cv2.CV_32S)
-                np.copyto(labels, found + sum(map(len, classes)), where=found > 0)
+                np.copyto(labels, found + sum(len(part) for part in classes), where=found > 0)
                 classes.append(np.full(count - 1, number, np.int64))
                 pixels.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
                 inside.append(np.full(count - 1, is_inside, np.bool_))

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import cells_of
 from slidecascade.commands.arguments import whole_number
 from slidecascade.commands.files import writing_to
 from slidecascade.commands.millioncells import Writing, measure_writing
@@ -160,7 +159,7 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     task = analyser.prepare(request, png, Control())
     report = analyser.run(task, Control())
     recorder.recording = False
-    analysis = cells_of(report.analysis)
+    analysis = report.cells
     if not len(analysis.instances):
         raise InvalidRequestError(f"A region of {size_px} px holds no cells to measure: give a larger --size.")
     used = {model.name for model in report.analysis.models}

@@ -108,5 +108,5 @@ def _squares_with(blocks: NDArray[np.bool_], rows: int, columns: int, blocks_eac
     """``(rows, columns)``: which squares of so many blocks each way hold one of `blocks`."""
     whole = np.zeros((rows * blocks_each, columns * blocks_each), np.bool_)
     whole[: blocks.shape[0], : blocks.shape[1]] = blocks
-    held: NDArray[np.bool_] = whole.reshape(rows, blocks_each, columns, blocks_each).any(axis=(1, 3))
-    return held
+    held = whole.reshape(rows, blocks_each, columns, blocks_each).any(axis=(1, 3))
+    return np.asarray(held, np.bool_)

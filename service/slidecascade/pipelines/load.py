@@ -59,9 +59,8 @@ class _Files:
     def __init__(self, kinds: Sequence[FileKind[Any]]) -> None:
         self._names = [kind.name for kind in kinds]
         members = tuple(Annotated[kind.spec, Tag(kind.name)] for kind in kinds)
-        self._any: TypeAdapter[PipelineSpec] = TypeAdapter(
-            Annotated[Union[members], Discriminator(_kind_of)]  # type: ignore[valid-type]  # noqa: UP007 - a table
-        )
+        union: Any = Annotated[Union[members], Discriminator(_kind_of)]  # noqa: UP007 - made of a table
+        self._any: TypeAdapter[PipelineSpec] = TypeAdapter(union)
 
     def knows(self, path: Path) -> bool:
         """Whether a file states one of the kinds, or cannot be read and so has to be looked at."""

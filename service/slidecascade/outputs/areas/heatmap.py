@@ -29,10 +29,9 @@ def compute(result: AreasResult, spec: CoverageMap) -> Heatmap:
     of_class = (result.mask == spec.class_index + 1).astype(np.int64)
     covered = np.diff(np.diff(_cumulated(of_class)[np.ix_(y, x)], axis=0), axis=1)
     seen = np.outer(np.diff(y), np.diff(x))
-    x_edges_l0, y_edges_l0 = (
-        start + np.arange(count + 1) * grid_um / mpp for start, count in ((region.x, columns), (region.y, rows))
+    tissue = tissue_um2(
+        result, _edges_l0(region.x, columns, grid_um / mpp), _edges_l0(region.y, rows, grid_um / mpp)
     )
-    tissue = tissue_um2(result, x_edges_l0, y_edges_l0)
     told = (seen > 0) & (tissue > MIN_COVER * seen * grid.mpp**2)
     values = np.full((rows, columns), np.nan, np.float32)
     np.divide(covered, seen, out=values, where=told, casting="unsafe")
@@ -47,6 +46,11 @@ def compute(result: AreasResult, spec: CoverageMap) -> Heatmap:
         width_um=width_um,
         height_um=height_um,
     )
+
+
+def _edges_l0(start_l0: int, bins: int, side_l0: float) -> NDArray[np.float64]:
+    edges: NDArray[np.float64] = start_l0 + np.arange(bins + 1, dtype=np.float64) * side_l0
+    return edges
 
 
 def _bins(

@@ -70,7 +70,7 @@ def _edges(start: int, count: int, downsample: float, shift_l0: float, length: i
     is not the region's own take the nearest.
     """
     edges = np.ceil(np.arange(start, start + count + 1) * downsample + shift_l0 - 0.5).astype(np.int64)
-    edges = np.clip(edges, 0, length)
+    edges = np.asarray(np.clip(edges, 0, length), np.int64)
     if count:
         edges[0], edges[-1] = 0, length
     return edges

@@ -59,7 +59,7 @@ def encode(result: PatchesResult) -> Iterator[bytes]:
 def most_bytes(result: PatchesResult) -> int:
     """More than the feature collection can have."""
     count, classes = int(result.is_seen.sum()), result.probabilities.shape[2]
-    return 4096 + count * (MOST_BYTES_EACH + 200 * classes) + len(result.outlines.rings.vertices) * 1040
+    return 4096 + count * (MOST_BYTES_EACH + 200 * int(classes)) + len(result.outlines.rings.vertices) * 1040
 
 
 def _areas_um2(result: PatchesResult) -> NDArray[np.float64]:
