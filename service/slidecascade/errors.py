@@ -48,6 +48,22 @@ class SlideCascadeError(Exception):
         return str(self)
 
 
+def release_frames(error: BaseException) -> None:
+    """Let go of the stack that an error passed, once the error has been handled and logged.
+
+    A frame of that stack usually refers to the error again (a future, the record of the request), and to the body
+    of the request: without this all of it would stay in memory until the cycle collector comes by.
+    """
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        current = left.pop()
+        if current is not None and current not in seen:
+            seen.append(current)
+            current.__traceback__ = None
+            left += [current.__cause__, current.__context__]
+
+
 class MalformedRequestError(SlideCascadeError):
     problem, title = "malformed-request", "Malformed request"
 

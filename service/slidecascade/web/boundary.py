@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
-from slidecascade.errors import RetryLaterError, SlideCascadeError
+from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.admission import Admission
 from slidecascade.web.exchange import Exchange
@@ -54,6 +54,7 @@ class Boundary:
                 await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
             finally:
                 self._settle(exchange, scope)
+                exchange.end()
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -64,6 +65,7 @@ class Boundary:
                 exchange.error = error
             else:
                 LOG.exception("unexpected error")
+                release_frames(error)
             if exchange.complete:
                 return
             if exchange.status is not None:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope, Send
 
-from slidecascade.errors import SlideCascadeError
+from slidecascade.errors import SlideCascadeError, release_frames
 from slidecascade.web.admission import Place
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -76,6 +76,13 @@ class Exchange:
             await send(message)
 
         return recorded
+
+    def end(self) -> None:
+        """Let go of everything but the numbers: the server keeps this as long as the connection lives."""
+        if self.error is not None:
+            release_frames(self.error)
+        self.error = None
+        self.place = Place()
 
     @contextmanager
     def noting(self) -> Iterator[None]:
