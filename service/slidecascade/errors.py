@@ -14,6 +14,8 @@
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
     ├── DeadlineExceededError        the request's own time limit passed
+    ├── SlowRequestError             the head of a request did not arrive in time
+    ├── MisdirectedRequestError      the request is for a host that is not served here
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
@@ -148,6 +150,14 @@ class NotReadyError(RetryLaterError):
 
 class DeadlineExceededError(SlideCascadeError, TimeoutError):
     problem, title = "deadline-exceeded", "Deadline exceeded"
+
+
+class SlowRequestError(SlideCascadeError):
+    problem, title = "request-timeout", "Request timeout"
+
+
+class MisdirectedRequestError(SlideCascadeError):
+    problem, title = "misdirected-request", "Misdirected request"
 
 
 class CancelledError(SlideCascadeError):

@@ -17,6 +17,7 @@ from types import FrameType
 
 from slidecascade import logs
 from slidecascade.app import make_service
+from slidecascade.connection import Patience
 from slidecascade.errors import SlideCascadeError
 from slidecascade.heaps import share_heaps
 from slidecascade.server import run
@@ -42,9 +43,16 @@ def main(arguments: Sequence[str]) -> int:
     share_heaps()
     logs.configure(service=name)
     try:
-        service = make_service(read_settings()).find_dependent_by_name(name)
+        settings = read_settings()
+        service = make_service(settings).find_dependent_by_name(name)
         with socket.socket(fileno=int(handle)) as listener:
-            return run(service.to_asgi(is_main=False), listener, ready=lambda: say({}), keep_alive_s=KEEP_ALIVE_S)
+            return run(
+                service.to_asgi(is_main=False),
+                listener,
+                ready=lambda: say({}),
+                max_connections=settings.max_connections,
+                patience=Patience(idle_s=KEEP_ALIVE_S),
+            )
     except SlideCascadeError as error:
         say({"problem": error.problem, "detail": error.detail})
         return 1

@@ -23,7 +23,7 @@ from slidecascade.errors import (
     UploadTooLargeError,
 )
 from slidecascade.web import body as body_module
-from slidecascade.web.intake import Order, parse_request, read_order
+from slidecascade.web.intake import Order, parse_request, read_native_order, read_order
 from slidecascade.wire import MAX_ERRORS, RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
@@ -264,6 +264,23 @@ def test_few_of_many_wrong_fields_are_listed() -> None:
     told = repr(caught.value.errors) + caught.value.detail
     assert len(told) < 5000
     assert "secret" not in told
+
+
+def test_far_too_many_fields_are_not_looked_at() -> None:
+    """To report 100,000 wrong fields would hold up everybody else: such a request is refused for their number."""
+    with pytest.raises(InvalidRequestError, match="more than 2000 fields"):
+        parse_request(json.dumps({f"a{number}": 1 for number in range(100_000)}).encode())
+
+
+async def test_far_too_many_fields_of_a_urlencoded_form_are_not_looked_at() -> None:
+    """In the forms of BentoML's clients, too."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a=1&" * 100_000, "more_body": False}
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    with pytest.raises(MalformedRequestError, match="more than 2000 fields"):
+        await read_native_order(Request({"type": "http", "headers": headers}, receive), max_bytes=10**6, max_s=60)
 
 
 @given(st.binary(max_size=400), st.sampled_from(["multipart/form-data; boundary=b", "application/json"]))

@@ -29,7 +29,7 @@ class Exchange:
     """Filled in while the request is answered.
 
     `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
-    `place` is the one it was admitted to, or one that nobody counts.
+    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -38,6 +38,7 @@ class Exchange:
     sent_bytes: int = 0
     complete: bool = False
     error: SlideCascadeError | None = None
+    last: bool = False
     place: Place = field(default_factory=Place)
 
     @classmethod
@@ -59,6 +60,15 @@ class Exchange:
         """Since the request began."""
         return time.monotonic() - self.started
 
+    def mark(self, headers: MutableHeaders) -> None:
+        """Put on an answer what every answer carries."""
+        headers[REQUEST_ID_HEADER] = self.request_id
+        # Answers hold findings about patients: nothing between here and the client may keep them.
+        headers.setdefault("Cache-Control", "no-store")
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        if self.last:
+            headers["Connection"] = "close"
+
     def recording(self, send: Send) -> Send:
         """`send`, with the request id put on the answer, and the answer noted here."""
 
@@ -66,9 +76,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
                 headers = MutableHeaders(raw=list(message.get("headers", ())))
-                headers[REQUEST_ID_HEADER] = self.request_id
-                # Answers hold findings about patients: nothing between here and the caller may keep them.
-                headers.setdefault("Cache-Control", "no-store")
+                self.mark(headers)
                 message = {**message, "headers": headers.raw}
             elif message["type"] == "http.response.body":
                 self.sent_bytes += len(message.get("body", b""))

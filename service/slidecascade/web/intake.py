@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from slidecascade.errors import MalformedRequestError, UnsupportedMediaTypeError
+from slidecascade.errors import InvalidRequestError, MalformedRequestError, UnsupportedMediaTypeError
 from slidecascade.web.body import Body
 from slidecascade.web.form import MAX_JSON_BYTES, read_form
 from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
@@ -19,6 +19,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 FORM: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
+
+
+MAX_MEMBERS: Final = 2000
+"""Most colons in a JSON document, and so most members: to report 100,000 wrong ones takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ async def read_native_order(request: Request, *, max_bytes: int, max_s: float) -
     if media_type == FORM:
         return await _read_form(request, max_bytes, max_s)
     if media_type == URLENCODED:
-        fields = parse_qs((await _document(request, max_bytes, max_s)).decode("ascii", "replace"))
+        fields = _form_fields(await _document(request, max_bytes, max_s))
         return _order({name: values[0].encode() for name, values in fields.items() if name == "request"})
     raise UnsupportedMediaTypeError(f"Send {FORM} with the parts 'image' and 'request', or {JSON}.")
 
@@ -90,6 +94,11 @@ class _NativeDocument(WireModel):
 
 
 def _parse(model: type[Model], document: bytes) -> Model:
+    if document.count(b":") > MAX_MEMBERS:
+        raise InvalidRequestError(
+            f"The request has more than {MAX_MEMBERS} fields: leave out those that are not documented.",
+            (("request", f"has more than {MAX_MEMBERS} fields"),),
+        )
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
@@ -98,6 +107,15 @@ def _parse(model: type[Model], document: bytes) -> Model:
                 "The request is not a JSON object: check its quotes, commas and braces."
             ) from None
         raise refusal(error) from None
+
+
+def _form_fields(document: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(document.decode("ascii", "replace"), max_num_fields=MAX_MEMBERS)
+    except ValueError:
+        raise MalformedRequestError(
+            f"The form has more than {MAX_MEMBERS} fields: send 'request' alone."
+        ) from None
 
 
 def _encoded() -> UnsupportedMediaTypeError:

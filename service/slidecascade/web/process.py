@@ -33,6 +33,7 @@ class Process:
 
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
+        self._allowed_hosts = settings.allowed_hosts
         self._metrics = metrics
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
@@ -87,7 +88,13 @@ class Process:
             is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
             await (self.rest if is_ours else others)(scope, receive, send)
 
-        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+        return Boundary(
+            routed,
+            admission=self._admission,
+            metrics=self._metrics,
+            work_paths=WORK_PATHS,
+            allowed_hosts=self._allowed_hosts,
+        )
 
     def close(self) -> None:
         self.regions.close()
