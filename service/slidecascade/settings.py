@@ -62,11 +62,14 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
 
+    max_arriving_bytes: int = Field(default=2**30, ge=1)
+    """Most bytes that bodies hold together while they arrive: four of the largest uploads; one always fits."""
+
     max_region_px: int = Field(default=100_000_000, ge=1)
     """Largest region in level-0 pixels: a decoded upload of this size is 300 MB."""
 
     max_regions_in_flight: int = Field(default=8, ge=1)
-    """Regions accepted at a time; more are answered ``overloaded``."""
+    """Regions worked on at a time; more are answered ``overloaded``. A body that still arrives takes no slot."""
 
     retry_after_s: int = Field(default=2, ge=1)
     """What an overloaded answer tells the caller to wait, in seconds."""

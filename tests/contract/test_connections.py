@@ -176,11 +176,11 @@ def test_a_broken_chunk_ends_the_request(limited: Server, connect: Connect) -> N
         b"POST /v1/regions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
     )
-    limited.wait(lambda: limited.metric("slidecascade_regions_in_flight") == 1)
+    limited.wait(lambda: limited.metric("slidecascade_bodies_arriving") == 1)
     connection.sendall(b"nonsense\r\n")
     assert told(answer(connection)).name == "malformed-request"
     assert is_closed(connection)
-    limited.wait(lambda: limited.metric("slidecascade_regions_in_flight") == 0)
+    limited.wait(lambda: limited.metric("slidecascade_bodies_arriving") == 0)
     assert not [line for line in limited.lines() if line["level"] == "error"]
 
 
@@ -206,3 +206,18 @@ def test_on_loopback_only_its_names_are_answered_for(connect: Connect, host: byt
     if status == 421:
         assert told(response).name == "misdirected-request"
         assert is_closed(connection)
+
+
+def test_slow_bodies_take_no_slot(limited: Server, connect: Connect) -> None:
+    """More bodies than there are slots for regions, none of which goes on: a region is answered at once."""
+    for _ in range(20):
+        connect().sendall(
+            b"POST /v1/regions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n{"
+        )
+    limited.wait(lambda: limited.metric("slidecascade_bodies_arriving") == 20)
+    assert limited.metric("slidecascade_regions_in_flight") == 0
+    with closing(http.client.HTTPConnection("127.0.0.1", limited.port, timeout=30)) as connection:
+        request = json.dumps({"pipeline": "nuclei", "slide": "none.tiff"})
+        connection.request("POST", "/v1/regions", request, {"Content-Type": "application/json"})
+        assert told(connection.getresponse()).name == "unknown-slide"

@@ -144,7 +144,7 @@ def test_clients_who_leave_leave_no_memory_behind(uncollected: Server, connect: 
     before_mib = resident_mib(uncollected)
     for _ in range(UPLOADS):
         connect().leave(FORM)
-    uncollected.wait(lambda: uncollected.metric("slidecascade_regions_in_flight") == 0)
+    uncollected.wait(lambda: uncollected.metric("slidecascade_bodies_arriving") == 0)
     uncollected.wait(lambda: resident_mib(uncollected) < before_mib + MARGIN_MIB, seconds=1)
 
 

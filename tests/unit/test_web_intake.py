@@ -23,7 +23,7 @@ from slidecascade.errors import (
     UploadTooLargeError,
 )
 from slidecascade.web import body as body_module
-from slidecascade.web.intake import Order, parse_request, read_native_order, read_order
+from slidecascade.web.intake import Order, parse_request, read_bytes, read_native_order, read_order
 from slidecascade.wire import MAX_ERRORS, RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
@@ -187,6 +187,20 @@ async def test_a_trickle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "STALL_S", 0.1)
     with pytest.raises(DeadlineExceededError, match="arrived"):
         await read_order(dripping(b" ", every_s=0.02), max_bytes=10_000, max_s=60)
+
+
+async def test_a_trickle_after_a_burst_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent fast does not pay for what is slow, or large bodies could be kept here for minutes."""
+    monkeypatch.setattr(body_module, "STALL_S", 0.1)
+    burst: list[Message] = [{"type": "http.request", "body": b" " * 1_000_000, "more_body": True}]
+    slow = dripping(b" ", every_s=0.02)
+
+    async def receive() -> Message:
+        return burst.pop() if burst else await slow.receive()
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_bytes(request, max_bytes=2_000_000, max_s=60)
 
 
 async def test_a_steady_body_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

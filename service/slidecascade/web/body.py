@@ -9,18 +9,19 @@ from typing import Final
 from starlette.requests import Request
 
 from slidecascade.errors import CancelledError, DeadlineExceededError, UploadTooLargeError
+from slidecascade.web.exchange import Exchange
 
 STALL_S: Final = 30.0
 """A client that sends nothing for this long is disconnected, so that stalled uploads cannot fill the server."""
 
 SLOW_BYTES_PER_S: Final = 64_000
-"""Beyond `STALL_S` a body gets a second for this many bytes that have arrived: a trickle ends as well."""
+"""A body that is slower than this for as long as `STALL_S` ends: a trickle, also one that follows a burst."""
 
 
 class Body:
     """The chunks of a body, at most `max_bytes` of it, for as long as it is fast enough.
 
-    A body may take `STALL_S`, and more by `SLOW_BYTES_PER_S` while it arrives, but never more than `max_s`.
+    A body may be slower than `SLOW_BYTES_PER_S` for `STALL_S`, and take no more than `max_s`.
 
     Raises:
         UploadTooLargeError: when Content-Length states more than `max_bytes`, before anything is read.
@@ -32,6 +33,8 @@ class Body:
         self._max_s = max_s
         self._clock = asyncio.get_running_loop().time
         self._started_at = self._clock()
+        self._slowest_at = self._started_at + STALL_S
+        self._place = Exchange.of(request).place
         self._arrived_bytes = 0
         self._more = True
         stated = request.headers.get("content-length", "")
@@ -42,21 +45,21 @@ class Body:
         """The next chunk; None after the last.
 
         Raises:
+            OverloadedError: when the bodies that arrive fill the memory for them.
             UploadTooLargeError: as soon as more than `max_bytes` have arrived.
             DeadlineExceededError: when the body stalls or is too slow.
             CancelledError: when the client disconnects.
         """
         if not self._more:
             return None
-        now, arrived_bytes = self._clock(), self._arrived_bytes
-        slowest_s = min(STALL_S + arrived_bytes / SLOW_BYTES_PER_S, self._max_s)
         try:
-            async with asyncio.timeout_at(min(now + STALL_S, self._started_at + slowest_s)):
+            async with asyncio.timeout_at(min(self._slowest_at, self._started_at + self._max_s)):
                 message = await self._request.receive()
         except TimeoutError:
+            seconds = self._clock() - self._started_at
             raise DeadlineExceededError(
-                f"Of the body only {arrived_bytes} bytes arrived in {self._clock() - self._started_at:.1f} s: "
-                "send it again over a faster connection."
+                f"Of the body only {self._arrived_bytes} bytes arrived in {seconds:.1f} s: send it again over a "
+                "faster connection."
             ) from None
         if message["type"] == "http.disconnect":
             raise CancelledError("The client disconnected while sending.")
@@ -65,6 +68,9 @@ class Body:
         self._arrived_bytes += len(chunk)
         if self._arrived_bytes > self._max_bytes:
             raise self._too_large()
+        self._place.received(len(chunk))
+        now = self._clock()
+        self._slowest_at = min(self._slowest_at + len(chunk) / SLOW_BYTES_PER_S, now + STALL_S)
         return chunk
 
     async def read(self) -> bytes:

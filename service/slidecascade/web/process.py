@@ -40,6 +40,9 @@ class Process:
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
             inferences=settings.max_inferences_in_flight,
+            max_arriving_bytes=max(
+                settings.max_arriving_bytes, settings.max_upload_bytes, settings.max_tensor_bytes
+            ),
             retry_after_s=settings.retry_after_s,
             metrics=metrics,
         )
