@@ -26,7 +26,7 @@ from slidecascade.web.rest import problem_response
 LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger(f"{logs.OWN}.access")
 
-_TURN_S: Final = 0.002
+_TURN_S: Final = 0.001
 """How long one connection's bytes are parsed at a time: a body in tiny chunks is a lot of work for each byte."""
 
 _MAX_HEAD_BYTES: Final = 64 * 2**10
