@@ -36,16 +36,16 @@ def own_server(start_server: StartServer, slide_root: Path, request: pytest.Fixt
 
 HELD = """
 import pathlib, sys, time
-import slidecascade.analyser
+import slidecascade.analysis.analyser
 from slidecascade.cli import main
 
 def hold(name):
-    kept = getattr(slidecascade.analyser.Analyser, name)
+    kept = getattr(slidecascade.analysis.analyser.Analyser, name)
     def held(*args, **kwargs):
         while not pathlib.Path(sys.argv[2]).exists():
             time.sleep(0.01)
         return kept(*args, **kwargs)
-    setattr(slidecascade.analyser.Analyser, name, held)
+    setattr(slidecascade.analysis.analyser.Analyser, name, held)
 
 hold("analyse")
 hold("infer")
@@ -206,10 +206,10 @@ def test_a_second_signal_ends_at_once(own_server: Server, stalled: Stalled, numb
 
 STUCK = """
 import sys, time
-import slidecascade.analyser
+import slidecascade.analysis.analyser
 from slidecascade.cli import main
 
-slidecascade.analyser.decode_image = lambda *_, **__: time.sleep(1000)
+slidecascade.analysis.analyser.decode_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 

@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from slidecascade import logs
-from slidecascade.connection import Connection, Patience
-from slidecascade.openconnections import OpenConnections
+from slidecascade.hosting.connection import Connection, Patience
+from slidecascade.hosting.openconnections import OpenConnections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"

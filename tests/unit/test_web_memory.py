@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from starlette.types import ASGIApp, Message
 
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import ModelFailedError, release_frames
 from slidecascade.metrics import Metrics
 from slidecascade.settings import Settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from slidecascade.web import body as body_module
-from slidecascade.web.process import Process
+from slidecascade.web.context import Process
 from toy_pipeline import ToyPipeline
 
 BOUNDARY = "edge"

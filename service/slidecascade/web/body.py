@@ -9,7 +9,7 @@ from typing import Final
 from starlette.requests import Request
 
 from slidecascade.errors import CancelledError, DeadlineExceededError, UploadTooLargeError
-from slidecascade.web.exchange import Exchange
+from slidecascade.web.middleware.exchange import Exchange
 
 STALL_S: Final = 30.0
 """A client that sends nothing for this long is disconnected, so that stalled uploads cannot fill the server."""

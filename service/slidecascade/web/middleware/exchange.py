@@ -1,0 +1,102 @@
+"""One request and its answer, as the log and the metrics see them."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import Message, Scope, Send
+
+from slidecascade.errors import SlideCascadeError, release_frames
+from slidecascade.web.middleware.admission import Place
+
+REQUEST_ID_HEADER = "X-Request-Id"
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass
+class Exchange:
+    """Filled in while the request is answered.
+
+    `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
+    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed.
+    """
+
+    request_id: str = field(default_factory=_new_id)
+    started: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    sent_bytes: int = 0
+    complete: bool = False
+    error: SlideCascadeError | None = None
+    last: bool = False
+    place: Place = field(default_factory=Place)
+
+    @classmethod
+    def begin(cls, scope: Scope) -> Exchange:
+        """A new exchange, kept in the request's state; the caller's request id is used when it is valid."""
+        asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        exchange = cls(asked) if _VALID_REQUEST_ID.fullmatch(asked) else cls()
+        scope.setdefault("state", {})["exchange"] = exchange
+        return exchange
+
+    @classmethod
+    def of(cls, connection: HTTPConnection) -> Exchange:
+        """The exchange of a request; a new one for a request that did not come through the boundary."""
+        exchange = getattr(connection.state, "exchange", None)
+        return exchange if isinstance(exchange, cls) else cls.begin(connection.scope)
+
+    @property
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.monotonic() - self.started
+
+    def mark(self, headers: MutableHeaders) -> None:
+        """Put on an answer what every answer carries."""
+        headers[REQUEST_ID_HEADER] = self.request_id
+        # Answers hold findings about patients: nothing between here and the client may keep them.
+        headers.setdefault("Cache-Control", "no-store")
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        if self.last:
+            headers["Connection"] = "close"
+
+    def recording(self, send: Send) -> Send:
+        """`send`, with the request id put on the answer, and the answer noted here."""
+
+        async def recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                self.mark(headers)
+                message = {**message, "headers": headers.raw}
+            elif message["type"] == "http.response.body":
+                self.sent_bytes += len(message.get("body", b""))
+                self.complete = not message.get("more_body", False)
+            await send(message)
+
+        return recorded
+
+    def end(self) -> None:
+        """Let go of everything but the numbers: the server keeps this as long as the connection lives."""
+        if self.error is not None:
+            release_frames(self.error)
+        self.error = None
+        self.place = Place()
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keeps the error of ours that leaves this block."""
+        try:
+            yield
+        except SlideCascadeError as error:
+            self.error = error
+            raise
