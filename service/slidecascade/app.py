@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.analytics import usage_stats
 from bentoml._internal.utils.uri import path_to_uri, uri_to_path
 from pydantic import Field
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
 from slidecascade.modelservice import UntimedService, model_services
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
 from slidecascade.web.exchange import Exchange
@@ -168,10 +170,17 @@ def make_service(settings: Settings) -> Any:
     return service
 
 
+def _forbid_tracking() -> None:
+    """For BentoML's own commands, which read the switch as they begin and keep what they read."""
+    forbid_telemetry()
+    usage_stats.do_not_track.cache_clear()
+
+
 def __getattr__(name: str) -> Any:
     """``SlideCascade``, which BentoML asks for by name: made then, for importing a module reads no settings."""
     if name != "SlideCascade":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _forbid_tracking()
     try:
         service = make_service(read_settings())
     except SlideCascadeError as error:

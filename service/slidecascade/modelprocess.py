@@ -19,6 +19,7 @@ from slidecascade import logs
 from slidecascade.app import make_service
 from slidecascade.errors import SlideCascadeError
 from slidecascade.heaps import share_heaps
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.server import run
 from slidecascade.settings import read_settings
 
@@ -28,6 +29,7 @@ KEEP_ALIVE_S = 3600
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to leave; the exit code."""
+    forbid_telemetry()
     name, handle = arguments
     channel = os.dup(1)
     os.dup2(2, 1)  # what anything else may print is no answer

@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_training.calibration import expected_calibration_error, floor_for, temperature
 from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Task, rendered_crops, resized
 from slidecascade_training.nash_package import Result, Seeds, package
@@ -181,6 +182,7 @@ def _answers(model: Any, crops: Crops) -> Floats:
 
 def measure(graph: Any, crops: Crops) -> Floats:
     """Probabilities (N, C) of the served graph itself, asked about uint8 crops."""
+    forbid_telemetry()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_training import dsb2018
 from slidecascade_training.evaluation.matching import Labels
 from slidecascade_training.evaluation.scores import Accuracy, measure
@@ -82,6 +83,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
 
 def graph_predictor(graph: "onnx.ModelProto") -> Callable[[npt.NDArray[np.uint8]], Maps]:
     """A function from an image ``(H, W, 3)`` of any size to its maps ``(H, W, 2)``, padded as served."""
+    forbid_telemetry()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

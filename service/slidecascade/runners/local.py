@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.registry import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
+
+forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
+
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
 
 ORT_ERRORS = (
     ort_errors.Fail,

@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 
 from slidecascade.errors import ModelPackageError, SlideCascadeError, TrainingFailedError
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.evaluation.scores import tally_of
 from slidecascade_training.recipes import cells
@@ -107,6 +108,7 @@ def verify(graph_path: Path) -> None:
 
 def _measured(graph: Any, data: TrainingSet, recipe: Recipe) -> dict[str, float]:
     """Figures of the served graph itself on the slides kept for validation; none when none were kept."""
+    forbid_telemetry()
     import onnxruntime
 
     if not data.validate:
