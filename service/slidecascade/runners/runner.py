@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from slidecascade.control import Control
 
+RETRY_AFTER_S = 2
+"""When callers who cannot be served are to come back, where a runner is made without the service's settings."""
+
 
 class Runner(Protocol):
     """Runs networks by name; usable from many threads at once."""
