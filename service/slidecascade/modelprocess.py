@@ -1,7 +1,8 @@
 """The process of one model's service under ``slidecascade serve``.
 
 ``python -m slidecascade.modelprocess NAME FD`` listens on the socket it was handed, says on stdout that it is
-ready or what is wrong, and leaves when its stdin is closed: then whoever started it is gone.
+ready or what is wrong, beats there while it serves, and leaves when its stdin is closed: then whoever started it
+is gone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from slidecascade import logs
 from slidecascade.app import make_service
 from slidecascade.errors import SlideCascadeError
 from slidecascade.heaps import share_heaps
+from slidecascade.heartbeat import keep_beating
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.server import run
 from slidecascade.settings import read_settings
@@ -36,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
 
     def say(told: Mapping[str, str]) -> None:
         os.write(channel, json.dumps(told).encode() + b"\n")
-        os.close(channel)
+
+    def ready() -> None:
+        say({})
+        keep_beating(channel)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         service = make_service(read_settings()).find_dependent_by_name(name)
         with socket.socket(fileno=int(handle)) as listener:
-            return run(service.to_asgi(is_main=False), listener, ready=lambda: say({}), keep_alive_s=KEEP_ALIVE_S)
+            return run(service.to_asgi(is_main=False), listener, ready=ready, keep_alive_s=KEEP_ALIVE_S)
     except SlideCascadeError as error:
         say({"problem": error.problem, "detail": error.detail})
         return 1

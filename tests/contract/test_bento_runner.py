@@ -197,6 +197,11 @@ def are_gone(pids: Iterable[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def count_of(server: Server, words: str) -> int:
+    """How many lines of the log say so."""
+    return sum(words in line["message"] for line in server.lines())
+
+
 def test_a_full_queue_is_overload(toys: Server) -> None:
     """Beyond the images that may wait callers are told when to come back; nothing else is told to anybody."""
     answers = infer_all(toys, "nuclei-unet", [noise(seed, 16, 64, 64) for seed in range(24)])
@@ -225,6 +230,35 @@ def test_a_service_that_dies_is_replaced(toys: Server) -> None:
     assert answers[0].status_code == 200, answers[0].text
     assert answers[0].json()["features"] == expected.json()["features"]
     assert killed not in toys.children()
+
+
+def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
+    """Stopped under two regions it is killed and started again within ten seconds; calls are made once more."""
+    png, request = blobs(1024), {"pipeline": "toy", "mpp": 0.5, "tile_px": 128}
+    expected = region(toys, png, **request)
+    assert expected.status_code == 200
+    broken_off = count_of(toys, "broke off")
+
+    answers: list[httpx.Response] = []
+    asking = [threading.Thread(target=lambda: answers.append(region(toys, png, **request))) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    toys.wait(lambda: toys.metric("slidecascade_regions_in_flight") == 2)
+    (hung,) = (pid for pid, line in toys.children().items() if "toy-classifier" in line)
+    os.kill(hung, signal.SIGSTOP)
+
+    def is_replaced() -> bool:
+        return any("toy-classifier" in line for pid, line in toys.children().items() if pid != hung)
+
+    toys.wait(is_replaced, seconds=10)
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    for answer in answers:
+        assert answer.json()["features"] == expected.json()["features"]
+    assert are_gone([hung])
+    assert count_of(toys, "broke off") > broken_off
+    toys.wait(lambda: readiness(toys) == 200)
 
 
 def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
