@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
-from slidecascade.modelservice import UntimedService, model_services
+from slidecascade.modelservice import UntimedService, forgo_folder, model_services
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
@@ -100,6 +100,7 @@ class RegionService:
             if service.url is not None:
                 keep_address(service.name)
                 found[model] = getattr(self, attribute)
+                forgo_folder(found[model])
         return found
 
     @bentoml.api(route=NATIVE_ROUTE, input_spec=RegionInput)  # type: ignore[untyped-decorator]  # untyped

@@ -9,16 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, Self, cast
 
@@ -33,12 +30,10 @@ from slidecascade.errors import (
     SlideCascadeError,
 )
 from slidecascade.heartbeat import beats_to_its_end
+from slidecascade.socketfolder import socket_folder
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
-_LONGEST_FOLDER = 90
-"""In bytes; the system's limit for a socket's path is 107."""
-
 _END_S = 5.0
 """How long a process may take to leave before it is killed."""
 
@@ -68,7 +63,7 @@ class ModelProcesses:
         if not self._names:
             return self
         with ExitStack() as opened:
-            folder = _private_folder(opened)
+            folder = opened.enter_context(socket_folder())
             addresses, first = {}, SimpleQueue[SlideCascadeError | None]()
             processes = []
             for number, name in enumerate(self._names):
@@ -182,13 +177,3 @@ def _end(processes: list[_Kept]) -> None:
     at = time.monotonic() + _END_S
     for process in processes:
         process.end(at=at)
-
-
-def _private_folder(opened: ExitStack) -> Path:
-    """A new folder that only this user may enter: what listens there opens pickles."""
-    folder = tempfile.mkdtemp(prefix="slidecascade-")
-    opened.callback(shutil.rmtree, folder, ignore_errors=True)
-    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-        folder = tempfile.mkdtemp(prefix="slidecascade-", dir="/tmp")  # made unguessable
-        opened.callback(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

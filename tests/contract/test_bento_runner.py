@@ -285,6 +285,36 @@ def test_services_leave_when_their_starter_is_killed(start_server: StartServer, 
     server.wait(lambda: are_gone(children))
 
 
+def test_killed_processes_leave_no_folders(
+    start_server: StartServer,
+    models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """BentoML's clients have none; that of the sockets, which none was left to remove, goes at the next start."""
+    temporary = tmp_path_factory.mktemp("t")  # short: a socket's path has few bytes
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def folders() -> list[str]:
+        return sorted(path.name.rpartition("-")[0] for path in temporary.iterdir())
+
+    server = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    children = server.children()
+    assert folders() == ["slidecascade-sockets"]
+    os.killpg(server.process.pid, signal.SIGKILL)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    server.wait(lambda: are_gone(children))
+    (left,) = temporary.iterdir()
+    os.utime(left, (0, 0))  # as if a minute ago
+    again = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    assert folders() == ["slidecascade-sockets"]
+    assert not left.exists()
+    assert again.stop() == 0
+    assert folders() == []
+
+
 def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
     """The sentence of the service's process is what the command ends with; no process is left."""
     fields = toy_models.classifier_fields(classes=[{"name": "Only", "color": [0, 0, 0]}])
