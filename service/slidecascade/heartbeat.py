@@ -23,9 +23,6 @@ IDLE_BEATS = 4
 BUSY_BEATS = 30
 """So many missed by one that works, or of which that is not known."""
 
-_WORK_SHARE = 0.1
-"""Of one core's time; threads of a process that hangs may still wake up now and then."""
-
 _LARGEST_READ = 4096
 
 
@@ -59,7 +56,8 @@ def beats_to_its_end(pid: int, pipe: IO[bytes]) -> bool:
                 missed = idle = 0
                 continue
             before_s, worked_s = worked_s, _worked_s(pid)
-            works = before_s is None or worked_s is None or worked_s - before_s > _WORK_SHARE * BEAT_S
+            # Known in hundredths of a second: threads of a process that hangs may wake up now and then.
+            works = before_s is None or worked_s is None or worked_s > before_s
             missed, idle = missed + 1, 0 if works else idle + 1
     return False
 
