@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from slidecascade.models.repository import load_repository
 from slidecascade.privacy import forbid_telemetry
-from slidecascade.registry import load_repository
 from slidecascade.settings import bundled_models_dir
 from slidecascade_convert import architectures
 from slidecascade_convert.keras import onnx_from_keras

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
+from slidecascade.models.repository import SegmenterOptions
 from slidecascade.privacy import forbid_telemetry
-from slidecascade.registry import SegmenterOptions
 from slidecascade_convert import tiles
 from slidecascade_convert.outcome import Quantisation
 from slidecascade_convert.request import ConversionRequest

@@ -110,7 +110,7 @@ def test_serving_is_silent(place: Place, image: Path, runner: str) -> None:
 
 def test_serving_by_bentoml_is_silent(place: Place, image: Path) -> None:
     """BentoML's own command posts what is served and by whom, unless the service it loads switches that off."""
-    serve = (*BENTOML, "serve", "slidecascade.app:SlideCascade", "--host", "127.0.0.1")
+    serve = (*BENTOML, "serve", "slidecascade.hosting.bento_entry:SlideCascade", "--host", "127.0.0.1")
     seen = place.run(sys.executable, sealed_serving.__file__, str(image), str(LATE_S), *serve)
     place.require_silence(seen, allowed={"bentoml"})
 
@@ -118,7 +118,7 @@ def test_serving_by_bentoml_is_silent(place: Place, image: Path) -> None:
 def test_the_runner_as_a_library_is_silent(place: Place) -> None:
     """Whoever imports it has called no command."""
     code = (
-        "from slidecascade.registry import load_repository; from slidecascade.runners.local import LocalRunner;"
+        "from slidecascade.models.repository import load_repository; from slidecascade.runners.local import LocalRunner;"
         "from slidecascade.settings import bundled_models_dir;"
         "LocalRunner(load_repository(bundled_models_dir()).values()).close()"
     )

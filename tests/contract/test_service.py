@@ -23,7 +23,7 @@ import pytest
 
 from served_process import Server, Upload
 from slidecascade import wire
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 MPP = 0.5
 SLIDE = {"pipeline": "nuclei", "slide": "rendered.tiff"}

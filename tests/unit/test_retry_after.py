@@ -13,7 +13,7 @@ import pytest
 import toy_models
 from served_process import free_port
 from slidecascade.errors import RetryLaterError
-from slidecascade.registry import ModelPackage, load_package
+from slidecascade.models.repository import ModelPackage, load_package
 from slidecascade.runners import bento
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, Unobserved

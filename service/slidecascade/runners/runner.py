@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 
 RETRY_AFTER_S = 2
 """When callers who cannot be served are to come back, where a runner is made without the service's settings."""
