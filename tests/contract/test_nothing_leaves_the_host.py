@@ -118,7 +118,8 @@ def test_serving_by_bentoml_is_silent(place: Place, image: Path) -> None:
 def test_the_runner_as_a_library_is_silent(place: Place) -> None:
     """Whoever imports it has called no command."""
     code = (
-        "from slidecascade.models.repository import load_repository; from slidecascade.runners.local import LocalRunner;"
+        "from slidecascade.models.repository import load_repository;"
+        "from slidecascade.runners.local import LocalRunner;"
         "from slidecascade.settings import bundled_models_dir;"
         "LocalRunner(load_repository(bundled_models_dir()).values()).close()"
     )

@@ -14,7 +14,7 @@ from typing import IO, cast
 import pytest
 
 from slidecascade import heartbeat
-from slidecascade.heartbeat import beats_to_its_end
+from slidecascade.hosting.heartbeat import beats_to_its_end
 
 BEAT_S = 0.1
 BEATING = f"""

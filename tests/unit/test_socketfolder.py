@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slidecascade import socketfolder
-from slidecascade.socketfolder import PREFIX, socket_folder
+from slidecascade.hosting.socketfolder import PREFIX, socket_folder
 
 
 @pytest.fixture(autouse=True)

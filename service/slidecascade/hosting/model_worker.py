@@ -1,8 +1,8 @@
 """The process of one model's service under ``slidecascade serve``.
 
-``python -m slidecascade.hosting.model_worker NAME FD`` listens on the socket it was handed, says on stdout that it is
-ready or what is wrong, beats there while it serves, and leaves when its stdin is closed: then whoever started it
-is gone.
+``python -m slidecascade.hosting.model_worker NAME FD`` listens on the socket it was given, reports on stdout that
+it is ready or what is wrong, beats there while it serves, and exits when its stdin is closed: then the process
+that started it is gone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from types import FrameType
 
 from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
-from slidecascade.heartbeat import keep_beating
 from slidecascade.hosting.bento_entry import make_service
 from slidecascade.hosting.heaps import share_heaps
+from slidecascade.hosting.heartbeat import keep_beating
 from slidecascade.hosting.uvicorn_server import run
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.settings import read_settings

@@ -29,8 +29,8 @@ from slidecascade.errors import (
     SettingsError,
     SlideCascadeError,
 )
-from slidecascade.heartbeat import beats_to_its_end
-from slidecascade.socketfolder import socket_folder
+from slidecascade.hosting.heartbeat import beats_to_its_end
+from slidecascade.hosting.socketfolder import socket_folder
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
