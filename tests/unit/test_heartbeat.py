@@ -13,13 +13,13 @@ from typing import IO, cast
 
 import pytest
 
-from slidecascade import heartbeat
+from slidecascade.hosting import heartbeat
 from slidecascade.hosting.heartbeat import beats_to_its_end
 
 BEAT_S = 0.1
 BEATING = f"""
 import asyncio, os, sys
-from slidecascade import heartbeat
+from slidecascade.hosting import heartbeat
 heartbeat.BEAT_S = {BEAT_S}
 async def main():
     heartbeat.keep_beating(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slidecascade import socketfolder
+from slidecascade.hosting import socketfolder
 from slidecascade.hosting.socketfolder import PREFIX, socket_folder
 
 

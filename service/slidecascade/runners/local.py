@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.models.repository import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
+from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import MAPS, ClassifierSpec, FixedSize, SegmenterSpec
 from slidecascade.privacy import forbid_telemetry
 
 forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
