@@ -32,6 +32,7 @@ HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "torch", "f
 ONE_IMPORTER = {
     "openslide": {"slides.slide"},
     "onnxruntime": {"runners.local"},
+    "simplejpeg": {"slides.jpeg"},
     "tritonclient": {"runners.triton"},
     "bentoml": {"app", "modelprocesses", "modelservice", "runners.bento"},
     "aiohttp": {"runners.bento"},

@@ -21,10 +21,12 @@ from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides import jpeg, storedparts
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.depth import narrow_colour, narrow_grey
 from slidecascade.slides.imageheader import ImageHeader, MediaType, read_header
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.tiff import Bytes, first_directory
 
 _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant that is not read here."
 
@@ -85,7 +87,7 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     if header.media_type in ("image/webp", "image/png") or header.bits == 16:
         rgb = _decode_with_opencv(data)
     else:
-        rgb = _decode_with_pillow(data, header)
+        rgb = _decode_following_jpeg(data, header)
     if rgb.shape[:2] not in {(header.size.height, header.size.width), (header.size.width, header.size.height)}:
         raise UndecodableImageError(_DAMAGED)
     rgb = np.ascontiguousarray(_turned(rgb, header.orientation))
@@ -111,8 +113,22 @@ _PILLOW_ERRORS = (
 )
 
 
+def _decode_following_jpeg(data: bytes, header: ImageHeader) -> Rgb:
+    """JPEG, alone or in a TIFF, whose decoders fill what is missing with grey unless their warnings are heard."""
+    rgb: Rgb | None = None
+    if header.media_type == "image/jpeg":
+        rgb, damage = jpeg.decode_whole(data)
+    else:
+        damage = storedparts.first_damage(Bytes(data), first_directory(Bytes(data)))
+    if damage is not None:
+        raise UndecodableImageError(
+            f"The image is truncated or damaged: its JPEG data cannot be followed ({damage}); send it again."
+        )
+    return _decode_with_pillow(data, header) if rgb is None else rgb
+
+
 def _decode_with_pillow(data: bytes, header: ImageHeader) -> Rgb:
-    """8-bit JPEG and TIFF: where data is missing Pillow says so, OpenCV fills with grey and prints."""
+    """8-bit TIFF and CMYK JPEG: where data is missing Pillow says so, OpenCV fills with grey and prints."""
     # Pillow's own guard against large images would refuse what the caller's limit, checked before, allows.
     Image.MAX_IMAGE_PIXELS = None
     try:
