@@ -15,6 +15,8 @@ from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.storedparts import Verdicts
+from slidecascade.slides.tiffslide import SlideParts
 
 MIN_MPP, MAX_MPP = 0.01, 50.0
 """No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
@@ -56,11 +58,13 @@ def can_open(path: Path) -> bool:
 class Slide:
     """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
 
-    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped.
+    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. JPEG
+    tiles whose damage OpenSlide would show as grey (see `tiffslide`) fail the reads that touch them, no others.
     """
 
-    def __init__(self, handle: openslide.OpenSlide) -> None:
+    def __init__(self, handle: openslide.OpenSlide, parts: SlideParts) -> None:
         self._handle = handle
+        self._parts = parts
         self._failed = False
         properties = handle.properties
         self._info = SlideInfo(
@@ -73,8 +77,8 @@ class Slide:
         )
 
     @classmethod
-    def open(cls, path: Path, *, cache: TileCache | None = None) -> Self:
-        """Open the slide at `path`.
+    def open(cls, path: Path, *, cache: TileCache | None = None, verdicts: Verdicts | None = None) -> Self:
+        """Open the slide at `path`; `verdicts` are kept of its stored tiles.
 
         Raises:
             UnreadableSlideError: not a slide, or damaged.
@@ -83,7 +87,7 @@ class Slide:
             handle = openslide.OpenSlide(path)
             if cache is not None:
                 cache.attach(handle)
-            return cls(handle)
+            return cls(handle, SlideParts(path, verdicts or Verdicts()))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise UnreadableSlideError(
                 "The slide cannot be opened: its format is not supported or the file is damaged; "
@@ -125,10 +129,23 @@ class Slide:
         Raises:
             UnreadableSlideError: the file is damaged here, or was damaged where it was read before.
         """
+        self._refuse_damaged(level, box)
         downsample = self.level_downsamples[level]
         if downsample == round(downsample):
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
+
+    def _refuse_damaged(self, level: int, box: Box) -> None:
+        damaged = self._parts.find(self._info.vendor, self._info.level_sizes).first_damaged(level, box)
+        if damaged is None:
+            return
+        downsample = self.level_downsamples[level]
+        x, y, width, height = (round(length * downsample) for length in damaged.box.as_tuple())
+        raise UnreadableSlideError(
+            f"The slide's file is damaged at level-0 pixel ({x}, {y}): the JPEG data of a stored tile of "
+            f"{width} x {height} pixels cannot be followed ({damaged.what}); copy the file again, choose another "
+            "region, or send allow_partial."
+        )
 
     def _read_by_blocks(self, level: int, box: Box) -> Rgb:
         """OpenSlide is addressed in whole level-0 pixels, so with a downsample of, say, 4.0003 most of a
@@ -159,6 +176,7 @@ class Slide:
     def close(self) -> None:
         """Release the file. No thread may be reading, and none may read afterwards."""
         self._handle.close()
+        self._parts.close()
 
 
 def _positive(text: str | None) -> float | None:

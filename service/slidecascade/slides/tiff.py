@@ -29,6 +29,10 @@ _READ_TAGS = frozenset(
 )
 
 JPEG_COMPRESSION = 7
+"""Value of COMPRESSION."""
+
+RGB, YCBCR = 2, 6
+"""Values of PHOTOMETRIC."""
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}
 """numpy type of the field types BYTE, SHORT, LONG, UNDEFINED, IFD and LONG8."""
