@@ -221,6 +221,12 @@ def _check_strips(data: bytes, directory: Directory) -> None:
     lengths = np.concatenate([directory.all(tiff.STRIP_BYTES), directory.all(tiff.TILE_BYTES)])
     if len(offsets) == 0 or len(offsets) != len(lengths):
         raise UndecodableImageError("The TIFF image does not say where its pixels are: save it again.")
+    unwritten = int(np.count_nonzero(lengths == 0))
+    if unwritten and directory.first(tiff.COMPRESSION, 1) != 1:
+        raise UndecodableImageError(
+            f"The TIFF image has no stored pixels in {unwritten} of its {len(lengths)} strips or tiles: the "
+            "program that wrote it did not finish; save it again."
+        )
     if np.any(offsets > len(data)) or np.any(lengths > len(data) - offsets):
         raise UndecodableImageError(_TRUNCATED)
 

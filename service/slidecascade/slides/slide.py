@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
@@ -26,6 +27,9 @@ MAX_ANISOTROPY = 1.05
 
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
+
+_PIECE_PX = 2**22
+"""Most pixels in memory while looking for those that are not stored."""
 
 
 class TileCache:
@@ -162,7 +166,24 @@ class Slide:
                 pixels[target.y : target.bottom, target.x : target.right] = block[part.y - top :, part.x - left :]
         return pixels
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """The part of the pixels of `box`, given in pixels of `level`, that are transparent: not stored.
+
+        Raises:
+            UnreadableSlideError: as `read_level` does.
+        """
+        downsample, unstored = self.level_downsamples[level], 0
+        rows = max(1, _PIECE_PX // box.width)
+        for top in range(box.y, box.bottom, rows):
+            size = Size(box.width, min(rows, box.bottom - top))
+            rgba = self._read_rgba(level, round(box.x * downsample), round(top * downsample), size)
+            unstored += size.area - int(np.count_nonzero(rgba[..., 3]))
+        return unstored / box.area
+
     def _read(self, level: int, x_l0: int, y_l0: int, size: Size) -> Rgb:
+        return on_white(self._read_rgba(level, x_l0, y_l0, size))
+
+    def _read_rgba(self, level: int, x_l0: int, y_l0: int, size: Size) -> NDArray[np.uint8]:
         try:
             image = self._handle.read_region((x_l0, y_l0), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -171,7 +192,7 @@ class Slide:
                 "The slide opens but cannot be read here: its file is damaged; copy it again or choose "
                 "another region."
             ) from error
-        return on_white(np.asarray(image))
+        return np.asarray(image)
 
     def close(self) -> None:
         """Release the file. No thread may be reading, and none may read afterwards."""

@@ -63,6 +63,10 @@ class RegionImage:
             raise ValueError(f"An image has no level {level}.")
         return self.pixels[box.y : box.bottom, box.x : box.right]
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """0: a decoded image has all its pixels."""
+        return 0.0
+
 
 def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     """Decode PNG, JPEG, TIFF or WebP bytes of at most `max_px` pixels.
