@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 
-def write_unwritten(path: Path, pixels: NDArray[np.uint8], *, tile_px: int, unwritten: int) -> None:
+def write_unwritten(path: Path, pixels: NDArray[Any], *, tile_px: int, unwritten: int) -> None:
     """A deflate slide of ``(H, W, 3)`` pixels without the bytes of its last `unwritten` tiles."""
     options = {"tile": (tile_px, tile_px), "photometric": "rgb", "compression": "zlib", "metadata": None}
     tifffile.imwrite(path, pixels, **options)

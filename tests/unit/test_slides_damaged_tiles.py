@@ -12,9 +12,10 @@ import pytest
 from cut_jpeg import END, cut_parts, tiled_jpeg_tiff
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Size
+from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.store import SlideStore
-from slidecascade.slides.storedparts import StoredLevel, StoredParts, Verdicts
+from slidecascade.slides.storedparts import StoredLevel, StoredParts
 
 SIDE_PX, TILE_PX = 500, 128
 ALL = Box(0, 0, SIDE_PX, SIDE_PX)
@@ -82,15 +83,15 @@ def test_each_tile_is_followed_once_for_all_who_open_the_file() -> None:
         followed.append(index)
         return "premature end" if index == 3 else None
 
-    verdicts, level = Verdicts(), StoredLevel.of_size(Size(100, 100), Size(50, 50), damage)
+    known, level = KnownFiles(), StoredLevel.of_size(Size(100, 100), Size(50, 50), damage)
     for _ in range(2):
-        parts = StoredParts((level,), verdicts.of((1, 2, 3)))
+        parts = StoredParts((level,), known.of((1, 2, 3)).verdicts)
         assert parts.first_damaged(0, Box(0, 0, 50, 100)) is None
         damaged = parts.first_damaged(0, Box(40, 60, 20, 10))
         assert damaged is not None
         assert (damaged.box, damaged.what) == (Box(50, 50, 50, 50), "premature end")
     assert sorted(followed) == [0, 2, 3]
-    assert StoredParts((level,), verdicts.of((1, 2, 4))).first_damaged(0, Box(0, 0, 10, 10)) is None
+    assert StoredParts((level,), known.of((1, 2, 4)).verdicts).first_damaged(0, Box(0, 0, 10, 10)) is None
     assert sorted(followed) == [0, 0, 2, 3]
 
 

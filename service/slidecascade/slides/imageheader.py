@@ -191,7 +191,7 @@ def _read_tiff(data: bytes) -> ImageHeader:
         following = tiff.read_directory(Bytes(data), directory.next_offset)
         if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (tiff.WIDTH, tiff.HEIGHT)):
             raise UndecodableImageError("The TIFF image is a stack of pages of one size: send one page.")
-    _check_samples(directory)
+    check_samples(directory)
     _check_strips(data, directory)
     size = _size(directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0))
     tile: Size | None = None
@@ -200,7 +200,8 @@ def _read_tiff(data: bytes) -> ImageHeader:
     return ImageHeader("image/tiff", size, directory.first(tiff.BITS, 1), tile=tile)
 
 
-def _check_samples(directory: Directory) -> None:
+def check_samples(directory: Directory) -> None:
+    """Whether an image's samples are read here; raises UndecodableImageError with what to do."""
     bits = {int(value) for value in directory.all(tiff.BITS)} or {1}
     if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16} or directory.first(tiff.SAMPLE_FORMAT, 1) not in (1, 4):
         raise UndecodableImageError(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
-from slidecascade.slides.storedparts import Verdicts
-from slidecascade.slides.tiffslide import SlideParts
+from slidecascade.slides.tiffslide import SlideFile, TiffSlide
 
 MIN_MPP, MAX_MPP = 0.01, 50.0
 """No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
@@ -66,9 +66,9 @@ class Slide:
     tiles whose damage OpenSlide would show as grey (see `tiffslide`) fail the reads that touch them, no others.
     """
 
-    def __init__(self, handle: openslide.OpenSlide, parts: SlideParts) -> None:
+    def __init__(self, handle: openslide.OpenSlide, file: SlideFile) -> None:
         self._handle = handle
-        self._parts = parts
+        self._file = file
         self._failed = False
         properties = handle.properties
         self._info = SlideInfo(
@@ -81,8 +81,8 @@ class Slide:
         )
 
     @classmethod
-    def open(cls, path: Path, *, cache: TileCache | None = None, verdicts: Verdicts | None = None) -> Self:
-        """Open the slide at `path`; `verdicts` are kept of its stored tiles.
+    def open(cls, path: Path, *, cache: TileCache | None = None, known: KnownFiles | None = None) -> Self:
+        """Open the slide at `path`; `known` keeps what is found out about its file.
 
         Raises:
             UnreadableSlideError: not a slide, or damaged.
@@ -91,7 +91,7 @@ class Slide:
             handle = openslide.OpenSlide(path)
             if cache is not None:
                 cache.attach(handle)
-            return cls(handle, SlideParts(path, verdicts or Verdicts()))
+            return cls(handle, SlideFile(path, known or KnownFiles()))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise UnreadableSlideError(
                 "The slide cannot be opened: its format is not supported or the file is damaged; "
@@ -133,14 +133,20 @@ class Slide:
         Raises:
             UnreadableSlideError: the file is damaged here, or was damaged where it was read before.
         """
+        if (deep := self._tiff.deep) is not None:
+            return deep.read(level, box)
         self._refuse_damaged(level, box)
         downsample = self.level_downsamples[level]
         if downsample == round(downsample):
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
 
+    @property
+    def _tiff(self) -> TiffSlide:
+        return self._file.look(self._info.vendor, self._info.level_sizes)
+
     def _refuse_damaged(self, level: int, box: Box) -> None:
-        damaged = self._parts.find(self._info.vendor, self._info.level_sizes).first_damaged(level, box)
+        damaged = self._tiff.parts.first_damaged(level, box)
         if damaged is None:
             return
         downsample = self.level_downsamples[level]
@@ -197,7 +203,7 @@ class Slide:
     def close(self) -> None:
         """Release the file. No thread may be reading, and none may read afterwards."""
         self._handle.close()
-        self._parts.close()
+        self._file.close()
 
 
 def _positive(text: str | None) -> float | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from slidecascade.errors import SettingsError, UnknownSlideError
+from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
-from slidecascade.slides.storedparts import Verdicts, file_state
 
 TILE_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept for all open slides together."""
@@ -49,7 +49,7 @@ class SlideStore:
         self._capacity = handles
         self._max_listing = max_listing
         self._cache = TileCache(TILE_CACHE_BYTES)
-        self._verdicts = Verdicts()
+        self._known = KnownFiles()
         self._lock = threading.Lock()
         self._handles: OrderedDict[Path, _Handle] = OrderedDict()
 
@@ -85,7 +85,7 @@ class SlideStore:
         """
         path = self._locate(slide_id)
         if private:
-            slide = Slide.open(path, cache=self._cache, verdicts=self._verdicts)
+            slide = Slide.open(path, cache=self._cache, known=self._known)
             try:
                 yield slide
             finally:
@@ -120,7 +120,7 @@ class SlideStore:
             handle = self._current(path, state)
         if handle is None:
             # Outside the lock: opening a slide on a network share takes long.
-            opened = _Handle(Slide.open(path, cache=self._cache, verdicts=self._verdicts), state)
+            opened = _Handle(Slide.open(path, cache=self._cache, known=self._known), state)
             with self._lock:
                 handle = self._current(path, state)
                 if handle is None:

@@ -7,8 +7,6 @@ is read and followed through once; the verdict is kept for as long as the file i
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +33,6 @@ def first_damage(source: ByteSource, directory: Directory) -> str | None:
             kind = "tile" if tiff.TILE_OFFSETS in directory.tags else "strip"
             return f"{damage}, in {kind} {index} of {len(directory.part_offsets)}"
     return None
-
-
-def file_state(path: Path) -> tuple[int, ...]:
-    """Changes when the file is replaced or written to; raises OSError when there is none."""
-    state = path.stat()
-    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 class OpenFile:
@@ -108,36 +100,18 @@ class DamagedPart:
 
 
 @dataclass(slots=True)
-class _LevelVerdicts:
+class LevelVerdicts:
     """One byte a part, and what is said of the damaged ones."""
 
     states: bytearray
     damages: dict[int, str] = field(default_factory=dict)
 
 
-class Verdicts:
-    """What is known of the parts of the files used last, shared by all who open them. Safe to use from threads."""
-
-    def __init__(self, files: int = 64) -> None:
-        self._capacity = files
-        self._lock = threading.Lock()
-        self._files: OrderedDict[tuple[int, ...], dict[int, _LevelVerdicts]] = OrderedDict()
-
-    def of(self, file_state: tuple[int, ...]) -> dict[int, _LevelVerdicts]:
-        """What is known of a file, by level; `file_state` changes when the file does."""
-        with self._lock:
-            known = self._files.setdefault(file_state, {})
-            self._files.move_to_end(file_state)
-            while len(self._files) > self._capacity:
-                self._files.popitem(last=False)
-            return known
-
-
 class StoredParts:
     """The stored parts of a slide, by level; levels whose parts cannot be found are None and not judged."""
 
     def __init__(
-        self, levels: tuple[StoredLevel | None, ...], known: dict[int, _LevelVerdicts] | None = None
+        self, levels: tuple[StoredLevel | None, ...], known: dict[int, LevelVerdicts] | None = None
     ) -> None:
         self._levels = levels
         self._known = {} if known is None else known
@@ -150,7 +124,7 @@ class StoredParts:
         stored = self._levels[level]
         if stored is None:
             return None
-        verdicts = self._known.setdefault(level, _LevelVerdicts(bytearray(stored.columns * stored.rows)))
+        verdicts = self._known.setdefault(level, LevelVerdicts(bytearray(stored.columns * stored.rows)))
         for index in stored.touched(box):
             if verdicts.states[index] == _UNKNOWN:
                 what = stored.damage(index)

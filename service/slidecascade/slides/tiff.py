@@ -6,7 +6,7 @@ TIFF 6.0 and BigTIFF. Nothing is decoded, and only the tags named here are read.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +20,13 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259,
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT = 277, 278, 284, 339
 TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES = 322, 323, 347
+PREDICTOR, EXTRA_SAMPLES = 317, 338
 _READ_TAGS = frozenset(
     {
         *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION),
         *(STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES),
         *(SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES),
+        *(PREDICTOR, EXTRA_SAMPLES),
     }
 )
 
@@ -164,6 +166,30 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
             tags[tag] = np.frombuffer(values, order + _DTYPES[kind], length).astype(np.uint64)
     (next_offset,) = struct.unpack_from(order + pointer, entries, count * entry_bytes)
     return Directory(tags, int(next_offset))
+
+
+def one_strip(strip: bytes, size: Size, tags: Mapping[int, NDArray[np.uint64]], order: str) -> bytes:
+    """A TIFF file of `size` whose only strip has the bytes `strip`, stored as `tags` say in byte order `order`."""
+    own = {WIDTH: size.width, HEIGHT: size.height, ROWS_PER_STRIP: size.height, STRIP_OFFSETS: 8}
+    values = {tag: [number] for tag, number in {**own, STRIP_BYTES: len(strip)}.items()}
+    values |= {tag: numbers.tolist() for tag, numbers in tags.items()}
+    start = 8 + len(strip) + len(strip) % 2
+    after = start + 2 + 12 * len(values) + 4
+    entries, tail = b"", b""
+    for tag, numbers in sorted(values.items()):
+        kind, code = (4, "I") if tag in own or tag == STRIP_BYTES else (3, "H")
+        field = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
+        if len(field) > 4:
+            tail, field = tail + field, struct.pack(order + "I", after + len(tail))
+        entries += struct.pack(order + "HHI", tag, kind, len(numbers)) + field.ljust(4, b"\0")
+    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, start)
+    count = struct.pack(order + "H", len(values))
+    return b"".join([header, strip, bytes(len(strip) % 2), count, entries, bytes(4), tail])
+
+
+def byte_order(source: ByteSource) -> str:
+    """``<`` or ``>``, as struct and numpy write it."""
+    return _layout(source)[0]
 
 
 def _first_offset(source: ByteSource) -> int:

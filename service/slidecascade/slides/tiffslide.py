@@ -1,4 +1,4 @@
-"""The stored tiles of TIFF slides whose damage OpenSlide does not report.
+"""What OpenSlide does not say of TIFF slides: damaged JPEG tiles, and the lower eight of 16 bits.
 
 OpenSlide decodes the JPEG data of colour tiles, and of every format that is no TIFF, itself and fails on libjpeg's
 first warning; OpenJPEG fails where JPEG 2000 data ends early, and libtiff where LZW and deflate do. JPEG tiles of
@@ -14,65 +14,84 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
 from slidecascade.slides import tiff
-from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, Verdicts, file_state, part_damage
+from slidecascade.slides.deeptiff import DeepTiff
+from slidecascade.slides.knownfiles import KnownFiles, file_state
+from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
 from slidecascade.slides.tiff import ByteSource, Directory
 
 _VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
 """As OpenSlide names them: those whose levels are directories, pixel for pixel."""
 
 
-class SlideParts:
-    """The tiles to follow of the slide at a path, found when they are first asked for; `close` when done."""
+@dataclass(frozen=True, slots=True)
+class TiffSlide:
+    """What is read of a slide's file besides OpenSlide: tiles to follow, or 16-bit tiles in its place."""
 
-    def __init__(self, path: Path, verdicts: Verdicts) -> None:
+    parts: StoredParts
+    deep: DeepTiff | None = None
+
+
+class SlideFile:
+    """The file of the slide at a path, looked at when that is first asked for; `close` when done."""
+
+    def __init__(self, path: Path, known: KnownFiles) -> None:
         self._path = path
-        self._verdicts = verdicts
+        self._known = known
         self._lock = threading.Lock()
         self._file: OpenFile | None = None
-        self._parts: StoredParts | None = None
+        self._slide: TiffSlide | None = None
 
-    def find(self, vendor: str | None, level_sizes: Sequence[Size]) -> StoredParts:
-        """The tiles of each level that OpenSlide describes; the same at every call."""
+    def look(self, vendor: str | None, level_sizes: Sequence[Size]) -> TiffSlide:
+        """The slide of which OpenSlide says this; the same at every call.
+
+        Raises:
+            UnreadableSlideError: 16-bit samples that are stored in a way that is not read.
+        """
         with self._lock:
-            if self._parts is None:
-                self._parts = self._find(vendor, level_sizes)
-            return self._parts
+            if self._slide is None:
+                self._slide = self._look(vendor, level_sizes)
+            return self._slide
 
-    def _find(self, vendor: str | None, level_sizes: Sequence[Size]) -> StoredParts:
-        if vendor in _VENDORS:
-            try:
-                known = self._verdicts.of(file_state(self._path))
-                self._file = OpenFile(self._path)
-                return StoredParts(stored_levels(self._file, level_sizes), known)
-            except OSError:  # gone since OpenSlide opened it
-                pass
-        return StoredParts((None,) * len(level_sizes))
+    def _look(self, vendor: str | None, level_sizes: Sequence[Size]) -> TiffSlide:
+        nothing = TiffSlide(StoredParts((None,) * len(level_sizes)))
+        if vendor not in _VENDORS:
+            return nothing
+        try:
+            known = self._known.of(file_state(self._path))
+            self._file = OpenFile(self._path)
+        except OSError:  # gone since OpenSlide opened it
+            return nothing
+        levels = _level_directories(self._file, level_sizes)
+        found = [item for item in levels if item is not None]
+        if len(found) == len(levels) and found[0].first(tiff.BITS, 1) == 16:
+            return replace(nothing, deep=DeepTiff(self._file, found, known.narrowing))
+        parts = tuple(None if item is None else _followed_level(self._file, item) for item in levels)
+        return TiffSlide(StoredParts(parts, known.verdicts))
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
 
-def stored_levels(source: ByteSource, level_sizes: Sequence[Size]) -> tuple[StoredLevel | None, ...]:
-    """The tiles to follow of each level; None where there are none."""
+def _level_directories(source: ByteSource, level_sizes: Sequence[Size]) -> list[Directory | None]:
+    """The tiled directory of each level's size; None where there is none."""
     try:
         tiled = [directory for directory in tiff.directories(source) if tiff.TILE_OFFSETS in directory.tags]
-        return tuple(_stored_level(source, tiled, size) for size in level_sizes)
+        fitting = [[directory for directory in tiled if _covers(directory, size)] for size in level_sizes]
     except (UndecodableImageError, struct.error, OverflowError, ValueError):  # read otherwise than by OpenSlide
-        return (None,) * len(level_sizes)
+        return [None] * len(level_sizes)
+    return [min(items, key=lambda item: item.size.area, default=None) for items in fitting]
 
 
-def _stored_level(source: ByteSource, tiled: list[Directory], size: Size) -> StoredLevel | None:
-    fitting = [directory for directory in tiled if _covers(directory, size)]
-    if not fitting:
-        return None
-    directory = min(fitting, key=lambda item: item.size.area)
+def _followed_level(source: ByteSource, directory: Directory) -> StoredLevel | None:
+    """The tiles of a level when they are to be followed; None otherwise."""
     if directory.first(tiff.COMPRESSION, 1) != tiff.JPEG_COMPRESSION or _read_by_openslide(directory):
         return None
     planes = directory.first(tiff.SAMPLES, 1) if directory.first(tiff.PLANAR, 1) == 2 else 1
