@@ -30,8 +30,8 @@ _READ_TAGS = frozenset(
     }
 )
 
-JPEG_COMPRESSION = 7
-"""Value of COMPRESSION."""
+JPEG_COMPRESSION, DEFLATE_COMPRESSIONS = 7, (8, 32946)
+"""Values of COMPRESSION."""
 
 RGB, YCBCR = 2, 6
 """Values of PHOTOMETRIC."""

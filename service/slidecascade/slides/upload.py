@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
-from slidecascade.slides import jpeg, storedparts
+from slidecascade.slides import jpeg, libtiff, storedparts
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.depth import narrow_colour, narrow_grey
 from slidecascade.slides.imageheader import ImageHeader, MediaType, read_header
@@ -91,7 +91,7 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     if header.media_type in ("image/webp", "image/png") or header.bits == 16:
         rgb = _decode_with_opencv(data)
     else:
-        rgb = _decode_following_jpeg(data, header)
+        rgb = _decode_followed(data, header)
     if rgb.shape[:2] not in {(header.size.height, header.size.width), (header.size.width, header.size.height)}:
         raise UndecodableImageError(_DAMAGED)
     rgb = np.ascontiguousarray(_turned(rgb, header.orientation))
@@ -117,8 +117,8 @@ _PILLOW_ERRORS = (
 )
 
 
-def _decode_following_jpeg(data: bytes, header: ImageHeader) -> Rgb:
-    """JPEG, alone or in a TIFF, whose decoders fill what is missing with grey unless their warnings are heard."""
+def _decode_followed(data: bytes, header: ImageHeader) -> Rgb:
+    """JPEG and 8-bit TIFF, whose decoders fill what is missing with grey: first they are followed to their end."""
     rgb: Rgb | None = None
     if header.media_type == "image/jpeg":
         rgb, damage = jpeg.decode_whole(data)
@@ -126,7 +126,7 @@ def _decode_following_jpeg(data: bytes, header: ImageHeader) -> Rgb:
         damage = storedparts.first_damage(Bytes(data), first_directory(Bytes(data)))
     if damage is not None:
         raise UndecodableImageError(
-            f"The image is truncated or damaged: its JPEG data cannot be followed ({damage}); send it again."
+            f"The image is truncated or damaged: its data cannot be followed ({damage}); send it again."
         )
     return _decode_with_pillow(data, header) if rgb is None else rgb
 
@@ -135,6 +135,7 @@ def _decode_with_pillow(data: bytes, header: ImageHeader) -> Rgb:
     """8-bit TIFF and CMYK JPEG: where data is missing Pillow says so, OpenCV fills with grey and prints."""
     # Pillow's own guard against large images would refuse what the caller's limit, checked before, allows.
     Image.MAX_IMAGE_PIXELS = None
+    libtiff.silence()
     try:
         with _PILLOW_FILES[header.media_type](io.BytesIO(data)) as image:
             image.load()
