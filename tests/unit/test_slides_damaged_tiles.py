@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openslide
 import pytest
+import tifffile
 
 from cut_jpeg import END, cut_parts, tiled_jpeg_tiff
 from slidecascade.errors import UnreadableSlideError
@@ -154,6 +156,20 @@ def test_a_shortened_jpeg_2000_tile_of_an_aperio_slide_is_refused(shared_data: P
 
     with pytest.raises(UnreadableSlideError):
         Slide.open(tmp_path / "cut.svs").read_level(0, Box(1024, 1792, 256, 256))
+
+
+def test_a_jpeg_2000_tile_that_is_cut_in_place_is_refused(shared_data: Path, tmp_path: Path) -> None:
+    """OpenJPEG would decode what is there: the tile part is as long as it says, but ends in its middle."""
+    data = (shared_data / "slides" / "tcga-no-mpp.svs").read_bytes()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        place = page.dataoffsets[130], page.databytecounts[130]
+    (tmp_path / "cut.svs").write_bytes(_cut_at(data, *place))
+    slide = Slide.open(tmp_path / "cut.svs")
+
+    with pytest.raises(UnreadableSlideError, match=r"pixel \(1024, 1792\).*marker FFD9 inside JPEG 2000 data"):
+        slide.read_level(0, Box(1024, 1792, 256, 256))
+    assert slide.read_level(0, Box(768, 1792, 256, 256)).shape == (256, 256, 3)
 
 
 def test_a_cut_row_of_a_hamamatsu_slide_is_refused(shared_data: Path, tmp_path: Path) -> None:

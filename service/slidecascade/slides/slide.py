@@ -62,8 +62,8 @@ def can_open(path: Path) -> bool:
 class Slide:
     """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
 
-    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. JPEG
-    tiles whose damage OpenSlide would show as grey (see `tiffslide`) fail the reads that touch them, no others.
+    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. Tiles
+    whose damage OpenSlide would not report (see `tiffslide`) fail the reads that touch them, and no others.
     """
 
     def __init__(self, handle: openslide.OpenSlide, file: SlideFile) -> None:
@@ -152,7 +152,7 @@ class Slide:
         downsample = self.level_downsamples[level]
         x, y, width, height = (round(length * downsample) for length in damaged.box.as_tuple())
         raise UnreadableSlideError(
-            f"The slide's file is damaged at level-0 pixel ({x}, {y}): the JPEG data of a stored tile of "
+            f"The slide's file is damaged at level-0 pixel ({x}, {y}): the data of a stored tile of "
             f"{width} x {height} pixels cannot be followed ({damaged.what}); copy the file again, choose another "
             "region, or send allow_partial."
         )

@@ -1,7 +1,7 @@
 """The strips and tiles an image or slide is stored in, and which of them are damaged.
 
-JPEG and deflate alone are judged: libtiff fills up JPEG with grey, and Pillow's does not look at the checksum of
-deflate; of every other compression it reports what is missing. A part of a slide is followed through once.
+JPEG, JPEG 2000 and deflate alone are judged: libtiff fills up JPEG with grey, OpenJPEG decodes what is there, and
+Pillow's libtiff does not look at the checksum of deflate; of every other compression it reports what is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from slidecascade.geometry import Box, Size
-from slidecascade.slides import jpeg, tiff
+from slidecascade.slides import jpeg, jpeg2000, tiff
 from slidecascade.slides.tiff import ByteSource, Directory
 
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
@@ -30,6 +30,8 @@ def part_damage(source: ByteSource, directory: Directory, index: int) -> str | N
     compression = directory.first(tiff.COMPRESSION, 1)
     if compression == tiff.JPEG_COMPRESSION:
         return jpeg.damage(jpeg.with_tables(directory.jpeg_tables, directory.part(source, index)))
+    if compression in tiff.JPEG_2000_COMPRESSIONS:
+        return jpeg2000.damage(directory.part(source, index))
     if compression in tiff.DEFLATE_COMPRESSIONS:
         return _deflate_damage(directory.part(source, index))
     return None

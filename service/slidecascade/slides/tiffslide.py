@@ -1,12 +1,12 @@
 """What OpenSlide does not say of TIFF slides: damaged JPEG tiles, and the lower eight of 16 bits.
 
 OpenSlide decodes the JPEG data of colour tiles, and of every format that is no TIFF, itself and fails on libjpeg's
-first warning; OpenJPEG fails where JPEG 2000 data ends early, and libtiff where LZW and deflate do. JPEG tiles of
-one channel (fluorescence), of four, or of one plane a channel it leaves to libtiff, which fills what is missing
-with grey: those are followed here before they are read.
+first warning; libtiff fails where LZW and deflate end early. But JPEG tiles of one channel (fluorescence), of four,
+or of one plane a channel OpenSlide leaves to libtiff, which fills what is missing with grey, and OpenJPEG decodes a
+JPEG 2000 tile that was cut in place: those are followed here before they are read.
 
-Not found, because nothing reports it: bytes of JPEG 2000 or uncompressed tiles that were overwritten in place, and
-such JPEG tiles of Leica, Trestle and Ventana slides, whose pieces are not placed where the level's pixels are.
+Not found, because nothing reports it: bytes of JPEG 2000 or uncompressed tiles that were overwritten with others,
+and such tiles of Leica, Trestle and Ventana slides, whose pieces are not placed where the level's pixels are.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _level_directories(source: ByteSource, level_sizes: Sequence[Size]) -> list[
 
 def _followed_level(source: ByteSource, directory: Directory) -> StoredLevel | None:
     """The tiles of a level when they are to be followed; None otherwise."""
-    if directory.first(tiff.COMPRESSION, 1) != tiff.JPEG_COMPRESSION or _read_by_openslide(directory):
+    if not _is_followed(directory):
         return None
     planes = directory.first(tiff.SAMPLES, 1) if directory.first(tiff.PLANAR, 1) == 2 else 1
     stored = StoredLevel.of_size(directory.size, directory.part_size, partial(_damage, source, directory, planes))
@@ -107,10 +107,13 @@ def _damage(source: ByteSource, directory: Directory, planes: int, index: int) -
     return next((damage for damage in found if damage is not None), None)
 
 
-def _read_by_openslide(directory: Directory) -> bool:
-    """Whether OpenSlide decodes the tiles itself (its `openslide-decode-tiff.c`) and not libtiff for it."""
+def _is_followed(directory: Directory) -> bool:
+    """JPEG 2000, and JPEG that OpenSlide leaves to libtiff (its `openslide-decode-tiff.c` says when)."""
+    compression = directory.first(tiff.COMPRESSION, 1)
+    if compression != tiff.JPEG_COMPRESSION:
+        return compression in tiff.JPEG_2000_COMPRESSIONS
     interleaved = directory.first(tiff.PLANAR, 1) == 1 and directory.first(tiff.SAMPLES, 1) == 3
-    return interleaved and directory.first(tiff.PHOTOMETRIC, 0) in (tiff.RGB, tiff.YCBCR)
+    return not (interleaved and directory.first(tiff.PHOTOMETRIC, 0) in (tiff.RGB, tiff.YCBCR))
 
 
 def _covers(directory: Directory, size: Size) -> bool:
