@@ -1,9 +1,9 @@
 """JPEG 2000 codestreams that were cut in place and closed with an end marker, which OpenJPEG decodes in silence.
 
-ITU-T T.800 annex A: a tile part states its length, and packets hold no two bytes from FF90 on but the markers that
-may stand between them (SOP, EPH). So an end marker before a tile part's end is damage, and never found in whole data.
-Bytes that are overwritten with others are not noticed: the format has no checksum. Nor is the last tile part judged
-when it states no length.
+ITU-T T.800 annex A: a tile part states its length, and packets hold no two bytes from FF90 on but the markers
+that may stand between them (SOP, EPH). So an end marker before a tile part's end is damage: whole data has none.
+Bytes that are overwritten with others are not noticed, for the format has no checksum, and a tile part that states
+no length is not judged.
 """
 
 from __future__ import annotations

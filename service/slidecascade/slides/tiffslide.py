@@ -1,9 +1,9 @@
 """What OpenSlide does not say of TIFF slides: damaged JPEG tiles, and the lower eight of 16 bits.
 
-OpenSlide decodes the JPEG data of colour tiles, and of every format that is no TIFF, itself and fails on libjpeg's
-first warning; libtiff fails where LZW and deflate end early. But JPEG tiles of one channel (fluorescence), of four,
-or of one plane a channel OpenSlide leaves to libtiff, which fills what is missing with grey, and OpenJPEG decodes a
-JPEG 2000 tile that was cut in place: those are followed here before they are read.
+OpenSlide decodes the JPEG data of colour tiles, and of every format that is no TIFF, itself and fails on the first
+warning of libjpeg; libtiff fails where LZW and deflate end early. But JPEG tiles of one channel (fluorescence), of
+four, or of one plane a channel OpenSlide leaves to libtiff, which fills what is missing with grey, and OpenJPEG
+decodes a JPEG 2000 tile that was cut in place: those are followed here before they are read.
 
 Not found, because nothing reports it: bytes of JPEG 2000 or uncompressed tiles that were overwritten with others,
 and such tiles of Leica, Trestle and Ventana slides, whose pieces are not placed where the level's pixels are.
@@ -65,7 +65,7 @@ class SlideFile:
             return nothing
         try:
             known = self._known.of(file_state(self._path))
-            self._file = OpenFile(self._path)
+            self._file = self._file or OpenFile(self._path)
         except OSError:  # gone since OpenSlide opened it
             return nothing
         levels = _level_directories(self._file, level_sizes)
