@@ -2,6 +2,7 @@
 
 JPEG, JPEG 2000 and deflate alone are judged: libtiff fills up JPEG with grey, OpenJPEG decodes what is there, and
 Pillow's libtiff does not look at the checksum of deflate; of every other compression it reports what is missing.
+Not judged is JPEG of TIFF's first specification (compression 6), which no program has written for decades.
 """
 
 from __future__ import annotations
