@@ -34,7 +34,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.logs",
         }
     ),
-    frozenset({"slidecascade.models", "slidecascade.slides", "slidecascade_client"}),
+    # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
+    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
     frozenset({"slidecascade.cells"}),
     frozenset({"slidecascade.outputs", "slidecascade.analysis"}),

@@ -23,6 +23,7 @@ from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg, libtiff, storedparts
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.depth import narrow_colour, narrow_grey
 from slidecascade.slides.imageheader import ImageHeader, MediaType, read_header
 from slidecascade.slides.source import Rgb
@@ -33,9 +34,24 @@ _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant tha
 
 @dataclass(frozen=True, slots=True)
 class RegionImage:
-    """A decoded upload as a `Source`; `pixels` are not to be written to."""
+    """A decoded upload as a `Source`; `pixels` are not to be written to.
+
+    `digest` is that of the encoded bytes; an image that never was encoded is identified by its pixels.
+    """
 
     pixels: Rgb
+    digest: str | None = None
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`."""
+        if self.digest is not None:
+            return self.digest
+        return id_of_bytes(repr(self.pixels.shape).encode() + self.pixels.tobytes())
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        return None
 
     @property
     def size_l0(self) -> Size:
@@ -96,7 +112,7 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
         raise UndecodableImageError(_DAMAGED)
     rgb = np.ascontiguousarray(_turned(rgb, header.orientation))
     rgb.flags.writeable = False
-    return RegionImage(rgb)
+    return RegionImage(rgb, id_of_bytes(data))
 
 
 _PILLOW_FILES: dict[MediaType, type[ImageFile.ImageFile]] = {
