@@ -31,6 +31,8 @@ _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--fork"
 _ETH_P_ALL = 3
 _ETHERNET_BYTES = 14
 _HEADER_BYTES = 12
+_MARK = "127.0.0.2"
+"""A packet for this address marks the end of what a command sent."""
 _TYPE_A = 1
 
 
@@ -99,6 +101,7 @@ class _Record:
         self.asked = threading.Event()
         self.names: set[str] = set()
         self.destinations: set[str] = set()
+        self.marked = threading.Event()
 
     def resolve(self, listener: socket.socket) -> None:
         """Answer questions until the process ends."""
@@ -116,8 +119,18 @@ class _Record:
     def watch(self, tap: socket.socket) -> None:
         """Note the destination of every packet until the process ends."""
         while True:
-            if (address := _destination(tap.recv(65536))) and not ipaddress.ip_address(address).is_loopback:
+            address = _destination(tap.recv(65536))
+            if address == _MARK:
+                self.marked.set()
+            elif address and not ipaddress.ip_address(address).is_loopback:
                 self.destinations.add(address)
+
+    def catch_up(self) -> None:
+        """Wait until every packet that was sent before this call has been looked at."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as marker:
+            marker.sendto(b"", (_MARK, 9))
+        if not self.marked.wait(30):
+            raise TimeoutError("the packets sent in the namespace were not all read within 30 s")
 
 
 def _answered(question: bytes) -> tuple[str, bytes]:
@@ -146,7 +159,7 @@ def _destination(frame: bytes) -> str | None:
 
 def _prepare(folder: Path) -> None:
     """Loopback, routes through it, and the system's resolver pointed at it; in the namespace only."""
-    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:5 attempts:3\n")
     (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
     for name in ("resolv.conf", "nsswitch.conf"):
         if (real := Path("/etc") / name).exists():
@@ -173,6 +186,7 @@ def main(arguments: Sequence[str]) -> int:
         if until_asked == "True":
             threading.Thread(target=record.end_when_asked, args=[process], daemon=True).start()
         code = process.wait()
+        record.catch_up()
         seen = {"names": sorted(record.names), "destinations": sorted(record.destinations)}
         Path(report).write_text(json.dumps(seen))
         sys.stdout.flush()

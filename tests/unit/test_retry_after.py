@@ -78,11 +78,11 @@ def test_callers_of_networks_that_are_away_read_the_setting(runner: Runner) -> N
     """Both those who ask for answers and those who ask for readiness."""
     assert isinstance(runner, RemoteRunner)
     assert refused(runner.check_ready) == RETRY_AFTER_S
-    assert refused(lambda: runner.run(MODEL, IMAGES)) == RETRY_AFTER_S
+    assert refused(lambda: runner.run(MODEL, {"image": IMAGES})) == RETRY_AFTER_S
 
 
 @pytest.mark.parametrize("runner", ["bento", "local"], indirect=True)
 def test_callers_of_a_runner_that_closes_read_the_setting(runner: Runner) -> None:
     """Another process may serve them by then."""
     runner.close()
-    assert refused(lambda: runner.run(MODEL, IMAGES)) == RETRY_AFTER_S
+    assert refused(lambda: runner.run(MODEL, {"image": IMAGES})) == RETRY_AFTER_S

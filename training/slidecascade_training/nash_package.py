@@ -1,4 +1,4 @@
-"""The served packages of the nash classifiers: model.yaml fields and model cards."""
+"""The served packages of the nash classifiers: model.yaml and model cards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.cells.heads.table import outputs_of
+from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SoftmaxOptions, TrainingData
+from slidecascade.models.tensors import rgb_image
 from slidecascade_render.liver.crops import MPP, Task
 from slidecascade_training.calibration import expected_calibration_error
 
@@ -193,37 +196,40 @@ class Seeds:
 
 def package(models_dir: Path, task: Task, graph: Any, result: Result, seeds: Seeds) -> Path:
     """Write `models_dir/<task>`: the graph, its model.yaml and its card."""
-    from slidecascade_convert.package import write_package
+    from slidecascade_convert.package import ServedGraph, write_package
 
-    fields = spec_fields(task, result, seeds.held_out)
-    return write_package(models_dir, fields, graph, card(task, result, seeds))
+    served = ServedGraph.of(graph)
+    spec = spec_of(task, result, seeds.held_out, served.sha256)
+    return write_package(models_dir, spec, served, card(task, result, seeds))
 
 
-def spec_fields(task: Task, result: Result, held_out: range) -> dict[str, object]:
-    """The fields of model.yaml, without the sha256 the packager adds."""
+def spec_of(task: Task, result: Result, held_out: range, sha256: str) -> ClassifierSpec:
+    """What model.yaml states of the graph with that sha256."""
     split = f"seeds {held_out.start} to {held_out[-1]} held out"
-    return {
-        "name": task.name,
-        "version": 1,
-        "task": "classify",
-        "head": "softmax",
-        "mpp": MPP,
-        "input": {"height_px": task.input_px, "width_px": task.input_px, "multiple_of": 1},
-        "crop": {"size_px": task.crop_px},
-        "classes": [
-            {"name": name, "color": list(color)} for name, color in zip(task.classes, task.colors, strict=True)
-        ],
-        "options": {"floor": result.floor},
-        "licence": "Apache-2.0",
-        "training_data": [{"name": "rendered liver tissue", "licence": "Apache-2.0", "split": split}],
-        "accuracy": {
+    return ClassifierSpec(
+        name=task.name,
+        version=1,
+        task="classify",
+        head="softmax",
+        mpp=MPP,
+        inputs=(rgb_image(height_px=task.input_px, width_px=task.input_px),),
+        outputs=outputs_of("softmax", task.classes),
+        crop=CropSpec(size_px=task.crop_px),
+        classes=tuple(
+            ModelClass(name=name, color=color) for name, color in zip(task.classes, task.colors, strict=True)
+        ),
+        options=SoftmaxOptions(floor=result.floor),
+        licence="Apache-2.0",
+        training_data=(TrainingData(name="rendered liver tissue", licence="Apache-2.0", split=split),),
+        accuracy={
             "balanced_accuracy": round(result.balanced_accuracy, 4),
             "calibration_error": round(result.ece, 4),
             "calibration_error_before": round(result.ece_before, 4),
             "accuracy_above_floor": round(result.accuracy_above_floor, 4),
             "unclassified": round(result.unclassified, 4),
         },
-    }
+        sha256=sha256,
+    )
 
 
 def card(task: Task, result: Result, seeds: Seeds) -> str:

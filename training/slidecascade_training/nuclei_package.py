@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
+from slidecascade.models.spec import ModelClass, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.models.tensors import rgb_image
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.matching import Labels
@@ -61,7 +63,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
         slidecascade_convert.parity.ParityError: The exported graph differs from the network.
     """
     from slidecascade_convert.keras import onnx_from_keras
-    from slidecascade_convert.package import write_package
+    from slidecascade_convert.package import ServedGraph, write_package
     from slidecascade_convert.parity import check_parity
 
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -77,8 +79,9 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     options = tune(list(dsb2018.read_images(data, "tune")), predict)
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
     card = _card(settings, options, measured, view_radius_px())
-    fields = _spec_fields(options, measured, settings)
-    write_package(models_dir, fields, graph, card, max_batch=8)
+    served = ServedGraph.of(graph)
+    spec = _spec(options, measured, settings, served.sha256)
+    write_package(models_dir, spec, served, card, max_batch=8)
 
 
 def graph_predictor(graph: "onnx.ModelProto") -> Callable[[npt.NDArray[np.uint8]], Maps]:
@@ -147,44 +150,46 @@ def measure_by_kind(
     return by_kind
 
 
-def _spec_fields(
-    options: HeadOptions, measured: dict[str, Accuracy], settings: dict[str, Any]
-) -> dict[str, object]:
+def _spec(
+    options: HeadOptions, measured: dict[str, Accuracy], settings: dict[str, Any], sha256: str
+) -> SegmenterSpec:
     data = [
-        {
-            "name": "Data Science Bowl 2018 stage1_train (BBBC038), corrected masks",
-            "licence": "CC0-1.0",
-            "split": "validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
-        }
+        TrainingData(
+            name="Data Science Bowl 2018 stage1_train (BBBC038), corrected masks",
+            licence="CC0-1.0",
+            split="validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
+        )
     ]
     if settings["nucls_images"]:
-        data.append({"name": "NuCLS, breast H&E crops", "licence": "CC0-1.0", "split": "training only"})
+        data.append(TrainingData(name="NuCLS, breast H&E crops", licence="CC0-1.0", split="training only"))
     if settings["tissue_windows"]:
         name = "rendered liver of slidecascade_render.liver.tissue"
-        data.append({"name": name, "licence": "Apache-2.0", "split": "training only"})
+        data.append(TrainingData(name=name, licence="Apache-2.0", split="training only"))
     whole = measured["all"]
     accuracy = {"ap50": whole.ap50, "ap50_pooled": whole.ap50_pooled, "mean_ap": whole.mean_ap, "dice": whole.dice}
     for kind in dsb2018.KINDS:
         accuracy[f"ap50_{kind}"] = measured[kind].ap50
-    return {
-        "name": NAME,
-        "version": VERSION,
-        "task": "segment",
-        "head": "unet",
-        "mpp": MPP,
-        "input": {"height_px": None, "width_px": None, "multiple_of": MULTIPLE_OF},
-        "halo_px": HALO_PX,
-        "classes": [{"name": "Nucleus", "color": [0, 158, 115]}],
-        "options": {
-            "foreground": options.foreground,
-            "seed": options.seed,
-            "prominence": options.prominence,
-            "min_area_um2": options.min_area_um2,
-        },
-        "licence": "Apache-2.0",
-        "training_data": data,
-        "accuracy": {name: round(value, 4) for name, value in accuracy.items()},
-    }
+    return SegmenterSpec(
+        name=NAME,
+        version=VERSION,
+        task="segment",
+        head="unet",
+        mpp=MPP,
+        inputs=(rgb_image(multiple_of=MULTIPLE_OF),),
+        outputs=unet.OUTPUTS,
+        halo_px=HALO_PX,
+        classes=(ModelClass(name="Nucleus", color=(0, 158, 115)),),
+        options=SegmenterOptions(
+            foreground=options.foreground,
+            seed=options.seed,
+            prominence=options.prominence,
+            min_area_um2=options.min_area_um2,
+        ),
+        licence="Apache-2.0",
+        training_data=tuple(data),
+        accuracy={name: round(value, 4) for name, value in accuracy.items()},
+        sha256=sha256,
+    )
 
 
 def view_radius_px() -> int:

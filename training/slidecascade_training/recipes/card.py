@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
 
@@ -37,21 +35,23 @@ The graph differs from the network by at most {max_difference:.2g} ({unit}).
 """
 
 
-def card_of(fields: Mapping[str, Any], recipe: Recipe, settings: RunSettings, *, max_difference: float) -> str:
-    """Markdown from the fields of ``model.yaml`` and the run's settings."""
-    rows = [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in fields["accuracy"].items()]
+def card_of(
+    spec: SegmenterSpec | ClassifierSpec, recipe: Recipe, settings: RunSettings, *, max_difference: float
+) -> str:
+    """Markdown from what ``model.yaml`` states and the run's settings."""
+    rows = [f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in spec.accuracy.items()]
     measured = "\n".join(["The served graph on slides no training step saw:", "", "| | |", "|---|---:|", *rows])
     return _CARD.format(
-        name=fields["name"],
-        task=fields["task"],
-        classes=", ".join(item["name"] for item in fields["classes"]),
-        mpp=fields["mpp"],
+        name=spec.name,
+        task=spec.task,
+        classes=", ".join(spec.class_names),
+        mpp=spec.mpp,
         summary=recipe.summary,
-        licence=fields["licence"],
+        licence=spec.licence,
         recipe=recipe.name,
-        data=fields["training_data"][0]["name"],
+        data=spec.training_data[0].name,
         digest=settings.data_sha256[:12],
-        held_out=fields["training_data"][0]["split"],
+        held_out=spec.training_data[0].split,
         epochs=settings.epochs,
         batch=settings.batch,
         rate=settings.rate,

@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from slidecascade.cells.heads import unet
 from slidecascade.errors import InvalidRequestError, ModelPackageError, SlideCascadeError, UnusableDataError
+from slidecascade.models.spec import SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.models.tensors import rgb_image
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import measure
 from slidecascade_training import nuclei, nuclei_package
@@ -130,7 +133,7 @@ def package(request: PackageRequest) -> None:
 
 def _package_here(request: PackageRequest) -> None:
     from slidecascade_convert.keras import onnx_from_keras
-    from slidecascade_convert.package import write_package
+    from slidecascade_convert.package import ServedGraph, write_package
     from slidecascade_convert.parity import ParityError, check_parity
 
     try:
@@ -140,8 +143,9 @@ def _package_here(request: PackageRequest) -> None:
     try:
         graph = onnx_from_keras(network, scale=nuclei_package.SCALE, output_name="maps", as_bytes=True)
         check_parity(network, graph, scale=nuclei_package.SCALE)
-        fields = _fields(request, nuclei_package.graph_predictor(graph))
-        write_package(request.models_dir, fields, graph, _card(fields), verify=verify, max_batch=8)
+        served = ServedGraph.of(graph)
+        spec = _spec(request, nuclei_package.graph_predictor(graph), served.sha256)
+        write_package(request.models_dir, spec, served, _card(spec), verify=verify, max_batch=8)
     except ParityError as error:
         raise ModelPackageError(str(error)) from error
     except OSError as error:
@@ -150,8 +154,8 @@ def _package_here(request: PackageRequest) -> None:
         raise unwritable(request.models_dir, error) from error
 
 
-def _fields(request: PackageRequest, predict: Any) -> dict[str, Any]:
-    """``model.yaml`` without its sha256."""
+def _spec(request: PackageRequest, predict: Any, sha256: str) -> SegmenterSpec:
+    """What ``model.yaml`` states of the graph with that sha256, which `predict` runs."""
     spec = read_tiles(request.data)
     options = chosen_options(request.data, predict)
     held_out = list(dsb2018.read_images(request.data, "validate"))
@@ -161,31 +165,32 @@ def _fields(request: PackageRequest, predict: Any) -> dict[str, Any]:
         measured = {"ap50": of.ap50, "ap50_pooled": of.ap50_pooled, "mean_ap": of.mean_ap, "dice": of.dice}
     # Areas were compared in pixels of the bundled model's size.
     least_area_um2 = options.min_area_um2 * (spec.mpp / nuclei_package.MPP) ** 2
-    return {
-        "name": request.name,
-        "version": next_version(request.models_dir / request.name),
-        "task": "segment",
-        "head": "unet",
-        "mpp": spec.mpp,
-        "input": {"height_px": None, "width_px": None, "multiple_of": nuclei_package.MULTIPLE_OF},
-        "halo_px": nuclei_package.HALO_PX,
-        "classes": [{"name": item.name, "color": list(item.color)} for item in spec.classes],
-        "options": {
-            "foreground": options.foreground,
-            "seed": options.seed,
-            "prominence": options.prominence,
-            "min_area_um2": round(least_area_um2, 4),
-        },
-        "licence": request.licence,
-        "training_data": [
-            {"name": spec.name, "licence": "not stated", "split": f"tiles of slides held out: {len(held_out)}"}
-        ],
-        "accuracy": {name: round(value, 4) for name, value in measured.items()},
-    }
+    split = f"tiles of slides held out: {len(held_out)}"
+    return SegmenterSpec(
+        name=request.name,
+        version=next_version(request.models_dir / request.name),
+        task="segment",
+        head="unet",
+        mpp=spec.mpp,
+        inputs=(rgb_image(multiple_of=nuclei_package.MULTIPLE_OF),),
+        outputs=unet.OUTPUTS,
+        halo_px=nuclei_package.HALO_PX,
+        classes=spec.classes,
+        options=SegmenterOptions(
+            foreground=options.foreground,
+            seed=options.seed,
+            prominence=options.prominence,
+            min_area_um2=round(least_area_um2, 4),
+        ),
+        licence=request.licence,
+        training_data=(TrainingData(name=spec.name, licence="not stated", split=split),),
+        accuracy={name: round(value, 4) for name, value in measured.items()},
+        sha256=sha256,
+    )
 
 
-def _card(fields: dict[str, Any]) -> str:
-    rows = [f"| {name} | {value:.4f} |" for name, value in fields["accuracy"].items()]
+def _card(spec: SegmenterSpec) -> str:
+    rows = [f"| {name} | {value:.4f} |" for name, value in spec.accuracy.items()]
     measured = (
         [
             "The served graph with the production head, on slides no training step saw:",
@@ -197,8 +202,8 @@ def _card(fields: dict[str, Any]) -> str:
         if rows
         else ["Nothing: no slide was kept for validation, so nobody knows how good it is."]
     )
-    made = f"`slidecascade train {NUCLEI}` on the data set {fields['training_data'][0]['name']!r}."
-    head = [f"# {fields['name']}", "", "For Research Use Only. Not for use in diagnostic procedures.", ""]
+    made = f"`slidecascade train {NUCLEI}` on the data set {spec.training_data[0].name!r}."
+    head = [f"# {spec.name}", "", "For Research Use Only. Not for use in diagnostic procedures.", ""]
     return "\n".join([*head, made, "", "## Measured", "", *measured, ""])
 
 

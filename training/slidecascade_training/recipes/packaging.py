@@ -19,7 +19,10 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import ModelPackageError, SlideCascadeError, TrainingFailedError
+from slidecascade.models.spec import ClassifierSpec, CropSpec, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.models.tensors import rgb_image
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_evaluation.scores import tally_of
 from slidecascade_training.datasets.folder import Example
@@ -69,7 +72,7 @@ def _package_here(
     request: PackageRequest, model: Any, data: TrainingSet, recipe: Recipe, settings: RunSettings
 ) -> None:
     from slidecascade_convert.keras import onnx_from_keras
-    from slidecascade_convert.package import write_package
+    from slidecascade_convert.package import ServedGraph, write_package
     from slidecascade_convert.parity import ParityError, check_parity
 
     classifying = recipe.task == "classify"
@@ -87,9 +90,10 @@ def _package_here(
         sizes = _SIZES if size is None else ((size, size),)
         parity = check_parity(model, graph, scale=recipe.scale, offset=recipe.offset, sizes_px=sizes)
         measured = _measured(graph, data, recipe)
-        fields = _fields(request, data, recipe, measured)
-        card = card_of(fields, recipe, settings, max_difference=parity.max_abs)
-        write_package(request.models_dir, fields, graph, card, verify=verify)
+        served = ServedGraph.of(graph)
+        spec = _spec(request, data, recipe, measured, served.sha256)
+        card = card_of(spec, recipe, settings, max_difference=parity.max_abs)
+        write_package(request.models_dir, spec, served, card, verify=verify)
     except ParityError as error:
         raise ModelPackageError(str(error)) from error
     except OSError as error:
@@ -137,37 +141,41 @@ def _runner(session: Any, data: TrainingSet, size_px: int) -> Callable[[tuple[Ex
     return run
 
 
-def _fields(
-    request: PackageRequest, data: TrainingSet, recipe: Recipe, measured: dict[str, float]
-) -> dict[str, object]:
-    """``model.yaml`` without its sha256."""
+def _spec(
+    request: PackageRequest, data: TrainingSet, recipe: Recipe, measured: dict[str, float], sha256: str
+) -> SegmenterSpec | ClassifierSpec:
+    """What ``model.yaml`` states of the graph with that sha256."""
     spec = data.spec
     slides = len({item.slide for item in data.validate})
-    held_out = f"slides held out: {slides or 'none'}"
-    common: dict[str, object] = {
+    split = f"slides held out: {slides or 'none'}"
+    common: dict[str, Any] = {
         "name": request.name,
         "version": next_version(request.models_dir / request.name),
         "mpp": spec.mpp,
-        "classes": [{"name": item.name, "color": list(item.color)} for item in spec.classes],
+        "classes": spec.classes,
         "licence": request.licence,
-        "training_data": [{"name": spec.name, "licence": "not stated", "split": held_out}],
+        "training_data": (TrainingData(name=spec.name, licence="not stated", split=split),),
         "accuracy": measured,
+        "sha256": sha256,
     }
     if recipe.task == "classify":
-        size = recipe.input_px
-        return common | {
-            "task": "classify",
-            "head": "softmax",
-            "input": {"height_px": size, "width_px": size, "multiple_of": 1},
-            "crop": {"size_px": spec.size_px},
-        }
-    return common | {
-        "task": "segment",
-        "head": "unet",
-        "input": {"height_px": None, "width_px": None, "multiple_of": recipe.multiple_of},
-        "halo_px": recipe.halo_px,
-        "options": {"foreground": cells.FOREGROUND, "seed": cells.SEED, "min_area_um2": cells.MIN_AREA_UM2},
-    }
+        return ClassifierSpec(
+            task="classify",
+            head="softmax",
+            inputs=(rgb_image(height_px=recipe.input_px, width_px=recipe.input_px),),
+            outputs=outputs_of("softmax", spec.class_names),
+            crop=CropSpec(size_px=spec.size_px),
+            **common,
+        )
+    return SegmenterSpec(
+        task="segment",
+        head="unet",
+        inputs=(rgb_image(multiple_of=recipe.multiple_of),),
+        outputs=outputs_of("unet", spec.class_names),
+        halo_px=recipe.halo_px,
+        options=SegmenterOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2),
+        **common,
+    )
 
 
 def next_version(folder: Path) -> int:
