@@ -58,6 +58,7 @@ ONE_IMPORTER = {
         "slidecascade.hosting.supervisor",
         "slidecascade.runners.bento",
     },
+    "pyarrow": {"slidecascade.cells.arrow"},
     "aiohttp": {"slidecascade.runners.bento"},
 }
 """Which modules of the service import a foreign library."""

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.regions import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
+from slidecascade.models.repository import load_repository
 from slidecascade.outputs import geojson
+from slidecascade.pipelines.load import load_pipelines
+from slidecascade.runners.batcher import Batcher
+from slidecascade.runners.local import LocalRunner
+from slidecascade.settings import bundled_models_dir
+from slidecascade.slides.store import SlideStore
+from slidecascade_render.liver.tissue import TissueOptions
+from slidecascade_render.slides import write_slide
 from toy_pipeline import ToyPipeline, blobs
 
 WIDTH, HEIGHT = 460, 380
@@ -86,3 +96,24 @@ def test_a_region_has_the_cells_of_the_whole_image(
     part = toy.run(image, region_l0=region_l0, mpp=mpp, tile_px=tile_px, shift=shift, threads=threads)
 
     assert_same_cells(part, restricted(whole, region_l0))
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.35])
+def test_the_bundled_networks_find_the_same_cells_in_a_region(tmp_path: Path, mpp: float) -> None:
+    """A slide through `nash`, by single runs and by a batcher: outlines, classes, probabilities, ids."""
+    write_slide(tmp_path / "liver.tiff", TissueOptions(seed=21, mpp=mpp), 900, 700, levels=1)
+    packages = load_repository(bundled_models_dir())
+    store = SlideStore([tmp_path], handles=1, max_listing=1)
+    local = LocalRunner(packages.values())
+    batched = Batcher([local, local])
+    bench = Bench(load_pipelines(packages, None)["nash"], store, "liver.tiff", mpp, (local, batched))
+    try:
+        whole = bench.analyse(Box(0, 0, 900, 700), tile_px=None, shift=(0, 0), threads=2, runner=0)
+        for number, region in enumerate((Box(301, 203, 333, 277), Box(0, 400, 515, 300), Box(450, 350, 40, 40))):
+            tile_px = (None, 200)[number % 2]
+            part = bench.analyse(region, tile_px=tile_px, shift=(8, 72), threads=2, runner=number % 2)
+            assert_same_cells(part, restricted(whole, region))
+    finally:
+        store.close()
+        batched.close()
+    assert len(whole.instances) > 50

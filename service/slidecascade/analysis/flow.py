@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.sink import MemorySink, Sink, core_in_region_l0
 from slidecascade.cancellation import Control
-from slidecascade.cells import cascade, seams
-from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, FailedTile, TileReport, TissueMap, UsedModel
-from slidecascade.cells.tile import TileFindings, TileWork
+from slidecascade.cells.result import Analysis, UsedModel
+from slidecascade.cells.tile import TileWork
+from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -28,18 +25,14 @@ from slidecascade.errors import (
     SlideCascadeError,
     TilesFailedError,
 )
-from slidecascade.geometry import Box, Grid, Size
+from slidecascade.geometry import Grid, Size
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.runners.runner import Runner, bound
-from slidecascade.slides import tissue
 from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
-from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
-MIN_UNSTORED = 0.01
-"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
@@ -76,17 +69,11 @@ def analyse(
     stopwatch = Stopwatch(observer)
     work = _prepare(task, runner, control, stopwatch)
     tiles = _tiles(task, work, threads)
-    outcomes: list[Outcome] = []
-    for outcome in _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles):
-        outcomes.append(outcome)
-        progress(len(outcomes), len(tiles))
-    failed = tuple(outcome for outcome in outcomes if isinstance(outcome, _Failure))
-    _refuse_failures(task, work.grid, failed, len(tiles))
-    found = [(tile, out) for tile, out in zip(tiles, outcomes, strict=True) if isinstance(out, TileFindings)]
+    sink = MemorySink(task.pipeline, task.region_l0, work.grid)
+    _run(task, work, tiles, sink, pool=pool, threads=threads, observer=observer, progress=progress)
     with stopwatch.measure("collect"):
-        cells = _collect(found, task.pipeline)
-        ends = cascade.final_classes(cells.probabilities, task.pipeline, task.thresholds, len(cells))
-        tissue_map = _tissue_map(found, work.grid.box_from_l0(task.region_l0), work.grid)
+        cells = sink.cells()
+        ends, tissue_map = sink.classes(cells, task.thresholds), sink.tissue()
     analysis = Analysis(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,
@@ -100,12 +87,40 @@ def analyse(
         class_index=ends,
         heatmaps=task.pipeline.heatmaps,
         tissue=tissue_map,
-        tiles=_tile_report(task, work.grid, found, failed),
+        tiles=sink.report(),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
-        warnings=_warnings(found),
+        warnings=sink.warnings(),
     )
     _tell(observer, analysis)
     return analysis
+
+
+def _run(
+    task: RegionTask,
+    work: TileWork,
+    tiles: Sequence[Tile],
+    sink: Sink,
+    *,
+    pool: Executor,
+    threads: int,
+    observer: Observer,
+    progress: Progress,
+) -> None:
+    """Hand every tile to `sink`, in order; nothing is kept of those that did not fail.
+
+    Raises:
+        TilesFailedError, UnreadableSlideError, ModelFailedError: as `analyse` does.
+    """
+    failed: list[_Failure] = []
+    outcomes = _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles)
+    for done, outcome in enumerate(outcomes, start=1):
+        if isinstance(outcome, _Failure):
+            failed.append(outcome)
+            sink.fail(TileFailure(outcome.tile.index, outcome.tile.core, outcome.reason))
+        else:
+            sink.take(outcome)
+        progress(done, len(tiles))
+    _refuse_failures(task, work.grid, failed, len(tiles))
 
 
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
@@ -137,7 +152,7 @@ class _Failure:
         return f"{self.error.problem}: {self.error.detail}"
 
 
-Outcome = TileFindings | _Failure
+Outcome = TileResult | _Failure
 
 
 def _tiles(task: RegionTask, work: TileWork, threads: int) -> tuple[Tile, ...]:
@@ -191,7 +206,7 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
 def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
         with task.open_source(private=private) as source:
-            return work.findings(tile, task.view(source))
+            return work.result(tile, task.view(source))
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:
@@ -201,7 +216,7 @@ def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False
         return _Failure(tile, ModelFailedError("The tile failed unexpectedly: see the service's log."))
 
 
-def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...], total: int) -> None:
+def _refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[_Failure], total: int) -> None:
     if not failed or (task.allow_partial and len(failed) < total):
         return
     first = failed[0].error
@@ -209,60 +224,10 @@ def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...],
         raise first
     raise TilesFailedError(
         f"{len(failed)} of {total} tiles failed twice: try again, or send allow_partial to get the others.",
-        tiles=tuple((_l0_box(task, grid, item.tile.core).as_tuple(), item.reason) for item in failed),
+        tiles=tuple(
+            (core_in_region_l0(item.tile.core, grid, task.region_l0).as_tuple(), item.reason) for item in failed
+        ),
     ) from first
-
-
-def _collect(found: list[tuple[Tile, TileFindings]], pipeline: Pipeline) -> Instances:
-    """All cells once, from top to bottom, whatever tiles they were found in."""
-    empty = Instances.empty([len(stage.model.classes) for stage in pipeline.stages])
-    cells = Instances.concatenate([empty, *(out.cells for _, out in found)])
-    keep = seams.settle(
-        cells.centroids,
-        cells.areas,
-        tile_index=np.repeat([tile.index for tile, _ in found], [len(out.cells) for _, out in found]),
-        owned=_joined([out.owned for _, out in found]),
-        near_seam=_joined([out.near_seam for _, out in found]),
-    )
-    kept = cells.take(keep)
-    return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
-
-
-def _joined(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    return np.concatenate([np.zeros(0, np.bool_), *masks])
-
-
-def _tissue_map(found: list[tuple[Tile, TileFindings]], needed: Box, grid: Grid) -> TissueMap:
-    """The tissue blocks of the slide that meet the region."""
-    block = tissue.BLOCK_PX
-    left, top = needed.x // block, needed.y // block
-    size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
-    mask = np.zeros((size.height, size.width), np.bool_)
-    for tile, out in found:
-        rows, columns = out.tissue.shape
-        place = Box(tile.core.x // block, tile.core.y // block, columns, rows)
-        inside = place.clipped(Box(left, top, size.width, size.height))
-        part = inside.shifted(-place.x, -place.y)
-        target = inside.shifted(-left, -top)
-        mask[target.y : target.bottom, target.x : target.right] = out.tissue[
-            part.y : part.bottom, part.x : part.right
-        ]
-    corner = grid.l0_from_grid(np.array([[left, top]]) * block)[0]
-    return TissueMap(
-        mask, Grid(float(corner[0]), float(corner[1]), grid.downsample * block, size, grid.mpp * block)
-    )
-
-
-def _warnings(found: list[tuple[Tile, TileFindings]]) -> tuple[AnswerWarning, ...]:
-    """What makes the answer doubtful."""
-    unstored = sum(out.unstored_px for _, out in found) / max(1, sum(tile.core.area for tile, _ in found))
-    if unstored < MIN_UNSTORED:
-        return ()
-    message = (
-        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the file "
-        "was not written to its end; look at it in a viewer."
-    )
-    return (AnswerWarning("no-stored-pixels", message),)
 
 
 def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
@@ -276,24 +241,6 @@ def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMod
             classes=tuple(item.name for item in model.classes),
         )
         for model in pipeline.models
-    )
-
-
-def _l0_box(task: RegionTask, grid: Grid, box: Box) -> Box:
-    """`box` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
-    left, top = grid.l0_from_grid(np.array([[box.x, box.y]]))[0]
-    right, bottom = grid.l0_from_grid(np.array([[box.right, box.bottom]]))[0]
-    x, y = round(left), round(top)
-    return Box(x, y, round(right) - x, round(bottom) - y).clipped(task.region_l0)
-
-
-def _tile_report(
-    task: RegionTask, grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]
-) -> TileReport:
-    return TileReport(
-        total=len(found) + len(failed),
-        background=sum(not out.tissue.any() for _, out in found),
-        failed=tuple(FailedTile(_l0_box(task, grid, item.tile.core), item.reason) for item in failed),
     )
 
 

@@ -1,15 +1,16 @@
 """What a segmenter sees in a box, and which of it would be the same seen from anywhere.
 
 A network's maps are exact where the whole receptive field was read: bit for bit those of any other read box. So
-only that part is decoded. In it the foreground falls into pieces (pixels that share a side or a corner are
-connected), and heads are local: which cells there are in a piece depends on the maps in it and two pixels around
-it, and on nothing further away. A piece that ends inside the box is therefore decided; one that may go on beyond
-is not, and needs another look from further away.
+only that part is decoded. In it an object is decided when nothing beyond the box can have had a part in it: it
+ends inside, and so does every object that touches it. For heads are local: objects grow over the foreground from
+seeds, and where two meet, who gets a pixel depends on both seeds, which lie inside the objects. An object that is
+not decided needs another look from further away.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,104 +18,123 @@ from numpy.typing import NDArray
 
 from slidecascade.cells import outlines
 from slidecascade.cells.decoding import decode
-from slidecascade.cells.heads.labels import at_least, grey_level, pixels_of
+from slidecascade.cells.heads.labels import at_least, grey_level
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box
 from slidecascade.models.spec import SegmenterSpec
 
+Place = tuple[int, int]
+"""A pixel of the grid: x and y."""
+
+CELL_PX = 24
+"""A nucleus is about so long: what an object that may go on beyond what is seen is expected to have there."""
+
 SMOOTHING_PX = 2
-"""How far around a piece heads look: the radius of the `unet` head's smoothing."""
+"""How far around an object heads look: the radius of the `unet` head's smoothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Objects and pieces in `box`, in pixels of the segmenter's grid.
+    """Objects in `box`, in pixels of the segmenter's grid.
 
     Attributes:
-        labels: ``(H, W)`` int32, the objects; 0 is background.
+        labels: ``(H, W)`` int32, the objects ``1..N``; 0 is background.
         foreground: ``(H, W)`` uint8, the foreground map.
-        pieces: ``(H, W)`` int32, the connected pieces of the foreground; 0 is background.
-        piece_boxes: ``(P, 4)`` x, y, right and bottom of every piece in the grid's pixels, the background first.
+        unclaimed: ``(H, W)`` uint8, 255 where there is foreground of no object, else 0.
         box: what is shown.
-        inner: the part of `box` in which a piece must lie to be decided; it ends short of those sides beyond which
+        inner: the part of `box` an object must not leave to end inside; it ends short of those sides beyond which
             the slide goes on.
         max_cell_px: objects with a longer side are dropped.
     """
 
     labels: NDArray[np.int32]
     foreground: NDArray[np.uint8]
-    pieces: NDArray[np.int32]
-    piece_boxes: NDArray[np.int64]
+    unclaimed: NDArray[np.uint8]
     box: Box
     inner: Box
     max_cell_px: int
 
     @property
-    def decided(self) -> NDArray[np.bool_]:
-        """``(P,)``: which pieces lie in `inner`; the background counts as one that does not."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        inside = (low >= (self.inner.x, self.inner.y)) & (high <= (self.inner.right, self.inner.bottom))
-        decided: NDArray[np.bool_] = inside.all(axis=1)
-        decided[0] = False
-        return decided
+    def count(self) -> int:
+        """How many objects there are."""
+        return int(self.labels.max(initial=0))
 
-    def undecided_in(self, near: Box) -> NDArray[np.int64]:
-        """The pieces that are not decided and whose boxes meet `near`."""
-        low, high = self.piece_boxes[:, :2], self.piece_boxes[:, 2:]
-        meets = ((low < (near.right, near.bottom)) & (high > (near.x, near.y))).all(axis=1)
-        meets[0] = False
-        return np.flatnonzero(meets & ~self.decided)
+    def cut(self) -> NDArray[np.bool_]:
+        """``(N,)``: the objects that leave `inner`, and so may go on beyond the box."""
+        cut = np.zeros(self.count + 1, np.bool_)
+        for strip in self._outside_inner(self.labels):
+            cut[strip] = True
+        return cut[1:]
 
-    def piece_box(self, piece: int) -> Box:
-        x, y, right, bottom = self.piece_boxes[piece].tolist()
-        return Box(x, y, right - x, bottom - y)
+    def open(self) -> NDArray[np.bool_]:
+        """``(N,)``: the objects that are not decided."""
+        cut = self.cut()
+        unclaimed = self._open_unclaimed()
+        if not cut.any() and unclaimed is None:
+            return cut
+        mask = np.concatenate([[False], cut])[self.labels].view(np.uint8)
+        if unclaimed is not None:
+            mask |= unclaimed
+        touched = np.zeros(self.count + 1, np.bool_)
+        touched[self.labels[cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0]] = True
+        return touched[1:] | cut
 
-    def place_in(self, piece: int) -> tuple[int, int]:
-        """The first pixel of `piece`, x and y in the grid."""
-        box = self.piece_box(piece)
-        part = self.pieces[
-            box.y - self.box.y : box.bottom - self.box.y, box.x - self.box.x : box.right - self.box.x
-        ]
-        row, column = divmod(int((part == piece).argmax()), box.width)
-        return box.x + column, box.y + row
+    def open_box(self, label: int) -> Box:
+        """The box of an object, and a cell more on those sides where it may go on."""
+        x, y, width, height = cv2.boundingRect((self.labels == label).view(np.uint8))
+        left, top = x + self.box.x, y + self.box.y
+        right, bottom = left + width, top + height
+        left -= CELL_PX if left < self.inner.x else 0
+        top -= CELL_PX if top < self.inner.y else 0
+        right += CELL_PX if right > self.inner.right else 0
+        bottom += CELL_PX if bottom > self.inner.bottom else 0
+        return Box(left, top, right - left, bottom - top)
 
-    def piece_at(self, place: tuple[int, int]) -> int:
-        """The piece that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
+    def place_in(self, label: int) -> Place:
+        """The pixel of an object that is nearest to the middle of what is seen of it."""
+        rows, columns = np.nonzero(self.labels == label)
+        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+        return self.box.x + int(columns[nearest]), self.box.y + int(rows[nearest])
+
+    def label_at(self, place: Place) -> int:
+        """The object that holds a pixel of the grid; 0 where none does, or where nothing is shown."""
         x, y = place[0] - self.box.x, place[1] - self.box.y
         inside = 0 <= x < self.box.width and 0 <= y < self.box.height
-        return int(self.pieces[y, x]) if inside else 0
+        return int(self.labels[y, x]) if inside else 0
+
+    def near(self, reach: Box) -> NDArray[np.bool_]:
+        """``(N,)``: the objects with a pixel in `reach`."""
+        shown = reach.clipped(self.box).shifted(-self.box.x, -self.box.y)
+        near = np.zeros(self.count + 1, np.bool_)
+        near[self.labels[shown.y : shown.bottom, shown.x : shown.right]] = True
+        return near[1:]
 
     def cells(self, wanted: NDArray[np.bool_], *, reach: Box, min_area_px: float) -> Instances:
-        """The cells of the pieces `wanted` ``(P,)`` whose centroid lies in `reach`, in pixels of the grid.
+        """The objects `wanted` ``(N,)`` whose centroid lies in `reach`, in pixels of the grid.
 
-        Objects that a side of the box cuts are none: in a decided piece there are no such.
+        Those longer than `max_cell_px` are none.
         """
         measures = outlines.measure(self.labels, self.foreground, origin=(self.box.x, self.box.y))
-        keep = reach.contains(measures.centroids) & (measures.areas >= min_area_px)
-        keep[self._on_cut_sides() - 1] = False
-        if not wanted[1:].all():
-            keep &= wanted[self._piece_of_labels(len(keep))]
-        found = outlines.trace(self.labels, measures, keep)
+        keep = wanted & reach.contains(measures.centroids) & (measures.areas >= min_area_px)
+        found = outlines.trace(self.labels.copy(), measures, keep)
         return found.take(found.extents.max(axis=1, initial=0.0) <= self.max_cell_px)
 
-    def _piece_of_labels(self, count: int) -> NDArray[np.int64]:
-        """``(count,)``: the piece each object lies in."""
-        where = pixels_of(cv2.compare(self.pieces, 0, cv2.CMP_GT))
-        found = np.zeros(count + 1, np.int64)
-        found[self.labels.ravel()[where]] = self.pieces.ravel()[where]
-        return found[1:]
+    def _open_unclaimed(self) -> NDArray[np.uint8] | None:
+        """``(H, W)`` 1 where foreground of no object may go on beyond the box, else 0; None: nowhere."""
+        if not any(strip.any() for strip in self._outside_inner(self.unclaimed)):
+            return None
+        count, pieces = cv2.connectedComponents(self.unclaimed, connectivity=8, ltype=cv2.CV_32S)
+        is_open = np.zeros(count, np.bool_)
+        for strip in self._outside_inner(np.asarray(pieces, np.int32)):
+            is_open[strip] = True
+        is_open[0] = False
+        mask: NDArray[np.uint8] = is_open[pieces].view(np.uint8)
+        return mask
 
-    def _on_cut_sides(self) -> NDArray[np.int32]:
-        """Objects on those sides of the box beyond which the slide goes on."""
-        box, inner = self.box, self.inner
-        sides = [
-            self.labels[:, 0] if inner.x > box.x else None,
-            self.labels[:, -1] if inner.right < box.right else None,
-            self.labels[0] if inner.y > box.y else None,
-            self.labels[-1] if inner.bottom < box.bottom else None,
-        ]
-        there = [np.zeros(1, np.int32), *(side for side in sides if side is not None)]
-        return np.unique(np.concatenate(there))[1:]  # less the background
+    def _outside_inner(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        left, top = self.inner.x - self.box.x, self.inner.y - self.box.y
+        right, bottom = self.inner.right - self.box.x, self.inner.bottom - self.box.y
+        return [image[:top], image[bottom:], image[:, :left], image[:, right:]]
 
 
 def look_at(
@@ -150,13 +170,10 @@ def look_at(
         {"maps": shown}, segmenter.head, segmenter.options, foreground=foreground, min_area_px=min_area_px
     )
     seen = at_least(cv2.extractChannel(shown, 0), grey_level(foreground))
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8, ltype=cv2.CV_32S)
-    low = stats[:, :2].astype(np.int64) + np.array([box.x, box.y])
     return Look(
         labels=labels,
         foreground=np.ascontiguousarray(shown[:, :, 0]),
-        pieces=np.asarray(pieces, np.int32),
-        piece_boxes=np.concatenate([low, low + stats[:, 2:4]], axis=1),
+        unclaimed=cv2.bitwise_and(seen, cv2.compare(labels, 0, cv2.CMP_EQ)),
         box=box,
         inner=_shrunk(box, cut, SMOOTHING_PX),
         max_cell_px=max_cell_px,

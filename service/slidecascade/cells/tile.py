@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from slidecascade.cancellation import Control
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.look import SMOOTHING_PX, Look, look_at
+from slidecascade.cells.look import Look, look_at
+from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.load import Pipeline
@@ -27,27 +29,6 @@ _SEEN_PX = 16
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
-
-LOOK_PX = (256, 512, 1024)
-"""Sides of the squares read around what a tile could not decide. Few, for a GPU plans anew for every shape."""
-
-
-@dataclass(frozen=True, slots=True)
-class TileFindings:
-    """What a tile found.
-
-    Attributes:
-        tissue: ``(h, w)`` bool, the tissue blocks of the core.
-        cells: in level-0 pixels; the tile's own, and those just over a seam.
-        owned, near_seam: ``(N,)`` masks over `cells`, for `seams.settle`.
-        unstored_px: pixels of the core, in the segmenter's grid, for which the source stores nothing.
-    """
-
-    tissue: NDArray[np.bool_]
-    cells: Instances
-    owned: NDArray[np.bool_]
-    near_seam: NDArray[np.bool_]
-    unstored_px: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +63,7 @@ class TileWork:
         """
         return 2 * (self.pipeline.segmenter.halo_px - seams.MARGIN_PX)
 
-    def findings(self, tile: Tile, view: SlideView) -> TileFindings:
+    def result(self, tile: Tile, view: SlideView) -> TileResult:
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self._read(view, self.grid, tile.read)
@@ -90,10 +71,10 @@ class TileWork:
         core_blocks = _core_blocks(blocks, tile)
         unstored_px = self._unstored_px(patch, tile, view)
         if not core_blocks.any():
-            return self._nothing(core_blocks, unstored_px)
+            return self._nothing(tile, core_blocks, unstored_px)
         cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
         if not len(cells):
-            return self._nothing(core_blocks, unstored_px)
+            return self._nothing(tile, core_blocks, unstored_px)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
@@ -103,7 +84,7 @@ class TileWork:
             run=self._run_classifier,
         )
         classified = cells.with_probabilities(*probabilities)
-        return TileFindings(core_blocks, classified, owned, near_seam, unstored_px)
+        return TileResult(tile.index, tile.core, core_blocks, classified, owned, near_seam, unstored_px)
 
     @property
     def aligned_to(self) -> int:
@@ -131,53 +112,30 @@ class TileWork:
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
-        reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         look = self._look(patch, tile.read)
-        undecided = look.undecided_in(reach)
-        if len(undecided) * LOOK_PX[0] ** 2 > tile.read.area:
+        undecided = self._undecided(look, tile)
+        whole = whole_lattice(self.grid.size, self.aligned_to)
+        if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
-            wide = tile.core.inflated(2 * self.halo_px).clipped(whole_lattice(self.grid.size, self.aligned_to))
+            wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
             look = self._look(self._read(view, self.grid, wide), wide)
-            undecided = look.undecided_in(reach)
-        seen = [(look, np.isin(np.arange(len(look.piece_boxes)), undecided, invert=True))]
-        for piece in undecided.tolist():
-            place = look.place_in(piece)
-            if any(wanted[other.piece_at(place)] for other, wanted in seen[1:]):
-                continue  # two ends of one piece
-            further = self._look_around(view, look.piece_box(piece), place)
-            wanted = np.zeros(len(further.piece_boxes), np.bool_)
-            wanted[further.piece_at(place)] = True
-            wanted[0] = False
-            seen.append((further, wanted))
+            undecided = self._undecided(look, tile)
+        again = SecondLook(
+            look=lambda box: self._look(self._read(view, self.grid, box), box),
+            whole=whole,
+            aligned_to=self.aligned_to,
+            receptive_px=self.receptive_px,
+        )
+        seen = again.settle(look, undecided)
+        reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         with self.stopwatch.measure("decode"):
-            parts = [one.cells(wanted, reach=reach, min_area_px=self._min_area_px) for one, wanted in seen]
-            return parts[0] if len(parts) == 1 else Instances.concatenate(parts)
+            parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
+            return Instances.concatenate(parts)
 
-    def _look_around(self, view: SlideView, box: Box, place: tuple[int, int]) -> Look:
-        """A look in which the piece of `box` that holds `place` is decided, or else the widest there is."""
-        margin = self.receptive_px + SMOOTHING_PX + self.aligned_to
-        for side in LOOK_PX:
-            if max(box.width, box.height) + 2 * margin > side and side != LOOK_PX[-1]:
-                continue
-            read = self._square(box, place, side)
-            look = self._look(self._read(view, self.grid, read), read)
-            piece = look.piece_at(place)
-            if look.decided[piece]:
-                break
-            box = look.piece_box(piece)
-        return look
-
-    def _square(self, box: Box, place: tuple[int, int], side: int) -> Box:
-        """A square on the lattice around the middle of `box`, moved into the slide; it holds `place`."""
-        whole, step = whole_lattice(self.grid.size, self.aligned_to), self.aligned_to
-        starts = []
-        for low, high, at, length in (
-            (box.x, box.right, place[0], whole.width),
-            (box.y, box.bottom, place[1], whole.height),
-        ):
-            middle = min(max((low + high) // 2, at - side // 4), at + side // 4)
-            starts.append(max(0, min((middle - side // 2) // step * step, length - side)))
-        return Box(*starts, side, side).clipped(whole)
+    def _undecided(self, look: Look, tile: Tile) -> NDArray[np.int64]:
+        """The objects of `look` that are not decided and whose centroid may lie in the core of `tile`."""
+        with self.stopwatch.measure("decode"):
+            return np.flatnonzero(look.open() & look.near(tile.core)) + 1
 
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
@@ -225,10 +183,10 @@ class TileWork:
         with self.stopwatch.measure("read"):
             return view.unstored_share(self.grid, tile.core) * tile.core.area
 
-    def _nothing(self, core_blocks: NDArray[np.bool_], unstored_px: float) -> TileFindings:
+    def _nothing(self, tile: Tile, core_blocks: NDArray[np.bool_], unstored_px: float) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileFindings(core_blocks, empty, none, none, unstored_px)
+        return TileResult(tile.index, tile.core, core_blocks, empty, none, none, unstored_px)
 
 
 def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
-from slidecascade.models.tensors import Shape, Signature, Tensors, require_finite
+from slidecascade.models.tensors import Shape, Signature, Tensors, batch_of, part_of, require_finite
 from slidecascade.privacy import forbid_telemetry
 
 forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
@@ -163,6 +163,8 @@ class LocalRunner:
             # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
             ort.preload_dlls()
             sizes = tuple(warm_up)
+        packages = tuple(packages)
+        self._classifiers = {package.spec.name for package in packages if package.spec.task == "classify"}
         self._sessions = {
             package.spec.name: _open(package, threads_per_call, placement, sizes) for package in packages
         }
@@ -170,13 +172,16 @@ class LocalRunner:
     def run(self, model: str, inputs: Tensors) -> Tensors:
         sessions = self._sessions[model]
         sessions.signature.require_inputs(model, inputs)
+        # The product of a single row is rounded in another way than that of several: no crop runs alone.
+        alone = model in self._classifiers and batch_of(inputs) == 1
+        given = {name: np.repeat(array, 2, axis=0) for name, array in inputs.items()} if alone else inputs
         try:
-            outputs = _run(sessions, inputs)
+            outputs = _run(sessions, given)
         except ORT_ERRORS as error:
-            given = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise ModelFailedError(f"Model {model!r} failed on {given}: see the service's log.") from error
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise ModelFailedError(f"Model {model!r} failed on {shapes}: see the service's log.") from error
         require_finite(model, outputs)
-        return outputs
+        return part_of(outputs, 0, 1) if alone else outputs
 
     def close(self) -> None:
         self._sessions.clear()
