@@ -31,7 +31,7 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of, part_of
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of
 from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
 from slidecascade.runners.server_metadata import Spec
 
@@ -170,8 +170,7 @@ class BentoRunner:
         if remote is None:
             raise UnknownModelError(f"There is no service for a model {model!r}.")
         outputs = remote.spec.signature.new_outputs(model, inputs)
-        image_bytes = sum(array[:1].nbytes for array in inputs.values())
-        step = max(1, MAX_CALL_BYTES // max(1, image_bytes))
+        step = max(1, MAX_CALL_BYTES // image_bytes(inputs, outputs))
         for start in range(0, batch_of(inputs), step):
             part = part_of(inputs, start, start + step)
             batch = {name: np.ascontiguousarray(array) for name, array in part.items()}

@@ -108,7 +108,7 @@ ON_CPU = Placement()
 class Sessions:
     """The sessions of one network, and what it takes and returns.
 
-    On CUDA there is one for each shape of the inputs of those last asked for. cuDNN's plans belong to a session
+    On CUDA there is one for each of the shapes of inputs last asked for. cuDNN's plans belong to a session
     and are made anew whenever its input has another shape than the time before: on an H100 a region of 31 ms took
     1.4 s, nearly all of it planning.
     """

@@ -27,7 +27,7 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of, part_of, require_finite
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of, require_finite
 from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
 from slidecascade.runners.server_metadata import ServedModel, Spec, require_served
 from slidecascade.runners.sharedmemory import Places, Region, RegionRefusedError, Regions
@@ -51,7 +51,7 @@ RETRY_PAUSE_S = 0.3
 """Longer than gRPC's first pause before it connects again."""
 
 CLOCKS_DIFFER_S = 0.05
-MAX_REQUEST_BYTES = 1 << 30
+MAX_MESSAGE_BYTES = 1 << 30
 """Messages must stay below 2 GiB."""
 
 CHANNEL = [
@@ -166,7 +166,7 @@ class TritonRunner:
         start, count = 0, batch_of(inputs)
         while start < count:
             served = self._asked(partial(self._require, model), model, inputs, control)
-            step = max(1, min(served.max_batch, MAX_REQUEST_BYTES // _nbytes(part_of(inputs, start, start + 1))))
+            step = max(1, min(served.max_batch, MAX_MESSAGE_BYTES // image_bytes(inputs, outputs)))
             batch, into = part_of(inputs, start, start + step), part_of(outputs, start, start + step)
             self._asked(partial(self._infer, model, batch, into, control), model, batch, control)
             start += step
@@ -297,10 +297,6 @@ class TritonRunner:
         except triton.InferenceServerException:
             return False
         return True
-
-
-def _nbytes(tensors: Tensors) -> int:
-    return sum(array.nbytes for array in tensors.values())
 
 
 def _is_lost(error: BaseException) -> bool:
