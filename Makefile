@@ -75,7 +75,7 @@ bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it say
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
-	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
+	$(BIN)/python -m slidecascade_training.nuclei.package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
 	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 300 --steps 5200 \
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \

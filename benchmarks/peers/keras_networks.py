@@ -31,7 +31,7 @@ def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint
     """
     spec = package.spec
     if spec.task == "segment":
-        from slidecascade_training.nuclei import build_network
+        from slidecascade_training.nuclei.network import build_network
 
         model, scale, offset = build_network(), 1 / 255, 0.0
     else:

@@ -14,7 +14,7 @@ from typing import Final
 
 import pydantic
 
-from slidecascade.errors import ConversionError, InvalidRequestError, UnwritableOutputError
+from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade.models.repository import load_package
 from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.card import card
@@ -75,20 +75,16 @@ def convert(
             kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
         model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
-        try:
-            written = write_package(
-                request.out,
-                spec_fields(request, outcome),
-                model,
-                card(request, outcome.parity),
-                verify=_serve_once,
-                max_batch=_MAX_BATCH[request.task],
-                parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
-                warm_up_px=outcome.height_px or 256,
-            )
-        except OSError as error:
-            reason = error.strerror or "unknown reason"
-            raise UnwritableOutputError(f"The package cannot be written to {request.out} ({reason}).") from error
+        written = write_package(
+            request.out,
+            spec_fields(request, outcome),
+            model,
+            card(request, outcome.parity).markdown,
+            verify=_serve_once,
+            max_batch=_MAX_BATCH[request.task],
+            parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+            warm_up_px=outcome.height_px or 256,
+        )
     return Conversion(written, outcome.parity)
 
 

@@ -9,11 +9,11 @@ models/<name>/README.md                the model card
 
 import hashlib
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from slidecascade.staging import staged_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -97,14 +97,13 @@ def write_package(
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
 
     Raises:
+        UnwritableOutputError: The system refused a write; what was there before is unchanged.
         ValueError: The name is not a folder name, or the graph is not one a runner can serve.
     """
     name, version = str(spec_fields["name"]), int(str(spec_fields["version"]))
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise ValueError(f"Model name '{name}' must be lower-case letters, digits, dots and dashes.")
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=models_dir) as scratch:
-        package = Path(scratch) / name
+    with staged_folder(models_dir / name, replace=True) as package:
         graph_path = package / str(version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
@@ -117,7 +116,6 @@ def write_package(
         (package / "config.pbtxt").write_text(config, encoding="utf-8")
         if verify is not None:
             verify(graph_path)
-        _replace(package, models_dir / name, Path(scratch) / "replaced")
     return models_dir / name
 
 
@@ -178,18 +176,3 @@ def _triton_tensor(value: "onnx.ValueInfoProto") -> tuple[str, str]:
     if batch.dim_value:
         raise ValueError(f"Tensor '{value.name}' has a fixed batch of {batch.dim_value}; leave it dynamic.")
     return _TRITON_TYPES[onnx_type], ", ".join(str(dim.dim_value or -1) for dim in rest)
-
-
-def _replace(package: Path, target: Path, replaced: Path) -> None:
-    """Put a finished package in place; an older one is moved aside first and restored on failure."""
-    had_older = target.exists()
-    if had_older:
-        target.rename(replaced)
-    try:
-        package.rename(target)
-    except OSError:
-        if had_older:
-            replaced.rename(target)
-        raise
-    if had_older:
-        shutil.rmtree(replaced)

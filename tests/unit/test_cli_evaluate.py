@@ -188,8 +188,8 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
         "a_type.png has 5 x 5 pixels",
     ),
     "outside": ({"__png": IMAGE, "__geojson": FAR}, "Cell 1 of a.geojson has no pixel in its image"),
-    "a point": ({"__png": IMAGE, "__geojson": POINT}, "not a FeatureCollection of polygons"),
-    "no JSON": ({"__png": IMAGE, "__geojson": "{"}, "not a FeatureCollection of polygons"),
+    "a point": ({"__png": IMAGE, "__geojson": POINT}, "Cell 1 of a.geojson is not a polygon"),
+    "no JSON": ({"__png": IMAGE, "__geojson": "{"}, "a.geojson is not valid JSON (line 1)"),
 }
 
 

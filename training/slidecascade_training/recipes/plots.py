@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import MissingExtraError
-from slidecascade_training.recipes.checkpoint import History
-from slidecascade_training.recipes.figures import Calibration, Figures, Labels, roc_curve
-from slidecascade_training.staging import write_whole
+from slidecascade.staging import write_file
+from slidecascade_training.calibration import Calibration
+from slidecascade_training.checkpoint import History
+from slidecascade_training.recipes.figures import Figures, Labels, roc_curve
 
 _DPI: Final = 110
 _COLUMNS: Final = 6
@@ -161,4 +162,4 @@ def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[An
 def _save(figure: Any, path: Path) -> None:
     coded = io.BytesIO()
     figure.savefig(coded, format="png", dpi=_DPI)
-    write_whole(path, coded.getvalue())
+    write_file(path, coded.getvalue())
