@@ -16,6 +16,7 @@ from pathlib import Path
 from slidecascade_evaluation import dsb2018
 from slidecascade_training.claim import claim
 from slidecascade_training.nuclei.crops import prepare
+from slidecascade_training.nuclei.folds import Folds
 from slidecascade_training.nuclei.network import WIDTHS
 from slidecascade_training.nuclei.recipe import settings_of, train
 from slidecascade_training.nuclei.tissue import render_tissue
@@ -32,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--batch", type=int, help="crops in a step (default: the recipe's)")
+    parser.add_argument("--fold", help="hold one source of images out; see slidecascade_training.nuclei.folds")
+    parser.add_argument(
+        "--scaling",
+        choices=("kinds", "objects"),
+        default="kinds",
+        help="show each kind at scales that suit it, or objects at 8 to 100 px across (default: kinds)",
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
     given = parser.parse_args(arguments)
     nucls = list(dsb2018.read_nucls(given.nucls)) if given.nucls else []
@@ -43,10 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         widths=given.widths,
         nucls_images=len(nucls),
         tissue_windows=given.tissue,
+        fold=given.fold,
+        scaling=given.scaling,
     )
+    index = dsb2018.read_index(given.data)
+    if given.fold is None:
+        entries = tuple(entry for entry in index if entry.split == "train")
+    else:
+        entries = Folds.of(index).find(given.fold).training
     claim(given.out, settings)
-    images = [*dsb2018.read_images(given.data, "train"), *nucls, *render_tissue(given.tissue, given.seed)]
-    train(prepare(images), given.out, settings)
+    images = [*dsb2018.read_entries(given.data, entries), *nucls, *render_tissue(given.tissue, given.seed)]
+    train(prepare(images, settings.scaling), given.out, settings)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import cv2
 import numpy as np
@@ -17,6 +18,13 @@ from slidecascade_training.nuclei.tissue import TISSUE
 
 Image = npt.NDArray[np.uint8]
 
+
+Scaling = Literal["kinds", "objects"]
+"""How large images are shown: factors that suit each kind, or whatever makes objects of all sizes."""
+
+OBJECTS_PX: Final = (8.0, 100.0)
+"""Diameters of objects under the scaling "objects"."""
+_LARGEST_STEP: Final = 4.0  # larger factors would show nothing but interpolation
 
 # How often a source is drawn, and the range of scales it is shown at.
 _SHARES = {FLUORESCENCE: 0.5, COLOUR: 0.22, GREY: 0.06, NUCLS: 0.13, TISSUE: 0.09}
@@ -43,8 +51,8 @@ class TrainingImage:
     scales: tuple[float, float]
 
 
-def prepare(images: Sequence[NucleiImage]) -> list[TrainingImage]:
-    """Compute target planes once per image, and how often each image is to be drawn."""
+def prepare(images: Sequence[NucleiImage], scaling: Scaling = "kinds") -> list[TrainingImage]:
+    """Compute target planes once per image, how often each image is to be drawn, and how large."""
     prepared = []
     for kind, share in _SHARES.items():
         of_kind = [item for item in images if item.kind == kind]
@@ -52,8 +60,23 @@ def prepare(images: Sequence[NucleiImage]) -> list[TrainingImage]:
         sizes = np.array([item.labels.size for item in of_kind], float) ** 0.5
         for item, size in zip(of_kind, sizes, strict=True):
             planes, part = target_planes(item.labels), share * size / sizes.sum()
-            prepared.append(TrainingImage(kind, item.image, planes, part, _SCALES[kind]))
+            scales = object_scales(item.labels) if scaling == "objects" else _SCALES[kind]
+            prepared.append(TrainingImage(kind, item.image, planes, part, scales))
     return prepared
+
+
+def object_scales(labels: npt.NDArray[np.int32]) -> tuple[float, float]:
+    """Factors between which an image's objects have diameters of `OBJECTS_PX`, by their median.
+
+    At most four times smaller or larger; (1, 1) without objects.
+    """
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    if not len(areas):
+        return 1.0, 1.0
+    diameter_px = float(np.median(np.sqrt(4 * areas / np.pi)))
+    low, high = (float(np.clip(wanted / diameter_px, 1 / _LARGEST_STEP, _LARGEST_STEP)) for wanted in OBJECTS_PX)
+    return low, high
 
 
 @dataclass(frozen=True, slots=True)

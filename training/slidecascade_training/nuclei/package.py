@@ -19,11 +19,10 @@ from slidecascade_evaluation.scores import Accuracy
 from slidecascade_training import packages
 from slidecascade_training.backend import prepare_keras
 from slidecascade_training.claim import read_claim
-from slidecascade_training.nuclei.network import build_network
+from slidecascade_training.nuclei.network import build_network, stride_of
 from slidecascade_training.nuclei.recipe import NucleiSettings, trained
 from slidecascade_training.nuclei.thresholds import (
     MPP,
-    MULTIPLE_OF,
     accuracy_of,
     graph_predictor,
     mapped,
@@ -35,6 +34,7 @@ from slidecascade_training.recipes.table import NUCLEI, find_recipe
 
 NAME = "nuclei-unet"
 VERSION = 1
+_PARTING_PX = 28
 # The grey images kept for tuning are too few to choose by.
 _TUNED_ON = (dsb2018.FLUORESCENCE, dsb2018.COLOUR)
 
@@ -53,7 +53,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
             f"{run} has done {history.steps} of {settings.steps} steps: train it to its end first."
         )
     exported = packages.export_segmenter(network, find_recipe(NUCLEI).pixels)
-    predict = graph_predictor(exported.graph)
+    predict = graph_predictor(exported.graph, stride_of(settings.widths))
     options = tune(mapped(list(dsb2018.read_images(data, "tune")), predict), kinds=_TUNED_ON)
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
     spec = _spec(options, measured, settings)
@@ -61,7 +61,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
 
 
 def _spec(options: SegmenterOptions, measured: Mapping[str, Accuracy], settings: NucleiSettings) -> SegmenterSpec:
-    recipe = find_recipe(NUCLEI)
+    stride, radius_px = stride_of(settings.widths), view_radius_px(settings.widths)
     stated = packages.Statement(
         name=NAME,
         version=VERSION,
@@ -71,7 +71,7 @@ def _spec(options: SegmenterOptions, measured: Mapping[str, Accuracy], settings:
         training_data=_training_data(settings),
         accuracy=accuracy_of(measured, by_kind=True),
     )
-    return packages.segmenter_spec(stated, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options)
+    return packages.segmenter_spec(stated, multiple_of=stride, halo_px=halo_px(radius_px, stride), options=options)
 
 
 def _training_data(settings: NucleiSettings) -> tuple[TrainingData, ...]:
@@ -90,6 +90,11 @@ def _training_data(settings: NucleiSettings) -> tuple[TrainingData, ...]:
     return tuple(data)
 
 
+def halo_px(radius_px: int, stride: int) -> int:
+    """The view and as far beyond it as the parting of touching nuclei looks, in whole strides."""
+    return -(-(radius_px + _PARTING_PX) // stride) * stride
+
+
 def view_radius_px(widths: Sequence[int]) -> int:
     """How far from a pixel the network's answer can depend on the image, in pixels, along x or y.
 
@@ -101,25 +106,25 @@ def view_radius_px(widths: Sequence[int]) -> int:
     network = build_network(widths)
     network.set_weights([np.abs(weights) for weights in network.get_weights()])
     before_sigmoid = keras.Model(network.input, network.layers[-1].input)
-    middle = 128
-    images = np.zeros((MULTIPLE_OF, 2 * middle, 2 * middle, 3), np.float32)
-    places = middle + np.arange(MULTIPLE_OF)
-    images[np.arange(MULTIPLE_OF), places, places] = 1.0
+    middle, stride = 256, stride_of(widths)
+    images = np.zeros((stride, 2 * middle, 2 * middle, 3), np.float32)
+    places = middle + np.arange(stride)
+    images[np.arange(stride), places, places] = 1.0
     is_reached = np.asarray(keras.ops.convert_to_numpy(before_sigmoid(images))).any(axis=-1)
     batch, rows, columns = np.nonzero(is_reached)
     return int(max(np.abs(rows - places[batch]).max(), np.abs(columns - places[batch]).max()))
 
 
 def _card(spec: SegmenterSpec, settings: NucleiSettings, measured: Mapping[str, Accuracy]) -> Card:
-    options, widths, recipe = spec.options, ", ".join(map(str, settings.widths)), find_recipe(NUCLEI)
+    options, widths = spec.options, ", ".join(map(str, settings.widths))
     radius_px = view_radius_px(settings.widths)
-    beyond_px = recipe.halo_px - radius_px
+    beyond_px, stride = spec.halo_px - radius_px, stride_of(settings.widths)
     return Card(
         name=spec.name,
         summary="Nuclei in fluorescence, stained and grey bright-field images, as instances.",
         facts=trained_facts(spec)
         | {
-            "Input": "`image`: uint8 RGB `(N, H, W, 3)`, H and W multiples of 8",
+            "Input": f"`image`: uint8 RGB `(N, H, W, 3)`, H and W multiples of {stride}",
             "Output": "`maps`: uint8 `(N, H, W, 2)`, `round(255 * p)` of foreground and of relative depth (0 at a "
             "nucleus's rim, 1 where it is deepest)",
             "Head": f"`unet`, a seeded watershed: foreground {options.foreground}, seed {options.seed}, "
@@ -129,7 +134,14 @@ def _card(spec: SegmenterSpec, settings: NucleiSettings, measured: Mapping[str, 
         measured=_measured(measured),
         limits=_LIMITS,
         sections={
-            "Network": _NETWORK.format(widths=widths, radius=radius_px, halo=recipe.halo_px, beyond=beyond_px),
+            "Network": _NETWORK.format(
+                widths=widths,
+                radius=radius_px,
+                halo=spec.halo_px,
+                beyond=beyond_px,
+                stride=stride,
+                levels=len(settings.widths),
+            ),
             "Data": _DATA.format(settings=settings),
         },
     )
@@ -148,10 +160,10 @@ def _measured(measured: Mapping[str, Accuracy]) -> str:
 
 
 _NETWORK = """\
-A U-Net of three levels ({widths} filters at 1/2, 1/4 and 1/8 of the resolution), batch norm folded on export,
+A U-Net of {levels} levels ({widths} filters from half of the resolution down), batch norm folded on export,
 depth-to-space upsampling, and a narrow correction at full resolution. A pixel's answer depends on pixels at most
-{radius} px away, so tiles with a halo of {halo} px, aligned to 8 px, give the maps of the whole image in their
-cores and {beyond} px beyond, as far as the parting of touching nuclei looks."""
+{radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give the maps of the whole image in
+their cores and {beyond} px beyond, as far as the parting of touching nuclei looks."""
 _DATA = """\
 - Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, CC0: 664 images. Validation when
   `int(stem[:4], 16) % 5 == 0`; of the rest, `int(stem[4:8], 16) % 10 == 0` tuned the thresholds; the others

@@ -11,7 +11,7 @@ from slidecascade_training.ahead import drawn_ahead
 from slidecascade_training.backend import imported_keras
 from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, compile_network, fit
-from slidecascade_training.nuclei.crops import CropDraw, TrainingImage
+from slidecascade_training.nuclei.crops import CropDraw, Scaling, TrainingImage
 from slidecascade_training.nuclei.network import WIDTHS, build_network
 from slidecascade_training.recipes.table import NUCLEI, Recipe, find_recipe
 from slidecascade_training.schedule import RatePlan
@@ -27,6 +27,7 @@ class NucleiSettings:
         data_sha256: of the data set's lists.
         nucls_images, tissue_windows: images trained on beside the data set.
         fold: of `slidecascade_training.nuclei.folds`; None trains on all but the images kept for validation.
+        scaling: see `slidecascade_training.nuclei.crops.Scaling`.
     """
 
     recipe: str
@@ -38,6 +39,7 @@ class NucleiSettings:
     nucls_images: int = 0
     tissue_windows: int = 0
     fold: str | None = None
+    scaling: Scaling = "kinds"
 
 
 def settings_of(
@@ -50,6 +52,7 @@ def settings_of(
     nucls_images: int = 0,
     tissue_windows: int = 0,
     fold: str | None = None,
+    scaling: Scaling = "kinds",
 ) -> NucleiSettings:
     """The recipe's numbers where nothing else is asked for."""
     recipe = find_recipe(NUCLEI)
@@ -63,6 +66,7 @@ def settings_of(
         nucls_images=nucls_images,
         tissue_windows=tissue_windows,
         fold=fold,
+        scaling=scaling,
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]
 Maps = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 Predict = Callable[[Image], Maps]
 """From an image ``(H, W, 3)`` of any size to its maps ``(H, W, 2)``, padded as served."""
 
@@ -47,7 +48,7 @@ class Mapped:
     maps: Maps
 
 
-def graph_predictor(graph: onnx.ModelProto) -> Predict:
+def graph_predictor(graph: onnx.ModelProto, multiple_of: int = MULTIPLE_OF) -> Predict:
     """By the exported graph on the CPU."""
     import onnxruntime
 
@@ -57,23 +58,23 @@ def graph_predictor(graph: onnx.ModelProto) -> Predict:
         maps: Maps = session.run(None, {"image": images})[0]
         return maps
 
-    return _padded(run)
+    return _padded(run, multiple_of)
 
 
-def network_predictor(network: Any, pixels: Pixels) -> Predict:
+def network_predictor(network: Any, pixels: Pixels, multiple_of: int = MULTIPLE_OF) -> Predict:
     """By the network itself, its maps as grey levels."""
 
     def run(images: Image) -> Maps:
         maps = np.asarray(network.predict_on_batch(pixels.of(images)))
         return np.rint(255 * maps).astype(np.uint8)
 
-    return _padded(run)
+    return _padded(run, multiple_of)
 
 
-def _padded(run: Callable[[Image], Maps]) -> Predict:
+def _padded(run: Callable[[Image], Maps], multiple_of: int) -> Predict:
     def predict(image: Image) -> Maps:
         height, width = image.shape[:2]
-        below, right = -height % MULTIPLE_OF, -width % MULTIPLE_OF
+        below, right = -height % multiple_of, -width % multiple_of
         padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
         return np.ascontiguousarray(run(padded[None])[0][:height, :width])
 
@@ -100,32 +101,49 @@ def mapped(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> list[Mapp
     ]
 
 
+GRID: Final = tuple(
+    SegmenterOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
+    for foreground, seed, prominence in product(_FOREGROUNDS, _SEEDS, _PROMINENCES)
+)
+"""The options that are compared first; the smallest area is chosen after them."""
+
+
+def scores(images: Sequence[Mapped], grid: Sequence[SegmenterOptions]) -> Floats:
+    """The mean of AP at IoU 0.5 and mean AP for each of `grid`, over images, one at least."""
+
+    def score(options: SegmenterOptions) -> float:
+        accuracy = measure([(item.truth, decode(item.maps, options)) for item in images])
+        return 0.5 * (accuracy.ap50 + accuracy.mean_ap)
+
+    return np.array([score(options) for options in grid])
+
+
 def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> SegmenterOptions:
-    """The options with the best mean of AP at IoU 0.5 and mean AP, the kinds of image weighing the same.
+    """The options with the best `scores`, the kinds of image weighing the same.
 
     Args:
-        images: one at least, of each kind that counts.
+        images: one at least.
         kinds: those to choose by, where there are images of them; None: all.
 
     Raises:
-        ValueError: there is no image of these kinds.
+        ValueError: there are no images.
     """
     found = sorted({item.kind for item in images})
     chosen = [kind for kind in found if kinds is None or kind in kinds] or found
-    by_kind = [[item for item in images if item.kind == kind] for kind in chosen]
-    if not by_kind:
+    return tune_groups([[item for item in images if item.kind == kind] for kind in chosen])
+
+
+def tune_groups(groups: Sequence[Sequence[Mapped]]) -> SegmenterOptions:
+    """The options with the best mean of `scores` over groups of images, which weigh the same.
+
+    Raises:
+        ValueError: there is no group.
+    """
+    if not groups:
         raise ValueError("there are no images to choose thresholds by")
-
-    def score(options: SegmenterOptions) -> float:
-        measured = [measure([(item.truth, decode(item.maps, options)) for item in part]) for part in by_kind]
-        return float(np.mean([0.5 * (accuracy.ap50 + accuracy.mean_ap) for accuracy in measured]))
-
-    grid = [
-        SegmenterOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
-        for foreground, seed, prominence in product(_FOREGROUNDS, _SEEDS, _PROMINENCES)
-    ]
-    best = max(grid, key=score)
-    return max((best.model_copy(update={"min_area_um2": area}) for area in _AREAS_UM2), key=score)
+    best = GRID[int(np.mean([scores(group, GRID) for group in groups], axis=0).argmax())]
+    areas = [best.model_copy(update={"min_area_um2": area}) for area in _AREAS_UM2]
+    return areas[int(np.mean([scores(group, areas) for group in groups], axis=0).argmax())]
 
 
 def chosen_options(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> SegmenterOptions:
