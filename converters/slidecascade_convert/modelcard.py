@@ -66,7 +66,7 @@ class Card:
             facts="\n".join(
                 ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in self.facts.items())]
             ),
-            made=self.made.strip(),
+            made=self.made.strip("\n"),
             more="".join(f"\n## {title}\n\n{text.strip()}\n" for title, text in self.sections.items()),
             measured=self.measured.strip(),
             limits="\n".join(f"- {limit}" for limit in self.limits),

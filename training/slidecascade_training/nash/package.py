@@ -24,8 +24,8 @@ stains, sizes of cells and nuclei, darkness of hepatocytes' nuclei, number and s
 basophilia, width and blood of sinusoids, clefts, inflammation, focus, sharpening, noise, JPEG quality and pixel
 size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged). {steps} steps of {batch} crops,
 every class equally often, each crop turned, scaled, restained, relit and refocused at random; {minutes:.0f}
-minutes in all. Seed {seed} decides everything that is random: windows {training[0]} to {training[-1]} trained,
-{calibration[0]} to {calibration[-1]} calibrated, {held_out[0]} to {held_out[-1]} measured.
+minutes in all. Seed {seed} decides everything that is random: windows {training} trained,
+{calibration} calibrated, {held_out} measured.
 
 {definition}"""
 _MEASURED = """\
@@ -89,7 +89,7 @@ def package(models_dir: Path, task: Task, exported: packages.Exported, result: R
 
 
 def _spec(task: Task, result: Result, seeds: Seeds) -> ClassifierSpec:
-    split = f"seeds {seeds.held_out[0]} to {seeds.held_out[-1]} held out"
+    split = f"seeds {_span(seeds.held_out)} held out"
     stated = packages.Statement(
         name=task.name,
         version=1,
@@ -132,15 +132,19 @@ def _card(task: Task, spec: ClassifierSpec, result: Result, seeds: Seeds) -> Car
             steps=settings.steps,
             batch=settings.batch,
             minutes=result.minutes,
-            training=seeds.training,
-            calibration=seeds.calibration,
-            held_out=seeds.held_out,
+            training=_span(seeds.training),
+            calibration=_span(seeds.calibration),
+            held_out=_span(seeds.held_out),
             definition=_DEFINITIONS[task.name],
         ),
         measured=_measured(task, result),
         limits=(_RENDERED, _NEVER_SEEN, _LIMITS[task.name]),
         sections={"Looked at": _LOOKED_AT[task.name]},
     )
+
+
+def _span(seeds: range) -> str:
+    return f"{seeds[0]} to {seeds[-1]}"
 
 
 def _measured(task: Task, result: Result) -> str:
