@@ -175,7 +175,8 @@ _MADE = """\
 {settings.steps} steps of {settings.batch} crops of 192 px, from scratch, the rate along one cosine.
 
     python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue {settings.tissue_windows} \\
-        --seed {settings.seed} --steps {settings.steps} --batch {settings.batch} --widths {widths} --out RUN
+        --seed {settings.seed} --steps {settings.steps} --batch {settings.batch} --widths {widths} \\
+        --scaling {settings.scaling} --out RUN
     python -m slidecascade_training.nuclei.package --data DSB2018 --run RUN --models models"""
 _LIMITS = (
     "The bright-field validation images are few (10 colour, 3 grey): read their figures with that in mind.",
