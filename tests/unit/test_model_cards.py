@@ -11,6 +11,7 @@ from slidecascade.models.repository import load_package
 from slidecascade.models.spec import ModelClass, SegmenterOptions, SoftmaxOptions, TrainingData
 from slidecascade_convert.modelcard import Card, figures_table
 from slidecascade_training import packages
+from slidecascade_training.fit import Pixels
 
 
 def _card(**more: object) -> Card:
@@ -63,7 +64,7 @@ def test_a_written_package_states_what_was_stated(tmp_path: Path) -> None:
 
     image = keras.Input((None, None, 3))
     maps = keras.layers.Conv2D(2, 1, activation="sigmoid")(image)
-    exported = packages.export_segmenter(keras.Model(image, maps), packages.Pixels(1 / 255))
+    exported = packages.export_segmenter(keras.Model(image, maps), Pixels(1 / 255))
     options = SegmenterOptions(foreground=0.4, seed=0.3, prominence=0.2, min_area_um2=5.0)
     stated = _stated(classes=(ModelClass(name="Disc", color=(1, 2, 3)),))
     spec = packages.segmenter_spec(stated, multiple_of=8, halo_px=16, options=options)

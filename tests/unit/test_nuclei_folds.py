@@ -11,6 +11,7 @@ import pytest
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade_evaluation.dsb2018 import COLOUR, FLUORESCENCE, Entry, NucleiImage, read_index
+from slidecascade_evaluation.matching import Labels
 from slidecascade_training.nuclei import cross_validation, recipe
 from slidecascade_training.nuclei.crops import CropDraw, object_scales, prepare
 from slidecascade_training.nuclei.cross_validation import cross_validate
@@ -79,9 +80,10 @@ def test_the_real_set_has_a_fold_for_each_microscope(shared_data: Path) -> None:
     assert all(len(fold.held_out) >= FEWEST for fold in folds.folds if "others" not in fold.name)
 
 
-def _disc(side_px: int, diameter_px: float) -> np.ndarray:
+def _disc(side_px: int, diameter_px: float) -> Labels:
     rows, columns = np.mgrid[:side_px, :side_px] - side_px / 2
-    return (np.hypot(rows, columns) < diameter_px / 2).astype(np.int32)
+    labels: Labels = (np.hypot(rows, columns) < diameter_px / 2).astype(np.int32)
+    return labels
 
 
 @pytest.mark.parametrize(("diameter_px", "low", "high"), [(20, 0.4, 4.0), (50, 0.25, 2.0), (8, 1.0, 4.0)])
@@ -97,7 +99,7 @@ def test_crops_show_an_object_at_many_sizes() -> None:
     image = np.repeat((labels[..., None] * 180 + 20).astype(np.uint8), 3, axis=2)
     spans = {}
     for scaling in ("kinds", "objects"):
-        pool = prepare([NucleiImage("a", FLUORESCENCE, image, labels)], scaling)  # type: ignore[arg-type]
+        pool = prepare([NucleiImage("a", FLUORESCENCE, image, labels)], scaling)
         planes = CropDraw(tuple(pool), 64, 1)(0).targets
         # A mirrored edge repeats the disc or cuts it: the largest piece of a crop is the disc itself.
         areas = np.array([_largest_area(plane) for plane in planes[..., 0] >= 128])

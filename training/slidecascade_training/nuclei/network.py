@@ -13,7 +13,7 @@ DETAIL_WIDTH: Final = 8
 
 def stride_of(widths: Sequence[int]) -> int:
     """What an image's height and width must be a multiple of, for a network of these levels."""
-    return 2 ** len(widths)
+    return 1 << len(widths)
 
 
 def build_network(widths: Sequence[int] = WIDTHS) -> Any:

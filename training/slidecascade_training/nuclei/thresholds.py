@@ -65,8 +65,9 @@ def network_predictor(network: Any, pixels: Pixels, multiple_of: int = MULTIPLE_
     """By the network itself, its maps as grey levels."""
 
     def run(images: Image) -> Maps:
-        maps = np.asarray(network.predict_on_batch(pixels.of(images)))
-        return np.rint(255 * maps).astype(np.uint8)
+        predicted = np.asarray(network.predict_on_batch(pixels.of(images)))
+        maps: Maps = np.rint(255 * predicted).astype(np.uint8)
+        return maps
 
     return _padded(run, multiple_of)
 
