@@ -65,7 +65,7 @@ def test_a_written_package_states_what_was_stated(tmp_path: Path) -> None:
     image = keras.Input((None, None, 3))
     maps = keras.layers.Conv2D(2, 1, activation="sigmoid")(image)
     exported = packages.export_segmenter(keras.Model(image, maps), Pixels(1 / 255))
-    options = SegmenterOptions(foreground=0.4, seed=0.3, prominence=0.2, min_area_um2=5.0)
+    options = SegmenterOptions(foreground=0.4, seed=0.3, min_area_um2=5.0)
     stated = _stated(classes=(ModelClass(name="Disc", color=(1, 2, 3)),))
     spec = packages.segmenter_spec(stated, multiple_of=8, halo_px=16, options=options)
     folder = packages.write(tmp_path, spec, exported, _card())
@@ -73,6 +73,8 @@ def test_a_written_package_states_what_was_stated(tmp_path: Path) -> None:
     assert read.model_copy(update={"sha256": spec.sha256}) == spec
     assert read.sha256 != spec.sha256
     assert (folder / "README.md").read_text(encoding="utf-8") == _card().markdown
-    assert yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))["version"] == 3
+    written = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+    assert written["version"] == 3
+    assert written["options"].keys() == {"foreground", "seed", "min_area_um2"}
     assert packages.next_version(folder) == 4
     assert packages.next_version(tmp_path / "none") == 1

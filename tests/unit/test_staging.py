@@ -66,6 +66,11 @@ def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
         (folder / "a").write_bytes(b"new")
     with pytest.raises(InvalidRequestError), staged_folder(tmp_path / "model", replace=True):
         raise InvalidRequestError("Stop.")
+    with (
+        pytest.raises(UnwritableOutputError),
+        staged_folder(tmp_path / "model", replace=True, is_durable=False) as folder,
+    ):
+        folder.rmdir()  # so that there is nothing to put in place
     assert (tmp_path / "model" / "a").read_bytes() == b"old"
     with staged_folder(tmp_path / "model", replace=True) as folder:
         (folder / "b").write_bytes(b"new")

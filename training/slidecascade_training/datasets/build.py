@@ -90,7 +90,7 @@ class _Annotated:
 
 
 def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: None) -> Built:
-    """Write the data set `options.out`, whole or not at all; `tell` is told of every slide.
+    """Write the data set `options.out`, whole or not at all; `tell` gets a line for every slide.
 
     Raises:
         InvalidRequestError, UnusableDataError: options, annotations or slides that cannot be used.

@@ -49,13 +49,13 @@ def draw_curves(path: Path, history: History, score: str) -> None:
     """Loss and score by epoch; `score` is what that is."""
     figure, (losses, scores) = _figure(1, 2, width=10, height=4)
     epochs = np.arange(1, len(history.epochs) + 1)
-    for axes, name, told in ((losses, "loss", "loss"), (scores, "score", score)):
+    for axes, name, label in ((losses, "loss", "loss"), (scores, "score", score)):
         axes.plot(epochs, [getattr(epoch, name) for epoch in history.epochs], label="training")
         validated = [getattr(epoch, f"val_{name}") for epoch in history.epochs]
         if validated and validated[0] is not None:
             axes.plot(epochs, validated, label="validation")
         axes.axvline(history.best, color="grey", linestyle=":", label=f"kept: epoch {history.best}")
-        axes.set(xlabel="epoch", ylabel=told)
+        axes.set(xlabel="epoch", ylabel=label)
         axes.legend()
     _save(figure, path)
 

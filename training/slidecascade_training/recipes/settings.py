@@ -78,7 +78,7 @@ class RunSettings:
 
 
 def data_sha256_of(data: Path) -> str:
-    """Tells data sets apart by their lists; "" when there is none, which is told elsewhere."""
+    """Distinguishes data sets by their lists; of no list where there is none, which is reported elsewhere."""
     digest = hashlib.sha256()
     for name in ("dataset.json", "index.csv"):
         path = data / name
