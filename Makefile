@@ -1,10 +1,11 @@
 # Every target makes the environment it needs. PYTHON is any Python 3.11 or newer.
 PYTHON ?= python3
-VENV := .venv
+# Elsewhere where several checkouts share one, as .ci/run does.
+VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check serve bench bench-load bench-peers bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup demo test test-fast check serve bench bench-load bench-peers bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -31,8 +32,15 @@ demo: $(VENV)/.service ## analyse a region with a served process; IMAGE=.. MPP=.
 		$(if $(SLIDE),--slide "$(SLIDE)") $(if $(REGION),--region=$(REGION)) \
 		$(if $(PIPELINE),--pipeline $(PIPELINE))
 
+# A worker for each core; a file's tests stay in one worker, so that what its fixtures start is started once.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
 test: $(VENV)/.dev ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev ## what takes less than three minutes: no full-size network, no training, no served process
+	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
 
 check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/ruff check .

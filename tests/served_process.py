@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -98,10 +100,23 @@ SMALL = {"x": 0, "y": 0, "width": 256, "height": 256}
 StartServer = Callable[..., Server]
 
 
+_PORTS = 4000
+_next_port = itertools.count(os.getpid())
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nothing listens on and that no other worker of the test run is given.
+
+    Below the range that the system takes ports of outgoing connections from, and a range for each worker: between
+    this answer and the moment a server listens nobody else takes the port.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + _PORTS * (worker % 5)
+    while True:
+        port = first + next(_next_port) % _PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(home: Path, **settings: object) -> dict[str, str]:

@@ -24,6 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.geometry",
             "slidecascade.cores",
             "slidecascade.staging",
+            "slidecascade.warning",
         }
     ),
     frozenset(
@@ -36,7 +37,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.logs",
         }
     ),
-    frozenset({"slidecascade.models", "slidecascade.slides", "slidecascade_client"}),
+    # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
+    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
     frozenset({"slidecascade.cells"}),
     frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
@@ -70,6 +72,7 @@ HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "torch", "f
 ONE_IMPORTER = {
     "openslide": {"slidecascade.slides.slide"},
     "onnxruntime": {"slidecascade.runners.local"},
+    "simplejpeg": {"slidecascade.slides.jpeg"},
     "tritonclient": {"slidecascade.runners.triton"},
     "bentoml": {
         "slidecascade.hosting.bento_entry",

@@ -36,12 +36,13 @@ TWO = "toy-classifier=bento,nuclei-unet=bento"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled models and one that fails."""
+    """The bundled models, one that fails and one of several inputs and outputs."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("nuclei-unet", "nash-cell", "nash-hepatocyte"):
         shutil.copytree(bundled_models_dir() / name, folder / name)
     fragile = toy_models.classifier_fields(FRAGILE, SIDE_PX, crop={"size_px": 8})
     toy_models.write_package(folder, fragile, toy_models.fragile_classifier(SIDE_PX))
+    toy_models.write_package(folder, toy_models.stain_fields(), toy_models.stain_segmenter())
     return folder
 
 
@@ -125,7 +126,7 @@ def test_500_calls_at_a_time_are_all_answered(bento: Server, local: LocalRunner)
     """None fails, none is shed, and each caller gets the answer to its own images."""
     calls = [noise(seed, 1 + seed % 3, SIDE_PX, SIDE_PX) for seed in range(500)]
     for images, answer in zip(calls, infer_all(bento, FRAGILE, calls), strict=True):
-        assert np.array_equal(output(answer), local.run(FRAGILE, images))
+        assert np.array_equal(output(answer), local.run(FRAGILE, {"image": images})["probabilities"])
 
 
 def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner) -> None:
@@ -135,7 +136,7 @@ def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner
         output(infer_all(bento, "nuclei-unet", [images])[0])
     calls = [noise(seed, 1, 128, 128) for seed in range(24)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
 
 
 def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> None:
@@ -147,14 +148,39 @@ def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> Non
         if number % 20 == 7:
             assert (answer.status_code, FRAGILE in answer.text) == (502, True)
         else:
-            assert np.array_equal(output(answer), local.run(FRAGILE, calls[number]))
+            assert np.array_equal(output(answer), local.run(FRAGILE, {"image": calls[number]})["probabilities"])
 
 
 def test_calls_of_all_sizes_meet(bento: Server, local: LocalRunner) -> None:
     """Images of different height and width are never put into one array."""
     calls = [noise(seed, 1 + seed % 2, 16 * (1 + seed % 3), 16 * (1 + seed % 5)) for seed in range(60)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
+
+
+def test_several_inputs_and_outputs_go_to_a_process_and_back(bento: Server) -> None:
+    """Of four types and two sizes, from many callers at the same time, whose calls are joined there."""
+    calls = [toy_models.stain_inputs(seed, 1 + seed % 3, 8 * (1 + seed % 2), 12) for seed in range(40)]
+
+    async def infer(client: httpx.AsyncClient, inputs: dict[str, NDArray[Any]]) -> httpx.Response:
+        datatypes = {"image": "UINT16", "gain": "FP32"}
+        tensors = [
+            {"name": name, "datatype": datatypes[name], "shape": array.shape, "data": array.ravel().tolist()}
+            for name, array in inputs.items()
+        ]
+        return await client.post(f"{bento.url}/v2/models/toy-stain/infer", json={"inputs": tensors})
+
+    async def all_of_them() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=120) as client:
+            return list(await asyncio.gather(*(infer(client, inputs) for inputs in calls)))
+
+    for inputs, answer in zip(calls, asyncio.run(all_of_them()), strict=True):
+        assert answer.status_code == 200, answer.text
+        maps, brightness = answer.json()["outputs"]
+        expected = toy_models.stain_outputs(inputs)
+        for told, due in ((maps, expected["maps"]), (brightness, expected["brightness"])):
+            assert tuple(told["shape"]) == due.shape
+            np.testing.assert_array_equal(np.array(told["data"]).reshape(due.shape), due)
 
 
 def test_the_services_tell_nothing_of_requests(bento: Server) -> None:
@@ -269,7 +295,9 @@ def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
     variables = environment(tmp_path, runner_by_model="toy-classifier=bento")
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("slidecascade: Model 'toy-classifier' returns float32 (1, 3)")
+    assert ended.stderr.splitlines()[-1].startswith(
+        "slidecascade: Model 'toy-classifier' returns 'probabilities' as"
+    )
     assert "Traceback" not in ended.stderr
 
 

@@ -38,6 +38,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for package in ("tensorflow", "matplotlib"):
     pytest.importorskip(package, reason="the [train] extra is not installed")
 
+pytestmark = pytest.mark.slow
+
 TINY = "tiny-classifier"
 RUN_PIXELS = 384
 

@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import yaml
 
+from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import ModelPackageError
 from slidecascade.models.spec import (
-    AnySize,
     ClassifierSpec,
     CropSpec,
-    FixedSize,
     ModelClass,
     SegmenterOptions,
     SegmenterSpec,
     SoftmaxOptions,
     TrainingData,
 )
+from slidecascade.models.tensors import rgb_image
 from slidecascade_convert.modelcard import Card
+from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_training.fit import Pixels
 
-_NOT_YET: Final = "0" * 64
-"""Stands for the graph's sha256, which the writer puts in."""
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A served graph (an ``onnx.ModelProto``), as it is written, and its largest difference from its network."""
+
+    graph: Any
+    served: ServedGraph
+    max_difference: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,10 @@ class Statement:
     accuracy: Mapping[str, float]
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.classes)
+
+    @property
     def fields(self) -> dict[str, Any]:
         """As a specification takes them."""
         finite = {name: round(value, 4) for name, value in self.accuracy.items() if np.isfinite(value)}
@@ -53,26 +64,27 @@ class Statement:
             "licence": self.licence,
             "training_data": self.training_data,
             "accuracy": finite,
-            "sha256": _NOT_YET,
         }
 
 
 def segmenter_spec(
-    stated: Statement, *, multiple_of: int, halo_px: int, options: SegmenterOptions
+    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: SegmenterOptions
 ) -> SegmenterSpec:
     """Of a network that returns the maps of the `unet` head for images of any size."""
     return SegmenterSpec(
         **stated.fields,
         task="segment",
         head="unet",
-        input=AnySize(height_px=None, width_px=None, multiple_of=multiple_of),
+        inputs=(rgb_image(multiple_of=multiple_of),),
+        outputs=outputs_of("unet", stated.class_names),
+        sha256=exported.served.sha256,
         halo_px=halo_px,
         options=options,
     )
 
 
 def classifier_spec(
-    stated: Statement, *, input_px: int, crop_px: int, options: SoftmaxOptions | None = None
+    stated: Statement, exported: Exported, *, input_px: int, crop_px: int, options: SoftmaxOptions | None = None
 ) -> ClassifierSpec:
     """Of a network that returns softmax probabilities for crops of one size."""
     more = {} if options is None else {"options": options}
@@ -80,18 +92,12 @@ def classifier_spec(
         **stated.fields,
         task="classify",
         head="softmax",
-        input=FixedSize(height_px=input_px, width_px=input_px, multiple_of=1),
+        inputs=(rgb_image(height_px=input_px, width_px=input_px),),
+        outputs=outputs_of("softmax", stated.class_names),
+        sha256=exported.served.sha256,
         crop=CropSpec(size_px=crop_px),
         **more,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A served graph (an ``onnx.ModelProto``), and by how much it differs from its network at most."""
-
-    graph: Any
-    max_difference: float
 
 
 def export_segmenter(
@@ -132,7 +138,7 @@ def _exported(network: Any, pixels: Pixels, sizes_px: Sequence[tuple[int, int]] 
         )
     except ParityError as error:
         raise ModelPackageError(str(error)) from error
-    return Exported(graph, parity.max_abs)
+    return Exported(graph, ServedGraph.of(graph), parity.max_abs)
 
 
 def write(
@@ -144,10 +150,7 @@ def write(
         ModelPackageError: the service would refuse the package.
         UnwritableOutputError: a full disk.
     """
-    from slidecascade_convert.package import write_package
-
-    fields = spec.model_dump(mode="json", exclude_unset=True, exclude={"sha256"})
-    return write_package(models_dir, fields, exported.graph, card.markdown, verify=_load_once, max_batch=max_batch)
+    return write_package(models_dir, spec, exported.served, card.markdown, verify=_load_once, max_batch=max_batch)
 
 
 def _load_once(graph_path: Path) -> None:

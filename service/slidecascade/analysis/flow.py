@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,13 +32,14 @@ from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.runners.runner import Runner, bound
 from slidecascade.slides import tissue
+from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
+from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
-SAMPLES, SAMPLE_PX = 5, 64
-"""Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
-
+MIN_UNSTORED = 0.01
+"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
@@ -75,7 +75,7 @@ def analyse(
     started = time.perf_counter()
     stopwatch = Stopwatch(observer)
     work = _prepare(task, runner, control, stopwatch)
-    tiles = _tiles(task, work.grid, threads)
+    tiles = _tiles(task, work, threads)
     outcomes: list[Outcome] = []
     for outcome in _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles):
         outcomes.append(outcome)
@@ -86,10 +86,11 @@ def analyse(
     with stopwatch.measure("collect"):
         cells = _collect(found, task.pipeline)
         ends = cascade.final_classes(cells.probabilities, task.pipeline, task.thresholds, len(cells))
-        tissue_map = _tissue_map(found, work.grid)
+        tissue_map = _tissue_map(found, work.grid.box_from_l0(task.region_l0), work.grid)
     analysis = Analysis(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,
+        facts=task.facts,
         region_l0=task.region_l0,
         mpp=task.mpp,
         models=_used_models(task.pipeline, work.grids),
@@ -101,6 +102,7 @@ def analyse(
         tissue=tissue_map,
         tiles=_tile_report(task, work.grid, found, failed),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
+        warnings=_warnings(found),
     )
     _tell(observer, analysis)
     return analysis
@@ -111,32 +113,18 @@ def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stop
         with task.open_source() as source:
             view = task.view(source)
             grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
+        for grid in grids.values():
+            require_workable(task.region_l0, grid)
         return TileWork(
             pipeline=task.pipeline,
+            region_l0=task.region_l0,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
+            dark_field=task.facts.dark_field,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
         )
-
-
-def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
-    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
-
-    Squares that cannot be read are left out; the tiles that hold them account for them. If none can, there is
-    one black pixel, and no tile will be readable either.
-    """
-    width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
-    boxes = [
-        Box(int(x), int(y), width, height)
-        for y in np.linspace(0, grid.size.height - height, SAMPLES)
-        for x in np.linspace(0, grid.size.width - width, SAMPLES)
-    ]
-    squares = [pixels.reshape(-1, 1, 3) for _, pixels in task.readable(grid, boxes)]
-    squares.append(np.zeros((1, 1, 3), np.uint8))
-    return np.concatenate(squares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +140,18 @@ class _Failure:
 Outcome = TileFindings | _Failure
 
 
-def _tiles(task: RegionTask, grid: Grid, threads: int) -> tuple[Tile, ...]:
-    # Aligned to the network's stride and to tissue blocks, so that both are the same in every tiling.
-    aligned_to = math.lcm(task.pipeline.segmenter.input.multiple_of, tissue.BLOCK_PX)
-    halo_px = -(-task.pipeline.segmenter.halo_px // aligned_to) * aligned_to
+def _tiles(task: RegionTask, work: TileWork, threads: int) -> tuple[Tile, ...]:
+    needed, extent = work.grid.box_from_l0(task.region_l0), work.grid.size
+    if task.tile_px is None:
+        side = default_tile_px(needed, extent, threads, halo_px=work.halo_px, multiple_of=work.aligned_to)
+    else:
+        side = Size(task.tile_px, task.tile_px)
     return cover(
-        grid.size,
-        tile_px=task.tile_px or default_tile_px(grid.size, threads, halo_px=halo_px),
-        halo_px=halo_px,
-        multiple_of=aligned_to,
+        needed,
+        extent,
+        tile_px=side,
+        halo_px=work.halo_px,
+        multiple_of=work.aligned_to,
         shift_x=task.shift[0],
         shift_y=task.shift[1],
     )
@@ -241,17 +232,37 @@ def _joined(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     return np.concatenate([np.zeros(0, np.bool_), *masks])
 
 
-def _tissue_map(found: list[tuple[Tile, TileFindings]], grid: Grid) -> TissueMap:
+def _tissue_map(found: list[tuple[Tile, TileFindings]], needed: Box, grid: Grid) -> TissueMap:
+    """The tissue blocks of the slide that meet the region."""
     block = tissue.BLOCK_PX
-    size = Size(-(-grid.size.width // block), -(-grid.size.height // block))
+    left, top = needed.x // block, needed.y // block
+    size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
     mask = np.zeros((size.height, size.width), np.bool_)
     for tile, out in found:
         rows, columns = out.tissue.shape
-        top, left = tile.core.y // block, tile.core.x // block
-        mask[top : top + rows, left : left + columns] = out.tissue
+        place = Box(tile.core.x // block, tile.core.y // block, columns, rows)
+        inside = place.clipped(Box(left, top, size.width, size.height))
+        part = inside.shifted(-place.x, -place.y)
+        target = inside.shifted(-left, -top)
+        mask[target.y : target.bottom, target.x : target.right] = out.tissue[
+            part.y : part.bottom, part.x : part.right
+        ]
+    corner = grid.l0_from_grid(np.array([[left, top]]) * block)[0]
     return TissueMap(
-        mask, Grid(grid.origin_x_l0, grid.origin_y_l0, grid.downsample * block, size, grid.mpp * block)
+        mask, Grid(float(corner[0]), float(corner[1]), grid.downsample * block, size, grid.mpp * block)
     )
+
+
+def _warnings(found: list[tuple[Tile, TileFindings]]) -> tuple[AnswerWarning, ...]:
+    """What makes the answer doubtful."""
+    unstored = sum(out.unstored_px for _, out in found) / max(1, sum(tile.core.area for tile, _ in found))
+    if unstored < MIN_UNSTORED:
+        return ()
+    message = (
+        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the file "
+        "was not written to its end; look at it in a viewer."
+    )
+    return (AnswerWarning("no-stored-pixels", message),)
 
 
 def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
@@ -293,3 +304,5 @@ def _tell(observer: Observer, analysis: Analysis) -> None:
     observer.tiles("failed", len(tiles.failed))
     for name, count in analysis.counts.items():
         observer.cells(analysis.pipeline, name, count)
+    for warning in analysis.warnings:
+        observer.warning(warning.code)

@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import numpy as np
 from bentoml.exceptions import BentoMLException, NotFound
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -32,10 +31,13 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Tensors, batch_of, part_of
 from slidecascade.runners.runner import CallerView, Runner
-from slidecascade.runners.server_metadata import Spec, new_output
 
 LOG = logging.getLogger(__name__)
+
+Spec = SegmenterSpec | ClassifierSpec
 
 BEAT_S = 1.0
 """How often a service that is there says so."""
@@ -70,7 +72,7 @@ class ModelProxy(Protocol):
 
     @property
     def to_async(self) -> Any:
-        """Its ``call(name, ...)``: ``run(images=...)`` is awaited, ``pulse()`` is iterated over."""
+        """Its ``call(name, ...)``: ``run(inputs=...)`` is awaited, ``pulse()`` is iterated over."""
         ...
 
     async def close(self) -> None: ...
@@ -99,7 +101,7 @@ class BentoRunner:
         self._thread.start()
         self._listening = [self._begin(remote.listen()) for remote in self._remotes.values()]
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         """See `Runner.run`.
 
         Raises:
@@ -108,7 +110,7 @@ class BentoRunner:
             OverloadedError: when too many images wait for the service.
             ModelPackageError: when the service runs another model than the package.
         """
-        return self._run(model, images, Control())
+        return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
         """A view of this runner for one caller, who is not kept beyond the caller's time limit.
@@ -157,18 +159,21 @@ class BentoRunner:
         for remote in self._remotes.values():
             await remote.close()
 
-    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         remote = self._remotes.get(model)
         if remote is None:
             raise UnknownModelError(f"There is no service for a model {model!r}.")
-        outputs = new_output(remote.spec, images.shape)
-        step = max(1, MAX_CALL_BYTES // max(1, images[:1].nbytes))
-        for start in range(0, len(images), step):
-            batch = np.ascontiguousarray(images[start : start + step])
-            outputs[start : start + step] = self._answer(remote.run(batch), control)
+        outputs = remote.spec.signature.new_outputs(model, inputs)
+        image_bytes = sum(array[:1].nbytes for array in inputs.values())
+        step = max(1, MAX_CALL_BYTES // max(1, image_bytes))
+        for start in range(0, batch_of(inputs), step):
+            part = part_of(inputs, start, start + step)
+            batch = {name: np.ascontiguousarray(array) for name, array in part.items()}
+            for name, array in self._answer(remote.run(batch), control).items():
+                outputs[name][start : start + step] = array
         return outputs
 
-    def _answer(self, work: Coroutine[Any, Any, NDArray[Any]], control: Control) -> NDArray[Any]:
+    def _answer(self, work: Coroutine[Any, Any, Tensors], control: Control) -> Tensors:
         """What `work` returns, for as long as `control` has its caller wait."""
         with self._closing:
             if self._closed:
@@ -178,7 +183,7 @@ class BentoRunner:
         try:
             while True:
                 try:
-                    answer: NDArray[Any] = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
+                    answer: Tensors = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
                 except TimeoutError:
                     control.check()
                     if not self._thread.is_alive():
@@ -228,15 +233,15 @@ class _Remote:
             self._gone.set()
             await asyncio.sleep(PAUSE_S)
 
-    async def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """The network's output for `images`; asked for once more when the service was lost."""
+    async def run(self, inputs: Tensors) -> Tensors:
+        """The network's outputs for `inputs`; asked for once more when the service was lost."""
         try:
-            return await self._ask(images)
+            return await self._ask(inputs)
         except LOST as error:
             LOG.warning("a call to the service of model %r broke off: %s", self.spec.name, type(error).__name__)
         await asyncio.sleep(PAUSE_S)
         try:
-            return await self._ask(images)
+            return await self._ask(inputs)
         except LOST as error:
             raise self._away() from error
 
@@ -257,16 +262,16 @@ class _Remote:
         finally:
             await beats.aclose()
 
-    async def _ask(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    async def _ask(self, inputs: Tensors) -> Tensors:
         await self._until_there()
-        call = asyncio.ensure_future(self._proxy.to_async.call("run", images=images))
+        call = asyncio.ensure_future(self._proxy.to_async.call("run", inputs=inputs))
         gone = asyncio.ensure_future(self._gone.wait())
         first: set[asyncio.Future[Any]] = {call, gone}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 raise ConnectionResetError("the service fell silent")
-            return self._checked(call.result(), images)
+            return self._checked(call.result(), inputs)
         except BentoMLException as error:
             raise self._failure(error) from error
         finally:
@@ -297,14 +302,16 @@ class _Remote:
             retry_after_s=RETRY_AFTER_S,
         )
 
-    def _checked(self, output: Any, images: NDArray[np.uint8]) -> NDArray[Any]:
-        due = new_output(self.spec, images.shape)
-        if not isinstance(output, np.ndarray) or (output.shape, output.dtype) != (due.shape, due.dtype):
+    def _checked(self, outputs: Any, inputs: Tensors) -> Tensors:
+        """`outputs`, when they are what `inputs` call for; their values were checked where the network ran."""
+        shapes = self.spec.signature.require_inputs(self.spec.name, inputs)
+        if not isinstance(outputs, dict) or not all(isinstance(each, np.ndarray) for each in outputs.values()):
             raise ModelFailedError(
-                f"The service of model {self.spec.name!r} returned something else than {due.dtype} {due.shape}: "
-                "verify the model."
+                f"The service of model {self.spec.name!r} returned something else than arrays: verify the model."
             )
-        return output
+        if mismatch := self.spec.signature.mismatch(outputs, shapes):
+            raise ModelFailedError(f"The service of model {self.spec.name!r} {mismatch}: verify the model.")
+        return outputs
 
     def _failure(self, error: BentoMLException) -> SlideCascadeError:
         """What the answer of the service tells."""

@@ -9,13 +9,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SettingsError
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
@@ -91,13 +89,13 @@ def names_by_kind(names: Iterable[str], settings: Settings) -> Mapping[RunnerKin
 
 
 class RoutedRunner:
-    """Sends each model's images to the runner that has it."""
+    """Sends each model's inputs to the runner that has it."""
 
     def __init__(self, runners: Mapping[str, Runner]) -> None:
         self._runners = dict(runners)
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self._runners[model].run(model, images)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        return self._runners[model].run(model, inputs)
 
     def on_behalf_of(self, control: Control) -> Runner:
         return RoutedRunner({model: bound(runner, control) for model, runner in self._runners.items()})

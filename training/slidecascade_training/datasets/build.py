@@ -14,7 +14,7 @@ import numpy as np
 from slidecascade.errors import InvalidRequestError, UnusableDataError
 from slidecascade.geometry import Mpp, Size
 from slidecascade.models.spec import ModelClass
-from slidecascade.slides.region import RegionView
+from slidecascade.slides.view import SlideView
 from slidecascade.staging import staged_folder
 from slidecascade_evaluation.annotation import Annotation
 from slidecascade_training.datasets import labelling
@@ -66,7 +66,7 @@ class DatasetOptions:
     within: str | None = None
     outside_skipped: bool = False
 
-    def opened(self, specimen: Specimen) -> AbstractContextManager[RegionView]:
+    def opened(self, specimen: Specimen) -> AbstractContextManager[SlideView]:
         """The slide of `specimen`, see `Specimen.view`."""
         return specimen.view(self.slide_mpps.get(specimen.slide_id, self.slide_mpp))
 
@@ -253,7 +253,7 @@ def _require_some(totals: Mapping[str, int]) -> None:
 
 def _labelled(
     annotated: Sequence[_Annotated], classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
-) -> Iterator[tuple[_Annotated, Labelled, RegionView]]:
+) -> Iterator[tuple[_Annotated, Labelled, SlideView]]:
     """Every slide with its labelled places and the way to its pixels."""
     for slide in annotated:
         with options.opened(slide.specimen) as view:
@@ -262,7 +262,7 @@ def _labelled(
 
 
 def _places(
-    slide: _Annotated, view: RegionView, classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
+    slide: _Annotated, view: SlideView, classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
 ) -> Labelled:
     if options.way == "points":
         return labelling.at_marks(slide.annotations, classes)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slidecascade.errors import UnusableDataError
 from slidecascade.geometry import Box, Grid, Mpp
-from slidecascade.slides.region import RegionView
+from slidecascade.slides.view import SlideView
 from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.split import VALIDATE, Split
 
@@ -30,7 +30,7 @@ class LabelledTile:
 
 
 def labelled_tiles(
-    view: RegionView,
+    view: SlideView,
     outlines: Sequence[Annotation],
     areas: Sequence[Annotation],
     *,

@@ -84,11 +84,11 @@ _LIMITS = {
 
 def package(models_dir: Path, task: Task, exported: packages.Exported, result: Result, seeds: Seeds) -> Path:
     """Write `models_dir/<task>`: the graph, its model.yaml and its card."""
-    spec = _spec(task, result, seeds)
+    spec = _spec(task, exported, result, seeds)
     return packages.write(models_dir, spec, exported, _card(task, spec, result, seeds))
 
 
-def _spec(task: Task, result: Result, seeds: Seeds) -> ClassifierSpec:
+def _spec(task: Task, exported: packages.Exported, result: Result, seeds: Seeds) -> ClassifierSpec:
     split = f"seeds {_span(seeds.held_out)} held out"
     stated = packages.Statement(
         name=task.name,
@@ -108,7 +108,7 @@ def _spec(task: Task, result: Result, seeds: Seeds) -> ClassifierSpec:
         },
     )
     return packages.classifier_spec(
-        stated, input_px=task.input_px, crop_px=task.crop_px, options=SoftmaxOptions(floor=result.floor)
+        stated, exported, input_px=task.input_px, crop_px=task.crop_px, options=SoftmaxOptions(floor=result.floor)
     )
 
 

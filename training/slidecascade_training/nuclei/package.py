@@ -56,11 +56,16 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     predict = graph_predictor(exported.graph, stride_of(settings.widths))
     options = tune(mapped(list(dsb2018.read_images(data, "tune")), predict), kinds=_TUNED_ON)
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
-    spec = _spec(options, measured, settings)
+    spec = _spec(exported, options, measured, settings)
     packages.write(models_dir, spec, exported, _card(spec, settings, measured), max_batch=8)
 
 
-def _spec(options: SegmenterOptions, measured: Mapping[str, Accuracy], settings: NucleiSettings) -> SegmenterSpec:
+def _spec(
+    exported: packages.Exported,
+    options: SegmenterOptions,
+    measured: Mapping[str, Accuracy],
+    settings: NucleiSettings,
+) -> SegmenterSpec:
     stride, radius_px = stride_of(settings.widths), view_radius_px(settings.widths)
     stated = packages.Statement(
         name=NAME,
@@ -71,7 +76,9 @@ def _spec(options: SegmenterOptions, measured: Mapping[str, Accuracy], settings:
         training_data=_training_data(settings),
         accuracy=accuracy_of(measured, by_kind=True),
     )
-    return packages.segmenter_spec(stated, multiple_of=stride, halo_px=halo_px(radius_px, stride), options=options)
+    return packages.segmenter_spec(
+        stated, exported, multiple_of=stride, halo_px=halo_px(radius_px, stride), options=options
+    )
 
 
 def _training_data(settings: NucleiSettings) -> tuple[TrainingData, ...]:

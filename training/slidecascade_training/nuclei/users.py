@@ -109,6 +109,7 @@ def package_run(request: PackageRequest) -> None:
     )
     spec = packages.segmenter_spec(
         stated,
+        exported,
         multiple_of=recipe.multiple_of,
         halo_px=recipe.halo_px,
         options=options.model_copy(update={"min_area_um2": least_area_um2}),

@@ -15,6 +15,7 @@ from slidecascade_training.claim import read_claim
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.elsewhere import PackageRequest, answer, package_by
 from slidecascade_training.packages import (
+    Exported,
     Statement,
     classifier_spec,
     export_classifier,
@@ -57,13 +58,13 @@ def package_run(request: PackageRequest) -> None:
         exported = export_classifier(model, recipe.pixels, input_px=recipe.input_px)
     else:
         exported = export_segmenter(model, recipe.pixels, sizes_px=_SIZES)
-    spec = _spec(request, data, recipe, _measured(exported.graph, data, recipe))
+    spec = _spec(request, exported, data, recipe)
     card = _card(spec, recipe, settings, exported.max_difference)
     write(request.models_dir, spec, exported, card)
 
 
 def _spec(
-    request: PackageRequest, data: TrainingSet, recipe: Recipe, measured: dict[str, float]
+    request: PackageRequest, exported: Exported, data: TrainingSet, recipe: Recipe
 ) -> SegmenterSpec | ClassifierSpec:
     slides = len({item.slide for item in data.validate})
     held_out = f"slides held out: {slides or 'none'}"
@@ -74,12 +75,14 @@ def _spec(
         classes=data.spec.classes,
         licence=request.licence,
         training_data=(TrainingData(name=data.spec.name, licence="not stated", split=held_out),),
-        accuracy=measured,
+        accuracy=_measured(exported.graph, data, recipe),
     )
     if recipe.task == "classify":
-        return classifier_spec(stated, input_px=recipe.input_px, crop_px=data.spec.size_px)
+        return classifier_spec(stated, exported, input_px=recipe.input_px, crop_px=data.spec.size_px)
     options = SegmenterOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
-    return segmenter_spec(stated, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options)
+    return segmenter_spec(
+        stated, exported, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options
+    )
 
 
 def _measured(graph: Any, data: TrainingSet, recipe: Recipe) -> dict[str, float]:
