@@ -133,8 +133,8 @@ def main() -> None:
 
 
 def _write(slide: Path) -> None:
+    from slidecascade_render.liver.slides import write_slide
     from slidecascade_render.liver.tissue import TissueOptions
-    from slidecascade_render.slides import write_slide
 
     write_slide(slide, TissueOptions(seed=31, mpp=MPP), SLIDE_PX, SLIDE_PX, levels=1)
 

@@ -17,8 +17,8 @@ from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.tiling import cover
 from slidecascade.timing import Silent
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 from toy_pipeline import HALO_PX, ToyPipeline
 
 SIDE_PX = 1024

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade_render.lattice import Field
-
 Images = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float32]
 
 
 def varied(images: Images, size_px: int, generator: np.random.Generator) -> Field:

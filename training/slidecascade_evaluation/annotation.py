@@ -1,4 +1,4 @@
-"""What an annotation file says about one slide."""
+"""Annotated objects: what a person marked on a slide or an image."""
 
 from __future__ import annotations
 

@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 
 from slidecascade.errors import TrainingFailedError
-from slidecascade_training.staging import unwritable, write_whole
+from slidecascade.staging import make_folder, write_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """Figures of one epoch; None where nothing is kept for validation."""
+    """Figures of one epoch; None where nothing is kept for validation, or there is no score.
 
+    `steps` are those of the run up to its end.
+    """
+
+    steps: int
     loss: float
-    score: float
+    score: float | None
     val_loss: float | None
     val_score: float | None
     rate: float
@@ -38,6 +42,10 @@ class History:
     """The epochs so far."""
 
     epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.epochs[-1].steps if self.epochs else 0
 
     @property
     def best(self) -> int:
@@ -70,11 +78,8 @@ class Checkpoints:
         file = io.BytesIO()
         np.savez(file, history=np.frombuffer(notes, np.uint8), **arrays)
         last = len(history.epochs)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
-        write_whole(self._path(last), file.getvalue())
+        make_folder(self._folder)
+        write_file(self._path(last), file.getvalue())
         for number in self._numbers():
             if number not in (last, history.best):
                 self._path(number).unlink(missing_ok=True)
@@ -95,12 +100,13 @@ class Checkpoints:
             file = io.BytesIO(self._path(epoch).read_bytes())
             with np.load(file, allow_pickle=False) as stored:
                 notes = json.loads(stored["history"].tobytes())
+                history = History(tuple(Epoch(**fields) for fields in notes))
                 _assign(model, [stored[f"v{index}"] for index in range(len(stored.files) - 1)])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise TrainingFailedError(
                 f"The checkpoint of epoch {epoch} cannot be read or is of another network: choose another --out."
             ) from error
-        return History(tuple(Epoch(**fields) for fields in notes))
+        return history
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem.removeprefix("epoch-")) for path in self._folder.glob("epoch-*.npz"))
