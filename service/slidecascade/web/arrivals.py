@@ -7,7 +7,7 @@ from typing import Final
 
 from slidecascade.errors import OverloadedError
 
-MAX_BODIES: Final = 256
+MAX_BODIES: Final = 512
 """Most bodies that arrive at a time: fewer than there may be connections, so that slow ones leave some."""
 
 FREE_BYTES: Final = 2**16
