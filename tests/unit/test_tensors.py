@@ -16,6 +16,7 @@ from slidecascade.models.tensors import (
     InputSpec,
     OutputSpec,
     Signature,
+    Tensors,
     batch_of,
     image_bytes,
     joined,
@@ -182,6 +183,7 @@ def test_what_is_parted_and_joined_is_the_same(count: int, cuts: list[int]) -> N
 
 def test_calls_are_bounded_by_what_is_larger_the_inputs_or_the_outputs() -> None:
     """A network may return many times the bytes it takes; tensors of no image count for nothing."""
-    small, large = {"a": np.zeros((4, 8), np.uint8)}, {"b": np.zeros((4, 9), np.float32), "c": np.zeros(4)}
+    small: Tensors = {"a": np.zeros((4, 8), np.uint8)}
+    large: Tensors = {"b": np.zeros((4, 9), np.float32), "c": np.zeros(4)}
     assert image_bytes(small, large) == image_bytes(large, small) == 9 * 4 + 8
     assert image_bytes(part_of(small, 0, 0), part_of(large, 0, 0)) == 1
