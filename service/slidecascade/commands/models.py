@@ -104,7 +104,7 @@ def _verified(package: ModelPackage) -> str:
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
         f"{spec.name}: sha256 and tensors are as stated, and it runs{told}.\n"
-        f"    {1000 * float(np.median(times)) / count:.2f} ms for one of {of_what} on one thread, "
+        f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
         f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
     )
 
