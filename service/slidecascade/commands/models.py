@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action, told in (
         ("list", "one line per model"),
         ("show", "all that a model's package states, and how far it is from what it was converted from"),
-        ("verify", "check sha256 and shapes, run each model and its head, and measure"),
+        ("verify", "check sha256 and tensors, run each model and its head, and measure"),
     ):
         action_parser = actions.add_parser(action, help=told)
         action_parser.add_argument("--models", type=Path, help="the models folder")
