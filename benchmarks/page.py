@@ -78,7 +78,7 @@ def _regions(results: Path) -> list[str]:
             f"`python -m benchmarks.regions`: {sum(row['regions'] for row in rows)} regions of random places and "
             "sizes, with random tiles, seams and threads, by single runs and by a batcher, against the whole "
             f"slide: {cells - wrong} of {cells} cells ({(cells - wrong) / max(1, cells):.3%}) have the same "
-            "outline, class, probabilities to the last bit, and id. Slides without cells are left out of the table.",
+            "outline, class, probabilities to the last bit, and id. Slides without cells are left out.",
             width=100,
         ),
         "",
@@ -108,8 +108,8 @@ def _halo(results: Path) -> list[str]:
         "## What the slide around a region costs",
         "",
         "`python -m benchmarks.halo`: square regions in the middle of a slide at the segmenter's pixel size.",
-        "*Before* a network saw the region alone. Pixels are those the segmenter was given; seconds are of a loaded",
-        "machine, both in turn.",
+        "*Before* a network saw the region alone. Pixels are those the segmenter was given; seconds are of a",
+        "loaded machine, both in turn.",
         "",
         "| side | pixels before | after | ratio | seconds before | after |",
         "|---|---|---|---|---|---|",
