@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -43,8 +44,7 @@ class Counting:
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         if model in self._segmenters:
-            (images,) = inputs.values()
-            self.pixels += images.shape[0] * images.shape[1] * images.shape[2]
+            self.pixels += math.prod(inputs["image"].shape[:3])
         return self._runner.run(model, inputs)
 
     def close(self) -> None:
@@ -133,8 +133,8 @@ def main() -> None:
 
 
 def _write(slide: Path) -> None:
+    from slidecascade_render.liver.slides import write_slide
     from slidecascade_render.liver.tissue import TissueOptions
-    from slidecascade_render.slides import write_slide
 
     write_slide(slide, TissueOptions(seed=31, mpp=MPP), SLIDE_PX, SLIDE_PX, levels=1)
 

@@ -191,8 +191,8 @@ def _ids(analysis: Analysis) -> list[str]:
 @contextmanager
 def rendered_slides() -> Iterator[Path]:
     """A folder with rendered tissue: one level at 0.5 um/px, and levels at 0.25 and 1 um/px."""
+    from slidecascade_render.liver.slides import write_slide
     from slidecascade_render.liver.tissue import TissueOptions
-    from slidecascade_render.slides import write_slide
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -11,6 +11,7 @@ from slidecascade.kinds.result import FailedTile, TileReport, TissueMap, UsedMod
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
 
 CLASSES = (
     CellClass(("Hepatocyte", "Normal"), (0, 158, 115)),
@@ -71,6 +72,7 @@ def make_analysis(
     failed: tuple[FailedTile, ...] = (),
     heatmaps: tuple[HeatmapSpec, ...] = HEATMAPS,
     seed: int = 0,
+    warnings: tuple[AnswerWarning, ...] = (),
 ) -> Analysis:
     """A `nash`-like analysis: two classifiers, the second of which sees hepatocytes only.
 
@@ -108,4 +110,5 @@ def make_analysis(
         tissue=TissueMap(tissue, tissue_grid),
         tiles=TileReport(total=12, background=3, failed=failed),
         timings_s={"segment": 1.23456789, "total": 2.0},
+        warnings=warnings,
     )

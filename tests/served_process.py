@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ class Server:
     def children(self) -> dict[int, str]:
         """The processes it has started, by id, with their command lines."""
         tasks = Path(f"/proc/{self.process.pid}/task")
-        found = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found}
+        found = {}
+        for pid in [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[int(pid)] = line.replace(b"\0", b" ").decode()
+        return found
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:
         ends_at = time.monotonic() + seconds
@@ -82,8 +87,12 @@ class Upload:
 
     def finish(self) -> httpx.Response:
         """Send the second half; the answer."""
-        self._connection.send(self._rest)
+        self.send()
         return self.answer()
+
+    def send(self) -> None:
+        """Send the second half."""
+        self._connection.send(self._rest)
 
     def answer(self) -> httpx.Response:
         """The answer, read to its end; the connection is closed."""

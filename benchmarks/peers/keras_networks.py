@@ -32,7 +32,7 @@ def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint
     """
     spec = package.spec
     if isinstance(spec, SegmenterSpec):
-        from slidecascade_training.nuclei import build_network
+        from slidecascade_training.nuclei.network import build_network
 
         model, scale, offset = build_network(), 1 / 255, 0.0
     else:

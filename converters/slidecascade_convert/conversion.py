@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pydantic
 
-from slidecascade.errors import ConversionError, InvalidRequestError, UnwritableOutputError
+from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade.models.repository import load_package
 from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image
@@ -78,20 +78,16 @@ def convert(
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
         model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
         graph = ServedGraph.of(model)
-        try:
-            written = write_package(
-                request.out,
-                spec_of(request, outcome, graph.sha256),
-                graph,
-                card(request, outcome.parity),
-                verify=_serve_once,
-                max_batch=_MAX_BATCH[request.task],
-                parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
-                warm_up_px=outcome.height_px or 256,
-            )
-        except OSError as error:
-            reason = error.strerror or "unknown reason"
-            raise UnwritableOutputError(f"The package cannot be written to {request.out} ({reason}).") from error
+        written = write_package(
+            request.out,
+            spec_of(request, outcome, graph.sha256),
+            graph,
+            card(request, outcome.parity).markdown,
+            verify=_serve_once,
+            max_batch=_MAX_BATCH[request.task],
+            parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+            warm_up_px=outcome.height_px or 256,
+        )
     return Conversion(written, outcome.parity)
 
 

@@ -10,8 +10,6 @@ models/<name>/README.md                the model card
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from slidecascade.models.repository import model_yaml
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec
 from slidecascade.models.triton_config import WARM_UP_PX, triton_config
+from slidecascade.staging import staged_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -74,12 +73,11 @@ def write_package(
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
 
     Raises:
+        UnwritableOutputError: The system refused a write; what was there before is unchanged.
         ValueError: The graph has other tensors than `spec` states, or a fixed batch, or is another one.
     """
     _require_stated(spec, graph)
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{spec.name}-", dir=models_dir) as scratch:
-        package = Path(scratch) / spec.name
+    with staged_folder(models_dir / spec.name, replace=True) as package:
         graph_path = package / str(spec.version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
@@ -91,7 +89,6 @@ def write_package(
         (package / "config.pbtxt").write_text(config, encoding="utf-8")
         if verify is not None:
             verify(graph_path)
-        _replace(package, models_dir / spec.name, Path(scratch) / "replaced")
     return models_dir / spec.name
 
 
@@ -131,18 +128,3 @@ def _found(values: Iterable[onnx.ValueInfoProto]) -> Stated:
         )
         for value in values
     )
-
-
-def _replace(package: Path, target: Path, replaced: Path) -> None:
-    """Put a finished package in place; an older one is moved aside first and restored on failure."""
-    had_older = target.exists()
-    if had_older:
-        target.rename(replaced)
-    try:
-        package.rename(target)
-    except OSError:
-        if had_older:
-            replaced.rename(target)
-        raise
-    if had_older:
-        shutil.rmtree(replaced)

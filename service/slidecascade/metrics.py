@@ -15,6 +15,7 @@ from prometheus_client import (
 
 from slidecascade import __version__
 from slidecascade.errors import DrainingError, NotReadyError, OverloadedError
+from slidecascade.warning import WARNING_CODES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
@@ -61,6 +62,9 @@ class Metrics:
         self._cells = Counter(
             "slidecascade_cells_total", "Cells found.", ("pipeline", "class_name"), registry=registry
         )
+        self._warnings = Counter(
+            "slidecascade_warnings_total", "Warnings in answers.", ("code",), registry=registry
+        )
         self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
         self._ready = Gauge(
             "slidecascade_ready", "1 while requests are let in, 0 while the process drains.", registry=registry
@@ -102,6 +106,10 @@ class Metrics:
         self._inferences_limit = Gauge(
             "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
         )
+        self._bodies = Gauge("slidecascade_bodies_arriving", "Bodies being received.", registry=registry)
+        self._body_bytes = Gauge(
+            "slidecascade_bodies_arriving_bytes", "What bodies being received hold.", registry=registry
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused for now.", ("reason",), registry=registry
         )
@@ -116,6 +124,8 @@ class Metrics:
             self._rejections.labels(reason)
         for outcome in _OUTCOMES:
             self._tiles.labels(outcome)
+        for code in WARNING_CODES:
+            self._warnings.labels(code)
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """`route` is a template such as ``/v1/slides/{id}``, never the path that was asked for."""
@@ -144,6 +154,11 @@ class Metrics:
         """`count` inferences are in flight now."""
         self._inferences.set(count)
 
+    def arriving(self, bodies: int, size_bytes: int) -> None:
+        """`bodies` bodies are being received, of which `size_bytes` bytes are here."""
+        self._bodies.set(bodies)
+        self._body_bytes.set(size_bytes)
+
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()
 
@@ -158,6 +173,9 @@ class Metrics:
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         self._cells.labels(pipeline, class_name).inc(count)
+
+    def warning(self, code: str) -> None:
+        self._warnings.labels(code).inc()
 
     def ran(self, model: str, *, size: int, seconds: float) -> None:
         self._batch_size.labels(model).observe(size)

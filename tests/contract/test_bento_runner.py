@@ -223,6 +223,11 @@ def are_gone(pids: Iterable[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def count_of(server: Server, words: str) -> int:
+    """How many lines of the log say so."""
+    return sum(words in line["message"] for line in server.lines())
+
+
 def test_a_full_queue_is_overload(toys: Server) -> None:
     """Beyond the images that may wait callers are told when to come back; nothing else is told to anybody."""
     answers = infer_all(toys, "nuclei-unet", [noise(seed, 16, 64, 64) for seed in range(24)])
@@ -253,6 +258,35 @@ def test_a_service_that_dies_is_replaced(toys: Server) -> None:
     assert killed not in toys.children()
 
 
+def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
+    """Stopped under two regions it is killed and started again within ten seconds; calls are made once more."""
+    png, request = blobs(1024), {"pipeline": "toy", "mpp": 0.5, "tile_px": 128}
+    expected = region(toys, png, **request)
+    assert expected.status_code == 200
+    broken_off = count_of(toys, "broke off")
+
+    answers: list[httpx.Response] = []
+    asking = [threading.Thread(target=lambda: answers.append(region(toys, png, **request))) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    toys.wait(lambda: toys.metric("slidecascade_regions_in_flight") == 2)
+    (hung,) = (pid for pid, line in toys.children().items() if "toy-classifier" in line)
+    os.kill(hung, signal.SIGSTOP)
+
+    def is_replaced() -> bool:
+        return any("toy-classifier" in line for pid, line in toys.children().items() if pid != hung)
+
+    toys.wait(is_replaced, seconds=10)
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    for answer in answers:
+        assert answer.json()["features"] == expected.json()["features"]
+    assert are_gone([hung])
+    assert count_of(toys, "broke off") > broken_off
+    toys.wait(lambda: readiness(toys) == 200)
+
+
 def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
     """They stay until regions in flight are done, even when they are told to stop too, as service managers do."""
     children = toys.children()
@@ -275,6 +309,36 @@ def test_services_leave_when_their_starter_is_killed(start_server: StartServer, 
     server.process.kill()
     server.process.wait()
     server.wait(lambda: are_gone(children))
+
+
+def test_killed_processes_leave_no_folders(
+    start_server: StartServer,
+    models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """BentoML's clients have none; that of the sockets, which none was left to remove, goes at the next start."""
+    temporary = tmp_path_factory.mktemp("t")  # short: a socket's path has few bytes
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def folders() -> list[str]:
+        return sorted(path.name.rpartition("-")[0] for path in temporary.iterdir())
+
+    server = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    children = server.children()
+    assert folders() == ["slidecascade-sockets"]
+    os.killpg(server.process.pid, signal.SIGKILL)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    server.wait(lambda: are_gone(children))
+    (left,) = temporary.iterdir()
+    os.utime(left, (0, 0))  # as if a minute ago
+    again = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    assert folders() == ["slidecascade-sockets"]
+    assert not left.exists()
+    assert again.stop() == 0
+    assert folders() == []
 
 
 def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:

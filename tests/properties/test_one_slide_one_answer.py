@@ -21,8 +21,8 @@ from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir
 from slidecascade.slides.store import SlideStore
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
-from slidecascade_render.slides import write_slide
 from toy_pipeline import ToyPipeline, blobs
 
 WIDTH, HEIGHT = 460, 380

@@ -22,8 +22,8 @@ from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.timing import Silent
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
-from slidecascade_render.slides import write_slide
 from toy_pipeline import WHOLE_PX, ToyPipeline
 
 SLIDE_ID = "liver.tiff"

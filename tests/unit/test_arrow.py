@@ -30,6 +30,7 @@ def made(seed: int, cells: int, classes: list[int], rows: int = 3, columns: int 
         cells=found.with_probabilities(*stages),
         owned=rng.random(cells) < 0.5,
         near_seam=rng.random(cells) < 0.5,
+        unstored_px=float(rng.uniform(0, 99)),
     )
 
 
@@ -50,6 +51,7 @@ def test_a_result_read_again_is_the_same_bit_for_bit(
     again = arrow.decode(arrow.encode(result))
 
     assert (again.index, again.core, again.is_background) == (result.index, result.core, result.is_background)
+    assert again.unstored_px == result.unstored_px
     for name in ("tissue", "owned", "near_seam"):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name), strict=True)
     for name in ("centroids", "areas", "scores", "vertices", "offsets"):
@@ -104,5 +106,7 @@ def test_another_stream_is_an_error() -> None:
 def test_no_cells_at_all_is_a_result() -> None:
     """A background tile has a stream too."""
     nothing = np.zeros(0, np.bool_)
-    empty = TileResult(0, Box(0, 0, 8, 8), np.zeros((1, 1), np.bool_), Instances.empty([3]), nothing, nothing)
+    empty = TileResult(
+        0, Box(0, 0, 8, 8), np.zeros((1, 1), np.bool_), Instances.empty([3]), nothing, nothing, unstored_px=0.5
+    )
     assert len(arrow.decode(arrow.encode(empty)).cells) == 0

@@ -214,7 +214,7 @@ def test_unknown_choices_are_refused(fields: dict[str, str]) -> None:
 
 def test_overrides_are_taken_apart_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """BentoML builds the service from the environment: what was set is what it reads."""
-    for name in ("SLIDECASCADE_RUNNER_BY_MODEL", "SLIDECASCADE_GPUS", "BENTOML_DO_NOT_TRACK"):
+    for name in ("SLIDECASCADE_RUNNER_BY_MODEL", "SLIDECASCADE_GPUS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     settings = Settings(runner_by_model="nuclei-unet=triton,nash-cell=local", gpus="0,2")

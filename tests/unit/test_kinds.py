@@ -109,9 +109,8 @@ class BrightnessWork(TileWork[BrightnessPipeline, BrightnessTileResult]):
         patch = self.read(view, self.grid, tile.read)
         tissue = core_blocks(tissue_blocks(patch, dark_field=False), tile)
         core = tile.core.clipped(self.needed)
-        return BrightnessTileResult(
-            tile.index, tile.core, tissue, float(view.read(self.grid, core).sum(dtype=np.int64))
-        )
+        total = float(view.read(self.grid, core).sum(dtype=np.int64))
+        return BrightnessTileResult(tile.index, tile.core, tissue, total, unstored_px=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,5 +54,6 @@ def test_elsewhere_one_session_takes_every_shape(numbers: Any) -> None:
 def test_the_shape_of_every_input_counts(numbers: Any) -> None:
     """Also of those that are no images."""
     sessions = local.Sessions(SIGNATURE, numbers, by_shape=True)
-    two = [of(1, 8, 8, 3) | {"gain": np.zeros((1, size), np.float32)} for size in (3, 4)]
-    assert [sessions.of(inputs) for inputs in two * 2] == [1, 2, 1, 2]
+    shapes = [(8, 3), (8, 4), (9, 4)]
+    calls = [of(1, height, 8, 3) | {"gain": np.zeros((1, size), np.float32)} for height, size in shapes]
+    assert [sessions.of(inputs) for inputs in calls * 2] == [1, 2, 3, 1, 2, 3]

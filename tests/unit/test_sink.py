@@ -89,7 +89,7 @@ def test_failures_and_background_are_accounted_for(toy: ToyPipeline) -> None:
     sink = CellsSink(toy.pipeline, Box(3, 3, 50, 50), grid)
     tissue, nothing = np.ones((4, 8), np.bool_), np.zeros(0, np.bool_)
     cells = sink.cells()
-    sink.take(TileResult(0, Box(0, 0, 64, 32), ~tissue, cells, nothing, nothing))
+    sink.take(TileResult(0, Box(0, 0, 64, 32), ~tissue, cells, nothing, nothing, unstored_px=0.0))
     sink.fail(TileFailure(1, Box(0, 32, 64, 32), "model-failed: it did"))
 
     report = sink.report()

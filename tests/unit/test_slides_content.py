@@ -16,8 +16,8 @@ from slidecascade.slides import content, slide
 from slidecascade.slides.content import files_of, id_of_bytes, id_of_files
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.upload import decode_image
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
-from slidecascade_render.slides import write_slide
 
 SERIES = "1.2.840.99999.7"
 

@@ -30,6 +30,10 @@ class Stated(RegionImage):
     def mpp(self) -> float:
         return 0.25
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """Black pixels stand for those that are not stored."""
+        return float((self.read_level(level, box) == 0).all(axis=2).mean())
+
 
 STATED = Stated(SILENT.pixels)
 

@@ -51,6 +51,10 @@ class Pyramid:
         self.boxes.append((level, box))
         return self.levels[level][box.y : box.bottom, box.x : box.right]
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """Black pixels stand for those that are not stored."""
+        return float((self.read_level(level, box) == 0).all(axis=2).mean())
+
 
 def pyramid(pixels: Rgb, *downsamples: float) -> Pyramid:
     """`pixels` and smaller levels, their sizes rounded down as scanners do."""

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from slidecascade.errors import ModelFailedError
-from slidecascade.models.tensors import InputSpec, OutputSpec, Signature, batch_of, joined, part_of, rgb_image
+from slidecascade.models.tensors import (
+    InputSpec,
+    OutputSpec,
+    Signature,
+    Tensors,
+    batch_of,
+    image_bytes,
+    joined,
+    part_of,
+    rgb_image,
+)
 
 IMAGE: dict[str, Any] = {
     "name": "image",
@@ -169,3 +179,11 @@ def test_what_is_parted_and_joined_is_the_same(count: int, cuts: list[int]) -> N
     again = joined(part_of(whole, start, stop) for start, stop in itertools.pairwise(ends))
     assert all(np.array_equal(again[name], whole[name]) for name in whole)
     assert batch_of(again) == count
+
+
+def test_calls_are_bounded_by_what_is_larger_the_inputs_or_the_outputs() -> None:
+    """A network may return many times the bytes it takes; tensors of no image count for nothing."""
+    small: Tensors = {"a": np.zeros((4, 8), np.uint8)}
+    large: Tensors = {"b": np.zeros((4, 9), np.float32), "c": np.zeros(4)}
+    assert image_bytes(small, large) == image_bytes(large, small) == 9 * 4 + 8
+    assert image_bytes(part_of(small, 0, 0), part_of(large, 0, 0)) == 1

@@ -192,12 +192,15 @@ def test_json_of_every_type(dtype: str, datatype: str, good: list[Any], bad: lis
 
     def read(how: dict[str, Any], binary: bytes = b"") -> NDArray[Any]:
         given = {"name": "vector", "datatype": datatype, "shape": [1, 2]} | how
-        document = json.dumps({"inputs": [image, given]}).encode()
+        before = image if not binary else image | {"parameters": {"binary_data_size": 3}, "data": None}
+        document = json.dumps({"inputs": [before, given]}).encode()
         return Inference(document + binary, json_bytes=len(document), spec=spec, max_images=1).inputs["vector"]
 
     expected = np.array([good], dtype)
     np.testing.assert_array_equal(read({"data": good}), expected)
     size = {"parameters": {"binary_data_size": expected.nbytes}}
-    np.testing.assert_array_equal(read(size, expected.tobytes()), expected)
+    found = read(size, b"rgb" + expected.tobytes())  # begins at an odd byte
+    np.testing.assert_array_equal(found, expected)
+    assert found.flags.aligned
     with pytest.raises(MalformedRequestError, match="'vector' must be"):
         read({"data": bad})

@@ -255,3 +255,5 @@ def _tell(observer: Observer, result: RegionResult) -> None:
     observer.tiles("failed", len(tiles.failed))
     for name, count in result.cell_counts.items():
         observer.cells(result.pipeline, name, count)
+    for warning in result.warnings:
+        observer.warning(warning.code)

@@ -42,6 +42,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
+            warnings=self.warnings(),
             grid=grid,
             box=box,
             labels=labels,

@@ -56,14 +56,19 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
         tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
+        unstored_px = self.unstored_px(patch, tile, view)
         if not tissue.any():
             nothing = np.zeros(0, np.int64)
             blank = np.zeros((tile.core.height, tile.core.width), np.int32)
-            return AreasTileResult(tile.index, tile.core, tissue, blank, nothing, nothing, nothing > 0)
+            return AreasTileResult(
+                tile.index, tile.core, tissue, blank, nothing, nothing, nothing > 0, unstored_px=unstored_px
+            )
         mask = self._mask(patch, tile, tissue)
         with self.stopwatch.measure("decode"):
             labels, classes, pixels, inside = self._pieces(mask, tile.core)
-        return AreasTileResult(tile.index, tile.core, tissue, labels, classes, pixels, inside)
+        return AreasTileResult(
+            tile.index, tile.core, tissue, labels, classes, pixels, inside, unstored_px=unstored_px
+        )
 
     def _mask(self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """The classes of the core's pixels, counted from 1."""

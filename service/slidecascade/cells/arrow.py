@@ -13,7 +13,8 @@ owned, near_seam    bool                             see `TileResult`
 probabilities_K     fixed_size_list<float>[C]        of classifier K, counted from 0; NaN where it did not look
 ==================  ===============================  ==========================================================
 
-The schema's metadata holds the tile's index, core and tissue blocks (JSON, and bits in rows of whole bytes).
+The schema's metadata holds the tile's index, core, unstored pixels (JSON) and tissue blocks (bits in rows of
+whole bytes).
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ def encode(result: TileResult) -> bytes:
         "near_seam": pa.array(result.near_seam),
     }
     columns |= {f"{_PROBABILITIES}{k}": _lists(matrix) for k, matrix in enumerate(cells.probabilities)}
-    place = {"index": result.index, "core": result.core.as_tuple(), "tissue_shape": result.tissue.shape}
+    place = {
+        "index": result.index,
+        "core": result.core.as_tuple(),
+        "tissue_shape": result.tissue.shape,
+        "unstored_px": result.unstored_px,
+    }
     metadata = {
         b"format": FORMAT,
         b"place": orjson.dumps(place),
@@ -91,6 +97,7 @@ def decode(stream: bytes) -> TileResult:
         ),
         owned=batch["owned"].to_numpy(zero_copy_only=False),
         near_seam=batch["near_seam"].to_numpy(zero_copy_only=False),
+        unstored_px=place["unstored_px"],
     )
 
 

@@ -36,6 +36,7 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
+            warnings=self.warnings(),
         )
 
     def cells(self) -> Instances:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Decoding, Look, look_at
-from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
@@ -20,6 +20,9 @@ from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
+
+SECOND_LOOKS = 2
+"""Second looks read at most so many times the pixels of their tile."""
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
@@ -52,12 +55,12 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
         blocks = tissue_blocks(patch, dark_field=self.dark_field)
-        tissue = core_blocks(blocks, tile)
+        tissue, unstored_px = core_blocks(blocks, tile), self.unstored_px(patch, tile, view)
         if not tissue.any():
-            return self._nothing(tile, tissue)
+            return self._nothing(tile, tissue, unstored_px)
         cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
         if not len(cells):
-            return self._nothing(tile, tissue)
+            return self._nothing(tile, tissue, unstored_px)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
@@ -66,9 +69,8 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
             read=lambda grid, box: self.read(view, grid, box),
             run=self._run_classifier,
         )
-        return TileResult(
-            tile.index, tile.core, tissue, cells.with_probabilities(*probabilities), owned, near_seam
-        )
+        classified = cells.with_probabilities(*probabilities)
+        return TileResult(tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px)
 
     @property
     def aligned_to(self) -> int:
@@ -90,30 +92,24 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
-        look = self._look(patch, tile.read)
-        undecided = self._undecided(look, tile)
+        first = Seen.nothing_of(self._look(patch, tile.read))
         whole = whole_lattice(self.grid.size, self.aligned_to)
-        if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
+        if len(first.undecided_in(tile.core)) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
             wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
-            look = self._look(self.read(view, self.grid, wide), wide)
-            undecided = self._undecided(look, tile)
+            first = Seen.nothing_of(self._look(self.read(view, self.grid, wide), wide))
         again = SecondLook(
             look=lambda box: self._look(self.read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
             margin_px=self._decoding.margin_px,
+            most_px=SECOND_LOOKS * max(tile.read.area, SQUARE_PX[-1] ** 2),
         )
-        seen = again.settle(look, undecided)
+        seen = again.settle(first, tile.core)
         reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         with self.stopwatch.measure("decode"):
             parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
             return Instances.concatenate(parts)
-
-    def _undecided(self, look: Look, tile: Tile) -> NDArray[np.int64]:
-        """The objects of `look` that are not decided and whose centroid may lie in the core of `tile`."""
-        with self.stopwatch.measure("decode"):
-            return np.flatnonzero(look.open() & look.near(tile.core)) + 1
 
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
@@ -153,10 +149,10 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_]) -> TileResult:
+    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileResult(tile.index, tile.core, tissue, empty, none, none)
+        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px)
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:

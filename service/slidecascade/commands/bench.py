@@ -26,7 +26,6 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import whole_number
-from slidecascade.commands.files import writing_to
 from slidecascade.commands.millioncells import Writing, measure_writing
 from slidecascade.commands.service_process import served
 from slidecascade.cores import usable_cores
@@ -36,6 +35,7 @@ from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
+from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 MPP = 0.25

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action, told in (
         ("list", "one line per model"),
         ("show", "all that a model's package states, and how far it is from what it was converted from"),
-        ("verify", "check sha256 and shapes, run each model and its head, and measure"),
+        ("verify", "check sha256 and tensors, run each model and its head, and measure"),
     ):
         action_parser = actions.add_parser(action, help=told)
         action_parser.add_argument("--models", type=Path, help="the models folder")
@@ -105,7 +105,7 @@ def _verified(package: ModelPackage) -> str:
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
         f"{spec.name}: sha256 and tensors are as stated, and it runs{told}.\n"
-        f"    {1000 * float(np.median(times)) / count:.2f} ms for one of {of_what} on one thread, "
+        f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
         f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
     )
 

@@ -120,12 +120,26 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
     )(Model)
 
 
+def forgo_folder(proxy: Any) -> None:
+    """Remove the folder that a client of BentoML's makes for files it may be sent: none is sent here, and a
+    process that is killed would leave it behind."""
+    proxy.to_async._temp_dir.cleanup()
+
+
+class Factory(ServiceAppFactory):  # type: ignore[misc]  # untyped base
+    """What BentoML builds the application of a service with, whose client of itself has no folder."""
+
+    async def create_instance(self, app: Starlette) -> None:
+        await super().create_instance(app)
+        forgo_folder(self._service_instance.__self_proxy__)
+
+
 class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
     """A service without BentoML's time limit: `Control` stops the work itself, and keeps no timer afterwards."""
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
         self.inject_config()
-        factory = ServiceAppFactory(self, is_main=is_main)
+        factory = Factory(self, is_main=is_main)
         factory.timeout = None
         self.prepare(factory)
         app: Starlette = factory()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from slidecascade.geometry import Box, Grid, Mpp
 from slidecascade.pipelines.classes import ClassTree
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 
@@ -80,6 +81,7 @@ class RegionResult(ABC):
         tissue: where tissue is.
         tiles: every tile accounted for.
         timings_s: seconds of work by stage, added up over threads.
+        warnings: what makes the answer doubtful.
         Others: see `Origin`.
     """
 
@@ -96,6 +98,7 @@ class RegionResult(ABC):
     tissue: TissueMap
     tiles: TileReport
     timings_s: Mapping[str, float]
+    warnings: tuple[AnswerWarning, ...] = ()
 
     @property
     @abstractmethod

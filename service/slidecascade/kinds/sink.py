@@ -16,6 +16,10 @@ from slidecascade.kinds.result import FailedTile, Origin, RegionResult, TileRepo
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
+from slidecascade.warning import AnswerWarning
+
+MIN_UNSTORED = 0.01
+"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
 T = TypeVar("T", bound=AnyTileResult)
 T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
@@ -78,6 +82,18 @@ class MemorySink(ABC, Generic[P, T]):
         return TissueMap(
             mask, Grid(corner_x, corner_y, self._grid.downsample * block, size, self._grid.mpp * block)
         )
+
+    def warnings(self) -> tuple[AnswerWarning, ...]:
+        """What makes the answer doubtful."""
+        unstored_px = sum(result.unstored_px for result in self._results)
+        unstored = unstored_px / max(1, sum(result.core.area for result in self._results))
+        if unstored < MIN_UNSTORED:
+            return ()
+        message = (
+            f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
+            "file was not written to its end; look at it in a viewer."
+        )
+        return (AnswerWarning("no-stored-pixels", message),)
 
     def report(self) -> TileReport:
         """Every tile accounted for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ class AnyTileResult:
         index: the tile's position in reading order.
         core: the part of the slide it owns, in pixels of the grid in which tiles are cut.
         tissue: ``(h, w)`` bool, the tissue blocks of the core; none in a background tile.
+        unstored_px: pixels of the core, in that grid, for which the source stores nothing.
     """
 
     index: int
     core: Box
     tissue: NDArray[np.bool_]
+    unstored_px: float = field(kw_only=True)
 
     @property
     def is_background(self) -> bool:

@@ -22,6 +22,9 @@ from slidecascade.slides.tissue import BLOCK_PX
 from slidecascade.slides.view import SlideView
 from slidecascade.timing import Stopwatch
 
+_SEEN_PX = 16
+"""Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
+
 P = TypeVar("P", bound=Pipeline)
 T_co = TypeVar("T_co", bound=AnyTileResult, covariant=True)
 
@@ -77,6 +80,18 @@ class TileWork(ABC, Generic[P, T_co]):
         self.control.check()
         with self.stopwatch.measure("segment" if model.task == "segment" else "classify"):
             return self.runner.run(model.name, {model.input.name: images})
+
+    def unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: SlideView) -> float:
+        """The pixels of the core that the source does not store; `patch` shows `tile.read`.
+
+        The source is asked only where the patch has the pure white of unstored pixels.
+        """
+        left, top = tile.core.x - tile.read.x, tile.core.y - tile.read.y
+        seen = patch[top : top + tile.core.height : _SEEN_PX, left : left + tile.core.width : _SEEN_PX]
+        if not (seen == 255).all(axis=2).any():
+            return 0.0
+        with self.stopwatch.measure("read"):
+            return view.unstored_share(self.grid, tile.core) * tile.core.area
 
 
 def core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:

@@ -337,6 +337,11 @@ def batch_of(inputs: Tensors) -> int:
     return counts.pop()
 
 
+def image_bytes(*tensors: Tensors) -> int:
+    """Bytes of one image of the largest of `tensors`, such as all inputs and all outputs; at least 1."""
+    return max(1, *(sum(array[:1].nbytes for array in each.values()) for each in tensors))
+
+
 def part_of(tensors: Tensors, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Images ``start:stop`` of every tensor, as views."""
     return {name: array[start:stop] for name, array in tensors.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gzipped
+from slidecascade.staging import write_file
 
 TEXT_LEVEL = 1
 """Deflate level of text: higher levels save little and cost more than the rest of the encoding."""
@@ -37,14 +37,15 @@ def write_folder(files: Files, folder: Path, *, gzip: bool = False) -> tuple[Pat
     at all; one of the same name is replaced.
 
     Raises:
-        OSError: when the folder cannot be made or written.
+        UnwritableOutputError: when the folder cannot be made or written.
     """
-    written = [_write_atomically(folder / name, [content]) for name, content in files.small]
-    if gzip:
-        written.append(_write_atomically(folder / f"{files.large_name}.gz", gzipped(files.large)))
-    else:
-        written.append(_write_atomically(folder / files.large_name, files.large))
-    return tuple(written)
+    written = []
+    for name, content in files.small:
+        write_file(folder / name, content)
+        written.append(folder / name)
+    large = folder / (f"{files.large_name}.gz" if gzip else files.large_name)
+    write_file(large, gzipped(files.large) if gzip else files.large)
+    return (*written, large)
 
 
 def _zipped(
@@ -62,17 +63,6 @@ def _zipped(
                 member.write(piece)
                 yield outbox.take()
     yield outbox.take()
-
-
-def _write_atomically(path: Path, pieces: Iterable[bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.writelines(pieces)
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Outbox:

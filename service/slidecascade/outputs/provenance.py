@@ -23,6 +23,7 @@ class Provenance(wire.Answer):
     facts: wire.Facts | None = None
     tiles: wire.Tiles
     counts: dict[str, int]
+    warnings: tuple[wire.AnswerWarning, ...]
 
 
 def provenance(analysis: RegionResult) -> Provenance:
@@ -39,6 +40,7 @@ def provenance(analysis: RegionResult) -> Provenance:
         facts=facts(analysis),
         tiles=tile_counts(analysis),
         counts=analysis.counts,
+        warnings=warnings(analysis),
     )
 
 
@@ -79,6 +81,11 @@ def model_uses(analysis: RegionResult) -> tuple[wire.ModelUse, ...]:
         )
         for model in analysis.models
     )
+
+
+def warnings(analysis: RegionResult) -> tuple[wire.AnswerWarning, ...]:
+    """What makes the answer doubtful."""
+    return tuple(wire.AnswerWarning(code=item.code, message=item.message) for item in analysis.warnings)
 
 
 def tile_counts(analysis: RegionResult) -> wire.Tiles:

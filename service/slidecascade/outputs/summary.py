@@ -10,7 +10,7 @@ from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.extent import analysed_mm2, tissue_mm2
 from slidecascade.outputs.heatmap import Heatmap, legend
-from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts
+from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts, warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def summary(
         facts=facts(result),
         heatmaps=tuple(legend(item, colormap) for item in heatmaps),
         timings_s={stage: round(seconds, 4) for stage, seconds in result.timings_s.items()},
+        warnings=warnings(result),
     )
 
 

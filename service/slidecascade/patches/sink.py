@@ -36,6 +36,7 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
+            warnings=self.warnings(),
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),

@@ -59,7 +59,8 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         places = np.argwhere(wanted)
         if len(places):
             found[wanted] = self._probabilities(self._canvas(patch, tile), places[:, ::-1] * stride)
-        return PatchesTileResult(tile.index, tile.core, tissue, first, found)
+        unstored_px = self.unstored_px(patch, tile, view)
+        return PatchesTileResult(tile.index, tile.core, tissue, first, found, unstored_px=unstored_px)
 
     def _owned(self, first: tuple[int, int], rows: int, columns: int) -> NDArray[np.bool_]:
         """``(rows, columns)``: the squares whose middle lies in the region."""

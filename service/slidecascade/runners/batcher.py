@@ -14,7 +14,7 @@ from slidecascade.errors import CancelledError, DrainingError, ModelFailedError,
 from slidecascade.models.tensors import Tensors, batch_of, joined, part_of
 from slidecascade.runners.pace import padded_size
 from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved
-from slidecascade.runners.schedule import RETRY_AFTER_S, Batch, Call, InputKind, Key, Limits, Part, Schedule
+from slidecascade.runners.schedule import Batch, Call, InputKind, Key, Limits, Part, Schedule
 
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.05
@@ -113,7 +113,7 @@ class Batcher:
             while not call.settled.wait(min(_LOOK_S, max(0.0, control.seconds_left))):
                 control.check()
                 if self._closed:
-                    raise _closing()
+                    raise self._closing_error()
         except SlideCascadeError:
             self._leave(call)
             raise
@@ -135,7 +135,7 @@ class Batcher:
         )
         with self._changed:
             if self._closed:
-                raise _closing()
+                raise self._closing_error()
             self._schedule.add(call)
             self._tell_queue(model)
             self._changed.notify()
@@ -215,9 +215,10 @@ class Batcher:
     def _tell_queue(self, model: str) -> None:
         self._observer.queued(model, self._schedule.waiting(model))
 
-
-def _closing() -> DrainingError:
-    return DrainingError("The networks are being shut down: try again later.", retry_after_s=RETRY_AFTER_S)
+    def _closing_error(self) -> DrainingError:
+        return DrainingError(
+            "The networks are being shut down: try again later.", retry_after_s=self._limits.retry_after_s
+        )
 
 
 def _is_open(call: _Pending) -> bool:

@@ -31,13 +31,11 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
-from slidecascade.models.tensors import Tensors, batch_of, part_of
-from slidecascade.runners.runner import CallerView, Runner
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of
+from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
+from slidecascade.runners.server_metadata import Spec
 
 LOG = logging.getLogger(__name__)
-
-Spec = SegmenterSpec | ClassifierSpec
 
 BEAT_S = 1.0
 """How often a service that is there says so."""
@@ -52,7 +50,6 @@ PAUSE_S = 0.3
 """Before a call is made again, and before a lost service is asked for again."""
 
 MAX_CALL_BYTES = 64 << 20
-RETRY_AFTER_S = 2
 _LOOK_S = 0.2
 """How often a thread that waits for its answer looks whether its caller has left."""
 
@@ -88,11 +85,20 @@ class BentoRunner:
     Args:
         packages: the models to run.
         services: what `bentoml.depends` gives for each of them, by name.
+        retry_after_s: when a caller is to come back whom no service could serve, in seconds.
     """
 
-    def __init__(self, packages: Iterable[ModelPackage], services: Mapping[str, ModelProxy]) -> None:
+    def __init__(
+        self,
+        packages: Iterable[ModelPackage],
+        services: Mapping[str, ModelProxy],
+        *,
+        retry_after_s: int = RETRY_AFTER_S,
+    ) -> None:
+        self._retry_after_s = retry_after_s
         self._remotes = {
-            package.spec.name: _Remote(package.spec, services[package.spec.name]) for package in packages
+            package.spec.name: _Remote(package.spec, services[package.spec.name], retry_after_s)
+            for package in packages
         }
         self._closed = False
         self._closing = threading.Lock()
@@ -131,7 +137,7 @@ class BentoRunner:
         if missing := [name for name, remote in self._remotes.items() if not remote.is_there]:
             raise NotReadyError(
                 f"The services of {', '.join(missing)} are not there yet: see the service's log.",
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=self._retry_after_s,
             )
 
     def close(self) -> None:
@@ -164,8 +170,7 @@ class BentoRunner:
         if remote is None:
             raise UnknownModelError(f"There is no service for a model {model!r}.")
         outputs = remote.spec.signature.new_outputs(model, inputs)
-        image_bytes = sum(array[:1].nbytes for array in inputs.values())
-        step = max(1, MAX_CALL_BYTES // max(1, image_bytes))
+        step = max(1, MAX_CALL_BYTES // image_bytes(inputs, outputs))
         for start in range(0, batch_of(inputs), step):
             part = part_of(inputs, start, start + step)
             batch = {name: np.ascontiguousarray(array) for name, array in part.items()}
@@ -178,7 +183,7 @@ class BentoRunner:
         with self._closing:
             if self._closed:
                 work.close()
-                raise _closing()
+                raise self._closing_error()
             future = self._begin(work)
         try:
             while True:
@@ -187,21 +192,27 @@ class BentoRunner:
                 except TimeoutError:
                     control.check()
                     if not self._thread.is_alive():
-                        raise _closing() from None
+                        raise self._closing_error() from None
                 else:
                     return answer
         except Abandoned:
-            raise _closing() from None
+            raise self._closing_error() from None
         finally:
             future.cancel()  # where nobody waits any more the connection is closed, which tells the service
+
+    def _closing_error(self) -> DrainingError:
+        return DrainingError(
+            "The networks are being shut down: try again later.", retry_after_s=self._retry_after_s
+        )
 
 
 class _Remote:
     """The service of one model, as the loop sees it."""
 
-    def __init__(self, spec: Spec, proxy: ModelProxy) -> None:
+    def __init__(self, spec: Spec, proxy: ModelProxy, retry_after_s: int) -> None:
         self.spec = spec
         self._proxy = proxy
+        self._retry_after_s = retry_after_s
         self._beats = asyncio.Event()
         self._gone = asyncio.Event()
         self._gone.set()
@@ -299,7 +310,7 @@ class _Remote:
     def _away(self) -> NotReadyError:
         return NotReadyError(
             f"The service of model {self.spec.name!r} does not answer: try again later.",
-            retry_after_s=RETRY_AFTER_S,
+            retry_after_s=self._retry_after_s,
         )
 
     def _checked(self, outputs: Any, inputs: Tensors) -> Tensors:
@@ -327,7 +338,3 @@ class _Remote:
             return ModelFailedError(
                 f"The service of model {self.spec.name!r} failed unexpectedly: see the service's log."
             )
-
-
-def _closing() -> DrainingError:
-    return DrainingError("The networks are being shut down: try again later.", retry_after_s=RETRY_AFTER_S)

@@ -128,17 +128,19 @@ def _open(
     observer: RunObserver,
     services: Mapping[str, Any],
 ) -> Runner:
+    retry_after_s = settings.retry_after_s
     match kind:
         case "local":
             return open_local(packages, settings, observer)
         case "bento":
             from slidecascade.runners.bento import BentoRunner
 
-            return MeasuredRunner(BentoRunner(packages, services), observer)
+            return MeasuredRunner(BentoRunner(packages, services, retry_after_s=retry_after_s), observer)
         case "triton":
             from slidecascade.runners.triton import TritonRunner
 
-            return MeasuredRunner(TritonRunner(packages, url=settings.triton_url), observer)
+            runner = TritonRunner(packages, url=settings.triton_url, retry_after_s=retry_after_s)
+            return MeasuredRunner(runner, observer)
 
 
 def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Shape, Signature, Tensors, batch_of, part_of, require_finite
+from slidecascade.privacy import forbid_telemetry
+
+forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
+
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
 
 ORT_ERRORS = (
     ort_errors.Fail,
@@ -31,8 +35,9 @@ WARM_UP_PX = 64
 FATAL_ONLY = 4
 """The severity from which on ONNX Runtime writes to stderr."""
 
-MOST_SHAPES = 6
-"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles in three sizes of batch."""
+MOST_SHAPES = 15
+"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles and the three squares of
+second looks, in three sizes of batch."""
 
 USUAL_BATCH = 8
 """The size of batches TensorRT makes its engines best for."""
@@ -104,7 +109,7 @@ ON_CPU = Placement()
 class Sessions:
     """The sessions of one network, and what it takes and returns.
 
-    On CUDA there is one for each shape of the inputs of those last asked for. cuDNN's plans belong to a session
+    On CUDA there is one for each of the shapes of inputs last asked for. cuDNN's plans belong to a session
     and are made anew whenever its input has another shape than the time before: on an H100 a region of 31 ms took
     1.4 s, nearly all of it planning.
     """
@@ -169,16 +174,15 @@ class LocalRunner:
         sessions = self._sessions[model]
         sessions.signature.require_inputs(model, inputs)
         # The product of a single row is rounded in another way than that of several: no crop runs alone.
-        is_alone = model in self._classifiers and batch_of(inputs) == 1
-        if is_alone:
-            inputs = {name: np.repeat(array, 2, axis=0) for name, array in inputs.items()}
+        alone = model in self._classifiers and batch_of(inputs) == 1
+        given = {name: np.repeat(array, 2, axis=0) for name, array in inputs.items()} if alone else inputs
         try:
-            outputs = _run(sessions, inputs)
+            outputs = _run(sessions, given)
         except ORT_ERRORS as error:
-            given = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise ModelFailedError(f"Model {model!r} failed on {given}: see the service's log.") from error
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise ModelFailedError(f"Model {model!r} failed on {shapes}: see the service's log.") from error
         require_finite(model, outputs)
-        return part_of(outputs, 0, 1) if is_alone else outputs
+        return part_of(outputs, 0, 1) if alone else outputs
 
     def close(self) -> None:
         self._sessions.clear()

@@ -9,6 +9,9 @@ from typing import Protocol, runtime_checkable
 from slidecascade.cancellation import Control
 from slidecascade.models.tensors import Tensors
 
+RETRY_AFTER_S = 2
+"""When callers who cannot be served are to come back, where a runner is made without the service's settings."""
+
 
 class Runner(Protocol):
     """Runs networks by name; usable from many threads at once."""

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from slidecascade.errors import OverloadedError
 from slidecascade.runners.pace import Pace, batch_size, padded_size
+from slidecascade.runners.runner import RETRY_AFTER_S
 
-RETRY_AFTER_S = 2
 _MOST_IDLE = 256
 
 FULL = 8

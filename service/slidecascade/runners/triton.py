@@ -27,8 +27,8 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of, part_of, require_finite
-from slidecascade.runners.runner import CallerView, Runner
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of, require_finite
+from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
 from slidecascade.runners.server_metadata import ServedModel, Spec, require_served
 from slidecascade.runners.sharedmemory import Places, Region, RegionRefusedError, Regions
 
@@ -51,8 +51,7 @@ RETRY_PAUSE_S = 0.3
 """Longer than gRPC's first pause before it connects again."""
 
 CLOCKS_DIFFER_S = 0.05
-RETRY_AFTER_S = 2
-MAX_REQUEST_BYTES = 1 << 30
+MAX_MESSAGE_BYTES = 1 << 30
 """Messages must stay below 2 GiB."""
 
 CHANNEL = [
@@ -91,6 +90,7 @@ class TritonRunner:
         timeout_s: how long the server may take for one batch, in seconds.
         shared_memory: whether inputs and outputs lie in memory shared with the server. None: if the server is on
             this machine. Where the server refuses it, they travel in messages.
+        retry_after_s: when a caller is to come back whom the server could not serve, in seconds.
 
     Raises:
         SettingsError: when `url` is not ``host:port``.
@@ -103,9 +103,11 @@ class TritonRunner:
         url: str,
         timeout_s: float = CALL_S,
         shared_memory: bool | None = None,
+        retry_after_s: int = RETRY_AFTER_S,
     ) -> None:
         self._specs = {package.spec.name: package.spec for package in packages}
         self._timeout_s = timeout_s
+        self._retry_after_s = retry_after_s
         shares = _is_this_machine(_host(url)) if shared_memory is None else shared_memory
         self._client = triton.InferenceServerClient(url, channel_args=CHANNEL)
         self._served: dict[str, ServedModel] = {}
@@ -143,12 +145,12 @@ class TritonRunner:
                 raise NotReadyError(
                     f"The Triton server is not ready to run {names}: see its log and point it at the same models "
                     "folder.",
-                    retry_after_s=RETRY_AFTER_S,
+                    retry_after_s=self._retry_after_s,
                 )
             for name in self._specs:
                 self._require(name)
         except triton.InferenceServerException as error:
-            raise _not_there(error) from error
+            raise _not_there(error, retry_after_s=self._retry_after_s) from error
 
     def close(self) -> None:
         """Give the shared memory back and close the connection."""
@@ -164,7 +166,7 @@ class TritonRunner:
         start, count = 0, batch_of(inputs)
         while start < count:
             served = self._asked(partial(self._require, model), model, inputs, control)
-            step = max(1, min(served.max_batch, MAX_REQUEST_BYTES // _nbytes(part_of(inputs, start, start + 1))))
+            step = max(1, min(served.max_batch, MAX_MESSAGE_BYTES // image_bytes(inputs, outputs)))
             batch, into = part_of(inputs, start, start + step), part_of(outputs, start, start + step)
             self._asked(partial(self._infer, model, batch, into, control), model, batch, control)
             start += step
@@ -190,7 +192,7 @@ class TritonRunner:
 
     def _failure(self, error: Any, model: str, inputs: Tensors, control: Control) -> SlideCascadeError:
         if error.status() in (UNAVAILABLE, NOT_FOUND):
-            return _not_there(error)
+            return _not_there(error, retry_after_s=self._retry_after_s)
         if error.status() == TOO_LATE:
             if control.seconds_left < CLOCKS_DIFFER_S:  # the caller's limit, which gRPC may reach a moment early
                 time.sleep(max(0.0, control.seconds_left))
@@ -297,10 +299,6 @@ class TritonRunner:
         return True
 
 
-def _nbytes(tensors: Tensors) -> int:
-    return sum(array.nbytes for array in tensors.values())
-
-
 def _is_lost(error: BaseException) -> bool:
     """Whether the call was left without an answer: the server may still be at work on it."""
     if not isinstance(error, triton.InferenceServerException):
@@ -317,19 +315,19 @@ def _is_queue_full(error: Any) -> bool:
     return error.status() == UNAVAILABLE and QUEUE_FULL in error.message()
 
 
-def _not_there(error: Any) -> SlideCascadeError:
+def _not_there(error: Any, *, retry_after_s: int) -> SlideCascadeError:
     if _is_queue_full(error):
         return OverloadedError(
-            "The Triton server's queue is full: try again in a moment.", retry_after_s=RETRY_AFTER_S
+            "The Triton server's queue is full: try again in a moment.", retry_after_s=retry_after_s
         )
     if error.status() == NOT_FOUND:
         return NotReadyError(
             "The Triton server does not serve every model: point it at the same models folder.",
-            retry_after_s=RETRY_AFTER_S,
+            retry_after_s=retry_after_s,
         )
     return NotReadyError(
         "The Triton server does not answer: start it, or correct the address of its gRPC endpoint.",
-        retry_after_s=RETRY_AFTER_S,
+        retry_after_s=retry_after_s,
     )
 
 

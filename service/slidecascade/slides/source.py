@@ -54,6 +54,14 @@ class Source(Protocol):
         """
         ...
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """The part, 0 to 1, of the pixels of `box` that no scanner or program stored; they are read as white.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        ...
+
 
 class OpenSource(Protocol):
     """Opens the pixels of a slide or an image for a while."""

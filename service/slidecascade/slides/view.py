@@ -87,6 +87,21 @@ class SlideView:
         cut: Rgb = bordered[top : top + box.height, left : left + box.width]
         return cut
 
+    def unstored_share(self, grid: Grid, box: Box) -> float:
+        """The part of `box`, in pixels of `grid` and inside its extent, for which the source stores no pixels.
+
+        Raises:
+            UnreadableSlideError: the slide's file is damaged.
+        """
+        level = self._level(grid)
+        size = self.source.level_sizes[level]
+        corners = grid.l0_from_grid(np.array([[box.x, box.y], [box.right, box.bottom]]))
+        corners /= self.source.level_downsamples[level]
+        (left, top), (right, bottom) = np.floor(corners[0] + _NO_SHIFT), np.ceil(corners[1] - _NO_SHIFT)
+        x, y = int(left), int(top)
+        asked = Box(x, y, int(right) - x, int(bottom) - y).clipped(Box(0, 0, size.width, size.height))
+        return self.source.unstored_share(level, asked)
+
     def overview(self, region_l0: Box, max_side_px: int) -> tuple[Rgb, float]:
         """The whole region with no side longer than `max_side_px`, and its level-0 pixels per pixel."""
         grid = self.overview_grid(region_l0, max_side_px)

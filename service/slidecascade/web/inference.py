@@ -57,6 +57,7 @@ class Inferences:
         settings = self._settings
         exchange = Exchange.of(request)
         body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
+        exchange.place.enter()
         control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
         json_bytes = _json_bytes(request, len(body))
         work = self._pool.submit(self._infer, body, json_bytes, package, control, time.monotonic())

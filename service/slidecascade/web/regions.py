@@ -61,6 +61,7 @@ class Regions:
         view = read_view(request)
         settings = self._settings
         order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
+        Exchange.of(request).place.enter()
         encoders = self._analyser.encoders(order.request.pipeline)
         media_type = choose(view.accept, encoders.offers)
         self._require_heatmap(order, media_type, view.drawing)
@@ -72,7 +73,11 @@ class Regions:
     async def read_native(self, request: Request) -> Order:
         """What one of BentoML's clients orders; see `read_native_order`."""
         settings = self._settings
-        return await read_native_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
+        order = await read_native_order(
+            request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s
+        )
+        Exchange.of(request).place.enter()
+        return order
 
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""

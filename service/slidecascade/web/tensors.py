@@ -102,7 +102,7 @@ class Inference:
 
     def answer(self, outputs: Tensors) -> tuple[bytes, bytes]:
         """The answer's JSON and the binary data that follow it, empty where there are none."""
-        told, binary = [], []
+        described, binary = [], []
         for output, is_binary in self._wanted:
             data = np.ascontiguousarray(outputs[output.name])
             tensor: dict[str, Any] = {
@@ -115,8 +115,8 @@ class Inference:
                 binary.append(data.tobytes())
             else:
                 tensor["data"] = data.ravel()
-            told.append(tensor)
-        answer = {"model_name": self._spec.name, "model_version": str(self._spec.version), "outputs": told}
+            described.append(tensor)
+        answer = {"model_name": self._spec.name, "model_version": str(self._spec.version), "outputs": described}
         if self._id is not None:
             answer["id"] = self._id
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), b"".join(binary)

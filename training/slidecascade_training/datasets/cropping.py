@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slidecascade.geometry import Mpp
 from slidecascade.slides import crops
 from slidecascade.slides.view import SlideView
-from slidecascade_training.datasets.annotation import Points
+from slidecascade_evaluation.annotation import Points
 
 _BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
 

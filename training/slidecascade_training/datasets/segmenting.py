@@ -17,7 +17,7 @@ from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
 from slidecascade.slides.view import SlideView
 from slidecascade.timing import Silent
-from slidecascade_training.datasets.annotation import Annotation, Points
+from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.specimens import Specimen
 
 _MARGIN_UM: Final = 64.0

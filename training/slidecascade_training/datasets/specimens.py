@@ -23,8 +23,9 @@ from slidecascade.slides.slide import Slide, can_open
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import decode_image
 from slidecascade.slides.view import SlideView
-from slidecascade_training.datasets import geojson, xmlfile
-from slidecascade_training.datasets.annotation import Annotation
+from slidecascade_evaluation import geojson
+from slidecascade_evaluation.annotation import Annotation
+from slidecascade_training.datasets import xmlfile
 
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 SLIDES: Final = frozenset({".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"})

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from slidecascade.errors import UnusableDataError
 from slidecascade.geometry import Box, Grid, Mpp
 from slidecascade.slides.view import SlideView
-from slidecascade_training.datasets.annotation import Annotation, Points
+from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.split import VALIDATE, Split
 
 _HELD_OUT: Final = 5  # see `slidecascade_evaluation.dsb2018`
