@@ -6,37 +6,59 @@
 - Colour: divided by the full scale of the fewest bits out of 8, 10, 12, 14 and 16 that hold the largest
   sample. One factor for all channels, because stain colours carry meaning.
 
-Both depend on all pixels of the image, once; never on a tile.
+Both depend on all pixels of the image, once; never on a tile. Samples come in bands, so that they are never all
+held: both rules are tables of 65,536 entries.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 LOW_PERCENT, HIGH_PERCENT = 0.1, 99.9
+_LEVELS = 65536
 
 
-def narrow_grey(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """``(H, W)`` uint16 to uint8 by percentiles."""
-    # calcHist counts in place; bincount would first copy the image to 64 bits a sample.
-    counts = cv2.calcHist([samples], [0], None, [65536], [0, 65536])
-    cumulated = np.cumsum(counts, dtype=np.float64)
-    shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * cumulated[-1]
-    low, high = np.searchsorted(cumulated, shares)
-    return _scaled(samples, low=int(low), high=max(int(high), int(low) + 255))
+class GreyScale:
+    """Counts the grey samples of an image, band by band; then gives the table that narrows them."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_LEVELS, np.int64)
+
+    @property
+    def counted(self) -> bool:
+        return bool(self._counts.any())
+
+    def count(self, samples: NDArray[np.uint16]) -> None:
+        """Take in ``(h, w)`` uint16 samples."""
+        counts = cv2.calcHist([np.ascontiguousarray(samples)], [0], None, [_LEVELS], [0, _LEVELS])
+        self._counts += counts.ravel().astype(np.int64)
+
+    def table(self) -> NDArray[np.uint8]:
+        """``(65536,)`` uint8: the grey level of each sample, by percentiles."""
+        cumulated = np.cumsum(self._counts)
+        shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * float(cumulated[-1])
+        low, high = np.searchsorted(cumulated, shares)
+        return _table(low=int(low), high=max(int(high), int(low) + 255))
 
 
-def narrow_colour(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """``(H, W, C)`` uint16 to uint8 by bit depth."""
-    largest = int(samples.max())
-    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
-    return _scaled(samples, low=0, high=(1 << bits) - 1)
+def bits_for(largest: int) -> int:
+    """The depth of a camera whose largest sample is `largest`."""
+    return next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
 
 
-def _scaled(samples: NDArray[np.uint16], *, low: int, high: int) -> NDArray[np.uint8]:
-    levels = np.arange(65536, dtype=np.float64)
-    table = np.clip(np.rint((levels - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    narrowed: NDArray[np.uint8] = table[samples]
-    return narrowed
+@cache
+def colour_table(bits: int) -> NDArray[np.uint8]:
+    """``(65536,)`` uint8: the value of each colour sample of `bits`."""
+    table = _table(low=0, high=(1 << bits) - 1)
+    table.flags.writeable = False
+    return table
+
+
+def _table(*, low: int, high: int) -> NDArray[np.uint8]:
+    levels = np.arange(_LEVELS, dtype=np.float64)
+    table: NDArray[np.uint8] = np.clip(np.rint((levels - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    return table

@@ -18,6 +18,8 @@ def part_damage(source: ByteSource, directory: Directory, index: int) -> str | N
 
 def first_damage(source: ByteSource, directory: Directory) -> str | None:
     """What is damaged in the first damaged part of an image, which is named; None when there is none."""
+    if directory.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) != tiff.JPEG_COMPRESSION:
+        return None
     for index in range(len(directory.part_offsets)):
         if (damage := part_damage(source, directory, index)) is not None:
             kind = "tile" if tiff.TILE_OFFSETS in directory.tags else "strip"
