@@ -14,6 +14,7 @@ from slidecascade import wire
 from slidecascade.analyser import Analyser, Report
 from slidecascade.control import Control
 from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
+from slidecascade.memory import UNLIMITED, Budget, Share
 
 PIPELINE = wire.PipelineInfo(
     name="nash",
@@ -34,6 +35,7 @@ class FakeAnalyser(Analyser):
     """
 
     def __init__(self) -> None:
+        self.memory = Budget(2**30, retry_after_s=1, notify=lambda _reserved: None)
         self.hold = threading.Event()
         self.error: Exception | None = None
         self.seen: list[tuple[wire.RegionRequest, bytes | None]] = []
@@ -49,6 +51,8 @@ class FakeAnalyser(Analyser):
         image: bytes | None,
         control: Control,
         *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Report:
         self.seen.append((request, image))

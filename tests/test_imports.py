@@ -13,12 +13,12 @@ SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
 
 # Each row may import from its own row and the rows above it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "geometry", "wire", "control", "cores"}),
+    frozenset({"", "errors", "geometry", "wire", "control", "cores", "memory"}),
     frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "heaps", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"runners.choice"}),
     frozenset({"pipelines", "outputs"}),
-    frozenset({"cells.cascade", "tilework", "regiontask"}),
+    frozenset({"cells.cascade", "tilework", "regiontask", "footprint"}),
     frozenset({"flow"}),
     frozenset({"analyser"}),
     frozenset({"web"}),

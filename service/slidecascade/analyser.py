@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade import wire
+from slidecascade import footprint, wire
 from slidecascade.analysis import Analysis
 from slidecascade.control import Control
 from slidecascade.cores import usable_cores
@@ -26,16 +26,18 @@ from slidecascade.errors import (
 )
 from slidecascade.flow import Progress, analyse, say_nothing
 from slidecascade.geometry import Box
+from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.pipelines import Pipeline, load_pipelines
 from slidecascade.regiontask import OpenSource, RegionTask
 from slidecascade.registry import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
-from slidecascade.slides.region import resolve_mpp, resolve_region
+from slidecascade.slides.region import RegionFrame, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
+from slidecascade.slides.source import SourceFacts
 from slidecascade.slides.store import SlideStore
-from slidecascade.slides.upload import decode_image
+from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.stopwatch import Observer
 
 
@@ -86,6 +88,11 @@ class Analyser:
             settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
         )
         self._threads = settings.threads or usable_cores()
+        self.memory = Budget(
+            settings.memory_mib * 2**20 or usable_bytes() // 2,
+            retry_after_s=settings.retry_after_s,
+            notify=observer.memory,
+        )
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
 
     def close(self) -> None:
@@ -124,40 +131,76 @@ class Analyser:
         image: bytes | None,
         control: Control,
         *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
         progress: Progress = say_nothing,
     ) -> Report:
         """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
 
         Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
         in `slidecascade.errors`.
-        """
-        return self.run(self.prepare(request, image, control), control, progress=progress)
 
-    def prepare(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> RegionTask:
-        """Check `request`, decode its image or open its slide, and fill in every default."""
+        Args:
+            share: of `memory`; the region's memory is reserved in it, to be released when the answer is sent.
+            overview_side_px: longest side of the overview that will be asked of the report; 0: none will be.
+        """
+        task = self.prepare(request, image, control, share=share, overview_side_px=overview_side_px)
+        return self.run(task, control, share=share, progress=progress)
+
+    def prepare(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
+    ) -> RegionTask:
+        """Check `request`, decode its image or open its slide, and fill in every default; see `analyse`."""
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
-        open_source = self._source(request, image)
-        with open_source() as source:
-            mpp = resolve_mpp(source, request.mpp)
+        with self._facts(request, image) as facts:
+            mpp = resolve_mpp(facts, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(source, asked, max_px=self._settings.max_region_px)
-            space = source.coordinate_space
-        control.check()  # decoding and opening can take long
+            region = resolve_region(facts, asked, max_px=self._settings.max_region_px)
+            encoded = facts if isinstance(facts, EncodedImage) else None
+            frame = RegionFrame(facts, region_l0=region, mpp_l0=mpp)
+            held = footprint.answer_bytes(frame, overview_side_px=overview_side_px, decoded=encoded is not None)
+            cells = footprint.expected_cells_bytes(frame, pipeline.segmenter.mpp)
+            for model in pipeline.models:
+                frame.grid(model.mpp)  # refused before anything is decoded
+            space = facts.coordinate_space
+        upload = None
+        if encoded is None:
+            share.reserve(held + cells, control)
+        else:
+            held += len(encoded.data) + encoded.decoded_bytes
+            share.reserve(max(held + cells, len(encoded.data) + encoded.peak_bytes), control)
+            upload = encoded.decode()
+            share.shrink(held + cells)
+        control.check()  # decoding and waiting can take long
         return RegionTask(
             pipeline=pipeline,
-            open_source=open_source,
+            open_source=self._opener(request, upload),
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
+            held_bytes=held,
         )
 
-    def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
-        """Analyse a region whose every default is filled in."""
+    def run(
+        self,
+        task: RegionTask,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        progress: Progress = say_nothing,
+    ) -> Report:
+        """Analyse a region whose every default is filled in; what its cells take is held in `share`."""
         with self._refusing_strangers():
             analysis = analyse(
                 task,
@@ -167,6 +210,7 @@ class Analyser:
                 control=control,
                 observer=self._observer,
                 progress=progress,
+                hold=lambda cells: share.require(task.held_bytes + cells),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -202,14 +246,22 @@ class Analyser:
             raise UnknownPipelineError(f"There is no pipeline {name!r}; there are {known}.")
         return self._pipelines[name]
 
-    def _source(self, request: wire.RegionRequest, image: bytes | None) -> OpenSource:
+    @contextmanager
+    def _facts(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[SourceFacts]:
+        """What the upload or the slide says of itself; no pixel is read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
                 "Send either an image or the id of a slide, and not both.",
                 errors=(("slide", "give either an uploaded image or a slide id"),),
             )
         if image is not None:
-            upload = decode_image(image, max_px=self._settings.max_region_px)
+            yield open_image(image, max_px=self._settings.max_region_px)
+            return
+        with self._slides.open(str(request.slide)) as slide:
+            yield slide
+
+    def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
+        if upload is not None:
             return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)

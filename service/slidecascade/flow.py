@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade import footprint
 from slidecascade.analysis import Analysis, FailedTile, TileReport, TissueMap, UsedModel
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
@@ -49,6 +50,10 @@ def say_nothing(done: int, total: int) -> None:
     """The progress of those who do not ask."""
 
 
+def hold_freely(size: int) -> None:
+    """The memory of those who are alone."""
+
+
 def analyse(
     task: RegionTask,
     *,
@@ -58,14 +63,17 @@ def analyse(
     control: Control,
     observer: Observer,
     progress: Progress = say_nothing,
+    hold: Callable[[int], None] = hold_freely,
 ) -> Analysis:
     """Find and classify the cells of a region.
 
     Args:
         pool: runs tiles; `threads` says how many at a time.
         control: asked between steps whether to go on.
+        hold: called with the memory that the cells found so far take, in bytes; raises when there is not so much.
 
     Raises:
+        RegionTooLargeError, OverloadedError: when `hold` says so.
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
         RetryLaterError: when networks had too much to do, or were not there.
         ModelPackageError: when networks elsewhere are others than were asked for.
@@ -77,8 +85,12 @@ def analyse(
     work = _prepare(task, runner, control, stopwatch)
     tiles = _tiles(task, work.grid, threads)
     outcomes: list[Outcome] = []
+    held = 0
     for outcome in _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles):
         outcomes.append(outcome)
+        if isinstance(outcome, TileFindings):
+            held += footprint.cells_bytes(outcome.cells)
+            hold(held)
         progress(len(outcomes), len(tiles))
     failed = tuple(outcome for outcome in outcomes if isinstance(outcome, _Failure))
     _refuse_failures(task, work.grid, failed, len(tiles))

@@ -42,6 +42,7 @@ class RegionTask:
         mpp: micrometres per level-0 pixel.
         thresholds: one number per model of the pipeline.
         tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
+        held_bytes: memory that is held for the region, less that of its cells.
         shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
     """
 
@@ -53,6 +54,7 @@ class RegionTask:
     thresholds: Mapping[str, float]
     tile_px: int | None = None
     allow_partial: bool = False
+    held_bytes: int = 0
     shift: tuple[int, int] = (0, 0)
 
     def view(self, source: Source) -> RegionView:

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     max_regions_in_flight: int = Field(default=8, ge=1)
     """Regions accepted at a time; more are answered ``overloaded``."""
 
+    memory_mib: int = Field(default=0, ge=0)
+    """Memory for all regions in flight together, in MiB; 0: half of what this process may take. Regions wait for
+    their part of it."""
+
     retry_after_s: int = Field(default=2, ge=1)
     """What an overloaded answer tells the caller to wait, in seconds."""
 

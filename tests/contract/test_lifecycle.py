@@ -146,7 +146,7 @@ import sys, time
 import slidecascade.analyser
 from slidecascade.cli import main
 
-slidecascade.analyser.decode_image = lambda *_, **__: time.sleep(1000)
+slidecascade.analyser.open_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 

@@ -307,7 +307,7 @@ async def test_a_stuck_thread_is_answered_for(
     """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
     freed = threading.Event()
 
-    def stuck(*_: object) -> None:
+    def stuck(*_: object, **__: object) -> None:
         freed.wait()
 
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}

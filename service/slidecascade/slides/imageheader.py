@@ -40,8 +40,8 @@ MAX_SCANNED_PX, FEW_SCANS = 10**9, 20
 _FIXED_BYTES = 16 * 2**20
 """What any decoder may take besides so many bytes for each pixel: rows, tables, its own code."""
 
-_WEBP_PIXEL_BYTES = 6
-"""Of a WebP image, beyond the three that come out: libwebp holds it in 4 bytes a pixel while it fills others."""
+_WEBP_PIXEL_BYTES = 9
+"""Of a WebP image, beyond the three that come out: its decoder holds it more than twice, in 4 bytes a pixel."""
 
 
 @dataclass(frozen=True, slots=True)

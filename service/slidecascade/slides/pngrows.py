@@ -196,7 +196,7 @@ def _unfiltered(
     """First row and bytes of each band of an image, or of one pass of an interlaced one."""
     row_bytes = header.row_bytes(width)
     pixel_bytes = max(1, header.pixel_bits // 8)
-    step = max(1, BAND_BYTES // (row_bytes + 1))
+    step = max(1, BAND_BYTES // max(row_bytes + 1, width))  # pixels of less than a byte become whole ones
     above = b""
     for top in range(0, height, step):
         count = min(step, height - top)

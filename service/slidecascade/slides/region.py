@@ -21,7 +21,7 @@ from slidecascade.errors import (
     RegionTooLargeError,
 )
 from slidecascade.geometry import Box, Grid, Mpp, Size
-from slidecascade.slides.source import Rgb, Source
+from slidecascade.slides.source import Rgb, Source, SourceFacts
 
 NATIVE_TOLERANCE = 0.05
 """A level whose pixels differ from the wanted ones by at most this fraction is used as it is."""
@@ -41,14 +41,14 @@ _SUBPIXELS = 32
 _NO_SHIFT = 1e-6
 """Less than this part of a pixel is rounding, not a shift."""
 
-_PIECE_PX = 2**24
+MAX_PIECE_PX = 2**24
 """Most source pixels in memory for one piece of a read."""
 
 _PIECE_SIDE = 2**14
 """Longest side of one piece: OpenCV's maps are 16 bits wide."""
 
 
-def resolve_region(source: Source, requested: Box | None, *, max_px: int) -> Box:
+def resolve_region(source: SourceFacts, requested: Box | None, *, max_px: int) -> Box:
     """The region to analyse, in level-0 pixels: `requested`, or all of `source`.
 
     Raises:
@@ -74,7 +74,7 @@ def resolve_region(source: Source, requested: Box | None, *, max_px: int) -> Box
     return region
 
 
-def resolve_mpp(source: Source, requested: Mpp | None) -> Mpp:
+def resolve_mpp(source: SourceFacts, requested: Mpp | None) -> Mpp:
     """The pixel size of level 0 in micrometres: `requested` if given, else the source's own.
 
     Raises:
@@ -94,10 +94,10 @@ def resolve_mpp(source: Source, requested: Mpp | None) -> Mpp:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionView:
-    """The pixels of `region_l0` of `source`, whose level-0 pixels are `mpp_l0` micrometres wide."""
+class RegionFrame:
+    """Where the pixels of `region_l0` of `source` are, whose level-0 pixels are `mpp_l0` micrometres wide."""
 
-    source: Source
+    source: SourceFacts
     region_l0: Box = field(kw_only=True)
     mpp_l0: Mpp = field(kw_only=True)
 
@@ -129,35 +129,8 @@ class RegionView:
             )
         return grid
 
-    def read(self, grid: Grid, box: Box) -> Rgb:
-        """``(box.height, box.width, 3)`` uint8 RGB of `box` in pixels of `grid`, one of this view's grids.
-
-        Outside `grid.extent` the region is mirrored about the centres of its outermost pixels (OpenCV's
-        ``BORDER_REFLECT_101``); the slide beyond the region is never looked at. May be a read-only view.
-
-        Raises:
-            UnreadableSlideError: the slide's file is damaged.
-        """
-        columns = _Mirrored.plan(box.x, box.right, grid.size.width)
-        rows = _Mirrored.plan(box.y, box.bottom, grid.size.height)
-        inner = Box(columns.first, rows.first, columns.end - columns.first, rows.end - rows.first)
-        pixels = self._read_inside(grid, inner)
-        if inner == box:
-            return pixels
-        bordered = cv2.copyMakeBorder(
-            pixels, rows.before, rows.after, columns.before, columns.after, cv2.BORDER_REFLECT_101
-        )
-        top, left = box.y - rows.first + rows.before, box.x - columns.first + columns.before
-        cut: Rgb = bordered[top : top + box.height, left : left + box.width]
-        return cut
-
-    def overview(self, max_side_px: int) -> tuple[Rgb, float]:
-        """The whole region with no side longer than `max_side_px`, and its level-0 pixels per pixel."""
-        grid = self.overview_grid(max_side_px)
-        return self.read(grid, grid.extent), grid.downsample
-
     def overview_grid(self, max_side_px: int) -> Grid:
-        """The pixels of `overview`, for who reads them in pieces."""
+        """The pixels of the region's overview, for those who read it in pieces."""
         downsample = max(1.0, max(self.region_l0.width, self.region_l0.height) / max_side_px)
         # Never a level's own pixels: those may start before the region's corner.
         return self._resampled(downsample)
@@ -199,12 +172,46 @@ class RegionView:
         ]
         return max(fine_enough, key=lambda index: self.source.level_downsamples[index], default=0)
 
+
+@dataclass(frozen=True, slots=True)
+class RegionView(RegionFrame):
+    """The pixels of a region."""
+
+    source: Source
+
+    def read(self, grid: Grid, box: Box) -> Rgb:
+        """``(box.height, box.width, 3)`` uint8 RGB of `box` in pixels of `grid`, one of this view's grids.
+
+        Outside `grid.extent` the region is mirrored about the centres of its outermost pixels (OpenCV's
+        ``BORDER_REFLECT_101``); the slide beyond the region is never looked at. May be a read-only view.
+
+        Raises:
+            UnreadableSlideError: the slide's file is damaged.
+        """
+        columns = _Mirrored.plan(box.x, box.right, grid.size.width)
+        rows = _Mirrored.plan(box.y, box.bottom, grid.size.height)
+        inner = Box(columns.first, rows.first, columns.end - columns.first, rows.end - rows.first)
+        pixels = self._read_inside(grid, inner)
+        if inner == box:
+            return pixels
+        bordered = cv2.copyMakeBorder(
+            pixels, rows.before, rows.after, columns.before, columns.after, cv2.BORDER_REFLECT_101
+        )
+        top, left = box.y - rows.first + rows.before, box.x - columns.first + columns.before
+        cut: Rgb = bordered[top : top + box.height, left : left + box.width]
+        return cut
+
+    def overview(self, max_side_px: int) -> tuple[Rgb, float]:
+        """The whole region with no side longer than `max_side_px`, and its level-0 pixels per pixel."""
+        grid = self.overview_grid(max_side_px)
+        return self.read(grid, grid.extent), grid.downsample
+
     def _read_inside(self, grid: Grid, box: Box) -> Rgb:
         """`box` inside the grid's extent, in pieces of bounded memory: where they are cut changes nothing."""
         level = self._level(grid)
         scale = grid.downsample / self.source.level_downsamples[level]
         too_long = max(box.width, box.height) * max(1.0, scale) > _PIECE_SIDE
-        if (too_long or box.area * scale**2 > _PIECE_PX) and box.area > 1:
+        if (too_long or box.area * scale**2 > MAX_PIECE_PX) and box.area > 1:
             return self._read_halves(grid, box)
         bounds = self._bounds(level)
         blocks = _Blocks(self.source, level, bounds, factor=max(1, math.floor(scale + 0.5)))

@@ -13,7 +13,7 @@ Rgb = NDArray[np.uint8]
 """``(H, W, 3)`` uint8, red first."""
 
 
-class Source(Protocol):
+class SourceFacts(Protocol):
     """A slide or an uploaded image: a pyramid of at least one level, level 0 the finest.
 
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
@@ -34,6 +34,10 @@ class Source(Protocol):
 
     @property
     def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]: ...
+
+
+class Source(SourceFacts, Protocol):
+    """One whose pixels can be read."""
 
     def read_level(self, level: int, box: Box) -> Rgb:
         """The pixels of `box`, given in pixels of `level` and inside it; may be a read-only view.

@@ -95,9 +95,9 @@ def decoder_bytes(directory: Directory) -> int:
     layout = Layout.of(directory)
     if _can_be_cut(directory):
         return 8 * (BAND_BYTES + layout.row_bytes * layout.planes)
-    # The strip or tile as bytes, twice, and its pixels: four bytes each in Pillow, as stored in OpenCV.
+    # The strip or tile as compressed, as its bytes, and as pixels: four bytes each in Pillow, as stored in OpenCV.
     pixels = layout.part_bytes if layout.bits == 16 else 4 * layout.part.area
-    return 8 * BAND_BYTES + 2 * layout.part_bytes + pixels + int(directory.part_bytes.max(initial=0))
+    return 8 * BAND_BYTES + layout.part_bytes + pixels + int(directory.part_bytes.max(initial=0))
 
 
 def read_bands(data: bytes) -> Iterator[Band]:

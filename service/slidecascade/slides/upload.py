@@ -34,14 +34,12 @@ _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant tha
 
 
 @dataclass(frozen=True, slots=True)
-class RegionImage:
-    """A decoded upload as a `Source`; `pixels` are not to be written to."""
-
-    pixels: Rgb
+class _OneLevel:
+    """What every upload says as a source."""
 
     @property
     def size_l0(self) -> Size:
-        return Size(self.pixels.shape[1], self.pixels.shape[0])
+        raise NotImplementedError
 
     @property
     def mpp(self) -> Mpp | None:
@@ -59,6 +57,17 @@ class RegionImage:
     def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]:
         return "image-pixels"
 
+
+@dataclass(frozen=True, slots=True)
+class RegionImage(_OneLevel):
+    """A decoded upload as a `Source`; `pixels` are not to be written to."""
+
+    pixels: Rgb
+
+    @property
+    def size_l0(self) -> Size:
+        return Size(self.pixels.shape[1], self.pixels.shape[0])
+
     def read_level(self, level: int, box: Box) -> Rgb:
         """The pixels of `box`, a view; `level` is 0."""
         if level != 0:
@@ -67,11 +76,16 @@ class RegionImage:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """The bytes of an upload of known size, not decoded yet."""
+class EncodedImage(_OneLevel):
+    """The bytes of an upload, not decoded yet, and what is known of the source it will be."""
 
     data: bytes
     header: ImageHeader
+
+    @property
+    def size_l0(self) -> Size:
+        stored, across = self.header.size, self.header.orientation >= 5
+        return Size(stored.height, stored.width) if across else stored
 
     @property
     def decoded_bytes(self) -> int:

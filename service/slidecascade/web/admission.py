@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from slidecascade.errors import DrainingError, OverloadedError
@@ -16,10 +17,12 @@ from slidecascade.metrics import Metrics
 class Place:
     """One request's place; `work` is what a thread does for it now, or did last.
 
-    A thread cannot be stopped from outside: one that outlasts its request keeps the place until it ends.
+    A thread cannot be stopped from outside: one that outlasts its request keeps the place until it ends, and with
+    it what `release` gives back.
     """
 
     work: asyncio.Future[Any] | None = None
+    release: Callable[[], None] = lambda: None
 
 
 class Places:
@@ -72,11 +75,14 @@ class Places:
             self._held.discard(hold)
             if place.work is not None and not place.work.done():
                 self._outlasting.add(place.work)
-                place.work.add_done_callback(self._ended)
+                place.work.add_done_callback(partial(self._ended, place.release))
+            else:
+                place.release()
             self._tell(self.in_flight)
 
-    def _ended(self, work: asyncio.Future[Any]) -> None:
+    def _ended(self, release: Callable[[], None], work: asyncio.Future[Any]) -> None:
         self._outlasting.discard(work)
+        release()
         self._tell(self.in_flight)
 
 

@@ -49,6 +49,7 @@ class Regions:
         self._analyser = analyser
         self._settings = settings
         self._metrics = metrics
+        metrics.memory_limit(analyser.memory.total)
         self._pool = Pool(settings.max_regions_in_flight, name="region")
 
     def close(self) -> None:
@@ -61,7 +62,8 @@ class Regions:
         order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
         self._require_heatmap(order, view)
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
+        side_px = MAX_SIDE_PX if view.media_type == ZIP else 0
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
         return await self._respond(_encode(report, view), view.media_type, request, limit_s=limit_s)
 
     async def read_native(self, request: Request) -> Order:
@@ -72,17 +74,27 @@ class Regions:
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=0)
         return await self._respond(_encode_native(report), JSON, request, limit_s=limit_s)
 
     def _limit_s(self, order: Order) -> float:
         """How long the region may take, counted from its admission: the time the upload took is part of it."""
         return min(order.request.deadline_s or self._settings.max_deadline_s, self._settings.max_deadline_s)
 
-    async def _analyse(self, order: Order, request: Request, *, limit_s: float) -> Report:
+    async def _analyse(self, order: Order, request: Request, *, limit_s: float, overview_side_px: int) -> Report:
         """The analysis; raises what `_outcome` and `Analyser.analyse` raise."""
         control = Control(deadline_s=max(limit_s - Exchange.of(request).seconds, 0.0))
-        work = self._begin(request, self._analyser.analyse, order.request, order.image, control)
+        share = self._analyser.memory.share()
+        Exchange.of(request).place.release = share.release
+        work = self._begin(
+            request,
+            self._analyser.analyse,
+            order.request,
+            order.image,
+            control,
+            share=share,
+            overview_side_px=overview_side_px,
+        )
         try:
             return await self._outcome(work, request, limit_s=limit_s)
         finally:

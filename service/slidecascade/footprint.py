@@ -1,0 +1,52 @@
+"""What a region may take of memory, worked out before any of it is taken.
+
+Not part of it is what the process takes however many regions there are: the networks, and the tiles in flight, of
+which there are as many as threads.
+"""
+
+from __future__ import annotations
+
+from slidecascade.cells.instances import Instances
+from slidecascade.geometry import Mpp
+from slidecascade.slides.region import MAX_PIECE_PX, RegionFrame
+
+CELL_COPIES = 4
+"""A region's cells are held by tile, joined, sorted, and once more while they are written."""
+
+CELLS_BYTES_PER_PX = 2
+"""Cells, with their copies, per pixel of the grid they are found in: 1000 of 2 kB in a square of 1000 x 1000 pixels.
+
+What cells take beyond is reserved when they are found.
+"""
+
+PICTURE_BYTES_PER_PX = 24
+"""Of a pixel of the overview: read, resampled, drawn on twice and compressed."""
+
+SLIDE_BYTES_PER_PX = 8
+"""Of a pixel that is read from a slide to be made smaller: RGBA, then RGB, then the smaller ones."""
+
+
+def answer_bytes(frame: RegionFrame, *, overview_side_px: int, decoded: bool) -> int:
+    """Memory of a region's answer, its cells not included.
+
+    Args:
+        overview_side_px: longest side of the overview that the answer shows; 0: it shows none.
+        decoded: whether the source holds its pixels in memory.
+    """
+    if not overview_side_px:
+        return 0
+    area = frame.region_l0.area
+    read = 0 if decoded else SLIDE_BYTES_PER_PX * min(area, MAX_PIECE_PX)
+    return PICTURE_BYTES_PER_PX * min(area, overview_side_px**2) + read
+
+
+def expected_cells_bytes(frame: RegionFrame, mpp: Mpp) -> int:
+    """Memory of the cells found by a network that reads at `mpp`; raises what `RegionFrame.grid` raises."""
+    return CELLS_BYTES_PER_PX * frame.grid(mpp).size.area
+
+
+def cells_bytes(cells: Instances) -> int:
+    """Memory of cells until the answer is sent."""
+    points = cells.centroids.nbytes + cells.vertices.nbytes + cells.offsets.nbytes
+    numbers = cells.areas.nbytes + cells.scores.nbytes + sum(matrix.nbytes for matrix in cells.probabilities)
+    return CELL_COPIES * (points + numbers)
