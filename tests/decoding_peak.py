@@ -36,6 +36,7 @@ def kinds(side: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "png rgba 8", lambda: bytes(cv2.imencode(".png", rgba)[1])
     yield "png rgba 16 interlaced", lambda: png_files.zeros(side, side, interlaced=True)
     yield "png one bit", lambda: png_files.zeros(side, side, bits=1, colour=png_files.GREY)
+    yield "png with a compressed text of a gigabyte", lambda: _with_long_text(png_files.zeros(side, side, bits=8))
     yield "jpeg", lambda: _pillow(rgb, "JPEG")
     yield "jpeg progressive", lambda: _pillow(rgb, "JPEG", progressive=True, subsampling=0)
     yield "jpeg progressive turned", lambda: _pillow(rgb, "JPEG", progressive=True, exif=_turned())
@@ -70,6 +71,13 @@ def kinds(side: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
         lambda: _tiff(np.moveaxis(rgb, 2, 0), planarconfig="separate", rowsperstrip=side, compression="zlib"),
     )
     yield "tiff one jpeg strip", lambda: _pillow(rgb, "TIFF", compression="jpeg", tiffinfo={278: side})
+
+
+def _with_long_text(png: bytes) -> bytes:
+    """A text and a colour profile that would each fill a gigabyte."""
+    packed = png_files.zlib_zeros(2**30)
+    chunks = [png_files.chunk(b"zTXt", b"Comment\0\0" + packed), png_files.chunk(b"iCCP", b"ICC\0\0" + packed)]
+    return b"".join([png[:33], *chunks, png[33:]])
 
 
 def _turned() -> Image.Exif:

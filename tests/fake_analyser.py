@@ -31,13 +31,14 @@ class FakeAnalyser(Analyser):
     """Knows the pipeline `nash` and the slide `a.svs`.
 
     While `hold` is set, work goes on until it is released or its control says stop; `error` is raised instead of
-    an answer.
+    an answer. Every region reserves `needs_bytes` of 1 GiB.
     """
 
     def __init__(self) -> None:
         self.memory = Budget(2**30, retry_after_s=1, notify=lambda _reserved: None)
         self.hold = threading.Event()
         self.error: Exception | None = None
+        self.needs_bytes = 0
         self.seen: list[tuple[wire.RegionRequest, bytes | None]] = []
         self.running = 0
         self.stopped: list[str] = []
@@ -56,6 +57,7 @@ class FakeAnalyser(Analyser):
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Report:
         self.seen.append((request, image))
+        share.reserve(self.needs_bytes, control)
         self.running += 1
         try:
             while self.hold.is_set():

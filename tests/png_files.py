@@ -57,10 +57,16 @@ def zeros(width: int, height: int, *, bits: int = 16, colour: int = RGBA, interl
     stream_bytes = sum(
         (1 + -(-(-((x - width) // dx) * pixel_bits) // 8)) * -((y - height) // dy) for x, y, dx, dy in passes
     )
-    packer, piece = zlib.compressobj(9), bytes(2**20)
-    pieces = [packer.compress(piece) for _ in range(stream_bytes // len(piece))]
-    pieces += [packer.compress(bytes(stream_bytes % len(piece))), packer.flush()]
-    return png(header(width, height, bits, colour, interlaced=interlaced), b"".join(pieces))
+    return png(header(width, height, bits, colour, interlaced=interlaced), zlib_zeros(stream_bytes))
+
+
+def zlib_zeros(count: int) -> bytes:
+    """A zlib stream of `count` bytes of zero, put together from one piece."""
+    packer, piece = zlib.compressobj(9, zlib.DEFLATED, -15), bytes(2**20)
+    packed = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)  # the next piece looks the same
+    last = packer.compress(bytes(count % len(piece))) + packer.flush()
+    checksum = count % 65521 << 16 | 1
+    return b"\x78\xda" + packed * (count // len(piece)) + last + struct.pack(">I", checksum)
 
 
 def _filtered(samples: NDArray[np.uint16], bits: int) -> Iterator[bytes]:

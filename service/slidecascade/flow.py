@@ -245,8 +245,8 @@ def _collect(found: list[tuple[Tile, TileFindings]], pipeline: Pipeline) -> Inst
         owned=_joined([out.owned for _, out in found]),
         near_seam=_joined([out.near_seam for _, out in found]),
     )
-    kept = cells.take(keep)
-    return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
+    kept = np.flatnonzero(keep)
+    return cells.take(kept[np.lexsort((cells.centroids[kept, 0], cells.centroids[kept, 1]))])
 
 
 def _joined(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -89,6 +89,11 @@ class Budget:
         self._changed = threading.Condition()
         self._queue: deque[BudgetShare] = deque()
 
+    @property
+    def waiting(self) -> int:
+        """Regions that wait for their share."""
+        return len(self._queue)
+
     def share(self) -> BudgetShare:
         """A share of nothing yet."""
         return BudgetShare(self)

@@ -79,7 +79,7 @@ class PngHeader:
 
 def decoder_bytes(header: PngHeader) -> int:
     """Most memory decoding takes beyond what comes out: a band of rows, or one long row, some times over."""
-    return 16 * (BAND_BYTES + header.row_bytes(header.width))
+    return 24 * (BAND_BYTES + header.row_bytes(header.width))
 
 
 def read_bands(data: bytes) -> Iterator[Band]:
