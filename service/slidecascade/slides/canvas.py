@@ -89,9 +89,7 @@ class _WideSamples:
         self._largest = max(self._largest, int(colours.max()))
         self._bits = self._bits or bits_for(self._largest)
         if bits_for(self._largest) <= self._bits:  # else all of it is decoded again
-            table = colour_table(self._bits)
-            narrow = np.empty(samples.shape, np.uint8)
-            narrow[..., : colours.shape[2]] = table[colours]
+            narrow = np.asarray(cv2.LUT(samples, colour_table(self._bits)), np.uint8)
             narrow[..., colours.shape[2] :] = samples[..., colours.shape[2] :] >> 8
             place[...] = shown(narrow)
 
