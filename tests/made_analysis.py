@@ -15,6 +15,7 @@ from slidecascade.analysis import (
 )
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid, Size
+from slidecascade.warning import AnswerWarning
 
 CLASSES = (
     CellClass("Hepatocyte: Normal", (0, 158, 115)),
@@ -74,6 +75,7 @@ def make_analysis(
     failed: tuple[FailedTile, ...] = (),
     heatmaps: tuple[HeatmapSpec, ...] = HEATMAPS,
     seed: int = 0,
+    warnings: tuple[AnswerWarning, ...] = (),
 ) -> Analysis:
     """A `nash`-like analysis: two classifiers, the second of which sees hepatocytes only.
 
@@ -110,4 +112,5 @@ def make_analysis(
         tissue=TissueMap(tissue, tissue_grid),
         tiles=TileReport(total=12, background=3, failed=failed),
         timings_s={"segment": 1.23456789, "total": 2.0},
+        warnings=warnings,
     )

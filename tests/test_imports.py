@@ -13,7 +13,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
 
 # Each row may import from its own row and the rows above it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "geometry", "wire", "control", "cores", "memory"}),
+    frozenset({"", "errors", "geometry", "wire", "control", "cores", "memory", "warning"}),
     frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "heaps", "cells"}),
     frozenset({"analysis", "runners", "slides"}),
     frozenset({"runners.choice"}),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 
@@ -102,6 +103,7 @@ class Analysis:
     tissue: TissueMap
     tiles: TileReport
     timings_s: Mapping[str, float]
+    warnings: tuple[AnswerWarning, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

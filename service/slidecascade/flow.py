@@ -36,11 +36,14 @@ from slidecascade.slides import tissue
 from slidecascade.stopwatch import Observer, Stopwatch
 from slidecascade.tilework import TileFindings, TileWork
 from slidecascade.tiling import Tile, cover, default_tile_px
+from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
 SAMPLES, SAMPLE_PX = 5, 64
 """Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
 
+MIN_UNSTORED = 0.01
+"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
@@ -113,6 +116,7 @@ def analyse(
         tissue=tissue_map,
         tiles=_tile_report(task, work.grid, found, failed),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
+        warnings=_warnings(found, work.grid),
     )
     _tell(observer, analysis)
     return analysis
@@ -266,6 +270,18 @@ def _tissue_map(found: list[tuple[Tile, TileFindings]], grid: Grid) -> TissueMap
     )
 
 
+def _warnings(found: list[tuple[Tile, TileFindings]], grid: Grid) -> tuple[AnswerWarning, ...]:
+    """What makes the answer doubtful."""
+    unstored = sum(out.unstored_px for _, out in found) / grid.size.area
+    if unstored < MIN_UNSTORED:
+        return ()
+    message = (
+        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the file "
+        "was not written to its end; look at it in a viewer."
+    )
+    return (AnswerWarning("no-stored-pixels", message),)
+
+
 def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
     return tuple(
         UsedModel(
@@ -305,3 +321,5 @@ def _tell(observer: Observer, analysis: Analysis) -> None:
     observer.tiles("failed", len(tiles.failed))
     for name, count in analysis.counts.items():
         observer.cells(analysis.pipeline, name, count)
+    for warning in analysis.warnings:
+        observer.warning(warning.code)

@@ -24,6 +24,9 @@ class Observer(Protocol):
     def memory(self, reserved: int) -> None:
         """Regions in flight have so many bytes reserved now."""
 
+    def warning(self, code: str) -> None:
+        """An answer carries a warning."""
+
 
 class Stopwatch:
     """Measures stages for one region and passes each reading on to an observer."""
@@ -60,3 +63,5 @@ class Silent:
     def cells(self, pipeline: str, class_name: str, count: int) -> None: ...
 
     def memory(self, reserved: int) -> None: ...
+
+    def warning(self, code: str) -> None: ...

@@ -20,6 +20,9 @@ from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.stopwatch import Stopwatch
 from slidecascade.tiling import Tile
 
+_SEEN_PX = 16
+"""Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
+
 
 @dataclass(frozen=True, slots=True)
 class TileFindings:
@@ -29,12 +32,14 @@ class TileFindings:
         tissue: ``(h, w)`` bool, the tissue blocks of the core.
         cells: in level-0 pixels; the tile's own, and those just over a seam.
         owned, near_seam: ``(N,)`` masks over `cells`, for `seams.settle`.
+        unstored_px: pixels of the core, in the segmenter's grid, for which the source stores nothing.
     """
 
     tissue: NDArray[np.bool_]
     cells: Instances
     owned: NDArray[np.bool_]
     near_seam: NDArray[np.bool_]
+    unstored_px: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +98,16 @@ class TileWork:
         patch = self._read(view, self.grid, tile.read)
         blocks = tissue_blocks(patch, dark_field=self.dark_field)
         core_blocks = _core_blocks(blocks, tile)
+        unstored_px = self._unstored_px(patch, tile, view)
         if not core_blocks.any():
-            return self._nothing(core_blocks)
+            return self._nothing(core_blocks, unstored_px)
         labelled = self._label(patch, tile.read)
         if labelled.cuts_into(tile.core):
             # Something in the core is longer than the halo: look again, from further away.
             labelled = self._label(self._read(view, self.grid, tile.wide), tile.wide)
         cells, owned, near_seam = self._own(labelled, blocks, tile)
         if not len(cells):
-            return self._nothing(core_blocks)
+            return self._nothing(core_blocks, unstored_px)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
@@ -110,7 +116,8 @@ class TileWork:
             read=lambda grid, box: self._read(view, grid, box),
             run=self._run_classifier,
         )
-        return TileFindings(core_blocks, cells.with_probabilities(*probabilities), owned, near_seam)
+        classified = cells.with_probabilities(*probabilities)
+        return TileFindings(core_blocks, classified, owned, near_seam, unstored_px)
 
     def _read(self, view: RegionView, grid: Grid, box: Box) -> NDArray[np.uint8]:
         with self.stopwatch.measure("read"):
@@ -164,10 +171,19 @@ class TileWork:
             near_seam = ~_seam_free(tile.core, extent).contains(in_grid.centroids)
             return in_l0, owned, near_seam
 
-    def _nothing(self, core_blocks: NDArray[np.bool_]) -> TileFindings:
+    def _unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: RegionView) -> float:
+        """Asks the source only where the patch, which shows `tile.read`, has the pure white of unstored pixels."""
+        left, top = tile.core.x - tile.read.x, tile.core.y - tile.read.y
+        seen = patch[top : top + tile.core.height : _SEEN_PX, left : left + tile.core.width : _SEEN_PX]
+        if not (seen == 255).all(axis=2).any():
+            return 0.0
+        with self.stopwatch.measure("read"):
+            return view.unstored_share(self.grid, tile.core) * tile.core.area
+
+    def _nothing(self, core_blocks: NDArray[np.bool_], unstored_px: float) -> TileFindings:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileFindings(core_blocks, empty, none, none)
+        return TileFindings(core_blocks, empty, none, none, unstored_px)
 
 
 def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:

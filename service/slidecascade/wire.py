@@ -162,6 +162,13 @@ class Legend(Answer):
     pixel_um: float = Field(description="side of a heatmap pixel in micrometres")
 
 
+class AnswerWarning(Answer):
+    """Something about an answer that should be looked at; codes are stable."""
+
+    code: str
+    message: str
+
+
 class Summary(Answer):
     """What was found in a region."""
 
@@ -183,6 +190,7 @@ class Summary(Answer):
     timings_s: dict[str, float] = Field(
         description="seconds of work by stage, added up over threads; 'total' is wall time"
     )
+    warnings: tuple[AnswerWarning, ...] = Field(default=(), description="what makes the answer doubtful")
 
 
 class ClassInfo(Answer):

@@ -67,6 +67,7 @@ class Counting(Silent):
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
         self.stages: set[str] = set()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -77,6 +78,9 @@ class Counting(Silent):
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         self.found[class_name] += count
+
+    def warning(self, code: str) -> None:
+        self.warned[code] += 1
 
 
 FAULT = ModelFailedError("The toy failed.")

@@ -214,7 +214,7 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only",
+        "research_use_only", "warnings",
     }  # fmt: skip
     assert member["research_use_only"] == wire.RESEARCH_USE_ONLY
     assert member["region"] == {"x": 1000, "y": 2000, "width": 800, "height": 600}

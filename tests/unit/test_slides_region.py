@@ -54,6 +54,10 @@ class Pyramid:
         self.boxes.append((level, box))
         return self.levels[level][box.y : box.bottom, box.x : box.right]
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """Black pixels stand for those that are not stored."""
+        return float((self.read_level(level, box) == 0).all(axis=2).mean())
+
 
 def pyramid(pixels: Rgb, *downsamples: float) -> Pyramid:
     """`pixels` and smaller levels, their sizes rounded down as scanners do."""
@@ -229,9 +233,9 @@ def test_reading_in_pieces_changes_nothing(ratio: float, monkeypatch: pytest.Mon
     grid = view.grid(MPP_L0 * ratio)
     expected = view.read(grid, grid.extent)
 
-    monkeypatch.setattr(region, "_PIECE_PX", 1000)
+    monkeypatch.setattr(region, "MAX_PIECE_PX", 1000)
     assert np.array_equal(view.read(grid, grid.extent), expected)
-    monkeypatch.setattr(region, "_PIECE_PX", 2**24)
+    monkeypatch.setattr(region, "MAX_PIECE_PX", 2**24)
     monkeypatch.setattr(region, "_PIECE_SIDE", 50)
     assert np.array_equal(view.read(grid, grid.extent), expected)
 

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if failed := report.analysis.tiles.failed:
         sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
+    for warning in report.analysis.warnings:
+        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
     for name, count in report.analysis.counts.items():
         sys.stdout.write(f"{count:8d}  {name}\n")
     sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")

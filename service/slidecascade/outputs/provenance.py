@@ -20,6 +20,7 @@ class Provenance(wire.Answer):
     thresholds: dict[str, float]
     tiles: wire.Tiles
     counts: dict[str, int]
+    warnings: tuple[wire.AnswerWarning, ...]
 
 
 def provenance(analysis: Analysis) -> Provenance:
@@ -33,6 +34,7 @@ def provenance(analysis: Analysis) -> Provenance:
         thresholds=dict(analysis.thresholds),
         tiles=tile_counts(analysis),
         counts=analysis.counts,
+        warnings=warnings(analysis),
     )
 
 
@@ -55,6 +57,11 @@ def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
         )
         for model in analysis.models
     )
+
+
+def warnings(analysis: Analysis) -> tuple[wire.AnswerWarning, ...]:
+    """What makes the answer doubtful."""
+    return tuple(wire.AnswerWarning(code=item.code, message=item.message) for item in analysis.warnings)
 
 
 def tile_counts(analysis: Analysis) -> wire.Tiles:

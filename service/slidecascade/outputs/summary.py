@@ -6,7 +6,7 @@ from slidecascade import wire
 from slidecascade.analysis import Analysis
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.areas import analysed_mm2, tissue_mm2
-from slidecascade.outputs.provenance import model_uses, region_box, tile_counts
+from slidecascade.outputs.provenance import model_uses, region_box, tile_counts, warnings
 
 ALL_CELLS = "all cells"
 """The denominator of the fractions of top-level classes."""
@@ -46,6 +46,7 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
         models=model_uses(analysis),
         heatmaps=tuple(heatmap.legend(heatmap.compute(analysis, spec), colormap) for spec in analysis.heatmaps),
         timings_s={stage: round(seconds, 4) for stage, seconds in analysis.timings_s.items()},
+        warnings=warnings(analysis),
     )
 
 

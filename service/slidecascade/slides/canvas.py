@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slidecascade.geometry import Size
 from slidecascade.slides.alpha import on_white
-from slidecascade.slides.depth import GreyScale, bits_for, colour_table
+from slidecascade.slides.depth import Narrowing, colour_narrowing, grey_counts, grey_narrowing
 from slidecascade.slides.source import Rgb
 
 BAND_BYTES = 2**20
@@ -75,34 +75,40 @@ class _WideSamples:
 
     def __init__(self, stored: Rgb) -> None:
         self._stored = stored
-        self._grey = GreyScale()
+        self._counts = np.zeros(65536)
         self._largest = 0
-        self._bits = 0
+        self._narrowing: Narrowing | None = None
+        self._table = np.zeros(0, np.uint8)
 
     def place(self, band: Band) -> None:
         place, samples = self._stored[band.rows, band.columns], band.samples.astype(np.uint16, copy=False)
         if samples.shape[2] == 1:
-            self._grey.count(samples[..., 0])
+            self._counts += grey_counts(np.ascontiguousarray(samples[..., 0]))
             place[..., :2] = np.ascontiguousarray(samples).view(np.uint8)
             return
-        colours = samples[..., :1] if samples.shape[2] == 2 else samples[..., :3]
-        self._largest = max(self._largest, int(colours.max()))
-        self._bits = self._bits or bits_for(self._largest)
-        if bits_for(self._largest) <= self._bits:  # else all of it is decoded again
-            narrow = np.asarray(cv2.LUT(samples, colour_table(self._bits)), np.uint8)
-            narrow[..., colours.shape[2] :] = samples[..., colours.shape[2] :] >> 8
+        colours = 1 if samples.shape[2] == 2 else 3
+        self._largest = max(self._largest, int(samples[..., :colours].max()))
+        if self._narrowing is None:
+            self._narrow_by_largest()
+        if colour_narrowing(self._largest) == self._narrowing:  # else all of it is decoded again
+            narrow = np.asarray(cv2.LUT(samples, self._table), np.uint8)
+            narrow[..., colours:] = samples[..., colours:] >> 8
             place[...] = shown(narrow)
 
     def narrow_again(self) -> bool:
         """Finish grey; whether colour must be decoded once more, because its first band had too few bits."""
-        if self._grey.counted:
+        if self._counts.any():
             self._spread_grey()
-        again = bits_for(self._largest) > self._bits > 0
-        self._bits = bits_for(self._largest)
-        return again
+        before = self._narrowing
+        self._narrow_by_largest()
+        return before is not None and before != self._narrowing
+
+    def _narrow_by_largest(self) -> None:
+        self._narrowing = colour_narrowing(self._largest)
+        self._table = self._narrowing.table
 
     def _spread_grey(self) -> None:
-        table = self._grey.table()
+        table = grey_narrowing(self._counts).table
         height, width, _ = self._stored.shape
         step = max(1, BAND_BYTES // width)
         for top in range(0, height, step):

@@ -12,53 +12,51 @@ held: both rules are tables of 65,536 entries.
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 LOW_PERCENT, HIGH_PERCENT = 0.1, 99.9
-_LEVELS = 65536
+
+COLOUR_BITS = (8, 10, 12, 14, 16)
 
 
-class GreyScale:
-    """Counts the grey samples of an image, band by band; then gives the table that narrows them."""
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Samples of `low` and less become 0, of `high` and more 255; linear between, rounded to nearest."""
 
-    def __init__(self) -> None:
-        self._counts = np.zeros(_LEVELS, np.int64)
+    low: int
+    high: int
+
+    def apply(self, samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """uint16 of any shape to uint8 of the same shape."""
+        narrowed: NDArray[np.uint8] = self.table[samples]
+        return narrowed
 
     @property
-    def counted(self) -> bool:
-        return bool(self._counts.any())
-
-    def count(self, samples: NDArray[np.uint16]) -> None:
-        """Take in ``(h, w)`` uint16 samples."""
-        counts = cv2.calcHist([np.ascontiguousarray(samples)], [0], None, [_LEVELS], [0, _LEVELS])
-        self._counts += counts.ravel().astype(np.int64)
-
     def table(self) -> NDArray[np.uint8]:
-        """``(65536,)`` uint8: the grey level of each sample, by percentiles."""
-        cumulated = np.cumsum(self._counts)
-        shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * float(cumulated[-1])
-        low, high = np.searchsorted(cumulated, shares)
-        return _table(low=int(low), high=max(int(high), int(low) + 255))
+        """``(65536,)`` uint8: what each sample becomes."""
+        levels = np.arange(65536, dtype=np.float64)
+        return np.clip(np.rint((levels - self.low) * (255 / (self.high - self.low))), 0, 255).astype(np.uint8)
 
 
-def bits_for(largest: int) -> int:
-    """The depth of a camera whose largest sample is `largest`."""
-    return next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
+def grey_counts(samples: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """How often each of the 65536 values occurs in ``(H, W)`` samples."""
+    # calcHist counts in place; bincount would first copy the image to 64 bits a sample.
+    return np.asarray(cv2.calcHist([samples], [0], None, [65536], [0, 65536]), np.float64).ravel()
 
 
-@cache
-def colour_table(bits: int) -> NDArray[np.uint8]:
-    """``(65536,)`` uint8: the value of each colour sample of `bits`."""
-    table = _table(low=0, high=(1 << bits) - 1)
-    table.flags.writeable = False
-    return table
+def grey_narrowing(counts: NDArray[np.float64]) -> Narrowing:
+    """For grey images with so many samples of each value."""
+    cumulated = np.cumsum(counts, dtype=np.float64)
+    shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * cumulated[-1]
+    low, high = np.searchsorted(cumulated, shares)
+    return Narrowing(int(low), max(int(high), int(low) + 255))
 
 
-def _table(*, low: int, high: int) -> NDArray[np.uint8]:
-    levels = np.arange(_LEVELS, dtype=np.float64)
-    table: NDArray[np.uint8] = np.clip(np.rint((levels - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    return table
+def colour_narrowing(largest: int) -> Narrowing:
+    """For colour images whose largest sample of any channel is this."""
+    bits = next(bits for bits in COLOUR_BITS if largest < 1 << bits)
+    return Narrowing(0, (1 << bits) - 1)

@@ -240,7 +240,7 @@ def _read_tiff(data: bytes) -> ImageHeader:
         following = tiff.read_directory(Bytes(data), directory.next_offset)
         if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (tiff.WIDTH, tiff.HEIGHT)):
             raise UndecodableImageError("The TIFF image is a stack of pages of one size: send one page.")
-    _check_samples(directory)
+    check_samples(directory)
     _check_strips(data, directory)
     size = _size(directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0))
     tile: Size | None = None
@@ -257,7 +257,8 @@ def _read_tiff(data: bytes) -> ImageHeader:
     )
 
 
-def _check_samples(directory: Directory) -> None:
+def check_samples(directory: Directory) -> None:
+    """Whether an image's samples are read here; raises UndecodableImageError with what to do."""
     bits = {int(value) for value in directory.all(tiff.BITS)} or {1}
     if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16} or directory.first(tiff.SAMPLE_FORMAT, 1) not in (1, 4):
         raise UndecodableImageError(
@@ -278,6 +279,12 @@ def _check_strips(data: bytes, directory: Directory) -> None:
     lengths = np.concatenate([directory.all(tiff.STRIP_BYTES), directory.all(tiff.TILE_BYTES)])
     if len(offsets) == 0 or len(offsets) != len(lengths):
         raise UndecodableImageError("The TIFF image does not say where its pixels are: save it again.")
+    unwritten = int(np.count_nonzero(lengths == 0))
+    if unwritten and directory.first(tiff.COMPRESSION, 1) != 1:
+        raise UndecodableImageError(
+            f"The TIFF image has no stored pixels in {unwritten} of its {len(lengths)} strips or tiles: the "
+            "program that wrote it did not finish; save it again."
+        )
     if np.any(offsets > len(data)) or np.any(lengths > len(data) - offsets):
         raise UndecodableImageError(_TRUNCATED)
 

@@ -201,6 +201,19 @@ class RegionView(RegionFrame):
         cut: Rgb = bordered[top : top + box.height, left : left + box.width]
         return cut
 
+    def unstored_share(self, grid: Grid, box: Box) -> float:
+        """The part of `box`, in pixels of `grid` and inside its extent, for which the source stores no pixels.
+
+        Raises:
+            UnreadableSlideError: the slide's file is damaged.
+        """
+        level = self._level(grid)
+        downsample, bounds = self.source.level_downsamples[level], self._bounds(level)
+        corners = grid.l0_from_grid(np.array([[box.x, box.y], [box.right, box.bottom]])) / downsample
+        (left, top), (right, bottom) = np.floor(corners[0] + _NO_SHIFT), np.ceil(corners[1] - _NO_SHIFT)
+        x, y = int(left), int(top)
+        return self.source.unstored_share(level, Box(x, y, int(right) - x, int(bottom) - y).clipped(bounds))
+
     def overview(self, max_side_px: int) -> tuple[Rgb, float]:
         """The whole region with no side longer than `max_side_px`, and its level-0 pixels per pixel."""
         grid = self.overview_grid(max_side_px)

@@ -48,3 +48,11 @@ class Source(SourceFacts, Protocol):
             UnreadableSlideError: the file is damaged.
         """
         ...
+
+    def unstored_share(self, level: int, box: Box) -> float:
+        """The part, 0 to 1, of the pixels of `box` that no scanner or program stored; they are read as white.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        ...

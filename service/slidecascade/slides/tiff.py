@@ -6,7 +6,7 @@ TIFF 6.0 and BigTIFF. Nothing is decoded, and only the tags named here are read.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +20,13 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION = 256, 25
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT = 277, 278, 284, 339
 TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES = 322, 323, 347
+PREDICTOR, EXTRA_SAMPLES = 317, 338
 _READ_TAGS = frozenset(
     {
         *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION),
         *(STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES),
         *(SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES),
+        *(PREDICTOR, EXTRA_SAMPLES),
     }
 )
 DECODING_TAGS = frozenset(
@@ -38,8 +40,14 @@ DECODING_TAGS = frozenset(
 alpha, JPEG tables, YCbCr, LERC. The rest is about the image."""
 
 UNCOMPRESSED, OLD_JPEG_COMPRESSION, JPEG_COMPRESSION = 1, 6, 7
-YCBCR = 6
+DEFLATE_COMPRESSIONS, JPEG_2000_COMPRESSIONS = (8, 32946), (33003, 33004, 33005, 34712)
+"""Values of COMPRESSION."""
+
+RGB, YCBCR = 2, 6
+"""Values of PHOTOMETRIC."""
+
 PLANES_APART = 2
+"""Value of PLANAR."""
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}
 """numpy type of the field types BYTE, SHORT, LONG, UNDEFINED, IFD and LONG8."""
@@ -123,6 +131,13 @@ class Directory:
         return Size(self.size.width, min(self.first(ROWS_PER_STRIP, self.size.height), self.size.height))
 
     @property
+    def part_count(self) -> int:
+        """Stored parts that the image has pixels in, of all planes."""
+        width, height = max(self.part_size.width, 1), max(self.part_size.height, 1)
+        planes = self.first(SAMPLES, 1) if self.first(PLANAR, 1) == PLANES_APART else 1
+        return planes * -(-self.size.width // width) * -(-self.size.height // height)
+
+    @property
     def part_offsets(self) -> NDArray[np.uint64]:
         return self.all(TILE_OFFSETS if TILE_OFFSETS in self.tags else STRIP_OFFSETS)
 
@@ -197,6 +212,30 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
 def formats(big: bool) -> tuple[str, str, str]:
     """struct formats of the number of fields, of a field's tag, type and count, and of an offset."""
     return ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
+
+
+def one_strip(strip: bytes, size: Size, tags: Mapping[int, NDArray[np.uint64]], order: str) -> bytes:
+    """A TIFF file of `size` whose only strip has the bytes `strip`, stored as `tags` say in byte order `order`."""
+    own = {WIDTH: size.width, HEIGHT: size.height, ROWS_PER_STRIP: size.height, STRIP_OFFSETS: 8}
+    values = {tag: [number] for tag, number in {**own, STRIP_BYTES: len(strip)}.items()}
+    values |= {tag: numbers.tolist() for tag, numbers in tags.items()}
+    start = 8 + len(strip) + len(strip) % 2
+    after = start + 2 + 12 * len(values) + 4
+    entries, tail = b"", b""
+    for tag, numbers in sorted(values.items()):
+        kind, code = (4, "I") if tag in own or tag == STRIP_BYTES else (3, "H")
+        field = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
+        if len(field) > 4:
+            tail, field = tail + field, struct.pack(order + "I", after + len(tail))
+        entries += struct.pack(order + "HHI", tag, kind, len(numbers)) + field.ljust(4, b"\0")
+    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, start)
+    count = struct.pack(order + "H", len(values))
+    return b"".join([header, strip, bytes(len(strip) % 2), count, entries, bytes(4), tail])
+
+
+def byte_order(source: ByteSource) -> str:
+    """``<`` or ``>``, as struct and numpy write it."""
+    return _layout(source)[0]
 
 
 def _first_offset(source: ByteSource) -> int:

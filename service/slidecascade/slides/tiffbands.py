@@ -19,7 +19,7 @@ from PIL import Image, TiffImagePlugin
 
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Box, Size
-from slidecascade.slides import tiff
+from slidecascade.slides import libtiff, tiff
 from slidecascade.slides.canvas import BAND_BYTES, Band, row_bands
 from slidecascade.slides.tiff import Bytes, Directory, first_directory
 from slidecascade.slides.tiffpart import write_part
@@ -97,6 +97,8 @@ def decoder_bytes(directory: Directory) -> int:
         return 8 * (BAND_BYTES + layout.row_bytes * layout.planes)
     # The strip or tile as compressed, as its bytes, and as pixels: four bytes each in Pillow, as stored in OpenCV.
     pixels = layout.part_bytes if layout.bits == 16 else 4 * layout.part.area
+    if directory.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) == tiff.JPEG_COMPRESSION:
+        pixels += 2 * layout.samples * layout.part.area  # the coefficients, should it be progressive
     return 8 * BAND_BYTES + layout.part_bytes + pixels + int(directory.part_bytes.max(initial=0))
 
 
@@ -192,6 +194,7 @@ def _decoded(part: bytes, box: Box, *, bits: int) -> Iterator[Band]:
         return
     # Pillow's own guard against large images would refuse what the caller's limit, checked before, allows.
     Image.MAX_IMAGE_PIXELS = None
+    libtiff.silence()
     try:
         with TiffImagePlugin.TiffImageFile(io.BytesIO(part)) as image:
             image.load()

@@ -30,6 +30,9 @@ from slidecascade.slides.imageheader import ImageHeader, read_header
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiff import Bytes, first_directory
 
+_MOST_PADDING = 4
+"""Most pixels of all tiles, as a multiple of the largest image: each tile is decoded whole."""
+
 _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant that is not read here."
 
 
@@ -73,6 +76,10 @@ class RegionImage(_OneLevel):
         if level != 0:
             raise ValueError(f"An image has no level {level}.")
         return self.pixels[box.y : box.bottom, box.x : box.right]
+
+    def unstored_share(self, level: int, box: Box) -> float:
+        """0: a decoded image has all its pixels."""
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,17 @@ def open_image(data: bytes, *, max_px: int) -> EncodedImage:
             f"{header.tile.width} x {header.tile.height}; at most {max_px} pixels are taken at a time: save it "
             "with smaller tiles."
         )
+    if header.tile is not None and _stored_px(header.size, header.tile) > _MOST_PADDING * max_px:
+        raise RegionTooLargeError(
+            f"The TIFF image of {header.size.width} x {header.size.height} pixels is stored in tiles of "
+            f"{header.tile.width} x {header.tile.height} that are mostly empty: save it with smaller tiles."
+        )
     return EncodedImage(data, header)
+
+
+def _stored_px(size: Size, tile: Size) -> int:
+    """Pixels of all tiles, those beyond the image's edge included."""
+    return tile.area * -(-size.width // tile.width) * -(-size.height // tile.height)
 
 
 def decode_image(data: bytes, *, max_px: int) -> RegionImage:
@@ -161,7 +178,7 @@ _PILLOW_ERRORS = (
 def _refuse_damage(damage: str | None) -> None:
     if damage is not None:
         raise UndecodableImageError(
-            f"The image is truncated or damaged: its JPEG data cannot be followed ({damage}); send it again."
+            f"The image is truncated or damaged: its data cannot be followed ({damage}); send it again."
         )
 
 
