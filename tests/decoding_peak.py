@@ -1,4 +1,4 @@
-"""Reads images of every kind, one after the other, and prints what each took of memory and what was foretold.
+"""Reads images of every kind, one after the other, and prints what each took of memory and its bound.
 
 Run as a program: ``python decoding_peak.py SIDE``. A line of JSON for each kind: its name, the bytes of the
 decoded pixels, the bound of the peak, and the peak measured, which is Linux's high-water mark of this process.

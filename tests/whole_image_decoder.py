@@ -79,9 +79,7 @@ def _rgb_from_pillow(image: Image.Image) -> Rgb:
 
 def _decode_with_opencv(data: bytes) -> Rgb:
     """PNG, whose missing rows only OpenCV's reader notices; WebP; and 16-bit samples, which Pillow cuts to 8."""
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # failures are told to the caller, not to the terminal
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are raised and not printed
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

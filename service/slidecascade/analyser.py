@@ -176,9 +176,7 @@ class Analyser:
             share.reserve(held + cells, control)
         else:
             held += len(encoded.data) + encoded.decoded_bytes
-            share.reserve(max(held + cells, len(encoded.data) + encoded.peak_bytes), control)
-            upload = encoded.decode()
-            share.shrink(held + cells)
+            upload = _decoded(encoded, share, control, kept_bytes=held + cells)
         control.check()  # decoding and waiting can take long
         return RegionTask(
             pipeline=pipeline,
@@ -265,6 +263,14 @@ class Analyser:
             return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
+
+
+def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
+    """The pixels of `image`, once there is memory in `share` for decoding it, of which `kept_bytes` are kept."""
+    share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
+    upload = image.decode()
+    share.shrink(kept_bytes)
+    return upload
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

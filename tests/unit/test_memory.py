@@ -91,7 +91,7 @@ def test_waiting_ends_with_the_deadline(budget: Budget) -> None:
         budget.share().reserve(51, Control(deadline_s=0.05))
 
     assert refused.value.retry_after_s == 7
-    budget.share().reserve(50, Control(deadline_s=0.05))  # the one that gave up holds up nobody
+    budget.share().reserve(50, Control(deadline_s=0.05))  # the one that gave up does not block others
 
 
 def test_one_that_is_cancelled_waits_no_longer(budget: Budget, begin: Callable[..., Future[None]]) -> None:

@@ -104,7 +104,7 @@ def test_an_image_that_never_fits_is_not_decoded(
     assert decoded == []
 
 
-def test_what_is_wrong_with_a_request_is_told_before_decoding(
+def test_what_is_wrong_with_a_request_is_reported_before_decoding(
     make_analyser: Callable[[int], Analyser], decoded: list[int]
 ) -> None:
     """A pixel size too coarse, and a region that is not inside."""

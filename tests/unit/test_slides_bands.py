@@ -164,7 +164,7 @@ def test_a_png_is_refused_wherever_its_data_is_wrong() -> None:
         "a row of which the last byte is missing": png_of(rows[:-1], width=40, height=50),
         "filter 5": png_of(b"\5" + rows[1:], width=40, height=50),
         "checksum of the stream": png_files.png(header, stream[:-1] + bytes([stream[-1] ^ 1])),
-        "checksum of the chunk": whole[: at + 50] + bytes([whole[at + 50] ^ 1]) + whole[at + 51 :],
+        "checksum of the chunk": whole[: at + 4 + length] + b"none" + whole[at + 8 + length :],
         "no zlib stream": png_files.png(header, RANDOM.bytes(500)),
         "no pixels": png_files.png(header, b""),
     }
