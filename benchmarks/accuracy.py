@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.settings import read_settings
-from slidecascade.stopwatch import Silent
-from slidecascade_training.evaluation import report
-from slidecascade_training.evaluation.trial import Question, run_trial
-from slidecascade_training.evaluation.truth import find_specimens
+from slidecascade.timing import Silent
+from slidecascade_evaluation import report
+from slidecascade_evaluation.trial import Question, run_trial
+from slidecascade_evaluation.truth import find_specimens
 
 
 @dataclass(frozen=True, slots=True)

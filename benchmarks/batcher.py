@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cores import usable_cores
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner, Unobserved

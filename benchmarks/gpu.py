@@ -31,18 +31,18 @@ from typing import Any
 import numpy as np
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.plan import RegionTask
+from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SettingsError
+from slidecascade.models.repository import ModelPackage
 from slidecascade.outputs import png
-from slidecascade.regiontask import RegionTask
-from slidecascade.registry import ModelPackage
 from slidecascade.runners.local import Device, LocalRunner, Placement
 from slidecascade.runners.runner import Unobserved
 from slidecascade.settings import Settings
-from slidecascade.stopwatch import Silent
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 NO_GPU = "There is no NVIDIA GPU here (nvidia-smi is missing or lists none): nothing was measured."
 MPP = 0.25

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.outputs import overlay, summary
 from slidecascade.settings import Settings, bundled_models_dir
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 _DETAIL_PX: Final = 512
 _STEATOSIS: Final = "Hepatocyte: Steatosis"

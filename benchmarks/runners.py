@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.runners.bento import BentoRunner
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import Settings, bundled_models_dir
-from slidecascade.stopwatch import Silent
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 CALLS = {"tile of 1024 x 1024 px": ("first", 1, 1024), "64 crops of 72 x 72 px": ("first", 64, 72)}
 SIDE_PX = 1024
@@ -76,8 +76,8 @@ def services_of(settings: Settings) -> Iterator[Mapping[str, Any]]:
     """What `bentoml.depends` gives for the models of `settings`, whose processes run meanwhile."""
     os.environ["SLIDECASCADE_MODELS_DIR"] = str(settings.models_dir)
     os.environ["SLIDECASCADE_RUNNER"] = "bento"
-    from slidecascade.app import make_service
-    from slidecascade.modelprocesses import ModelProcesses
+    from slidecascade.hosting.bento_entry import make_service
+    from slidecascade.hosting.supervisor import ModelProcesses
 
     service = make_service(settings)
     with ModelProcesses(service):

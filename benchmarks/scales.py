@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.settings import read_settings
-from slidecascade.stopwatch import Silent
-from slidecascade_training.evaluation.matching import Labels, count_matches, iou_matrix
-from slidecascade_training.evaluation.rasters import labels_from_outlines
+from slidecascade.timing import Silent
+from slidecascade_evaluation.matching import Labels, count_matches, iou_matrix
+from slidecascade_evaluation.rasters import labels_from_outlines
 
 PIPELINE: Final = "nuclei"
 _LIVER_PX: Final = 1024

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.settings import bundled_models_dir
 from slidecascade_convert import architectures
 from slidecascade_convert.keras import onnx_from_keras

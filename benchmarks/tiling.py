@@ -15,18 +15,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis
-from slidecascade.control import Control
-from slidecascade.flow import analyse
+from slidecascade.analysis.flow import analyse
+from slidecascade.analysis.plan import RegionTask
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
-from slidecascade.pipelines import Pipeline, load_pipelines
-from slidecascade.regiontask import RegionTask
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
 from slidecascade.slides.upload import RegionImage
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 WHOLE_PX = 1 << 20
 TILES_PX = (256, 512, 1024)
@@ -52,7 +52,7 @@ class Agreement:
 
 def rendered(side_px: int, *, mpp: float = 0.5, seed: int = 3) -> NDArray[np.uint8]:
     """Rendered liver tissue ``(side_px, side_px, 3)``."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     return render(TissueOptions(seed=seed, mpp=mpp), width_px=side_px, height_px=side_px).image
 

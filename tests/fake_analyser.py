@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from made_analysis import make_analysis
 from slidecascade import wire
-from slidecascade.analyser import Analyser, Report
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser, Report
+from slidecascade.cancellation import Control
 from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
 from slidecascade.memory import UNLIMITED, Budget, Share
 

@@ -177,7 +177,7 @@ def _fitted(keras: Any, model: Any, name: str) -> Any:
     Classifiers answer 0.5 at the mean of the images, a U-Net finds about as many nuclei as there are.
     """
     from slidecascade_convert.tiles import rendered
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     height, width = model.input_shape[1:3]
     tissue = render(TissueOptions(seed=TISSUE_SEED, mpp=0.5), width_px=256, height_px=256)

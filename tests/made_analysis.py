@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from slidecascade.analysis import (
+from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import (
     Analysis,
     CellClass,
     FailedTile,
@@ -13,7 +14,6 @@ from slidecascade.analysis import (
     TissueMap,
     UsedModel,
 )
-from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.warning import AnswerWarning
 

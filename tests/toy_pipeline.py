@@ -13,17 +13,17 @@ import yaml
 from numpy.typing import NDArray
 
 import toy_models
-from slidecascade.analysis import Analysis
-from slidecascade.control import Control
-from slidecascade.flow import analyse
+from slidecascade.analysis.flow import analyse
+from slidecascade.analysis.plan import OpenSource, RegionTask
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
-from slidecascade.pipelines import Pipeline, load_pipelines
-from slidecascade.regiontask import OpenSource, RegionTask
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.upload import RegionImage
-from slidecascade.stopwatch import Observer, Silent
+from slidecascade.timing import Observer, Silent
 
 WHOLE_PX = 1 << 20
 BACKGROUND = (230, 190, 210)

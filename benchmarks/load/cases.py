@@ -30,12 +30,12 @@ def write_cases(folder: Path, *, pipeline: str, count: int, side_px: int) -> lis
     import numpy as np
 
     from slidecascade import wire
-    from slidecascade.analyser import Analyser
-    from slidecascade.control import Control
+    from slidecascade.analysis.analyser import Analyser
+    from slidecascade.cancellation import Control
     from slidecascade.outputs import geojson
     from slidecascade.settings import read_settings
-    from slidecascade.stopwatch import Silent
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade.timing import Silent
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     request = wire.RegionRequest(pipeline=pipeline, mpp=MPP)
     analyser = Analyser(read_settings(), observer=Silent())

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from slidecascade_training.evaluation.matching import Labels, iou_matrix
-from slidecascade_training.evaluation.rasters import labels_from_outlines
+from slidecascade_evaluation.matching import Labels, iou_matrix
+from slidecascade_evaluation.rasters import labels_from_outlines
 
 _SAME_CELL = 0.5
 

@@ -42,7 +42,7 @@ class _Recorder:
 
 def make_cases(composition: Composition, *, count: int, side_px: int) -> tuple[Case, ...]:
     """`count` regions of `side_px` squared, each of another specimen."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     local = LocalRunner(composition.packages)
     cases = []

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from slidecascade.control import Control
-from slidecascade.flow import analyse
+from slidecascade.analysis.flow import analyse
+from slidecascade.analysis.plan import RegionTask
+from slidecascade.cancellation import Control
 from slidecascade.geometry import Box
+from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.outputs import geojson
-from slidecascade.pipelines import Pipeline, load_pipelines
-from slidecascade.regiontask import RegionTask
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
 from slidecascade.slides.upload import decode_image
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 PIPELINE = "nash"
 MPP = 0.25

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 
 Weights = dict[tuple[str, int, str], NDArray[np.float32]]
 

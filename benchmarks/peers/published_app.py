@@ -15,7 +15,7 @@ from benchmarks.peers.composition import Composition
 from benchmarks.peers.keras_networks import keras_network
 from numpy.typing import NDArray
 
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 
 
 class Predict:

@@ -15,7 +15,7 @@ from typing import Final
 import pydantic
 
 from slidecascade.errors import ConversionError, InvalidRequestError, UnwritableOutputError
-from slidecascade.registry import load_package
+from slidecascade.models.repository import load_package
 from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.card import card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined

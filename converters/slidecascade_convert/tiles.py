@@ -18,7 +18,7 @@ _ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 
 def rendered(count: int, height: int, width: int, *, mpp: float) -> Images:
     """`count` windows of rendered liver tissue, uint8 RGB ``(count, height, width, 3)``."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     columns = 4
     options = TissueOptions(seed=4, mpp=mpp)

@@ -2,7 +2,7 @@
 
 A region reserves what it may take before it takes it: what decoding needs, its pixels, its cells and its answer.
 One that does not fit waits its turn, first come first served; one that never could is refused. What is reserved
-are bounds worked out beforehand (`slidecascade.footprint`), not measurements.
+are bounds worked out beforehand (`slidecascade.analysis.footprint`), not measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import OverloadedError, RegionTooLargeError
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import toy_models
 import toy_pipeline
 from served_process import Server, StartServer, Upload, environment, free_port, launch
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir
 
@@ -280,7 +280,7 @@ def test_bentomls_own_server_drains_too(
     all the same. A second server of the same home, which wipes the folder of metrics, takes none of ours away."""
     port, home = free_port(), tmp_path / "home"
     home.mkdir()
-    command = [sys.executable, "-m", "bentoml", "serve", "slidecascade.app:SlideCascade"]
+    command = [sys.executable, "-m", "bentoml", "serve", "slidecascade.hosting.bento_entry:SlideCascade"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     settings = {"models_dir": toy.models_dir, "pipelines_dir": toy.pipelines_dir, "slide_roots": slide_root}
     server = launch(command, port=port, home=home, runner_by_model=TWO, **settings)

@@ -45,7 +45,15 @@ def call(server: Server, request: dict[str, Any], image: Path | str = "") -> dic
 
 
 def serve_command(port: int) -> list[str]:
-    return [*BENTOML, "serve", "slidecascade.app:SlideCascade", "--host", "127.0.0.1", "--port", str(port)]
+    return [
+        *BENTOML,
+        "serve",
+        "slidecascade.hosting.bento_entry:SlideCascade",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
 
 
 def test_a_bentoml_client_analyses_an_image(server: Server, tissue_png: bytes, tmp_path: Path) -> None:
@@ -142,7 +150,10 @@ def test_the_service_packs_as_a_bento(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     (folder,) = (path for path in (tmp_path / "bentos" / "slidecascade").iterdir() if path.is_dir())
     packed = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*")}
-    assert {"service/slidecascade/app.py", "service/slidecascade/bundled_pipelines/nuclei.yaml"} <= packed
+    assert {
+        "service/slidecascade/hosting/bento_entry.py",
+        "service/slidecascade/bundled_pipelines/nuclei.yaml",
+    } <= packed
     assert "models/nuclei-unet/1/model.onnx" in packed
     assert not any("tests" in path or "__pycache__" in path for path in packed)
     assert "bentoml==" in (folder / "env" / "python" / "requirements.txt").read_text()

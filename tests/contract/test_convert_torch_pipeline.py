@@ -17,7 +17,7 @@ import toy_torch
 from served_process import StartServer
 from slidecascade.cli import main
 from slidecascade_client import Client
-from slidecascade_training.tissue import RenderedTissue, TissueOptions, render
+from slidecascade_render.liver.tissue import RenderedTissue, TissueOptions, render
 
 MPP = 0.5
 BUNDLED = Path(__file__).resolve().parents[2] / "models"

@@ -23,7 +23,7 @@ from slidecascade_client import Client
 from slidecascade_convert.keras_original import open_keras
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

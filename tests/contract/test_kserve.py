@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from served_process import Server, StartServer
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import bundled_models_dir
 

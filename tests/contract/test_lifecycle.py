@@ -143,10 +143,10 @@ def test_a_second_signal_ends_at_once(own_server: Server, stalled: Stalled, numb
 
 STUCK = """
 import sys, time
-import slidecascade.analyser
+import slidecascade.analysis.analyser
 from slidecascade.cli import main
 
-slidecascade.analyser.open_image = lambda *_, **__: time.sleep(1000)
+slidecascade.analysis.analyser.open_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 

@@ -16,10 +16,10 @@ import pytest
 
 import toy_models
 from served_process import StartServer
-from slidecascade.pipelines import load_pipelines
-from slidecascade.registry import load_repository
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.load import load_pipelines
+from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import write_slide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

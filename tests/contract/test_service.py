@@ -25,7 +25,7 @@ from PIL import Image
 from cut_jpeg import cut_jpeg, cut_parts, tiled_jpeg_tiff
 from served_process import Server, Upload
 from slidecascade import wire
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 MPP = 0.5
 SLIDE = {"pipeline": "nuclei", "slide": "rendered.tiff"}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import triton_server
 from served_process import free_port
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     DeadlineExceededError,
     ModelFailedError,
@@ -27,8 +27,8 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
-from slidecascade.pipelines import load_pipelines
-from slidecascade.registry import ClassifierSpec, load_repository
+from slidecascade.models.repository import ClassifierSpec, load_repository
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners import sharedmemory
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.triton import TritonRunner

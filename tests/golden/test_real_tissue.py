@@ -13,11 +13,11 @@ import pytest
 
 from qupath import check_feature_collection
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.outputs import geojson, summary
 from slidecascade.settings import Settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 BANDS = json.loads((Path(__file__).parent / "bands.json").read_text(encoding="utf-8"))
 

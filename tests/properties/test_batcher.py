@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,

@@ -10,7 +10,7 @@ from benchmarks.tiling import Bench, agreements, compare, rendered
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.slides.slide import Slide
 from toy_pipeline import ToyPipeline, blobs

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slidecascade.analysis import Analysis
-from slidecascade.control import Control
-from slidecascade.flow import analyse
+from slidecascade.analysis.flow import analyse
+from slidecascade.analysis.plan import RegionTask
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
-from slidecascade.regiontask import RegionTask
 from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
-from slidecascade.stopwatch import Silent
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import TissueOptions
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import TissueOptions
+from slidecascade_render.slides import write_slide
 from toy_pipeline import WHOLE_PX, ToyPipeline
 
 SLIDE_ID = "liver.tiff"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slidecascade.geometry import Box, Size
-from slidecascade.tiling import cover, default_tile_px
+from slidecascade.slides.tiling import cover, default_tile_px
 
 SIZES = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
 STRIDES = st.sampled_from([1, 8, 16, 32])

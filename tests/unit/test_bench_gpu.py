@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks import gpu
 
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.settings import bundled_models_dir
 
 ROOT = Path(__file__).resolve().parents[2]

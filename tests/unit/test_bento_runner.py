@@ -17,7 +17,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 
 import toy_models
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -28,7 +28,7 @@ from slidecascade.errors import (
     OverloadedError,
     UnknownModelError,
 )
-from slidecascade.registry import ModelPackage, load_package
+from slidecascade.models.repository import ModelPackage, load_package
 from slidecascade.runners import bento
 from slidecascade.runners.bento import BentoRunner
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -25,16 +25,16 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
+from slidecascade.hosting.main import _hand_over
 from slidecascade.metrics import Metrics
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
 from slidecascade.runners.local import LocalRunner, Placement, _missing
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import Runner, Unobserved, bound
-from slidecascade.serve import _hand_over
 from slidecascade.settings import _EXAMPLES, Settings, read_settings, unknown_settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline, blobs
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 WORK = """
-from slidecascade.commands.served import served
+from slidecascade.commands.service_process import served
 import time
 with served({}) as (url, process):
     print(url, process.pid, flush=True)

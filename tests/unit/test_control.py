@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import CancelledError, DeadlineExceededError, SettingsError
 from slidecascade.settings import Settings, read_settings

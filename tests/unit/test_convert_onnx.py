@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import toy_onnx
 from slidecascade.cli import main
 from slidecascade.errors import ConversionError, InvalidRequestError
-from slidecascade.registry import load_package
+from slidecascade.models.repository import load_package
 from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.outcome import GRAPH_FILE, Outcome
 from slidecascade_convert.quantize import is_worth_it

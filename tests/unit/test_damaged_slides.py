@@ -8,17 +8,17 @@ import pytest
 
 from cut_jpeg import cut_parts, tiled_jpeg_tiff
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.plan import UNREAD_GREY
+from slidecascade.cancellation import Control
 from slidecascade.errors import TilesFailedError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
-from slidecascade.regiontask import UNREAD_GREY
 from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
-from slidecascade.stopwatch import Silent
-from slidecascade.tiling import cover
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade.slides.tiling import cover
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import write_slide
 from toy_pipeline import HALO_PX, ToyPipeline
 
 SIDE_PX = 1024

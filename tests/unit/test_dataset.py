@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 import toy_dataset
 from slidecascade.cells.instances import Instances
 from slidecascade.cli import main
+from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import write_slide
 from slidecascade_training import dsb2018
 from slidecascade_training.datasets import labelling
 from slidecascade_training.datasets.annotation import Annotation
 from slidecascade_training.datasets.cropping import crops_at
 from slidecascade_training.datasets.folder import read_index
 from slidecascade_training.datasets.split import split_by_slide
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import TissueOptions, render
 
 
 @pytest.fixture

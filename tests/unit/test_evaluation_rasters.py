@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import oracles
 from found_cells import found_cells
 from slidecascade.cells import outlines
-from slidecascade_training.evaluation.rasters import labels_from_outlines
+from slidecascade_evaluation.rasters import labels_from_outlines
 
 Labels = NDArray[np.int32]
 

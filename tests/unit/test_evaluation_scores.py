@@ -11,8 +11,8 @@ import pytest
 
 import oracles
 from found_cells import found_cells
-from slidecascade_training.evaluation.matching import MEAN_AP_THRESHOLDS, count_matches, iou_matrix
-from slidecascade_training.evaluation.scores import ClassTally, Figures, class_tally, pooled, tally_of
+from slidecascade_evaluation.matching import MEAN_AP_THRESHOLDS, count_matches, iou_matrix
+from slidecascade_evaluation.scores import ClassTally, Figures, class_tally, pooled, tally_of
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "golden" / "matching.json").read_text(encoding="utf-8")

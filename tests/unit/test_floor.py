@@ -14,12 +14,12 @@ import yaml
 import toy_models
 import toy_pipeline
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.analysis import Analysis
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis
 from slidecascade.outputs import geojson, heatmap, summary
 from slidecascade.settings import Settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 GREY, RED, FAINT_RED = (20, 20, 20), (110, 0, 0), (60, 20, 20)
 CELLS = ((40, GREY), (100, RED), (160, RED), (220, FAINT_RED))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -23,7 +23,7 @@ from slidecascade.errors import (
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from toy_pipeline import BACKGROUND, WHOLE_PX, ToyPipeline, blobs
 
 SIDE_PX = 512

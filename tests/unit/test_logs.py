@@ -68,7 +68,9 @@ def test_a_line_holds_what_is_needed(lines: Lines) -> None:
 
 def test_a_line_says_which_process_speaks() -> None:
     """Where several write to one log."""
-    record = logging.LogRecord("slidecascade.web.drain", logging.INFO, __file__, 1, "draining", None, None)
+    record = logging.LogRecord(
+        "slidecascade.web.middleware.drain", logging.INFO, __file__, 1, "draining", None, None
+    )
     assert json.loads(logs.JsonFormatter("model-nash-cell").format(record))["service"] == "model-nash-cell"
     assert "service" not in json.loads(logs.JsonFormatter().format(record))
 

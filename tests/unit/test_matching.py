@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from slidecascade_training.evaluation.matching import MatchCounts, count_matches, iou_matrix
-from slidecascade_training.evaluation.scores import foreground_dice, measure
+from slidecascade_evaluation.matching import MatchCounts, count_matches, iou_matrix
+from slidecascade_evaluation.scores import foreground_dice, measure
 
 
 def squares(*boxes: tuple[int, int, int, int], shape: tuple[int, int] = (20, 20)) -> np.ndarray:

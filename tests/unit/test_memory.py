@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, OverloadedError, RegionTooLargeError
 from slidecascade.memory import Budget, BudgetShare, usable_bytes
 

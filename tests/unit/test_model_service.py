@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from slidecascade.errors import CancelledError, ModelFailedError, ModelPackageError, OverloadedError, SettingsError
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.settings import Settings
 from toy_pipeline import ToyPipeline
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's own
-    from slidecascade.app import make_service
-    from slidecascade.modelservice import Call, Callers, Queue, model_services
+    from slidecascade.hosting.bento_entry import make_service
+    from slidecascade.hosting.bento_model import Call, Callers, Queue, model_services
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as above, when services are made
 IMAGES = np.zeros((2, 8, 8, 3), np.uint8)

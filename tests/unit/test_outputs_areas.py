@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_analysis import make_analysis
-from slidecascade.analysis import Analysis, FailedTile, TissueMap
+from slidecascade.cells.result import Analysis, FailedTile, TissueMap
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.outputs.areas import analysed_mm2, tissue_mm2, tissue_um2
 

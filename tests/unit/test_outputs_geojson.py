@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from made_analysis import REGION_L0, make_analysis
 from qupath import check_feature_collection
 from slidecascade import wire
-from slidecascade.analysis import Analysis, CellClass, FailedTile
 from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis, CellClass, FailedTile
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
 from slidecascade.outputs import geojson

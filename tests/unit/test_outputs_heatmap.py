@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from made_analysis import CLASSES, HEATMAPS, make_analysis, make_instances
-from slidecascade.analysis import Analysis, FailedTile, HeatmapSpec
+from slidecascade.cells.result import Analysis, FailedTile, HeatmapSpec
 from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
 from slidecascade.geometry import Box
 from slidecascade.outputs import heatmap

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from made_analysis import CLASSES, make_analysis, make_instances
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.outputs import caption, overlay
 

@@ -9,7 +9,7 @@ import pytest
 
 from made_analysis import HEATMAPS, make_analysis
 from slidecascade import wire
-from slidecascade.analysis import CellClass, FailedTile
+from slidecascade.cells.result import CellClass, FailedTile
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box
 from slidecascade.outputs.summary import summarise

@@ -12,8 +12,8 @@ import yaml
 import toy_models
 from slidecascade.cells.cascade import chosen_class, final_classes
 from slidecascade.errors import PipelineSpecError
-from slidecascade.pipelines import Pipeline, load_pipelines
-from slidecascade.registry import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.pipelines.load import Pipeline, load_pipelines
 
 TOY = {
     "name": "toy",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade_render.liver.tissue import TissueOptions, render
 from slidecascade_training.recipes import augment
 from slidecascade_training.recipes.augment import Augmentation, view_of
 from slidecascade_training.recipes.checkpoint import Epoch, History
@@ -21,7 +22,6 @@ from slidecascade_training.recipes.samples import target_maps
 from slidecascade_training.recipes.schedule import RatePlan
 from slidecascade_training.recipes.settings import RANGE_TEST, RunSettings
 from slidecascade_training.recipes.table import find_recipe
-from slidecascade_training.tissue import TissueOptions, render
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -14,15 +14,16 @@ import pytest
 
 import decoding_peak
 import png_files
-from slidecascade import footprint, wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade import wire
+from slidecascade.analysis import footprint
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.errors import OverloadedError, RegionTooLargeError
 from slidecascade.geometry import Box
 from slidecascade.settings import Settings
 from slidecascade.slides.region import RegionFrame
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline, blobs
 
 REQUEST = wire.RegionRequest(pipeline="toy", mpp=0.5)

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 import toy_models
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.onnxgraph import has_external_data
-from slidecascade.registry import load_package, load_repository
+from slidecascade.models.graph import has_external_data
+from slidecascade.models.repository import load_package, load_repository
 from slidecascade.runners.local import LocalRunner, Placement
 from slidecascade.settings import bundled_models_dir
 

@@ -9,9 +9,9 @@ import numpy as np
 import openslide
 import pytest
 
-from slidecascade_training.slides import pyramid, write_slide
-from slidecascade_training.tiff import TiledTiff
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import pyramid, write_slide
+from slidecascade_render.tiff import TiledTiff
 
 OPTIONS = TissueOptions(seed=5, mpp=0.4)
 SIZE = (1500, 1130)

@@ -17,7 +17,7 @@ from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, glass_blocks, is_dark_field, tissue_blocks
 from slidecascade.slides.upload import RegionImage, decode_image
-from slidecascade_training.tissue import TissueOptions, render
+from slidecascade_render.liver.tissue import TissueOptions, render
 
 GLASS, EOSIN, GREY = (242, 241, 244), (225, 170, 205), (200, 200, 200)
 

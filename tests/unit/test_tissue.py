@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slidecascade_training.tissue import CLASS_NAMES, RenderedTissue, TissueOptions, render
+from slidecascade_render.liver.tissue import CLASS_NAMES, RenderedTissue, TissueOptions, render
 
 OPTIONS = TissueOptions(seed=11, steatosis=0.3, ballooning=0.2)
 

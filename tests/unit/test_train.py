@@ -21,16 +21,16 @@ import yaml
 
 import toy_dataset
 from slidecascade import wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.cli import main
-from slidecascade.control import Control
 from slidecascade.errors import TrainingFailedError
-from slidecascade.registry import load_package
+from slidecascade.models.repository import load_package
 from slidecascade.settings import bundled_models_dir, read_settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
+from slidecascade_render.liver.tissue import CLASS_NAMES, TissueOptions, render
+from slidecascade_render.slides import write_slide
 from slidecascade_training import nuclei
-from slidecascade_training.slides import write_slide
-from slidecascade_training.tissue import CLASS_NAMES, TissueOptions, render
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for package in ("tensorflow", "matplotlib"):

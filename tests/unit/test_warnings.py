@@ -11,9 +11,9 @@ import tifffile
 
 from made_analysis import make_analysis
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.analysis import Analysis
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.metrics import Metrics
 from slidecascade.outputs import geojson

@@ -13,8 +13,8 @@ import pytest
 from slidecascade import logs
 from slidecascade.errors import DrainingError, OverloadedError
 from slidecascade.metrics import Metrics
-from slidecascade.web.admission import Admission
-from slidecascade.web.drain import SIGNALS, Drain
+from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.drain import SIGNALS, Drain
 
 
 @pytest.fixture

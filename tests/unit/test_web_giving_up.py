@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError
 from slidecascade.settings import Settings
 from slidecascade.slides.upload import EncodedImage, RegionImage
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline
 
 REQUEST = wire.RegionRequest(pipeline="toy", mpp=0.5)

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import NotReadyError
 from slidecascade.metrics import Metrics
 from slidecascade.web import readiness as readiness_module

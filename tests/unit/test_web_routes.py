@@ -18,14 +18,14 @@ import pytest
 
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
-from slidecascade.analyser import Report
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Report
+from slidecascade.cancellation import Control
 from slidecascade.memory import Share
 from slidecascade.metrics import Metrics
 from slidecascade.outputs import heatmap
 from slidecascade.settings import Settings
 from slidecascade.web import regions
-from slidecascade.web.process import Process
+from slidecascade.web.context import Process
 from slidecascade.web.rest import STATUS
 
 AS_JSON = {"Content-Type": "application/json"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slidecascade.errors import MalformedRequestError
-from slidecascade.registry import load_repository
+from slidecascade.models.repository import load_repository
 from slidecascade.settings import bundled_models_dir
 from slidecascade.web.tensors import MAX_RUN_PX, Inference
 

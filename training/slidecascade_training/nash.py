@@ -23,8 +23,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade_render.liver.crops import CELL, HEPATOCYTE, Crops, Task, rendered_crops, resized
 from slidecascade_training.calibration import expected_calibration_error, floor_for, temperature
-from slidecascade_training.crops import CELL, HEPATOCYTE, Crops, Task, rendered_crops, resized
 from slidecascade_training.nash_package import Result, Seeds, package
 from slidecascade_training.variation import varied
 

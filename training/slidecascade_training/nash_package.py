@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade_render.liver.crops import MPP, Task
 from slidecascade_training.calibration import expected_calibration_error
-from slidecascade_training.crops import MPP, Task
 
 _CARD = """\
 # {name}

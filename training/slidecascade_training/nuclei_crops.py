@@ -74,7 +74,7 @@ def prepare(images: Sequence[NucleiImage]) -> list[TrainingImage]:
 
 def render_tissue(count: int, seed: int, side_px: int = 512) -> list[NucleiImage]:
     """Render liver tissue at 0.5 um per pixel, every window another specimen, stain and scanner."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     rng = np.random.default_rng(seed)
     images = []

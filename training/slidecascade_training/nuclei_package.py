@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
+from slidecascade_evaluation.matching import Labels
+from slidecascade_evaluation.scores import Accuracy, measure
 from slidecascade_training import dsb2018
-from slidecascade_training.evaluation.matching import Labels
-from slidecascade_training.evaluation.scores import Accuracy, measure
 from slidecascade_training.nuclei import BATCH, Trainer, build_network
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _spec_fields(
     if settings["nucls_images"]:
         data.append({"name": "NuCLS, breast H&E crops", "licence": "CC0-1.0", "split": "training only"})
     if settings["tissue_windows"]:
-        name = "rendered liver of slidecascade_training.tissue"
+        name = "rendered liver of slidecascade_render.liver.tissue"
         data.append({"name": name, "licence": "Apache-2.0", "split": "training only"})
     whole = measured["all"]
     accuracy = {"ap50": whole.ap50, "ap50_pooled": whole.ap50_pooled, "mean_ap": whole.mean_ap, "dice": whole.dice}

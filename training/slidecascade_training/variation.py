@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade_training.lattice import Field
+from slidecascade_render.lattice import Field
 
 Images = npt.NDArray[np.uint8]
 

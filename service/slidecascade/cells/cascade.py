@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from slidecascade.cells import crops
 from slidecascade.geometry import Box, Grid
-from slidecascade.pipelines import Pipeline, Stage
+from slidecascade.pipelines.load import Pipeline, Stage
 
 BATCH = 32
 """Cells per run of a classifier: enough to make the call's own cost vanish, few enough to stop in time."""

@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file, writing_to
 from slidecascade.commands.progress import bar
-from slidecascade.control import Control
 from slidecascade.outputs import archive, heatmap, overlay
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

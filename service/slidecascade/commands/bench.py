@@ -23,19 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import whole_number
 from slidecascade.commands.files import writing_to
 from slidecascade.commands.millioncells import Writing, measure_writing
-from slidecascade.commands.served import served
-from slidecascade.control import Control
+from slidecascade.commands.service_process import served
 from slidecascade.cores import usable_cores
 from slidecascade.errors import InvalidRequestError
+from slidecascade.models.repository import ModelPackage
 from slidecascade.outputs import geojson
-from slidecascade.registry import ModelPackage
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 
 MPP = 0.25
 WARM_UP_ROUNDS = 1
@@ -141,7 +141,7 @@ class _Recorder:
 
 def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures:
     """Measure a square region of rendered tissue; all contenders in turn, `rounds` times."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     tissue = render(TissueOptions(seed=11, mpp=MPP), width_px=size_px, height_px=size_px)
     png = _png(tissue.image)

@@ -11,7 +11,7 @@ import httpx
 from slidecascade import wire
 from slidecascade.commands.arguments import region_of
 from slidecascade.commands.files import require_file, writing_to
-from slidecascade.commands.served import served
+from slidecascade.commands.service_process import served
 from slidecascade.outputs import png
 
 RENDERED_PX = 2048
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _rendered(folder: Path) -> Path:
     """Rendered liver tissue, saved beside the results."""
-    from slidecascade_training.tissue import TissueOptions, render
+    from slidecascade_render.liver.tissue import TissueOptions, render
 
     tissue = render(TissueOptions(seed=7, mpp=RENDERED_MPP), width_px=RENDERED_PX, height_px=RENDERED_PX)
     path = folder / "region.png"

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.commands.arguments import threshold_of
 from slidecascade.commands.files import replace_files
 from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
+from slidecascade_evaluation import report, truth
+from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
-from slidecascade_training.evaluation import report, truth
-from slidecascade_training.evaluation.trial import Question, Trial, run_trial
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print, write the folder; returns the exit code."""
     if arguments.out:
-        from slidecascade_training.evaluation import plots  # with --out only: it needs matplotlib
+        from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
     # Failed tiles are told at the end; their stack traces are for a service's log.

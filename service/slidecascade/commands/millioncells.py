@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slidecascade.analysis import Analysis
 from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis
 from slidecascade.outputs import geojson
 from slidecascade.outputs.gzipped import gzipped
 

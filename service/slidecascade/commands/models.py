@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slidecascade.cells.decoding import decode
 from slidecascade.errors import ModelFailedError, UnknownModelError
-from slidecascade.registry import ModelPackage, SegmenterSpec, load_repository
+from slidecascade.models.repository import ModelPackage, SegmenterSpec, load_repository
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 

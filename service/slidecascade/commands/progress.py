@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from slidecascade.flow import Progress
+from slidecascade.analysis.flow import Progress
 
 BAR_WIDTH = 40
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 from slidecascade.outputs import geojson, heatmap, overlay, png, summary
 from slidecascade.outputs.gzipped import gzipped
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 
 UM2_PER_MM2 = 1e6

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 
 MIN_WIDTH = 400
 """Strips are at least this wide, so that the research-use line stays whole."""

@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis, CellClass
+from slidecascade.cells.result import Analysis, CellClass
 from slidecascade.errors import ModelFailedError
 from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_side, two_decimals
 from slidecascade.outputs.provenance import provenance

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analysis import Analysis, HeatmapSpec
+from slidecascade.cells.result import Analysis, HeatmapSpec
 from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
 from slidecascade.outputs import png
 from slidecascade.outputs.areas import UM2_PER_MM2, tissue_um2

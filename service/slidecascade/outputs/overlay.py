@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis import Analysis
 from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis
 from slidecascade.outputs.caption import MIN_WIDTH, PAPER, caption
 
 MAX_SIDE_PX = 4096

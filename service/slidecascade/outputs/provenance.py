@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from slidecascade import wire
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 
 
 class Provenance(wire.Answer):

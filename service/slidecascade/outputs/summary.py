@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slidecascade import wire
-from slidecascade.analysis import Analysis
+from slidecascade.cells.result import Analysis
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.areas import analysed_mm2, tissue_mm2
 from slidecascade.outputs.provenance import model_uses, region_box, tile_counts, warnings

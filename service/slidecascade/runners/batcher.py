@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DrainingError, ModelFailedError, SlideCascadeError
 from slidecascade.runners.pace import padded_size
 from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved

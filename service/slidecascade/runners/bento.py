@@ -21,7 +21,7 @@ import numpy as np
 from bentoml.exceptions import BentoMLException, NotFound
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     DrainingError,
     ModelFailedError,
@@ -31,9 +31,9 @@ from slidecascade.errors import (
     SlideCascadeError,
     UnknownModelError,
 )
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.runner import CallerView, Runner
-from slidecascade.runners.served import Spec, new_output
+from slidecascade.runners.server_metadata import Spec, new_output
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 
 class ModelProxy(Protocol):
-    """What `bentoml.depends` gives for the service of a model (see `slidecascade.modelservice`)."""
+    """What `bentoml.depends` gives for the service of a model (see `slidecascade.hosting.bento_model`)."""
 
     @property
     def to_async(self) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SettingsError
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.registry import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
+from slidecascade.models.repository import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
 
 ORT_ERRORS = (
     ort_errors.Fail,

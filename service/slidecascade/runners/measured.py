@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
 
 

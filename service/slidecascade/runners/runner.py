@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 
 
 class Runner(Protocol):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.control import Control
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     MissingExtraError,
     ModelFailedError,
@@ -28,9 +28,9 @@ from slidecascade.errors import (
     SlideCascadeError,
     UnknownModelError,
 )
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.runner import CallerView, Runner
-from slidecascade.runners.served import ServedModel, Spec, held_against, new_output
+from slidecascade.runners.server_metadata import ServedModel, Spec, held_against, new_output
 from slidecascade.runners.sharedmemory import Region, RegionRefusedError, Regions
 
 try:

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from slidecascade.analyser import Analyser
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
     MalformedRequestError,
     UploadTooLargeError,
 )
-from slidecascade.registry import ModelPackage
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.choice import calls_at_once
 from slidecascade.settings import Settings
-from slidecascade.web.exchange import Exchange
 from slidecascade.web.intake import read_bytes
+from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 from slidecascade.web.regions import until_left
 from slidecascade.web.tensors import MAX_JSON_BYTES, Inference

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.types import Message, Scope, Send
 
 from slidecascade import __version__
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import UnknownModelError
-from slidecascade.registry import ModelPackage
-from slidecascade.web.admission import Admission
+from slidecascade.models.repository import ModelPackage
 from slidecascade.web.inference import Inferences
+from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.tensors import metadata
 from slidecascade.wire import JSON, PROBLEM

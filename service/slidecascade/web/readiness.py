@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import NotReadyError
 from slidecascade.metrics import Metrics
 from slidecascade.web.pool import Pool

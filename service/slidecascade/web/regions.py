@@ -11,16 +11,16 @@ from typing import Any, Final, ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from slidecascade.analyser import Analyser, Report
-from slidecascade.control import Control
+from slidecascade.analysis.analyser import Analyser, Report
+from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
 from slidecascade.metrics import Metrics
 from slidecascade.outputs import archive, geojson, heatmap, summary
 from slidecascade.outputs.heatmap import COLORMAPS, DEFAULT_COLORMAP
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
-from slidecascade.web.exchange import Exchange
 from slidecascade.web.intake import Order, read_native_order, read_order
+from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
 from slidecascade.wire import GEOJSON, JSON, PNG, ZIP

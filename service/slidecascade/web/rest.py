@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from slidecascade import __version__, errors, wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
 from slidecascade.metrics import CONTENT_TYPE, Metrics
 from slidecascade.outputs.heatmap import COLORMAPS
-from slidecascade.web.admission import Admission
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
-from slidecascade.web.exchange import Exchange
 from slidecascade.web.inference import Inferences
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
+from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import OFFERS, Regions

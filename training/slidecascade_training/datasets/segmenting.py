@@ -9,14 +9,14 @@ from typing import Final
 import numpy as np
 
 from slidecascade import wire
-from slidecascade.analyser import Analyser
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
 from slidecascade.cells.instances import Instances
-from slidecascade.control import Control
 from slidecascade.geometry import Box
 from slidecascade.settings import read_settings
 from slidecascade.slides.region import RegionView
 from slidecascade.slides.slide import can_open
-from slidecascade.stopwatch import Silent
+from slidecascade.timing import Silent
 from slidecascade_training.datasets.annotation import Annotation, Points
 from slidecascade_training.datasets.specimens import Specimen
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
 from slidecascade.geometry import Mpp
-from slidecascade_training.evaluation.matching import Labels
-from slidecascade_training.evaluation.scores import Accuracy, Tally, pooled, tally_of
+from slidecascade_evaluation.matching import Labels
+from slidecascade_evaluation.scores import Accuracy, Tally, pooled, tally_of
 from slidecascade_training.staging import write_whole
 
 FOREGROUND: Final = 0.5
@@ -45,8 +45,8 @@ def describe(tiles: Iterable[Tried], folder: Path, title: str) -> dict[str, Any]
         UnwritableOutputError: a full disk.
     """
     # Brings the service's libraries along, which training itself does not need.
-    from slidecascade_training.evaluation import plots
-    from slidecascade_training.evaluation.trial import ImageResult, Look
+    from slidecascade_evaluation import plots
+    from slidecascade_evaluation.trial import ImageResult, Look
 
     tallies: list[Tally] = []
 

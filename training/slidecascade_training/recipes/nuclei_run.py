@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade.errors import InvalidRequestError, ModelPackageError, SlideCascadeError, UnusableDataError
+from slidecascade_evaluation.scores import measure
 from slidecascade_training import dsb2018, nuclei, nuclei_package
 from slidecascade_training.datasets.folder import DatasetSpec
-from slidecascade_training.evaluation.scores import measure
 from slidecascade_training.nuclei_crops import prepare
 from slidecascade_training.recipes.fit import imported_keras
 from slidecascade_training.recipes.nuclei_report import LossCurve, chosen_options, write_nuclei_report

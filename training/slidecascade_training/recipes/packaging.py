@@ -20,8 +20,8 @@ import numpy as np
 import yaml
 
 from slidecascade.errors import ModelPackageError, SlideCascadeError, TrainingFailedError
+from slidecascade_evaluation.scores import tally_of
 from slidecascade_training.datasets.folder import Example
-from slidecascade_training.evaluation.scores import tally_of
 from slidecascade_training.recipes import cells
 from slidecascade_training.recipes.card import card_of
 from slidecascade_training.recipes.checkpoint import Checkpoints
@@ -99,7 +99,7 @@ def _package_here(
 
 def verify(graph_path: Path) -> None:
     """Load the package as the service will, before it is put in place."""
-    from slidecascade.registry import load_package
+    from slidecascade.models.repository import load_package
     from slidecascade.runners.local import LocalRunner
 
     LocalRunner([load_package(graph_path.parents[1])]).close()

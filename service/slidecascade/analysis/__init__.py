@@ -1,0 +1,1 @@
+"""Analysing a region: the plan, the flow and who holds them together."""

@@ -1,0 +1,1 @@
+"""How the service runs: BentoML, uvicorn, and the processes of models."""

@@ -1,0 +1,180 @@
+"""The BentoML service around a `Process`.
+
+BentoML packages, allocates, starts and stops. What it would do to requests is switched off or replaced: its
+metrics and access lines hold raw paths, its errors have three shapes, its time limit neither stops the work nor
+lets go of its timers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.uri import path_to_uri, uri_to_path
+from pydantic import Field
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slidecascade import logs, wire
+from slidecascade.errors import SlideCascadeError
+from slidecascade.hosting.bento_model import UntimedService, model_services
+from slidecascade.runners.bento import ModelProxy
+from slidecascade.settings import Settings, read_settings
+from slidecascade.web.context import NATIVE_ROUTE, Process
+from slidecascade.web.intake import Order
+from slidecascade.web.middleware.exchange import Exchange
+
+
+def served() -> Process:
+    """The process BentoML has built in this interpreter."""
+    process: Process = bentoml.get_current_service().process
+    return process
+
+
+async def rest_api(scope: Scope, receive: Receive, send: Send) -> None:
+    """The REST API, for mounting before the process is there."""
+    await served().rest(scope, receive, send)
+
+
+class Gate:
+    """What BentoML sends every request through: the guard of the process, around BentoML's own application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._guarded: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if self._guarded is None:  # the process is built after this object and before the first request
+            self._guarded = served().guard(self._app)
+        await self._guarded(scope, receive, send)
+
+
+class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
+    """What BentoML's clients send: the form of ``POST /v1/regions``, read by the same reader.
+
+    BentoML's own would keep uploads on disk, and would fetch an address given in place of an image.
+    """
+
+    request: wire.RegionRequest
+    image: Path = Field(default=None)  # type: ignore[assignment]  # BentoML knows no file that may be absent
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Self:
+        with Exchange.of(request).noting():
+            order = await served().regions.read_native(request)
+        read: Self = cls.model_construct(request=order.request, image=order.image)
+        return read
+
+
+class EntryService(UntimedService):
+    """The service of regions: which services stand beside it is decided when it is served, not when packed."""
+
+    def on_load_bento(self, bento: Any) -> None:
+        for service in self.all_services().values():
+            service.bento = bento
+
+
+class RegionService:
+    """Finds and classifies the cells of slide regions. For Research Use Only."""
+
+    dependencies: ClassVar[Mapping[str, str]] = {}
+    """Attributes that hold what BentoML gives for the service of a model, by the model's name."""
+
+    def __init__(self) -> None:
+        self.process = Process.open(read_settings(), services=self._services())
+
+    def _services(self) -> Mapping[str, ModelProxy]:
+        """The services that run; none where BentoML would make the objects in this process."""
+        found = {}
+        for model, attribute in self.dependencies.items():
+            service = getattr(type(self), attribute).on
+            if service.url is not None:
+                keep_address(service.name)
+                found[model] = getattr(self, attribute)
+        return found
+
+    @bentoml.api(route=NATIVE_ROUTE, input_spec=RegionInput)  # type: ignore[untyped-decorator]  # untyped
+    async def analyze_region(
+        self, request: wire.RegionRequest, image: bytes | None = None, *, ctx: bentoml.Context
+    ) -> dict[str, Any]:
+        """Analyse a region of an uploaded image, or of the slide that `request` names.
+
+        Answers ``{"summary": ..., "cells": ...}``: the summary, and the cells as a GeoJSON FeatureCollection.
+        """
+        with Exchange.of(ctx.request).noting():
+            # BentoML sends a response as it is; what its clients make of it is the dict.
+            return await self.process.regions.answer_native(Order(request, image), ctx.request)  # type: ignore[return-value]
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]  # untyped
+    @staticmethod
+    def refuse_bad_packages() -> None:
+        """Told once, before BentoML starts worker processes: it would start a failing one again and again."""
+        # Which GPU a network is on is told by our settings; BentoML would hand out numbers there are no GPUs for.
+        os.environ["BENTOML_DISABLE_GPU_ALLOCATION"] = "1"
+        try:
+            Process.open(read_settings()).close()
+        except SlideCascadeError as error:
+            raise SystemExit(str(error)) from None
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]  # untyped
+    async def take_over(self) -> None:
+        logs.configure()
+        self.process.take_over()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # untyped
+    def close(self) -> None:
+        self.process.close()
+
+
+def keep_address(service: str) -> None:
+    """Make the socket of a BentoML service reachable when its name has gone.
+
+    On SIGTERM BentoML's supervisor removes the folder of sockets first, while regions are in flight that need new
+    connections yet. The socket itself stays, and an open handle leads to it.
+    """
+    addresses = BentoMLContainer.remote_runner_mapping.get()
+    if addresses[service].startswith("file:") and hasattr(os, "O_PATH"):
+        handle = os.open(uri_to_path(addresses[service]), os.O_PATH)
+        addresses[service] = path_to_uri(f"/proc/self/fd/{handle}")
+
+
+def make_service(settings: Settings) -> Any:
+    """The BentoML service, with one service beside it for every model whose runner is ``bento``.
+
+    Raises:
+        ModelPackageError: when there is such a model and a package must not be served.
+        SettingsError: when a setting names a model that is not there.
+    """
+    models = model_services(settings)
+    attributes = {model: f"model_{number}" for number, model in enumerate(models)}
+    members: dict[str, Any] = {attributes[model]: bentoml.depends(service) for model, service in models.items()}
+    members |= {"__doc__": RegionService.__doc__, "__module__": __name__, "dependencies": attributes}
+    inner = bentoml.asgi_app(rest_api, path="/", name="rest")(type("SlideCascade", (RegionService,), members))
+    service: Any = bentoml.service(
+        name="slidecascade",
+        service_class=EntryService,
+        workers=1,  # models are loaded once per worker: scale by processes on other ports or machines
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+    )(inner)
+    service.add_asgi_middleware(Gate)
+    return service
+
+
+def __getattr__(name: str) -> Any:
+    """``SlideCascade``, which BentoML asks for by name: made then, for importing a module reads no settings."""
+    if name != "SlideCascade":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        service = make_service(read_settings())
+    except SlideCascadeError as error:
+        raise SystemExit(str(error)) from None
+    globals()[name] = service
+    return service

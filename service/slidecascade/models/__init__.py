@@ -1,0 +1,1 @@
+"""What a model package promises, and the repository of packages."""

@@ -1,0 +1,97 @@
+"""All a serving process holds: the analyser, the places for requests, the REST API, the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Self
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.metrics import Metrics
+from slidecascade.runners.choice import NO_SERVICES, open_runner
+from slidecascade.settings import Settings
+from slidecascade.web.inference import Inferences
+from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.drain import Drain
+from slidecascade.web.middleware.problems import ALWAYS_OPEN, Boundary, ProblemAnswers
+from slidecascade.web.pool import Pool
+from slidecascade.web.readiness import Readiness
+from slidecascade.web.regions import Regions
+from slidecascade.web.rest import create_app
+
+NATIVE_ROUTE: Final = "/analyze_region"
+"""Where BentoML's own clients send regions."""
+
+WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
+_LOOKUP_THREADS = 4
+
+
+class Process:
+    """One analyser and what answers for it. `rest` is the REST API alone, without `guard` around it."""
+
+    def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
+        self._analyser = analyser
+        self._metrics = metrics
+        self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
+        self._admission = Admission(
+            regions=settings.max_regions_in_flight,
+            inferences=settings.max_inferences_in_flight,
+            retry_after_s=settings.retry_after_s,
+            metrics=metrics,
+        )
+        self.drain = Drain(self._admission, notice_s=settings.drain_notice_s, grace_s=settings.drain_grace_s)
+        self.regions = Regions(analyser, settings, metrics)
+        self._inferences = Inferences(analyser, settings)
+        self.rest: ASGIApp = create_app(
+            analyser,
+            self.regions,
+            self._inferences,
+            metrics=metrics,
+            admission=self._admission,
+            lookups=self._lookups,
+            readiness=self._readiness,
+        )
+
+    @classmethod
+    def open(cls, settings: Settings, *, services: Mapping[str, Any] = NO_SERVICES) -> Self:
+        """A process with the analyser its settings ask for; `services` are the BentoML services of models.
+
+        Raises:
+            ModelPackageError, PipelineSpecError: when something must not be served.
+        """
+        metrics = Metrics()
+        make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
+        return cls(
+            settings,
+            analyser=Analyser(settings, observer=metrics, make_runner=make_runner),
+            metrics=metrics,
+        )
+
+    def take_over(self) -> None:
+        """What is left to do when the server has started; in its event loop."""
+        self.drain.take_over()
+        self._readiness.begin()
+
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """The boundary around `app`, a server's application with `rest` mounted in it.
+
+        Health and metrics are answered by `rest` whatever `app` has at those paths, and error answers of `app`
+        become problems.
+        """
+        others = ProblemAnswers(app)
+
+        async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+            is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
+            await (self.rest if is_ours else others)(scope, receive, send)
+
+        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+
+    def close(self) -> None:
+        self.regions.close()
+        self._inferences.close()
+        self._lookups.close()
+        self._readiness.close()
+        self._analyser.close()

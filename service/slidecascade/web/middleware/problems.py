@@ -1,0 +1,148 @@
+"""What every request passes on its way in and its answer on the way out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slidecascade import logs
+from slidecascade.errors import RetryLaterError, SlideCascadeError
+from slidecascade.metrics import UNMATCHED, Metrics
+from slidecascade.web.kserve import in_protocol, inference_route
+from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.rest import http_problem, problem_response
+from slidecascade.wire import PROBLEM
+
+LOG = logging.getLogger(__name__)
+ACCESS = logging.getLogger(f"{logs.OWN}.access")
+
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+"""Paths that are answered while the process drains."""
+
+_CLIENT_GONE = 499
+_FAULTS = frozenset({500, 502})
+
+
+class Boundary:
+    """Around an application: request ids, admission, the last catch of errors, one log line, the metrics.
+
+    `work_paths` are those whose POST is a region: it needs a place before its body is read, as an inference does.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, admission: Admission, metrics: Metrics, work_paths: frozenset[str]
+    ) -> None:
+        self._app = app
+        self._admission = admission
+        self._metrics = metrics
+        self._work_paths = work_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange.begin(scope)
+        with logs.request(exchange.request_id):
+            try:
+                await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
+            finally:
+                self._settle(exchange, scope)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with self._admitted(exchange, scope):
+                await self._app(scope, receive, send)
+        except Exception as error:  # the request boundary: nothing gets past it untold
+            if isinstance(error, SlideCascadeError):
+                exchange.error = error
+            else:
+                LOG.exception("unexpected error")
+            if exchange.complete:
+                return
+            if exchange.status is not None:
+                # Too late to say so: only a broken connection tells the caller that this was not all.
+                raise ConnectionAbortedError("The answer broke off.") from None
+            await problem_response(error, exchange.request_id)(scope, receive, send)
+
+    @asynccontextmanager
+    async def _admitted(self, exchange: Exchange, scope: Scope) -> AsyncIterator[None]:
+        path, is_post = scope["path"], scope["method"] == "POST"
+        if is_post and path in self._work_paths:
+            async with self._admission.region() as exchange.place:
+                yield
+        elif is_post and inference_route(path):
+            async with self._admission.inference() as exchange.place:
+                yield
+        else:
+            if path not in ALWAYS_OPEN:
+                self._admission.require_open()
+            yield
+
+    def _settle(self, exchange: Exchange, scope: Scope) -> None:
+        """The request's log line and its numbers."""
+        template = self._template(scope)
+        status = exchange.status or _CLIENT_GONE
+        error = exchange.error
+        if isinstance(error, RetryLaterError):
+            self._metrics.rejected(error.problem)
+        if status in _FAULTS:
+            LOG.error("failed", extra={"fields": {"status": status}}, exc_info=error)
+        self._metrics.request(route=template, method=scope["method"], status=status, seconds=exchange.seconds)
+        fields = {
+            "method": scope["method"],
+            "route": template,
+            "status": status,
+            "duration_s": round(exchange.seconds, 4),
+            "bytes": exchange.sent_bytes,
+        }
+        if error is not None:
+            fields["problem"] = error.problem
+        is_probe = scope["path"] in ALWAYS_OPEN and status < 400
+        ACCESS.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": fields})
+
+    def _template(self, scope: Scope) -> str:
+        """The route as it was declared: what was asked for may name a slide."""
+        if scope["path"] in self._work_paths:
+            return str(scope["path"])
+        route = scope.get("route")
+        # A request refused before it was routed has none.
+        return route.path if isinstance(route, Route) else inference_route(scope["path"]) or UNMATCHED
+
+
+class ProblemAnswers:
+    """Around BentoML's application: its error answers become problems, ours pass as they are."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange.of(Request(scope))
+        replaced = False
+
+        async def translated(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                headers = {key.lower(): value for key, value in message["headers"]}
+                replaced = not headers.get(b"content-type", b"").startswith(PROBLEM.encode())
+                if replaced:
+                    error = exchange.error
+                    allow = {"Allow": headers[b"allow"].decode()} if b"allow" in headers else None
+                    await (
+                        problem_response(error, exchange.request_id)
+                        if error is not None
+                        else http_problem(message["status"], exchange.request_id, headers=allow)
+                    )(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self._app(scope, receive, translated)

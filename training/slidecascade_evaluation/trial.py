@@ -1,0 +1,227 @@
+"""A pipeline tried on images with known cells, each analysed as a user's upload would be."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade import wire
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.flow import Progress, say_nothing
+from slidecascade.cancellation import Control
+from slidecascade.cells.result import Analysis, UsedModel
+from slidecascade.errors import InvalidRequestError, RegionTooLargeError, UndecodableImageError
+from slidecascade_evaluation.matching import Labels, overlap_of
+from slidecascade_evaluation.rasters import labels_from_outlines
+from slidecascade_evaluation.scores import ClassTally, Figures, Tally, class_tally, pooled, tally_of
+from slidecascade_evaluation.truth import Specimen, Truth
+
+KEPT = 6
+"""Worst images kept to look at."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What came of one image."""
+
+    stem: str
+    kind: str | None
+    tally: Tally
+    classes: Mapping[str, ClassTally]
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image ``(H, W, 3)`` uint8 RGB with its true and predicted labels ``(H, W)``."""
+
+    result: ImageResult
+    image: npt.NDArray[np.uint8]
+    truth: Labels
+    predicted: Labels
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results of images that are reported together."""
+
+    results: Sequence[ImageResult]
+
+    @property
+    def mean(self) -> Figures:
+        return Figures.mean([result.tally.figures for result in self.results])
+
+    @property
+    def tally(self) -> Tally:
+        return pooled([result.tally for result in self.results])
+
+    @property
+    def classes(self) -> dict[str, ClassTally]:
+        """By class that the truth has cells of."""
+        found: dict[str, ClassTally] = {}
+        for result in self.results:
+            for name, tally in result.classes.items():
+                found[name] = found.get(name, ClassTally()) + tally
+        return {name: tally for name, tally in sorted(found.items()) if tally.truth}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pipeline's results on a set of images.
+
+    Attributes:
+        mpp: micrometres per pixel the images were taken to have; `own_mpp` when that is the segmenter's own.
+        told_apart: classes of the pipeline, and those they derive from.
+        worst: images with the lowest AP at IoU 0.5, the worst first.
+    """
+
+    pipeline: str
+    models: tuple[UsedModel, ...]
+    thresholds: Mapping[str, float]
+    mpp: float
+    own_mpp: bool
+    told_apart: frozenset[str]
+    whole: Group
+    worst: tuple[Look, ...]
+
+    @property
+    def kinds(self) -> dict[str, Group]:
+        """Groups by kind of image, in order of first appearance; empty when the data names no kinds."""
+        found: dict[str, list[ImageResult]] = {}
+        for result in self.whole.results:
+            if result.kind is not None:
+                found.setdefault(result.kind, []).append(result)
+        return {kind: Group(results) for kind, results in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of the pipeline for every image.
+
+    Attributes:
+        mpp: of the images; None: the segmenter's own, so that its pixels are the images'.
+        class_names: by the value in the truth, e.g. ``{"1": "Immune"}``; empty: values are names.
+    """
+
+    pipeline: str
+    mpp: float | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_trial(
+    analyser: Analyser, question: Question, specimens: Sequence[Specimen], *, progress: Progress = say_nothing
+) -> Trial:
+    """Analyse every image and compare; `progress(done, total)` is called after each.
+
+    Raises:
+        InvalidRequestError: an image or its truth cannot be used, or a class is unknown.
+        SlideCascadeError: the analysis failed.
+    """
+    info = analyser.pipeline(question.pipeline)
+    told_apart = _told_apart(item.name for item in info.classes)
+    _require_known(question.class_names, told_apart)
+    own = analyser.model(info.segmenter).mpp
+    request = wire.parse_request(
+        {
+            "pipeline": question.pipeline,
+            "mpp": own if question.mpp is None else question.mpp,
+            "thresholds": dict(question.thresholds),
+        }
+    )
+    results: list[ImageResult] = []
+    worst: list[tuple[float, int, Look]] = []
+    for number, specimen in enumerate(specimens):
+        analysis, look = _try(analyser, request, specimen, question.class_names)
+        results.append(look.result)
+        heapq.heappush(worst, (-look.result.tally.figures.ap50, -number, look))
+        if len(worst) > KEPT:
+            heapq.heappop(worst)
+        progress(number + 1, len(specimens))
+    return Trial(
+        pipeline=question.pipeline,
+        models=analysis.models,
+        thresholds=analysis.thresholds,
+        mpp=analysis.mpp,
+        own_mpp=question.mpp is None,
+        told_apart=told_apart,
+        whole=Group(results),
+        worst=tuple(look for _, _, look in sorted(worst, key=lambda item: item[:2], reverse=True)),
+    )
+
+
+def _try(
+    analyser: Analyser, request: wire.RegionRequest, specimen: Specimen, class_names: Mapping[str, str]
+) -> tuple[Analysis, Look]:
+    data = specimen.read_image()
+    try:
+        report = analyser.analyse(request, data, Control())
+    except (RegionTooLargeError, UndecodableImageError) as error:
+        raise InvalidRequestError(f"{specimen.image.name}: {error.detail}") from error
+    box = report.analysis.region_l0
+    truth = specimen.read_truth(height_px=box.height, width_px=box.width)
+    predicted = predicted_labels(report.analysis)
+    result = _compare(specimen, _named(truth, class_names, specimen.stem), report.analysis, predicted)
+    image, _ = report.overview(max(box.width, box.height))
+    return report.analysis, Look(result, image, truth.labels, predicted)
+
+
+def predicted_labels(analysis: Analysis) -> Labels:
+    """The cells of a whole image as labels ``(H, W)``: cell ``i`` is ``i + 1``."""
+    cells, box = analysis.instances, analysis.region_l0
+    return labels_from_outlines(cells.vertices, cells.offsets, height_px=box.height, width_px=box.width)
+
+
+def _compare(specimen: Specimen, truth: Truth, analysis: Analysis, predicted: Labels) -> ImageResult:
+    overlap = overlap_of(truth.labels, predicted)
+    unseen = len(analysis.instances) - len(overlap.predicted_ids)
+    tally = tally_of(truth.labels, predicted, overlap=overlap, unseen=unseen)
+    if truth.classes is None:
+        return ImageResult(specimen.stem, specimen.kind, tally, {})
+    names = [truth.classes.get(int(label)) for label in overlap.truth_ids]
+    classes = {
+        name: class_tally(
+            overlap.iou,
+            truth=np.array([_covers(name, other) for other in names], np.bool_),
+            predicted=analysis.members(name)[overlap.predicted_ids - 1],
+            # A hepatocyte of no known kind says nothing about steatotic ones.
+            known=np.array([other is not None and not name.startswith(f"{other}: ") for other in names], np.bool_),
+        )
+        for name in _told_apart(analysis.counts) | _told_apart(name for name in names if name)
+    }
+    return ImageResult(specimen.stem, specimen.kind, tally, classes)
+
+
+def _covers(name: str, other: str | None) -> bool:
+    """Whether `other` is class `name` or derived from it, as ``Analysis.members`` has it."""
+    return other is not None and (other == name or other.startswith(f"{name}: "))
+
+
+def _told_apart(names: Iterable[str]) -> frozenset[str]:
+    """Classes and those they derive from: ``Hepatocyte`` for ``Hepatocyte: Ballooning``."""
+    parts = [name.split(": ") for name in names]
+    return frozenset(": ".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
+
+
+def _require_known(class_names: Mapping[str, str], told_apart: frozenset[str]) -> None:
+    for value, name in class_names.items():
+        if name not in told_apart:
+            raise InvalidRequestError(
+                f"The pipeline has no class {name!r} for {value!r} to mean; "
+                f"it has {', '.join(sorted(told_apart))}."
+            )
+
+
+def _named(truth: Truth, class_names: Mapping[str, str], stem: str) -> Truth:
+    """The truth with its values put in the pipeline's words."""
+    if truth.classes is None or not class_names:
+        return truth
+    if unknown := sorted(set(truth.classes.values()) - class_names.keys()):
+        raise InvalidRequestError(
+            f"The truth of {stem} has the class {unknown[0]!r}, which no --class names: add --class "
+            f"'{unknown[0]}=NAME' or take the class out of the truth."
+        )
+    return Truth(truth.labels, {label: class_names[value] for label, value in truth.classes.items()})

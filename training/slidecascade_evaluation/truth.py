@@ -1,0 +1,234 @@
+"""Images whose cells are known, in a folder.
+
+Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (one channel, whole numbers, 0
+background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are
+known; or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
+images to use and their kinds; its column ``split`` says which split an image is in, and without that column the
+rule of `slidecascade_training.dsb2018` on the stem does.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from slidecascade.errors import InvalidRequestError, SlideCascadeError
+from slidecascade.slides.imageheader import read_header
+from slidecascade_evaluation import geojson
+from slidecascade_evaluation.matching import Labels
+from slidecascade_training.dsb2018 import split_of
+
+SPLITS = ("validate", "tune", "train", "all")
+_IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
+_LABELS = tuple(end + suffix for end in ("_labels", "_inst") for suffix in (".png", ".tif", ".tiff"))
+_HASHED = re.compile("[0-9a-f]{8}")
+_TYPES = ("_type.png", "_type.tif", "_type.tiff")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Known cells of an image.
+
+    Attributes:
+        labels: ``(H, W)`` int32, 0 is background.
+        classes: the class by label, where it is known; None when the data has no classes.
+    """
+
+    labels: Labels
+    classes: Mapping[int, str] | None
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """An image file and the file that holds its truth; `kind` is None in a folder without an index."""
+
+    stem: str
+    kind: str | None
+    image: Path
+    truth: Path
+    types: Path | None = None
+
+    def read_image(self) -> bytes:
+        """The encoded image, fit for a network that takes 8 bits.
+
+        Raises:
+            InvalidRequestError: it cannot be read or has 16 bits.
+        """
+        data = _bytes(self.image)
+        try:
+            bits = read_header(data).bits
+        except SlideCascadeError as error:
+            raise InvalidRequestError(f"{self.image.name} cannot be used. {error.detail}") from error
+        if bits > 8:
+            raise InvalidRequestError(
+                f"{self.image.name} has {bits} bits a sample, and which grey becomes white is for you to say: "
+                "save it with 8 bits, scaled as the pipeline's users will scale theirs."
+            )
+        return data
+
+    def read_truth(self, *, height_px: int, width_px: int) -> Truth:
+        """The cells of the image, which has `height_px` x `width_px` pixels.
+
+        Raises:
+            InvalidRequestError: the truth cannot be read, or is not for an image of this size.
+        """
+        if self.truth.suffix == ".geojson":
+            labels, names = geojson.read_cells(
+                _bytes(self.truth), self.truth.name, height_px=height_px, width_px=width_px
+            )
+            return Truth(labels, names)
+        labels = _read_labels(self.truth, height_px=height_px, width_px=width_px)
+        if self.types is None:
+            return Truth(labels, None)
+        types = _read_numbers(self.types, height_px=height_px, width_px=width_px)
+        return Truth(labels, _majority(labels, types))
+
+
+def find_specimens(folder: Path, split: str | None) -> tuple[Specimen, ...]:
+    """The images of a folder that have truth, by the index or by name; `split` is one of `SPLITS`.
+
+    None is ``validate`` where the folder has splits, else all.
+
+    Raises:
+        InvalidRequestError: there is no such folder, it has no such split, or it holds no such images.
+    """
+    if not folder.is_dir():
+        raise InvalidRequestError(f"There is no folder {folder}: give the folder of the images and their labels.")
+    try:
+        names = frozenset(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise InvalidRequestError(f"The folder {folder} cannot be read ({error.strerror}).") from error
+    if "index.csv" in names:
+        return _by_index(folder, names, split or "validate")
+    if split not in (None, "all"):
+        raise InvalidRequestError(
+            f"{folder} has no index.csv and so no splits: leave --split out to take every image."
+        )
+    truths = sorted(name for name in names if name.endswith((*_LABELS, ".geojson")))
+    stems = dict.fromkeys(_stem(name) for name in truths)
+    found = tuple(_specimen(folder, names, stem, None) for stem in stems)
+    if not found:
+        raise InvalidRequestError(
+            f"{folder} holds no image with truth: name the pairs x.png and x_labels.png, or x.png and x.geojson."
+        )
+    return found
+
+
+def resolve_split(folder: Path, split: str | None) -> str:
+    """What `find_specimens` takes None for."""
+    return split or ("validate" if (folder / "index.csv").is_file() else "all")
+
+
+def _by_index(folder: Path, names: frozenset[str], split: str) -> tuple[Specimen, ...]:
+    try:
+        text = _bytes(folder / "index.csv").decode("utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequestError(f"The index.csv of {folder} is not a table in UTF-8: save it again.") from error
+    if not rows or "stem" not in rows[0]:
+        raise InvalidRequestError(
+            f"The index.csv of {folder} has no column 'stem' or no rows: it needs the columns stem and kind."
+        )
+    chosen = [row for row in rows if split == "all" or _split(row) == split]
+    if not chosen:
+        raise InvalidRequestError(
+            f"The index.csv of {folder} has no image in the split {split!r}: try --split all."
+        )
+    return tuple(_specimen(folder, names, row["stem"] or "", row.get("kind") or None) for row in chosen)
+
+
+def _split(row: Mapping[str, str | None]) -> str:
+    if "split" in row:
+        return row["split"] or ""
+    stem = row["stem"] or ""
+    if not _HASHED.match(stem):
+        raise InvalidRequestError(
+            f"Which split {stem!r} is in cannot be told, since it does not begin with eight hexadecimal digits: "
+            "add a column 'split' to index.csv, or take --split all."
+        )
+    return split_of(stem)
+
+
+def _stem(name: str) -> str:
+    return next((name.removesuffix(end) for end in _LABELS if name.endswith(end)), name.removesuffix(".geojson"))
+
+
+def _specimen(folder: Path, names: frozenset[str], stem: str, kind: str | None) -> Specimen:
+    image = _first(names, stem, _IMAGES)
+    truth = _first(names, stem, (*_LABELS, ".geojson"))
+    if image is None:
+        raise InvalidRequestError(f"There is no image {stem}.png beside its truth in {folder}: add it.")
+    if truth is None:
+        raise InvalidRequestError(
+            f"{image} in {folder} has neither {stem}_labels.png nor {stem}.geojson: add one of them."
+        )
+    types = _first(names, stem, _TYPES)
+    return Specimen(stem, kind, folder / image, folder / truth, folder / types if types else None)
+
+
+def _first(names: frozenset[str], stem: str, ends: Iterable[str]) -> str | None:
+    return next((stem + end for end in ends if stem + end in names), None)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"The file {path} cannot be read ({error.strerror}).") from error
+
+
+def _read_labels(path: Path, *, height_px: int, width_px: int) -> Labels:
+    labels = _read_numbers(path, height_px=height_px, width_px=width_px)
+    numbers = np.unique(labels[labels > 0])
+    if numbers.tolist() in ([255], [65535]) and cv2.connectedComponents((labels > 0).astype(np.uint8))[0] > 2:
+        raise InvalidRequestError(
+            f"{path.name} is a mask of the foreground, which tells no cells apart: give every cell its own number."
+        )
+    return labels
+
+
+def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
+    """``(H, W)`` whole numbers of one channel."""
+    data = _bytes(path)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are told to the caller
+    try:
+        numbers = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error:
+        numbers = None
+    if numbers is None:
+        raise InvalidRequestError(f"{path.name} cannot be decoded: write it again as PNG or TIFF.")
+    if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
+        what = f"{numbers.shape[2]} channels" if numbers.ndim == 3 else "fractions"
+        raise InvalidRequestError(
+            f"{path.name} has {what}: save one channel of 16 bits, in which every cell has its own number."
+        )
+    if numbers.shape != (height_px, width_px):
+        raise InvalidRequestError(
+            f"{path.name} has {numbers.shape[1]} x {numbers.shape[0]} pixels, its image {width_px} x {height_px}: "
+            "they must show the same pixels."
+        )
+    if int(numbers.min()) < 0 or int(numbers.max()) > _MOST_LABEL:
+        raise InvalidRequestError(
+            f"{path.name} has numbers outside of 0 to {_MOST_LABEL}: number the cells from 1."
+        )
+    labels: Labels = numbers.astype(np.int32)
+    return labels
+
+
+_MOST_LABEL = 2**24
+"""Numbers are counted in a table as long as the highest."""
+
+
+def _majority(labels: Labels, types: npt.NDArray[np.int32]) -> dict[int, str]:
+    """For every label the class number that most of its pixels have, as text; labels without one are left out."""
+    inside = (labels > 0) & (types > 0)
+    pairs, counts = np.unique(np.stack([labels[inside], types[inside]]), axis=1, return_counts=True)
+    order = np.argsort(counts, kind="stable")  # the most frequent comes last and stays
+    return {int(label): str(int(number)) for label, number in pairs[:, order].T}

@@ -1,0 +1,1 @@
+"""Rendered tissue with exact truth."""
