@@ -7,22 +7,22 @@ import numpy as np
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import (
     Analysis,
-    CellClass,
     FailedTile,
-    HeatmapSpec,
     TileReport,
     TissueMap,
     UsedModel,
 )
 from slidecascade.geometry import Box, Grid, Size
+from slidecascade.pipelines.classes import CellClass, ClassTree
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 from slidecascade.warning import AnswerWarning
 
 CLASSES = (
-    CellClass("Hepatocyte: Normal", (0, 158, 115)),
-    CellClass("Hepatocyte: Ballooning", (213, 94, 0)),
-    CellClass("Hepatocyte: Steatosis", (240, 228, 66)),
-    CellClass("Immune", (0, 114, 178)),
-    CellClass("Other", (86, 180, 233)),
+    CellClass(("Hepatocyte", "Normal"), (0, 158, 115)),
+    CellClass(("Hepatocyte", "Ballooning"), (213, 94, 0)),
+    CellClass(("Hepatocyte", "Steatosis"), (240, 228, 66)),
+    CellClass(("Immune",), (0, 114, 178)),
+    CellClass(("Other",), (86, 180, 233)),
 )
 HEATMAPS = (
     HeatmapSpec(
@@ -103,7 +103,7 @@ def make_analysis(
             UsedModel("nash-hepatocyte", 2, "c" * 64, "classifier", grid, ("Ballooning", "Normal", "Steatosis")),
         ),
         thresholds={"nuclei": 0.5},
-        classes=CLASSES,
+        classes=ClassTree(CLASSES),
         instances=make_instances(
             centroids, rng.uniform(6, 14, cells), vertices=vertices, seed=seed
         ).with_probabilities(first, second),

@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the public packages stays cheap."""
+"""Imports point one way in every package, and importing the public packages stays cheap."""
 
 from __future__ import annotations
 
@@ -9,41 +9,68 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).resolve().parents[1] / "service" / "slidecascade"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE_ROOTS = ("service", "clients", "converters", "training", ".")
 
-# Each row may import from its own row and the rows above it.
-LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "geometry", "wire", "control", "cores", "memory", "warning"}),
-    frozenset({"onnxgraph", "settings", "stopwatch", "tiling", "registry", "metrics", "logs", "heaps", "cells"}),
-    frozenset({"analysis", "runners", "slides"}),
-    frozenset({"runners.choice"}),
-    frozenset({"pipelines", "outputs"}),
-    frozenset({"cells.cascade", "tilework", "regiontask", "footprint"}),
-    frozenset({"flow"}),
-    frozenset({"analyser"}),
-    frozenset({"web"}),
-    frozenset({"modelservice", "server"}),
-    frozenset({"app"}),
-    frozenset({"modelprocess", "modelprocesses"}),
-    frozenset({"serve"}),
-    frozenset({"commands", "cli", "__main__"}),
+# The floors of the house, from the ground up: a module imports from its own floor and those below. A name stands
+# for a module or a package and all that is in it; the longest name that fits counts.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset(
+        {
+            "slidecascade",
+            "slidecascade.errors",
+            "slidecascade.geometry",
+            "slidecascade.cores",
+            "slidecascade.warning",
+        }
+    ),
+    frozenset(
+        {
+            "slidecascade.wire",
+            "slidecascade.settings",
+            "slidecascade.metrics",
+            "slidecascade.cancellation",
+            "slidecascade.timing",
+            "slidecascade.logs",
+            "slidecascade.memory",
+        }
+    ),
+    frozenset({"slidecascade.models", "slidecascade.slides", "slidecascade_client"}),
+    frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
+    frozenset({"slidecascade.cells"}),
+    frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
+    frozenset({"slidecascade_evaluation"}),
+    frozenset({"slidecascade_render", "slidecascade_convert", "slidecascade.web"}),
+    frozenset({"slidecascade_training", "slidecascade.hosting"}),
+    frozenset({"slidecascade.commands", "slidecascade.cli", "slidecascade.__main__"}),
+    frozenset({"benchmarks"}),
 )
 HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "torch", "fastapi", "tritonclient")
 ONE_IMPORTER = {
-    "openslide": {"slides.slide"},
-    "onnxruntime": {"runners.local"},
-    "simplejpeg": {"slides.jpeg"},
-    "tritonclient": {"runners.triton"},
-    "bentoml": {"app", "modelprocesses", "modelservice", "runners.bento"},
-    "aiohttp": {"runners.bento"},
+    "openslide": {"slidecascade.slides.slide"},
+    "onnxruntime": {"slidecascade.runners.local"},
+    "simplejpeg": {"slidecascade.slides.jpeg"},
+    "tritonclient": {"slidecascade.runners.triton"},
+    "bentoml": {
+        "slidecascade.hosting.bento_entry",
+        "slidecascade.hosting.bento_model",
+        "slidecascade.hosting.supervisor",
+        "slidecascade.runners.bento",
+    },
+    "aiohttp": {"slidecascade.runners.bento"},
 }
+"""Which modules of the service import a foreign library."""
 
 
 def _modules() -> dict[str, Path]:
     found = {}
-    for path in SOURCES.rglob("*.py"):
-        parts = path.relative_to(SOURCES).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
+    for root in SOURCE_ROOTS:
+        folder = REPOSITORY / root
+        packages = [folder / "benchmarks"] if root == "." else sorted(folder.glob("slidecascade*"))
+        for package in packages:
+            for path in package.rglob("*.py"):
+                parts = path.relative_to(folder).with_suffix("").parts
+                found[".".join(part for part in parts if part != "__init__")] = path
     return found
 
 
@@ -58,51 +85,73 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _layer(module: str) -> int | None:
-    """The row of a module: its own, or that of the closest package above it."""
-    while True:
-        for index, row in enumerate(LAYERS):
-            if module in row:
+def _floor(module: str) -> int | None:
+    """The floor of a module: its own, or that of the closest package above it.
+
+    ``slidecascade`` itself is on the ground, what is in it has a floor of its own.
+    """
+    name = module
+    while name:
+        for index, floor in enumerate(FLOORS):
+            if name in floor and (name != "slidecascade" or module == "slidecascade"):
                 return index
-        if "." not in module:
-            return None
-        module = module.rpartition(".")[0]
+        name = name.rpartition(".")[0]
+    return None
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module is given its place before it is used."""
-    homeless = sorted(module for module in _modules() if module and _layer(module) is None)
+def test_every_module_has_a_floor() -> None:
+    """A new module or package is given its place before it is used."""
+    homeless = sorted(module for module in _modules() if _floor(module) is None)
     assert not homeless
 
 
-def test_imports_point_one_way() -> None:
-    """No module imports from a layer that builds on it."""
+def test_imports_point_down() -> None:
+    """No module imports from a floor above its own, in any package or benchmark."""
     modules = _modules()
     wrong = []
     for module, path in modules.items():
-        for name in _imported(path):
-            target = name.removeprefix("slidecascade.")
-            if name == target or target not in modules:
-                continue
-            if (_layer(target) or 0) > (_layer(module) or 0):
+        for target in _imported(path):
+            if target in modules and (_floor(target) or 0) > (_floor(module) or 0):
                 wrong.append(f"{module} imports {target}")
+    assert not sorted(wrong)
+
+
+def test_nothing_imports_the_tests() -> None:
+    """What is shipped or measured stands without the test suite."""
+    of_tests = {path.stem for path in (REPOSITORY / "tests").glob("*.py")} | {"tests"}
+    modules = _modules()
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in modules.items()
+        for name in _imported(path)
+        if name.split(".")[0] in of_tests and name not in modules
+    ]
     assert not sorted(wrong)
 
 
 @pytest.mark.parametrize(("library", "allowed"), ONE_IMPORTER.items())
 def test_a_foreign_library_has_one_home(library: str, allowed: set[str]) -> None:
-    """Each of them is imported in one place."""
+    """In the service each of them is imported in one place."""
     importers = {
         module
         for module, path in _modules().items()
-        if any(name.split(".")[0] in (library, f"_{library}_impl", f"_{library}_sdk") for name in _imported(path))
+        if module.startswith("slidecascade.")
+        and any(name.split(".")[0] in (library, f"_{library}_impl", f"_{library}_sdk") for name in _imported(path))
     }
     assert importers <= allowed
 
 
 @pytest.mark.parametrize(
     "package",
-    ["slidecascade", "slidecascade_client", "slidecascade_convert", "slidecascade_training", "slidecascade.wire"],
+    [
+        "slidecascade",
+        "slidecascade_client",
+        "slidecascade_convert",
+        "slidecascade_evaluation",
+        "slidecascade_render",
+        "slidecascade_training",
+        "slidecascade.wire",
+    ],
 )
 def test_importing_is_cheap(package: str) -> None:
     """Importing the public packages loads none of the heavy libraries."""

@@ -41,7 +41,7 @@ def served(composition: Composition, folder: Path, *, instances: int) -> Iterato
     Raises:
         PeerFailedError: when there is no Triton server on this machine.
     """
-    import triton_server
+    from benchmarks.peers import triton_server
 
     models = folder / "models"
     for package in composition.packages:

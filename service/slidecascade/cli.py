@@ -50,7 +50,7 @@ class Command:
 
 
 COMMANDS = (
-    Command("serve", "serving", "Serve the HTTP API."),
+    Command("serve", "serve", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),

@@ -152,7 +152,7 @@ def test_the_service_packs_as_a_bento(tmp_path: Path) -> None:
     packed = {path.relative_to(folder / "src").as_posix() for path in (folder / "src").rglob("*")}
     assert {
         "service/slidecascade/hosting/bento_entry.py",
-        "service/slidecascade/bundled_pipelines/nuclei.yaml",
+        "service/slidecascade/pipelines/nuclei.yaml",
     } <= packed
     assert "models/nuclei-unet/1/model.onnx" in packed
     assert not any("tests" in path or "__pycache__" in path for path in packed)

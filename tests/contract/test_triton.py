@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from benchmarks.peers import triton_server
+from benchmarks.peers.triton_server import TritonServer
 from benchmarks.tiling import Bench, rendered
 from numpy.typing import NDArray
 
-import triton_server
 from served_process import free_port
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -33,7 +34,6 @@ from slidecascade.runners import sharedmemory
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.triton import TritonRunner
 from slidecascade.settings import bundled_models_dir
-from triton_server import TritonServer
 
 PACKAGES = load_repository(bundled_models_dir())
 CELL, HEPATOCYTE, UNET = (PACKAGES[name] for name in ("nash-cell", "nash-hepatocyte", "nuclei-unet"))

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from benchmarks.peers import triton_server
+from benchmarks.peers.triton_server import TritonServer
 
-import triton_server
 from served_process import Server, StartServer
 from slidecascade.settings import bundled_models_dir
-from triton_server import TritonServer
 
 REGION = {"x": 100, "y": 60, "width": 600, "height": 500}
 REQUEST = {"pipeline": "nash", "slide": "rendered.tiff", "region": REGION, "tile_px": 256}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import toy_dataset
 from slidecascade.cells.instances import Instances
 from slidecascade.cli import main
+from slidecascade_evaluation import dsb2018
 from slidecascade_render.liver.tissue import TissueOptions, render
 from slidecascade_render.slides import write_slide
-from slidecascade_training import dsb2018
 from slidecascade_training.datasets import labelling
 from slidecascade_training.datasets.annotation import Annotation
 from slidecascade_training.datasets.cropping import crops_at

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from slidecascade_evaluation.dsb2018 import FLUORESCENCE, NucleiImage, split_of
 from slidecascade_training import nuclei
-from slidecascade_training.dsb2018 import FLUORESCENCE, NucleiImage, split_of
 from slidecascade_training.nuclei import Trainer, drawn_ahead, learning_rate, weighted_loss
 from slidecascade_training.nuclei_crops import (
     CROP_PX,

@@ -16,11 +16,12 @@ from made_analysis import REGION_L0, make_analysis
 from qupath import check_feature_collection
 from slidecascade import wire
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, CellClass, FailedTile
+from slidecascade.cells.result import Analysis, FailedTile
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
 from slidecascade.outputs import geojson
 from slidecascade.outputs.provenance import Provenance
+from slidecascade.pipelines.classes import CellClass, ClassTree
 
 
 def encoded(analysis: Analysis) -> bytes:
@@ -48,7 +49,7 @@ def slow_features(analysis: Analysis) -> list[Any]:
             if np.isfinite(matrix[i]).all():
                 for name, value in zip(model.classes, matrix[i].tolist(), strict=True):
                     measurements[f"{model.name} {name} probability"] = round(value, 4)
-        cell_class = analysis.classes[analysis.class_index[i]]
+        cell_class = analysis.classes.ends[analysis.class_index[i]]
         text = json.dumps(ring, separators=(",", ":"))[1:-1]
         features.append(
             {
@@ -142,7 +143,7 @@ def test_an_analysis_without_classifiers_has_no_probabilities() -> None:
     analysis = replace(
         base,
         models=base.models[:1],
-        classes=(CellClass("Nucleus", (0, 114, 178)),),
+        classes=ClassTree((CellClass(("Nucleus",), (0, 114, 178)),)),
         class_index=np.zeros(4, np.int64),
         instances=base.instances.with_probabilities(),
     )
@@ -179,7 +180,7 @@ def test_names_with_special_characters_survive() -> None:
     odd = 'A "b" 100 %d %b: ü\\'
     analysis = replace(
         base,
-        classes=(CellClass(odd, (1, 2, 3)), *base.classes[1:]),
+        classes=ClassTree((CellClass((odd,), (1, 2, 3)), *base.classes.ends[1:])),
         models=(base.models[0], replace(base.models[1], name=odd), base.models[2]),
     )
 

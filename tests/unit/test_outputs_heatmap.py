@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from made_analysis import CLASSES, HEATMAPS, make_analysis, make_instances
-from slidecascade.cells.result import Analysis, FailedTile, HeatmapSpec
+from slidecascade.cells.result import Analysis, FailedTile
 from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
 from slidecascade.geometry import Box
 from slidecascade.outputs import heatmap
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 
 FRACTION, DENSITY = HEATMAPS
 REGION = Box(500, 700, 1600, 1200)

@@ -9,10 +9,11 @@ import pytest
 
 from made_analysis import HEATMAPS, make_analysis
 from slidecascade import wire
-from slidecascade.cells.result import CellClass, FailedTile
+from slidecascade.cells.result import FailedTile
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box
 from slidecascade.outputs.summary import summarise
+from slidecascade.pipelines.classes import CellClass, ClassTree
 
 
 def test_fractions_name_their_denominators() -> None:
@@ -40,7 +41,7 @@ def test_fractions_name_their_denominators() -> None:
 def test_a_parent_that_is_also_a_class_counts_itself_and_its_children() -> None:
     """Hepatocytes that no later stage could tell apart stay in the denominator."""
     base = make_analysis(10)
-    classes = (CellClass("Hepatocyte", (0, 0, 0)), *base.classes[1:3], *base.classes[3:])
+    classes = ClassTree((CellClass(("Hepatocyte",), (0, 0, 0)), *base.classes.ends[1:]))
 
     fractions = summarise(replace(base, classes=classes)).fractions
 

@@ -45,7 +45,7 @@ def _load(tmp_path: Path, models: dict[str, ModelPackage], **changes: Any) -> Pi
 def test_classes_are_the_leaves_of_the_cascade(tmp_path: Path, models: dict[str, ModelPackage]) -> None:
     """A refined class gives way to its derived classes; each stage can leave a cell unclassified."""
     pipeline = _load(tmp_path, models)
-    assert [item.name for item in pipeline.classes] == [
+    assert [item.name for item in pipeline.classes.ends] == [
         "Green", "Blue", "Unclassified", "Red: Red", "Red: Green", "Red: Blue", "Red: Unclassified",
     ]  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_final_classes_follow_the_stages(tmp_path: Path, models: dict[str, Model
 
     ends = final_classes((first, second), pipeline, floors, 4)
 
-    names = [pipeline.classes[index].name for index in ends]
+    names = [pipeline.classes.ends[index].name for index in ends]
     assert names == ["Red: Green", "Green", "Unclassified", "Red: Unclassified"]
 
 

@@ -116,7 +116,7 @@ def _served_accuracy(slides: Path, models: Path, pipelines: Path, slide: str, ti
     columns, rows = np.floor(analysis.instances.centroids).astype(int).T
     label = tissue.nuclei[rows, columns]
     truth = np.array(["Immune" if CLASS_NAMES[kind] == "immune" else "Hepatocyte" for kind in tissue.classes])
-    names = np.array([item.name for item in analysis.classes])[analysis.class_index]
+    names = np.array([item.name for item in analysis.classes.ends])[analysis.class_index]
     assert (label > 0).sum() > 20
     return float((names == truth[label])[label > 0].mean())
 

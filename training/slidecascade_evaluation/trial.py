@@ -15,6 +15,7 @@ from slidecascade.analysis.flow import Progress, say_nothing
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, UsedModel
 from slidecascade.errors import InvalidRequestError, RegionTooLargeError, UndecodableImageError
+from slidecascade.pipelines.classes import lineage
 from slidecascade_evaluation.matching import Labels, overlap_of
 from slidecascade_evaluation.rasters import labels_from_outlines
 from slidecascade_evaluation.scores import ClassTally, Figures, Tally, class_tally, pooled, tally_of
@@ -188,7 +189,7 @@ def _compare(specimen: Specimen, truth: Truth, analysis: Analysis, predicted: La
             truth=np.array([_covers(name, other) for other in names], np.bool_),
             predicted=analysis.members(name)[overlap.predicted_ids - 1],
             # A hepatocyte of no known kind says nothing about steatotic ones.
-            known=np.array([other is not None and not name.startswith(f"{other}: ") for other in names], np.bool_),
+            known=np.array([other is not None and other not in lineage(name)[:-1] for other in names], np.bool_),
         )
         for name in _told_apart(analysis.counts) | _told_apart(name for name in names if name)
     }
@@ -197,13 +198,12 @@ def _compare(specimen: Specimen, truth: Truth, analysis: Analysis, predicted: La
 
 def _covers(name: str, other: str | None) -> bool:
     """Whether `other` is class `name` or derived from it, as ``Analysis.members`` has it."""
-    return other is not None and (other == name or other.startswith(f"{name}: "))
+    return other is not None and name in lineage(other)
 
 
 def _told_apart(names: Iterable[str]) -> frozenset[str]:
     """Classes and those they derive from: ``Hepatocyte`` for ``Hepatocyte: Ballooning``."""
-    parts = [name.split(": ") for name in names]
-    return frozenset(": ".join(part[:length]) for part in parts for length in range(1, len(part) + 1))
+    return frozenset(level for name in names for level in lineage(name))
 
 
 def _require_known(class_names: Mapping[str, str], told_apart: frozenset[str]) -> None:

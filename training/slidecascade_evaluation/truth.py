@@ -4,7 +4,7 @@ Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (on
 background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are
 known; or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
 images to use and their kinds; its column ``split`` says which split an image is in, and without that column the
-rule of `slidecascade_training.dsb2018` on the stem does.
+rule of `slidecascade_evaluation.dsb2018` on the stem does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy.typing as npt
 from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.slides.imageheader import read_header
 from slidecascade_evaluation import geojson
+from slidecascade_evaluation.dsb2018 import split_of
 from slidecascade_evaluation.matching import Labels
-from slidecascade_training.dsb2018 import split_of
 
 SPLITS = ("validate", "tune", "train", "all")
 _IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")

@@ -26,7 +26,7 @@ import numpy as np
 
 from slidecascade.cores import usable_cores
 from slidecascade.errors import TrainingFailedError
-from slidecascade_training import dsb2018
+from slidecascade_evaluation import dsb2018
 from slidecascade_training.nuclei_crops import (
     WEIGHT_UNIT,
     Batch,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade_training.dsb2018 import COLOUR, FLUORESCENCE, GREY, NUCLS, NucleiImage
+from slidecascade_evaluation.dsb2018 import COLOUR, FLUORESCENCE, GREY, NUCLS, NucleiImage
 
 Image = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
+from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.matching import Labels
 from slidecascade_evaluation.scores import Accuracy, measure
-from slidecascade_training import dsb2018
 from slidecascade_training.nuclei import BATCH, Trainer, build_network
 
 if TYPE_CHECKING:

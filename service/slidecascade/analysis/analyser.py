@@ -312,7 +312,7 @@ def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
         segmenter=pipeline.segmenter.name,
         classifiers=tuple(stage.model.name for stage in pipeline.stages),
         thresholds=dict(pipeline.thresholds),
-        classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes),
+        classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),
         heatmaps=tuple(
             wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
         ),

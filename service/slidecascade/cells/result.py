@@ -11,37 +11,11 @@ from numpy.typing import NDArray
 
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.pipelines.classes import ClassTree
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
-
-
-@dataclass(frozen=True, slots=True)
-class CellClass:
-    """A class a cell can end in, e.g. ``Hepatocyte: Ballooning``; colour as RGB 0..255."""
-
-    name: str
-    color: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatmapSpec:
-    """A map over the region.
-
-    ``fraction``: cells of `classes` among the cells of `of`; ``density``: cells of `classes` per mm2 of tissue.
-    A class name stands for itself and for all classes derived from it (``Hepatocyte`` covers
-    ``Hepatocyte: Ballooning``). `maximum` fixes the top of the colour scale; None: 1 for a fraction, the
-    map's own maximum for a density.
-    """
-
-    name: str
-    title: str
-    kind: Literal["fraction", "density"]
-    classes: tuple[str, ...]
-    of: tuple[str, ...] = ()
-    grid_um: float = 16.0
-    sigma_um: float = 40.0
-    maximum: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +60,7 @@ class Analysis:
     """Cells of a region with their provenance.
 
     `instances` is in level-0 pixels (pixels of the upload for an image); `class_index` ``(N,)`` int64 points
-    into `classes`; `instances.probabilities[k]` has the columns `models[k + 1].classes`. `mpp` is the
+    into `classes.ends`; `instances.probabilities[k]` has the columns `models[k + 1].classes`. `mpp` is the
     level-0 pixel size. `timings_s` adds up seconds of work by stage over threads.
     """
 
@@ -96,7 +70,7 @@ class Analysis:
     mpp: Mpp
     models: tuple[UsedModel, ...]
     thresholds: Mapping[str, float]
-    classes: tuple[CellClass, ...]
+    classes: ClassTree
     instances: Instances
     class_index: NDArray[np.int64]
     heatmaps: tuple[HeatmapSpec, ...]
@@ -108,10 +82,11 @@ class Analysis:
     @property
     def counts(self) -> dict[str, int]:
         """Cells by class name, zero included."""
-        numbers = np.bincount(self.class_index, minlength=len(self.classes))
-        return {cell_class.name: int(number) for cell_class, number in zip(self.classes, numbers, strict=True)}
+        numbers = np.bincount(self.class_index, minlength=len(self.classes.ends))
+        return {end.name: int(number) for end, number in zip(self.classes.ends, numbers, strict=True)}
 
     def members(self, name: str) -> NDArray[np.bool_]:
-        """``(N,)``: the cells of class `name` or of a class derived from it."""
-        chosen = np.array([c.name == name or c.name.startswith(f"{name}: ") for c in self.classes], np.bool_)
-        return chosen[self.class_index]
+        """``(N,)``: the cells of class `name` or of a class derived from it; none where there is no such class."""
+        group = self.classes.groups.get(name)
+        chosen: NDArray[np.bool_] = np.isin(self.class_index, group.members if group else ())
+        return chosen

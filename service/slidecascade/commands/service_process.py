@@ -31,7 +31,7 @@ def served(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Pop
     Raises:
         NotReadyError: when the server ended or was not ready in time.
     """
-    port = _free_port()
+    port = free_port()
     with unwinding(), tempfile.TemporaryDirectory(prefix="slidecascade-") as home:
         log_path = Path(home) / "serve.log"
         variables = os.environ | {"BENTOML_HOME": home} | dict(environment)
@@ -46,7 +46,7 @@ def served(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Pop
             _stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
 """The process of one model's service under ``slidecascade serve``.
 
-``python -m slidecascade.hosting.model_worker NAME FD`` listens on the socket it was handed, says on stdout that it is
-ready or what is wrong, and leaves when its stdin is closed: then whoever started it is gone.
+``python -m slidecascade.hosting.model_worker NAME FD`` listens on the socket it was given, reports on stdout that
+it is ready or what is wrong, and exits when its stdin is closed: then the process that started it is gone.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _arrange(analysis: Analysis, width: int) -> list[_Entry]:
     """The classes from left to right, on as many rows as they need."""
     entries: list[_Entry] = []
     x, row = MARGIN_PX, 0
-    for cell_class, number in zip(analysis.classes, analysis.counts.values(), strict=True):
+    for cell_class, number in zip(analysis.classes.ends, analysis.counts.values(), strict=True):
         label = f"{cell_class.name}  {number:,}"
         entry_width = SWATCH_PX + 5 + _text_width(label)
         if x > MARGIN_PX and x + entry_width > width - MARGIN_PX:

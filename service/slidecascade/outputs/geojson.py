@@ -26,11 +26,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import Analysis, CellClass
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
 from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_side, two_decimals
 from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.rings import closed_rings
+from slidecascade.pipelines.classes import CellClass
 
 CHUNK_CELLS = 1536
 ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:slidecascade:cells")
@@ -105,7 +106,9 @@ class _Features:
         self._namespace = id_namespace(analysis).bytes
         shared = _shared_text()
         self._before_id, self._before_ring, before_class, before_score, self._before_area, self._end = shared
-        self._classes = [before_class + _class_text(cell_class) + before_score for cell_class in analysis.classes]
+        self._classes = [
+            before_class + _class_text(cell_class) + before_score for cell_class in analysis.classes.ends
+        ]
         self._stages = [
             _Stage([_name_text(f"{model.name} {name} probability") for name in model.classes], probabilities)
             for model, probabilities in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)

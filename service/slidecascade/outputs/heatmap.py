@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis, HeatmapSpec
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
 from slidecascade.outputs import png
 from slidecascade.outputs.areas import UM2_PER_MM2, tissue_um2
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 
 DEFAULT_COLORMAP: Final = "viridis"
 COLORMAPS: Final = {

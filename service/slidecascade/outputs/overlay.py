@@ -40,7 +40,7 @@ def draw(analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float)
     # OpenCV's antialiased line of 1 px is too faint to tell colours on stained nuclei and its line of 2 px puts
     # down 4 px of ink. Lines of 1 px at four corners put down 2.2 px when 0.5 px apart and 2.7 px when 1 px apart.
     corners_px = _CORNERS * (0.5 if _typical_px(analysis, downsample) >= LARGE_CELL_PX else 0.25)
-    for index, cell_class in enumerate(analysis.classes):
+    for index, cell_class in enumerate(analysis.classes.ends):
         cells = analysis.instances.take(analysis.class_index == index)
         for corner_px in corners_px if len(cells) else ():
             rings = _rings(analysis, cells, downsample, corner_px)

@@ -7,11 +7,10 @@ from slidecascade.cells.result import Analysis
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.areas import analysed_mm2, tissue_mm2
 from slidecascade.outputs.provenance import model_uses, region_box, tile_counts, warnings
+from slidecascade.pipelines.classes import ClassGroup
 
 ALL_CELLS = "all cells"
 """The denominator of the fractions of top-level classes."""
-
-_DERIVED = ": "
 
 
 def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -> wire.Summary:
@@ -26,15 +25,15 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
     heatmap.require_colormap(colormap)
     counts = analysis.counts
     tissue_area_mm2 = tissue_mm2(analysis)
-    totals = _totals(counts)
+    totals, cells = _totals(analysis), len(analysis.instances)
     return wire.Summary(
         pipeline=analysis.pipeline,
         coordinate_space=analysis.coordinate_space,
         region=region_box(analysis),
         mpp=analysis.mpp,
-        cells=len(analysis.instances),
+        cells=cells,
         counts=counts,
-        fractions={name: _share(name, totals, len(analysis.instances)) for name in totals},
+        fractions={name: _share(group, totals, cells) for name, group in analysis.classes.groups.items()},
         densities_per_mm2={
             name: round(number / tissue_area_mm2, 2) if tissue_area_mm2 > 0 else None
             for name, number in totals.items()
@@ -50,23 +49,19 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
     )
 
 
-def _totals(counts: dict[str, int]) -> dict[str, int]:
+def _totals(analysis: Analysis) -> dict[str, int]:
     """Cells by class name, derived classes included in their parents, parents first."""
-    totals: dict[str, int] = {}
-    for name, number in counts.items():
-        parts = name.split(_DERIVED)
-        for depth in range(1, len(parts) + 1):
-            ancestor = _DERIVED.join(parts[:depth])
-            totals[ancestor] = totals.get(ancestor, 0) + number
-    return totals
+    numbers = list(analysis.counts.values())
+    return {
+        name: sum(numbers[index] for index in group.members) for name, group in analysis.classes.groups.items()
+    }
 
 
-def _share(name: str, totals: dict[str, int], cells: int) -> wire.Share:
-    parent = name.rpartition(_DERIVED)[0]
-    numerator, denominator = totals[name], totals[parent] if parent else cells
+def _share(group: ClassGroup, totals: dict[str, int], cells: int) -> wire.Share:
+    numerator, denominator = totals[group.name], totals[group.parent] if group.parent else cells
     return wire.Share(
         value=round(numerator / denominator, 6) if denominator else None,
         numerator=numerator,
         denominator=denominator,
-        of=parent or ALL_CELLS,
+        of=group.parent or ALL_CELLS,
     )

@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from slidecascade.cells.result import CellClass, HeatmapSpec
 from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ClassifierSpec, ModelPackage, Name, SegmenterSpec
+from slidecascade.pipelines.classes import CellClass, ClassTree
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 
-BUNDLED_DIR = Path(__file__).parent / "bundled_pipelines"
-UNCLASSIFIED = CellClass("Unclassified", (153, 153, 153))
+BUNDLED_DIR = Path(__file__).parent
+UNCLASSIFIED = CellClass(("Unclassified",), (153, 153, 153))
 NOWHERE = -1
 
 
@@ -35,7 +36,7 @@ class StageSpec(_SpecPart):
 
 
 class HeatmapFields(_SpecPart):
-    """See `slidecascade.cells.result.HeatmapSpec`."""
+    """See `slidecascade.pipelines.heatmaps.HeatmapSpec`."""
 
     name: Name
     title: str
@@ -82,7 +83,7 @@ class Stage:
 class Pipeline:
     """A pipeline whose models exist and fit together; made by `load_pipelines`.
 
-    `classes` lists every class a cell can end in. `leaves[k][c]` is the index in `classes` of class ``c`` of
+    `classes` holds every class a cell can end in. `leaves[k][c]` is the index in `classes.ends` of class ``c`` of
     stage ``k``, `NOWHERE` for a class that stage ``k + 1`` refines; the last entry, ``leaves[k][-1]``, is for
     cells that stage ``k`` saw but for which no class was probable enough.
     """
@@ -92,7 +93,7 @@ class Pipeline:
     description: str
     segmenter: SegmenterSpec
     stages: tuple[Stage, ...]
-    classes: tuple[CellClass, ...]
+    classes: ClassTree
     leaves: tuple[tuple[int, ...], ...]
     heatmaps: tuple[HeatmapSpec, ...]
 
@@ -159,13 +160,12 @@ def _assemble(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> Pipelin
         raise PipelineSpecError(f"Pipeline {spec.name!r}: {segmenter.name!r} is no segmenter.")
     stages = _stages(spec, models)
     classes, leaves = _class_tree(segmenter, stages)
-    names = [cell_class.name for cell_class in classes]
     for heatmap in spec.heatmaps:
         for wanted in (*heatmap.classes, *heatmap.of):
-            if not any(name == wanted or name.startswith(f"{wanted}: ") for name in names):
+            if wanted not in classes.groups:
                 raise PipelineSpecError(
                     f"Pipeline {spec.name!r}: heatmap {heatmap.name!r} names the class {wanted!r}; "
-                    f"there are {', '.join(names)}."
+                    f"there are {', '.join(end.name for end in classes.ends)}."
                 )
     return Pipeline(
         name=spec.name,
@@ -200,26 +200,26 @@ def _stages(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> tuple[Sta
 
 def _class_tree(
     segmenter: SegmenterSpec, stages: tuple[Stage, ...]
-) -> tuple[tuple[CellClass, ...], tuple[tuple[int, ...], ...]]:
+) -> tuple[ClassTree, tuple[tuple[int, ...], ...]]:
     """All final classes, and for each stage where its classes are among them."""
     if not stages:
         first = segmenter.classes[0]
-        return (CellClass(first.name, first.color),), ()
+        return ClassTree((CellClass((first.name,), first.color),)), ()
     classes: list[CellClass] = []
     leaves: list[tuple[int, ...]] = []
-    prefix = ""
+    prefix: tuple[str, ...] = ()
     for position, stage in enumerate(stages):
         refined = stages[position + 1].parent if position + 1 < len(stages) else None
         places: list[int] = []
-        ends = [CellClass(item.name, item.color) for item in stage.model.classes]
+        ends = [CellClass((item.name,), item.color) for item in stage.model.classes]
         for index, end in enumerate([*ends, UNCLASSIFIED]):
             if index == refined:
                 # No cell ends here: the next stage decides, and overwrites this place.
                 places.append(NOWHERE)
                 continue
             places.append(len(classes))
-            classes.append(CellClass(prefix + end.name, end.color))
+            classes.append(CellClass(prefix + end.path, end.color))
         leaves.append(tuple(places))
         if refined is not None:
-            prefix += stage.model.classes[refined].name + ": "
-    return tuple(classes), tuple(leaves)
+            prefix += (stage.model.classes[refined].name,)
+    return ClassTree(tuple(classes)), tuple(leaves)

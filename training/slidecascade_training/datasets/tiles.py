@@ -16,7 +16,7 @@ from slidecascade.slides.region import RegionView
 from slidecascade_training.datasets.annotation import Annotation, Points
 from slidecascade_training.datasets.split import VALIDATE, Split
 
-_HELD_OUT: Final = 5  # see `slidecascade_training.dsb2018`
+_HELD_OUT: Final = 5  # see `slidecascade_evaluation.dsb2018`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def labelled_tiles(
 
 
 def stem_of(slide_id: str, tile: LabelledTile, split: Split) -> str:
-    """A name of 16 hexadecimal digits; the first four spell the split as `slidecascade_training.dsb2018` reads it.
+    """A name of 16 hexadecimal digits; the first four encode the split as `slidecascade_evaluation.dsb2018`
+    reads it.
 
     So the recipe of the bundled nuclei model validates on the slides that were kept for it.
     """

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from slidecascade.errors import InvalidRequestError
-from slidecascade_training import dsb2018, nuclei_package
+from slidecascade_evaluation import dsb2018
+from slidecascade_training import nuclei_package
 from slidecascade_training.datasets.split import TRAIN, VALIDATE
 from slidecascade_training.recipes import cells, plots
 from slidecascade_training.recipes.eventlog import EventLog

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade.errors import InvalidRequestError, ModelPackageError, SlideCascadeError, UnusableDataError
+from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import measure
-from slidecascade_training import dsb2018, nuclei, nuclei_package
+from slidecascade_training import nuclei, nuclei_package
 from slidecascade_training.datasets.folder import DatasetSpec
 from slidecascade_training.nuclei_crops import prepare
 from slidecascade_training.recipes.fit import imported_keras

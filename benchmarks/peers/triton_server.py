@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-
-from served_process import free_port
+from benchmarks.peers.process import free_port
 
 PYTHON = Path("/usr/bin/python3.11")
 PYTRITON = "nvidia-pytriton==0.7.0"
@@ -174,10 +173,11 @@ def serving(models: Path, folder: Path) -> Iterator[TritonServer]:
 def _wait_until_live(server: TritonServer) -> None:
     ends_at = time.monotonic() + START_S
     while time.monotonic() < ends_at:
-        assert server.process.poll() is None, server.log.read_text()[-3000:]
+        if server.process.poll() is not None:
+            raise RuntimeError(f"The Triton server ended before it was ready: {server.log.read_text()[-3000:]}")
         with contextlib.suppress(httpx.TransportError):
             # The port is opened after the models were loaded, or could not be.
             if httpx.get(f"http://127.0.0.1:{server.http_port}/v2/health/live", timeout=5).status_code == 200:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"Triton was not up within {START_S} s; log:\n{server.log.read_text()[-3000:]}")
+    raise RuntimeError(f"Triton was not up within {START_S} s; log:\n{server.log.read_text()[-3000:]}")
