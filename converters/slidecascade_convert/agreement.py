@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slidecascade.cells.decoding import decode
 from slidecascade.errors import ConversionError
-from slidecascade.models.repository import SegmenterHead, SegmenterOptions
+from slidecascade.models.spec import SegmenterHead, SegmenterOptions
 from slidecascade_convert.graph import OUTPUTS, PROBABILITY_MAPS, with_output
 from slidecascade_convert.half import HALF_TOLERANCE
 from slidecascade_convert.heads import Floats, network_input, probabilities

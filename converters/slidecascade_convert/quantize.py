@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
-from slidecascade.models.repository import SegmenterOptions
+from slidecascade.models.spec import SegmenterOptions
 from slidecascade_convert import tiles
 from slidecascade_convert.outcome import Quantisation
 from slidecascade_convert.request import ConversionRequest

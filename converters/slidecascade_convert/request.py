@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import InvalidRequestError
-from slidecascade.models.repository import MAPS
+from slidecascade.models.spec import MAPS
 
 Task = Literal["segment", "classify"]
 Head = Literal["unet", "semantic", "softmax", "sigmoid"]

@@ -28,7 +28,8 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
-from slidecascade.models.repository import ClassifierSpec, load_repository
+from slidecascade.models.repository import load_repository
+from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners import sharedmemory
 from slidecascade.runners.local import LocalRunner

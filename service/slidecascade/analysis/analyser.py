@@ -29,7 +29,8 @@ from slidecascade.errors import (
 )
 from slidecascade.geometry import Box
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
-from slidecascade.models.repository import ClassifierSpec, ModelPackage, SegmenterSpec, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound

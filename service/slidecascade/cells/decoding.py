@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads import semantic, unet
-from slidecascade.models.repository import SegmenterHead, SegmenterOptions
+from slidecascade.models.spec import SegmenterHead, SegmenterOptions
 
 
 def decode(

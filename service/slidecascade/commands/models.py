@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from slidecascade.cells.decoding import decode
 from slidecascade.errors import ModelFailedError, UnknownModelError
-from slidecascade.models.repository import ModelPackage, SegmenterSpec, load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.spec import SegmenterSpec
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 

@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slidecascade.errors import PipelineSpecError
-from slidecascade.models.repository import ClassifierSpec, ModelPackage, Name, SegmenterSpec
+from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
-from slidecascade.models.repository import MAPS, ClassifierSpec, FixedSize, ModelPackage, SegmenterSpec
+from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import MAPS, ClassifierSpec, FixedSize, SegmenterSpec
 
 ORT_ERRORS = (
     ort_errors.Fail,

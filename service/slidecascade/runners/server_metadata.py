@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import ModelFailedError, ModelPackageError
-from slidecascade.models.repository import MAPS, ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import MAPS, ClassifierSpec, SegmenterSpec
 
 Spec = SegmenterSpec | ClassifierSpec
 Tensor = tuple[str, tuple[int, ...]]

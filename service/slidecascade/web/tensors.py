@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import MalformedRequestError
-from slidecascade.models.repository import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 
 INPUT: Final = "image"
 MAX_JSON_BYTES: Final = 16 * 2**20

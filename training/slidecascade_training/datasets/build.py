@@ -13,7 +13,7 @@ import numpy as np
 
 from slidecascade.errors import InvalidRequestError, UnusableDataError
 from slidecascade.geometry import Mpp, Size
-from slidecascade.models.repository import ModelClass
+from slidecascade.models.spec import ModelClass
 from slidecascade.slides.region import RegionView
 from slidecascade_training.datasets import labelling
 from slidecascade_training.datasets.annotation import Annotation

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import UnusableDataError
-from slidecascade.models.repository import ModelClass
+from slidecascade.models.spec import ModelClass
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 
 Kind = Literal["crops", "tiles"]

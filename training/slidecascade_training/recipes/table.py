@@ -29,7 +29,7 @@ class Recipe:
         input_px: side of what the network sees; crops of another size are resized to it.
         scale, offset: pixel values 0 to 255 become ``value * scale + offset``, also in the served graph.
         rate: highest learning rate of the schedule.
-        multiple_of, halo_px: of a segmenter, see `slidecascade.models.repository.SegmenterSpec`.
+        multiple_of, halo_px: of a segmenter, see `slidecascade.models.spec.SegmenterSpec`.
     """
 
     name: str
