@@ -15,6 +15,7 @@ from slidecascade.cells.result import (
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
+from slidecascade.slides.facts import SlideFacts
 from slidecascade.warning import AnswerWarning
 
 CLASSES = (
@@ -39,6 +40,7 @@ HEATMAPS = (
     ),
 )
 REGION_L0 = Box(1000, 2000, 800, 600)
+FACTS = SlideFacts(content_id="e" * 64, bounds_l0=None, dark_field=False)
 
 
 def grid_over(region_l0: Box, *, mpp_l0: float, downsample: float) -> Grid:
@@ -95,6 +97,7 @@ def make_analysis(
     return Analysis(
         pipeline="nash",
         coordinate_space="level0-pixels",
+        facts=FACTS,
         region_l0=region_l0,
         mpp=mpp,
         models=(

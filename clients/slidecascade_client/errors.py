@@ -12,6 +12,7 @@
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
     └── ServiceFailedError            5xx: the request may be fine
         ├── InternalServiceError, ModelFailedError, TilesFailedError
@@ -171,6 +172,14 @@ class UnknownHeatmapError(RequestRefusedError):
 
 class UnknownModelError(RequestRefusedError):
     problem_name = "unknown-model"
+
+
+class MisdirectedRequestError(RequestRefusedError):
+    problem_name = "misdirected-request"
+
+
+class RequestTimeoutError(RequestRefusedError):
+    problem_name = "request-timeout"
 
 
 class AccessDeniedError(RequestRefusedError):

@@ -14,6 +14,8 @@
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
     ├── DeadlineExceededError        the request's own time limit passed
+    ├── SlowRequestError             the head of a request did not arrive in time
+    ├── MisdirectedRequestError      the request is for a host that is not served here
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
@@ -46,6 +48,22 @@ class SlideCascadeError(Exception):
     def detail(self) -> str:
         """The sentence for the user."""
         return str(self)
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of the stack that an error passed, once the error has been handled and logged.
+
+    A frame of that stack usually refers to the error again (a future, the record of the request), and to the body
+    of the request: without this all of it would stay in memory until the cycle collector comes by.
+    """
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        current = left.pop()
+        if current is not None and current not in seen:
+            seen.append(current)
+            current.__traceback__ = None
+            left += [current.__cause__, current.__context__]
 
 
 class MalformedRequestError(SlideCascadeError):
@@ -132,6 +150,14 @@ class NotReadyError(RetryLaterError):
 
 class DeadlineExceededError(SlideCascadeError, TimeoutError):
     problem, title = "deadline-exceeded", "Deadline exceeded"
+
+
+class SlowRequestError(SlideCascadeError):
+    problem, title = "request-timeout", "Request timeout"
+
+
+class MisdirectedRequestError(SlideCascadeError):
+    problem, title = "misdirected-request", "Misdirected request"
 
 
 class CancelledError(SlideCascadeError):

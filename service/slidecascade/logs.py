@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ OWN = "slidecascade"
 _TRUSTED = frozenset({OWN, "bentoml", "uvicorn"})
 _WITHHELD = "(message of another package withheld: it may name a file)"
 _MAX_FRAMES = 40
+_MAX_MESSAGES = 1000
 
 _REQUEST_ID: ContextVar[str | None] = ContextVar("slidecascade_request_id", default=None)
 
@@ -51,6 +54,7 @@ def configure(*, level: int = logging.INFO, stream: TextIO | None = None, servic
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     handler.addFilter(_is_news)
+    handler.addFilter(_Flood())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -64,6 +68,51 @@ def configure(*, level: int = logging.INFO, stream: TextIO | None = None, servic
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = False
+
+
+class Throttle:
+    """One line a second at most about something that may happen thousands of times; it carries how often."""
+
+    def __init__(self, logger: logging.Logger, message: str, *, every_s: float = 1.0) -> None:
+        self._logger = logger
+        self._message = message
+        self._every_s = every_s
+        self._next_at = 0.0
+        self._count = 0
+
+    def note(self) -> None:
+        """It has happened."""
+        self._count += 1
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._logger.warning(self._message, extra={"fields": {"count": self._count}})
+            self._next_at, self._count = now + self._every_s, 0
+
+
+class _Flood(logging.Filter):
+    """Of what another package says in the same words, one record a second is let through; it carries how many."""
+
+    def __init__(self, *, every_s: float = 1.0) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._latest: dict[tuple[str, str], tuple[float, int]] = {}
+        """By logger and message, its arguments left out: these are as many as there are lines of code."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _is_own(record):
+            return True
+        key = (record.name, str(record.msg).partition("\n")[0])
+        logged_at, withheld = self._latest.get(key, (-math.inf, 0))
+        now = time.monotonic()
+        if now < logged_at + self._every_s:
+            self._latest[key] = (logged_at, withheld + 1)
+            return False
+        if len(self._latest) >= _MAX_MESSAGES:
+            self._latest.clear()
+        self._latest[key] = (now, 0)
+        if withheld:
+            record.fields = {"count": withheld + 1}
+        return True
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -112,6 +112,10 @@ class Metrics:
         self._inferences_limit = Gauge(
             "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
         )
+        self._bodies = Gauge("slidecascade_bodies_arriving", "Bodies being received.", registry=registry)
+        self._body_bytes = Gauge(
+            "slidecascade_bodies_arriving_bytes", "What bodies being received hold.", registry=registry
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused for now.", ("reason",), registry=registry
         )
@@ -162,6 +166,11 @@ class Metrics:
     def inferences(self, count: int) -> None:
         """`count` inferences are in flight now."""
         self._inferences.set(count)
+
+    def arriving(self, bodies: int, size_bytes: int) -> None:
+        """`bodies` bodies are being received, of which `size_bytes` bytes are here."""
+        self._bodies.set(bodies)
+        self._body_bytes.set(size_bytes)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slidecascade.errors import SettingsError
+from slidecascade.hosts import host_name
 
 PACKAGE_DIR = Path(__file__).parent
 
@@ -50,21 +51,32 @@ class Settings(BaseSettings):
     port: int = Field(default=3000, ge=1, le=65535)
     """Port to listen on."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names and addresses that requests may be for (Host, without port), separated by commas. None: any, but when
+    ``slidecascade serve`` listens on loopback only its names: a page in a browser could lead its own name here."""
+
+    max_connections: int = Field(default=1024, ge=16)
+    """Connections kept open at a time, fewer where the limit of open files is lower; those that wait for their
+    client longest make room for new ones."""
+
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
+
+    max_arriving_bytes: int = Field(default=2**30, ge=1)
+    """Most bytes that bodies hold together while they arrive: four of the largest uploads; one always fits."""
 
     max_region_px: int = Field(default=100_000_000, ge=1)
     """Largest region in level-0 pixels: a decoded upload of this size is 300 MB."""
 
     max_regions_in_flight: int = Field(default=8, ge=1)
-    """Regions accepted at a time; more are answered ``overloaded``."""
+    """Regions worked on at a time; more are answered ``overloaded``. A body that still arrives takes no slot."""
 
     memory_mib: int = Field(default=0, ge=0)
     """Memory for all regions in flight together, in MiB; 0: half of what this process may take. Regions wait for
     their part of it."""
 
     retry_after_s: int = Field(default=2, ge=1)
-    """What an overloaded answer tells the caller to wait, in seconds."""
+    """What an answer of 429 or 503 tells the caller to wait, in seconds."""
 
     max_deadline_s: float = Field(default=600.0, gt=0)
     """Longest a region may take in seconds; a request can only ask for less."""
@@ -138,6 +150,13 @@ class Settings(BaseSettings):
         names = [pair.partition("=")[0] for pair in value.split(",")]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"{twice!r} is named twice, and only one can be meant")
+        return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name for part in value.split(",") if (name := host_name(part)))
         return value
 
     @field_validator("slide_roots", mode="before")

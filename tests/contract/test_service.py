@@ -291,7 +291,7 @@ def test_a_caller_who_leaves_while_sending_frees_the_place(server: Server, stall
     """A broken upload does not keep its place."""
     upload: Upload = stalled(server)
     upload.close()
-    server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 0)
+    server.wait(lambda: server.metric("slidecascade_bodies_arriving") == 0)
 
 
 def series(page: str) -> set[str]:

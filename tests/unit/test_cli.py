@@ -84,7 +84,7 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path, capsys: pytest.Cap
 
 def test_slides_are_read_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pyramidal TIFF is opened as a slide and brings its own pixel size."""
-    from slidecascade_render.slides import write_slide
+    from slidecascade_render.liver.slides import write_slide
 
     slide = tmp_path / "liver.tiff"
     write_slide(slide, TissueOptions(seed=5, mpp=0.25), 512, 512)

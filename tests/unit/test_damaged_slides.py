@@ -17,8 +17,8 @@ from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.tiling import cover
 from slidecascade.timing import Silent
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 from toy_pipeline import HALO_PX, ToyPipeline
 
 SIDE_PX = 1024
@@ -93,7 +93,8 @@ def test_only_the_damaged_tiles_fail(damaged: Path, tmp_path: Path, threads: int
 
     # Tiles read a halo, so those around the spot fail with it; those that do not touch it must not.
     ((x, y),) = broken
-    tiles = cover(Size(SIDE_PX, SIDE_PX), tile_px=TILE_PX, halo_px=HALO_PX, multiple_of=8)
+    whole = Box(0, 0, SIDE_PX, SIDE_PX)
+    tiles = cover(whole, whole.size, tile_px=Size(TILE_PX, TILE_PX), halo_px=HALO_PX, multiple_of=8)
     touching = {
         (tile.core.x, tile.core.y)
         for tile in tiles

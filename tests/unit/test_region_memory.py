@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 import decoding_peak
@@ -18,13 +17,15 @@ from slidecascade import wire
 from slidecascade.analysis import footprint
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.errors import OverloadedError, RegionTooLargeError
+from slidecascade.errors import OverloadedError, RegionTooLargeError, SlideCascadeError
 from slidecascade.geometry import Box
 from slidecascade.settings import Settings
-from slidecascade.slides.region import RegionFrame
+from slidecascade.slides.slide import Slide
+from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.timing import Silent
-from toy_pipeline import ToyPipeline, blobs
+from toy_pipeline import HALO_PX, ToyPipeline, blobs
+from unwritten_slide import write_unwritten
 
 REQUEST = wire.RegionRequest(pipeline="toy", mpp=0.5)
 MIB = 2**20
@@ -54,7 +55,11 @@ def make_analyser(tmp_path: Path, reserved: Reserved) -> Iterator[Callable[[int]
 
     def make(memory_mib: int) -> Analyser:
         settings = Settings(
-            models_dir=toy.models_dir, pipelines_dir=toy.pipelines_dir, threads=1, memory_mib=memory_mib
+            models_dir=toy.models_dir,
+            pipelines_dir=toy.pipelines_dir,
+            slide_roots=(tmp_path,),
+            threads=1,
+            memory_mib=memory_mib,
         )
         made.append(Analyser(settings, observer=reserved, make_runner=lambda _packages: toy.runner))
         return made[-1]
@@ -105,16 +110,58 @@ def test_an_image_that_never_fits_is_not_decoded(
     assert decoded == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "side", "problem"),
+    [
+        ({"mpp": 50.0}, 100, "too coarse"),
+        ({"mpp": None}, 100, "send `mpp`"),
+        ({"region": {"x": 50, "y": 0, "width": 60, "height": 5}}, 100, "not inside"),
+        ({"mpp": 4.0}, 1100, "has 8800 x 8800 pixels for a model"),
+    ],
+)
 def test_what_is_wrong_with_a_request_is_reported_before_decoding(
-    make_analyser: Callable[[int], Analyser], decoded: list[int]
+    make_analyser: Callable[[int], Analyser],
+    decoded: list[int],
+    reserved: Reserved,
+    wrong: dict[str, object],
+    side: int,
+    problem: str,
 ) -> None:
-    """A pixel size too coarse, and a region that is not inside."""
-    analyser = make_analyser(200)
-    for wrong in ({"mpp": 50.0}, {"mpp": None}, {"region": {"x": 50, "y": 0, "width": 60, "height": 5}}):
-        request = wire.RegionRequest.model_validate({"pipeline": "toy", "mpp": 0.5} | wrong)
-        with pytest.raises(Exception, match=r"too coarse|send `mpp`|not inside"):
-            analyser.analyse(request, png_files.zeros(100, 100), Control(), share=analyser.memory.share())
+    """A pixel size too coarse or missing, a region that is not inside, one enlarged to too many pixels."""
+    analyser = make_analyser(500)
+    request = wire.RegionRequest.model_validate({"pipeline": "toy", "mpp": 0.5} | wrong)
+    with pytest.raises(SlideCascadeError, match=problem):
+        analyser.analyse(request, png_files.zeros(side, side), Control(), share=analyser.memory.share())
     assert decoded == []
+    assert reserved.most == 0
+
+
+def test_a_region_of_a_slide_reserves_before_a_pixel_is_read(
+    make_analyser: Callable[[int], Analyser], reserved: Reserved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells and those of the halo around it; at the slide's edge there is no halo."""
+    write_unwritten(tmp_path / "slide.tif", blobs(3, 512, 512, 60), tile_px=128, unwritten=0)
+    analyser = make_analyser(500)
+    seen: list[int] = []
+    read = Slide.read_level
+
+    def watched(slide: Slide, level: int, box: Box) -> Rgb:
+        seen.append(reserved.now)
+        return read(slide, level, box)
+
+    monkeypatch.setattr(Slide, "read_level", watched)
+    for x, width_px in ((256, 100 + 2 * HALO_PX), (0, 100 + HALO_PX)):
+        region = {"x": x, "y": 200, "width": 100, "height": 50}
+        request = wire.RegionRequest.model_validate(
+            {"pipeline": "toy", "mpp": 0.5, "slide": "slide.tif", "region": region}
+        )
+        share = analyser.memory.share()
+        analyser.analyse(request, None, Control(), share=share)
+        assert seen
+        assert set(seen) == {footprint.CELLS_BYTES_PER_PX * width_px * (50 + 2 * HALO_PX)}
+        seen.clear()
+        share.release()
+    assert reserved.now == 0
 
 
 def test_more_cells_than_expected_are_reserved_or_refused(
@@ -148,11 +195,9 @@ def test_more_cells_than_expected_are_reserved_or_refused(
 
 def test_an_answer_with_a_picture_takes_more() -> None:
     """And more still where its pixels are read from a slide; never more than for the largest overview."""
-    image = RegionImage(np.broadcast_to(np.uint8(255), (20_000, 20_000, 3)))
 
     def needed(side: int, **how: bool) -> int:
-        frame = RegionFrame(image, region_l0=Box(0, 0, side, side), mpp_l0=0.5)
-        return footprint.answer_bytes(frame, overview_side_px=4096, **how)
+        return footprint.answer_bytes(Box(0, 0, side, side), overview_side_px=4096, **how)
 
     assert needed(1000, decoded=True) < needed(1000, decoded=False) < needed(4096, decoded=False)
     assert needed(20_000, decoded=True) == needed(5000, decoded=True) < 2**29

@@ -22,8 +22,8 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.web import intake
-from slidecascade.web.intake import Order, parse_request, read_order
+from slidecascade.web import body as body_module
+from slidecascade.web.intake import Order, parse_request, read_bytes, read_native_order, read_order
 from slidecascade.wire import MAX_ERRORS, RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
@@ -148,7 +148,8 @@ async def test_a_declared_length_is_believed_at_once() -> None:
 
 async def test_documents_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JSON document may not be as large as an image."""
-    monkeypatch.setattr(intake, "MAX_JSON_BYTES", 100)
+    for module in ("form", "intake"):
+        monkeypatch.setattr(f"slidecascade.web.{module}.MAX_JSON_BYTES", 100)
     with pytest.raises(UploadTooLargeError):
         await read([form(part("image", b"x"), part("request", b" " * 101))])
     with pytest.raises(UploadTooLargeError):
@@ -157,7 +158,7 @@ async def test_documents_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPat
 
 async def test_a_stalled_upload_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that stops sending does not keep its place."""
-    monkeypatch.setattr(intake, "STALL_S", 0.01)
+    monkeypatch.setattr(body_module, "STALL_S", 0.01)
     messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
 
     async def receive() -> Message:
@@ -183,15 +184,29 @@ def dripping(chunk: bytes, *, every_s: float, chunks: int = 1000) -> Request:
 
 async def test_a_trickle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that never quite stops sending does not keep its place either."""
-    monkeypatch.setattr(intake, "STALL_S", 0.1)
+    monkeypatch.setattr(body_module, "STALL_S", 0.1)
     with pytest.raises(DeadlineExceededError, match="arrived"):
         await read_order(dripping(b" ", every_s=0.02), max_bytes=10_000, max_s=60)
 
 
+async def test_a_trickle_after_a_burst_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent fast does not pay for what is slow, or large bodies could be kept here for minutes."""
+    monkeypatch.setattr(body_module, "STALL_S", 0.1)
+    burst: list[Message] = [{"type": "http.request", "body": b" " * 1_000_000, "more_body": True}]
+    slow = dripping(b" ", every_s=0.02)
+
+    async def receive() -> Message:
+        return burst.pop() if burst else await slow.receive()
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_bytes(request, max_bytes=2_000_000, max_s=60)
+
+
 async def test_a_steady_body_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What arrives fast enough is read to its end, however long that takes: here it is no JSON in the end."""
-    monkeypatch.setattr(intake, "STALL_S", 0.2)
-    monkeypatch.setattr(intake, "SLOW_BYTES_PER_S", 1000)
+    monkeypatch.setattr(body_module, "STALL_S", 0.2)
+    monkeypatch.setattr(body_module, "SLOW_BYTES_PER_S", 1000)
     with pytest.raises(MalformedRequestError):
         await read_order(dripping(b" " * 100, every_s=0.02, chunks=20), max_bytes=10_000, max_s=60)
 
@@ -263,6 +278,23 @@ def test_few_of_many_wrong_fields_are_listed() -> None:
     told = repr(caught.value.errors) + caught.value.detail
     assert len(told) < 5000
     assert "secret" not in told
+
+
+def test_far_too_many_fields_are_not_looked_at() -> None:
+    """To report 100,000 wrong fields would hold up everybody else: such a request is refused for their number."""
+    with pytest.raises(InvalidRequestError, match="more than 2000 fields"):
+        parse_request(json.dumps({f"a{number}": 1 for number in range(100_000)}).encode())
+
+
+async def test_far_too_many_fields_of_a_urlencoded_form_are_not_looked_at() -> None:
+    """In the forms of BentoML's clients, too."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a=1&" * 100_000, "more_body": False}
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    with pytest.raises(MalformedRequestError, match="more than 2000 fields"):
+        await read_native_order(Request({"type": "http", "headers": headers}, receive), max_bytes=10**6, max_s=60)
 
 
 @given(st.binary(max_size=400), st.sampled_from(["multipart/form-data; boundary=b", "application/json"]))

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis import footprint
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
-from slidecascade.analysis.plan import OpenSource, RegionTask
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.cores import usable_cores
@@ -31,16 +30,22 @@ from slidecascade.geometry import Box
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
-from slidecascade.slides.region import RegionFrame, resolve_mpp, resolve_region
+from slidecascade.slides.facts import FactsCache, compute_facts
+from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
-from slidecascade.slides.source import SourceFacts
+from slidecascade.slides.source import OpenSource, Pyramid
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
+from slidecascade.slides.view import SlideFrame
 from slidecascade.timing import Observer
+
+KEPT_FACTS = 256
+"""Slides whose facts are kept; those of one take less than a kilobyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class Analyser:
         self._slides = SlideStore(
             settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
         )
+        self._facts = FactsCache(KEPT_FACTS)
         self._threads = settings.threads or usable_cores()
         self.memory = Budget(
             settings.memory_mib * 2**20 or usable_bytes() // 2,
@@ -114,10 +120,10 @@ class Analyser:
         with self._refusing_strangers():
             self._runner.check_ready()
 
-    def infer(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        """What the network `model` gives for `images`; raises what a `Runner` and a `SharedRunner` do."""
+    def infer(self, model: str, inputs: Tensors, control: Control) -> Tensors:
+        """What the network `model` returns for `inputs`; raises what a `Runner` and a `SharedRunner` do."""
         with self._refusing_strangers():
-            return bound(self._runner, control).run(model, images)
+            return bound(self._runner, control).run(model, inputs)
 
     @contextmanager
     def _refusing_strangers(self) -> Iterator[None]:
@@ -162,17 +168,14 @@ class Analyser:
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
-        with self._facts(request, image) as facts:
-            mpp = resolve_mpp(facts, request.mpp)
+        with self._pyramid(request, image) as pyramid:
+            mpp = resolve_mpp(pyramid, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(facts, asked, max_px=self._settings.max_region_px)
-            encoded = facts if isinstance(facts, EncodedImage) else None
-            frame = RegionFrame(facts, region_l0=region, mpp_l0=mpp)
-            held = footprint.answer_bytes(frame, overview_side_px=overview_side_px, decoded=encoded is not None)
-            cells = footprint.expected_cells_bytes(frame, pipeline.segmenter.mpp)
-            for model in pipeline.models:
-                frame.grid(model.mpp)  # refused before anything is decoded
-            space = facts.coordinate_space
+            region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px)
+            encoded = pyramid if isinstance(pyramid, EncodedImage) else None
+            cells = _expected_cells(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
+            space = pyramid.coordinate_space
+        held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
         upload = None
         if encoded is None:
             share.reserve(held + cells, control)
@@ -180,12 +183,17 @@ class Analyser:
             held += len(encoded.data) + encoded.decoded_bytes
             upload = _decoded(encoded, share, control, kept_bytes=held + cells)
         control.check()  # decoding and waiting can take long
+        open_source = self._opener(request, upload)
+        with open_source() as source:
+            content_id = source.content_id
+        facts = self._facts.of(content_id, partial(compute_facts, open_source))
         return RegionTask(
             pipeline=pipeline,
-            open_source=self._opener(request, upload),
+            open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
+            facts=facts,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
@@ -238,7 +246,7 @@ class Analyser:
 
     def slide(self, slide_id: str) -> wire.SlideInfo:
         with self._slides.open(slide_id) as slide:
-            return _slide_info(slide_id, slide.info)
+            return _slide_info(slide_id, slide.info, slide.content_id)
 
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
@@ -247,8 +255,8 @@ class Analyser:
         return self._pipelines[name]
 
     @contextmanager
-    def _facts(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[SourceFacts]:
-        """What the upload or the slide says of itself; no pixel is read."""
+    def _pyramid(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[Pyramid]:
+        """What the upload or the slide states; no pixel is read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
                 "Send either an image or the id of a slide, and not both.",
@@ -265,6 +273,14 @@ class Analyser:
             return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
+
+
+def _expected_cells(pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
+    """Memory of the cells that `pipeline` may find; raises what is wrong with the pixel size of any model."""
+    for model in pipeline.models:
+        require_workable(region_l0, frame.grid(model.mpp))
+    segmenter = pipeline.segmenter
+    return footprint.expected_cells_bytes(region_l0, frame.grid(segmenter.mpp), halo_px=segmenter.halo_px)
 
 
 def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
@@ -286,7 +302,7 @@ def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, 
     return defaults | dict(asked)
 
 
-def _slide_info(slide_id: str, info: SlideInfo) -> wire.SlideInfo:
+def _slide_info(slide_id: str, info: SlideInfo, content_id: str) -> wire.SlideInfo:
     return wire.SlideInfo(
         id=slide_id,
         width=info.size_l0.width,
@@ -294,6 +310,8 @@ def _slide_info(slide_id: str, info: SlideInfo) -> wire.SlideInfo:
         mpp=info.mpp,
         objective_power=info.objective_power,
         vendor=info.vendor,
+        content_id=content_id,
+        bounds=None if info.bounds_l0 is None else wire.RegionBox.of(*info.bounds_l0.as_tuple()),
         levels=tuple(
             wire.LevelInfo(width=size.width, height=size.height, downsample=downsample)
             for size, downsample in zip(info.level_sizes, info.level_downsamples, strict=True)
@@ -327,6 +345,8 @@ def _model_info(spec: SegmenterSpec | ClassifierSpec) -> wire.ModelInfo:
         task=spec.task,
         head=spec.head,
         mpp=spec.mpp,
+        inputs=tuple(wire.InputInfo.model_validate(tensor.model_dump()) for tensor in spec.inputs),
+        outputs=tuple(wire.OutputInfo.model_validate(tensor.model_dump()) for tensor in spec.outputs),
         classes=tuple(_class_info(item.name, item.color) for item in spec.classes),
         licence=spec.licence,
         training_data=tuple(item.model_dump() for item in spec.training_data),

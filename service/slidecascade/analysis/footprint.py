@@ -7,8 +7,8 @@ which there are as many as threads.
 from __future__ import annotations
 
 from slidecascade.cells.instances import Instances
-from slidecascade.geometry import Mpp
-from slidecascade.slides.region import MAX_PIECE_PX, RegionFrame
+from slidecascade.geometry import Box, Grid
+from slidecascade.slides.view import MAX_PIECE_PX
 
 CELL_COPIES = 4
 """A region's cells are held by tile, joined, and sorted, with an index of their vertices; measured: 3.7."""
@@ -26,7 +26,7 @@ SLIDE_BYTES_PER_PX = 8
 """Of a pixel that is read from a slide to be made smaller: RGBA, then RGB, then the smaller ones."""
 
 
-def answer_bytes(frame: RegionFrame, *, overview_side_px: int, decoded: bool) -> int:
+def answer_bytes(region_l0: Box, *, overview_side_px: int, decoded: bool) -> int:
     """Memory of a region's answer, its cells not included.
 
     Args:
@@ -35,14 +35,17 @@ def answer_bytes(frame: RegionFrame, *, overview_side_px: int, decoded: bool) ->
     """
     if not overview_side_px:
         return 0
-    area = frame.region_l0.area
+    area = region_l0.area
     read = 0 if decoded else SLIDE_BYTES_PER_PX * min(area, MAX_PIECE_PX)
     return PICTURE_BYTES_PER_PX * min(area, overview_side_px**2) + read
 
 
-def expected_cells_bytes(frame: RegionFrame, mpp: Mpp) -> int:
-    """Memory of the cells found by a network that reads at `mpp`; raises what `RegionFrame.grid` raises."""
-    return CELLS_BYTES_PER_PX * frame.grid(mpp).size.area
+def expected_cells_bytes(region_l0: Box, grid: Grid, *, halo_px: int) -> int:
+    """Memory of the cells of a region, found by a network that reads `grid` and `halo_px` around the region.
+
+    Cells are found in the halo, too, before those outside of the region are dropped.
+    """
+    return CELLS_BYTES_PER_PX * grid.box_from_l0(region_l0).inflated(halo_px).clipped(grid.extent).area
 
 
 def cells_bytes(cells: Instances) -> int:

@@ -11,11 +11,12 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
-from slidecascade.commands.files import require_file, writing_to
+from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import bar
 from slidecascade.outputs import archive, heatmap, overlay
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
+from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 

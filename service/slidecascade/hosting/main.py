@@ -16,11 +16,10 @@ from types import FrameType
 from slidecascade import logs
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError
 from slidecascade.hosting.heaps import share_heaps
+from slidecascade.hosts import default_hosts
 from slidecascade.settings import Settings, unknown_settings
 
 LOG = logging.getLogger(__name__)
-_KEEP_ALIVE_S = 30
-"""Longer than clients keep idle connections, so that they do not send into one that is being closed."""
 
 
 def serve(settings: Settings) -> int:
@@ -35,6 +34,8 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     share_heaps()
+    if not settings.allowed_hosts:
+        settings = settings.model_copy(update={"allowed_hosts": default_hosts(settings.host)})
     _hand_over(settings)
     logs.configure()
     _tell_unknown()
@@ -60,7 +61,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         LOG.info("listening", extra={"fields": {"host": host, "port": port}})
 
     with ModelProcesses(service):
-        return run(service.to_asgi(is_main=True), listener, ready=ready, keep_alive_s=_KEEP_ALIVE_S)
+        return run(service.to_asgi(is_main=True), listener, ready=ready, max_connections=settings.max_connections)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -70,17 +71,17 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 def _hand_over(settings: Settings) -> None:
     """BentoML builds the service object itself, so the settings travel in the environment."""
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     for name in settings.model_fields_set:
         value = getattr(settings, name)
         if value is not None:
             parts = tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
-            if isinstance(value, tuple) and any(os.pathsep in part for part in parts):
+            separator = "," if name == "allowed_hosts" else os.pathsep
+            if isinstance(value, tuple) and any(separator in part for part in parts):
                 raise SettingsError(
-                    f"A folder of {name} has {os.pathsep!r} in its name, which separates folders: rename it, or "
+                    f"A folder of {name} has {separator!r} in its name, which separates folders: rename it, or "
                     "give a link to it."
                 )
-            os.environ[f"SLIDECASCADE_{name.upper()}"] = os.pathsep.join(parts)
+            os.environ[f"SLIDECASCADE_{name.upper()}"] = separator.join(parts)
 
 
 def _tell_unknown() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides import content
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
@@ -24,6 +25,8 @@ MIN_MPP, MAX_MPP = 0.01, 50.0
 
 MAX_ANISOTROPY = 1.05
 """Pixels longer one way than this factor have no single size."""
+
+_DICOM_SERIES = "dicom.SeriesInstanceUID"
 
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
@@ -52,6 +55,7 @@ class SlideInfo:
     vendor: str | None
     level_sizes: tuple[Size, ...]
     level_downsamples: tuple[float, ...]
+    bounds_l0: Box | None = None
 
 
 def can_open(path: Path) -> bool:
@@ -66,9 +70,11 @@ class Slide:
     whose damage OpenSlide would not report (see `tiffslide`) fail the reads that touch them, and no others.
     """
 
-    def __init__(self, handle: openslide.OpenSlide, file: SlideFile) -> None:
+    def __init__(self, handle: openslide.OpenSlide, path: Path, file: SlideFile) -> None:
         self._handle = handle
+        self._path = path
         self._file = file
+        self._content_id: str | None = None
         self._failed = False
         properties = handle.properties
         self._info = SlideInfo(
@@ -78,6 +84,7 @@ class Slide:
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
             level_sizes=tuple(Size(*size) for size in handle.level_dimensions),
             level_downsamples=tuple(float(downsample) for downsample in handle.level_downsamples),
+            bounds_l0=_bounds(properties, Size(*handle.dimensions)),
         )
 
     @classmethod
@@ -91,7 +98,7 @@ class Slide:
             handle = openslide.OpenSlide(path)
             if cache is not None:
                 cache.attach(handle)
-            return cls(handle, SlideFile(path, known or KnownFiles()))
+            return cls(handle, path, SlideFile(path, known or KnownFiles()))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise UnreadableSlideError(
                 "The slide cannot be opened: its format is not supported or the file is damaged; "
@@ -122,6 +129,29 @@ class Slide:
     @property
     def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]:
         return "level0-pixels"
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        return self._info.bounds_l0
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`; computed when first asked for.
+
+        Raises:
+            UnreadableSlideError: a file of the slide cannot be read.
+        """
+        if self._content_id is None:
+            properties = self._handle.properties
+            try:
+                files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
+                quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+                self._content_id = content.id_of_files(files, quickhash=quickhash)
+            except OSError as error:
+                raise UnreadableSlideError(
+                    "The slide opens but one of its files cannot be read: check the permissions or copy it again."
+                ) from error
+        return self._content_id
 
     @property
     def failed(self) -> bool:
@@ -221,3 +251,19 @@ def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     if x is None or y is None or not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
         return None
     return (x + y) / 2
+
+
+def _bounds(properties: Mapping[str, str], size_l0: Size) -> Box | None:
+    """The part of level 0 that the scanner filled; None where it is not stated, or is not inside level 0."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    try:
+        box = Box(*(int(properties[name]) for name in names))
+    except (KeyError, ValueError):
+        return None
+    inside = Box(0, 0, size_l0.width, size_l0.height).encloses(box)
+    return box if inside and box.width > 0 and box.height > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,11 +14,13 @@ Rgb = NDArray[np.uint8]
 """``(H, W, 3)`` uint8, red first."""
 
 
-class SourceFacts(Protocol):
-    """A slide or an uploaded image: a pyramid of at least one level, level 0 the finest.
+class Pyramid(Protocol):
+    """What a slide or an uploaded image states: at least one level, level 0 the finest. No pixel is needed for it.
 
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
-    `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level.
+    `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level. `content_id`
+    is the same for the same bytes under any name; it raises UnreadableSlideError where they cannot be read.
+    `bounds_l0` is the part of level 0 the scanner filled, where the file states one.
     """
 
     @property
@@ -35,8 +38,14 @@ class SourceFacts(Protocol):
     @property
     def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]: ...
 
+    @property
+    def content_id(self) -> str: ...
 
-class Source(SourceFacts, Protocol):
+    @property
+    def bounds_l0(self) -> Box | None: ...
+
+
+class Source(Pyramid, Protocol):
     """One whose pixels can be read."""
 
     def read_level(self, level: int, box: Box) -> Rgb:
@@ -55,4 +64,12 @@ class Source(SourceFacts, Protocol):
         Raises:
             UnreadableSlideError: the file is damaged.
         """
+        ...
+
+
+class OpenSource(Protocol):
+    """Opens the pixels of a slide or an image for a while."""
+
+    def __call__(self, *, private: bool = False) -> AbstractContextManager[Source]:
+        """The source; a `private` one shares no handle, so that no other reader's fault can break it."""
         ...

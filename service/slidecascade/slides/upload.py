@@ -26,6 +26,7 @@ from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg, pngrows, storedparts, tiffbands
 from slidecascade.slides.canvas import Band, assemble, row_bands, turned
+from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.imageheader import ImageHeader, read_header
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiff import Bytes, first_directory
@@ -43,6 +44,10 @@ class _OneLevel:
     @property
     def size_l0(self) -> Size:
         raise NotImplementedError
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        return None
 
     @property
     def mpp(self) -> Mpp | None:
@@ -63,9 +68,20 @@ class _OneLevel:
 
 @dataclass(frozen=True, slots=True)
 class RegionImage(_OneLevel):
-    """A decoded upload as a `Source`; `pixels` are not to be written to."""
+    """A decoded upload as a `Source`; `pixels` are not to be written to.
+
+    `digest` is that of the encoded bytes; an image that never was encoded is identified by its pixels.
+    """
 
     pixels: Rgb
+    digest: str | None = None
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`."""
+        if self.digest is not None:
+            return self.digest
+        return id_of_bytes(repr(self.pixels.shape).encode() + self.pixels.tobytes())
 
     @property
     def size_l0(self) -> Size:
@@ -88,6 +104,11 @@ class EncodedImage(_OneLevel):
 
     data: bytes
     header: ImageHeader
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`; computed whenever it is asked for."""
+        return id_of_bytes(self.data)
 
     @property
     def size_l0(self) -> Size:
@@ -121,7 +142,7 @@ class EncodedImage(_OneLevel):
         else:
             rgb = _decode_jpeg(self)
         rgb.flags.writeable = False
-        return RegionImage(rgb)
+        return RegionImage(rgb, self.content_id)
 
 
 def open_image(data: bytes, *, max_px: int) -> EncodedImage:

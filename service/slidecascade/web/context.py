@@ -33,12 +33,16 @@ class Process:
 
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
+        self._allowed_hosts = settings.allowed_hosts
         self._metrics = metrics
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
             inferences=settings.max_inferences_in_flight,
+            max_arriving_bytes=max(
+                settings.max_arriving_bytes, settings.max_upload_bytes, settings.max_tensor_bytes
+            ),
             retry_after_s=settings.retry_after_s,
             metrics=metrics,
         )
@@ -87,7 +91,13 @@ class Process:
             is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
             await (self.rest if is_ours else others)(scope, receive, send)
 
-        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+        return Boundary(
+            routed,
+            admission=self._admission,
+            metrics=self._metrics,
+            work_paths=WORK_PATHS,
+            allowed_hosts=self._allowed_hosts,
+        )
 
     def close(self) -> None:
         self.regions.close()

@@ -60,6 +60,7 @@ class Regions:
         view = read_view(request)
         settings = self._settings
         order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
+        Exchange.of(request).place.enter()
         self._require_heatmap(order, view)
         limit_s = self._limit_s(order)
         side_px = MAX_SIDE_PX if view.media_type == ZIP else 0
@@ -69,7 +70,11 @@ class Regions:
     async def read_native(self, request: Request) -> Order:
         """What one of BentoML's clients orders; see `read_native_order`."""
         settings = self._settings
-        return await read_native_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
+        order = await read_native_order(
+            request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s
+        )
+        Exchange.of(request).place.enter()
+        return order
 
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""

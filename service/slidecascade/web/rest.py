@@ -37,6 +37,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
     errors.NotAcceptableError: 406,
+    errors.SlowRequestError: 408,
     errors.UploadTooLargeError: 413,
     errors.RegionTooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
@@ -45,6 +46,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.RegionOutsideSlideError: 422,
     errors.UndecodableImageError: 422,
     errors.UnreadableSlideError: 422,
+    errors.MisdirectedRequestError: 421,
     errors.OverloadedError: 429,
     errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
     errors.TilesFailedError: 500,
