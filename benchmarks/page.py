@@ -51,6 +51,8 @@ def page(results: Path = RESULTS) -> str:
             "|---|---|---|---|---|---|---|---|---|",
             *map(_tiling_row, tiling["rows"]),
             "",
+            *_regions(results),
+            *_halo(results),
             *_accuracy(results),
             *_load(results),
             *_soak(results),
@@ -58,6 +60,81 @@ def page(results: Path = RESULTS) -> str:
             *_peers(results),
         ]
     )
+
+
+def _regions(results: Path) -> list[str]:
+    """The section on regions against whole slides, when `benchmarks.regions` has measured them."""
+    path = results / "regions.json"
+    if not path.is_file():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    with_cells = [row for row in rows if row["cells"]]
+    cells = sum(row["cells"] for row in rows)
+    wrong = sum(_wrong(row) for row in rows)
+    return [
+        "## One slide, one answer",
+        "",
+        *wrap(
+            f"`python -m benchmarks.regions`: {sum(row['regions'] for row in rows)} regions of random places and "
+            "sizes, with random tiles, seams and threads, by single runs and by a batcher, against the whole "
+            f"slide: {cells - wrong} of {cells} cells ({(cells - wrong) / max(1, cells):.3%}) have the same "
+            "outline, class, probabilities to the last bit, and id. Slides without cells are left out.",
+            width=100,
+        ),
+        "",
+        "| slide | um/px | own level | whole | in regions | missing | extra | class | probabilities | id |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['slide']} | {row['mpp']:g} | {'yes' if row['own_level'] else 'no'} | {row['whole']} "
+            f"| {row['cells']} | {row['missing']} | {row['extra']} | {row['other_class']} "
+            f"| {row['other_probabilities']} | {row['other_id']} |"
+            for row in with_cells
+        ),
+        "",
+    ]
+
+
+def _wrong(row: dict[str, Any]) -> int:
+    names = ("missing", "extra", "other_class", "other_probabilities", "other_id")
+    return sum(int(row[name]) for name in names)
+
+
+def _halo(results: Path) -> list[str]:
+    """What the slide around a region costs, when `benchmarks.halo` and `benchmarks.commits` have measured it."""
+    path = results / "halo.json"
+    if not path.is_file():
+        return []
+    lines = [
+        "## What the slide around a region costs",
+        "",
+        "`python -m benchmarks.halo`: square regions in the middle of a slide at the segmenter's pixel size.",
+        "*Before* a network saw the region alone. Pixels are those the segmenter was given; seconds are of a",
+        "loaded machine, both in turn.",
+        "",
+        "| side | pixels before | after | ratio | seconds before | after |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        before, after = row["before_pixels"], row["after_pixels"]
+        lines.append(
+            f"| {row['side_px']} px | {before / 1e6:.3f} M | {after / 1e6:.3f} M | {after / before:.2f} x "
+            f"| {row['before_seconds']:.2f} s | {row['after_seconds']:.2f} s |"
+        )
+    commits = results / "commits.json"
+    if commits.is_file():
+        found = json.loads(commits.read_text(encoding="utf-8"))
+        lines += [
+            "",
+            *wrap(
+                f"`python -m benchmarks.commits`: the upload of the first table by both in turn, {found['cells']} "
+                f"cells: {found['after_over_before_seconds']:.2f} times as long as before, "
+                f"{found['after_over_before_cpu_s']:.2f} times the seconds of cores (load {found['load']}); "
+                f"a million cells are written in {found['writing_cpu_s']['after']:.1f} s, before in "
+                f"{found['writing_cpu_s']['before']:.1f} s.",
+                width=100,
+            ),
+        ]
+    return [*lines, ""]
 
 
 def _peers(results: Path) -> list[str]:

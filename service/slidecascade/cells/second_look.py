@@ -23,7 +23,7 @@ SQUARE_PX = (192, 320, 512)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A look and which of its objects are taken, ``(N,)``."""
+    """A look, which of its objects are taken and which are decided, ``(N,)`` both."""
 
     look: Look
     wanted: NDArray[np.bool_]
@@ -32,6 +32,10 @@ class Seen:
     @classmethod
     def nothing_of(cls, look: Look) -> Seen:
         return cls(look, np.zeros(look.count, np.bool_), ~look.open())
+
+    def undecided_in(self, box: Box) -> NDArray[np.int64]:
+        """The objects that are not decided and have a pixel in `box`."""
+        return np.flatnonzero(~self.decided & self.look.near(box)) + 1
 
     def takes(self, place: Place) -> bool:
         label = self.look.label_at(place)
@@ -42,7 +46,7 @@ class Seen:
         return label > 0 and bool(self.decided[label - 1])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SecondLook:
     """How to look again.
 
@@ -51,38 +55,45 @@ class SecondLook:
         whole: all that can be read of the slide.
         aligned_to: spacing of the lattice on which boxes lie.
         receptive_px: how far from its sides a look shows nothing.
+        most_px: pixels read in all, after which what is left is taken as the tile shows it.
+        read_px: pixels read so far.
     """
 
     look: Callable[[Box], Look]
     whole: Box
     aligned_to: int
     receptive_px: int
+    most_px: int
+    read_px: int = 0
 
-    def settle(self, first: Look, undecided: NDArray[np.int64]) -> list[Seen]:
-        """What to take of `first`, of whose objects `undecided` are looked at again, and of further looks."""
-        decided = ~first.open()
-        own = Seen(first, decided.copy(), decided)
+    def settle(self, first: Seen, core: Box) -> list[Seen]:
+        """What to take of `first` and of further looks: all that is decided, and the rest that touches `core`."""
+        first.wanted[:] = first.decided
         further: list[Seen] = []
-        for label in undecided.tolist():
-            place = first.place_in(label)
+        for label in first.undecided_in(core).tolist():
+            place = first.look.place_in(label)
             if any(seen.takes(place) for seen in further):
                 continue  # two ends of one object
-            seen = self._seen_from(further, first.open_box(label), place)
+            seen = self._seen_from(further, first.look.open_box(label), place) or first
             found = seen.look.label_at(place)
             if found and not seen.look.cut()[found - 1]:
                 seen.wanted[found - 1] = True
-        return [own, *further]
+        return [first, *further]
 
-    def _seen_from(self, further: list[Seen], box: Box, place: Place) -> Seen:
-        """A look that decides the object at `place`, or else the one from furthest away."""
+    def _seen_from(self, further: list[Seen], box: Box, place: Place) -> Seen | None:
+        """A look that decides the object at `place`, or else the widest one; None: too much was read."""
         for seen in further:
             if seen.decides(place):
                 return seen
+        if self.read_px > self.most_px:
+            return None
         margin = self.receptive_px + SMOOTHING_PX + self.aligned_to
         for side in SQUARE_PX:
             if max(box.width, box.height) + 2 * margin > side and side != SQUARE_PX[-1]:
                 continue
-            seen = Seen.nothing_of(self.look(self._square(box, place, side)))
+            square = self._square(box, place, side)
+            self.read_px += square.area
+            seen = Seen.nothing_of(self.look(square))
             if seen.decides(place):
                 break
         further.append(seen)

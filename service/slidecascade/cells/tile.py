@@ -13,7 +13,7 @@ from slidecascade.cancellation import Control
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Look, look_at
-from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.models.spec import ClassifierSpec
@@ -26,6 +26,9 @@ from slidecascade.timing import Stopwatch
 
 _SEEN_PX = 16
 """Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
+
+SECOND_LOOKS = 2
+"""Second looks read at most so many times the pixels of their tile."""
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
@@ -112,30 +115,24 @@ class TileWork:
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
-        look = self._look(patch, tile.read)
-        undecided = self._undecided(look, tile)
+        first = Seen.nothing_of(self._look(patch, tile.read))
         whole = whole_lattice(self.grid.size, self.aligned_to)
-        if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
+        if len(first.undecided_in(tile.core)) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
             wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
-            look = self._look(self._read(view, self.grid, wide), wide)
-            undecided = self._undecided(look, tile)
+            first = Seen.nothing_of(self._look(self._read(view, self.grid, wide), wide))
         again = SecondLook(
             look=lambda box: self._look(self._read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
             receptive_px=self.receptive_px,
+            most_px=SECOND_LOOKS * max(tile.read.area, SQUARE_PX[-1] ** 2),
         )
-        seen = again.settle(look, undecided)
+        seen = again.settle(first, tile.core)
         reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         with self.stopwatch.measure("decode"):
             parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
             return Instances.concatenate(parts)
-
-    def _undecided(self, look: Look, tile: Tile) -> NDArray[np.int64]:
-        """The objects of `look` that are not decided and whose centroid may lie in the core of `tile`."""
-        with self.stopwatch.measure("decode"):
-            return np.flatnonzero(look.open() & look.near(tile.core)) + 1
 
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""

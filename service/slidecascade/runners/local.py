@@ -35,8 +35,9 @@ WARM_UP_PX = 64
 FATAL_ONLY = 4
 """The severity from which on ONNX Runtime writes to stderr."""
 
-MOST_SHAPES = 6
-"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles in three sizes of batch."""
+MOST_SHAPES = 15
+"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles and the three squares of
+second looks, in three sizes of batch."""
 
 USUAL_BATCH = 8
 """The size of batches TensorRT makes its engines best for."""
