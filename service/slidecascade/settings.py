@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,7 @@ PACKAGE_DIR = Path(__file__).parent
 RunnerKind = Literal["local", "bento", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?")
 _EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
 """What settings with a pattern look like."""
 
@@ -49,6 +51,10 @@ class Settings(BaseSettings):
 
     port: int = Field(default=3000, ge=1, le=65535)
     """Port to listen on."""
+
+    cors_origins: str = ""
+    """Origins whose pages may read answers, ``https://viewer.hospital.org``, separated by commas; ``*``: all.
+    Empty: browsers let only pages of this very address do so."""
 
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
@@ -134,6 +140,19 @@ class Settings(BaseSettings):
         names = [pair.partition("=")[0] for pair in value.split(",")]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"{twice!r} is named twice, and only one can be meant")
+        return value
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """`cors_origins`, taken apart."""
+        return tuple(part.strip() for part in self.cors_origins.split(",") if part.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if wrong := next((part for part in parts if part != "*" and not _ORIGIN.fullmatch(part)), None):
+            raise ValueError(f"{wrong!r} is not an origin: write https://host or http://host:port, without a path")
         return value
 
     @field_validator("slide_roots", mode="before")

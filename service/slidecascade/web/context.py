@@ -34,6 +34,7 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._metrics = metrics
+        self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
@@ -87,7 +88,13 @@ class Process:
             is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
             await (self.rest if is_ours else others)(scope, receive, send)
 
-        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+        return Boundary(
+            routed,
+            admission=self._admission,
+            metrics=self._metrics,
+            work_paths=WORK_PATHS,
+            cors_origins=self._cors_origins,
+        )
 
     def close(self) -> None:
         self.regions.close()

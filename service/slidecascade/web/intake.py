@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -20,6 +21,7 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
+from slidecascade.web.preamble import Preamble
 from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -106,11 +108,11 @@ class _NativeDocument(WireModel):
 
 def _parse(model: type[Model], document: bytes) -> Model:
     try:
-        return model.model_validate_json(document)
+        return model.model_validate_json(document.removeprefix(BOM_UTF8))  # editors of Windows write one
     except ValidationError as error:
         if not error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]:
             raise MalformedRequestError(
-                "The request is not a JSON object: check its quotes, commas and braces."
+                "The request is not a JSON object in UTF-8: check its quotes, commas, braces and encoding."
             ) from None
         raise refusal(error) from None
 
@@ -183,6 +185,7 @@ class _Parts:
     _NAMES = frozenset({"image", "request"})
 
     def __init__(self, boundary: bytes) -> None:
+        self._preamble = Preamble(boundary)
         self._pieces: dict[str, list[bytes]] = {}
         self._name: str | None = None
         self._header = (b"", b"")
@@ -204,7 +207,7 @@ class _Parts:
 
     def feed(self, chunk: bytes) -> None:
         try:
-            self._parser.write(chunk)
+            self._parser.write(self._preamble.without(chunk))
         except FormParserError as error:
             raise MalformedRequestError("The body is not a multipart form with that boundary.") from error
 

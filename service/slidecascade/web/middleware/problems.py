@@ -14,9 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError
 from slidecascade.metrics import UNMATCHED, Metrics
+from slidecascade.web.encoding import encoded
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.cors import Cors
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.middleware.head import Head, bodiless
 from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
@@ -37,12 +40,19 @@ class Boundary:
     """
 
     def __init__(
-        self, app: ASGIApp, *, admission: Admission, metrics: Metrics, work_paths: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        admission: Admission,
+        metrics: Metrics,
+        work_paths: frozenset[str],
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
-        self._app = app
+        self._app = Head(app)
         self._admission = admission
         self._metrics = metrics
         self._work_paths = work_paths
+        self._answered: ASGIApp = Cors(self._answer, cors_origins) if cors_origins else self._answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,11 +61,13 @@ class Boundary:
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
-                await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
+                send = encoded(scope, bodiless(scope, exchange.recording(send)))
+                await self._answered(scope, receive, in_protocol(scope, send))
             finally:
                 self._settle(exchange, scope)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange.of(Request(scope))
         try:
             async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
