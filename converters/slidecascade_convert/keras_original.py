@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_CONVOLUTIONS = frozenset({"Conv1D", "Conv2D"})
+
+
 def open_keras(request: ConversionRequest, form: SourceFormat, scratch: Path) -> Original:
     """The Keras model in the request's source, rebuilt from its configuration and its weights.
 
@@ -38,6 +42,9 @@ def open_keras(request: ConversionRequest, form: SourceFormat, scratch: Path) ->
     rebuilding = Rebuilding(lambdas=request.lambdas, dynamic_size=request.task == "segment")
     model = _network(request, file, rebuilding)
     _load_weights(model, file.weights)
+    for layer in _layers(model):
+        if type(layer).__name__ == "Normalization" and layer.input_mean is None:
+            layer.finalize_state()  # files of weights alone, and older ones, load its state without it
     unused = set(request.lambdas) - {name for name in request.lambdas if f"{name!r}" in " ".join(rebuilding.notes)}
     if unused:
         raise ConversionError(f"The model has no Lambda layer {sorted(unused)[0]!r}: correct --lambda.")
@@ -114,6 +121,43 @@ def _load_weights(model: Any, weights: Path) -> None:
         raise ConversionError(f"The weights do not fit the network: {_first_sentence(error)}") from error
 
 
+def _layers(model: Any) -> Iterator[Any]:
+    """Every layer, those of models within the model too."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+@contextmanager
+def _exportable(model: Any) -> Iterator[None]:
+    """While `model` is exported, grouped convolutions run group by group: Keras compiles them by XLA, which has no
+    ONNX form."""
+    grouped = [each for each in _layers(model) if type(each).__name__ in _CONVOLUTIONS and each.groups > 1]
+    counts = [layer.groups for layer in grouped]
+    for layer in grouped:
+        layer.convolution_op = _in_groups(layer.convolution_op, layer.groups, layer.data_format)
+        layer.groups = 1
+    try:
+        yield
+    finally:
+        for layer, count in zip(grouped, counts, strict=True):
+            layer.groups = count
+            del layer.convolution_op
+
+
+def _in_groups(convolve: Callable[[Any, Any], Any], groups: int, data_format: str) -> Callable[[Any, Any], Any]:
+    import tensorflow as tf
+
+    axis = -1 if data_format == "channels_last" else 1
+
+    def grouped(inputs: Any, kernel: Any) -> Any:
+        parts = zip(tf.split(inputs, groups, axis), tf.split(kernel, groups, -1), strict=True)
+        return tf.concat([convolve(part, weights) for part, weights in parts], axis)
+
+    return grouped
+
+
 class _KerasOriginal:
     def __init__(self, model: Any, file: KerasFile, notes: tuple[str, ...]) -> None:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -146,7 +190,8 @@ class _KerasOriginal:
         shape = list(self._model.inputs[0].shape)
         signature = [tf.TensorSpec([None, *shape[1:]], tf.float32, name="pixels")]
         function = tf.function(lambda pixels: self._model(pixels, training=False), input_signature=signature)
-        return onnx_from_function(function, signature, opset=OPSET)
+        with _exportable(self._model):
+            return onnx_from_function(function, signature, opset=OPSET)
 
 
 def _first_sentence(error: Exception) -> str:

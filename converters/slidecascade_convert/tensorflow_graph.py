@@ -9,7 +9,7 @@ opens a graph, so that the translation alone is what is kept: it is the same eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -39,10 +39,14 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
     from tf2onnx.tfonnx import process_tf_graph
 
     concrete = function.get_concrete_function(*signature)
-    inputs = [tensor.name for tensor in concrete.inputs if tensor.dtype != tf.dtypes.resource]
+    own = len(concrete.inputs) - len(concrete.captured_inputs)
+    names = [tensor.op.name for tensor in concrete.inputs[own:]]
+    captured = dict(zip(names, concrete.captured_inputs, strict=True))
+    inputs = [tensor.name for tensor in concrete.inputs if tensor.op.name not in captured]
     outputs = [tensor.name for tensor in concrete.outputs]
     with tf.device("/cpu:0"):
         frozen = tf_loader.from_function(concrete, inputs, outputs)
+        _fix_constants(frozen, captured)
         with tf.Graph().as_default() as frozen_graph:
             tf.import_graph_def(frozen, name="")
             # An operator that is not translated stays as it is; whoever opens the graph names it.
@@ -53,6 +57,40 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
     translated.delete_unused_nodes(translated.outputs)
     translated.topological_sort(translated.get_nodes())
     model: onnx.ModelProto = translated.make_model("converted from TensorFlow")
+    _spell_out_erfc(model)
     # Inner shape notes carry made-up dimension names; the runtime infers its own.
     del model.graph.value_info[:]
     return model
+
+
+def _fix_constants(frozen: Any, captured: Mapping[str, Any]) -> None:
+    """Make constants of the tensors that a function captured, which freezing its variables leaves as inputs."""
+    import tensorflow as tf
+
+    for node in frozen.node:
+        value = captured.get(node.name)
+        if node.op == "Placeholder" and value is not None and value.dtype != tf.dtypes.resource:
+            tensor = tf.make_tensor_proto(value.numpy(), dtype=value.dtype)
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = value.dtype.as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tensor)
+
+
+def _spell_out_erfc(model: onnx.ModelProto) -> None:
+    """``erfc(x)`` as ``1 - erf(x)``: TensorFlow's exact gelu uses it, tf2onnx leaves it as it is, and ONNX has Erf."""
+    from onnx import helper
+
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        (result,) = node.output
+        one, erf = f"{result}/one", f"{result}/erf"
+        value = helper.make_tensor(one, 1, [], [1.0])
+        nodes.append(helper.make_node("Constant", [], [one], name=one, value=value))
+        nodes.append(helper.make_node("Erf", list(node.input), [erf], name=erf))
+        nodes.append(helper.make_node("Sub", [one, erf], [result], name=node.name))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
