@@ -35,6 +35,8 @@ def card(request: ConversionRequest, parity: Parity) -> str:
     agreement = parity.agreement
     if agreement.argmax_agreement is not None:
         decided = f"the class is the same on {agreement.argmax_agreement:.1%} of them"
+    elif agreement.object_agreement is None:
+        decided = "no object was found on them, which proves nothing about the objects it finds elsewhere"
     else:
         decided = f"{agreement.object_agreement:.1%} of {agreement.objects} decoded objects agree"
     remarks = [*parity.notes, *parity.warnings]

@@ -120,18 +120,23 @@ def _layer(data: Any, rebuilding: Rebuilding) -> dict[str, Any]:
         module = OPERATIONS.get(class_name, "keras.src.ops.numpy")
         # Keras writes an operation's options beside its name; they are numbers and strings.
         return _built(module, class_name, _plain(name, config), registered=class_name) | wiring
+    wiring = _without_options(wiring) if class_name in AUGMENTATIONS else wiring
+    return _listed_layer(name, class_name, config, rebuilding) | wiring
+
+
+def _listed_layer(name: str, class_name: str, config: dict[str, Any], rebuilding: Rebuilding) -> dict[str, Any]:
     if class_name in AUGMENTATIONS:
         rebuilding.notes.append(f"Layer {name!r} ({class_name}) acts in training only and was left out.")
-        return _built("keras.layers", "Identity", {"name": name}) | _without_options(wiring)
+        return _built("keras.layers", "Identity", {"name": name})
     if class_name in APPLICATION_LAYERS:
         module = APPLICATION_LAYERS[class_name]
-        return _built(module, class_name, _plain(name, config), registered=class_name) | wiring
+        return _built(module, class_name, _plain(name, config), registered=class_name)
     if class_name not in LAYERS:
         raise ConversionError(
             f"Layer {name!r} is of the class {class_name[:60]!r}, which is not rebuilt from a file: give the "
             "architecture with --arch module:callable and the weights, or export the model as ONNX where it runs."
         )
-    return _known_layer(name, class_name, config, rebuilding) | wiring
+    return _known_layer(name, class_name, config, rebuilding)
 
 
 def _known_layer(name: str, class_name: str, config: dict[str, Any], rebuilding: Rebuilding) -> dict[str, Any]:
@@ -140,6 +145,11 @@ def _known_layer(name: str, class_name: str, config: dict[str, Any], rebuilding:
         kept = {"name": name, "batch_shape": _input_shape(name, config, rebuilding)}
     if kept.get(_DROPPED_WHEN_ONE.get(class_name, "")) == 1:
         del kept["groups"]
+    if class_name == "Conv1D" and kept.get("groups", 1) != 1:
+        raise ConversionError(
+            f"Layer {name!r} is a grouped convolution of rows (Conv1D with groups), for which there is no ONNX "
+            "form: use a Conv2D with groups, which is converted."
+        )
     if class_name == "BatchNormalization":
         axis = kept.get("axis", -1)
         kept["axis"] = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
@@ -186,7 +196,7 @@ def _are_numbers(value: object) -> bool:
 
 
 def _without_options(wiring: dict[str, Any]) -> dict[str, Any]:
-    """The wiring for a layer that takes its tensor alone: Keras 3 notes ``mask=None`` for each call of a Lambda."""
+    """The wiring for a layer that takes its tensor alone: Keras 3 notes ``mask=None`` where a Lambda is called."""
     nodes = wiring.get("inbound_nodes")
     if not isinstance(nodes, list):
         return wiring
@@ -206,8 +216,8 @@ def _activation_name(name: str, value: dict[str, Any]) -> str:
 def _check_activation(name: str, activation: object) -> None:
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ConversionError(
-            f"Layer {name!r} has the activation {str(activation)[:60]!r}, which is not one of Keras: give the "
-            "architecture with --arch module:callable."
+            f"Layer {name!r} has the activation {str(activation)[:60]!r}, which is not rebuilt from a file: "
+            "give the architecture with --arch module:callable."
         )
 
 
@@ -225,7 +235,7 @@ def _input_shape(name: str, config: dict[str, Any], rebuilding: Rebuilding) -> l
 
 def is_channels_first(sizes: list[int | None]) -> bool:
     """Whether the three sizes of an image are channels, height, width."""
-    return sizes[0] == 3 and sizes[2] != 3
+    return sizes[0] in (1, 3) and sizes[2] not in (1, 3)
 
 
 def _with_input_layer(layers: list[Any]) -> list[Any]:

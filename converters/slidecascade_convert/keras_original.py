@@ -15,18 +15,15 @@ import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.architectures import ARCHITECTURES, build
-from slidecascade_convert.keras_config import DYNAMIC_UPSAMPLING, Rebuilding, is_channels_first, parse, rebuild
+from slidecascade_convert.keras_config import DYNAMIC_UPSAMPLING, Rebuilding, parse, rebuild
 from slidecascade_convert.keras_files import KerasFile, read_archive, read_hdf5
-from slidecascade_convert.original import Facts, Original
+from slidecascade_convert.original import Facts, Original, image_shape
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
 from slidecascade_convert.tensorflow_graph import OPSET, onnx_from_function
 
 if TYPE_CHECKING:
     import onnx
-
-
-_CONVOLUTIONS = frozenset({"Conv1D", "Conv2D"})
 
 
 def open_keras(request: ConversionRequest, form: SourceFormat, scratch: Path) -> Original:
@@ -133,7 +130,7 @@ def _layers(model: Any) -> Iterator[Any]:
 def _exportable(model: Any) -> Iterator[None]:
     """While `model` is exported, grouped convolutions run group by group: Keras compiles them by XLA, which has no
     ONNX form."""
-    grouped = [each for each in _layers(model) if type(each).__name__ in _CONVOLUTIONS and each.groups > 1]
+    grouped = [each for each in _layers(model) if type(each).__name__ == "Conv2D" and each.groups > 1]
     counts = [layer.groups for layer in grouped]
     for layer in grouped:
         layer.convolution_op = _in_groups(layer.convolution_op, layer.groups, layer.data_format)
@@ -165,16 +162,13 @@ class _KerasOriginal:
                 f"The model has {len(model.inputs)} inputs and {len(model.outputs)} outputs: save a model with "
                 "one image as its input and one output."
             )
-        shape = list(model.inputs[0].shape)
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise ConversionError(f"The model's input has the shape {tuple(shape)}: it must be an RGB image.")
-        is_first = is_channels_first(shape[1:])
-        height, width = shape[2:] if is_first else shape[1:3]
+        image = image_shape("The model's input", list(model.inputs[0].shape))
         self._model = model
         self.facts = Facts(
-            layout="NCHW" if is_first else "NHWC",
-            height_px=height,
-            width_px=width,
+            layout=image.layout,
+            height_px=image.height_px,
+            width_px=image.width_px,
+            is_grey=image.is_grey,
             has_rescaling=any(layer.__class__.__name__ == "Rescaling" for layer in model.layers),
             versions={"saved_by_keras": file.keras_version}
             | {name: metadata.version(name) for name in ("keras", "tensorflow", "tf2onnx")},

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OPSET: Final = 18
 
+_SPELLED_OUT: Final = {"Erfc": "Erf", "Expm1": "Exp"}
+
 
 def translated_operators() -> frozenset[str]:
     """TensorFlow's operators that have an ONNX form."""
@@ -57,7 +59,7 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
     translated.delete_unused_nodes(translated.outputs)
     translated.topological_sort(translated.get_nodes())
     model: onnx.ModelProto = translated.make_model("converted from TensorFlow")
-    _spell_out_erfc(model)
+    _spell_out(model)
     # Inner shape notes carry made-up dimension names; the runtime infers its own.
     del model.graph.value_info[:]
     return model
@@ -77,20 +79,22 @@ def _fix_constants(frozen: Any, captured: Mapping[str, Any]) -> None:
             node.attr["value"].tensor.CopyFrom(tensor)
 
 
-def _spell_out_erfc(model: onnx.ModelProto) -> None:
-    """``erfc(x)`` as ``1 - erf(x)``: TensorFlow's exact gelu uses it, tf2onnx leaves it as it is, and ONNX has Erf."""
+def _spell_out(model: onnx.ModelProto) -> None:
+    """Two functions that tf2onnx leaves as they are, by those that ONNX has: ``erfc`` (of the exact gelu) as
+    ``1 - erf``, and ``expm1`` (of celu) as ``exp - 1``."""
     from onnx import helper
 
     nodes = []
     for node in model.graph.node:
-        if node.op_type != "Erfc":
+        if node.op_type not in _SPELLED_OUT:
             nodes.append(node)
             continue
         (result,) = node.output
-        one, erf = f"{result}/one", f"{result}/erf"
+        one, inner = f"{result}/one", f"{result}/inner"
         value = helper.make_tensor(one, 1, [], [1.0])
+        order = [one, inner] if node.op_type == "Erfc" else [inner, one]
         nodes.append(helper.make_node("Constant", [], [one], name=one, value=value))
-        nodes.append(helper.make_node("Erf", list(node.input), [erf], name=erf))
-        nodes.append(helper.make_node("Sub", [one, erf], [result], name=node.name))
+        nodes.append(helper.make_node(_SPELLED_OUT[node.op_type], list(node.input), [inner], name=inner))
+        nodes.append(helper.make_node("Sub", order, [result], name=node.name))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
