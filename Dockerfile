@@ -30,6 +30,9 @@ USER slidecascade
 WORKDIR /home/slidecascade
 ENV PATH=/opt/slidecascade/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    BENTOML_DO_NOT_TRACK=True \
+    ORT_DISABLE_TELEMETRY=1 \
+    ORT_TELEMETRY_DISABLED=1 \
     BENTOML_HOME=/home/slidecascade/bentoml \
     SLIDECASCADE_HOST=0.0.0.0 \
     SLIDECASCADE_PORT=3000

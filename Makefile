@@ -1,10 +1,11 @@
 # Every target makes the environment it needs. PYTHON is any Python 3.11 or newer.
 PYTHON ?= python3
-VENV := .venv
+# Elsewhere where several checkouts share one, as .ci/run does.
+VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test check serve bench bench-load bench-peers bench-gpu models lock format clean
+.PHONY: help setup demo test test-fast check serve bench bench-load bench-peers bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -31,8 +32,15 @@ demo: $(VENV)/.service ## analyse a region with a served process; IMAGE=.. MPP=.
 		$(if $(SLIDE),--slide "$(SLIDE)") $(if $(REGION),--region=$(REGION)) \
 		$(if $(PIPELINE),--pipeline $(PIPELINE))
 
+# A worker for each core; a file's tests stay in one worker, so that what its fixtures start is started once.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
 test: $(VENV)/.dev ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev ## what takes less than three minutes: no full-size network, no training, no served process
+	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
 
 check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/ruff check .
@@ -72,10 +80,14 @@ GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
 
+nuclei-folds: $(VENV)/.dev ## trains the nuclei network for each source held out (an hour on a large GPU); DATA=folder
+	$(BIN)/python -m slidecascade_training.nuclei.cross_validation --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" \
+		--tissue 40 --seed 0 --out runs/nuclei-folds
+
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \
 		--seed 0 --out runs/nuclei
-	$(BIN)/python -m slidecascade_training.nuclei_package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
+	$(BIN)/python -m slidecascade_training.nuclei.package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
 	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 300 --steps 5200 \
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \

@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slidecascade.cores import usable_cores
 from slidecascade.models.repository import load_repository
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner, Unobserved
@@ -49,9 +48,9 @@ class Load:
 class Device:
     """Does nothing for as long as a GPU would be busy; one batch at a time."""
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        time.sleep(FIXED_S + PER_ITEM_S * len(images))
-        return np.zeros((len(images), 3), np.float32)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        time.sleep(FIXED_S + PER_ITEM_S * batch_of(inputs))
+        return _nothing(inputs)
 
     def close(self) -> None: ...
 
@@ -59,8 +58,12 @@ class Device:
 class Nothing(Device):
     """Answers at once: what is measured is the way there and back."""
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return np.zeros((len(images), 3), np.float32)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        return _nothing(inputs)
+
+
+def _nothing(inputs: Tensors) -> Tensors:
+    return {"probabilities": np.zeros((batch_of(inputs), 3), np.float32)}
 
 
 class Sizes(Unobserved):
@@ -84,7 +87,7 @@ def timed(run: Callable[[], object], calls: int) -> list[float]:
 
 def added_latency(calls: int) -> dict[str, float]:
     """Milliseconds of a call through the batcher, less those of the bare call, one caller alone."""
-    image = np.zeros((1, 72, 72, 3), np.uint8)
+    image = {"image": np.zeros((1, 72, 72, 3), np.uint8)}
     batcher = Batcher([Nothing()])
     bare = timed(lambda: Nothing().run("m", image), calls)
     through = timed(lambda: batcher.run("m", image), calls)
@@ -97,7 +100,7 @@ def added_latency(calls: int) -> dict[str, float]:
 
 def load(runner: Runner, callers: int, *, calls: int, sizes: Sequence[int] | None = None) -> Load:
     """The second half of what `callers` callers measure; `sizes` grows by what the runner's batches held."""
-    image = np.zeros((1, 72, 72, 3), np.uint8)
+    image = {"image": np.zeros((1, 72, 72, 3), np.uint8)}
     with ThreadPoolExecutor(callers) as pool:
         for half in range(2):
             seen = len(sizes or ())

@@ -195,11 +195,12 @@ def alone(
     runner = LocalRunner(packages, placement=placement, warm_up=batches)
     found: dict[str, dict[int, float]] = {}
     for package in packages:
-        size = package.spec.input
-        shape = (size.height_px or TILE_PX, size.width_px or TILE_PX, 3)
+        signature = package.spec.signature
         found[package.spec.name] = {}
         for batch in batches:
-            images = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
+            shapes = signature.input_shapes(batch=batch, side_px=TILE_PX)
+            rng = np.random.default_rng(0)
+            images = {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
             seconds = []
             for _ in range(WARM_UP + rounds):
                 started = time.perf_counter()

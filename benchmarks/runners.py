@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -19,20 +18,23 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
+from slidecascade.cells.heads.table import outputs_of
 from slidecascade.cores import usable_cores
 from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.spec import ModelClass, SegmenterSpec
+from slidecascade.models.tensors import rgb_image
 from slidecascade.runners.bento import BentoRunner
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import Settings, bundled_models_dir
 from slidecascade.timing import Silent
+from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_render.liver.tissue import TissueOptions, render
 
 CALLS = {"tile of 1024 x 1024 px": ("first", 1, 1024), "64 crops of 72 x 72 px": ("first", 64, 72)}
@@ -53,22 +55,22 @@ def write_network(folder: Path) -> None:
         constants,
     )
     made: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (folder / "first" / "1").mkdir(parents=True)
-    (folder / "first" / "1" / "model.onnx").write_bytes(made.SerializeToString())
-    fields = {
-        "name": "first",
-        "version": 1,
-        "task": "segment",
-        "head": "unet",
-        "mpp": 0.5,
-        "input": {"multiple_of": 8},
-        "halo_px": 64,
-        "classes": [{"name": "Cell", "color": [0, 0, 0]}],
-        "licence": "Apache-2.0",
-        "training_data": [],
-        "sha256": hashlib.sha256(made.SerializeToString()).hexdigest(),
-    }
-    (folder / "first" / "model.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+    served = ServedGraph.of(made)
+    spec = SegmenterSpec(
+        name="first",
+        version=1,
+        task="segment",
+        head="unet",
+        mpp=0.5,
+        inputs=(rgb_image(multiple_of=8),),
+        outputs=outputs_of("unet", ["Cell"]),
+        halo_px=64,
+        classes=(ModelClass(name="Cell", color=(0, 0, 0)),),
+        licence="Apache-2.0",
+        training_data=(),
+        sha256=served.sha256,
+    )
+    write_package(folder, spec, served, "# first\n")
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def calls(times: int) -> dict[str, Any]:
             for name, (model, count, side) in CALLS.items():
                 images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
                 found[name] = {
-                    kind: timed(partial(runner.run, model, images), times=times)
+                    kind: timed(partial(runner.run, model, {"image": images}), times=times)
                     for kind, runner in runners.items()
                 }
             for runner in runners.values():

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from slidecascade.models.repository import load_repository
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.settings import bundled_models_dir
 from slidecascade_convert import architectures
 from slidecascade_convert.keras import onnx_from_keras
+
+forbid_telemetry()
+import onnxruntime  # noqa: E402
 
 _NETWORK: Final = "nuclei-unet"
 _SIDE_PX: Final = 256

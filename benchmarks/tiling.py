@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
+from slidecascade.slides.facts import compute_facts
+from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
 from slidecascade.timing import Silent
 
@@ -80,13 +82,18 @@ class Bench:
     ) -> Analysis:
         source = RegionImage(image)
         segmenter = self.pipeline.segmenter
+
+        def open_source(*, private: bool = False) -> AbstractContextManager[Source]:
+            return nullcontext(source)
+
         floors = {stage.model.name: 0.0 for stage in self.pipeline.stages}
         task = RegionTask(
             pipeline=self.pipeline,
-            open_source=lambda *, private=False: nullcontext(source),
+            open_source=open_source,
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=mpp,
             coordinate_space="image-pixels",
+            facts=compute_facts(open_source),
             thresholds={segmenter.name: segmenter.options.foreground} | floors,
             tile_px=tile_px,
             shift=shift,

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from slidecascade.privacy import forbid_telemetry
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+forbid_telemetry()  # before any test's module imports ONNX Runtime
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from slidecascade.cells.result import (
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
+from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
 
 CLASSES = (
     CellClass(("Hepatocyte", "Normal"), (0, 158, 115)),
@@ -38,6 +40,7 @@ HEATMAPS = (
     ),
 )
 REGION_L0 = Box(1000, 2000, 800, 600)
+FACTS = SlideFacts(content_id="e" * 64, bounds_l0=None, dark_field=False)
 
 
 def grid_over(region_l0: Box, *, mpp_l0: float, downsample: float) -> Grid:
@@ -74,6 +77,7 @@ def make_analysis(
     failed: tuple[FailedTile, ...] = (),
     heatmaps: tuple[HeatmapSpec, ...] = HEATMAPS,
     seed: int = 0,
+    warnings: tuple[AnswerWarning, ...] = (),
 ) -> Analysis:
     """A `nash`-like analysis: two classifiers, the second of which sees hepatocytes only.
 
@@ -93,6 +97,7 @@ def make_analysis(
     return Analysis(
         pipeline="nash",
         coordinate_space="level0-pixels",
+        facts=FACTS,
         region_l0=region_l0,
         mpp=mpp,
         models=(
@@ -110,4 +115,5 @@ def make_analysis(
         tissue=TissueMap(tissue, tissue_grid),
         tiles=TileReport(total=12, background=3, failed=failed),
         timings_s={"segment": 1.23456789, "total": 2.0},
+        warnings=warnings,
     )

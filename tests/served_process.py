@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +47,12 @@ class Server:
     def children(self) -> dict[int, str]:
         """The processes it has started, by id, with their command lines."""
         tasks = Path(f"/proc/{self.process.pid}/task")
-        found = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found}
+        found = {}
+        for pid in [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found[int(pid)] = line.replace(b"\0", b" ").decode()
+        return found
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:
         ends_at = time.monotonic() + seconds
@@ -98,10 +105,23 @@ SMALL = {"x": 0, "y": 0, "width": 256, "height": 256}
 StartServer = Callable[..., Server]
 
 
+_PORTS = 4000
+_next_port = itertools.count(os.getpid())
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nothing listens on and that no other worker of the test run is given.
+
+    Below the range that the system takes ports of outgoing connections from, and a range for each worker: between
+    this answer and the moment a server listens nobody else takes the port.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + _PORTS * (worker % 5)
+    while True:
+        port = first + next(_next_port) % _PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(home: Path, **settings: object) -> dict[str, str]:

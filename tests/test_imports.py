@@ -15,7 +15,19 @@ SOURCE_ROOTS = ("service", "clients", "converters", "training", ".")
 # The floors of the house, from the ground up: a module imports from its own floor and those below. A name stands
 # for a module or a package and all that is in it; the longest name that fits counts.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"slidecascade", "slidecascade.errors", "slidecascade.geometry", "slidecascade.cores"}),
+    frozenset({"slidecascade_render"}),
+    frozenset({"slidecascade_render.liver"}),
+    frozenset(
+        {
+            "slidecascade",
+            "slidecascade.errors",
+            "slidecascade.geometry",
+            "slidecascade.cores",
+            "slidecascade.privacy",
+            "slidecascade.staging",
+            "slidecascade.warning",
+        }
+    ),
     frozenset(
         {
             "slidecascade.wire",
@@ -26,12 +38,33 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.logs",
         }
     ),
-    frozenset({"slidecascade.models", "slidecascade.slides", "slidecascade_client"}),
+    # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
+    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
     frozenset({"slidecascade.cells"}),
     frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
+    frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
+    frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),
-    frozenset({"slidecascade_render", "slidecascade_convert", "slidecascade.web"}),
+    frozenset({"slidecascade_convert", "slidecascade.web"}),
+    frozenset(
+        {
+            f"slidecascade_training.{name}"
+            for name in (
+                "ahead",
+                "backend",
+                "calibration",
+                "checkpoint",
+                "claim",
+                "datasets",
+                "eventlog",
+                "schedule",
+            )
+        }
+    ),
+    frozenset({"slidecascade_training.fit", "slidecascade_training.elsewhere"}),
+    frozenset({f"slidecascade_training.{name}" for name in ("packages", "nuclei.network", "nuclei.targets")}),
+    frozenset({"slidecascade_training.recipes"}),
     frozenset({"slidecascade_training", "slidecascade.hosting"}),
     frozenset({"slidecascade.commands", "slidecascade.cli", "slidecascade.__main__"}),
     frozenset({"benchmarks"}),
@@ -40,6 +73,7 @@ HEAVY = ("bentoml", "cv2", "onnxruntime", "openslide", "tensorflow", "torch", "f
 ONE_IMPORTER = {
     "openslide": {"slidecascade.slides.slide"},
     "onnxruntime": {"slidecascade.runners.local"},
+    "simplejpeg": {"slidecascade.slides.jpeg"},
     "tritonclient": {"slidecascade.runners.triton"},
     "bentoml": {
         "slidecascade.hosting.bento_entry",
@@ -47,6 +81,7 @@ ONE_IMPORTER = {
         "slidecascade.hosting.supervisor",
         "slidecascade.runners.bento",
     },
+    "pyarrow": {"slidecascade.cells.arrow"},
     "aiohttp": {"slidecascade.runners.bento"},
 }
 """Which modules of the service import a foreign library."""

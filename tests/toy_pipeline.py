@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import toy_models
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import OpenSource, RegionTask
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
@@ -22,6 +22,8 @@ from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
+from slidecascade.slides.facts import compute_facts
+from slidecascade.slides.source import OpenSource
 from slidecascade.slides.upload import RegionImage
 from slidecascade.timing import Observer, Silent
 
@@ -59,7 +61,9 @@ class ToyPipeline:
         self,
         image: NDArray[np.uint8],
         *,
-        tile_px: int = WHOLE_PX,
+        region_l0: Box | None = None,
+        mpp: float = 0.5,
+        tile_px: int | None = WHOLE_PX,
         shift: tuple[int, int] = (0, 0),
         threads: int = 1,
         runner: Runner | None = None,
@@ -69,14 +73,16 @@ class ToyPipeline:
         open_source: OpenSource | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Analysis:
-        """The analysis of `image` at 0.5 um/px."""
+        """The analysis of `image` (or of `region_l0` of it) at `mpp` um/px."""
         source = RegionImage(image)
+        opened: OpenSource = open_source or (lambda *, private=False: nullcontext(source))
         task = RegionTask(
             pipeline=self.pipeline,
-            open_source=open_source or (lambda *, private=False: nullcontext(source)),
-            region_l0=Box(0, 0, image.shape[1], image.shape[0]),
-            mpp=0.5,
+            open_source=opened,
+            region_l0=region_l0 or Box(0, 0, image.shape[1], image.shape[0]),
+            mpp=mpp,
             coordinate_space="image-pixels",
+            facts=compute_facts(opened),
             thresholds={"toy-segmenter": 0.5, "toy-classifier": 0.0, "toy-second": 0.0},
             tile_px=tile_px,
             shift=shift,

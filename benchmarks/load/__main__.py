@@ -28,11 +28,11 @@ from benchmarks.page import RESULTS, write_page
 
 from slidecascade.cli import CALLERS_FAULT, FAILED, WRONG_CALL
 from slidecascade.commands.arguments import whole_number
-from slidecascade.commands.files import writing_to
 from slidecascade.commands.service_process import served
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SlideCascadeError
 from slidecascade.settings import read_settings
+from slidecascade.staging import writing_to
 
 SOAK_USERS = 4
 

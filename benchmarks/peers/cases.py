@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
-import numpy as np
 from benchmarks.peers.composition import MPP, Composition
-from numpy.typing import NDArray
 
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 
-Call = tuple[str, NDArray[np.uint8]]
+Call = tuple[str, Tensors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +31,9 @@ class _Recorder:
         self._runner = runner
         self.calls: list[Call] = []
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        self.calls.append((model, images.copy()))
-        return self._runner.run(model, images)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        self.calls.append((model, {name: array.copy() for name, array in inputs.items()}))
+        return self._runner.run(model, inputs)
 
     def close(self) -> None: ...
 

@@ -22,6 +22,7 @@ from slidecascade.outputs import geojson
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
+from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.upload import decode_image
 from slidecascade.timing import Silent
 
@@ -77,6 +78,7 @@ class Composition:
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=MPP,
             coordinate_space="image-pixels",
+            facts=compute_facts(open_source),
             thresholds=self.pipeline.thresholds,
             tile_px=TILE_PX,
         )

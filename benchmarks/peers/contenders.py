@@ -152,7 +152,7 @@ def _naive(place: Place, service: str) -> Iterator[Started]:
     bodies = {case.number: multipart({"image": (case.png, "image/png")}) for case in place.cases}
     command = [sys.executable, "-m", "bentoml", "serve", f"benchmarks.peers.naive_app:{service}"]
     command += ["--working-dir", str(ROOT), "--host", "127.0.0.1", "--port"]
-    home = {"BENTOML_HOME": str(place.folder), "BENTOML_DO_NOT_TRACK": "True"}
+    home = {"BENTOML_HOME": str(place.folder)}
     with _server(service, command, place, ready="/readyz", **home) as (port, process):
         yield Started(ask=_asker(service, port, "/analyse", bodies, _FORM), process=process)
 

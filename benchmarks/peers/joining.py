@@ -7,22 +7,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from slidecascade.models.tensors import Shape, Tensors, batch_of, joined, part_of
 from slidecascade.runners.runner import Runner
 
 T = TypeVar("T")
 R = TypeVar("R")
+Kind = tuple[tuple[str, Shape], ...]
 
 
 @dataclass(slots=True)
 class _Call:
     model: str
-    images: NDArray[np.uint8]
-    output: NDArray[Any] | None = None
+    inputs: Tensors
+    outputs: Tensors | None = None
     error: Exception | None = None
     answered: threading.Event = field(default_factory=threading.Event)
 
@@ -40,16 +39,16 @@ class Joining:
         self._waiting: list[_Call] = []
         self._lock = threading.Lock()
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        call = _Call(model, images)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        call = _Call(model, inputs)
         with self._lock:
             self._waiting.append(call)
             self._run_if_all_wait()
         call.answered.wait()
         if call.error is not None:
             raise call.error
-        assert call.output is not None  # noqa: S101 - answered without an error
-        return call.output
+        assert call.outputs is not None  # noqa: S101 - answered without an error
+        return call.outputs
 
     def close(self) -> None: ...
 
@@ -63,19 +62,24 @@ class Joining:
         if not self._waiting or len(self._waiting) < self._callers:
             return
         calls, self._waiting = self._waiting, []
-        groups: dict[tuple[str, tuple[int, ...]], list[_Call]] = defaultdict(list)
+        groups: dict[tuple[str, Kind], list[_Call]] = defaultdict(list)
         for call in calls:
-            groups[call.model, call.images.shape[1:]].append(call)
+            kind = tuple((name, array.shape[1:]) for name, array in call.inputs.items())
+            groups[call.model, kind].append(call)
         for group in groups.values():
             self._run_group(group)
 
     def _run_group(self, group: list[_Call]) -> None:
         try:
-            together = np.concatenate([call.images for call in group])
-            output = self._runner.run(group[0].model, together)
-            ends = np.cumsum([len(call.images) for call in group])[:-1]
-            for call, part in zip(group, np.split(output, ends), strict=True):
-                call.output = part.copy()  # callers write into their maps
+            outputs = self._runner.run(group[0].model, joined(call.inputs for call in group))
+            start = 0
+            for call in group:
+                stop = start + batch_of(call.inputs)
+                part = part_of(outputs, start, stop)
+                call.outputs = {
+                    name: array.copy() for name, array in part.items()
+                }  # callers write into their maps
+                start = stop
         except Exception as error:  # noqa: BLE001 - the batch's boundary: every caller is told
             for call in group:
                 call.error = error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import SegmenterSpec
 
 Weights = dict[tuple[str, int, str], NDArray[np.float32]]
 
@@ -30,14 +31,14 @@ def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint
         ValueError: the graph holds other weights than the network that the training package builds.
     """
     spec = package.spec
-    if spec.task == "segment":
-        from slidecascade_training.nuclei import build_network
+    if isinstance(spec, SegmenterSpec):
+        from slidecascade_training.nuclei.network import build_network
 
         model, scale, offset = build_network(), 1 / 255, 0.0
     else:
         from slidecascade_training.recipes.networks import small_classifier
 
-        side_px = spec.input.height_px or 0
+        side_px, _ = spec.crop_shape_px
         model, scale, offset = small_classifier(side_px, len(spec.classes)), 2 / 255, -1.0
     _fill(model, _weights(package))
 

@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 from benchmarks.peers.composition import Composition
+from benchmarks.peers.imagenetworks import ImageNetworks
 from benchmarks.peers.process import PeerFailedError
 from numpy.typing import NDArray
 
 from slidecascade.settings import bundled_models_dir
 
 
-class Plain:
+class Plain(ImageNetworks):
     """A runner that sends every call in one message and waits."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(self._call)
         self._client = triton.InferenceServerClient(url)
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _call(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         given = triton.InferInput("image", list(images.shape), "UINT8")
         given.set_data_from_numpy(images)
         answer = self._client.infer(model, [given])

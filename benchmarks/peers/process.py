@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slidecascade.privacy import SWITCHES
+
 START_S = 180.0
 STOP_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +76,8 @@ def free_port() -> int:
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without settings of the service, and with the sources to import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLIDECASCADE_", "BENTOML_"))}
-    return kept | {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in SOURCES)} | more
+    sources = os.pathsep.join(str(ROOT / name) for name in SOURCES)
+    return kept | {**SWITCHES, "PYTHONPATH": sources} | more
 
 
 @contextlib.contextmanager

@@ -12,26 +12,26 @@ from typing import Any
 
 import numpy as np
 from benchmarks.peers.composition import Composition
+from benchmarks.peers.imagenetworks import ImageNetworks
 from benchmarks.peers.keras_networks import keras_network
 from numpy.typing import NDArray
 
 from slidecascade.models.repository import ModelPackage
 
 
-class Predict:
+class Predict(ImageNetworks):
     """A runner that calls ``predict`` for every image."""
 
     def __init__(self, packages: tuple[ModelPackage, ...]) -> None:
+        super().__init__(self._predict)
         self._networks = {package.spec.name: keras_network(package) for package in packages}
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _predict(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         network, pixels = self._networks[model]
         outputs = [network.predict(pixels(images[at : at + 1]), verbose=0) for at in range(len(images))]
         answer: NDArray[np.float32] = np.concatenate(outputs)
         # A segmenter's maps are served as bytes, which its head wants.
         return np.round(255 * answer).astype(np.uint8) if answer.ndim == 4 else answer
-
-    def close(self) -> None: ...
 
 
 def main() -> None:

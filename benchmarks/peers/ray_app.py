@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 from benchmarks.peers.composition import Composition
+from benchmarks.peers.imagenetworks import ImageNetworks
 from numpy.typing import NDArray
 from ray import serve
 from starlette.requests import Request
@@ -40,7 +41,7 @@ class Network:
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S)  # type: ignore[untyped-decorator]  # ray: its own environment
     async def _run(self, calls: list[NDArray[np.uint8]]) -> list[NDArray[Any]]:
-        output = self._runner.run(self._model, np.concatenate(calls))
+        (output,) = self._runner.run(self._model, {"image": np.concatenate(calls)}).values()
         return np.split(output, np.cumsum([len(images) for images in calls])[:-1])
 
     async def infer(self, images: NDArray[np.uint8]) -> NDArray[Any]:
@@ -48,20 +49,19 @@ class Network:
         return answer
 
 
-class Remote:
+class Remote(ImageNetworks):
     """A runner that calls the deployments, from threads beside the event loop."""
 
     def __init__(self, networks: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(self._call)
         self._networks = networks
         self._loop = loop
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def _call(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
         async def call() -> NDArray[Any]:
             return np.array(await self._networks[model].infer.remote(images))  # a copy: callers write into maps
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
-
-    def close(self) -> None: ...
 
 
 class Region:

@@ -24,6 +24,8 @@ from pathlib import Path
 import httpx
 from benchmarks.peers.process import free_port
 
+from slidecascade.privacy import SWITCHES
+
 PYTHON = Path("/usr/bin/python3.11")
 PYTRITON = "nvidia-pytriton==0.7.0"
 BACKEND = Path(__file__).parent / "triton_backend" / "model.py"
@@ -146,6 +148,7 @@ def start(models: Path, folder: Path, *, ports: tuple[int, int] | None = None) -
         "PATH": f"{environment / 'bin'}:/usr/bin:/bin",
         "HOME": str(folder),
         "OMP_NUM_THREADS": "1",
+        **SWITCHES,
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
     }
     log = folder / "triton.log"

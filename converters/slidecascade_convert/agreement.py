@@ -154,7 +154,9 @@ def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
     """The label image of uint8 ``(H, W, C)`` maps, with the head's default options."""
     options = SegmenterOptions()
     head: SegmenterHead = "unet" if request.head == "unet" else "semantic"
-    return decode(maps, head, options, min_area_px=options.min_area_um2 / request.mpp**2)
+    return decode(
+        {request.outputs[0].name: maps}, head, options, min_area_px=options.min_area_um2 / request.mpp**2
+    )
 
 
 def _overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from slidecascade_convert.modelcard import Card
 from slidecascade_convert.outcome import Parity
 from slidecascade_convert.request import ConversionRequest
 
-_CARD = """\
-# {name}
-
-A {what}, converted from a {source_format} file. For research use only.
-
-| | |
-|---|---|
-| Classes | {classes} |
-| Resolution | {mpp:g} um per pixel |
-| Licence | {licence} |
-| Source sha256 | `{sha256}` |
-| Opened with | {versions} |
-
-## Measured
-
-On {images} {tiles} tiles the served graph differs from the original by at most {max_abs:.2g} (mean
-{mean_abs:.2g}); {decided}. One tile takes {served_ms:g} ms here, {original_ms:g} ms in the original framework.
-{int8}{notes}
-## Not known
-
-What the network was trained on, and how accurate it is: whoever converted it should add both here and to
-`model.yaml`.
-"""
+_NOT_KNOWN: Final = (
+    "What the network was trained on and how accurate it is: whoever converted it should add both to this card "
+    "and to `model.yaml`."
+)
 
 
-def card(request: ConversionRequest, parity: Parity) -> str:
-    """The card, as Markdown."""
+def card(request: ConversionRequest, parity: Parity) -> Card:
+    """What is known of the source, and how far the served graph is from it."""
+    what = "segmenter" if request.task == "segment" else "classifier of single cells"
+    versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
+    return Card(
+        name=request.name,
+        summary=f"A {what}, converted from a {parity.source_format} file.",
+        facts={
+            "Classes": ", ".join(request.classes),
+            "Resolution": f"{request.mpp:g} um per pixel",
+            "Licence": request.licence,
+            "Source sha256": f"`{parity.source_sha256}`",
+            "Opened with": versions,
+        },
+        made="`slidecascade convert` exported the network and compared the graph with it.",
+        measured="\n\n".join(filter(None, (_agreement(request, parity), _int8(parity)))),
+        limits=(
+            *parity.notes,
+            *parity.warnings,
+            _NOT_KNOWN,
+        ),
+        sections={},
+    )
+
+
+def _agreement(request: ConversionRequest, parity: Parity) -> str:
     agreement = parity.agreement
     if agreement.argmax_agreement is not None:
         decided = f"the class is the same on {agreement.argmax_agreement:.1%} of them"
@@ -39,25 +47,11 @@ def card(request: ConversionRequest, parity: Parity) -> str:
         decided = "no object was found on them, which proves nothing about the objects it finds elsewhere"
     else:
         decided = f"{agreement.object_agreement:.1%} of {agreement.objects} decoded objects agree"
-    remarks = [*parity.notes, *parity.warnings]
-    return _CARD.format(
-        name=request.name,
-        what="segmenter" if request.task == "segment" else "classifier of single cells",
-        source_format=parity.source_format,
-        classes=", ".join(request.classes),
-        mpp=request.mpp,
-        licence=request.licence,
-        sha256=parity.source_sha256,
-        versions=", ".join(f"{name} {version}" for name, version in parity.versions.items()),
-        images=agreement.images,
-        tiles="own" if request.calibrate else "rendered",
-        max_abs=agreement.max_abs,
-        mean_abs=agreement.mean_abs,
-        decided=decided,
-        served_ms=agreement.served_ms,
-        original_ms=agreement.original_ms,
-        int8=_int8(parity),
-        notes="".join(f"\n- {remark}" for remark in remarks) + ("\n" if remarks else ""),
+    tiles = "own" if request.calibrate else "rendered"
+    return (
+        f"On {agreement.images} {tiles} tiles the served graph differs from the original by at most "
+        f"{agreement.max_abs:.2g} (mean {agreement.mean_abs:.2g}); {decided}. One tile takes "
+        f"{agreement.served_ms:g} ms here, {agreement.original_ms:g} ms in the original framework."
     )
 
 
@@ -67,6 +61,6 @@ def _int8(parity: Parity) -> str:
         return ""
     kept = "The graph is int8" if result.is_kept else "An int8 graph was tried and dropped"
     return (
-        f"\n{kept}: it decides {result.loss:.2%} of {result.images} images otherwise than float32 (allowed "
-        f"{result.max_loss:.2%}) and takes {result.int8_ms:g} ms instead of {result.float32_ms:g}.\n"
+        f"{kept}: it decides {result.loss:.2%} of {result.images} images otherwise than float32 (allowed "
+        f"{result.max_loss:.2%}) and takes {result.int8_ms:g} ms instead of {result.float32_ms:g}."
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from slidecascade.errors import ConversionError
+from slidecascade.privacy import SWITCHES
 
 TIME_LIMIT_S: Final = 1800.0
 MAX_MEMORY_BYTES: Final = 24 * 2**30
@@ -72,6 +73,7 @@ def run_confined(folder: Path, *, memory_bytes: int | None = None, time_limit_s:
         "KERAS_HOME": str(folder),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
+        **SWITCHES,
     }
     command = [sys.executable, "-P", "-m", "slidecascade_convert.worker", str(folder), str(memory)]
     try:

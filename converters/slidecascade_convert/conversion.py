@@ -10,17 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Final
+from typing import Any, Final
 
 import pydantic
 
-from slidecascade.errors import ConversionError, InvalidRequestError, UnwritableOutputError
+from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade.models.repository import load_package
+from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SegmenterSpec
+from slidecascade.models.tensors import rgb_image
 from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.card import card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
 from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, Outcome, Parity
-from slidecascade_convert.package import write_package
+from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import recognise
 
@@ -75,20 +77,17 @@ def convert(
             kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
         model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
-        try:
-            written = write_package(
-                request.out,
-                spec_fields(request, outcome),
-                model,
-                card(request, outcome.parity),
-                verify=_serve_once,
-                max_batch=_MAX_BATCH[request.task],
-                parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
-                warm_up_px=outcome.height_px or 256,
-            )
-        except OSError as error:
-            reason = error.strerror or "unknown reason"
-            raise UnwritableOutputError(f"The package cannot be written to {request.out} ({reason}).") from error
+        graph = ServedGraph.of(model)
+        written = write_package(
+            request.out,
+            spec_of(request, outcome, graph.sha256),
+            graph,
+            card(request, outcome.parity).markdown,
+            verify=_serve_once,
+            max_batch=_MAX_BATCH[request.task],
+            parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+            warm_up_px=outcome.height_px or 256,
+        )
     return Conversion(written, outcome.parity)
 
 
@@ -101,30 +100,34 @@ def _sweep() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def spec_fields(request: ConversionRequest, outcome: Outcome) -> dict[str, object]:
-    """The fields of ``model.yaml`` but the sha256, which is added when the graph is written."""
-    common: dict[str, object] = {
+def spec_of(request: ConversionRequest, outcome: Outcome, sha256: str) -> SegmenterSpec | ClassifierSpec:
+    """What ``model.yaml`` is to state of the graph with that sha256."""
+    is_classifier = request.task == "classify"
+    image = rgb_image(
+        height_px=outcome.height_px if is_classifier else None,
+        width_px=outcome.width_px if is_classifier else None,
+        multiple_of=outcome.multiple_of,
+    )
+    fields: dict[str, Any] = {
         "name": request.name,
         "version": request.version,
         "task": request.task,
         "head": request.head,
         "mpp": request.mpp,
-        "input": {
-            "height_px": outcome.height_px if request.task == "classify" else None,
-            "width_px": outcome.width_px if request.task == "classify" else None,
-            "multiple_of": outcome.multiple_of,
-        },
+        "inputs": (image,),
+        "outputs": request.outputs,
+        "classes": tuple(
+            ModelClass(name=name, color=_COLOURS[index % len(_COLOURS)])
+            for index, name in enumerate(request.classes)
+        ),
+        "licence": request.licence,
+        "training_data": (),
+        "accuracy": {},
+        "sha256": sha256,
     }
-    own: dict[str, object] = (
-        {"halo_px": request.halo_px}
-        if request.task == "segment"
-        else {"crop": {"size_px": request.crop_px or outcome.height_px}}
-    )
-    classes = [
-        {"name": name, "color": list(_COLOURS[index % len(_COLOURS)])}
-        for index, name in enumerate(request.classes)
-    ]
-    return common | own | {"classes": classes, "licence": request.licence, "training_data": [], "accuracy": {}}
+    if is_classifier:
+        return ClassifierSpec(crop=CropSpec(size_px=request.crop_px or image.height_px or 0), **fields)
+    return SegmenterSpec(halo_px=request.halo_px, **fields)
 
 
 def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, time_limit_s: float) -> Outcome:

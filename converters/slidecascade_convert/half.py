@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Final
 
+from slidecascade.privacy import forbid_telemetry
+
 if TYPE_CHECKING:
     import onnx
 
@@ -14,6 +16,7 @@ HALF_TOLERANCE: Final = 5e-3
 
 def halved(network: onnx.ModelProto) -> onnx.ModelProto:
     """The exported network with float16 inside, changed in place; its input and output keep their types."""
+    forbid_telemetry()
     from onnxruntime.transformers import float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 

@@ -7,79 +7,55 @@ models/<name>/<version>/parity.json    how far it is from its source, for conver
 models/<name>/README.md                the model card
 """
 
+from __future__ import annotations
+
 import hashlib
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from slidecascade.models.repository import model_yaml
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import InputSpec, OutputSpec
+from slidecascade.models.triton_config import WARM_UP_PX, triton_config
+from slidecascade.staging import staged_folder
 
 if TYPE_CHECKING:
     import onnx
 
-# Triton's names of the ONNX element types that served graphs use.
-_TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32"}
 
-_CONFIG = """\
-name: "{name}"
-backend: "onnxruntime"
-default_model_filename: "model.onnx"
-max_batch_size: {max_batch}
-input [
-  {{
-    name: "{input_name}"
-    data_type: {input_type}
-    dims: [ {input_dims} ]
-  }}
-]
-output [
-  {{
-    name: "{output_name}"
-    data_type: {output_type}
-    dims: [ {output_dims} ]
-  }}
-]
-dynamic_batching {{
-  max_queue_delay_microseconds: 2000
-}}
-instance_group [
-  {{
-    count: 1
-    kind: KIND_AUTO
-  }}
-]
-parameters {{
-  key: "sha256"
-  value: {{ string_value: "{sha256}" }}
-}}
-model_warmup [
-  {{
-    name: "zeros"
-    batch_size: 1
-    inputs {{
-      key: "{input_name}"
-      value: {{
-        data_type: {input_type}
-        dims: [ {warm_up_dims} ]
-        zero_data: true
-      }}
-    }}
-  }}
-]
-"""
+@dataclass(frozen=True, slots=True)
+class ServedGraph:
+    """A checked graph as it is written, and the sha256 by which ``model.yaml`` vouches for it."""
+
+    content: bytes
+    sha256: str
+
+    @classmethod
+    def of(cls, onnx_model: onnx.ModelProto) -> ServedGraph:
+        """`onnx_model`, serialised.
+
+        Raises:
+            onnx.checker.ValidationError: when it is not a valid graph.
+        """
+        import onnx
+
+        onnx.checker.check_model(onnx_model, full_check=True)
+        content = onnx_model.SerializeToString()
+        return cls(content, hashlib.sha256(content).hexdigest())
 
 
 def write_package(
     models_dir: Path,
-    spec_fields: Mapping[str, object],
-    onnx_model: "onnx.ModelProto",
+    spec: SegmenterSpec | ClassifierSpec,
+    graph: ServedGraph,
     card_markdown: str,
     *,
     verify: Callable[[Path], object] | None = None,
     max_batch: int = 32,
     parity_json: str | None = None,
-    warm_up_px: int = 256,
+    warm_up_px: int = WARM_UP_PX,
 ) -> Path:
     """Write a model package, replacing an older one of the same name, and return its folder.
 
@@ -88,8 +64,8 @@ def write_package(
 
     Args:
         models_dir: The model repository.
-        spec_fields: The fields of ``model.yaml`` except ``sha256``, which is added here.
-        onnx_model: The graph: one input, one output, first dimension the batch.
+        spec: What ``model.yaml`` states; its sha256 is that of `graph`.
+        graph: The graph, with the inputs and outputs that `spec` states.
         card_markdown: The model card.
         verify: Called with the written ``model.onnx``; it refuses the package by raising.
         max_batch: Largest batch a Triton server may form.
@@ -97,99 +73,58 @@ def write_package(
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
 
     Raises:
-        ValueError: The name is not a folder name, or the graph is not one a runner can serve.
+        UnwritableOutputError: The system refused a write; what was there before is unchanged.
+        ValueError: The graph has other tensors than `spec` states, or a fixed batch, or is another one.
     """
-    name, version = str(spec_fields["name"]), int(str(spec_fields["version"]))
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise ValueError(f"Model name '{name}' must be lower-case letters, digits, dots and dashes.")
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=models_dir) as scratch:
-        package = Path(scratch) / name
-        graph_path = package / str(version) / "model.onnx"
+    _require_stated(spec, graph)
+    with staged_folder(models_dir / spec.name, replace=True) as package:
+        graph_path = package / str(spec.version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
         if parity_json is not None:
             (graph_path.parent / "parity.json").write_text(parity_json, encoding="utf-8")
-        _write_graph(graph_path, onnx_model)
-        sha256 = hashlib.sha256(graph_path.read_bytes()).hexdigest()
-        _write_spec(package / "model.yaml", spec_fields, sha256)
-        config = _triton_config(name, onnx_model, max_batch, sha256=sha256, warm_up_px=warm_up_px)
+        graph_path.write_bytes(graph.content)
+        (package / "model.yaml").write_text(model_yaml(spec), encoding="utf-8")
+        config = triton_config(spec, max_batch=max_batch, warm_up_px=warm_up_px)
         (package / "config.pbtxt").write_text(config, encoding="utf-8")
         if verify is not None:
             verify(graph_path)
-        _replace(package, models_dir / name, Path(scratch) / "replaced")
-    return models_dir / name
+    return models_dir / spec.name
 
 
-def _write_graph(path: Path, onnx_model: "onnx.ModelProto") -> None:
+def _require_stated(spec: SegmenterSpec | ClassifierSpec, graph: ServedGraph) -> None:
     import onnx
 
-    onnx.checker.check_model(onnx_model, full_check=True)
-    path.write_bytes(onnx_model.SerializeToString())
+    if spec.sha256 != graph.sha256:
+        raise ValueError(f"The spec of {spec.name!r} vouches for another graph: give it the sha256 of this one.")
+    of_graph = onnx.load_model_from_string(graph.content).graph
+    for kind, stated, found in (
+        ("inputs", _stated(spec.inputs), _found(of_graph.input)),
+        ("outputs", _stated(spec.outputs), _found(of_graph.output)),
+    ):
+        if stated != found:
+            raise ValueError(
+                f"The graph of {spec.name!r} has the {kind} {found}, its spec states {stated}: export it with "
+                "these, and with a dynamic batch."
+            )
 
 
-def _write_spec(path: Path, spec_fields: Mapping[str, object], sha256: str) -> None:
-    import yaml
-
-    text = yaml.safe_dump(
-        {**spec_fields, "sha256": sha256},
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=None,
-        width=110,
-    )
-    path.write_text(text, encoding="utf-8")
+Stated = list[tuple[str, str, tuple[int, ...]]]
 
 
-def _triton_config(
-    name: str, onnx_model: "onnx.ModelProto", max_batch: int, *, sha256: str, warm_up_px: int
-) -> str:
-    graph = onnx_model.graph
-    if len(graph.input) != 1 or len(graph.output) != 1:
-        raise ValueError(
-            f"The graph of '{name}' has {len(graph.input)} inputs and {len(graph.output)} outputs; "
-            "export one of each."
+def _stated(tensors: Iterable[InputSpec | OutputSpec]) -> Stated:
+    return sorted((tensor.name, tensor.dtype, tensor.open_shape) for tensor in tensors)
+
+
+def _found(values: Iterable[onnx.ValueInfoProto]) -> Stated:
+    """Name, NumPy type and shape of graph tensors, -1 for dimensions of any size."""
+    from onnx import helper
+
+    return sorted(
+        (
+            value.name,
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(size.dim_value or -1 for size in value.type.tensor_type.shape.dim),
         )
-    input_type, input_dims = _triton_tensor(graph.input[0])
-    output_type, output_dims = _triton_tensor(graph.output[0])
-    return _CONFIG.format(
-        name=name,
-        max_batch=max_batch,
-        input_name=graph.input[0].name,
-        input_type=input_type,
-        input_dims=input_dims,
-        output_name=graph.output[0].name,
-        output_type=output_type,
-        output_dims=output_dims,
-        sha256=sha256,
-        warm_up_dims=input_dims.replace("-1", str(warm_up_px)),
+        for value in values
     )
-
-
-def _triton_tensor(value: "onnx.ValueInfoProto") -> tuple[str, str]:
-    """Triton's data type and dims of a graph tensor; the batch dimension is implied by max_batch_size."""
-    import onnx
-
-    tensor = value.type.tensor_type
-    onnx_type = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    if onnx_type not in _TRITON_TYPES:
-        raise ValueError(f"Tensor '{value.name}' is {onnx_type}; served graphs use uint8 and float32 only.")
-    batch, *rest = tensor.shape.dim
-    if batch.dim_value:
-        raise ValueError(f"Tensor '{value.name}' has a fixed batch of {batch.dim_value}; leave it dynamic.")
-    return _TRITON_TYPES[onnx_type], ", ".join(str(dim.dim_value or -1) for dim in rest)
-
-
-def _replace(package: Path, target: Path, replaced: Path) -> None:
-    """Put a finished package in place; an older one is moved aside first and restored on failure."""
-    had_older = target.exists()
-    if had_older:
-        target.rename(replaced)
-    try:
-        package.rename(target)
-    except OSError:
-        if had_older:
-            replaced.rename(target)
-        raise
-    if had_older:
-        shutil.rmtree(replaced)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.privacy import forbid_telemetry
+
 if TYPE_CHECKING:
     import onnx
 
@@ -103,6 +105,7 @@ def _test_images(rng: np.random.Generator, batch: int, height: int, width: int) 
 def _graph_function(
     onnx_model: "onnx.ModelProto",
 ) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]:
+    forbid_telemetry()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx_model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
 from slidecascade.models.spec import SegmenterOptions
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_convert import tiles
 from slidecascade_convert.outcome import Quantisation
 from slidecascade_convert.request import ConversionRequest
@@ -74,6 +75,8 @@ def quantised(
 def _quantise(served: onnx.ModelProto, images: tiles.Images, scratch: Path) -> onnx.ModelProto:
     """Static quantisation, QDQ, one scale per output channel of each weight."""
     import onnx
+
+    forbid_telemetry()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

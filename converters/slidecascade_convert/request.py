@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import InvalidRequestError
-from slidecascade.models.spec import MAPS
+from slidecascade.models.tensors import OutputSpec
 
 Task = Literal["segment", "classify"]
 Head = Literal["unet", "semantic", "softmax", "sigmoid"]
@@ -87,11 +88,14 @@ class ConversionRequest:
     max_loss: float = 0.005
 
     @property
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """What the head wants of the served graph."""
+        return outputs_of(self.head, self.classes)
+
+    @property
     def maps(self) -> int:
         """Maps that are served to a segmenter's head; 0 for a classifier."""
-        if self.task == "classify":
-            return 0
-        return MAPS["unet" if self.head == "unet" else "semantic"]
+        return 0 if self.task == "classify" else self.outputs[0].channel_count
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
+from slidecascade.privacy import forbid_telemetry
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ _UNKNOWN_OPERATOR = (
 
 def runtime_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises for a graph or an input it cannot use."""
+    forbid_telemetry()
     from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
     return (
@@ -41,6 +43,7 @@ def open_session(model: onnx.ModelProto, *, threads: int = 0) -> Any:
     Raises:
         ConversionError: naming the operator that ONNX Runtime lacks, or with its first line.
     """
+    forbid_telemetry()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

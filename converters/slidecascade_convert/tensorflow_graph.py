@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from slidecascade.privacy import forbid_telemetry
+
 if TYPE_CHECKING:
     import onnx
 
@@ -36,6 +38,7 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
         signature: one `tf.TensorSpec` per argument.
         opset: ONNX operator set version.
     """
+    forbid_telemetry()  # tf2onnx imports ONNX Runtime for some operators
     import tensorflow as tf
     from tf2onnx import tf_loader
     from tf2onnx.tfonnx import process_tf_graph

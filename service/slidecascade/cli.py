@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 
 from slidecascade import __version__, errors
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_client import SlideCascadeClientError
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
@@ -64,6 +65,7 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code."""
+    forbid_telemetry()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parser(words).parse_args(words)

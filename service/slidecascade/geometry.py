@@ -5,12 +5,13 @@ right, y downwards. A coordinate names a position on the pixel *corner* lattice:
 ``[i, i + 1)`` and its centre is ``i + 0.5``. Boxes are half-open. Frames:
 
 - ``l0``: level-0 pixels of the slide, or pixels of the uploaded image;
-- ``grid``: pixels of one model's resolution, counted from the region's top left corner (see `Grid`);
+- ``grid``: pixels of one model's resolution, counted from the slide's top left corner (see `Grid`);
 - ``tile``: pixels of one patch, counted from the patch's top left corner.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +90,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The pixels of one resolution over one region.
+    """The pixels of one resolution over a slide.
 
     Grid pixel ``(0, 0)`` has its top left corner at ``(origin_x_l0, origin_y_l0)``; a grid pixel is
-    `downsample` level-0 pixels wide. `size` is the extent of the region in grid pixels; `mpp` is the true
-    pixel size of the grid in micrometres.
+    `downsample` level-0 pixels wide. `size` is the extent in grid pixels; `mpp` is the true pixel size of the
+    grid in micrometres. The grid of a model covers the whole slide and starts at level-0 (0, 0), whatever region
+    is analysed; a map of a region (an overview, tissue) starts where it says.
     """
 
     origin_x_l0: float
@@ -111,6 +113,18 @@ class Grid:
         origin = np.array([self.origin_x_l0, self.origin_y_l0])
         moved: NDArray[np.float64] = np.asarray(points, np.float64) * self.downsample + origin
         return moved
+
+    def box_from_l0(self, box_l0: Box) -> Box:
+        """The grid pixels that `box_l0` touches, inside the extent; at least one each way.
+
+        A level's size is rounded down, so what lies beyond its last pixel counts as that pixel.
+        """
+        last = self.size
+        x = min(max(math.floor((box_l0.x - self.origin_x_l0) / self.downsample), 0), last.width - 1)
+        y = min(max(math.floor((box_l0.y - self.origin_y_l0) / self.downsample), 0), last.height - 1)
+        right = min(math.ceil((box_l0.right - self.origin_x_l0) / self.downsample), last.width)
+        bottom = min(math.ceil((box_l0.bottom - self.origin_y_l0) / self.downsample), last.height)
+        return Box(x, y, max(right - x, 1), max(bottom - y, 1))
 
     def grid_from_l0(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Grid positions of level-0 positions ``(N, 2)``."""

@@ -15,6 +15,7 @@ from prometheus_client import (
 
 from slidecascade import __version__
 from slidecascade.errors import DrainingError, NotReadyError, OverloadedError
+from slidecascade.warning import WARNING_CODES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
@@ -60,6 +61,9 @@ class Metrics:
         )
         self._cells = Counter(
             "slidecascade_cells_total", "Cells found.", ("pipeline", "class_name"), registry=registry
+        )
+        self._warnings = Counter(
+            "slidecascade_warnings_total", "Warnings in answers.", ("code",), registry=registry
         )
         self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
         self._ready = Gauge(
@@ -116,6 +120,8 @@ class Metrics:
             self._rejections.labels(reason)
         for outcome in _OUTCOMES:
             self._tiles.labels(outcome)
+        for code in WARNING_CODES:
+            self._warnings.labels(code)
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """`route` is a template such as ``/v1/slides/{id}``, never the path that was asked for."""
@@ -158,6 +164,9 @@ class Metrics:
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         self._cells.labels(pipeline, class_name).inc(count)
+
+    def warning(self, code: str) -> None:
+        self._warnings.labels(code).inc()
 
     def ran(self, model: str, *, size: int, seconds: float) -> None:
         self._batch_size.labels(model).observe(size)

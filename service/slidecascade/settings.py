@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """Regions accepted at a time; more are answered ``overloaded``."""
 
     retry_after_s: int = Field(default=2, ge=1)
-    """What an overloaded answer tells the caller to wait, in seconds."""
+    """What an answer of 429 or 503 tells the caller to wait, in seconds."""
 
     max_deadline_s: float = Field(default=600.0, gt=0)
     """Longest a region may take in seconds; a request can only ask for less."""

@@ -21,6 +21,9 @@ class Observer(Protocol):
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         """`count` cells of a class were found."""
 
+    def warning(self, code: str) -> None:
+        """An answer carries a warning."""
+
 
 class Stopwatch:
     """Measures stages for one region and passes each reading on to an observer."""
@@ -55,3 +58,5 @@ class Silent:
     def tiles(self, outcome: str, count: int) -> None: ...
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None: ...
+
+    def warning(self, code: str) -> None: ...

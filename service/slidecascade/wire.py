@@ -64,6 +64,10 @@ class RegionBox(WireModel):
     width: Extent
     height: Extent
 
+    @classmethod
+    def of(cls, x: int, y: int, width: int, height: int) -> RegionBox:
+        return cls(x=x, y=y, width=width, height=height)
+
 
 class RegionRequest(WireModel):
     """What to analyse and how."""
@@ -149,6 +153,21 @@ class Tiles(Answer):
     failed: tuple[FailedTile, ...] = ()
 
 
+class SlideUse(Answer):
+    """The slide, or the uploaded image, an answer is about."""
+
+    content_id: str = Field(description="the same for the same bytes under any name")
+    bounds: RegionBox | None = Field(default=None, description="the part of level 0 the scanner filled")
+
+
+class Facts(Answer):
+    """What was computed once for the slide, whatever region was asked for."""
+
+    field: Literal["bright", "dark"] = Field(description="light shines through (bright) or is emitted (dark)")
+    glass_minimum: int = Field(description="a glass block's darkest channel is at least this, 0 to 255")
+    glass_spread: int = Field(description="a glass block's channels differ by at most this")
+
+
 class Share(Answer):
     """A fraction with the numbers it was made of; `value` is null when nothing was counted."""
 
@@ -171,6 +190,13 @@ class Legend(Answer):
     pixel_um: float = Field(description="side of a heatmap pixel in micrometres")
 
 
+class AnswerWarning(Answer):
+    """Something about an answer that should be looked at; codes are stable."""
+
+    code: str
+    message: str
+
+
 class Summary(Answer):
     """What was found in a region."""
 
@@ -188,15 +214,40 @@ class Summary(Answer):
     thresholds: dict[str, float]
     tiles: Tiles
     models: tuple[ModelUse, ...]
+    slide: SlideUse | None = None
+    facts: Facts | None = None
     heatmaps: tuple[Legend, ...]
     timings_s: dict[str, float] = Field(
         description="seconds of work by stage, added up over threads; 'total' is wall time"
     )
+    warnings: tuple[AnswerWarning, ...] = Field(default=(), description="what makes the answer doubtful")
 
 
 class ClassInfo(Answer):
     name: str
     color: Color
+
+
+class TensorInfo(Answer):
+    """A tensor of a network."""
+
+    name: str
+    dtype: str = Field(description="NumPy's name of the element type")
+    layout: str = Field(description="N batch, C channels, H height, W width, K anything else of a fixed number")
+    shape: tuple[int | str, ...] = Field(description="a size, or the name of a dimension of any size")
+    channels: tuple[str, ...] = Field(default=(), description="what each channel shows")
+    range: tuple[float | None, float | None] = Field(
+        default=(None, None), description="lowest and highest value; null: the type's own"
+    )
+
+
+class InputInfo(TensorInfo):
+    multiple_of: int = Field(description="of what free heights and widths must be multiples")
+
+
+class OutputInfo(TensorInfo):
+    stride: int = Field(description="input pixels per output pixel along free heights and widths")
+    meaning: str = Field(description="what a value is, such as probability or distance")
 
 
 class ModelInfo(Answer):
@@ -207,6 +258,8 @@ class ModelInfo(Answer):
     task: Literal["segment", "classify"]
     head: str
     mpp: float
+    inputs: tuple[InputInfo, ...] = ()
+    outputs: tuple[OutputInfo, ...] = ()
     classes: tuple[ClassInfo, ...]
     licence: str
     training_data: tuple[dict[str, str], ...]
@@ -250,6 +303,12 @@ class SlideInfo(Answer):
     mpp: float | None
     objective_power: float | None
     vendor: str | None
+    content_id: str | None = Field(
+        default=None, description="the same for the same bytes under any name, and part of the ids of cells"
+    )
+    bounds: RegionBox | None = Field(
+        default=None, description="the part of level 0 the scanner filled, where the file states one"
+    )
     levels: tuple[LevelInfo, ...]
 
 

@@ -10,8 +10,8 @@ import cv2
 import pytest
 
 from served_process import Server, StartServer, Upload, free_port, launch
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 
 MPP = 0.5
 

@@ -36,12 +36,13 @@ TWO = "toy-classifier=bento,nuclei-unet=bento"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled models and one that fails."""
+    """The bundled models, one that fails and one of several inputs and outputs."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("nuclei-unet", "nash-cell", "nash-hepatocyte"):
         shutil.copytree(bundled_models_dir() / name, folder / name)
     fragile = toy_models.classifier_fields(FRAGILE, SIDE_PX, crop={"size_px": 8})
     toy_models.write_package(folder, fragile, toy_models.fragile_classifier(SIDE_PX))
+    toy_models.write_package(folder, toy_models.stain_fields(), toy_models.stain_segmenter())
     return folder
 
 
@@ -125,7 +126,7 @@ def test_500_calls_at_a_time_are_all_answered(bento: Server, local: LocalRunner)
     """None fails, none is shed, and each caller gets the answer to its own images."""
     calls = [noise(seed, 1 + seed % 3, SIDE_PX, SIDE_PX) for seed in range(500)]
     for images, answer in zip(calls, infer_all(bento, FRAGILE, calls), strict=True):
-        assert np.array_equal(output(answer), local.run(FRAGILE, images))
+        assert np.array_equal(output(answer), local.run(FRAGILE, {"image": images})["probabilities"])
 
 
 def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner) -> None:
@@ -135,7 +136,7 @@ def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner
         output(infer_all(bento, "nuclei-unet", [images])[0])
     calls = [noise(seed, 1, 128, 128) for seed in range(24)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
 
 
 def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> None:
@@ -147,14 +148,39 @@ def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> Non
         if number % 20 == 7:
             assert (answer.status_code, FRAGILE in answer.text) == (502, True)
         else:
-            assert np.array_equal(output(answer), local.run(FRAGILE, calls[number]))
+            assert np.array_equal(output(answer), local.run(FRAGILE, {"image": calls[number]})["probabilities"])
 
 
 def test_calls_of_all_sizes_meet(bento: Server, local: LocalRunner) -> None:
     """Images of different height and width are never put into one array."""
     calls = [noise(seed, 1 + seed % 2, 16 * (1 + seed % 3), 16 * (1 + seed % 5)) for seed in range(60)]
     for images, answer in zip(calls, infer_all(bento, "nuclei-unet", calls), strict=True):
-        assert np.array_equal(output(answer), local.run("nuclei-unet", images))
+        assert np.array_equal(output(answer), local.run("nuclei-unet", {"image": images})["maps"])
+
+
+def test_several_inputs_and_outputs_go_to_a_process_and_back(bento: Server) -> None:
+    """Of four types and two sizes, from many callers at the same time, whose calls are joined there."""
+    calls = [toy_models.stain_inputs(seed, 1 + seed % 3, 8 * (1 + seed % 2), 12) for seed in range(40)]
+
+    async def infer(client: httpx.AsyncClient, inputs: dict[str, NDArray[Any]]) -> httpx.Response:
+        datatypes = {"image": "UINT16", "gain": "FP32"}
+        tensors = [
+            {"name": name, "datatype": datatypes[name], "shape": array.shape, "data": array.ravel().tolist()}
+            for name, array in inputs.items()
+        ]
+        return await client.post(f"{bento.url}/v2/models/toy-stain/infer", json={"inputs": tensors})
+
+    async def all_of_them() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=120) as client:
+            return list(await asyncio.gather(*(infer(client, inputs) for inputs in calls)))
+
+    for inputs, answer in zip(calls, asyncio.run(all_of_them()), strict=True):
+        assert answer.status_code == 200, answer.text
+        maps, brightness = answer.json()["outputs"]
+        expected = toy_models.stain_outputs(inputs)
+        for told, due in ((maps, expected["maps"]), (brightness, expected["brightness"])):
+            assert tuple(told["shape"]) == due.shape
+            np.testing.assert_array_equal(np.array(told["data"]).reshape(due.shape), due)
 
 
 def test_the_services_tell_nothing_of_requests(bento: Server) -> None:
@@ -197,6 +223,11 @@ def are_gone(pids: Iterable[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def count_of(server: Server, words: str) -> int:
+    """How many lines of the log say so."""
+    return sum(words in line["message"] for line in server.lines())
+
+
 def test_a_full_queue_is_overload(toys: Server) -> None:
     """Beyond the images that may wait callers are told when to come back; nothing else is told to anybody."""
     answers = infer_all(toys, "nuclei-unet", [noise(seed, 16, 64, 64) for seed in range(24)])
@@ -227,6 +258,35 @@ def test_a_service_that_dies_is_replaced(toys: Server) -> None:
     assert killed not in toys.children()
 
 
+def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
+    """Stopped under two regions it is killed and started again within ten seconds; calls are made once more."""
+    png, request = blobs(1024), {"pipeline": "toy", "mpp": 0.5, "tile_px": 128}
+    expected = region(toys, png, **request)
+    assert expected.status_code == 200
+    broken_off = count_of(toys, "broke off")
+
+    answers: list[httpx.Response] = []
+    asking = [threading.Thread(target=lambda: answers.append(region(toys, png, **request))) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    toys.wait(lambda: toys.metric("slidecascade_regions_in_flight") == 2)
+    (hung,) = (pid for pid, line in toys.children().items() if "toy-classifier" in line)
+    os.kill(hung, signal.SIGSTOP)
+
+    def is_replaced() -> bool:
+        return any("toy-classifier" in line for pid, line in toys.children().items() if pid != hung)
+
+    toys.wait(is_replaced, seconds=10)
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    for answer in answers:
+        assert answer.json()["features"] == expected.json()["features"]
+    assert are_gone([hung])
+    assert count_of(toys, "broke off") > broken_off
+    toys.wait(lambda: readiness(toys) == 200)
+
+
 def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
     """They stay until regions in flight are done, even when they are told to stop too, as service managers do."""
     children = toys.children()
@@ -251,6 +311,36 @@ def test_services_leave_when_their_starter_is_killed(start_server: StartServer, 
     server.wait(lambda: are_gone(children))
 
 
+def test_killed_processes_leave_no_folders(
+    start_server: StartServer,
+    models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """BentoML's clients have none; that of the sockets, which none was left to remove, goes at the next start."""
+    temporary = tmp_path_factory.mktemp("t")  # short: a socket's path has few bytes
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def folders() -> list[str]:
+        return sorted(path.name.rpartition("-")[0] for path in temporary.iterdir())
+
+    server = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    children = server.children()
+    assert folders() == ["slidecascade-sockets"]
+    os.killpg(server.process.pid, signal.SIGKILL)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    server.wait(lambda: are_gone(children))
+    (left,) = temporary.iterdir()
+    os.utime(left, (0, 0))  # as if a minute ago
+    again = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
+    assert folders() == ["slidecascade-sockets"]
+    assert not left.exists()
+    assert again.stop() == 0
+    assert folders() == []
+
+
 def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
     """The sentence of the service's process is what the command ends with; no process is left."""
     fields = toy_models.classifier_fields(classes=[{"name": "Only", "color": [0, 0, 0]}])
@@ -269,7 +359,9 @@ def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
     variables = environment(tmp_path, runner_by_model="toy-classifier=bento")
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("slidecascade: Model 'toy-classifier' returns float32 (1, 3)")
+    assert ended.stderr.splitlines()[-1].startswith(
+        "slidecascade: Model 'toy-classifier' returns 'probabilities' as"
+    )
     assert "Traceback" not in ended.stderr
 
 

@@ -14,8 +14,8 @@ import toy_models
 from conftest import REPOSITORY
 from served_process import StartServer
 from slidecascade_client.png import png_chunks
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 
 PAGE = (REPOSITORY / "clients" / "curl.md").read_text(encoding="utf-8")
 BLOCK = "".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+import toy_models
 from served_process import Server, StartServer
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.runners.local import LocalRunner
@@ -40,8 +42,8 @@ def runner() -> Iterator[LocalRunner]:
 
 
 def images(package: ModelPackage, count: int) -> NDArray[np.uint8]:
-    height, width = package.spec.input.height_px or 64, package.spec.input.width_px or 96
-    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+    shape = package.spec.signature.input_shapes(batch=count, side_px=64)["image"]
+    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
 
 
 def tensor(pixels: NDArray[np.uint8], *, binary: bool) -> triton.InferInput:
@@ -66,7 +68,7 @@ def test_tritons_client_gets_what_the_network_gives(
         request_id="call-7",
         model_version=str(package.spec.version) if binary_in else "",
     )
-    expected = runner.run(name, pixels)
+    expected = runner.run(name, {"image": pixels})[output]
     found = answer.as_numpy(output)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
@@ -116,20 +118,25 @@ GOOD = request()
         (b"[]", b"", "not a JSON object"),
         (b"\x80\x05.", b"", "not a JSON object"),
         (b"{}", b"", "inputs"),
-        (b'{"inputs": []}', b"", "takes one input"),
-        (request(name="pixels"), PIXELS, "takes one input, 'image'"),
-        (request(datatype="FP32"), PIXELS, "datatype UINT8"),
-        (request(shape=[1, 73, 72, 3]), PIXELS, r"takes images of shape \[-1, 72, 72, 3\]"),
-        (request(shape=[0, 72, 72, 3]), b"", "takes images of shape"),
-        (request(shape=[-1, 72, 72, 3]), PIXELS, "takes images of shape"),
-        (request(shape=[72, 72, 3]), PIXELS, "takes images of shape"),
-        (request(shape=[1, 72, 72, 3, 1]), PIXELS, "takes images of shape"),
+        (b'{"inputs": []}', b"", "takes 'image' of UINT8; sent was none"),
+        (request(name="pixels"), PIXELS, "takes 'image' of UINT8; sent was 'pixels'"),
+        (request(datatype="FP32"), PIXELS, "sent was 'image' of FP32"),
+        (request(shape=[1, 73, 72, 3]), PIXELS, r"shape \(1, 73, 72, 3\) where \(batch, 72, 72, 3\)"),
+        (request(shape=[0, 72, 72, 3]), b"", "hold no images"),
+        (request(shape=[-1, 72, 72, 3]), PIXELS, "hold no images"),
+        (request(shape=[72, 72, 3]), PIXELS, r"shape \(72, 72, 3\) where"),
+        (request(shape=[1, 72, 72, 3, 1]), PIXELS, r"shape \(1, 72, 72, 3, 1\) where"),
         (request(shape=[10**9, 72, 72, 3]), PIXELS, "at most 32 images"),
         (request(shape="many"), PIXELS, "shape"),
         (GOOD, PIXELS[1:], "15552 bytes of binary data"),
-        (GOOD, PIXELS + b"!", "15552 bytes of binary data"),
+        (GOOD, PIXELS + b"!", "15553 bytes of binary data follow, the inputs state 15552"),
         (request(parameters={"binary_data_size": -1}), PIXELS, "binary_data_size"),
-        (request(parameters={}), PIXELS, "no input states its binary_data_size"),
+        (request(parameters={}), PIXELS, "not 15552 numbers"),
+        (
+            request(parameters={}, data=[0] * 15552),
+            PIXELS,
+            "15552 bytes of binary data follow, the inputs state 0 in binary_data_size",
+        ),
         (request(parameters={"shared_memory_region": "/etc"}), b"", "Shared memory is not read"),
         (request(parameters={}), b"", "not 15552 numbers"),
         (request(parameters={}, data=[1, 2, 3]), b"", "not 15552 numbers"),
@@ -139,7 +146,7 @@ GOOD = request()
         (request(parameters={}, data=[256] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[-1] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[None] * 15552), b"", "whole numbers"),
-        (GOOD[:-1] + b', "outputs": [{"name": "x"}]}', PIXELS, "has no output 'x'"),
+        (GOOD[:-1] + b', "outputs": [{"name": "x"}]}', PIXELS, "'x' is none of its outputs"),
         (
             GOOD[:-1] + b', "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}]}',
             PIXELS,
@@ -189,7 +196,7 @@ def test_images_of_a_wrong_multiple_are_told(server: Server) -> None:
     document = request(shape=[1, 65, 64, 3], parameters={"binary_data_size": 12480})
     response = call(server, document + bytes(12480), path="nuclei-unet/infer", json_bytes=len(document))
     assert response.status_code == 400
-    assert "multiples of 8" in response.json()["error"]
+    assert "the height is 65, it must be a multiple of 8" in response.json()["error"]
 
 
 def test_a_good_request_by_hand(server: Server) -> None:
@@ -235,3 +242,76 @@ def test_a_callers_time_limit_is_kept(server: Server) -> None:
     )
     patient = GOOD[:-1] + b', "parameters": {"timeout": 60000000}}'
     assert call(server, patient + PIXELS, json_bytes=len(patient)).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def stains(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Serves a network of uint16 images of four channels, with a second input and a second output."""
+    models = tmp_path_factory.mktemp("models")
+    shutil.copytree(bundled_models_dir() / "nuclei-unet", models / "nuclei-unet")
+    toy_models.write_package(models, toy_models.stain_fields(), toy_models.stain_segmenter())
+    return start_server(models=models, batching="on", max_batch=8)
+
+
+@pytest.fixture(scope="module")
+def stains_client(stains: Server) -> Iterator[triton.InferenceServerClient]:
+    made = triton.InferenceServerClient(
+        stains.url.removeprefix("http://"), connection_timeout=60, network_timeout=60
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("binary_in", "binary_out"), [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("asked", [[], ["maps", "brightness"], ["brightness"]])
+def test_networks_of_several_inputs_and_outputs(
+    stains_client: triton.InferenceServerClient, binary_in: bool, binary_out: bool, asked: list[str]
+) -> None:
+    """Types and values by hand: uint16 and float32 in, uint8 and float32 at half the size out, those asked for."""
+    inputs = toy_models.stain_inputs(5, 3, 8, 12)
+    sent = []
+    for name, datatype in (("gain", "FP32"), ("image", "UINT16")):
+        sent.append(triton.InferInput(name, list(inputs[name].shape), datatype))
+        sent[-1].set_data_from_numpy(inputs[name], binary_data=binary_in)
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary_out) for name in asked]
+    answer = stains_client.infer("toy-stain", sent, outputs=outputs or None)
+    expected = toy_models.stain_outputs(inputs)
+    assert [item["name"] for item in answer.get_response()["outputs"]] == (asked or list(expected))
+    for name in asked or expected:
+        found = answer.as_numpy(name)
+        assert found.dtype == expected[name].dtype
+        np.testing.assert_array_equal(found, expected[name])
+
+
+def test_metadata_is_what_model_yaml_states(stains: Server, stains_client: triton.InferenceServerClient) -> None:
+    """In the protocol's words under /v2, and with channels and meanings under /v1."""
+    told = stains_client.get_model_metadata("toy-stain")
+    assert [(item["name"], item["datatype"], item["shape"]) for item in told["inputs"] + told["outputs"]] == [
+        ("image", "UINT16", [-1, -1, -1, 4]),
+        ("gain", "FP32", [-1, 4]),
+        ("maps", "UINT8", [-1, -1, -1, 1]),
+        ("brightness", "FP32", [-1, -1, -1, 1]),
+    ]
+    model = httpx.get(f"{stains.url}/v1/models/toy-stain", timeout=30).json()
+    image, _ = model["inputs"]
+    assert image["channels"] == ["nuclear", "membrane", "cytoplasm", "autofluorescence"]
+    assert (image["shape"], image["multiple_of"]) == (["batch", "height", "width", 4], 4)
+    assert [(item["name"], item["stride"], item["meaning"]) for item in model["outputs"]] == [
+        ("maps", 1, "probability"),
+        ("brightness", 2, "intensity"),
+    ]
+
+
+def test_values_that_are_not_finite_are_the_models_failure(stains: Server) -> None:
+    """Float outputs of any meaning are looked through before they are returned."""
+    inputs = toy_models.stain_inputs(1, 1, 4, 4) | {"gain": np.full((1, 4), np.inf, np.float32)}
+    tensors = [
+        {"name": name, "datatype": datatype, "shape": inputs[name].shape,
+         "parameters": {"binary_data_size": inputs[name].nbytes}}
+        for name, datatype in (("image", "UINT16"), ("gain", "FP32"))
+    ]  # fmt: skip
+    document = json.dumps({"inputs": tensors}).encode()
+    binary = inputs["image"].tobytes() + inputs["gain"].tobytes()
+    response = call(stains, document + binary, path="toy-stain/infer", json_bytes=len(document))
+    assert response.status_code == 502
+    assert "NaN or infinite values in 'brightness'" in response.json()["error"]

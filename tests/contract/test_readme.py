@@ -18,8 +18,8 @@ import toy_models
 from served_process import StartServer
 from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.load import load_pipelines
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -21,7 +21,9 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
+from cut_jpeg import cut_jpeg, cut_parts, tiled_jpeg_tiff
 from served_process import Server, Upload
 from slidecascade import wire
 from slidecascade_render.liver.tissue import TissueOptions, render
@@ -123,6 +125,9 @@ def test_an_id_never_leaves_the_root(client: httpx.Client, server: Server, slide
 
 
 JPEG_START = bytes(cv2.imencode(".jpg", np.full((64, 64, 3), 200, np.uint8))[1])[:300]
+NOISE = np.random.default_rng(4).integers(0, 256, (256, 256, 3), np.uint8)
+JPEG_CUT = cut_jpeg(bytes(cv2.imencode(".jpg", NOISE)[1]))
+TIFF_CUT = cut_parts(tiled_jpeg_tiff(NOISE, 64), 5)
 REGION = {"x": 0, "y": 0, "width": 64, "height": 64}
 
 
@@ -156,6 +161,8 @@ REGION = {"x": 0, "y": 0, "width": 64, "height": 64}
         ({"files": form(b"")}, 422, "undecodable-image"),
         ({"files": form(b"This is a letter, not a picture.")}, 422, "undecodable-image"),
         ({"files": form(JPEG_START)}, 422, "undecodable-image"),
+        ({"files": form(JPEG_CUT)}, 422, "undecodable-image"),
+        ({"files": form(TIFF_CUT)}, 422, "undecodable-image"),
         ({"json": SLIDE | {"deadline_s": 0.000001}}, 504, "deadline-exceeded"),
     ],
 )
@@ -364,3 +371,16 @@ def test_every_log_line_is_json(server: Server) -> None:
     assert lines
     for line in lines:
         assert {"time", "level", "logger", "message"} <= set(line)
+
+
+def test_a_damaged_upload_leaves_json_lines_only_in_the_log(server: Server, client: httpx.Client) -> None:
+    """What libtiff has to say of a strip is kept from stderr, where each line is a record."""
+    stream = BytesIO()
+    Image.fromarray(NOISE).save(stream, "TIFF", compression="packbits", tiffinfo={278: 16})
+    damaged = bytearray(stream.getvalue())
+    damaged[30_000:60_000] = bytes(30_000)
+    told = problem(client.post("/v1/regions", files=form(bytes(damaged))))
+
+    assert told.name == "undecodable-image"
+    server.wait(lambda: any(line.get("request_id") == told.request_id for line in server.lines()))
+    assert "PackBits" not in server.log.read_text(encoding="utf-8")

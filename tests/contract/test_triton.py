@@ -18,8 +18,10 @@ from benchmarks.peers.triton_server import TritonServer
 from benchmarks.tiling import Bench, rendered
 from numpy.typing import NDArray
 
+import toy_models
 from served_process import free_port
 from slidecascade.cancellation import Control
+from slidecascade.cells.heads import probabilities
 from slidecascade.errors import (
     DeadlineExceededError,
     ModelFailedError,
@@ -28,11 +30,13 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
-from slidecascade.models.repository import load_repository
-from slidecascade.models.spec import ClassifierSpec
+from slidecascade.models.repository import ModelPackage, load_package, load_repository
+from slidecascade.models.tensors import rgb_image
+from slidecascade.models.triton_config import triton_config
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners import sharedmemory
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
 from slidecascade.runners.triton import TritonRunner
 from slidecascade.settings import bundled_models_dir
 
@@ -63,6 +67,11 @@ def local() -> LocalRunner:
 
 def crops(count: int, *, side: int = 72, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def classify(runner: Runner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What ``nash-cell`` says of `images`."""
+    return runner.run("nash-cell", {"image": images})["probabilities"]
 
 
 def known_regions(server: TritonServer) -> set[str]:
@@ -98,12 +107,13 @@ def test_a_large_batch_is_split_in_order(server: TritonServer, local: LocalRunne
     """More images than the served model takes at once come back as one array, in their order, writable."""
     runner = TritonRunner([CELL], url=server.url, shared_memory=shared_memory)
     images = crops(70)[:, ::-1]  # not contiguous
-    outputs = runner.run("nash-cell", images)
+    outputs = runner.run("nash-cell", {"image": images})["probabilities"]
     runner.close()
 
-    np.testing.assert_array_equal(outputs, local.run("nash-cell", np.ascontiguousarray(images)))
+    expected = local.run("nash-cell", {"image": np.ascontiguousarray(images)})["probabilities"]
+    np.testing.assert_array_equal(outputs, expected)
     assert outputs.flags.writeable
-    assert runner.run("nash-cell", crops(0)).shape == (0, 3)
+    assert classify(runner, crops(0)).shape == (0, 3)
 
 
 def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> None:
@@ -111,20 +121,20 @@ def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> Non
     runner = TritonRunner([CELL], url=server.url, shared_memory=True)
     batches = [crops(1 + seed % 5, seed=seed) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda images: runner.run("nash-cell", images), batches))
+        answers = list(pool.map(lambda images: classify(runner, images), batches))
     assert 1 <= len(known_regions(server)) <= 4
     runner.close()
 
     for images, answer in zip(batches, answers, strict=True):
         # The server may join calls that come together, and a product of one row rounds its last bit differently.
-        np.testing.assert_allclose(answer, local.run("nash-cell", images), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(answer, classify(local, images), rtol=1e-5, atol=1e-7)
     assert known_regions(server) == set()
 
 
 def test_memory_is_shared_on_this_machine_only(server: TritonServer) -> None:
     """Without being told, the runner shares memory with a server on this machine."""
     runner = TritonRunner([CELL], url=server.url)
-    runner.run("nash-cell", crops(1))
+    classify(runner, crops(1))
     assert len(known_regions(server)) == 1
     runner.close()
 
@@ -135,7 +145,7 @@ def test_without_memory_to_share_messages_do(
     """A machine that has no shared memory gets the same answers."""
     monkeypatch.setattr(sharedmemory, "SEGMENTS_DIR", tmp_path / "none")
     runner = TritonRunner([CELL], url=server.url, shared_memory=True)
-    np.testing.assert_array_equal(runner.run("nash-cell", crops(3)), local.run("nash-cell", crops(3)))
+    np.testing.assert_array_equal(classify(runner, crops(3)), classify(local, crops(3)))
     assert known_regions(server) == set()
     runner.close()
 
@@ -146,12 +156,13 @@ def test_nobody_waits_beyond_a_limit(server: TritonServer, local: LocalRunner, s
     image = rendered(512)[None]
     hurried = TritonRunner([UNET], url=server.url, timeout_s=0.05, shared_memory=shared_memory)
     with pytest.raises(ModelFailedError, match=r"within 0\.05 s"):
-        hurried.run("nuclei-unet", image)
+        hurried.run("nuclei-unet", {"image": image})
     runner = TritonRunner([UNET], url=server.url, shared_memory=shared_memory)
     with pytest.raises(DeadlineExceededError):
-        runner.on_behalf_of(Control(deadline_s=0.05)).run("nuclei-unet", image)
+        runner.on_behalf_of(Control(deadline_s=0.05)).run("nuclei-unet", {"image": image})
     small = np.ascontiguousarray(image[:, :64, :64])
-    np.testing.assert_array_equal(runner.run("nuclei-unet", small), local.run("nuclei-unet", small))
+    found, expected = (made.run("nuclei-unet", {"image": small})["maps"] for made in (runner, local))
+    np.testing.assert_array_equal(found, expected)
     hurried.close()
     runner.close()
     assert known_regions(server) == set()
@@ -160,24 +171,29 @@ def test_nobody_waits_beyond_a_limit(server: TritonServer, local: LocalRunner, s
 def test_an_image_the_network_cannot_take_fails_alone(server: TritonServer) -> None:
     """What the network or the server refuses is a failure of the model, told at once; the next call works."""
     runner = TritonRunner(PACKAGES.values(), url=server.url)
-    with pytest.raises(ModelFailedError, match="'nuclei-unet' failed on 1 images of 60 x 52 px"):
-        runner.run("nuclei-unet", crops(1, side=60)[:, :52])
-    with pytest.raises(ModelFailedError, match="'nash-cell' failed"):
-        runner.run("nash-cell", crops(2, side=71))
-    assert runner.run("nash-cell", crops(2)).shape == (2, 3)
+    with pytest.raises(ModelFailedError, match="'nuclei-unet' cannot be run on these inputs: the height is 52"):
+        runner.run("nuclei-unet", {"image": crops(1, side=60)[:, :52]})
+    with pytest.raises(ModelFailedError, match=r"'nash-cell' .* \(2, 71, 71, 3\)"):
+        classify(runner, crops(2, side=71))
+    assert classify(runner, crops(2)).shape == (2, 3)
     runner.close()
 
 
-@pytest.mark.parametrize("change", ["sha256", "classes"])
+@pytest.mark.parametrize("change", ["sha256", "inputs", "outputs"])
 def test_another_model_is_refused(server: TritonServer, change: str) -> None:
-    """A served model whose output or stated sha256 is not that of model.yaml is refused by name."""
-    assert isinstance(CELL.spec, ClassifierSpec)
-    other = {"sha256": "0" * 64, "classes": CELL.spec.classes[:2]}[change]
+    """A served model whose tensors or stated sha256 are not those of model.yaml is refused by name."""
+    other = {
+        "sha256": "0" * 64,
+        "inputs": (rgb_image(height_px=72, width_px=72).model_copy(update={"dtype": "int8"}),),
+        "outputs": probabilities.outputs(["One", "Two"]),
+    }[change]
     package = replace(CELL, spec=CELL.spec.model_copy(update={change: other}))
     runner = TritonRunner([package], url=server.url)
-    for ask in (runner.check_ready, lambda: runner.run("nash-cell", crops(1))):
-        with pytest.raises(ModelPackageError, match="'nash-cell' on the Triton server"):
-            ask()
+    with pytest.raises(ModelPackageError, match="'nash-cell' on the Triton server"):
+        runner.check_ready()
+    images = crops(1).astype(package.spec.input.dtype)
+    with pytest.raises(ModelPackageError, match="'nash-cell' on the Triton server"):
+        runner.run("nash-cell", {"image": images})
     runner.close()
 
 
@@ -188,7 +204,7 @@ def test_a_version_that_is_not_served_is_not_ready(server: TritonServer) -> None
     with pytest.raises(NotReadyError, match="not ready to run 'nash-cell' version 7:"):
         runner.check_ready()
     with pytest.raises(NotReadyError, match="does not serve"):
-        runner.run("nash-cell", crops(1))
+        classify(runner, crops(1))
     runner.close()
 
 
@@ -196,7 +212,7 @@ def test_a_server_that_is_not_there_is_told_at_once() -> None:
     """Making a runner needs no server; running and asking say that there is none, within seconds."""
     runner = TritonRunner([CELL], url=f"127.0.0.1:{free_port()}")
     started = time.monotonic()
-    for ask in (runner.check_ready, lambda: runner.run("nash-cell", crops(1))):
+    for ask in (runner.check_ready, lambda: classify(runner, crops(1))):
         with pytest.raises(NotReadyError, match="does not answer"):
             ask()
     assert time.monotonic() - started < 10
@@ -211,6 +227,52 @@ def test_an_address_is_host_and_port(url: str) -> None:
     """Anything else is refused with an example of what is meant."""
     with pytest.raises(SettingsError, match="localhost:8001"):
         TritonRunner([CELL], url=url)
+
+
+@pytest.fixture(scope="module")
+def stain(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """A network of two inputs and two outputs, of four types, with the config.pbtxt that a package gets."""
+    folder = toy_models.write_package(
+        tmp_path_factory.mktemp("stain"), toy_models.stain_fields(), toy_models.stain_segmenter()
+    )
+    package = load_package(folder)
+    config = triton_config(package.spec, max_batch=4)
+    (folder / "config.pbtxt").write_text(config, encoding="utf-8")
+    return package
+
+
+@pytest.fixture(scope="module")
+def stain_server(stain: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    models = stain.onnx_path.parents[2]
+    with triton_server.serving(models, tmp_path_factory.mktemp("stain-server")) as server:
+        yield server
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_several_inputs_and_outputs(
+    stain_server: TritonServer, stain: ModelPackage, shared_memory: bool, count: int
+) -> None:
+    """Each of its own type and size, in batches no larger than the server takes: what the local runner gives."""
+    runner = TritonRunner([stain], url=stain_server.url, shared_memory=shared_memory)
+    runner.check_ready()
+    inputs = toy_models.stain_inputs(count, count, 12, 20)
+    found = runner.run("toy-stain", inputs)
+    runner.close()
+    for expected in (toy_models.stain_outputs(inputs), LocalRunner([stain]).run("toy-stain", inputs)):
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_an_output_that_is_not_finite_is_named(stain_server: TritonServer, stain: ModelPackage) -> None:
+    """Whichever of the outputs it is in."""
+    runner = TritonRunner([stain], url=stain_server.url)
+    inputs = toy_models.stain_inputs(1, 1, 8, 8) | {"gain": np.full((1, 4), np.nan, np.float32)}
+    with pytest.raises(ModelFailedError, match="NaN or infinite values in 'brightness'"):
+        runner.run("toy-stain", inputs)
+    runner.close()
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +308,8 @@ def test_the_model_that_is_missing_is_named(servers: list[TritonServer]) -> None
         runner.check_ready()
     assert told.value.retry_after_s > 0
     with pytest.raises(NotReadyError):
-        runner.run("nash-hepatocyte", crops(1, side=96))
-    assert runner.run("nash-cell", crops(1)).shape == (1, 3)
+        runner.run("nash-hepatocyte", {"image": crops(1, side=96)})
+    assert classify(runner, crops(1)).shape == (1, 3)
     runner.close()
 
 
@@ -259,7 +321,7 @@ def test_a_full_queue_is_overload(servers: list[TritonServer]) -> None:
     def call(seed: int) -> None:
         nonlocal refused, answered
         try:
-            runner.run("nash-cell", crops(32, seed=seed))
+            classify(runner, crops(32, seed=seed))
         except OverloadedError:
             refused += 1
         else:
@@ -278,8 +340,8 @@ def test_a_server_that_dies_is_told_and_found_again(
 ) -> None:
     """Killed in the middle of a call: a clear error. Back again: the same runner works, with new regions."""
     runner = TritonRunner([CELL], url=servers[-1].url, shared_memory=True)
-    expected = local.run("nash-cell", crops(4))
-    np.testing.assert_array_equal(runner.run("nash-cell", crops(4)), expected)
+    expected = classify(local, crops(4))
+    np.testing.assert_array_equal(classify(runner, crops(4)), expected)
     threading.Timer(0.2, servers[-1].kill).start()
     with pytest.raises(NotReadyError, match="does not answer"):
         _run_until_it_fails(runner)
@@ -288,19 +350,19 @@ def test_a_server_that_dies_is_told_and_found_again(
     old = servers[-1]
     servers.append(triton_server.start(models, folder, ports=(old.http_port, old.grpc_port)))
     _wait_for(runner)
-    np.testing.assert_array_equal(runner.run("nash-cell", crops(4)), expected)
+    np.testing.assert_array_equal(classify(runner, crops(4)), expected)
 
     # And again, between two calls this time: the runner finds out only by its next call.
     servers[-1].kill()
     servers.append(triton_server.start(models, folder, ports=(old.http_port, old.grpc_port)))
-    np.testing.assert_array_equal(runner.run("nash-cell", crops(4)), expected)
+    np.testing.assert_array_equal(classify(runner, crops(4)), expected)
     runner.close()
     assert known_regions(servers[-1]) == set()
 
 
 def _run_until_it_fails(runner: TritonRunner) -> None:
     while True:
-        runner.run("nash-cell", crops(32))
+        classify(runner, crops(32))
 
 
 def _wait_for(runner: TritonRunner) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -23,6 +22,7 @@ from slidecascade.errors import (
     ModelFailedError,
     OverloadedError,
 )
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.runner import Unobserved, bound
 from slidecascade.runners.schedule import Limits, few_sizes
@@ -31,7 +31,10 @@ POISON = 255
 
 
 class Adder:
-    """A network that adds up each image; an image that holds `POISON` makes its whole batch fail."""
+    """A network that adds up each image; an image that holds `POISON` makes its whole batch fail.
+
+    It has two inputs, of two types and layouts, and two outputs, one for each image and one for each of its rows.
+    """
 
     def __init__(self, *, seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -41,15 +44,18 @@ class Adder:
         self.batches: list[list[int]] = []
         self.closed = 0
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        image, offset = inputs["image"], inputs["offset"]
+        assert (image.dtype.name, offset.dtype.name) == ("uint16", "float32")
+        assert len(image) == len(offset)
         self.entered.set()
         assert self.may_run.wait(10)
         time.sleep(self._seconds)
-        self.batches.append([int(image.flat[0]) for image in images])
-        if (images == POISON).any():
+        self.batches.append([int(each.flat[0]) for each in image])
+        if (image == POISON).any():
             raise ModelFailedError("Poison.")
-        sums: NDArray[np.int64] = images.reshape(len(images), -1).sum(1, dtype=np.int64)[:, None]
-        return sums
+        sums = image.reshape(len(image), -1).sum(1, dtype=np.int64)[:, None]
+        return {"sum": sums, "rows": image.sum((2, 3)) + offset}
 
     def close(self) -> None:
         self.closed += 1
@@ -83,8 +89,17 @@ def busy(runner: Adder, made: Batcher) -> Iterator[ThreadPoolExecutor]:
             first.result(10)
 
 
-def images(*values: int, side: int = 2) -> NDArray[np.uint8]:
-    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+def images(*values: int, side: int = 2) -> Tensors:
+    """An image of `side` squared for each value, filled with it, and an offset of half of it."""
+    return {
+        "image": np.stack([np.full((side, side, 3), value, np.uint16) for value in values]),
+        "offset": np.array(values, np.float32)[:, None] / 2,
+    }
+
+
+def sums(outputs: Tensors) -> list[int]:
+    found: list[int] = outputs["sum"][:, 0].tolist()
+    return found
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -117,7 +132,7 @@ def test_each_call_gets_its_own_answer(calls: list[Any], batch: int, workers: in
     ):
         stays = {caller: Control() for caller in range(4)}
 
-        def call(caller: int, values: list[int], side: int, fate: str) -> NDArray[Any] | type[Exception]:
+        def call(caller: int, values: list[int], side: int, fate: str) -> Tensors | type[Exception]:
             control = stays[caller] if fate == "stays" else Control(deadline_s=0 if fate == "is late" else None)
             if fate == "leaves":
                 control.cancel()
@@ -130,8 +145,10 @@ def test_each_call_gets_its_own_answer(calls: list[Any], batch: int, workers: in
         for (_, values, side, fate), future in zip(calls, answers, strict=True):
             answer = future.result(10)
             if fate == "stays" and POISON not in values:
-                assert isinstance(answer, np.ndarray)
-                assert answer[:, 0].tolist() == [value * side * side * 3 for value in values]
+                assert isinstance(answer, Mapping)
+                assert sums(answer) == [value * side * side * 3 for value in values]
+                assert answer["rows"].tolist() == [[value * side * 3 + value / 2] * side for value in values]
+                assert (answer["sum"].dtype.name, answer["rows"].dtype.name) == ("int64", "float64")
             else:
                 expected = {"leaves": CancelledError, "is late": DeadlineExceededError, "stays": ModelFailedError}
                 assert answer is expected[fate]
@@ -148,7 +165,7 @@ def test_an_image_at_fault_fails_alone() -> None:
             bad = pool.submit(made.run, "m", images(4, POISON))
             more = [pool.submit(made.run, "m", images(value, value)) for value in (5, 6)]
             wait_for(lambda: made._schedule.waiting() == 9)
-        assert [future.result(10)[0, 0] for future in good + more] == [12, 24, 36, 60, 72]
+        assert [sums(future.result(10))[0] for future in good + more] == [12, 24, 36, 60, 72]
         with pytest.raises(ModelFailedError, match="Poison"):
             bad.result(10)
     assert len(runner.batches[1]) == 9  # they were one batch
@@ -170,7 +187,7 @@ def test_who_has_left_is_not_run() -> None:
             with pytest.raises(DeadlineExceededError):
                 late.result(5)
             assert made._schedule.waiting() == 1
-        assert stays.result(10)[0, 0] == 108
+        assert sums(stays.result(10)) == [108]
     assert sorted(runner.ran) == [0, 9]
 
 
@@ -197,8 +214,8 @@ def test_what_waits_is_bounded() -> None:
             with pytest.raises(OverloadedError, match="3 images wait") as caught:
                 made.run("m", images(4, 5))
             assert caught.value.retry_after_s >= 1
-        assert len(waiting.result(10)) == 3
-        assert made.run("m", images(4, 5))[:, 0].tolist() == [48, 60]
+        assert len(sums(waiting.result(10))) == 3
+        assert sums(made.run("m", images(4, 5))) == [48, 60]
 
 
 def test_a_flood_does_not_keep_others_waiting() -> None:
@@ -297,8 +314,29 @@ def test_a_network_without_a_batch_axis_is_told() -> None:
     """Fewer answers than images is the model's failure, not a wrong answer to somebody."""
 
     class Single(Adder):
-        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-            return super().run(model, images)[:1]
+        def run(self, model: str, inputs: Tensors) -> Tensors:
+            outputs = super().run(model, inputs)
+            return {"sum": outputs["sum"], "rows": outputs["rows"][:1]}
 
-    with batcher(Single()) as made, pytest.raises(ModelFailedError, match="1 answers to 2 images"):
+    with batcher(Single()) as made, pytest.raises(ModelFailedError, match="1 rows of 'rows' for 2 images"):
         made.run("m", images(1, 2))
+
+
+def test_inputs_of_different_batches_are_refused() -> None:
+    """Two images with the offset of one cannot be split again, so nothing of it is run."""
+    runner = Adder()
+    with batcher(runner) as made, pytest.raises(ModelFailedError, match="do not hold one number of images"):
+        made.run("m", {"image": images(1, 2)["image"], "offset": images(1)["offset"]})
+    assert not runner.batches
+
+
+def test_only_inputs_of_one_kind_are_joined() -> None:
+    """Images of one shape and type are one batch; those that another input tells apart are not."""
+    runner = Adder()
+    wide = {**images(3), "offset": np.zeros((1, 2), np.float32)}
+    with batcher(runner) as made:
+        with busy(runner, made) as pool:
+            calls = [pool.submit(made.run, "m", inputs) for inputs in (images(1), wide, images(2))]
+            wait_for(lambda: made._schedule.waiting() == 3)
+        assert [sums(call.result(10)) for call in calls] == [[12], [36], [24]]
+    assert sorted(map(sorted, runner.batches)) == [[0], [1, 2], [3]]

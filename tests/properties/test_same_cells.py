@@ -61,14 +61,14 @@ def test_blobs_are_the_same_in_any_tiling(
 
 @pytest.mark.parametrize("pipeline", ["nuclei", "nash"])
 def test_rendered_tissue_is_the_same_in_any_tiling(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The bundled networks: no cell lost, none doubled, none of another class, IoU above 0.95."""
+    """The bundled networks: no cell lost, none doubled, none of another class or outline."""
     rows = agreements("rendered", rendered(640), Bench.of(pipeline), mpp=0.5)
     with capsys.disabled():
         print(f"\n{pipeline}: {rows[0].cells} cells, least IoU {min(row.least_iou for row in rows):.4f}")
     assert rows[0].cells > 100
     for row in rows:
         assert (row.lost, row.doubled, row.other_class) == (0, 0, 0), row
-        assert row.least_iou > 0.95, row
+        assert row.least_iou == 1, row
 
 
 def test_a_real_slide_is_the_same_in_any_tiling(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,4 +93,4 @@ def test_a_real_slide_is_the_same_in_any_tiling(shared_data: Path, capsys: pytes
         print(f"\nCMU-1-Small-Region: {rows[0].cells} cells, least IoU {min(row.least_iou for row in rows):.4f}")
     for row in rows:
         assert (row.lost, row.doubled, row.other_class) == (0, 0, 0), row
-        assert row.least_iou > 0.95, row
+        assert row.least_iou == 1, row

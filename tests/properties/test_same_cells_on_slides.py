@@ -18,11 +18,12 @@ from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
+from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.source import Source
 from slidecascade.slides.store import SlideStore
 from slidecascade.timing import Silent
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
-from slidecascade_render.slides import write_slide
 from toy_pipeline import WHOLE_PX, ToyPipeline
 
 SLIDE_ID = "liver.tiff"
@@ -54,6 +55,7 @@ class SlideBench:
             region_l0=region_l0,
             mpp=mpp,
             coordinate_space="level0-pixels",
+            facts=compute_facts(self.open_source),
             thresholds={"toy-segmenter": 0.5, "toy-classifier": 0.0, "toy-second": 0.0},
             tile_px=tile_px,
             shift=shift,

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slidecascade.errors import OverloadedError
-from slidecascade.runners.schedule import Call, Key, Limits, Part, Schedule
+from slidecascade.runners.schedule import Call, InputKind, Key, Limits, Part, Schedule
 
-SHAPES = ((8, 8, 3), (16, 8, 3))
+KINDS = (
+    (InputKind("image", "|u1", (8, 8, 3)),),
+    (InputKind("image", "|u1", (16, 8, 3)), InputKind("offset", "<f4", (3,))),
+)
 MODELS = ("a", "b")
 
 
@@ -31,7 +34,7 @@ class Line:
 
     def add(self, caller: object, *, items: int = 1, model: str = "a", shape: int = 0, lasts: float = 1e9) -> Call:
         call = Call(
-            key=Key(model, SHAPES[shape]),
+            key=Key(model, KINDS[shape]),
             caller=caller,
             items=items,
             arrived_at=self.now,
@@ -58,7 +61,7 @@ class Line:
         batch = turn.batch
         assert all(part.call.key == batch.key for part in batch.parts)
         assert all(part.call.ends_at > self.now and id(part.call) not in self.left for part in batch.parts)
-        assert 0 < batch.items <= batch.size <= self.schedule.limits.sizes(batch.key.shape)[-1]
+        assert 0 < batch.items <= batch.size <= self.schedule.limits.sizes(batch.key.pixels)[-1]
         self.parts += batch.parts
         self.sizes.append(batch.items)
         self.now += 0.01 + 0.001 * batch.size
@@ -209,8 +212,16 @@ def test_one_call_larger_than_the_bound_is_served() -> None:
 def test_batches_are_bounded_in_pixels() -> None:
     """Large tiles go in smaller batches, the largest of them one by one."""
     limits = Limits(batch_items=32, batch_px=2**20, padded=True)
-    assert limits.sizes((64, 64, 3)) == (1, 8, 32)
-    assert limits.sizes((300, 300, 3)) == (1, 8)
-    assert limits.sizes((400, 400, 3)) == (1, 6)
-    assert limits.sizes((4096, 4096, 3)) == (1,)
-    assert Limits(batch_items=3).sizes((64, 64, 3)) == (1, 2, 3)
+    assert limits.sizes(64 * 64) == (1, 8, 32)
+    assert limits.sizes(300 * 300) == (1, 8)
+    assert limits.sizes(400 * 400) == (1, 6)
+    assert limits.sizes(4096 * 4096) == (1,)
+    assert Limits(batch_items=3).sizes(64 * 64) == (1, 2, 3)
+
+
+def test_a_batch_is_bounded_by_the_pixels_of_its_largest_input() -> None:
+    """Whichever axis the channels are on, and however many inputs there are."""
+    planes, vector = InputKind("image", "<u2", (4, 512, 256)), InputKind("gain", "<f4", (4,))
+    assert Key("m", (vector, planes)).pixels == 512 * 256
+    assert InputKind("image", "|u1", (512, 256, 8)).pixels == 512 * 256
+    assert Key("m", (vector,)).pixels == 4

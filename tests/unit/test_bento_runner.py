@@ -14,7 +14,6 @@ import aiohttp
 import numpy as np
 import pytest
 from bentoml.exceptions import BentoMLException, NotFound
-from numpy.typing import NDArray
 
 import toy_models
 from slidecascade.cancellation import Control
@@ -29,11 +28,12 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage, load_package
+from slidecascade.models.tensors import Tensors, batch_of, joined
 from slidecascade.runners import bento
 from slidecascade.runners.bento import BentoRunner
 
 MODEL = "toy-classifier"
-IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
+IMAGES = {"image": np.zeros((2, 8, 8, 3), np.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ class Service:
         self.beats = threading.Event()
         self.beats.set()
         self.wrong: Exception | None = None
-        self.calls: list[NDArray[np.uint8]] = []
+        self.calls: list[Tensors] = []
         self.left = threading.Event()
         self.closed = 0
 
@@ -70,8 +70,8 @@ class Service:
                 yield "."
             await asyncio.sleep(0.01)
 
-    async def run(self, images: NDArray[np.uint8]) -> Any:
-        self.calls.append(images)
+    async def run(self, inputs: Tensors) -> Any:
+        self.calls.append(inputs)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -80,7 +80,7 @@ class Service:
                 await asyncio.sleep(60)
             finally:
                 self.left.set()
-        return np.full((len(images), 3), answer, np.float32)
+        return {"probabilities": np.full((batch_of(inputs), 3), answer, np.float32)}
 
     async def close(self) -> None:
         self.closed += 1
@@ -129,7 +129,7 @@ def told(**fields: object) -> BentoMLException:
 
 def test_the_answer_is_the_callers_own(runner_of: MakeRunner) -> None:
     """An array per call, of the type and shape that were promised, that may be written to."""
-    output = runner_of(Service(0.5)).run(MODEL, IMAGES)
+    output = runner_of(Service(0.5)).run(MODEL, IMAGES)["probabilities"]
     assert (output.shape, output.dtype.name, output.flags.writeable) == ((2, 3), "float32", True)
     assert (output == 0.5).all()
 
@@ -142,10 +142,10 @@ def test_large_calls_are_split_and_none_is_made_for_nothing(
     service = Service(0.25)
     runner = runner_of(service)
     images = np.arange(8 * 16 * 8 * 3, dtype=np.uint8).reshape(8, 16, 8, 3)[:, ::2]
-    assert runner.run(MODEL, images).shape == (8, 3)
-    assert [len(call) for call in service.calls] == [3, 3, 2]
-    assert np.array_equal(np.concatenate(service.calls), images)
-    assert runner.run(MODEL, images[:0]).shape == (0, 3)
+    assert runner.run(MODEL, {"image": images})["probabilities"].shape == (8, 3)
+    assert [batch_of(call) for call in service.calls] == [3, 3, 2]
+    assert np.array_equal(joined(service.calls)["image"], images)
+    assert runner.run(MODEL, {"image": images[:0]})["probabilities"].shape == (0, 3)
     assert len(service.calls) == 3
 
 
@@ -157,7 +157,7 @@ def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken:
     """And when that breaks off too, the caller is told to come back."""
     service = Service(broken, 1.0)
     runner = runner_of(service)
-    assert (runner.run(MODEL, IMAGES) == 1.0).all()
+    assert (runner.run(MODEL, IMAGES)["probabilities"] == 1.0).all()
     assert len(service.calls) == 2
     service.answers = [broken]
     with pytest.raises(NotReadyError, match="'toy-classifier' does not answer") as refused:
@@ -189,12 +189,39 @@ def test_what_a_service_says_is_told(
     assert len(service.calls) == 1
 
 
-def test_an_answer_of_another_shape_is_refused(runner_of: MakeRunner) -> None:
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"probabilities": np.zeros((1, 3), np.float32)}, r"'probabilities' as float32 \(1, 3\)"),
+        ({"probabilities": np.zeros((2, 3))}, "'probabilities' as float64"),
+        ({"logits": np.zeros((2, 3), np.float32)}, "returns logits, its model.yaml states probabilities"),
+        ({"probabilities": np.zeros((2, 3), np.float32), "more": np.zeros(2)}, "returns probabilities, more"),
+        ({}, "returns nothing"),
+        ({"probabilities": [0.0]}, "something else than arrays"),
+        (np.zeros((2, 3), np.float32), "something else than arrays"),
+    ],
+)
+def test_an_answer_that_is_not_as_stated_is_refused(runner_of: MakeRunner, answer: object, says: str) -> None:
     """It is never taken for probabilities."""
     service = Service(0.0)
-    service.run = lambda images: asyncio.sleep(0, np.zeros((1, 1)))  # type: ignore[method-assign]  # a wrong service
-    with pytest.raises(ModelFailedError, match="something else than float32"):
+    service.run = lambda inputs: asyncio.sleep(0, answer)  # type: ignore[method-assign]  # a wrong service
+    with pytest.raises(ModelFailedError, match=says):
         runner_of(service).run(MODEL, IMAGES)
+
+
+def test_inputs_the_network_does_not_take_are_not_sent(runner_of: MakeRunner) -> None:
+    """Another size, another type, another name: each is refused before a call is made."""
+    service = Service(0.5)
+    runner = runner_of(service)
+    for wrong in (
+        {"image": np.zeros((2, 8, 9, 3), np.uint8)},
+        {"image": np.zeros((2, 8, 8, 3), np.uint16)},
+        {"pixels": np.zeros((2, 8, 8, 3), np.uint8)},
+        {},
+    ):
+        with pytest.raises(ModelFailedError, match="'toy-classifier'"):
+            runner.run(MODEL, wrong)
+    assert not service.calls
 
 
 def test_a_caller_is_kept_no_longer_than_it_asked(runner_of: MakeRunner) -> None:
@@ -222,7 +249,7 @@ def test_a_service_that_falls_silent_is_given_up(runner_of: MakeRunner) -> None:
     service.answers = [1.0]
     service.beats.set()
     until(lambda: is_ready(runner))
-    assert (runner.run(MODEL, IMAGES) == 1.0).all()
+    assert (runner.run(MODEL, IMAGES)["probabilities"] == 1.0).all()
 
 
 def test_calls_wait_for_a_service_that_was_just_lost(
@@ -234,7 +261,7 @@ def test_calls_wait_for_a_service_that_was_just_lost(
     service.beats.clear()
     runner = runner_of(service, wait=False)
     threading.Timer(0.2, service.beats.set).start()
-    assert (runner.run(MODEL, IMAGES) == 1.0).all()
+    assert (runner.run(MODEL, IMAGES)["probabilities"] == 1.0).all()
 
 
 def test_another_model_than_the_package_is_not_used(runner_of: MakeRunner) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from slidecascade_training.calibration import expected_calibration_error, floor_for, softmax, temperature
+from slidecascade_training.calibration import calibration_of, floor_for, temperature
 
 
 def test_the_temperature_undoes_what_sharpened_the_logits() -> None:
@@ -13,7 +14,7 @@ def test_the_temperature_undoes_what_sharpened_the_logits() -> None:
     generator = np.random.default_rng(0)
     honest = generator.normal(0, 1.5, (20_000, 3))
     draws = generator.random((20_000, 1))
-    labels = (draws > softmax(honest).cumsum(axis=1)).sum(axis=1)
+    labels = (draws > softmax(honest, axis=1).cumsum(axis=1)).sum(axis=1)
     assert temperature(3.0 * honest, labels) == pytest.approx(3.0, rel=0.06)
     assert temperature(honest, labels) == pytest.approx(1.0, rel=0.06)
 
@@ -22,8 +23,8 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     """Ten answers at 0.8 of which six are right are off by 0.2; ten at 0.6 of which six are right are not."""
     labels = np.array([0] * 6 + [1] * 4)
     sure, honest = np.tile([0.8, 0.1, 0.1], (10, 1)), np.tile([0.6, 0.3, 0.1], (10, 1))
-    assert expected_calibration_error(sure, labels) == pytest.approx(0.2)
-    assert expected_calibration_error(honest, labels) == pytest.approx(0.0, abs=1e-12)
+    assert calibration_of(sure, labels).error == pytest.approx(0.2)
+    assert calibration_of(honest, labels).error == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_floor_leaves_at_most_two_in_a_hundred_out() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -28,6 +27,7 @@ from slidecascade.errors import (
 from slidecascade.hosting.main import _hand_over
 from slidecascade.metrics import Metrics
 from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
 from slidecascade.runners.local import LocalRunner, Placement, _missing
@@ -56,9 +56,9 @@ class Elsewhere:
         self.calls: list[str] = []
         self.closed = 0
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         self.calls.append(model)
-        return np.zeros((len(images), 3), np.float32)
+        return {"probabilities": np.zeros((batch_of(inputs), 3), np.float32)}
 
     def check_ready(self) -> None:
         if self.ready is not None:
@@ -99,7 +99,7 @@ def test_every_runner_is_measured(packages: list[ModelPackage]) -> None:
     """Size, time and waiting of each run are in the metrics, and every model's queue is there from the start."""
     metrics = Metrics()
     runner = open_runner(packages, Settings(), metrics)
-    bound(runner, Control()).run("toy-classifier", np.zeros((3, 72, 72, 3), np.uint8))
+    bound(runner, Control()).run("toy-classifier", {"image": np.zeros((3, 72, 72, 3), np.uint8)})
     runner.close()
     page = metrics.expose().decode()
     assert 'slidecascade_batch_size_sum{model="toy-classifier"} 3.0' in page
@@ -113,7 +113,7 @@ def test_models_can_run_in_different_places() -> None:
     here, there = Elsewhere(), Elsewhere(NotReadyError("Not there.", retry_after_s=1))
     runner = RoutedRunner({"a": here, "b": there, "c": here})
     for model in "abcb":
-        bound(runner, Control()).run(model, np.zeros((1, 2, 2, 3), np.uint8))
+        bound(runner, Control()).run(model, {"image": np.zeros((1, 2, 2, 3), np.uint8)})
     assert (here.calls, there.calls) == (["a", "c"], ["b", "b"])
     with pytest.raises(NotReadyError, match="Not there"):
         runner.check_ready()
@@ -140,7 +140,7 @@ def test_another_network_than_its_package_refuses_the_region(toy: ToyPipeline) -
     """As when a server elsewhere was pointed at other models: not ready, with the reason, and no tile's fault."""
 
     class Stranger(Elsewhere):
-        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        def run(self, model: str, inputs: Tensors) -> Tensors:
             raise ModelPackageError("It is another one: point the server at the same models folder.")
 
     analyser = Analyser(
@@ -155,14 +155,14 @@ def test_another_network_than_its_package_refuses_the_region(toy: ToyPipeline) -
             analyser.analyse(request, image, Control())
         assert refused.value.retry_after_s == 2
         with pytest.raises(NotReadyError, match="another one: point the server"):
-            analyser.infer("toy-classifier", np.zeros((1, 8, 8, 3), np.uint8), Control())
+            analyser.infer("toy-classifier", {"image": np.zeros((1, 8, 8, 3), np.uint8)}, Control())
 
 
 def test_what_is_overloaded_refuses_the_region(toy: ToyPipeline) -> None:
     """Networks with too much to do are no fault of a tile: the whole region may be sent again."""
 
     class Full(Elsewhere):
-        def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+        def run(self, model: str, inputs: Tensors) -> Tensors:
             raise OverloadedError("Full.", retry_after_s=3)
 
     with pytest.raises(OverloadedError, match="Full"):
@@ -214,7 +214,7 @@ def test_unknown_choices_are_refused(fields: dict[str, str]) -> None:
 
 def test_overrides_are_taken_apart_and_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """BentoML builds the service from the environment: what was set is what it reads."""
-    for name in ("SLIDECASCADE_RUNNER_BY_MODEL", "SLIDECASCADE_GPUS", "BENTOML_DO_NOT_TRACK"):
+    for name in ("SLIDECASCADE_RUNNER_BY_MODEL", "SLIDECASCADE_GPUS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     settings = Settings(runner_by_model="nuclei-unet=triton,nash-cell=local", gpus="0,2")
@@ -301,8 +301,9 @@ def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> No
     runner = LocalRunner(packages)
     batcher = open_runner(packages, Settings(batching="on", max_batch=4), Unobserved())
     pixels = np.random.default_rng(1).integers(0, 256, (11, 72, 72, 3), np.uint8)
-    assert np.array_equal(batcher.run("toy-classifier", pixels), runner.run("toy-classifier", pixels))
-    assert len(batcher.run("toy-classifier", pixels[:0])) == 0
+    batched, alone = (made.run("toy-classifier", {"image": pixels}) for made in (batcher, runner))
+    assert np.array_equal(batched["probabilities"], alone["probabilities"])
+    assert batch_of(batcher.run("toy-classifier", {"image": pixels[:0]})) == 0
     batcher.close()
     runner.close()
 

@@ -11,6 +11,7 @@ import pytest
 
 from slidecascade.cli import main
 from slidecascade_render.liver.tissue import TissueOptions, render
+from unwritten_slide import write_unwritten
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path, capsys: pytest.Cap
 
 def test_slides_are_read_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pyramidal TIFF is opened as a slide and brings its own pixel size."""
-    from slidecascade_render.slides import write_slide
+    from slidecascade_render.liver.slides import write_slide
 
     slide = tmp_path / "liver.tiff"
     write_slide(slide, TissueOptions(seed=5, mpp=0.25), 512, 512)
@@ -92,6 +93,17 @@ def test_slides_are_read_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[s
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["coordinate_space"] == "level0-pixels"
     assert summary["mpp"] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_warnings_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes the answer doubtful is said on stderr, and the work is done all the same."""
+    slide, out = tmp_path / "slide.tif", tmp_path / "out"
+    write_unwritten(slide, np.full((256, 256, 3), 230, np.uint8), tile_px=128, unwritten=2)
+
+    assert main(["analyze", str(slide), "--pipeline", "nuclei", "--mpp", "0.5", "--out", str(out)]) == 0
+    assert "Warning (no-stored-pixels): 50% of the region has no stored pixels" in capsys.readouterr().err
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert [warning["code"] for warning in summary["warnings"]] == ["no-stored-pixels"]
 
 
 def test_models_can_be_listed_shown_and_verified(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,8 +189,8 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
         "a_type.png has 5 x 5 pixels",
     ),
     "outside": ({"__png": IMAGE, "__geojson": FAR}, "Cell 1 of a.geojson has no pixel in its image"),
-    "a point": ({"__png": IMAGE, "__geojson": POINT}, "not a FeatureCollection of polygons"),
-    "no JSON": ({"__png": IMAGE, "__geojson": "{"}, "not a FeatureCollection of polygons"),
+    "a point": ({"__png": IMAGE, "__geojson": POINT}, "Cell 1 of a.geojson is not a polygon"),
+    "no JSON": ({"__png": IMAGE, "__geojson": "{"}, "a.geojson is not valid JSON (line 1)"),
 }
 
 
@@ -270,7 +271,7 @@ def test_a_full_disk_leaves_what_was_there(drawn: Callable[[Path], tuple[int, st
     out = tmp_path / "out"
     out.mkdir()
     (out / "accuracy.json").write_text("before", encoding="utf-8")
-    (out / ".worst.png.part").symlink_to(full)
+    (out / f".worst.png.partial-{os.getpid()}").symlink_to(full)
     code, told, err = drawn(out)
     assert code == 1
     assert json.loads(told)["images"] == 1

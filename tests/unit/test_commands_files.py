@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from slidecascade.cli import main
-from slidecascade.commands.files import require_file, writing_to
+from slidecascade.commands.files import require_file
 from slidecascade.errors import InvalidRequestError, UnwritableOutputError
+from slidecascade.staging import writing_to
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
+
+from slidecascade.cells.heads import semantic, unet
+from slidecascade.models.repository import load_package
+from slidecascade.models.spec import ModelClass, SegmenterSpec
+from slidecascade.models.tensors import rgb_image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 pytest.importorskip("tensorflow", reason="the [convert] extra is not installed")
 
 from slidecascade_convert.keras import onnx_from_keras
-from slidecascade_convert.package import write_package
+from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_convert.parity import ParityError, check_parity
 
 SCALE = 1 / 255
@@ -62,8 +68,28 @@ def dims(value: Any) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def spec_fields(name: str = "tiny-unet") -> dict[str, object]:
-    return {"name": name, "version": 1, "task": "segment", "head": "unet", "mpp": 0.5}
+def spec_of(graph: ServedGraph, **changes: Any) -> SegmenterSpec:
+    """What model.yaml is to state of the tiny U-Net."""
+    fields: dict[str, Any] = {
+        "name": "tiny-unet",
+        "version": 1,
+        "task": "segment",
+        "head": "unet",
+        "mpp": 0.5,
+        "inputs": (rgb_image(multiple_of=8),),
+        "outputs": unet.OUTPUTS,
+        "halo_px": 64,
+        "classes": (ModelClass(name="Nucleus", color=(0, 158, 115)),),
+        "licence": "Apache-2.0",
+        "training_data": (),
+        "sha256": graph.sha256,
+    }
+    return SegmenterSpec(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def graph(segmenter_graph: Any) -> ServedGraph:
+    return ServedGraph.of(segmenter_graph)
 
 
 def test_a_segmenter_takes_and_gives_bytes_of_any_size(segmenter_graph: Any) -> None:
@@ -113,14 +139,14 @@ def test_several_outputs_are_refused() -> None:
         onnx_from_keras(model, scale=SCALE, output_name="both", height_px=8, width_px=8)
 
 
-def test_a_package_holds_what_runners_and_triton_need(tmp_path: Path, segmenter_graph: Any) -> None:
-    """The four files are there, the sha256 is the graph's, and Triton's config names the tensors."""
-    folder = write_package(tmp_path, spec_fields(), segmenter_graph, "# tiny\n", max_batch=8)
+def test_a_package_holds_what_runners_and_triton_need(tmp_path: Path, graph: ServedGraph) -> None:
+    """The four files are there, model.yaml reads as the spec given, and Triton's config names the tensors."""
+    folder = write_package(tmp_path, spec_of(graph), graph, "# tiny\n", max_batch=8)
     assert folder == tmp_path / "tiny-unet"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-unet"]
     fields = yaml.safe_load((folder / "model.yaml").read_text())
     assert fields["sha256"] == hashlib.sha256((folder / "1" / "model.onnx").read_bytes()).hexdigest()
-    assert {key: fields[key] for key in spec_fields()} == spec_fields()
+    assert load_package(folder).spec == spec_of(graph)
     assert (folder / "README.md").read_text() == "# tiny\n"
     config = (folder / "config.pbtxt").read_text()
     for line in ('name: "image"', "dims: [ -1, -1, 3 ]", 'name: "maps"', "max_batch_size: 8", "TYPE_UINT8"):
@@ -128,17 +154,19 @@ def test_a_package_holds_what_runners_and_triton_need(tmp_path: Path, segmenter_
     assert f'value: {{ string_value: "{fields["sha256"]}" }}' in config
 
 
-def test_a_package_replaces_its_older_self(tmp_path: Path, segmenter_graph: Any) -> None:
+def test_a_package_replaces_its_older_self(tmp_path: Path, graph: ServedGraph) -> None:
     """Writing again leaves one folder with the new content only."""
-    folder = write_package(tmp_path, spec_fields(), segmenter_graph, "old")
+    folder = write_package(tmp_path, spec_of(graph), graph, "old")
     (folder / "leftover.txt").write_text("stale")
-    write_package(tmp_path, spec_fields(), segmenter_graph, "new")
+    write_package(tmp_path, spec_of(graph), graph, "new")
     assert (folder / "README.md").read_text() == "new"
     assert not (folder / "leftover.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-unet"]
 
 
-def test_a_failing_check_leaves_nothing_behind(tmp_path: Path, segmenter: Any, segmenter_graph: Any) -> None:
+def test_a_failing_check_leaves_nothing_behind(
+    tmp_path: Path, segmenter: Any, segmenter_graph: Any, graph: ServedGraph
+) -> None:
     """When parity fails at the last moment neither the package nor its temporary folder stays."""
 
     def refuse(graph_path: Path) -> None:
@@ -146,27 +174,46 @@ def test_a_failing_check_leaves_nothing_behind(tmp_path: Path, segmenter: Any, s
         check_parity(segmenter, segmenter_graph, scale=3 * SCALE)
 
     with pytest.raises(ParityError):
-        write_package(tmp_path, spec_fields(), segmenter_graph, "card", verify=refuse)
+        write_package(tmp_path, spec_of(graph), graph, "card", verify=refuse)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failing_check_keeps_the_older_package(tmp_path: Path, segmenter_graph: Any) -> None:
+def test_a_failing_check_keeps_the_older_package(tmp_path: Path, graph: ServedGraph) -> None:
     """A refused replacement leaves the package that was there untouched."""
 
     def refuse(_: Path) -> None:
         raise ParityError("no")
 
-    folder = write_package(tmp_path, spec_fields(), segmenter_graph, "old")
+    folder = write_package(tmp_path, spec_of(graph), graph, "old")
     with pytest.raises(ParityError):
-        write_package(tmp_path, spec_fields(), segmenter_graph, "new", verify=refuse)
+        write_package(tmp_path, spec_of(graph), graph, "new", verify=refuse)
     assert (folder / "README.md").read_text() == "old"
 
 
 @pytest.mark.parametrize("name", ["../escape", "Nuclei", "", "a/b"])
-def test_names_that_are_no_folder_names_are_refused(tmp_path: Path, segmenter_graph: Any, name: str) -> None:
-    """A package cannot be written outside the repository."""
-    with pytest.raises(ValueError, match="lower-case"):
-        write_package(tmp_path, spec_fields(name), segmenter_graph, "card")
+def test_names_that_are_no_folder_names_are_refused(graph: ServedGraph, name: str) -> None:
+    """A spec cannot name a package outside the repository."""
+    with pytest.raises(ValidationError, match="name"):
+        spec_of(graph, name=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sha256": "0" * 64}, "another graph"),
+        ({"inputs": (rgb_image(multiple_of=8, name="pixels"),)}, "has the inputs"),
+        ({"inputs": (rgb_image(multiple_of=8).model_copy(update={"dtype": "uint16"}),)}, "has the inputs"),
+        ({"head": "semantic", "outputs": semantic.OUTPUTS}, "has the outputs"),
+        ({"outputs": (*unet.OUTPUTS, unet.OUTPUTS[0].model_copy(update={"name": "more"}))}, "has the outputs"),
+    ],
+)
+def test_a_graph_that_is_not_as_stated_is_not_written(
+    tmp_path: Path, graph: ServedGraph, changes: dict[str, Any], says: str
+) -> None:
+    """Whatever model.yaml would state of another graph, nothing is left in the repository."""
+    with pytest.raises(ValueError, match=says):
+        write_package(tmp_path, spec_of(graph, **changes), graph, "card")
+    assert not list(tmp_path.iterdir())
 
 
 def test_parity_refuses_graphs_that_answer_nan(segmenter: Any, segmenter_graph: Any) -> None:

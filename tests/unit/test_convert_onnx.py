@@ -299,7 +299,7 @@ def test_the_command_writes_a_package_the_service_runs(tmp_path: Path, capsys: p
     assert "largest difference" in capsys.readouterr().out
     package = load_package(out / "toy")
     assert package.spec.licence == "MIT"
-    assert LocalRunner([package]).run("toy", IMAGES).shape == (4, 3)
+    assert LocalRunner([package]).run("toy", {"image": IMAGES})["probabilities"].shape == (4, 3)
     report = json.loads((out / "toy" / "1" / "parity.json").read_text(encoding="utf-8"))
     assert report["agreement"]["max_abs"] < 1e-4
     assert 'name: "zeros"' in (out / "toy" / "config.pbtxt").read_text(encoding="utf-8")

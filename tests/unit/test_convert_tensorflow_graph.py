@@ -54,6 +54,7 @@ def exported(hash_seed: int) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_exports_do_not_depend_on_the_order_of_sets() -> None:
     """Processes with other hash seeds, and later exports of one process, give the same operators and answers."""
     first = exported(0)

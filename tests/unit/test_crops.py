@@ -44,6 +44,19 @@ def test_thousands_of_crops_in_one_call(image: np.ndarray) -> None:
     assert (crops == crops[0]).all()
 
 
+@pytest.mark.parametrize(("size_px", "out_px"), [(54, 72), (50, 72), (64, 224), (96, 224), (33, 97), (200, 72)])
+def test_a_crop_is_the_same_in_any_company(size_px: int, out_px: int) -> None:
+    """Whatever its place among hundreds of crops, and by itself: bit for bit, for every ratio of sizes."""
+    crops = np.random.default_rng(3).integers(0, 256, (300, size_px, size_px, 3), np.uint8)
+    patch = crops.reshape(-1, size_px, 3)
+    corners = np.stack([np.zeros(300, np.int64), np.arange(300) * size_px], axis=1)
+    sizes = {"size_px": size_px, "height_px": out_px, "width_px": out_px}
+    together = cut(patch, corners, **sizes)
+
+    for some in (slice(0, 1), slice(7, 50), slice(299, 300)):
+        np.testing.assert_array_equal(cut(patch, corners[some], **sizes), together[some])
+
+
 def test_a_crop_outside_the_patch_is_refused(image: np.ndarray) -> None:
     """Pixels that were not read are never made up."""
     with pytest.raises(ValueError, match="outside the patch"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cut_jpeg import cut_parts, tiled_jpeg_tiff
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.plan import UNREAD_GREY
@@ -16,8 +17,8 @@ from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.tiling import cover
 from slidecascade.timing import Silent
-from slidecascade_render.liver.tissue import TissueOptions
-from slidecascade_render.slides import write_slide
+from slidecascade_render.liver.slides import write_slide
+from slidecascade_render.liver.tissue import TissueOptions, render
 from toy_pipeline import HALO_PX, ToyPipeline
 
 SIDE_PX = 1024
@@ -40,16 +41,33 @@ def _unreadable(path: Path) -> set[tuple[int, int]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered slide with one JPEG tile overwritten by zeros."""
-    path = tmp_path_factory.mktemp("damaged") / "slide.tiff"
+def _write_zeroed(path: Path) -> None:
+    """One JPEG tile overwritten by zeros."""
     write_slide(path, TissueOptions(seed=4, mpp=0.5), SIDE_PX, SIDE_PX, tile_px=TILE_PX, levels=1)
     data = bytearray(path.read_bytes())
     starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
     middle = starts[5]
     data[middle : middle + 2000] = bytes(2000)
     path.write_bytes(data)
+
+
+def _write_cut(path: Path) -> None:
+    """One JPEG tile cut in half and closed with an end marker."""
+    write_slide(path, TissueOptions(seed=4, mpp=0.5), SIDE_PX, SIDE_PX, tile_px=TILE_PX, levels=1)
+    path.write_bytes(cut_parts(path.read_bytes(), 5))
+
+
+def _write_grey_cut(path: Path) -> None:
+    """The same of one channel, whose tiles OpenSlide fills with grey."""
+    pixels = render(TissueOptions(seed=4, mpp=0.5), width_px=SIDE_PX, height_px=SIDE_PX).image
+    path.write_bytes(cut_parts(tiled_jpeg_tiff(pixels[..., 1], TILE_PX), 5))
+
+
+@pytest.fixture(scope="module", params=[_write_zeroed, _write_cut, _write_grey_cut])
+def damaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered slide with a damaged tile."""
+    path = tmp_path_factory.mktemp("damaged") / "slide.tiff"
+    request.param(path)
     return path
 
 
@@ -75,7 +93,8 @@ def test_only_the_damaged_tiles_fail(damaged: Path, tmp_path: Path, threads: int
 
     # Tiles read a halo, so those around the spot fail with it; those that do not touch it must not.
     ((x, y),) = broken
-    tiles = cover(Size(SIDE_PX, SIDE_PX), tile_px=TILE_PX, halo_px=HALO_PX, multiple_of=8)
+    whole = Box(0, 0, SIDE_PX, SIDE_PX)
+    tiles = cover(whole, whole.size, tile_px=Size(TILE_PX, TILE_PX), halo_px=HALO_PX, multiple_of=8)
     touching = {
         (tile.core.x, tile.core.y)
         for tile in tiles

@@ -18,10 +18,10 @@ import toy_dataset
 from slidecascade.cells.instances import Instances
 from slidecascade.cli import main
 from slidecascade_evaluation import dsb2018
+from slidecascade_evaluation.annotation import Annotation
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import write_slide
 from slidecascade_training.datasets import labelling
-from slidecascade_training.datasets.annotation import Annotation
 from slidecascade_training.datasets.cropping import crops_at
 from slidecascade_training.datasets.folder import read_index
 from slidecascade_training.datasets.split import split_by_slide
@@ -422,7 +422,7 @@ def test_a_full_disk_leaves_nothing_behind(
     """Crops are small; the list at the end is what no longer fits."""
     with toy_dataset.disk_full_after(3000):
         assert main(_call(*folders, tmp_path / "data")) == 1
-    assert "Nothing can be written to" in capsys.readouterr().err
+    assert "Results cannot be written to" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"slides", "annotations"}
 
 

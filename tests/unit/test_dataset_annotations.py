@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from slidecascade.errors import UnusableDataError
-from slidecascade_training.datasets import geojson, xmlfile
-from slidecascade_training.datasets.annotation import Annotation
+from slidecascade_evaluation import geojson
+from slidecascade_evaluation.annotation import Annotation
+from slidecascade_training.datasets import xmlfile
 from slidecascade_training.datasets.specimens import Specimen
 
 SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]

@@ -6,7 +6,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from slidecascade.errors import (
     TilesFailedError,
     UnreadableSlideError,
 )
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
@@ -49,13 +49,13 @@ class Failing:
         self._lock = threading.Lock()
         self.calls = 0
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         if model == "toy-segmenter":
             with self._lock:
                 call, self.calls = self.calls, self.calls + 1
             if call in self._failing:
                 raise self._error
-        return self._runner.run(model, images)
+        return self._runner.run(model, inputs)
 
     def close(self) -> None: ...
 
@@ -66,6 +66,7 @@ class Counting:
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.found: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
         self.stages: set[str] = set()
 
     def stage(self, name: str, seconds: float) -> None:
@@ -76,6 +77,9 @@ class Counting:
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         self.found[class_name] += count
+
+    def warning(self, code: str) -> None:
+        self.warned[code] += 1
 
 
 FAULT = ModelFailedError("The toy failed.")
@@ -146,7 +150,7 @@ def test_a_slide_that_breaks_is_opened_again(toy: ToyPipeline, image: NDArray[np
 
     analysis = toy.run(image, tile_px=TILE_PX, open_source=breaks_once)
     assert analysis.tiles.failed == ()
-    assert opened == 5  # once to look at it, once a tile
+    assert opened == 6  # once for its facts, once for its grids, once a tile
     assert sum(retried) == 2  # for the samples, and for the tile that failed
 
 

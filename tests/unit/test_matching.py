@@ -67,6 +67,23 @@ def test_cells_in_halves_are_matched_once_each_way() -> None:
     assert count_matches(iou_matrix(truth, predicted), 0.5) == MatchCounts(2, 1, 1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_pairs_are_an_optimal_assignment(seed: int) -> None:
+    """Above one half, scipy's assignment of most pairs finds as many as the one partner each cell can have."""
+    pytest.importorskip("scipy", reason="the [train] extra is not installed")
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(seed)
+    truth = squares(*((top, left, top + 4, left + 4) for top in range(0, 20, 5) for left in range(0, 20, 5)))
+    predicted = np.roll(truth, tuple(rng.integers(0, 2, 2)), axis=(0, 1))
+    predicted[rng.random(predicted.shape) < 0.15] = 0
+    iou = iou_matrix(truth, predicted)
+    for threshold in (0.5, 0.6, 0.7):
+        allowed = iou >= threshold
+        rows, columns = linear_sum_assignment(allowed, maximize=True)
+        assert count_matches(iou, threshold).true_positives == allowed[rows, columns].sum()
+
+
 def test_low_thresholds_are_refused() -> None:
     """Below one half a cell could have several partners, so the threshold is an error."""
     with pytest.raises(ValueError, match="no longer unique"):

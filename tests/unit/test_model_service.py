@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.types import Message
 
 from slidecascade.errors import CancelledError, ModelFailedError, ModelPackageError, OverloadedError, SettingsError
 from slidecascade.models.repository import load_repository
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.settings import Settings
 from toy_pipeline import ToyPipeline
 
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from slidecascade.hosting.bento_model import Call, Callers, Queue, model_services
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as above, when services are made
-IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
+IMAGES = {"image": np.zeros((2, 8, 8, 3), np.uint8)}
 WAIT_S = 20
 
 
@@ -37,12 +37,12 @@ class Gated:
         self.barrier = threading.Barrier(parties)
         self.began: list[int] = []
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        self.began.append(len(images))
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        self.began.append(batch_of(inputs))
         self.barrier.wait(WAIT_S)
-        if len(images) == 13:
+        if batch_of(inputs) == 13:
             raise ZeroDivisionError
-        return images[:, 0, 0].astype(np.float32)
+        return {"corner": inputs["image"][:, 0, 0].astype(np.float32)}
 
     def close(self) -> None: ...
 
@@ -56,12 +56,17 @@ class Caller:
     def leave(self) -> None:
         self._left.set()
 
-    def call(self, images: NDArray[np.uint8] = IMAGES) -> Call:
-        return Call(images, Request({"type": "http"}, self._receive))
+    def call(self, inputs: Tensors = IMAGES) -> Call:
+        return Call(inputs, Request({"type": "http"}, self._receive))
 
     async def _receive(self) -> Message:
         await self._left.wait()
         return {"type": "http.disconnect"}
+
+
+def of(count: int) -> Tensors:
+    """The inputs of a call with so many images."""
+    return {"image": np.zeros((count, 8, 8, 3), np.uint8)}
 
 
 def queue(runner: Gated, *, threads: int = 2, most: int = 4) -> Queue:
@@ -83,7 +88,7 @@ async def test_calls_run_side_by_side() -> None:
     runner = Gated(2)
     calls = queue(runner)
     answers = await asyncio.gather(*(calls.answer(Caller().call()) for _ in range(2)))
-    assert [len(answer) for answer in answers] == [2, 2]
+    assert [batch_of(answer) for answer in answers] == [2, 2]
 
 
 async def test_images_that_may_wait_are_counted() -> None:
@@ -92,7 +97,7 @@ async def test_images_that_may_wait_are_counted() -> None:
     calls = queue(runner, threads=1, most=4)
     first = start(calls.answer(Caller().call()))
     await soon(lambda: runner.began)
-    large = start(calls.answer(Caller().call(np.zeros((9, 8, 8, 3), np.uint8))))
+    large = start(calls.answer(Caller().call(of(9))))
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError, match="9 images wait for model 'toy'") as refused:
         await calls.answer(Caller().call())
@@ -104,7 +109,7 @@ async def test_images_that_may_wait_are_counted() -> None:
     third = start(calls.answer(Caller().call()))
     await soon(lambda: len(runner.began) == 3)
     runner.barrier.wait(WAIT_S)
-    assert len(await third) == 2
+    assert batch_of(await third) == 2
 
 
 async def test_a_call_whose_caller_has_left_is_not_run() -> None:
@@ -114,7 +119,7 @@ async def test_a_call_whose_caller_has_left_is_not_run() -> None:
     running = start(calls.answer(Caller().call()))
     await soon(lambda: runner.began)
     gone = Caller()
-    waiting = start(calls.answer(gone.call(np.zeros((1, 8, 8, 3), np.uint8))))
+    waiting = start(calls.answer(gone.call(of(1))))
     await asyncio.sleep(0)
     gone.leave()
     with pytest.raises(CancelledError):
@@ -132,9 +137,9 @@ async def test_a_fault_of_the_network_is_told_as_such(caplog: pytest.LogCaptureF
     """In one sentence, and with its trace in the log; the next call runs."""
     calls = queue(Gated())
     with pytest.raises(ModelFailedError, match="Model 'toy' failed unexpectedly"):
-        await calls.answer(Caller().call(np.zeros((13, 8, 8, 3), np.uint8)))
+        await calls.answer(Caller().call(of(13)))
     assert "ZeroDivisionError" in caplog.text
-    assert len(await calls.answer(Caller().call())) == 2
+    assert batch_of(await calls.answer(Caller().call())) == 2
 
 
 async def test_callers_are_counted_until_they_leave_or_have_to() -> None:

@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from slidecascade_render.liver.anatomy import Window
 from slidecascade_render.liver.crops import CELL, HEPATOCYTE, crops_of, dark_spots
 from slidecascade_render.liver.hepatocytes import LEAST_STEATOTIC_FAT, MOST_STRAY_FAT, fat_shares
 from slidecascade_render.liver.layout import lay_out
 from slidecascade_render.liver.specimen import STEATOSIS
 from slidecascade_render.liver.tissue import CLASS_NAMES, RenderedTissue, TissueOptions, render
-from slidecascade_training.variation import varied
+from slidecascade_render.window import Window
+from slidecascade_training.nash.variation import varied
 
 OPTIONS = TissueOptions(
     seed=8,

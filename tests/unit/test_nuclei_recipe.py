@@ -1,6 +1,8 @@
 """The nuclei recipe: crops and their targets, crops drawn beside the training, a run that was cut off."""
 
-from itertools import islice, repeat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,17 +10,13 @@ import numpy as np
 import pytest
 
 from slidecascade_evaluation.dsb2018 import FLUORESCENCE, NucleiImage, split_of
-from slidecascade_training import nuclei
-from slidecascade_training.nuclei import Trainer, drawn_ahead, learning_rate, weighted_loss
-from slidecascade_training.nuclei_crops import (
-    CROP_PX,
-    WEIGHT_UNIT,
-    Batch,
-    TrainingImage,
-    draw_batch,
-    prepare,
-    target_planes,
-)
+from slidecascade_training.ahead import Batch, DrawBatch, drawn_ahead
+from slidecascade_training.nuclei import recipe as nuclei_recipe
+from slidecascade_training.nuclei.crops import CropDraw, TrainingImage, prepare
+from slidecascade_training.nuclei.network import weighted_loss
+from slidecascade_training.nuclei.recipe import settings_of, train, trained
+from slidecascade_training.nuclei.staining import CROP_PX
+from slidecascade_training.nuclei.targets import WEIGHT_UNIT, target_planes
 
 
 def two_touching() -> np.ndarray:
@@ -38,7 +36,7 @@ def pool() -> list[TrainingImage]:
 
 @pytest.fixture
 def batch(pool: list[TrainingImage]) -> Batch:
-    return draw_batch(pool, 2, np.random.default_rng(0))
+    return CropDraw(tuple(pool), 2, 0)(0)
 
 
 def test_depth_is_relative_to_each_instance_and_low_where_two_touch() -> None:
@@ -60,24 +58,24 @@ def test_the_ground_beside_a_small_instance_weighs_as_much_as_it() -> None:
 
 def test_a_batch_holds_images_and_planes_of_one_form(batch: Batch) -> None:
     """Bytes: what processes hand over is as small as it can be."""
-    assert batch.images.shape == batch.planes.shape == (2, CROP_PX, CROP_PX, 3)
-    assert batch.images.dtype == batch.planes.dtype == np.uint8
-    assert (batch.planes[..., 0] >= 128).any()
+    assert batch.images.shape == batch.targets.shape == (2, CROP_PX, CROP_PX, 3)
+    assert batch.images.dtype == batch.targets.dtype == np.uint8
+    assert (batch.targets[..., 0] >= 128).any()
 
 
 def test_depth_outside_the_foreground_is_not_learned(batch: Batch) -> None:
     """Whatever a warp interpolates there."""
     predicted = np.random.default_rng(0).random((2, CROP_PX, CROP_PX, 2), np.float32)
-    changed = batch.planes.copy()
+    changed = batch.targets.copy()
     changed[..., 1] = np.where(changed[..., 0] >= 128, changed[..., 1], 99)
-    assert (changed != batch.planes).any()
-    losses = [float(weighted_loss(planes.astype(np.float32), predicted)) for planes in (batch.planes, changed)]
+    assert (changed != batch.targets).any()
+    losses = [float(weighted_loss(planes.astype(np.float32), predicted)) for planes in (batch.targets, changed)]
     assert losses[0] == losses[1] > 0
 
 
 def test_the_loss_is_least_where_the_maps_are_right(batch: Batch) -> None:
     """The truth itself, then the truth with a foreground that is too large, then noise."""
-    planes = batch.planes.astype(np.float32)
+    planes = batch.targets.astype(np.float32)
     is_cell = planes[..., 0] >= 128
     depth = np.where(is_cell, planes[..., 1] / 255, 0).astype(np.float32)
     wide = cv2.dilate(np.moveaxis(is_cell.astype(np.uint8), 0, -1), np.ones((7, 7), np.uint8))
@@ -89,48 +87,54 @@ def test_the_loss_is_least_where_the_maps_are_right(batch: Batch) -> None:
     assert right < too_large < flat
 
 
-def test_batches_drawn_beside_the_training_are_those_of_their_steps(
-    pool: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("in_processes", [True, False])
+def test_batches_drawn_ahead_are_those_of_their_steps(pool: list[TrainingImage], in_processes: bool) -> None:
     """A run that is cut off after step 1 sees at step 2 what it would have seen."""
-    with drawn_ahead(pool, seed=3, first=0) as batches:
-        whole = list(islice(batches, 3))
-    with drawn_ahead(pool, seed=3, first=2) as batches:
-        later = next(batches)
+    draw = CropDraw(tuple(pool), 2, 3)
+    with drawn_ahead(draw, stop=3, in_processes=in_processes) as batches:
+        whole = [batches(step) for step in range(3)]
+    with drawn_ahead(draw, stop=3, in_processes=in_processes) as batches:
+        later = batches(2)
     np.testing.assert_array_equal(later.images, whole[2].images)
-    np.testing.assert_array_equal(later.planes, whole[2].planes)
+    np.testing.assert_array_equal(later.targets, whole[2].targets)
+    np.testing.assert_array_equal(later.images, draw(2).images)
     assert (whole[0].images != whole[1].images).any()
 
 
-def test_the_rate_rises_and_then_falls_to_nothing() -> None:
-    """A linear warm-up, then a cosine."""
-    rates = [learning_rate(progress) for progress in np.linspace(0, 1, 200)]
-    top = int(np.argmax(rates))
-    assert rates[0] < rates[top] / 10
-    assert all(np.diff(rates[top:]) <= 0)
-    assert rates[-1] == pytest.approx(0, abs=1e-9)
-
-
-# Keras hands TensorFlow's variables to numpy in the old way when it saves.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step, the weights and the optimiser's state come from the checkpoint."""
-    monkeypatch.setattr(nuclei, "SAVE_EVERY", 1)
-    first = Trainer(tmp_path, (4, 6))
-    first.train(repeat(batch), 2)
-    again = Trainer(tmp_path)
-    assert again.done == 2
-    for ours, theirs in zip(again.network.get_weights(), first.network.get_weights(), strict=True):
+def test_a_run_that_was_cut_off_goes_on(
+    tmp_path: Path, pool: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in its second epoch and begun again, it ends with the same weights, bit for bit."""
+    monkeypatch.setattr(nuclei_recipe, "EPOCH_STEPS", 1)
+    monkeypatch.setattr(nuclei_recipe, "drawn_ahead", _in_this_process)
+    settings = settings_of("", seed=1, steps=3, batch=2, widths=(4, 6))
+    whole, history = train(pool, tmp_path / "whole", settings)
+    assert history.steps == 3
+    assert trained(tmp_path / "whole", settings)[1] == history
+    with monkeypatch.context() as patched:
+        patched.setattr(nuclei_recipe, "drawn_ahead", partial(_in_this_process, fails_at=1))
+        with pytest.raises(InterruptedError):
+            train(pool, tmp_path / "cut", settings)
+    assert trained(tmp_path / "cut", settings)[1].steps == 1
+    again, history = train(pool, tmp_path / "cut", settings)
+    assert history.steps == 3
+    for ours, theirs in zip(again.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    again.train(repeat(batch), 3)
-    assert again.done == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["network.keras"]
 
 
-def test_a_folder_without_a_network_is_told(tmp_path: Path) -> None:
-    """Before anything is built."""
-    with pytest.raises(FileNotFoundError, match="train it first"):
-        Trainer(tmp_path)
+@contextmanager
+def _in_this_process(
+    draw: DrawBatch, *, stop: int, in_processes: bool, fails_at: int | None = None
+) -> Iterator[DrawBatch]:
+    assert in_processes
+
+    def drawn(step: int) -> Batch:
+        assert step < stop
+        if step == fails_at:
+            raise InterruptedError
+        return draw(step)
+
+    yield drawn
 
 
 def test_an_image_stays_in_its_split() -> None:

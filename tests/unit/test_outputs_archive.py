@@ -145,17 +145,3 @@ def test_cells_are_written_as_gzip_when_asked(tmp_path: Path) -> None:
     assert gzip.decompress(written[0]) == plain
     assert written[0] == written[1]
     assert len(written[0]) < len(plain) / 2
-
-
-def test_a_file_that_cannot_be_finished_is_not_left_behind(tmp_path: Path) -> None:
-    """When writing breaks off, the old file stays and the half-written one goes."""
-    (tmp_path / "cells.geojson").write_text("old")
-
-    def breaks() -> Any:
-        yield b"half"
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        archive._write_atomically(tmp_path / "cells.geojson", breaks())
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.geojson"]
-    assert (tmp_path / "cells.geojson").read_text() == "old"

@@ -191,19 +191,21 @@ def test_names_with_special_characters_survive() -> None:
 
 
 def test_ids_stay_between_runs_and_change_with_what_made_the_cells() -> None:
-    """The same analysis gives the same ids; another region, pipeline or model gives others."""
+    """Ids are the same in any region; another slide, pipeline, model, threshold or mpp changes them."""
     base = make_analysis(20)
 
     def ids(analysis: Analysis) -> set[str]:
         return {feature["id"] for feature in parsed(analysis)["features"]}
 
-    same = replace(base, timings_s={}, thresholds={"nuclei": 0.4})
+    same = (replace(base, timings_s={}), replace(base, region_l0=Box(0, 0, 5000, 5000)))
     others = (
-        replace(base, region_l0=Box(0, 0, 5000, 5000)),
         replace(base, pipeline="other"),
+        replace(base, thresholds={"nuclei": 0.4}),
+        replace(base, mpp=0.51),
+        replace(base, facts=replace(base.facts, content_id="f" * 64)),
         replace(base, models=(replace(base.models[0], sha256="d" * 64), *base.models[1:])),
     )
-    assert ids(same) == ids(base)
+    assert all(ids(one) == ids(base) for one in same)
     assert all(not ids(other) & ids(base) for other in others)
 
 
@@ -215,8 +217,10 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only",
+        "research_use_only", "slide", "facts", "warnings",
     }  # fmt: skip
+    assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
+    assert member["facts"] == {"field": "bright", "glass_minimum": 210, "glass_spread": 20}
     assert member["research_use_only"] == wire.RESEARCH_USE_ONLY
     assert member["region"] == {"x": 1000, "y": 2000, "width": 800, "height": 600}
     assert member["coordinate_space"] == "level0-pixels"

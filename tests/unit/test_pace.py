@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from slidecascade.runners.pace import Pace, RunTimes, batch_size
-from slidecascade.runners.schedule import Call, Key, Limits, Schedule
+from slidecascade.runners.schedule import Call, InputKind, Key, Limits, Schedule
 
-KEY = Key("model", (64, 64, 3))
+KEY = Key("model", (InputKind("image", "|u1", (64, 64, 3)),))
 
 
 @dataclass

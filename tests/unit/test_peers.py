@@ -28,6 +28,7 @@ from benchmarks.peers.table import page, table
 from numpy.typing import NDArray
 
 from made_analysis import make_analysis
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.outputs import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
@@ -210,11 +211,11 @@ class Counting:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        self.sizes.append(len(images))
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        self.sizes.append(batch_of(inputs))
         if model == "broken":
             raise ValueError("broken")
-        return images[:, 0, 0] + 1
+        return {"corner": inputs["image"][:, 0, 0] + 1}
 
     def close(self) -> None: ...
 
@@ -224,10 +225,10 @@ def test_joined_regions_run_as_one_batch() -> None:
     runner = Counting()
 
     def work(number: int, joined: Runner) -> list[int]:
-        answers = [joined.run("first", np.full((number, 4, 4, 3), number, np.uint8))]
+        answers = [joined.run("first", {"image": np.full((number, 4, 4, 3), number, np.uint8)})]
         if number > 1:
-            answers.append(joined.run("second", np.full((1, 4, 4, 3), 10 * number, np.uint8)))
-        return [int(value) for part in answers for value in part[:, 0]]
+            answers.append(joined.run("second", {"image": np.full((1, 4, 4, 3), 10 * number, np.uint8)}))
+        return [int(value) for part in answers for value in part["corner"][:, 0]]
 
     assert together([1, 2, 3], work, runner) == [[2], [3, 3, 21], [4, 4, 4, 31]]
     assert runner.sizes == [6, 2]
@@ -236,7 +237,9 @@ def test_joined_regions_run_as_one_batch() -> None:
 def test_a_joined_batch_that_fails_tells_everyone() -> None:
     """No caller waits for ever."""
     with pytest.raises(ValueError, match="broken"):
-        together([1, 2], lambda _, joined: joined.run("broken", np.zeros((1, 4, 4, 3), np.uint8)), Counting())
+        together(
+            [1, 2], lambda _, joined: joined.run("broken", {"image": np.zeros((1, 4, 4, 3), np.uint8)}), Counting()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +258,8 @@ class InProcess:
     def infer(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         self.calls += 1
         assert len(images) == 1
-        return self._runner.run(self._model, images)
+        (output,) = self._runner.run(self._model, {"image": images}).values()
+        return output
 
 
 def services(composition: Composition) -> dict[str, InProcess]:

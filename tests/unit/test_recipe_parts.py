@@ -11,17 +11,16 @@ import pytest
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_training.checkpoint import Epoch, History
+from slidecascade_training.eventlog import EventLog
 from slidecascade_training.recipes import augment
 from slidecascade_training.recipes.augment import Augmentation, view_of
-from slidecascade_training.recipes.checkpoint import Epoch, History
-from slidecascade_training.recipes.eventlog import EventLog
 from slidecascade_training.recipes.figures import figures_of, roc_auc, roc_curve, worst_mistakes
-from slidecascade_training.recipes.nuclei_report import LossCurve, read_losses
 from slidecascade_training.recipes.rate import advised
 from slidecascade_training.recipes.samples import target_maps
-from slidecascade_training.recipes.schedule import RatePlan
 from slidecascade_training.recipes.settings import RANGE_TEST, RunSettings
 from slidecascade_training.recipes.table import find_recipe
+from slidecascade_training.schedule import RatePlan
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -135,7 +134,7 @@ def test_early_stopping_counts_from_the_best_epoch() -> None:
     """Patience 0 never stops."""
 
     def epoch(loss: float) -> Epoch:
-        return Epoch(loss=1.0, score=0.5, val_loss=loss, val_score=0.5, rate=0.1, seconds=1)
+        return Epoch(steps=1, loss=1.0, score=0.5, val_loss=loss, val_score=0.5, rate=0.1, seconds=1)
 
     history = History(tuple(epoch(loss) for loss in (3.0, 1.0, 2.0, 1.0)))
     assert history.best == 2
@@ -157,9 +156,9 @@ def test_tensorboard_reads_the_event_log(tmp_path: Path) -> None:
     import tensorflow as tf
     from tensorflow.core.util import event_pb2
 
-    log = EventLog(tmp_path / "events")
-    log.write(1, {"loss/train": 0.5, "rate": 1e-3})
-    log.write(300, {"loss/train": 0.25})
+    with EventLog(tmp_path / "events") as log:
+        log.write(1, {"loss/train": 0.5, "rate": 1e-3})
+        log.write(300, {"loss/train": 0.25})
     (path,) = (tmp_path / "events").iterdir()
     assert "tfevents" in path.name
     events = [event_pb2.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
@@ -169,20 +168,6 @@ def test_tensorboard_reads_the_event_log(tmp_path: Path) -> None:
         (1, "rate", pytest.approx(1e-3)),
         (300, "loss/train", 0.25),
     ]
-
-
-def test_a_resumed_curve_goes_on(tmp_path: Path) -> None:
-    """Steps taken again after a kill replace what they gave; a file of another kind is refused."""
-    LossCurve(tmp_path).add(100, 0.5)
-    curve = LossCurve(tmp_path)
-    curve.add(200, 0.4)
-    curve.add(300, 0.3)
-    LossCurve(tmp_path).add(200, 0.25)
-    assert read_losses(tmp_path / "losses.csv") == ((100, 0.5), (200, 0.25))
-    assert len(list((tmp_path / "events").iterdir())) == 3
-    (tmp_path / "losses.csv").write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(InvalidRequestError, match="remove it"):
-        LossCurve(tmp_path)
 
 
 def test_a_run_begins_where_its_range_test_was(tmp_path: Path) -> None:

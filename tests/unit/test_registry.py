@@ -31,7 +31,7 @@ def test_a_good_package_is_loaded_and_run(tmp_path: Path) -> None:
     packages = load_repository(tmp_path)
     runner = LocalRunner(packages.values())
 
-    maps = runner.run("toy-segmenter", np.full((2, 16, 24, 3), 55, np.uint8))
+    maps = runner.run("toy-segmenter", {"image": np.full((2, 16, 24, 3), 55, np.uint8)})["maps"]
 
     assert maps.shape == (2, 16, 24, 2)
     assert (maps == 200).all()
@@ -108,14 +108,16 @@ def test_shapes_that_contradict_model_yaml_are_refused(tmp_path: Path) -> None:
     """Three outputs for two classes would misname every cell."""
     fields = toy_models.classifier_fields(classes=toy_models.classifier_fields()["classes"][:2])
     toy_models.write_package(tmp_path, fields, toy_models.redness_classifier(72))
-    with pytest.raises(ModelPackageError, match=r"'toy-classifier' returns float32 \(1, 3\)"):
+    with pytest.raises(
+        ModelPackageError, match=r"'toy-classifier' returns 'probabilities' as tensor\(float\) \('N', 3\)"
+    ):
         LocalRunner(load_repository(tmp_path).values())
 
 
 def test_an_input_size_that_contradicts_the_graph_is_refused(tmp_path: Path) -> None:
     """A graph for 96 px does not run at 72 px."""
     toy_models.write_package(tmp_path, toy_models.classifier_fields(), toy_models.redness_classifier(96))
-    with pytest.raises(ModelPackageError, match="does not run on an image of 72 x 72 px"):
+    with pytest.raises(ModelPackageError, match=r"takes 'image' as tensor\(uint8\) \('N', 96, 96, 3\)"):
         LocalRunner(load_repository(tmp_path).values())
 
 
@@ -211,11 +213,11 @@ def test_a_gpu_is_asked_for_with_its_libraries_loaded(
 
 
 def test_a_failing_run_is_an_error_with_a_name(tmp_path: Path) -> None:
-    """Images the graph cannot take end in ModelFailedError, not in a library's exception."""
+    """Images the network does not take end in ModelFailedError, not in a library's exception."""
     toy_models.write_package(tmp_path, toy_models.classifier_fields(), toy_models.redness_classifier(72))
     runner = LocalRunner(load_repository(tmp_path).values())
-    with pytest.raises(ModelFailedError, match="'toy-classifier' failed on 1 images of 10 x 10 px"):
-        runner.run("toy-classifier", np.zeros((1, 10, 10, 3), np.uint8))
+    with pytest.raises(ModelFailedError, match=r"'toy-classifier'.*'image' has the shape \(1, 10, 10, 3\)"):
+        runner.run("toy-classifier", {"image": np.zeros((1, 10, 10, 3), np.uint8)})
 
 
 def test_no_models_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import openslide
 import pytest
 
+from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from slidecascade_render.slides import pyramid, write_slide
+from slidecascade_render.slides import pyramid
 from slidecascade_render.tiff import TiledTiff
 
 OPTIONS = TissueOptions(seed=5, mpp=0.4)

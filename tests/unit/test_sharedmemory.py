@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from slidecascade.runners.sharedmemory import STEP_BYTES, RegionRefusedError, Regions
+from slidecascade.runners.sharedmemory import ALIGN_BYTES, STEP_BYTES, Places, RegionRefusedError, Regions
 
 
 class Server:
@@ -66,7 +68,7 @@ def test_a_region_is_used_again(regions: Regions, server: Server) -> None:
     outputs = np.zeros(24, np.uint8)
     for _ in range(3):
         with regions.lend(100, is_lost=lost) as region:
-            region.write(images)
+            region.write(images, offset=0)
             region.read_into(outputs, offset=0)
     np.testing.assert_array_equal(outputs, images.ravel())
     assert len(server.known) == 1
@@ -121,3 +123,26 @@ def test_a_missing_extra_is_one_sentence() -> None:
         "slidecascade.errors.MissingExtraError: Running models on a Triton server needs the triton extra: "
         "pip install 'slidecascade[triton]'."
     )
+
+
+def test_arrays_of_any_type_lie_beside_each_other(regions: Regions) -> None:
+    """Each begins on an aligned byte, none overlaps another, and what is read is what was written."""
+    arrays: dict[str, NDArray[Any]] = {
+        "bytes": np.arange(65, dtype=np.uint8),
+        "words": np.arange(33, dtype=np.uint16).reshape(3, 11),
+        "floats": np.linspace(0, 1, 5, dtype=np.float32),
+        "none": np.zeros((0, 4), np.float64),
+        "flags": np.array([True, False, True]),
+    }
+    places = Places.of(arrays.items())
+    with regions.lend(places.nbytes, is_lost=lost) as region:
+        for name, array in arrays.items():
+            region.write(array, offset=places.offsets[name])
+        for name, array in arrays.items():
+            found = np.empty_like(array)
+            region.read_into(found, offset=places.offsets[name])
+            np.testing.assert_array_equal(found, array)
+    assert all(offset % ALIGN_BYTES == 0 for offset in places.offsets.values())
+    ends = [places.offsets[name] + array.nbytes for name, array in arrays.items()]
+    assert all(end <= start for end, start in zip(ends, [*places.offsets.values()][1:], strict=False))
+    assert ends[-1] <= places.nbytes

@@ -7,6 +7,7 @@ import struct
 import time
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
 from slidecascade.slides.imageheader import read_header
+from unwritten_slide import write_unwritten
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8)
 
@@ -225,3 +227,11 @@ def test_only_the_tags_in_use_are_kept() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def test_strips_without_bytes_are_named(tmp_path: Path) -> None:
+    """What a writer leaves that died after the directory: an upload of it is refused with the reason."""
+    write_unwritten(tmp_path / "a.tif", np.zeros((64, 64, 3), np.uint8), tile_px=32, unwritten=3)
+
+    with pytest.raises(UndecodableImageError, match="no stored pixels in 3 of its 4 strips or tiles"):
+        read_header((tmp_path / "a.tif").read_bytes())

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
-from slidecascade.slides.region import RegionView
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, glass_blocks, is_dark_field, tissue_blocks
 from slidecascade.slides.upload import RegionImage, decode_image
+from slidecascade.slides.view import SlideView
 from slidecascade_render.liver.tissue import TissueOptions, render
 
 GLASS, EOSIN, GREY = (242, 241, 244), (225, 170, 205), (200, 200, 200)
@@ -103,7 +103,7 @@ def test_a_tile_sees_the_blocks_of_the_whole_region(
     column: int, row: int, columns: int, rows: int, ratio: float
 ) -> None:
     """With the margin around it, a tile's mask is the region's mask, at the mirrored edge of the region too."""
-    view = RegionView(RegionImage(SCENE), region_l0=Box(0, 0, 203, 171), mpp_l0=0.25)
+    view = SlideView(RegionImage(SCENE[:171, :203]), mpp_l0=0.25)
     grid = view.grid(0.25 * ratio)
     everything = Box(-10 * 8, -10 * 8, 50 * 8, 50 * 8)
     whole = tissue_blocks(view.read(grid, everything), dark_field=False)

@@ -263,6 +263,25 @@ def test_failures_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd", "jpeg"])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_strip_that_ends_early_is_refused_in_silence(
+    compression: str, kept: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libtiff, which writes what it finds to stderr, is kept from it: there is the log."""
+    data = encoded("TIFF", RGB, compression=compression, tiffinfo={278: 16})
+    assert decoded(data).shape == PIXELS.shape
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        offset, length = file.pages[0].dataoffsets[1], file.pages[0].databytecounts[1]
+    damaged = bytearray(data)
+    damaged[offset + int(length * kept) : offset + length] = bytes(length - int(length * kept))
+    capfd.readouterr()
+
+    with pytest.raises(UndecodableImageError):
+        decoded(bytes(damaged))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_png_with_missing_rows_is_refused() -> None:
     """A file whole in its structure whose pixel data ends early: a fifth of the rows, properly compressed."""
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)

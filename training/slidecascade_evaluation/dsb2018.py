@@ -4,7 +4,7 @@ The folder holds ``<stem>.png`` (RGB), ``<stem>_labels.png`` (16-bit instance la
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,20 +43,54 @@ def split_of(stem: str) -> Split:
     return "tune" if int(stem[4:8], 16) % 10 == 0 else "train"
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of ``index.csv``: an image, its kind, and its size where the index states it (else 0)."""
+
+    stem: str
+    kind: str
+    width_px: int
+    height_px: int
+
+    @property
+    def split(self) -> Split:
+        return split_of(self.stem)
+
+
+def read_index(folder: Path) -> tuple[Entry, ...]:
+    """The rows of ``index.csv``, in its order.
+
+    Raises:
+        ValueError: The folder holds no set of this form.
+    """
+    index = folder / "index.csv"
+    if not index.is_file():
+        raise ValueError(f"There is no index.csv in '{folder.name}'; give the folder of the DSB 2018 set.")
+    with index.open(newline="", encoding="utf-8") as lines:
+        return tuple(
+            Entry(row["stem"], row["kind"], int(row.get("width_px") or 0), int(row.get("height_px") or 0))
+            for row in csv.DictReader(lines)
+        )
+
+
 def read_images(folder: Path, split: Split) -> Iterator[NucleiImage]:
     """Read the images of a split, in the order of the index.
 
     Raises:
         ValueError: The folder holds no set of this form, or an image cannot be read.
     """
-    index = folder / "index.csv"
-    if not index.is_file():
-        raise ValueError(f"There is no index.csv in '{folder.name}'; give the folder of the DSB 2018 set.")
-    with index.open(newline="", encoding="utf-8") as lines:
-        rows = [(row["stem"], row["kind"]) for row in csv.DictReader(lines)]
-    for stem, kind in rows:
-        if split_of(stem) == split:
-            yield _read(folder, stem, kind, image_name=f"{stem}.png", labels_name=f"{stem}_labels.png")
+    return read_entries(folder, [entry for entry in read_index(folder) if entry.split == split])
+
+
+def read_entries(folder: Path, entries: Iterable[Entry]) -> Iterator[NucleiImage]:
+    """Read images one by one.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
+    for entry in entries:
+        stem = entry.stem
+        yield _read(folder, stem, entry.kind, image_name=f"{stem}.png", labels_name=f"{stem}_labels.png")
 
 
 def read_nucls(folder: Path) -> Iterator[NucleiImage]:

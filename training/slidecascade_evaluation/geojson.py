@@ -1,64 +1,127 @@
-"""Known cells as GeoJSON: a polygon per cell in pixels of the image, as QuPath exports detections."""
+"""GeoJSON as QuPath writes it: a FeatureCollection, a Feature, an array of features, or a bare geometry."""
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
-from slidecascade.errors import InvalidRequestError
-from slidecascade_evaluation.matching import Labels
-from slidecascade_evaluation.rasters import labels_from_outlines
+from slidecascade.errors import UnusableDataError
+from slidecascade_evaluation.annotation import Annotation, Points
+
+_SHORTEST: Final = 3  # corners of a polygon
+_TYPES: Final = (
+    "Feature", "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon",
+    "GeometryCollection",
+)  # fmt: skip
 
 
-def read_cells(data: bytes, name: str, *, height_px: int, width_px: int) -> tuple[Labels, dict[int, str] | None]:
-    """Labels ``(H, W)``, feature ``i`` as ``i + 1``, and the class by label; None when no feature has a class.
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One object of a file: its class, and its geometry as annotations of that class.
 
-    A polygon's holes are filled; of a MultiPolygon the longest ring is taken.
+    A MultiPolygon gives an annotation for each of its polygons; what is neither points nor polygons gives none.
+    """
 
-    Args:
-        data: of the file; `name`: of the file, for messages.
+    class_name: str | None
+    annotations: tuple[Annotation, ...]
+
+
+def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
+    """All annotations of a GeoJSON file, and how many objects were neither points nor polygons.
 
     Raises:
-        InvalidRequestError: the file is no FeatureCollection of polygons, or a cell has no pixel in the image.
+        UnusableDataError: as `read_features`.
     """
+    features = read_features(data, name)
+    found = tuple(annotation for feature in features for annotation in feature.annotations)
+    return found, sum(not feature.annotations for feature in features)
+
+
+def read_features(data: bytes, name: str) -> tuple[Feature, ...]:
+    """The objects of a GeoJSON file, in its order. A QuPath cell counts by its nucleus where it has one.
+
+    Raises:
+        UnusableDataError: the file is not GeoJSON; `name` is the file's name for the message.
+    """
+    import orjson
+
+    text = data.removeprefix(codecs.BOM_UTF8)  # some editors put it there
     try:
-        features = json.loads(data)["features"]
-        rings = [_outer_ring(feature["geometry"]) for feature in features]
-        names = [(feature.get("properties") or {}).get("classification") or {} for feature in features]
-        classes = {number: str(item["name"]) for number, item in enumerate(names, start=1) if item}
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"{name} is not a FeatureCollection of polygons in pixels of the image: export it again."
+        root = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if not _is_utf8(text):
+            raise UnusableDataError(
+                f"{name} is not text in UTF-8: save it as UTF-8 or export it again."
+            ) from error
+        raise UnusableDataError(
+            f"{name} is not valid JSON (line {error.lineno}): export the annotations again."
         ) from error
-    offsets = np.cumsum([0, *map(len, rings)]).astype(np.int64)
-    vertices = np.array([point for ring in rings for point in ring], np.float64).reshape(-1, 2)
-    labels = labels_from_outlines(vertices, offsets, height_px=height_px, width_px=width_px)
-    drawn = np.bincount(labels.ravel(), minlength=len(offsets)) > 0
-    if not drawn[1:].all():
-        lost = int(np.flatnonzero(~drawn[1:])[0]) + 1
-        raise InvalidRequestError(
-            f"Cell {lost} of {name} has no pixel in its image of {width_px} x {height_px} pixels: "
-            "coordinates are pixels of the image; correct or remove it."
-        )
-    return labels, classes or None
+    try:
+        return tuple(map(_feature, _features(root)))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnusableDataError(
+            f"{name} is JSON but not GeoJSON as QuPath writes it: export the annotations again."
+        ) from error
 
 
-_FARTHEST_PX = 1e7
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def _outer_ring(geometry: dict[str, Any]) -> list[tuple[float, float]]:
-    """The ring's points, the closing one left out."""
-    if geometry["type"] not in {"Polygon", "MultiPolygon"}:
-        raise ValueError("not a polygon")
-    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    ring = [(float(x), float(y)) for x, y, *_ in max((polygon[0] for polygon in polygons), key=len)]
-    if ring[0] == ring[-1]:
-        ring.pop()
-    if len(ring) < 3 or not all(
-        math.isfinite(value) and abs(value) < _FARTHEST_PX for point in ring for value in point
-    ):
-        raise ValueError("not a ring")
-    return ring
+def _features(root: Any) -> list[dict[str, Any]]:
+    if isinstance(root, list):
+        return root
+    if "features" in root:  # some programs leave the type of the collection out
+        features: list[dict[str, Any]] = root["features"]
+        return features
+    if root["type"] not in _TYPES:
+        raise ValueError("not GeoJSON")
+    return [root if root["type"] == "Feature" else {"type": "Feature", "geometry": root, "properties": {}}]
+
+
+def _feature(feature: dict[str, Any]) -> Feature:
+    class_name = _class_name((feature.get("properties") or {}).get("classification"))
+    geometry = feature.get("nucleusGeometry") or feature["geometry"]
+    return Feature(class_name, tuple(_annotations(class_name, geometry["type"], geometry.get("coordinates"))))
+
+
+def _annotations(class_name: str | None, kind: str, coordinates: Any) -> Iterator[Annotation]:
+    if kind == "Point":
+        yield Annotation.of_points(class_name, _points([coordinates]))
+    elif kind == "MultiPoint":
+        yield Annotation.of_points(class_name, _points(coordinates))
+    elif kind == "Polygon":
+        yield _polygon(class_name, coordinates)
+    elif kind == "MultiPolygon":
+        for rings in coordinates:
+            yield _polygon(class_name, rings)
+
+
+def _class_name(classification: Any) -> str | None:
+    if isinstance(classification, dict):
+        classification = classification.get("name") or ": ".join(classification.get("names") or ())
+    if classification is not None and not isinstance(classification, str):
+        raise TypeError("a class is a text")
+    return classification or None
+
+
+def _polygon(class_name: str | None, rings: list[Any]) -> Annotation:
+    outline, *holes = (_points(ring) for ring in rings)
+    if len(outline) < _SHORTEST:
+        raise ValueError("a polygon has three corners at least")
+    return Annotation.of_polygon(class_name, [outline, *(hole for hole in holes if len(hole) >= _SHORTEST)])
+
+
+def _points(coordinates: list[Any]) -> Points:
+    points = np.array([position[:2] for position in coordinates], np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is a number")
+    return points

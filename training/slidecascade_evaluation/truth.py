@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -22,8 +23,10 @@ import numpy.typing as npt
 from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.slides.imageheader import read_header
 from slidecascade_evaluation import geojson
+from slidecascade_evaluation.annotation import Points, area_of
 from slidecascade_evaluation.dsb2018 import split_of
 from slidecascade_evaluation.matching import Labels
+from slidecascade_evaluation.rasters import labels_from_outlines
 
 SPLITS = ("validate", "tune", "train", "all")
 _IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
@@ -80,15 +83,54 @@ class Specimen:
             InvalidRequestError: the truth cannot be read, or is not for an image of this size.
         """
         if self.truth.suffix == ".geojson":
-            labels, names = geojson.read_cells(
-                _bytes(self.truth), self.truth.name, height_px=height_px, width_px=width_px
-            )
-            return Truth(labels, names)
+            features = geojson.read_features(_bytes(self.truth), self.truth.name)
+            return _drawn(features, self.truth.name, height_px=height_px, width_px=width_px)
         labels = _read_labels(self.truth, height_px=height_px, width_px=width_px)
         if self.types is None:
             return Truth(labels, None)
         types = _read_numbers(self.types, height_px=height_px, width_px=width_px)
         return Truth(labels, _majority(labels, types))
+
+
+_FARTHEST_PX: Final = 1e7
+
+
+def _drawn(features: Sequence[geojson.Feature], name: str, *, height_px: int, width_px: int) -> Truth:
+    """Feature ``i`` as the cell ``i + 1``: its outline filled, without holes; of several polygons the largest.
+
+    Raises:
+        InvalidRequestError: a feature is no polygon, or has no pixel in the image.
+    """
+    rings = [_outline(feature) for feature in features]
+    if any(ring is None for ring in rings):
+        number = next(index for index, ring in enumerate(rings, start=1) if ring is None)
+        raise InvalidRequestError(
+            f"Cell {number} of {name} is not a polygon in pixels of the image: export detections or annotations "
+            "with outlines."
+        )
+    offsets = np.cumsum([0, *(len(ring) for ring in rings if ring is not None)]).astype(np.int64)
+    vertices = np.concatenate([np.zeros((0, 2)), *(ring for ring in rings if ring is not None)])
+    labels = labels_from_outlines(vertices, offsets, height_px=height_px, width_px=width_px)
+    drawn = np.bincount(labels.ravel(), minlength=len(offsets)) > 0
+    if not drawn[1:].all():
+        lost = int(np.flatnonzero(~drawn[1:])[0]) + 1
+        raise InvalidRequestError(
+            f"Cell {lost} of {name} has no pixel in its image of {width_px} x {height_px} pixels: "
+            "coordinates are pixels of the image; correct or remove it."
+        )
+    classes = {
+        number: item.class_name for number, item in enumerate(features, start=1) if item.class_name is not None
+    }
+    return Truth(labels, classes or None)
+
+
+def _outline(feature: geojson.Feature) -> Points | None:
+    """``(V, 2)`` of the largest polygon; None when there is none, or it reaches farther than any image."""
+    outlines = [item.rings_l0[0] for item in feature.annotations if item.is_polygon]
+    if not outlines:
+        return None
+    largest = max(outlines, key=area_of)
+    return largest if float(np.abs(largest).max()) < _FARTHEST_PX else None
 
 
 def find_specimens(folder: Path, split: str | None) -> tuple[Specimen, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from slidecascade_render.lattice import Floats, Keys, place_keys, uniform
-from slidecascade_render.liver.anatomy import Bools, Window
+from slidecascade_render.window import Bools, Window
 
 ROUNDS: Final = 4
 SPACING: Final = 0.86  # of the sum of two radii

@@ -1,24 +1,21 @@
 """Rendered tissue as pyramidal whole-slide TIFF files that OpenSlide opens, of any size in bounded memory.
 
-Level 0 is rendered band by band; every smaller level is averaged into a file on disk while the one above it is
-written. OpenSlide learns the pixel size from the resolution tags of level 0.
-Run `python -m slidecascade_render.slides OUT.tiff --width 20000 --height 20000`.
+Level 0 is drawn band by band; every smaller level is averaged into a file on disk while the one above it is
+written. OpenSlide learns the pixel size from the resolution tags of level 0. What is drawn is the caller's: see
+`slidecascade_render.liver.slides`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade_render.liver.tissue import TissueOptions, render
 from slidecascade_render.tiff import TiledTiff
 
 Rgb = npt.NDArray[np.uint8]
@@ -40,19 +37,26 @@ def pyramid(width_px: int, height_px: int, levels: int | None = None) -> list[tu
     return sizes
 
 
-def write_slide(
+class DrawWindow(Protocol):
+    """RGB pixels uint8 ``(height_px, width_px, 3)`` of the plane whose upper left one is (x_px, y_px)."""
+
+    def __call__(self, *, x_px: int, y_px: int, width_px: int, height_px: int) -> Rgb: ...
+
+
+def write_pyramid(
     path: Path,
-    options: TissueOptions,
+    draw: DrawWindow,
     width_px: int,
     height_px: int,
     *,
+    mpp: float,
     tile_px: int = 256,
     levels: int | None = None,
     quality: int = 90,
 ) -> None:
-    """Write rendered tissue as a tiled pyramidal BigTIFF of `options.mpp` at level 0.
+    """Write a plane from (0, 0) as a tiled pyramidal BigTIFF of `mpp` um per pixel at level 0.
 
-    Pixel (x, y) of level 0 is pixel (x, y) of `render`, but for the JPEG compression of its tiles at `quality`.
+    Pixel (x, y) of level 0 is pixel (x, y) of `draw`, but for the JPEG compression of its tiles at `quality`.
     `levels` counts level 0. Needs free disk beside `path` for the raw pixels of a band and of the smaller levels.
 
     Raises:
@@ -63,13 +67,13 @@ def write_slide(
     sizes = pyramid(width_px, height_px, levels)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, TiledTiff(path) as tiff:
         spill = Path(scratch)
-        bands = _rendered_bands(options, sizes[0], tile_px, spill / "band")
+        bands = _drawn_bands(draw, sizes[0], tile_px, spill / "band")
         for level, size in enumerate(sizes):
             last = level + 1 == len(sizes)
             below = None if last else _on_disk(spill / f"level-{level + 1}", sizes[level + 1])
             tiles = _tiles(bands, tile_px, quality, below)
-            mpp = options.mpp * width_px / size[0]
-            tiff.add_level(tiles, size, tile_px=tile_px, mpp=mpp, reduced=level > 0)
+            level_mpp = mpp * width_px / size[0]
+            tiff.add_level(tiles, size, tile_px=tile_px, mpp=level_mpp, reduced=level > 0)
             if below is not None:
                 bands = _stored_bands(below, tile_px)
 
@@ -83,7 +87,7 @@ def _on_disk(path: Path, size: tuple[int, int]) -> Rgb:
     return np.memmap(path, np.uint8, "w+", shape=(size[1], size[0], 3))
 
 
-def _rendered_bands(options: TissueOptions, size: tuple[int, int], tile_px: int, path: Path) -> Iterator[Rgb]:
+def _drawn_bands(draw: DrawWindow, size: tuple[int, int], tile_px: int, path: Path) -> Iterator[Rgb]:
     """Level 0 from top to bottom. A band lives on disk, so that the width of the slide costs no memory either."""
     width, height = size
     rows = _band_px(tile_px)
@@ -92,8 +96,7 @@ def _rendered_bands(options: TissueOptions, size: tuple[int, int], tile_px: int,
         band = store[: min(rows, height - top)]
         for left in range(0, width, _BAND_PX):
             right = min(left + _BAND_PX, width)
-            tissue = render(options, x_px=left, y_px=top, width_px=right - left, height_px=band.shape[0])
-            band[:, left:right] = tissue.image
+            band[:, left:right] = draw(x_px=left, y_px=top, width_px=right - left, height_px=band.shape[0])
         yield band
 
 
@@ -138,23 +141,3 @@ def _average_into(below: Rgb, band: Rgb) -> None:
         missing = (height * _STEP - part.shape[0], (right - left) * _STEP - part.shape[1])
         whole = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
         below[:height, left:right] = cv2.resize(whole, (right - left, height), interpolation=cv2.INTER_AREA)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a whole slide of rendered tissue."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--width", type=int, default=20_000)
-    parser.add_argument("--height", type=int, default=20_000)
-    parser.add_argument("--mpp", type=float, default=0.25)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--glass", action="store_true", help="leave blank glass around the tissue")
-    given = parser.parse_args(arguments)
-    options = TissueOptions(seed=given.seed, mpp=given.mpp, glass=given.glass)
-    write_slide(given.out, options, given.width, given.height)
-    sys.stdout.write(f"{given.out}: {given.width} x {given.height} px at {given.mpp} um/px\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,15 +1,14 @@
-"""From stain concentrations to what a scanner records."""
+"""From stain concentrations to what a scanner records; any tissue's options that have these fields will do."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from slidecascade_render.lattice import Field, white_noise
-from slidecascade_render.liver.specimen import TissueOptions
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -20,7 +19,41 @@ _BLOOD: Final = (0.030, 0.420, 0.300)
 _SHARPENING_PX: Final = 1.2
 
 
-def stain_matrix(options: TissueOptions) -> npt.NDArray[np.float32]:
+class Stain(Protocol):
+    """How strongly and in which hue a section is stained.
+
+    `haematoxylin` and `eosin` scale optical densities, `hue` in [-1, 1] turns the colours from reddish to bluish,
+    `background` is the light through blank glass in [0, 1].
+    """
+
+    @property
+    def haematoxylin(self) -> float: ...
+    @property
+    def eosin(self) -> float: ...
+    @property
+    def hue(self) -> float: ...
+    @property
+    def background(self) -> float: ...
+
+
+class Scanner(Protocol):
+    """What a scanner does to light: `mpp` um per pixel, point spread, noise, unsharp mask, JPEG round trip."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def mpp(self) -> float: ...
+    @property
+    def blur_um(self) -> float: ...
+    @property
+    def noise(self) -> float: ...
+    @property
+    def sharpening(self) -> float: ...
+    @property
+    def jpeg_quality(self) -> int | None: ...
+
+
+def stain_matrix(options: Stain) -> npt.NDArray[np.float32]:
     """Optical density of each stain (rows: haematoxylin, eosin, blood) in each channel, float32 (3, 3)."""
     turn = options.hue
     haematoxylin = np.array(_HAEMATOXYLIN) * options.haematoxylin * [1 + 0.25 * turn, 1.0, 1 - 0.35 * turn]
@@ -29,7 +62,7 @@ def stain_matrix(options: TissueOptions) -> npt.NDArray[np.float32]:
     return np.stack([haematoxylin, eosin, blood]).astype(np.float32)
 
 
-def transmit(options: TissueOptions, haematoxylin: Field, eosin: Field, blood: Field) -> Field:
+def transmit(options: Stain, haematoxylin: Field, eosin: Field, blood: Field) -> Field:
     """Light through the section by the law of Beer and Lambert: float32 (H, W, 3) RGB, 0 to 255."""
     stains = cv2.merge([haematoxylin, eosin, blood])
     density = cv2.transform(stains, stain_matrix(options).T * np.float32(-np.log(10.0)))
@@ -38,14 +71,14 @@ def transmit(options: TissueOptions, haematoxylin: Field, eosin: Field, blood: F
     return light
 
 
-def margin_px(options: TissueOptions) -> int:
+def margin_px(options: Scanner) -> int:
     """How many pixels around a window `scan` needs to give the same pixels in every window."""
     blur = int(np.ceil(4.0 * options.blur_um / options.mpp))
     blur += int(np.ceil(4.0 * _SHARPENING_PX)) if options.sharpening > 0 else 0
     return blur + (16 if options.jpeg_quality is not None else 0)
 
 
-def scan(options: TissueOptions, light: Field, *, x_px: int, y_px: int) -> Rgb:
+def scan(options: Scanner, light: Field, *, x_px: int, y_px: int) -> Rgb:
     """Blur, noise, quantisation and compression. `light` starts at pixel (x_px, y_px) of the plane.
 
     Returns uint8 RGB of the same size; its outer `margin_px` pixels depend on the window.

@@ -1,8 +1,9 @@
-"""Probabilities that mean what they say: temperature, expected calibration error, and the floor below which
-an answer is none (after Guo and others 2017)."""
+"""Probabilities that mean what they say: calibration error, temperature, and the floor below which an answer is
+none (after Guo et al. 2017)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,47 +12,64 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
-_BINS: Final = 15
+BINS: Final = 15
+"""Bins of the calibration error: those of Guo et al."""
 _COOLEST, _WARMEST = 0.25, 8.0
 FLOORS: Final = tuple(round(0.40 + 0.05 * step, 2) for step in range(12))  # 0.40 to 0.95
 MOST_BELOW: Final = 0.02  # of the calibration crops
 
 
-def softmax(logits: Floats) -> Floats:
-    """Probabilities of each row of (N, C)."""
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    odds: Floats = raised / raised.sum(axis=1, keepdims=True)
-    return odds
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """For each bin of the highest probability: how many answers, their mean probability, how many were right."""
+
+    counts: Labels
+    confidence: Floats
+    accuracy: Floats
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap, weighted by the answers in each bin; NaN without answers."""
+        if not self.counts.sum():
+            return float("nan")
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float((gaps * self.counts).sum() / self.counts.sum())
+
+
+def calibration_of(probabilities: Floats, truth: Labels) -> Calibration:
+    """From probabilities ``(N, C)`` and class numbers ``(N,)``; bins of equal width."""
+    highest = probabilities.max(axis=1).astype(np.float64)
+    right = (np.argmax(probabilities, axis=1) == truth).astype(np.float64)
+    bins = np.minimum((highest * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    whole = np.maximum(counts, 1)
+    return Calibration(
+        counts,
+        confidence=np.bincount(bins, weights=highest, minlength=BINS) / whole,
+        accuracy=np.bincount(bins, weights=right, minlength=BINS) / whole,
+    )
 
 
 def temperature(logits: Floats, labels: Labels) -> float:
     """The factor by which dividing the logits (N, C) makes the labels (N,) most likely, classes equally weighted.
 
-    Golden-section search over the logarithm: the loss is convex in the inverse of the temperature.
+    The loss is convex in the inverse of the temperature, so a bounded search over its logarithm finds the one
+    minimum there is.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
     weights = 1.0 / np.bincount(labels, minlength=logits.shape[1])[labels]
+    rows = np.arange(labels.size)
 
     def loss(log_temperature: float) -> float:
-        odds = softmax(logits / np.exp(log_temperature))
-        right = odds[np.arange(labels.size), labels]
-        return float(-(weights * np.log(np.maximum(right, 1e-12))).sum() / weights.sum())
+        likely = log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels]
+        return float(-(weights * likely).sum() / weights.sum())
 
-    low, high, ratio = np.log(_COOLEST), np.log(_WARMEST), (np.sqrt(5.0) - 1) / 2
-    while high - low > 1e-4:
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return float(np.exp((low + high) / 2))
-
-
-def expected_calibration_error(probabilities: Floats, labels: Labels) -> float:
-    """How far confidence is from accuracy on average: 15 bins of equal width over the winner's probability."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    which = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(which, weights=right - confidence, minlength=_BINS)
-    return float(np.abs(gaps).sum() / labels.size)
+    found = minimize_scalar(
+        loss, bounds=(np.log(_COOLEST), np.log(_WARMEST)), method="bounded", options={"xatol": 1e-4}
+    )
+    return float(np.exp(found.x))
 
 
 def floor_for(probabilities: Floats) -> float:

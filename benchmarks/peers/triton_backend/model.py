@@ -24,16 +24,23 @@ class TritonPythonModel:
         options.intra_op_num_threads = 1
         graph = Path(args["model_repository"]) / args["model_version"] / config["default_model_filename"]
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self._input = config["input"][0]["name"]
-        self._output = config["output"][0]["name"]
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        arrays = [triton.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
+        inputs = {
+            name: [triton.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            for name in self._inputs
+        }
         try:
-            (answer,) = self._session.run([self._output], {self._input: np.concatenate(arrays)})
+            joined = {name: np.concatenate(arrays) for name, arrays in inputs.items()}
+            answers = self._session.run(self._outputs, joined)
         except Exception as error:  # noqa: BLE001 - the boundary: what the network raised is the answer
             failure = triton.TritonError(str(error))
             return [triton.InferenceResponse(output_tensors=[], error=failure) for _ in requests]
-        ends = np.cumsum([len(array) for array in arrays])
-        parts = np.split(answer, ends[:-1])
-        return [triton.InferenceResponse([triton.Tensor(self._output, part)]) for part in parts]
+        ends = np.cumsum([len(array) for array in inputs[self._inputs[0]]])[:-1]
+        parts = zip(*(np.split(answer, ends) for answer in answers), strict=True)
+        return [
+            triton.InferenceResponse([triton.Tensor(*pair) for pair in zip(self._outputs, part, strict=True)])
+            for part in parts
+        ]

@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
-from slidecascade.analysis.plan import OpenSource, RegionTask
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.cores import usable_cores
@@ -29,15 +28,21 @@ from slidecascade.errors import (
 from slidecascade.geometry import Box
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.facts import FactsCache, compute_facts
 from slidecascade.slides.region import resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
+from slidecascade.slides.source import OpenSource
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import decode_image
 from slidecascade.timing import Observer
+
+KEPT_FACTS = 256
+"""Slides whose facts are kept; those of one take less than a kilobyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class Analyser:
         self._slides = SlideStore(
             settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
         )
+        self._facts = FactsCache(KEPT_FACTS)
         self._threads = settings.threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
 
@@ -106,10 +112,10 @@ class Analyser:
         with self._refusing_strangers():
             self._runner.check_ready()
 
-    def infer(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        """What the network `model` gives for `images`; raises what a `Runner` and a `SharedRunner` do."""
+    def infer(self, model: str, inputs: Tensors, control: Control) -> Tensors:
+        """What the network `model` returns for `inputs`; raises what a `Runner` and a `SharedRunner` do."""
         with self._refusing_strangers():
-            return bound(self._runner, control).run(model, images)
+            return bound(self._runner, control).run(model, inputs)
 
     @contextmanager
     def _refusing_strangers(self) -> Iterator[None]:
@@ -144,14 +150,16 @@ class Analyser:
             mpp = resolve_mpp(source, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(source, asked, max_px=self._settings.max_region_px)
-            space = source.coordinate_space
+            space, content_id = source.coordinate_space, source.content_id
         control.check()  # decoding and opening can take long
+        facts = self._facts.of(content_id, partial(compute_facts, open_source))
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
+            facts=facts,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
@@ -195,7 +203,7 @@ class Analyser:
 
     def slide(self, slide_id: str) -> wire.SlideInfo:
         with self._slides.open(slide_id) as slide:
-            return _slide_info(slide_id, slide.info)
+            return _slide_info(slide_id, slide.info, slide.content_id)
 
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
@@ -227,7 +235,7 @@ def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, 
     return defaults | dict(asked)
 
 
-def _slide_info(slide_id: str, info: SlideInfo) -> wire.SlideInfo:
+def _slide_info(slide_id: str, info: SlideInfo, content_id: str) -> wire.SlideInfo:
     return wire.SlideInfo(
         id=slide_id,
         width=info.size_l0.width,
@@ -235,6 +243,8 @@ def _slide_info(slide_id: str, info: SlideInfo) -> wire.SlideInfo:
         mpp=info.mpp,
         objective_power=info.objective_power,
         vendor=info.vendor,
+        content_id=content_id,
+        bounds=None if info.bounds_l0 is None else wire.RegionBox.of(*info.bounds_l0.as_tuple()),
         levels=tuple(
             wire.LevelInfo(width=size.width, height=size.height, downsample=downsample)
             for size, downsample in zip(info.level_sizes, info.level_downsamples, strict=True)
@@ -268,6 +278,8 @@ def _model_info(spec: SegmenterSpec | ClassifierSpec) -> wire.ModelInfo:
         task=spec.task,
         head=spec.head,
         mpp=spec.mpp,
+        inputs=tuple(wire.InputInfo.model_validate(tensor.model_dump()) for tensor in spec.inputs),
+        outputs=tuple(wire.OutputInfo.model_validate(tensor.model_dump()) for tensor in spec.outputs),
         classes=tuple(_class_info(item.name, item.color) for item in spec.classes),
         licence=spec.licence,
         training_data=tuple(item.model_dump() for item in spec.training_data),

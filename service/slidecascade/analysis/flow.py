@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.sink import MemorySink, Sink, core_in_region_l0
 from slidecascade.cancellation import Control
-from slidecascade.cells import cascade, seams
-from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, FailedTile, TileReport, TissueMap, UsedModel
-from slidecascade.cells.tile import TileFindings, TileWork
+from slidecascade.cells.result import Analysis, UsedModel
+from slidecascade.cells.tile import TileWork
+from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -29,17 +25,14 @@ from slidecascade.errors import (
     SlideCascadeError,
     TilesFailedError,
 )
-from slidecascade.geometry import Box, Grid, Size
+from slidecascade.geometry import Grid, Size
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.runners.runner import Runner, bound
-from slidecascade.slides import tissue
+from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
 
 LOG = logging.getLogger(__name__)
-SAMPLES, SAMPLE_PX = 5, 64
-"""Dark-field is told from bright-field by 5 x 5 squares of this side, spread evenly over the region."""
-
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
@@ -75,21 +68,16 @@ def analyse(
     started = time.perf_counter()
     stopwatch = Stopwatch(observer)
     work = _prepare(task, runner, control, stopwatch)
-    tiles = _tiles(task, work.grid, threads)
-    outcomes: list[Outcome] = []
-    for outcome in _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles):
-        outcomes.append(outcome)
-        progress(len(outcomes), len(tiles))
-    failed = tuple(outcome for outcome in outcomes if isinstance(outcome, _Failure))
-    _refuse_failures(task, work.grid, failed, len(tiles))
-    found = [(tile, out) for tile, out in zip(tiles, outcomes, strict=True) if isinstance(out, TileFindings)]
+    tiles = _tiles(task, work, threads)
+    sink = MemorySink(task.pipeline, task.region_l0, work.grid)
+    _run(task, work, tiles, sink, pool=pool, threads=threads, observer=observer, progress=progress)
     with stopwatch.measure("collect"):
-        cells = _collect(found, task.pipeline)
-        ends = cascade.final_classes(cells.probabilities, task.pipeline, task.thresholds, len(cells))
-        tissue_map = _tissue_map(found, work.grid)
+        cells = sink.cells()
+        ends, tissue_map = sink.classes(cells, task.thresholds), sink.tissue()
     analysis = Analysis(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,
+        facts=task.facts,
         region_l0=task.region_l0,
         mpp=task.mpp,
         models=_used_models(task.pipeline, work.grids),
@@ -99,11 +87,40 @@ def analyse(
         class_index=ends,
         heatmaps=task.pipeline.heatmaps,
         tissue=tissue_map,
-        tiles=_tile_report(task, work.grid, found, failed),
+        tiles=sink.report(),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
+        warnings=sink.warnings(),
     )
     _tell(observer, analysis)
     return analysis
+
+
+def _run(
+    task: RegionTask,
+    work: TileWork,
+    tiles: Sequence[Tile],
+    sink: Sink,
+    *,
+    pool: Executor,
+    threads: int,
+    observer: Observer,
+    progress: Progress,
+) -> None:
+    """Hand every tile to `sink`, in order; nothing is kept of those that did not fail.
+
+    Raises:
+        TilesFailedError, UnreadableSlideError, ModelFailedError: as `analyse` does.
+    """
+    failed: list[_Failure] = []
+    outcomes = _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles)
+    for done, outcome in enumerate(outcomes, start=1):
+        if isinstance(outcome, _Failure):
+            failed.append(outcome)
+            sink.fail(TileFailure(outcome.tile.index, outcome.tile.core, outcome.reason))
+        else:
+            sink.take(outcome)
+        progress(done, len(tiles))
+    _refuse_failures(task, work.grid, failed, len(tiles))
 
 
 def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
@@ -111,32 +128,18 @@ def _prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stop
         with task.open_source() as source:
             view = task.view(source)
             grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
+        for grid in grids.values():
+            require_workable(task.region_l0, grid)
         return TileWork(
             pipeline=task.pipeline,
+            region_l0=task.region_l0,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=tissue.is_dark_field(_samples(task, grids[task.pipeline.segmenter.name])),
+            dark_field=task.facts.dark_field,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
         )
-
-
-def _samples(task: RegionTask, grid: Grid) -> NDArray[np.uint8]:
-    """``(n, 1, 3)`` pixels from all over the region: cheap where an overview would read the whole of a slide.
-
-    Squares that cannot be read are left out; the tiles that hold them account for them. If none can, there is
-    one black pixel, and no tile will be readable either.
-    """
-    width, height = min(SAMPLE_PX, grid.size.width), min(SAMPLE_PX, grid.size.height)
-    boxes = [
-        Box(int(x), int(y), width, height)
-        for y in np.linspace(0, grid.size.height - height, SAMPLES)
-        for x in np.linspace(0, grid.size.width - width, SAMPLES)
-    ]
-    squares = [pixels.reshape(-1, 1, 3) for _, pixels in task.readable(grid, boxes)]
-    squares.append(np.zeros((1, 1, 3), np.uint8))
-    return np.concatenate(squares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +152,21 @@ class _Failure:
         return f"{self.error.problem}: {self.error.detail}"
 
 
-Outcome = TileFindings | _Failure
+Outcome = TileResult | _Failure
 
 
-def _tiles(task: RegionTask, grid: Grid, threads: int) -> tuple[Tile, ...]:
-    # Aligned to the network's stride and to tissue blocks, so that both are the same in every tiling.
-    aligned_to = math.lcm(task.pipeline.segmenter.input.multiple_of, tissue.BLOCK_PX)
-    halo_px = -(-task.pipeline.segmenter.halo_px // aligned_to) * aligned_to
+def _tiles(task: RegionTask, work: TileWork, threads: int) -> tuple[Tile, ...]:
+    needed, extent = work.grid.box_from_l0(task.region_l0), work.grid.size
+    if task.tile_px is None:
+        side = default_tile_px(needed, extent, threads, halo_px=work.halo_px, multiple_of=work.aligned_to)
+    else:
+        side = Size(task.tile_px, task.tile_px)
     return cover(
-        grid.size,
-        tile_px=task.tile_px or default_tile_px(grid.size, threads, halo_px=halo_px),
-        halo_px=halo_px,
-        multiple_of=aligned_to,
+        needed,
+        extent,
+        tile_px=side,
+        halo_px=work.halo_px,
+        multiple_of=work.aligned_to,
         shift_x=task.shift[0],
         shift_y=task.shift[1],
     )
@@ -200,7 +206,7 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
 def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
         with task.open_source(private=private) as source:
-            return work.findings(tile, task.view(source))
+            return work.result(tile, task.view(source))
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:
@@ -210,7 +216,7 @@ def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False
         return _Failure(tile, ModelFailedError("The tile failed unexpectedly: see the service's log."))
 
 
-def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...], total: int) -> None:
+def _refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[_Failure], total: int) -> None:
     if not failed or (task.allow_partial and len(failed) < total):
         return
     first = failed[0].error
@@ -218,40 +224,10 @@ def _refuse_failures(task: RegionTask, grid: Grid, failed: tuple[_Failure, ...],
         raise first
     raise TilesFailedError(
         f"{len(failed)} of {total} tiles failed twice: try again, or send allow_partial to get the others.",
-        tiles=tuple((_l0_box(task, grid, item.tile.core).as_tuple(), item.reason) for item in failed),
+        tiles=tuple(
+            (core_in_region_l0(item.tile.core, grid, task.region_l0).as_tuple(), item.reason) for item in failed
+        ),
     ) from first
-
-
-def _collect(found: list[tuple[Tile, TileFindings]], pipeline: Pipeline) -> Instances:
-    """All cells once, from top to bottom, whatever tiles they were found in."""
-    empty = Instances.empty([len(stage.model.classes) for stage in pipeline.stages])
-    cells = Instances.concatenate([empty, *(out.cells for _, out in found)])
-    keep = seams.settle(
-        cells.centroids,
-        cells.areas,
-        tile_index=np.repeat([tile.index for tile, _ in found], [len(out.cells) for _, out in found]),
-        owned=_joined([out.owned for _, out in found]),
-        near_seam=_joined([out.near_seam for _, out in found]),
-    )
-    kept = cells.take(keep)
-    return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
-
-
-def _joined(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    return np.concatenate([np.zeros(0, np.bool_), *masks])
-
-
-def _tissue_map(found: list[tuple[Tile, TileFindings]], grid: Grid) -> TissueMap:
-    block = tissue.BLOCK_PX
-    size = Size(-(-grid.size.width // block), -(-grid.size.height // block))
-    mask = np.zeros((size.height, size.width), np.bool_)
-    for tile, out in found:
-        rows, columns = out.tissue.shape
-        top, left = tile.core.y // block, tile.core.x // block
-        mask[top : top + rows, left : left + columns] = out.tissue
-    return TissueMap(
-        mask, Grid(grid.origin_x_l0, grid.origin_y_l0, grid.downsample * block, size, grid.mpp * block)
-    )
 
 
 def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
@@ -268,24 +244,6 @@ def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMod
     )
 
 
-def _l0_box(task: RegionTask, grid: Grid, box: Box) -> Box:
-    """`box` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
-    left, top = grid.l0_from_grid(np.array([[box.x, box.y]]))[0]
-    right, bottom = grid.l0_from_grid(np.array([[box.right, box.bottom]]))[0]
-    x, y = round(left), round(top)
-    return Box(x, y, round(right) - x, round(bottom) - y).clipped(task.region_l0)
-
-
-def _tile_report(
-    task: RegionTask, grid: Grid, found: list[tuple[Tile, TileFindings]], failed: tuple[_Failure, ...]
-) -> TileReport:
-    return TileReport(
-        total=len(found) + len(failed),
-        background=sum(not out.tissue.any() for _, out in found),
-        failed=tuple(FailedTile(_l0_box(task, grid, item.tile.core), item.reason) for item in failed),
-    )
-
-
 def _tell(observer: Observer, analysis: Analysis) -> None:
     tiles = analysis.tiles
     observer.tiles("done", tiles.total - tiles.background - len(tiles.failed))
@@ -293,3 +251,5 @@ def _tell(observer: Observer, analysis: Analysis) -> None:
     observer.tiles("failed", len(tiles.failed))
     for name, count in analysis.counts.items():
         observer.cells(analysis.pipeline, name, count)
+    for warning in analysis.warnings:
+        observer.warning(warning.code)

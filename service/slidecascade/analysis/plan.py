@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells.result import CoordinateSpace
-from slidecascade.errors import UnreadableSlideError
-from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.geometry import Box, Mpp
 from slidecascade.pipelines.load import Pipeline
-from slidecascade.slides.region import RegionView
-from slidecascade.slides.source import Source
+from slidecascade.slides.facts import SlideFacts, readable
+from slidecascade.slides.source import OpenSource, Source
+from slidecascade.slides.view import SlideView
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
 
 UNREAD_GREY = 200
 """What an overview shows where the slide cannot be read."""
-
-
-class OpenSource(Protocol):
-    """Opens the pixels of a task for a while."""
-
-    def __call__(self, *, private: bool = False) -> AbstractContextManager[Source]:
-        """The source; a `private` one shares no handle, so that no other reader's fault can break it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +30,7 @@ class RegionTask:
         open_source: opens the source; called once per tile, and once more, privately, for a tile that failed.
         region_l0: the region, inside the source.
         mpp: micrometres per level-0 pixel.
+        facts: what holds for the slide as a whole.
         thresholds: one number per model of the pipeline.
         tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
         shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
@@ -50,24 +41,15 @@ class RegionTask:
     region_l0: Box
     mpp: Mpp
     coordinate_space: CoordinateSpace
+    facts: SlideFacts
     thresholds: Mapping[str, float]
     tile_px: int | None = None
     allow_partial: bool = False
     shift: tuple[int, int] = (0, 0)
 
-    def view(self, source: Source) -> RegionView:
-        """The region's pixels in `source`, which `open_source` has opened."""
-        return RegionView(source, region_l0=self.region_l0, mpp_l0=self.mpp)
-
-    def readable(self, grid: Grid, boxes: list[Box]) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
-        """The pixels of those boxes that can be read; the others are left out."""
-        left = list(boxes)
-        while left:
-            with suppress(UnreadableSlideError), self.open_source(private=True) as source:
-                while left:
-                    # Taken off the list first: a box that breaks the handle is not tried again on the next one.
-                    box = left.pop()
-                    yield box, self.view(source).read(grid, box)
+    def view(self, source: Source) -> SlideView:
+        """The pixels of `source`, which `open_source` has opened."""
+        return SlideView(source, mpp_l0=self.mpp)
 
     def overview(self, max_side_px: int, *, damaged: bool) -> tuple[NDArray[np.uint8], float]:
         """The region as ``(H, W, 3)`` uint8 RGB with no side longer than `max_side_px`, and its downsample.
@@ -78,7 +60,7 @@ class RegionTask:
             UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
         """
         with self.open_source() as source:
-            grid = self.view(source).overview_grid(max_side_px)
+            grid = self.view(source).overview_grid(self.region_l0, max_side_px)
             if not damaged:
                 return self.view(source).read(grid, grid.extent), grid.downsample
         picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)
@@ -87,6 +69,10 @@ class RegionTask:
             for y in range(0, grid.size.height, PIECE_PX)
             for x in range(0, grid.size.width, PIECE_PX)
         ]
-        for box, pixels in self.readable(grid, boxes):
+
+        def read(source: Source, box: Box) -> NDArray[np.uint8]:
+            return self.view(source).read(grid, box)
+
+        for box, pixels in readable(self.open_source, boxes, read):
             picture[box.y : box.bottom, box.x : box.right] = pixels
         return picture, grid.downsample

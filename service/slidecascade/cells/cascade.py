@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from slidecascade.cells import crops
 from slidecascade.geometry import Box, Grid
+from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.load import Pipeline, Stage
 
 BATCH = 32
 """Cells per run of a classifier: enough to make the call's own cost vanish, few enough to stop in time."""
 
 ReadPatch = Callable[[Grid, Box], NDArray[np.uint8]]
-RunModel = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
+RunModel = Callable[[ClassifierSpec, NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def classify(
@@ -35,7 +36,7 @@ def classify(
         grids: the pixel grid of each classifier, by model name.
         floors: least probability a class must reach to be selected for the next stage, by model name.
         read: gives the pixels of a box of a grid.
-        run: runs a model on ``(n, H, W, 3)`` uint8 images.
+        run: the probabilities that a model gives for ``(n, H, W, 3)`` uint8 images.
     """
     seen = np.arange(len(centroids_l0))
     matrices: list[NDArray[np.float32]] = []
@@ -74,14 +75,19 @@ def _probabilities(
     stage: Stage, grid: Grid, centroids: NDArray[np.float64], read: ReadPatch, run: RunModel
 ) -> NDArray[np.float32]:
     model = stage.model
+    height_px, width_px = model.crop_shape_px
     corners = crops.corners_of(centroids, model.crop.size_px)
     box = crops.bounds_of(corners, model.crop.size_px)
     images = crops.cut(
         read(grid, box),
         corners - np.array([box.x, box.y]),
         size_px=model.crop.size_px,
-        height_px=model.input.height_px,
-        width_px=model.input.width_px,
+        height_px=height_px,
+        width_px=width_px,
     )
-    parts = [run(model.name, images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    return np.concatenate(parts)
+    count = len(images)
+    if count % BATCH == 1:
+        # The product of a single row is rounded in another way than that of several: no image runs alone.
+        images = np.concatenate([images, images[-1:]])
+    parts = [run(model, images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return np.concatenate(parts)[:count]

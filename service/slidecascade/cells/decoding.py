@@ -1,4 +1,4 @@
-"""Which head turns a segmenter's maps into objects."""
+"""Which head turns a segmenter's outputs into objects."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import numpy.typing as npt
 
 from slidecascade.cells.heads import semantic, unet
 from slidecascade.models.spec import SegmenterHead, SegmenterOptions
+from slidecascade.models.tensors import Tensors
 
 
 def decode(
-    maps: npt.NDArray[np.uint8],
+    outputs: Tensors,
     head: SegmenterHead,
     options: SegmenterOptions,
     *,
     min_area_px: float,
     foreground: float | None = None,
 ) -> npt.NDArray[np.int32]:
-    """The label image of a segmenter's `maps`, uint8 ``(H, W, C)``.
+    """The label image ``(H, W)`` of one image's `outputs`, without their batch axis.
 
     Args:
-        maps: as the head wants them.
+        outputs: what the head wants (see `heads.table`), and whatever else the network returns.
         head: by name.
         options: the model's own.
         min_area_px: objects of fewer pixels are dropped.
@@ -28,9 +29,9 @@ def decode(
     """
     threshold = options.foreground if foreground is None else foreground
     if head == "semantic":
-        return semantic.decode(maps, foreground=threshold, min_area_px=min_area_px)
+        return semantic.decode(outputs["maps"], foreground=threshold, min_area_px=min_area_px)
     return unet.decode(
-        maps,
+        outputs["maps"],
         foreground=threshold,
         seed=options.seed,
         min_area_px=min_area_px,

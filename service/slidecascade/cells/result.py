@@ -13,6 +13,8 @@ from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid, Mpp
 from slidecascade.pipelines.classes import ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
+from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 
@@ -58,13 +60,15 @@ class TissueMap:
 class Analysis:
     """Cells of a region with their provenance.
 
-    `instances` is in level-0 pixels (pixels of the upload for an image); `class_index` ``(N,)`` int64 points
-    into `classes.ends`; `instances.probabilities[k]` has the columns `models[k + 1].classes`. `mpp` is the
-    level-0 pixel size. `timings_s` adds up seconds of work by stage over threads.
+    `facts` holds what was computed once for the slide. `instances` is in level-0 pixels (pixels of the upload for
+    an image); `class_index` ``(N,)`` int64 points into `classes.ends`; `instances.probabilities[k]` has the
+    columns `models[k + 1].classes`. `mpp` is the level-0 pixel size. `timings_s` adds up seconds of work by stage
+    over threads.
     """
 
     pipeline: str
     coordinate_space: CoordinateSpace
+    facts: SlideFacts
     region_l0: Box
     mpp: Mpp
     models: tuple[UsedModel, ...]
@@ -76,6 +80,7 @@ class Analysis:
     tissue: TissueMap
     tiles: TileReport
     timings_s: Mapping[str, float]
+    warnings: tuple[AnswerWarning, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -11,11 +11,12 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
-from slidecascade.commands.files import require_file, writing_to
+from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import bar
 from slidecascade.outputs import archive, heatmap, overlay
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
+from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 
@@ -64,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if failed := report.analysis.tiles.failed:
         sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
+    for warning in report.analysis.warnings:
+        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
     for name, count in report.analysis.counts.items():
         sys.stdout.write(f"{count:8d}  {name}\n")
     sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")

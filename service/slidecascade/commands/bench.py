@@ -26,15 +26,16 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import whole_number
-from slidecascade.commands.files import writing_to
 from slidecascade.commands.millioncells import Writing, measure_writing
 from slidecascade.commands.service_process import served
 from slidecascade.cores import usable_cores
 from slidecascade.errors import InvalidRequestError
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.outputs import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
+from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 MPP = 0.25
@@ -126,14 +127,14 @@ class _Recorder:
 
     def __init__(self, packages: Iterable[ModelPackage]) -> None:
         self.packages = list(packages)
-        self.calls: list[tuple[str, NDArray[np.uint8]]] = []
+        self.calls: list[tuple[str, Tensors]] = []
         self.recording = False
         self._runner = LocalRunner(self.packages)
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         if self.recording:
-            self.calls.append((model, images.copy()))
-        return self._runner.run(model, images)
+            self.calls.append((model, {name: array.copy() for name, array in inputs.items()}))
+        return self._runner.run(model, inputs)
 
     def close(self) -> None:
         self._runner.close()
@@ -189,7 +190,7 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
         tiles=report.analysis.tiles.total,
         rounds=rounds,
         network_inputs={
-            name: sum(len(images) for model, images in recorder.calls if model == name) for name in used
+            name: sum(batch_of(inputs) for model, inputs in recorder.calls if model == name) for name in used
         },
         analyse=Timing.of(seconds["analyse"]),
         http=Timing.of(seconds["http"]),

@@ -10,9 +10,10 @@ import httpx
 
 from slidecascade import wire
 from slidecascade.commands.arguments import region_of
-from slidecascade.commands.files import require_file, writing_to
+from slidecascade.commands.files import require_file
 from slidecascade.commands.service_process import served
 from slidecascade.outputs import png
+from slidecascade.staging import writing_to
 
 RENDERED_PX = 2048
 RENDERED_MPP = 0.25

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.commands.arguments import threshold_of
-from slidecascade.commands.files import replace_files
 from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
+from slidecascade.staging import write_files
 from slidecascade.timing import Silent
 from slidecascade_evaluation import report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     # First: a full disk does not take the figures away.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
-        replace_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
+        write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
     return 0
 
 

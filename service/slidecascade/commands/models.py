@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import sys
 import time
@@ -19,6 +20,7 @@ from slidecascade.cells.decoding import decode
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import SegmenterSpec
+from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 
@@ -86,37 +88,50 @@ def _verified(package: ModelPackage) -> str:
     spec = package.spec
     runner = LocalRunner([package])
     try:
-        images = _images(package)
+        inputs = _inputs(package)
         times = []
         for _ in range(TIMED_RUNS):
             start = time.perf_counter()
-            answer = runner.run(spec.name, images)
+            outputs = runner.run(spec.name, inputs)
             times.append(time.perf_counter() - start)
-        found = _head_run(package, answer)
+        found = _head_run(package, outputs)
     finally:
         runner.close()
     report = _parity(package)
     told = "" if report is None else f"; converted, {_difference(report)}"
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    of_what = f"{images.shape[2]} x {images.shape[1]} px"
+    count = batch_of(inputs)
+    of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
-        f"{spec.name}: sha256 and shapes are as stated, and it runs{told}.\n"
-        f"    {1000 * float(np.median(times)) / len(images):.2f} ms per image of {of_what} on one thread, "
-        f"{len(images)} at a time; {found}; {peak_mib} MiB at the peak.\n"
+        f"{spec.name}: sha256 and tensors are as stated, and it runs{told}.\n"
+        f"    {1000 * float(np.median(times)) / count:.2f} ms for one of {of_what} on one thread, "
+        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
     )
 
 
-def _images(package: ModelPackage) -> NDArray[np.uint8]:
-    """Noise of the size and number the service runs the model on."""
-    size = package.spec.input
+def _inputs(package: ModelPackage) -> Tensors:
+    """Noise of the sizes and number the service runs the model on."""
     count = 1 if isinstance(package.spec, SegmenterSpec) else CLASSIFIER_BATCH
-    side = -(-SEGMENTER_SIDE_PX // size.multiple_of) * size.multiple_of
-    shape = (count, size.height_px or side, size.width_px or side, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    signature = package.spec.signature
+    shapes = signature.input_shapes(batch=count, side_px=SEGMENTER_SIDE_PX)
+    return {tensor.name: _noise(tensor, shapes[tensor.name]) for tensor in signature.inputs}
 
 
-def _head_run(package: ModelPackage, answer: NDArray[Any]) -> str:
-    """What the head makes of an answer.
+def _noise(tensor: InputSpec, shape: Shape) -> NDArray[Any]:
+    """Random values within the range that `tensor` states."""
+    rng, (low, high) = np.random.default_rng(0), tensor.range
+    if tensor.dtype == "bool":
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    if tensor.numpy_dtype.kind == "f":
+        return rng.uniform(low or 0.0, 1.0 if high is None else high, shape).astype(tensor.dtype)
+    limits = np.iinfo(tensor.dtype)
+    lowest = limits.min if low is None else max(limits.min, math.ceil(low))
+    highest = limits.max if high is None else min(limits.max, math.floor(high))
+    return rng.integers(lowest, highest, shape, tensor.dtype, endpoint=True)
+
+
+def _head_run(package: ModelPackage, outputs: Tensors) -> str:
+    """What the head makes of the outputs.
 
     Raises:
         ModelFailedError: for a classifier whose answers are no probabilities.
@@ -124,8 +139,11 @@ def _head_run(package: ModelPackage, answer: NDArray[Any]) -> str:
     spec = package.spec
     if isinstance(spec, SegmenterSpec):
         area_px = spec.options.min_area_um2 / spec.mpp**2
-        labels = decode(answer[0], spec.head, spec.options, min_area_px=area_px)
+        labels = decode(
+            {name: array[0] for name, array in outputs.items()}, spec.head, spec.options, min_area_px=area_px
+        )
         return f"its head finds {int(labels.max())} objects in noise"
+    answer = outputs["probabilities"]
     is_wrong = bool((answer < -1e-3).any() or (answer > 1 + 1e-3).any())
     if spec.head == "softmax":
         is_wrong |= bool(np.abs(answer.sum(axis=1) - 1).max() > 1e-2)

@@ -10,19 +10,22 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from slidecascade.errors import InvalidRequestError, MissingExtraError, SettingsError
+from slidecascade_training.backend import prepare_keras
 from slidecascade_training.datasets.split import VALIDATE
-from slidecascade_training.recipes import nuclei_run, plots
-from slidecascade_training.recipes.fit import prepare_keras, train
-from slidecascade_training.recipes.packaging import PackageRequest, package
+from slidecascade_training.elsewhere import PackageRequest
+from slidecascade_training.nuclei import users as nuclei
+from slidecascade_training.recipes import plots
+from slidecascade_training.recipes.package import package
 from slidecascade_training.recipes.rate import find_rate
 from slidecascade_training.recipes.report import Report, write_report
+from slidecascade_training.recipes.run import train
 from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help=", ".join((*RECIPES, NUCLEI)))
+    parser.add_argument("recipe", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder that `slidecascade dataset` wrote")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
@@ -55,11 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train or resume, report, package; returns the exit code."""
     _require_extra()
-    recipe = None if arguments.recipe == NUCLEI else find_recipe(arguments.recipe)
+    recipe = find_recipe(arguments.recipe)
     if arguments.package and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
         raise InvalidRequestError("--package needs a --name of lower-case letters, digits, dots and dashes.")
     prepare_keras()
-    if recipe is None:
+    if recipe.steps is not None:
         return _train_nuclei(arguments)
     if arguments.steps is not None:
         raise InvalidRequestError(f"The recipe {recipe.name} takes no --steps: say how long with --epochs.")
@@ -84,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     _tell(report, arguments.out)
     if arguments.package:
         request = _request_of(arguments)
-        package(request, model, data, recipe, settings)
+        package(request)
         sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
 
@@ -100,11 +103,11 @@ def _train_nuclei(arguments: argparse.Namespace) -> int:
         raise InvalidRequestError("--seed must be at least 0.")
     if arguments.steps is not None and arguments.steps < 1:
         raise InvalidRequestError("--steps must be at least 1.")
-    run = nuclei_run.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed, steps=arguments.steps)
+    run = nuclei.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed, steps=arguments.steps)
     _tell(run.train(), arguments.out)
     if arguments.package:
         request = _request_of(arguments)
-        nuclei_run.package(request)
+        nuclei.package(request)
         sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
 
@@ -143,7 +146,7 @@ def _require_extra() -> None:
         MissingExtraError: a package of [train], or the backend asked for, is missing.
         SettingsError: Keras has no such backend.
     """
-    for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
+    for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "scipy", "sklearn", "tensorboardX"):
         if find_spec(name) is None:
             raise MissingExtraError(
                 f"{name} is not installed: install slidecascade[train] for `slidecascade train`."

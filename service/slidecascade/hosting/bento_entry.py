@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.analytics import usage_stats
 from bentoml._internal.utils.uri import path_to_uri, uri_to_path
 from pydantic import Field
 from starlette.requests import Request
@@ -21,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
-from slidecascade.hosting.bento_model import UntimedService, model_services
+from slidecascade.hosting.bento_model import UntimedService, forgo_folder, model_services
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
 from slidecascade.web.context import NATIVE_ROUTE, Process
@@ -98,6 +100,7 @@ class RegionService:
             if service.url is not None:
                 keep_address(service.name)
                 found[model] = getattr(self, attribute)
+                forgo_folder(found[model])
         return found
 
     @bentoml.api(route=NATIVE_ROUTE, input_spec=RegionInput)  # type: ignore[untyped-decorator]  # untyped
@@ -168,10 +171,17 @@ def make_service(settings: Settings) -> Any:
     return service
 
 
+def _forbid_tracking() -> None:
+    """For BentoML's own commands, which read the switch as they begin and keep what they read."""
+    forbid_telemetry()
+    usage_stats.do_not_track.cache_clear()
+
+
 def __getattr__(name: str) -> Any:
     """``SlideCascade``, which BentoML asks for by name: made then, for importing a module reads no settings."""
     if name != "SlideCascade":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _forbid_tracking()
     try:
         service = make_service(read_settings())
     except SlideCascadeError as error:

@@ -17,10 +17,9 @@ from typing import Any, Self
 
 import bentoml
 import numpy as np
-from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]  # as all of bentoml
-from _bentoml_sdk.service import Service  # type: ignore[import-untyped]
+from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk.service import Service
 from bentoml.exceptions import BadInput
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,6 +34,7 @@ from slidecascade.errors import (
     SlideCascadeError,
 )
 from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.bento import BEAT_S
 from slidecascade.runners.choice import batches, calls_at_once, names_by_kind, open_local
 from slidecascade.runners.runner import Runner, Unobserved, bound
@@ -84,11 +84,11 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
             batchable=True,
             max_batch_size=max(2, settings.max_batch),
             route=f"/{package.spec.sha256}/run",
-            input_spec=Images,
+            input_spec=Inputs,
         )
-        def run(self, images: Any) -> np.ndarray:
-            """The network's output for images ``(N, H, W, 3)`` uint8, one array per call."""
-            return self.queue.run(images, Control())
+        def run(self, inputs: Any) -> dict[str, Any]:
+            """The network's outputs by name, arrays, for one array per input."""
+            return dict(self.queue.run(inputs, Control()))
 
         @bentoml.api(route=f"/{package.spec.sha256}/pulse")  # type: ignore[untyped-decorator]  # untyped
         async def pulse(self) -> AsyncIterator[str]:
@@ -120,12 +120,26 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
     )(Model)
 
 
+def forgo_folder(proxy: Any) -> None:
+    """Remove the folder that a client of BentoML's makes for files it may be sent: none is sent here, and a
+    process that is killed would leave it behind."""
+    proxy.to_async._temp_dir.cleanup()
+
+
+class Factory(ServiceAppFactory):  # type: ignore[misc]  # untyped base
+    """What BentoML builds the application of a service with, whose client of itself has no folder."""
+
+    async def create_instance(self, app: Starlette) -> None:
+        await super().create_instance(app)
+        forgo_folder(self._service_instance.__self_proxy__)
+
+
 class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
     """A service without BentoML's time limit: `Control` stops the work itself, and keeps no timer afterwards."""
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
         self.inject_config()
-        factory = ServiceAppFactory(self, is_main=is_main)
+        factory = Factory(self, is_main=is_main)
         factory.timeout = None
         self.prepare(factory)
         app: Starlette = factory()
@@ -144,33 +158,34 @@ class ModelService(UntimedService):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One caller's images and the request they came with, which tells when the caller leaves."""
+    """One caller's inputs and the request they came with, which tells when the caller leaves."""
 
-    images: NDArray[np.uint8]
+    inputs: Tensors
     request: Request
 
 
-class Images(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
-    """The images of a call ``(N, H, W, 3)`` uint8; on the service's side, the `Call`."""
+class Inputs(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
+    """The inputs of a call, arrays by name; on the service's side, the `Call`."""
 
-    images: Any
+    inputs: Any
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Self:
         sent = await super().from_http_request(request, serde)
-        if not isinstance(sent.images, np.ndarray) or sent.images.dtype != np.uint8 or sent.images.ndim != 4:
-            raise BadInput("The images must be one array (N, H, W, 3) of uint8.")
-        read: Self = cls.model_construct(images=Call(sent.images, request))
+        inputs = sent.inputs
+        if not isinstance(inputs, dict) or not all(isinstance(each, np.ndarray) for each in inputs.values()):
+            raise BadInput("The inputs must be arrays by name.")
+        read: Self = cls.model_construct(inputs=Call(inputs, request))
         return read
 
 
 class Dispatcher:
     """What BentoML asks in place of its own dispatcher: every call goes to the `Queue` by itself."""
 
-    def __call__(self, _joined: object) -> Callable[[Call], Awaitable[NDArray[Any] | Response]]:
+    def __call__(self, _joined: object) -> Callable[[Call], Awaitable[Tensors | Response]]:
         return self._answer
 
-    async def _answer(self, call: Call) -> NDArray[Any] | Response:
+    async def _answer(self, call: Call) -> Tensors | Response:
         queue: Queue = bentoml.get_current_service().queue
         try:
             return await queue.answer(call)
@@ -202,12 +217,12 @@ class Queue:
         self._pool.close()
         self._runner.close()
 
-    def run(self, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def run(self, inputs: Tensors, control: Control) -> Tensors:
         """Run the network now; raises what a `SharedRunner` does."""
-        return bound(self._runner, control).run(self._model, images)
+        return bound(self._runner, control).run(self._model, inputs)
 
-    async def answer(self, call: Call) -> NDArray[Any]:
-        """The network's output for `call`, when its turn has come.
+    async def answer(self, call: Call) -> Tensors:
+        """The network's outputs for `call`, when its turn has come.
 
         Raises:
             OverloadedError: when too much is waiting.
@@ -215,8 +230,8 @@ class Queue:
             ModelFailedError: when the network raised.
         """
         control = Control()
-        self._enter(control, len(call.images))
-        work = self._pool.submit(self._work, call.images, control)
+        self._enter(control, batch_of(call.inputs))
+        work = self._pool.submit(self._work, call.inputs, control)
         left = asyncio.ensure_future(until_left(call.request))
         first: set[asyncio.Future[Any]] = {work, left}
         try:
@@ -246,11 +261,11 @@ class Queue:
         with self._changed:
             self._waiting.pop(control, None)
 
-    def _work(self, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def _work(self, inputs: Tensors, control: Control) -> Tensors:
         self._begin(control)
         control.check()  # it may have waited for its thread
         try:
-            return self.run(images, control)
+            return self.run(inputs, control)
         except ModelFailedError as error:
             LOG.error("model %r failed", self._model, exc_info=error)
             raise

@@ -70,7 +70,6 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 def _hand_over(settings: Settings) -> None:
     """BentoML builds the service object itself, so the settings travel in the environment."""
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     for name in settings.model_fields_set:
         value = getattr(settings, name)
         if value is not None:

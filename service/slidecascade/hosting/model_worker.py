@@ -1,7 +1,8 @@
 """The process of one model's service under ``slidecascade serve``.
 
 ``python -m slidecascade.hosting.model_worker NAME FD`` listens on the socket it was given, reports on stdout that
-it is ready or what is wrong, and exits when its stdin is closed: then the process that started it is gone.
+it is ready or what is wrong, beats there while it serves, and exits when its stdin is closed: then the process
+that started it is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
 from slidecascade.hosting.bento_entry import make_service
 from slidecascade.hosting.heaps import share_heaps
+from slidecascade.hosting.heartbeat import keep_beating
 from slidecascade.hosting.uvicorn_server import run
+from slidecascade.privacy import forbid_telemetry
 from slidecascade.settings import read_settings
 
 KEEP_ALIVE_S = 3600
@@ -28,13 +31,17 @@ KEEP_ALIVE_S = 3600
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to leave; the exit code."""
+    forbid_telemetry()
     name, handle = arguments
     channel = os.dup(1)
     os.dup2(2, 1)  # what anything else may print is no answer
 
     def say(told: Mapping[str, str]) -> None:
         os.write(channel, json.dumps(told).encode() + b"\n")
-        os.close(channel)
+
+    def ready() -> None:
+        say({})
+        keep_beating(channel)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -44,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         service = make_service(read_settings()).find_dependent_by_name(name)
         with socket.socket(fileno=int(handle)) as listener:
-            return run(service.to_asgi(is_main=False), listener, ready=lambda: say({}), keep_alive_s=KEEP_ALIVE_S)
+            return run(service.to_asgi(is_main=False), listener, ready=ready, keep_alive_s=KEEP_ALIVE_S)
     except SlideCascadeError as error:
         say({"problem": error.problem, "detail": error.detail})
         return 1

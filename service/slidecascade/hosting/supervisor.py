@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.uri import path_to_uri
@@ -32,12 +29,11 @@ from slidecascade.errors import (
     SettingsError,
     SlideCascadeError,
 )
+from slidecascade.hosting.heartbeat import beats_to_its_end
+from slidecascade.hosting.socketfolder import socket_folder
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
-_LONGEST_FOLDER = 90
-"""In bytes; the system's limit for a socket's path is 107."""
-
 _END_S = 5.0
 """How long a process may take to leave before it is killed."""
 
@@ -67,7 +63,7 @@ class ModelProcesses:
         if not self._names:
             return self
         with ExitStack() as opened:
-            folder = _private_folder(opened)
+            folder = opened.enter_context(socket_folder())
             addresses, first = {}, SimpleQueue[SlideCascadeError | None]()
             processes = []
             for number, name in enumerate(self._names):
@@ -106,13 +102,14 @@ class _Kept(threading.Thread):
     def run(self) -> None:
         failures = 0
         while (process := self._begin()) is not None:
-            failure = self._report(process)
-            if self._first is not None:
-                self._first.put(failure)
-                self._first = None
-                if failure is not None:
-                    return
-            process.wait()
+            with cast("IO[bytes]", process.stdout) as channel:
+                failure = self._report(channel)
+                if self._first is not None:
+                    self._first.put(failure)
+                    self._first = None
+                    if failure is not None:
+                        return
+                self._outlast(process, channel)
             if self._ending.is_set():
                 return
             failures = failures + 1 if failure is not None else 0
@@ -134,8 +131,7 @@ class _Kept(threading.Thread):
             process.wait(max(0.0, at - time.monotonic()))
         if process.poll() is None:
             LOG.warning("%s: its process did not leave and is killed", self._service)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its id is its group's
+            _kill(process)
             process.wait()
 
     def _begin(self) -> subprocess.Popen[bytes] | None:
@@ -148,22 +144,31 @@ class _Kept(threading.Thread):
                 [sys.executable, "-m", "slidecascade.hosting.model_worker", self._service, str(handle)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # what is read here is looked for below as well
                 pass_fds=(handle,),
                 start_new_session=True,
             )
             return self._process
 
-    def _report(self, process: subprocess.Popen[bytes]) -> SlideCascadeError | None:
+    def _outlast(self, process: subprocess.Popen[bytes], channel: IO[bytes]) -> None:
+        """Wait for the end of the process; one that hangs is killed, unless it was asked to leave."""
+        if not beats_to_its_end(process.pid, channel) and not self._ending.is_set():
+            LOG.error("%s: its process hangs and is killed", self._service)
+            _kill(process)
+        process.wait()
+
+    def _report(self, channel: IO[bytes]) -> SlideCascadeError | None:
         """What the process says when it is ready, or cannot be: None, or what is wrong."""
-        line = b""
-        if process.stdout is not None:
-            with process.stdout as said:
-                line = said.readline()
         try:
-            told = json.loads(line)
+            told = json.loads(channel.readline())
             return _TOLD[told["problem"]](told["detail"]) if told else None
         except (ValueError, KeyError, TypeError):
             return ModelFailedError(f"The process of {self._service} ended before it was ready: see the log.")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its id is its group's
 
 
 def _end(processes: list[_Kept]) -> None:
@@ -172,13 +177,3 @@ def _end(processes: list[_Kept]) -> None:
     at = time.monotonic() + _END_S
     for process in processes:
         process.end(at=at)
-
-
-def _private_folder(opened: ExitStack) -> Path:
-    """A new folder that only this user may enter: what listens there opens pickles."""
-    folder = tempfile.mkdtemp(prefix="slidecascade-")
-    opened.callback(shutil.rmtree, folder, ignore_errors=True)
-    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-        folder = tempfile.mkdtemp(prefix="slidecascade-", dir="/tmp")  # made unguessable
-        opened.callback(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from slidecascade.errors import ModelPackageError
+from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.graph import has_external_data
 from slidecascade.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
 
@@ -92,10 +93,16 @@ def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:
     return {package.spec.name: package for package in map(load_package, folders)}
 
 
+def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
+    """The text of ``model.yaml`` that reads as `spec`; defaults that were not stated are left out."""
+    fields = spec.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+
+
 def _read_spec(folder: Path) -> SegmenterSpec | ClassifierSpec:
     try:
         fields = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
-        spec = _MODEL_SPEC.validate_python(fields)
+        spec = _MODEL_SPEC.validate_python(with_tensors(fields))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelPackageError(f"Model {folder.name!r} has no readable model.yaml: write it again.") from error
     except ValidationError as error:

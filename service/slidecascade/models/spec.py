@@ -1,19 +1,18 @@
-"""What ``model.yaml`` says of a model: the statement that every check and description of it derives from."""
+"""What ``model.yaml`` states of a model: the statement that every check and description of it derives from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from slidecascade.cells.heads.table import require_outputs
+from slidecascade.models.tensors import InputSpec, OutputSpec, Signature
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ClassName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
 SegmenterHead = Literal["unet", "semantic"]
-
-MAPS: Final[Mapping[SegmenterHead, int]] = {"unet": 2, "semantic": 1}
-"""Maps that a network of each head returns; the first is the foreground."""
 
 
 class _SpecPart(BaseModel):
@@ -25,22 +24,6 @@ class ModelClass(_SpecPart):
 
     name: ClassName
     color: tuple[Channel, Channel, Channel]
-
-
-class AnySize(_SpecPart):
-    """A fully convolutional network's input: any height and width that are multiples of its stride."""
-
-    height_px: None = None
-    width_px: None = None
-    multiple_of: Annotated[int, Field(ge=1, le=256)]
-
-
-class FixedSize(_SpecPart):
-    """A network's input of one height and width in pixels."""
-
-    height_px: Annotated[int, Field(ge=1, le=4096)]
-    width_px: Annotated[int, Field(ge=1, le=4096)]
-    multiple_of: Literal[1] = 1
 
 
 class CropSpec(_SpecPart):
@@ -58,7 +41,11 @@ class TrainingData(_SpecPart):
 class _AnyModelSpec(_SpecPart):
     name: Name
     version: Annotated[int, Field(ge=1)]
+    task: str
+    head: str
     mpp: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1)]
     classes: Annotated[tuple[ModelClass, ...], Field(min_length=1)]
     licence: str
     training_data: tuple[TrainingData, ...]
@@ -71,6 +58,26 @@ class _AnyModelSpec(_SpecPart):
         if len({item.name for item in classes}) != len(classes):
             raise ValueError("class names must differ")
         return classes
+
+    @model_validator(mode="after")
+    def _tensors_agree(self) -> Self:
+        Signature(self.inputs, self.outputs)
+        require_outputs(self.head, self.class_names, self.outputs)
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.classes)
+
+    @property
+    def signature(self) -> Signature:
+        """All tensors of the network."""
+        return Signature(self.inputs, self.outputs)
+
+    @property
+    def input(self) -> InputSpec:
+        """The input that shows a tile or a crop: the first."""
+        return self.inputs[0]
 
 
 class SegmenterOptions(_SpecPart):
@@ -87,9 +94,16 @@ class SegmenterSpec(_AnyModelSpec):
 
     task: Literal["segment"]
     head: SegmenterHead
-    input: AnySize
     halo_px: Annotated[int, Field(ge=0, le=1024)]
     options: SegmenterOptions = SegmenterOptions()
+
+    @field_validator("inputs")
+    @classmethod
+    def _take_tiles_of_any_size(cls, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+        image = inputs[0]
+        if not {"H", "W"} <= set(image.layout) or image.height_px or image.width_px:
+            raise ValueError(f"a segmenter's input {image.name!r} takes any height and width: name them")
+        return inputs
 
     @model_validator(mode="after")
     def _options_are_the_heads(self) -> Self:
@@ -113,10 +127,27 @@ class ClassifierSpec(_AnyModelSpec):
 
     task: Literal["classify"]
     head: Literal["softmax", "sigmoid"]
-    input: FixedSize
     crop: CropSpec
     options: SoftmaxOptions = SoftmaxOptions()
 
+    @field_validator("inputs")
+    @classmethod
+    def _take_crops_of_one_size(cls, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+        _size_px(inputs[0])
+        return inputs
+
+    @property
+    def crop_shape_px(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return _size_px(self.input)
+
+
+def _size_px(image: InputSpec) -> tuple[int, int]:
+    """The one height and width of `image`; raises ValueError when it takes others."""
+    if image.height_px is None or image.width_px is None:
+        raise ValueError(f"a classifier's input {image.name!r} takes one size: state height and width")
+    return image.height_px, image.width_px
+
 
 ModelSpec = Annotated[SegmenterSpec | ClassifierSpec, Field(discriminator="task")]
-"""``model.yaml``. Every served graph takes ``image``, uint8 RGB ``(N, H, W, 3)``."""
+"""``model.yaml``."""

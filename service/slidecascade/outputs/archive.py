@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from slidecascade.cells.result import Analysis
 from slidecascade.outputs import geojson, heatmap, overlay, png, summary
 from slidecascade.outputs.gzipped import gzipped
+from slidecascade.staging import write_file
 
 TEXT_LEVEL = 1
 """Deflate level of the cells: higher levels save little and cost more than the rest of the encoding."""
@@ -60,18 +60,17 @@ def write_folder(
 
     Raises:
         InvalidRequestError, ModelFailedError: as `encode`, before anything is written.
-        OSError: when the folder cannot be made or written.
+        UnwritableOutputError: when the folder cannot be made or written.
     """
     heatmap.require_colormap(colormap)
     cells = geojson.encode(analysis)
     written = []
     for name, content in _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap):
-        written.append(_write_atomically(folder / name, [content]))
-    if gzip:
-        written.append(_write_atomically(folder / "cells.geojson.gz", gzipped(cells)))
-    else:
-        written.append(_write_atomically(folder / "cells.geojson", cells))
-    return tuple(written)
+        write_file(folder / name, content)
+        written.append(folder / name)
+    large = folder / ("cells.geojson.gz" if gzip else "cells.geojson")
+    write_file(large, gzipped(cells) if gzip else cells)
+    return (*written, large)
 
 
 def _small_files(
@@ -111,17 +110,6 @@ def _needs_zip64(analysis: Analysis) -> bool:
     columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
     most_bytes = len(cells.vertices) * 40 + len(cells) * (1000 + 200 * columns)
     return most_bytes >= 2**31
-
-
-def _write_atomically(path: Path, pieces: Iterable[bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.writelines(pieces)
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Outbox:

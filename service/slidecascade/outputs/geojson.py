@@ -12,7 +12,8 @@ Measurements of a cell:
   classifier that saw the cell; absent where a classifier did not see it.
 
 An id is the UUID version 5 of the ring as it is written (``[x,y],[x,y],...``) in a namespace that is itself the
-UUID version 5 of region, pipeline and models: the same analysis gives the same ids again.
+UUID version 5 of the slide's content, the pipeline, its models, thresholds and the pixel size. The outline is in
+level-0 pixels of the slide, so a cell has one id, whatever region it was found in.
 """
 
 from __future__ import annotations
@@ -66,8 +67,14 @@ def _pieces(analysis: Analysis) -> Iterator[bytes]:
 
 
 def id_namespace(analysis: Analysis) -> uuid.UUID:
-    """The namespace of the ids: one per region, pipeline and set of model weights."""
-    parts = [analysis.region_l0.as_tuple(), analysis.pipeline, [model.sha256 for model in analysis.models]]
+    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds and pixel size."""
+    parts = [
+        analysis.facts.content_id,
+        analysis.pipeline,
+        [model.sha256 for model in analysis.models],
+        sorted(analysis.thresholds.items()),
+        analysis.mpp,
+    ]
     return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())
 
 

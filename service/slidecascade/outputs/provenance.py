@@ -18,8 +18,11 @@ class Provenance(wire.Answer):
     pipeline: str
     models: tuple[wire.ModelUse, ...]
     thresholds: dict[str, float]
+    slide: wire.SlideUse | None = None
+    facts: wire.Facts | None = None
     tiles: wire.Tiles
     counts: dict[str, int]
+    warnings: tuple[wire.AnswerWarning, ...]
 
 
 def provenance(analysis: Analysis) -> Provenance:
@@ -31,15 +34,36 @@ def provenance(analysis: Analysis) -> Provenance:
         pipeline=analysis.pipeline,
         models=model_uses(analysis),
         thresholds=dict(analysis.thresholds),
+        slide=slide_use(analysis),
+        facts=facts(analysis),
         tiles=tile_counts(analysis),
         counts=analysis.counts,
+        warnings=warnings(analysis),
     )
 
 
 def region_box(analysis: Analysis) -> wire.RegionBox:
     """The analysed region, level-0 pixels."""
-    region = analysis.region_l0
-    return wire.RegionBox(x=region.x, y=region.y, width=region.width, height=region.height)
+    return wire.RegionBox.of(*analysis.region_l0.as_tuple())
+
+
+def slide_use(analysis: Analysis) -> wire.SlideUse:
+    """The slide the cells are of."""
+    bounds = analysis.facts.bounds_l0
+    return wire.SlideUse(
+        content_id=analysis.facts.content_id,
+        bounds=None if bounds is None else wire.RegionBox.of(*bounds.as_tuple()),
+    )
+
+
+def facts(analysis: Analysis) -> wire.Facts:
+    """What was computed once for the slide."""
+    found = analysis.facts
+    return wire.Facts(
+        field="dark" if found.dark_field else "bright",
+        glass_minimum=found.glass_min,
+        glass_spread=found.glass_spread,
+    )
 
 
 def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
@@ -55,6 +79,11 @@ def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
         )
         for model in analysis.models
     )
+
+
+def warnings(analysis: Analysis) -> tuple[wire.AnswerWarning, ...]:
+    """What makes the answer doubtful."""
+    return tuple(wire.AnswerWarning(code=item.code, message=item.message) for item in analysis.warnings)
 
 
 def tile_counts(analysis: Analysis) -> wire.Tiles:

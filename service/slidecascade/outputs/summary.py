@@ -6,7 +6,7 @@ from slidecascade import wire
 from slidecascade.cells.result import Analysis
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.areas import analysed_mm2, tissue_mm2
-from slidecascade.outputs.provenance import model_uses, region_box, tile_counts
+from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts, warnings
 from slidecascade.pipelines.classes import ClassGroup
 
 ALL_CELLS = "all cells"
@@ -43,8 +43,11 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
         thresholds=dict(analysis.thresholds),
         tiles=tile_counts(analysis),
         models=model_uses(analysis),
+        slide=slide_use(analysis),
+        facts=facts(analysis),
         heatmaps=tuple(heatmap.legend(heatmap.compute(analysis, spec), colormap) for spec in analysis.heatmaps),
         timings_s={stage: round(seconds, 4) for stage, seconds in analysis.timings_s.items()},
+        warnings=warnings(analysis),
     )
 
 

@@ -156,6 +156,8 @@ def _read_spec(path: Path) -> PipelineSpec:
 
 
 def _assemble(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> Pipeline:
+    for name in sorted(_needs(spec)):
+        _require_rgb(spec.name, models[name].spec)
     segmenter = models[spec.segmenter].spec
     if not isinstance(segmenter, SegmenterSpec):
         raise PipelineSpecError(f"Pipeline {spec.name!r}: {segmenter.name!r} is no segmenter.")
@@ -178,6 +180,21 @@ def _assemble(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> Pipelin
         leaves=leaves,
         heatmaps=tuple(HeatmapSpec(**dict(heatmap)) for heatmap in spec.heatmaps),
     )
+
+
+def _require_rgb(pipeline: str, model: SegmenterSpec | ClassifierSpec) -> None:
+    """Raises PipelineSpecError for a model that takes anything but one uint8 RGB image, as tiles and crops are."""
+    image = model.input
+    is_rgb = (image.dtype, image.layout, image.channels) == ("uint8", "NHWC", ("red", "green", "blue"))
+    if len(model.inputs) > 1 or not is_rgb:
+        taken = ", ".join(
+            f"{tensor.name} ({tensor.dtype} {tensor.layout} {' '.join(tensor.channels)})"
+            for tensor in model.inputs
+        )
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: model {model.name!r} takes {taken}, but pipelines give uint8 NHWC red green "
+            "blue: convert it with such an input, or run it by /v2."
+        )
 
 
 def _stages(spec: PipelineSpec, models: Mapping[str, ModelPackage]) -> tuple[Stage, ...]:

@@ -8,16 +8,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DrainingError, ModelFailedError, SlideCascadeError
+from slidecascade.models.tensors import Tensors, batch_of, joined, part_of
 from slidecascade.runners.pace import padded_size
 from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved
-from slidecascade.runners.schedule import RETRY_AFTER_S, Batch, Call, Key, Limits, Part, Schedule
+from slidecascade.runners.schedule import Batch, Call, InputKind, Key, Limits, Part, Schedule
 
 LOG = logging.getLogger(__name__)
 _LOOK_S = 0.05
@@ -31,9 +28,9 @@ _LAST_RUN_S = 10.0
 class _Pending(Call):
     """A call, the thread that waits for it, and what it has got so far."""
 
-    images: NDArray[np.uint8]
+    inputs: Tensors
     control: Control
-    outputs: list[tuple[int, NDArray[Any]]] = field(default_factory=list)
+    outputs: list[tuple[int, Tensors]] = field(default_factory=list)
     answered: int = 0
     error: Exception | None = None
     settled: threading.Event = field(default_factory=threading.Event)
@@ -41,12 +38,12 @@ class _Pending(Call):
     def is_wanted(self, now: float) -> bool:
         return not self.control.cancelled and self.control.seconds_left > 0
 
-    def answer(self, start: int, output: NDArray[Any]) -> None:
-        """Images from `start` on have given `output`."""
+    def answer(self, start: int, stop: int, outputs: Tensors) -> None:
+        """Images ``start:stop`` have given `outputs`."""
         if self.settled.is_set():
             return
-        self.outputs.append((start, output))
-        self.answered += len(output)
+        self.outputs.append((start, outputs))
+        self.answered += stop - start
         if self.answered == self.items:
             self.settled.set()
 
@@ -55,16 +52,14 @@ class _Pending(Call):
             self.error = error
             self.settled.set()
 
-    def result(self) -> NDArray[Any]:
+    def result(self) -> Tensors:
         if self.error is not None:
             raise self.error
-        if len(self.outputs) == 1:
-            return self.outputs[0][1]
-        return np.concatenate([output for _, output in sorted(self.outputs, key=lambda part: part[0])])
+        return joined(outputs for _, outputs in sorted(self.outputs, key=lambda part: part[0]))
 
 
 class Batcher:
-    """Runs what waits for the same model and shape together; a `SharedRunner`.
+    """Runs what waits for the same model with inputs of the same shapes together; a `SharedRunner`.
 
     The order of each caller's images is kept; callers get equal shares. Calls whose caller has left or is out of
     time are not run. When a batch fails, its halves are run, and so on: only the call with the image at fault
@@ -92,9 +87,9 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         """As `Runner.run`, for a caller of this one call; also raises OverloadedError."""
-        return self._run(model, images, Control())
+        return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
         return CallerView(self._run, control)
@@ -110,15 +105,15 @@ class Batcher:
         for runner in dict.fromkeys(self._runners):
             runner.close()
 
-    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
-        if not len(images):
-            return self._runners[0].run(model, images)
-        call = self._enter(model, images, control)
+    def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
+        if not batch_of(inputs):
+            return self._runners[0].run(model, inputs)
+        call = self._enter(model, inputs, control)
         try:
             while not call.settled.wait(min(_LOOK_S, max(0.0, control.seconds_left))):
                 control.check()
                 if self._closed:
-                    raise _closing()
+                    raise self._closing_error()
         except SlideCascadeError:
             self._leave(call)
             raise
@@ -126,21 +121,21 @@ class Batcher:
             control.check()  # it knows whether the caller left or ran out of time
         return call.result()
 
-    def _enter(self, model: str, images: NDArray[np.uint8], control: Control) -> _Pending:
+    def _enter(self, model: str, inputs: Tensors, control: Control) -> _Pending:
         control.check()
         now = time.monotonic()
         call = _Pending(
-            key=Key(model, images.shape[1:]),
+            key=_key(model, inputs),
             caller=control,
-            items=len(images),
+            items=batch_of(inputs),
             arrived_at=now,
             ends_at=now + control.seconds_left,
-            images=images,
+            inputs=inputs,
             control=control,
         )
         with self._changed:
             if self._closed:
-                raise _closing()
+                raise self._closing_error()
             self._schedule.add(call)
             self._tell_queue(model)
             self._changed.notify()
@@ -191,10 +186,10 @@ class Batcher:
     def _attempt(self, runner: Runner, key: Key, parts: Sequence[Part[_Pending]]) -> bool:
         """Run `parts` together and answer their calls; False when that failed and may be split further."""
         count = sum(map(len, parts))
-        size = padded_size(count, self._limits.sizes(key.shape))
+        size = padded_size(count, self._limits.sizes(key.pixels))
         started = time.monotonic()
         try:
-            output = _run_padded(runner, key.model, parts, size)
+            outputs = _run_padded(runner, key.model, parts, size)
         except Exception as error:  # the worker boundary: a failing network must not end the worker
             if any(part.call is not parts[0].call for part in parts):
                 return False
@@ -207,7 +202,7 @@ class Batcher:
         place = 0
         with self._changed:  # two workers may have parts of one call
             for part in parts:
-                part.call.answer(part.start, output[place : place + len(part)])
+                part.call.answer(part.start, part.stop, part_of(outputs, place, place + len(part)))
                 place += len(part)
         return True
 
@@ -220,28 +215,36 @@ class Batcher:
     def _tell_queue(self, model: str) -> None:
         self._observer.queued(model, self._schedule.waiting(model))
 
-
-def _closing() -> DrainingError:
-    return DrainingError("The networks are being shut down: try again later.", retry_after_s=RETRY_AFTER_S)
+    def _closing_error(self) -> DrainingError:
+        return DrainingError(
+            "The networks are being shut down: try again later.", retry_after_s=self._limits.retry_after_s
+        )
 
 
 def _is_open(call: _Pending) -> bool:
     return not call.settled.is_set() and call.is_wanted(time.monotonic())
 
 
-def _run_padded(runner: Runner, model: str, parts: Sequence[Part[_Pending]], size: int) -> NDArray[Any]:
-    """The output for the images of `parts`, run in a batch of `size`."""
-    pieces = [part.call.images[part.start : part.stop] for part in parts]
-    count = sum(map(len, pieces))
+def _key(model: str, inputs: Tensors) -> Key:
+    kinds = (InputKind(name, array.dtype.str, array.shape[1:]) for name, array in inputs.items())
+    return Key(model, tuple(sorted(kinds)))
+
+
+def _run_padded(runner: Runner, model: str, parts: Sequence[Part[_Pending]], size: int) -> Tensors:
+    """The outputs for the images of `parts`, run in a batch of `size`."""
+    pieces = [part_of(part.call.inputs, part.start, part.stop) for part in parts]
+    count = sum(map(len, parts))
     # Padded with copies of an image that is there: nothing the network is not shown anyway.
-    pieces += [pieces[-1][-1:]] * (size - count)
-    images = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    output = runner.run(model, images)
-    if len(output) != len(images):
-        raise ModelFailedError(
-            f"Model {model!r} gave {len(output)} answers to {len(images)} images: convert it with a batch axis."
-        )
-    return output[:count]
+    last = len(parts[-1])
+    pieces += [part_of(pieces[-1], last - 1, last)] * (size - count)
+    outputs = runner.run(model, joined(pieces))
+    for name, output in outputs.items():
+        if len(output) != size:
+            raise ModelFailedError(
+                f"Model {model!r} returned {len(output)} rows of {name!r} for {size} images: convert it with a "
+                "batch axis."
+            )
+    return part_of(outputs, 0, count)
 
 
 def _halves(parts: Sequence[Part[_Pending]]) -> list[tuple[Part[_Pending], ...]]:

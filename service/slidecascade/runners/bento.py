@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import numpy as np
 from bentoml.exceptions import BentoMLException, NotFound
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -32,8 +31,9 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.runners.runner import CallerView, Runner
-from slidecascade.runners.server_metadata import Spec, new_output
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of
+from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
+from slidecascade.runners.server_metadata import Spec
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ PAUSE_S = 0.3
 """Before a call is made again, and before a lost service is asked for again."""
 
 MAX_CALL_BYTES = 64 << 20
-RETRY_AFTER_S = 2
 _LOOK_S = 0.2
 """How often a thread that waits for its answer looks whether its caller has left."""
 
@@ -70,7 +69,7 @@ class ModelProxy(Protocol):
 
     @property
     def to_async(self) -> Any:
-        """Its ``call(name, ...)``: ``run(images=...)`` is awaited, ``pulse()`` is iterated over."""
+        """Its ``call(name, ...)``: ``run(inputs=...)`` is awaited, ``pulse()`` is iterated over."""
         ...
 
     async def close(self) -> None: ...
@@ -86,11 +85,20 @@ class BentoRunner:
     Args:
         packages: the models to run.
         services: what `bentoml.depends` gives for each of them, by name.
+        retry_after_s: when a caller is to come back whom no service could serve, in seconds.
     """
 
-    def __init__(self, packages: Iterable[ModelPackage], services: Mapping[str, ModelProxy]) -> None:
+    def __init__(
+        self,
+        packages: Iterable[ModelPackage],
+        services: Mapping[str, ModelProxy],
+        *,
+        retry_after_s: int = RETRY_AFTER_S,
+    ) -> None:
+        self._retry_after_s = retry_after_s
         self._remotes = {
-            package.spec.name: _Remote(package.spec, services[package.spec.name]) for package in packages
+            package.spec.name: _Remote(package.spec, services[package.spec.name], retry_after_s)
+            for package in packages
         }
         self._closed = False
         self._closing = threading.Lock()
@@ -99,7 +107,7 @@ class BentoRunner:
         self._thread.start()
         self._listening = [self._begin(remote.listen()) for remote in self._remotes.values()]
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         """See `Runner.run`.
 
         Raises:
@@ -108,7 +116,7 @@ class BentoRunner:
             OverloadedError: when too many images wait for the service.
             ModelPackageError: when the service runs another model than the package.
         """
-        return self._run(model, images, Control())
+        return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
         """A view of this runner for one caller, who is not kept beyond the caller's time limit.
@@ -129,7 +137,7 @@ class BentoRunner:
         if missing := [name for name, remote in self._remotes.items() if not remote.is_there]:
             raise NotReadyError(
                 f"The services of {', '.join(missing)} are not there yet: see the service's log.",
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=self._retry_after_s,
             )
 
     def close(self) -> None:
@@ -157,46 +165,54 @@ class BentoRunner:
         for remote in self._remotes.values():
             await remote.close()
 
-    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         remote = self._remotes.get(model)
         if remote is None:
             raise UnknownModelError(f"There is no service for a model {model!r}.")
-        outputs = new_output(remote.spec, images.shape)
-        step = max(1, MAX_CALL_BYTES // max(1, images[:1].nbytes))
-        for start in range(0, len(images), step):
-            batch = np.ascontiguousarray(images[start : start + step])
-            outputs[start : start + step] = self._answer(remote.run(batch), control)
+        outputs = remote.spec.signature.new_outputs(model, inputs)
+        step = max(1, MAX_CALL_BYTES // image_bytes(inputs, outputs))
+        for start in range(0, batch_of(inputs), step):
+            part = part_of(inputs, start, start + step)
+            batch = {name: np.ascontiguousarray(array) for name, array in part.items()}
+            for name, array in self._answer(remote.run(batch), control).items():
+                outputs[name][start : start + step] = array
         return outputs
 
-    def _answer(self, work: Coroutine[Any, Any, NDArray[Any]], control: Control) -> NDArray[Any]:
+    def _answer(self, work: Coroutine[Any, Any, Tensors], control: Control) -> Tensors:
         """What `work` returns, for as long as `control` has its caller wait."""
         with self._closing:
             if self._closed:
                 work.close()
-                raise _closing()
+                raise self._closing_error()
             future = self._begin(work)
         try:
             while True:
                 try:
-                    answer: NDArray[Any] = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
+                    answer: Tensors = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
                 except TimeoutError:
                     control.check()
                     if not self._thread.is_alive():
-                        raise _closing() from None
+                        raise self._closing_error() from None
                 else:
                     return answer
         except Abandoned:
-            raise _closing() from None
+            raise self._closing_error() from None
         finally:
             future.cancel()  # where nobody waits any more the connection is closed, which tells the service
+
+    def _closing_error(self) -> DrainingError:
+        return DrainingError(
+            "The networks are being shut down: try again later.", retry_after_s=self._retry_after_s
+        )
 
 
 class _Remote:
     """The service of one model, as the loop sees it."""
 
-    def __init__(self, spec: Spec, proxy: ModelProxy) -> None:
+    def __init__(self, spec: Spec, proxy: ModelProxy, retry_after_s: int) -> None:
         self.spec = spec
         self._proxy = proxy
+        self._retry_after_s = retry_after_s
         self._beats = asyncio.Event()
         self._gone = asyncio.Event()
         self._gone.set()
@@ -228,15 +244,15 @@ class _Remote:
             self._gone.set()
             await asyncio.sleep(PAUSE_S)
 
-    async def run(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """The network's output for `images`; asked for once more when the service was lost."""
+    async def run(self, inputs: Tensors) -> Tensors:
+        """The network's outputs for `inputs`; asked for once more when the service was lost."""
         try:
-            return await self._ask(images)
+            return await self._ask(inputs)
         except LOST as error:
             LOG.warning("a call to the service of model %r broke off: %s", self.spec.name, type(error).__name__)
         await asyncio.sleep(PAUSE_S)
         try:
-            return await self._ask(images)
+            return await self._ask(inputs)
         except LOST as error:
             raise self._away() from error
 
@@ -257,16 +273,16 @@ class _Remote:
         finally:
             await beats.aclose()
 
-    async def _ask(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+    async def _ask(self, inputs: Tensors) -> Tensors:
         await self._until_there()
-        call = asyncio.ensure_future(self._proxy.to_async.call("run", images=images))
+        call = asyncio.ensure_future(self._proxy.to_async.call("run", inputs=inputs))
         gone = asyncio.ensure_future(self._gone.wait())
         first: set[asyncio.Future[Any]] = {call, gone}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 raise ConnectionResetError("the service fell silent")
-            return self._checked(call.result(), images)
+            return self._checked(call.result(), inputs)
         except BentoMLException as error:
             raise self._failure(error) from error
         finally:
@@ -294,17 +310,19 @@ class _Remote:
     def _away(self) -> NotReadyError:
         return NotReadyError(
             f"The service of model {self.spec.name!r} does not answer: try again later.",
-            retry_after_s=RETRY_AFTER_S,
+            retry_after_s=self._retry_after_s,
         )
 
-    def _checked(self, output: Any, images: NDArray[np.uint8]) -> NDArray[Any]:
-        due = new_output(self.spec, images.shape)
-        if not isinstance(output, np.ndarray) or (output.shape, output.dtype) != (due.shape, due.dtype):
+    def _checked(self, outputs: Any, inputs: Tensors) -> Tensors:
+        """`outputs`, when they are what `inputs` call for; their values were checked where the network ran."""
+        shapes = self.spec.signature.require_inputs(self.spec.name, inputs)
+        if not isinstance(outputs, dict) or not all(isinstance(each, np.ndarray) for each in outputs.values()):
             raise ModelFailedError(
-                f"The service of model {self.spec.name!r} returned something else than {due.dtype} {due.shape}: "
-                "verify the model."
+                f"The service of model {self.spec.name!r} returned something else than arrays: verify the model."
             )
-        return output
+        if mismatch := self.spec.signature.mismatch(outputs, shapes):
+            raise ModelFailedError(f"The service of model {self.spec.name!r} {mismatch}: verify the model.")
+        return outputs
 
     def _failure(self, error: BentoMLException) -> SlideCascadeError:
         """What the answer of the service tells."""
@@ -320,7 +338,3 @@ class _Remote:
             return ModelFailedError(
                 f"The service of model {self.spec.name!r} failed unexpectedly: see the service's log."
             )
-
-
-def _closing() -> DrainingError:
-    return DrainingError("The networks are being shut down: try again later.", retry_after_s=RETRY_AFTER_S)

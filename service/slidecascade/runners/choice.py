@@ -9,13 +9,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slidecascade.cancellation import Control
 from slidecascade.cores import usable_cores
 from slidecascade.errors import SettingsError
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
@@ -91,13 +89,13 @@ def names_by_kind(names: Iterable[str], settings: Settings) -> Mapping[RunnerKin
 
 
 class RoutedRunner:
-    """Sends each model's images to the runner that has it."""
+    """Sends each model's inputs to the runner that has it."""
 
     def __init__(self, runners: Mapping[str, Runner]) -> None:
         self._runners = dict(runners)
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self._runners[model].run(model, images)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        return self._runners[model].run(model, inputs)
 
     def on_behalf_of(self, control: Control) -> Runner:
         return RoutedRunner({model: bound(runner, control) for model, runner in self._runners.items()})
@@ -130,17 +128,19 @@ def _open(
     observer: RunObserver,
     services: Mapping[str, Any],
 ) -> Runner:
+    retry_after_s = settings.retry_after_s
     match kind:
         case "local":
             return open_local(packages, settings, observer)
         case "bento":
             from slidecascade.runners.bento import BentoRunner
 
-            return MeasuredRunner(BentoRunner(packages, services), observer)
+            return MeasuredRunner(BentoRunner(packages, services, retry_after_s=retry_after_s), observer)
         case "triton":
             from slidecascade.runners.triton import TritonRunner
 
-            return MeasuredRunner(TritonRunner(packages, url=settings.triton_url), observer)
+            runner = TritonRunner(packages, url=settings.triton_url, retry_after_s=retry_after_s)
+            return MeasuredRunner(runner, observer)
 
 
 def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:

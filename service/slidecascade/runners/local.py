@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.spec import MAPS, ClassifierSpec, FixedSize, SegmenterSpec
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Shape, Signature, Tensors, batch_of, part_of, require_finite
+from slidecascade.privacy import forbid_telemetry
+
+forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
+
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
 
 ORT_ERRORS = (
     ort_errors.Fail,
@@ -39,6 +43,9 @@ USUAL_BATCH = 8
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 Provider = tuple[str, dict[str, Any]]
+Spec = SegmenterSpec | ClassifierSpec
+Shapes = tuple[tuple[str, Shape], ...]
+"""The shapes of all inputs, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +65,13 @@ class Placement:
     memory_mib: int = 0
     engine_dir: Path | None = None
 
-    def providers(self, spec: SegmenterSpec | ClassifierSpec, *, most: int) -> list[Provider]:
+    def providers(self, spec: Spec, *, most: int) -> list[Provider]:
         """ONNX Runtime's providers for batches of up to `most` images, best first."""
         found: list[Provider] = [("CPUExecutionProvider", {})]
         if self.device != "cpu":
             found.insert(0, ("CUDAExecutionProvider", self._cuda()))
-        if self.device == "tensorrt" and isinstance(spec.input, FixedSize):
-            found.insert(0, ("TensorrtExecutionProvider", self._tensorrt(spec, spec.input, most)))
+        if self.device == "tensorrt" and spec.signature.has_fixed_sizes:
+            found.insert(0, ("TensorrtExecutionProvider", self._tensorrt(spec, most)))
         return found
 
     def _cuda(self) -> dict[str, Any]:
@@ -76,10 +83,12 @@ class Placement:
         }
         return options | ({"gpu_mem_limit": self.memory_mib << 20} if self.memory_mib else {})
 
-    def _tensorrt(self, spec: SegmenterSpec | ClassifierSpec, size: FixedSize, most: int) -> dict[str, Any]:
+    def _tensorrt(self, spec: Spec, most: int) -> dict[str, Any]:
         options: dict[str, Any] = {"device_id": self.gpu}
         for name, count in (("min", 1), ("opt", min(USUAL_BATCH, most)), ("max", most)):
-            options[f"trt_profile_{name}_shapes"] = f"image:{count}x{size.height_px}x{size.width_px}x3"
+            shapes = spec.signature.input_shapes(batch=count, side_px=1)
+            profile = ",".join(f"{tensor}:{'x'.join(map(str, shape))}" for tensor, shape in shapes.items())
+            options[f"trt_profile_{name}_shapes"] = profile
         if self.memory_mib:
             options["trt_max_workspace_size"] = self.memory_mib << 20
         if self.engine_dir is not None:
@@ -97,21 +106,22 @@ ON_CPU = Placement()
 
 
 class Sessions:
-    """The sessions of one network.
+    """The sessions of one network, and what it takes and returns.
 
-    On CUDA there is one for each shape ``(N, H, W, 3)`` of those last asked for. cuDNN's plans belong to a session
+    On CUDA there is one for each of the shapes of inputs last asked for. cuDNN's plans belong to a session
     and are made anew whenever its input has another shape than the time before: on an H100 a region of 31 ms took
     1.4 s, nearly all of it planning.
     """
 
-    def __init__(self, make: Callable[[], ort.InferenceSession], *, by_shape: bool) -> None:
+    def __init__(self, signature: Signature, make: Callable[[], ort.InferenceSession], *, by_shape: bool) -> None:
+        self.signature = signature
         self._make, self._by_shape = make, by_shape
-        self._kept: OrderedDict[tuple[int, ...], ort.InferenceSession] = OrderedDict()
+        self._kept: OrderedDict[Shapes, ort.InferenceSession] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, shape: tuple[int, ...]) -> ort.InferenceSession:
-        """The session for images of `shape`, made if need be."""
-        key = shape if self._by_shape else ()
+    def of(self, inputs: Tensors) -> ort.InferenceSession:
+        """The session for arrays of the shapes of `inputs`, made if need be."""
+        key = tuple((name, inputs[name].shape) for name in sorted(inputs)) if self._by_shape else ()
         with self._lock:
             session = self._kept.get(key) or self._make()
             self._kept[key] = session
@@ -153,22 +163,25 @@ class LocalRunner:
             # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
             ort.preload_dlls()
             sizes = tuple(warm_up)
+        packages = tuple(packages)
+        self._classifiers = {package.spec.name for package in packages if package.spec.task == "classify"}
         self._sessions = {
             package.spec.name: _open(package, threads_per_call, placement, sizes) for package in packages
         }
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         sessions = self._sessions[model]
+        sessions.signature.require_inputs(model, inputs)
+        # The product of a single row is rounded in another way than that of several: no crop runs alone.
+        alone = model in self._classifiers and batch_of(inputs) == 1
+        given = {name: np.repeat(array, 2, axis=0) for name, array in inputs.items()} if alone else inputs
         try:
-            output: NDArray[Any] = sessions.of(images.shape).run(None, {"image": images})[0]
+            outputs = _run(sessions, given)
         except ORT_ERRORS as error:
-            raise ModelFailedError(
-                f"Model {model!r} failed on {len(images)} images of {images.shape[2]} x {images.shape[1]} px: "
-                "see the service's log."
-            ) from error
-        if output.dtype.kind == "f" and not np.isfinite(output).all():
-            raise ModelFailedError(f"Model {model!r} returned values that are not numbers: verify the model.")
-        return output
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise ModelFailedError(f"Model {model!r} failed on {shapes}: see the service's log.") from error
+        require_finite(model, outputs)
+        return part_of(outputs, 0, 1) if alone else outputs
 
     def close(self) -> None:
         self._sessions.clear()
@@ -190,13 +203,12 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
         return ort.InferenceSession(graph, options, providers=providers)
 
     graph = package.read()
-    sessions = Sessions(make, by_shape=providers[0][0] == "CUDAExecutionProvider")
-    side = -(-WARM_UP_PX // package.spec.input.multiple_of) * package.spec.input.multiple_of
-    height, width = package.spec.input.height_px or side, package.spec.input.width_px or side
+    signature = package.spec.signature
+    sessions = Sessions(signature, make, by_shape=providers[0][0] == "CUDAExecutionProvider")
     for size in sizes:
-        image = np.zeros((size, height, width, 3), np.uint8)
+        inputs = _zeros(signature, size)
         try:
-            session = sessions.of(image.shape)
+            session = sessions.of(inputs)
         except ORT_ERRORS as error:
             raise ModelPackageError(
                 f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
@@ -204,8 +216,19 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
         if session.get_providers()[0] != providers[0][0]:
             # ONNX Runtime falls back to the CPU without a word that a program could catch.
             raise SettingsError(_missing(placement.device, session.get_providers()))
-        _check(package.spec, session, image)
+        _require_stated(package.spec, session)
+        _try(package.spec.name, sessions, inputs)
     return sessions
+
+
+def _zeros(signature: Signature, batch: int) -> Tensors:
+    shapes = signature.input_shapes(batch=batch, side_px=WARM_UP_PX)
+    return {tensor.name: np.zeros(shapes[tensor.name], tensor.numpy_dtype) for tensor in signature.inputs}
+
+
+def _run(sessions: Sessions, inputs: Tensors) -> Tensors:
+    names = sessions.signature.output_names
+    return dict(zip(names, sessions.of(inputs).run(list(names), dict(inputs)), strict=True))
 
 
 def _missing(device: Device, found: Sequence[str]) -> str:
@@ -221,27 +244,59 @@ def _missing(device: Device, found: Sequence[str]) -> str:
     )
 
 
-def _check(spec: SegmenterSpec | ClassifierSpec, session: ort.InferenceSession, image: NDArray[np.uint8]) -> None:
-    """Hold the graph against ``model.yaml``, then run it once on `image` (N, H, W, 3), which also warms it up."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or inputs[0].name != "image" or inputs[0].type != "tensor(uint8)":
-        raise ModelPackageError(f"Model {spec.name!r} must take one input, `image`, uint8 (N, H, W, 3).")
-    if len(outputs) != 1:
-        raise ModelPackageError(f"Model {spec.name!r} must have one output, it has {len(outputs)}.")
-    size, height, width, _ = image.shape
+def _require_stated(spec: Spec, session: ort.InferenceSession) -> None:
+    """Check that the graph takes and returns the tensors that ``model.yaml`` states, and no others.
+
+    Raises:
+        ModelPackageError: when it does not.
+    """
+    signature = spec.signature
+    for kind, stated, found in (
+        ("takes", signature.inputs, session.get_inputs()),
+        ("returns", signature.outputs, session.get_outputs()),
+    ):
+        of_graph = {tensor.name: tensor for tensor in found}
+        if of_graph.keys() != {tensor.name for tensor in stated}:
+            raise ModelPackageError(
+                f"Model {spec.name!r} {kind} {', '.join(of_graph)}, its model.yaml states "
+                f"{', '.join(tensor.name for tensor in stated)}: correct its tensors or convert it again."
+            )
+        for tensor in stated:
+            graph = of_graph[tensor.name]
+            if graph.type != tensor.onnx_type or not _agree(tensor.open_shape, graph.shape):
+                raise ModelPackageError(
+                    f"Model {spec.name!r} {kind} {tensor.name!r} as {graph.type} {tuple(graph.shape)}, its "
+                    f"model.yaml states {tensor.onnx_type} {tensor.shape}: correct them or convert it again."
+                )
+
+
+def _agree(stated: Shape, found: Sequence[int | str | None]) -> bool:
+    """Whether no size that the graph fixes is stated otherwise; it may leave sizes open, or its whole shape."""
+    if not found:
+        return True
+    return len(stated) == len(found) and all(
+        not isinstance(size, int) or size == due for size, due in zip(found, stated, strict=True)
+    )
+
+
+def _try(model: str, sessions: Sessions, inputs: Tensors) -> None:
+    """Run the network once on `inputs`, which also warms it up.
+
+    Raises:
+        ModelPackageError: when it fails, or returns other types or shapes than ``model.yaml`` states.
+    """
+    shapes = sessions.signature.require_inputs(model, inputs)
     try:
-        output = session.run(None, {"image": image})[0]
+        outputs = _run(sessions, inputs)
     except ORT_ERRORS as error:
+        given = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         raise ModelPackageError(
-            f"Model {spec.name!r} does not run on an image of {width} x {height} px as its model.yaml says: "
-            f"correct `input` or convert it again. ({_first_line(error)})"
+            f"Model {model!r} does not run on {given} as its model.yaml states: correct `inputs` or convert it "
+            f"again. ({_first_line(error)})"
         ) from error
-    expected = (size, height, width, MAPS[spec.head]) if spec.task == "segment" else (size, len(spec.classes))
-    kind = np.uint8 if spec.task == "segment" else np.float32
-    if output.shape != expected or output.dtype != kind:
+    if mismatch := sessions.signature.mismatch(outputs, shapes):
         raise ModelPackageError(
-            f"Model {spec.name!r} returns {output.dtype} {output.shape}, its model.yaml implies "
-            f"{np.dtype(kind)} {expected}: correct `classes`, `head` and `task` or convert it again."
+            f"Model {model!r} {mismatch}: correct `outputs`, `classes` or `head` or convert it again."
         )
 
 

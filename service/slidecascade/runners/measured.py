@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
 
 
@@ -23,13 +20,13 @@ class MeasuredRunner:
         self._observer = observer
         self._owned = owned
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        started = time.monotonic()
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        size, started = batch_of(inputs), time.monotonic()
         try:
-            return self._runner.run(model, images)
+            return self._runner.run(model, inputs)
         finally:
             self._observer.waited(model, 0.0)
-            self._observer.ran(model, size=len(images), seconds=time.monotonic() - started)
+            self._observer.ran(model, size=size, seconds=time.monotonic() - started)
 
     def on_behalf_of(self, control: Control) -> Runner:
         return MeasuredRunner(bound(self._runner, control), self._observer, owned=False)

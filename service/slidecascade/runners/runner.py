@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol, runtime_checkable
 
 from slidecascade.cancellation import Control
+from slidecascade.models.tensors import Tensors
+
+RETRY_AFTER_S = 2
+"""When callers who cannot be served are to come back, where a runner is made without the service's settings."""
 
 
 class Runner(Protocol):
     """Runs networks by name; usable from many threads at once."""
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """The network's output for `images` ``(N, H, W, 3)`` uint8 RGB.
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        """The outputs of the network `model` by name, for `inputs` by name.
 
-        Returns:
-            ``(N, H, W, C)`` uint8 maps of a segmenter, ``(N, C)`` float32 probabilities of a classifier.
+        Types and shapes of both are those of the model's `Signature`; the first axis of every array is the batch.
 
         Raises:
-            ModelFailedError: when the network raised or returned values that are not finite.
+            ModelFailedError: when the network does not take `inputs`, raised, or returned values that are not
+                finite.
         """
         ...
 
@@ -47,11 +48,11 @@ class SharedRunner(Runner, Protocol):
 class CallerView:
     """A runner as one caller sees it: `run_for` is its `run` with the caller's `control`."""
 
-    run_for: Callable[[str, NDArray[np.uint8], Control], NDArray[Any]]
+    run_for: Callable[[str, Tensors, Control], Tensors]
     control: Control
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self.run_for(model, images, self.control)
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        return self.run_for(model, inputs, self.control)
 
     def close(self) -> None:
         """Nothing: what there is to close is the runner's."""

@@ -10,20 +10,39 @@ from typing import Generic, TypeVar
 
 from slidecascade.errors import OverloadedError
 from slidecascade.runners.pace import Pace, batch_size, padded_size
+from slidecascade.runners.runner import RETRY_AFTER_S
 
-RETRY_AFTER_S = 2
 _MOST_IDLE = 256
 
 FULL = 8
 """So many tiles keep a GPU busy: of 512 px, eight at once run 1.7 times as fast as one by one, 32 1.8 times."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class InputKind:
+    """What must be equal of one input of calls that are joined: its name, element type and shape but the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Height times width of one image, whichever axes those are: no image has fewer rows than channels."""
+        return math.prod(sorted(self.shape)[-2:])
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What may be run together: one model and one shape ``(H, W, C)`` of image."""
+    """What may be run together: one model, and inputs of one kind each, sorted by name."""
 
     model: str
-    shape: tuple[int, ...]
+    inputs: tuple[InputKind, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image of the largest input."""
+        return max((kind.pixels for kind in self.inputs), default=1)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -104,9 +123,9 @@ class Limits:
     retry_after_s: int = RETRY_AFTER_S
     padded: bool = False
 
-    def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The sizes of batches of images of `shape`: a few when padded, else any up to the last."""
-        most = max(1, min(self.batch_items, self.batch_px // max(1, shape[0] * shape[1])))
+    def sizes(self, image_px: int) -> tuple[int, ...]:
+        """The sizes of batches of images of so many pixels: a few when padded, else any up to the last."""
+        most = max(1, min(self.batch_items, self.batch_px // max(1, image_px)))
         return few_sizes(most) if self.padded else tuple(range(1, most + 1))
 
 
@@ -259,7 +278,7 @@ class Schedule(Generic[CallT]):
         if key not in self._queues:
             for idle in [known for known in self._queues if known not in self._line][:-_MOST_IDLE]:
                 del self._queues[idle]
-            self._queues[key] = _Queue(self.limits.sizes(key.shape))
+            self._queues[key] = _Queue(self.limits.sizes(key.pixels))
         return self._queues[key]
 
 

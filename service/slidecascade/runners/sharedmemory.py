@@ -1,6 +1,6 @@
 """Memory shared with an inference server on the same machine, lent to one call at a time.
 
-A call's images lie at the start of its region, its output behind them. A call that got no answer leaves the
+A call's inputs lie at the start of its region, its outputs behind them. A call that got no answer leaves the
 server free to read and write the region at any later time, so that region is never lent again, and the server is
 asked to forget it until it does.
 """
@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 SEGMENTS_DIR = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory, not a place for files
 STEP_BYTES = 1 << 20
 """Regions are whole multiples of this, so that a slightly larger tile fits into the region of the last one."""
+
+ALIGN_BYTES = 64
+"""Arrays begin on a multiple of this, whatever their type."""
 
 CLOSE_S = 1.0
 """How long the end waits for the server to be done with regions."""
@@ -45,13 +48,31 @@ class Region:
     def nbytes(self) -> int:
         return self.memory.size
 
-    def write(self, images: NDArray[np.uint8]) -> None:
-        """Put `images` at the start."""
-        np.ndarray(images.shape, np.uint8, self.memory.buf)[...] = images
+    def write(self, array: NDArray[Any], *, offset: int) -> None:
+        """Put `array` at `offset` bytes."""
+        np.ndarray(array.shape, array.dtype, self.memory.buf, offset)[...] = array
 
-    def read_into(self, outputs: NDArray[Any], *, offset: int) -> None:
-        """Copy the array at `offset` bytes, of the shape and type of `outputs`, into it."""
-        outputs[...] = np.ndarray(outputs.shape, outputs.dtype, self.memory.buf, offset)
+    def read_into(self, array: NDArray[Any], *, offset: int) -> None:
+        """Copy what lies at `offset` bytes, of the shape and type of `array`, into it."""
+        array[...] = np.ndarray(array.shape, array.dtype, self.memory.buf, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the arrays of one call lie in its region, by name: `offsets` and the `nbytes` of all of it."""
+
+    offsets: Mapping[str, int]
+    nbytes: int
+
+    @classmethod
+    def of(cls, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Places:
+        """One array after the other, each on a multiple of `ALIGN_BYTES`."""
+        offsets: dict[str, int] = {}
+        end = 0
+        for name, array in arrays:
+            offsets[name] = end
+            end += -(-array.nbytes // ALIGN_BYTES) * ALIGN_BYTES
+        return cls(offsets, end)
 
 
 class Regions:

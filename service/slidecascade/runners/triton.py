@@ -1,7 +1,7 @@
 """Networks on a Triton server, over gRPC. The only module that imports tritonclient.
 
-The server is pointed at the same models folder. Triton's protocol tells no checksum of what was loaded; held
-against ``model.yaml`` instead are the name, version, input and output of every served model, and the sha256 that
+The server is pointed at the same models folder. Triton's protocol states no checksum of what was loaded; validated
+against ``model.yaml`` instead are the name, version, inputs and outputs of every served model, and the sha256 that
 its ``config.pbtxt`` states, where it states one.
 """
 
@@ -12,11 +12,9 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -29,9 +27,10 @@ from slidecascade.errors import (
     UnknownModelError,
 )
 from slidecascade.models.repository import ModelPackage
-from slidecascade.runners.runner import CallerView, Runner
-from slidecascade.runners.server_metadata import ServedModel, Spec, held_against, new_output
-from slidecascade.runners.sharedmemory import Region, RegionRefusedError, Regions
+from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of, require_finite
+from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
+from slidecascade.runners.server_metadata import ServedModel, Spec, require_served
+from slidecascade.runners.sharedmemory import Places, Region, RegionRefusedError, Regions
 
 try:
     import tritonclient.grpc as triton
@@ -52,11 +51,7 @@ RETRY_PAUSE_S = 0.3
 """Longer than gRPC's first pause before it connects again."""
 
 CLOCKS_DIFFER_S = 0.05
-RETRY_AFTER_S = 2
-ALIGN_BYTES = 64
-"""Outputs in shared memory begin on a multiple of this, whatever their type."""
-
-MAX_REQUEST_BYTES = 1 << 30
+MAX_MESSAGE_BYTES = 1 << 30
 """Messages must stay below 2 GiB."""
 
 CHANNEL = [
@@ -75,18 +70,27 @@ HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    """A region lent to one call, and where its arrays lie."""
+
+    region: Region
+    places: Places
+
+
 class TritonRunner:
     """Sends every batch to a Triton server; usable from many threads at once.
 
-    Making one asks the server nothing, so that the service and the server may start in any order. A model is held
-    against its package before its first use, and again after the server was lost.
+    Making one asks the server nothing, so that the service and the server may start in any order. A model is
+    validated against its package before its first use, and again after the server was lost.
 
     Args:
         packages: the models to serve; the server must serve the same names and versions.
         url: ``host:port`` of the server's gRPC endpoint.
         timeout_s: how long the server may take for one batch, in seconds.
-        shared_memory: whether images and outputs lie in memory shared with the server. None: if the server is on
+        shared_memory: whether inputs and outputs lie in memory shared with the server. None: if the server is on
             this machine. Where the server refuses it, they travel in messages.
+        retry_after_s: when a caller is to come back whom the server could not serve, in seconds.
 
     Raises:
         SettingsError: when `url` is not ``host:port``.
@@ -99,15 +103,17 @@ class TritonRunner:
         url: str,
         timeout_s: float = CALL_S,
         shared_memory: bool | None = None,
+        retry_after_s: int = RETRY_AFTER_S,
     ) -> None:
         self._specs = {package.spec.name: package.spec for package in packages}
         self._timeout_s = timeout_s
+        self._retry_after_s = retry_after_s
         shares = _is_this_machine(_host(url)) if shared_memory is None else shared_memory
         self._client = triton.InferenceServerClient(url, channel_args=CHANNEL)
         self._served: dict[str, ServedModel] = {}
         self._regions = Regions(register=self._register, unregister=self._unregister) if shares else None
 
-    def run(self, model: str, images: NDArray[np.uint8]) -> NDArray[Any]:
+    def run(self, model: str, inputs: Tensors) -> Tensors:
         """See `Runner.run`.
 
         Raises:
@@ -116,7 +122,7 @@ class TritonRunner:
             OverloadedError: when the server's queue is full.
             ModelPackageError: when the served model is another one than its package.
         """
-        return self._run(model, images, Control())
+        return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
         """A view of this runner for one caller, who is not kept beyond the caller's time limit.
@@ -139,12 +145,12 @@ class TritonRunner:
                 raise NotReadyError(
                     f"The Triton server is not ready to run {names}: see its log and point it at the same models "
                     "folder.",
-                    retry_after_s=RETRY_AFTER_S,
+                    retry_after_s=self._retry_after_s,
                 )
             for name in self._specs:
                 self._require(name)
         except triton.InferenceServerException as error:
-            raise _not_there(error) from error
+            raise _not_there(error, retry_after_s=self._retry_after_s) from error
 
     def close(self) -> None:
         """Give the shared memory back and close the connection."""
@@ -153,29 +159,28 @@ class TritonRunner:
             regions.close()
         self._client.close()
 
-    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         if model not in self._specs:
             raise UnknownModelError(f"There is no model {model!r} for the Triton server to run.")
-        outputs = new_output(self._specs[model], images.shape)
-        start = 0
-        while start < len(images):
-            served = self._asked(partial(self._require, model), model, images, control)
-            step = max(1, min(served.max_batch, MAX_REQUEST_BYTES // images[0].nbytes))
-            batch, into = images[start : start + step], outputs[start : start + step]
+        outputs = self._specs[model].signature.new_outputs(model, inputs)
+        start, count = 0, batch_of(inputs)
+        while start < count:
+            served = self._asked(partial(self._require, model), model, inputs, control)
+            step = max(1, min(served.max_batch, MAX_MESSAGE_BYTES // image_bytes(inputs, outputs)))
+            batch, into = part_of(inputs, start, start + step), part_of(outputs, start, start + step)
             self._asked(partial(self._infer, model, batch, into, control), model, batch, control)
             start += step
-        if outputs.dtype.kind == "f" and not np.isfinite(outputs).all():
-            raise ModelFailedError(f"Model {model!r} returned values that are not numbers: verify the model.")
+        require_finite(model, outputs)
         return outputs
 
-    def _asked(self, ask: Callable[[], Answer], model: str, images: NDArray[np.uint8], control: Control) -> Answer:
+    def _asked(self, ask: Callable[[], Answer], model: str, inputs: Tensors, control: Control) -> Answer:
         """What `ask` returns; it is asked once more when the server was lost or is a new one."""
         control.check()
         try:
             return ask()
         except triton.InferenceServerException as error:
             if not _may_be_back(error):
-                raise self._failure(error, model, images, control) from error
+                raise self._failure(error, model, inputs, control) from error
             LOG.warning("lost the Triton server: %s", error.message())
         self._forget_server()
         time.sleep(max(0.0, min(RETRY_PAUSE_S, control.seconds_left)))
@@ -183,11 +188,11 @@ class TritonRunner:
         try:
             return ask()
         except triton.InferenceServerException as error:
-            raise self._failure(error, model, images, control) from error
+            raise self._failure(error, model, inputs, control) from error
 
-    def _failure(self, error: Any, model: str, images: NDArray[np.uint8], control: Control) -> SlideCascadeError:
+    def _failure(self, error: Any, model: str, inputs: Tensors, control: Control) -> SlideCascadeError:
         if error.status() in (UNAVAILABLE, NOT_FOUND):
-            return _not_there(error)
+            return _not_there(error, retry_after_s=self._retry_after_s)
         if error.status() == TOO_LATE:
             if control.seconds_left < CLOCKS_DIFFER_S:  # the caller's limit, which gRPC may reach a moment early
                 time.sleep(max(0.0, control.seconds_left))
@@ -196,10 +201,9 @@ class TritonRunner:
                 f"The Triton server did not run model {model!r} within {self._timeout_s:g} s: look at its "
                 "load, or wait longer for it."
             )
-        height, width = images.shape[1:3]
+        given = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         return ModelFailedError(
-            f"Model {model!r} failed on {len(images)} images of {width} x {height} px: see the service's log and "
-            "the Triton server's."
+            f"Model {model!r} failed on {given}: see the service's log and the Triton server's."
         )
 
     def _is_ready(self, spec: Spec) -> bool:
@@ -207,13 +211,13 @@ class TritonRunner:
         return bool(self._client.is_model_ready(spec.name, str(spec.version), client_timeout=ASK_S))
 
     def _require(self, model: str) -> ServedModel:
-        """The served model, held against its package when it is new."""
+        """The served model, validated against its package when it is new."""
         served = self._served.get(model)
         if served is None:
             spec = self._specs[model]
             metadata = self._client.get_model_metadata(model, str(spec.version), client_timeout=ASK_S)
             config = self._client.get_model_config(model, str(spec.version), client_timeout=ASK_S).config
-            served = self._served[model] = held_against(spec, metadata, config)
+            served = self._served[model] = require_served(spec, metadata, config)
         return served
 
     def _forget_server(self) -> None:
@@ -223,54 +227,61 @@ class TritonRunner:
         if regions is not None:
             regions.renew()
 
-    def _infer(self, model: str, images: NDArray[np.uint8], outputs: NDArray[Any], control: Control) -> None:
+    def _infer(self, model: str, inputs: Tensors, outputs: Tensors, control: Control) -> None:
         """Run one batch of at most the model's size, into `outputs`."""
         served = self._require(model)
         limit_s = min(self._timeout_s, control.seconds_left)
         regions = self._regions
         if regions is not None:
+            # An input and an output may have one name.
+            places = Places.of([*inputs.items(), *((f">{name}", array) for name, array in outputs.items())])
             try:
-                with regions.lend(images.nbytes + ALIGN_BYTES + outputs.nbytes, is_lost=_is_lost) as region:
-                    self._infer_in_memory(served, images, outputs, region, limit_s)
+                with regions.lend(places.nbytes, is_lost=_is_lost) as region:
+                    self._infer_in_memory(served, inputs, outputs, _Lent(region, places), limit_s)
             except RegionRefusedError as error:
-                LOG.warning("images travel to the Triton server in messages, not in shared memory: %s", error)
+                LOG.warning("tensors travel to the Triton server in messages, not in shared memory: %s", error)
                 self._regions = None
                 regions.close()
             else:
                 return
-        self._infer_in_messages(served, images, outputs, limit_s)
+        self._infer_in_messages(served, inputs, outputs, limit_s)
 
-    def _infer_in_messages(
-        self, served: ServedModel, images: NDArray[np.uint8], outputs: NDArray[Any], limit_s: float
-    ) -> None:
-        image = triton.InferInput("image", list(images.shape), "UINT8")
-        image.set_data_from_numpy(images)
-        result = self._send(served, image, triton.InferRequestedOutput(served.output), limit_s)
-        found = result.as_numpy(served.output)
-        served.require_output(found.shape, outputs.shape)
-        outputs[...] = found
+    def _infer_in_messages(self, served: ServedModel, inputs: Tensors, outputs: Tensors, limit_s: float) -> None:
+        sent = []
+        for tensor in served.signature.inputs:
+            given = triton.InferInput(tensor.name, list(inputs[tensor.name].shape), tensor.datatype)
+            given.set_data_from_numpy(inputs[tensor.name])
+            sent.append(given)
+        asked = [triton.InferRequestedOutput(name) for name in outputs]
+        result = self._send(served, sent, asked, limit_s)
+        for name, into in outputs.items():
+            found = result.as_numpy(name)
+            served.require_output(name, found.shape, into.shape)
+            into[...] = found
 
     def _infer_in_memory(
-        self,
-        served: ServedModel,
-        images: NDArray[np.uint8],
-        outputs: NDArray[Any],
-        region: Region,
-        limit_s: float,
+        self, served: ServedModel, inputs: Tensors, outputs: Tensors, lent: _Lent, limit_s: float
     ) -> None:
-        offset = -(-images.nbytes // ALIGN_BYTES) * ALIGN_BYTES
-        region.write(images)
-        image = triton.InferInput("image", list(images.shape), "UINT8")
-        image.set_shared_memory(region.name, images.nbytes)
-        output = triton.InferRequestedOutput(served.output)
-        output.set_shared_memory(region.name, outputs.nbytes, offset)
-        result = self._send(served, image, output, limit_s)
-        served.require_output(tuple(result.get_output(served.output).shape), outputs.shape)
-        region.read_into(outputs, offset=offset)
+        region, offsets = lent.region, lent.places.offsets
+        sent, asked = [], []
+        for tensor in served.signature.inputs:
+            array, offset = inputs[tensor.name], offsets[tensor.name]
+            region.write(array, offset=offset)
+            given = triton.InferInput(tensor.name, list(array.shape), tensor.datatype)
+            given.set_shared_memory(region.name, array.nbytes, offset)
+            sent.append(given)
+        for name, into in outputs.items():
+            output = triton.InferRequestedOutput(name)
+            output.set_shared_memory(region.name, into.nbytes, offsets[f">{name}"])
+            asked.append(output)
+        result = self._send(served, sent, asked, limit_s)
+        for name, into in outputs.items():
+            served.require_output(name, tuple(result.get_output(name).shape), into.shape)
+            region.read_into(into, offset=offsets[f">{name}"])
 
-    def _send(self, served: ServedModel, image: Any, output: Any, limit_s: float) -> Any:
+    def _send(self, served: ServedModel, sent: list[Any], asked: list[Any], limit_s: float) -> Any:
         limit_s = max(limit_s, 1e-3)  # gRPC takes no other
-        return self._client.infer(served.name, [image], served.version, outputs=[output], client_timeout=limit_s)
+        return self._client.infer(served.name, sent, served.version, outputs=asked, client_timeout=limit_s)
 
     def _register(self, name: str, key: str, nbytes: int) -> None:
         try:
@@ -304,19 +315,19 @@ def _is_queue_full(error: Any) -> bool:
     return error.status() == UNAVAILABLE and QUEUE_FULL in error.message()
 
 
-def _not_there(error: Any) -> SlideCascadeError:
+def _not_there(error: Any, *, retry_after_s: int) -> SlideCascadeError:
     if _is_queue_full(error):
         return OverloadedError(
-            "The Triton server's queue is full: try again in a moment.", retry_after_s=RETRY_AFTER_S
+            "The Triton server's queue is full: try again in a moment.", retry_after_s=retry_after_s
         )
     if error.status() == NOT_FOUND:
         return NotReadyError(
             "The Triton server does not serve every model: point it at the same models folder.",
-            retry_after_s=RETRY_AFTER_S,
+            retry_after_s=retry_after_s,
         )
     return NotReadyError(
         "The Triton server does not answer: start it, or correct the address of its gRPC endpoint.",
-        retry_after_s=RETRY_AFTER_S,
+        retry_after_s=retry_after_s,
     )
 
 

@@ -11,32 +11,57 @@ Both depend on all pixels of the image, once; never on a tile.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 LOW_PERCENT, HIGH_PERCENT = 0.1, 99.9
 
+COLOUR_BITS = (8, 10, 12, 14, 16)
 
-def narrow_grey(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """``(H, W)`` uint16 to uint8 by percentiles."""
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Samples of `low` and less become 0, of `high` and more 255; linear between, rounded to nearest."""
+
+    low: int
+    high: int
+
+    def apply(self, samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """uint16 of any shape to uint8 of the same shape."""
+        levels = np.arange(65536, dtype=np.float64)
+        table = np.clip(np.rint((levels - self.low) * (255 / (self.high - self.low))), 0, 255).astype(np.uint8)
+        narrowed: NDArray[np.uint8] = table[samples]
+        return narrowed
+
+
+def grey_counts(samples: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """How often each of the 65536 values occurs in ``(H, W)`` samples."""
     # calcHist counts in place; bincount would first copy the image to 64 bits a sample.
-    counts = cv2.calcHist([samples], [0], None, [65536], [0, 65536])
+    return np.asarray(cv2.calcHist([samples], [0], None, [65536], [0, 65536]), np.float64).ravel()
+
+
+def grey_narrowing(counts: NDArray[np.float64]) -> Narrowing:
+    """For grey images with so many samples of each value."""
     cumulated = np.cumsum(counts, dtype=np.float64)
     shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * cumulated[-1]
     low, high = np.searchsorted(cumulated, shares)
-    return _scaled(samples, low=int(low), high=max(int(high), int(low) + 255))
+    return Narrowing(int(low), max(int(high), int(low) + 255))
+
+
+def colour_narrowing(largest: int) -> Narrowing:
+    """For colour images whose largest sample of any channel is this."""
+    bits = next(bits for bits in COLOUR_BITS if largest < 1 << bits)
+    return Narrowing(0, (1 << bits) - 1)
+
+
+def narrow_grey(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """``(H, W)`` uint16 to uint8 by percentiles."""
+    return grey_narrowing(grey_counts(samples)).apply(samples)
 
 
 def narrow_colour(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """``(H, W, C)`` uint16 to uint8 by bit depth."""
-    largest = int(samples.max())
-    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
-    return _scaled(samples, low=0, high=(1 << bits) - 1)
-
-
-def _scaled(samples: NDArray[np.uint16], *, low: int, high: int) -> NDArray[np.uint8]:
-    levels = np.arange(65536, dtype=np.float64)
-    table = np.clip(np.rint((levels - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    narrowed: NDArray[np.uint8] = table[samples]
-    return narrowed
+    return colour_narrowing(int(samples.max())).apply(samples)

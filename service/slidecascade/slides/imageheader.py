@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
+from slidecascade.slides import tiff
+from slidecascade.slides.tiff import Bytes, Directory
 
 MediaType = Literal["image/png", "image/jpeg", "image/tiff", "image/webp"]
 
@@ -31,9 +32,6 @@ MAX_PARTS = 100_000
 
 MAX_SCANS = 100
 """Most scans of a JPEG: each is a pass over the whole image, and progressive encoders write about ten."""
-
-_MAX_TAG_VALUES = 2**21
-"""Most numbers in one TIFF tag: strips or tiles of the largest images, with room to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,130 +184,58 @@ def _webp_orientation(data: bytes) -> int:
     raise UndecodableImageError(_TOO_MANY_PARTS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tag:
-    values: NDArray[np.uint64]
-
-    @property
-    def first(self) -> int:
-        return int(self.values[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """One image of a TIFF file: its integer tags, and where the next directory is (0: nowhere)."""
-
-    tags: dict[int, _Tag]
-    next_offset: int
-
-    def first(self, tag: int, default: int) -> int:
-        return self.tags[tag].first if tag in self.tags else default
-
-    def all(self, tag: int) -> NDArray[np.uint64]:
-        return self.tags[tag].values if tag in self.tags else np.zeros(0, np.uint64)
-
-
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274
-_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
-_SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_READ_TAGS = frozenset(
-    {
-        *(_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION),
-        *(_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES),
-        *(_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_HEIGHT),
-    }
-)
-_TIFF_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
-"""numpy type of the field types BYTE, SHORT, LONG, IFD and LONG8."""
-_TIFF_FIELD_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
-"""Bytes of one value by field type; 0 for types that do not exist."""
-
-
 def _read_tiff(data: bytes) -> ImageHeader:
     """TIFF 6.0 and BigTIFF: the first image of the file."""
-    directory = _tiff_directory(data, _tiff_first_offset(data))
+    directory = tiff.first_directory(Bytes(data))
     if directory.next_offset:
-        following = _tiff_directory(data, directory.next_offset)
-        if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (_WIDTH, _HEIGHT)):
+        following = tiff.read_directory(Bytes(data), directory.next_offset)
+        if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (tiff.WIDTH, tiff.HEIGHT)):
             raise UndecodableImageError("The TIFF image is a stack of pages of one size: send one page.")
-    _check_samples(directory)
+    check_samples(directory)
     _check_strips(data, directory)
-    size = _size(directory.first(_WIDTH, 0), directory.first(_HEIGHT, 0))
+    size = _size(directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0))
     tile: Size | None = None
-    if _TILE_OFFSETS in directory.tags:
-        tile = _size(directory.first(_TILE_WIDTH, 0), directory.first(_TILE_HEIGHT, 0))
-    return ImageHeader("image/tiff", size, directory.first(_BITS, 1), tile=tile)
+    if tiff.TILE_OFFSETS in directory.tags:
+        tile = _size(directory.first(tiff.TILE_WIDTH, 0), directory.first(tiff.TILE_HEIGHT, 0))
+    return ImageHeader("image/tiff", size, directory.first(tiff.BITS, 1), tile=tile)
 
 
-def _check_samples(directory: _Directory) -> None:
-    bits = {int(value) for value in directory.all(_BITS)} or {1}
-    if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16} or directory.first(_SAMPLE_FORMAT, 1) not in (1, 4):
+def check_samples(directory: Directory) -> None:
+    """Whether an image's samples are read here; raises UndecodableImageError with what to do."""
+    bits = {int(value) for value in directory.all(tiff.BITS)} or {1}
+    if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16} or directory.first(tiff.SAMPLE_FORMAT, 1) not in (1, 4):
         raise UndecodableImageError(
             "The TIFF image's samples are not unsigned integers of at most 16 bits: convert it to 8 or 16 bits."
         )
-    samples = directory.first(_SAMPLES, 1)
-    planar = directory.first(_PLANAR, 1) == 2 and samples > 1
-    if bits == {16} and (planar or samples not in (1, 3, 4) or directory.first(_PHOTOMETRIC, 1) == 0):
+    samples = directory.first(tiff.SAMPLES, 1)
+    planar = directory.first(tiff.PLANAR, 1) == 2 and samples > 1
+    if bits == {16} and (planar or samples not in (1, 3, 4) or directory.first(tiff.PHOTOMETRIC, 1) == 0):
         raise UndecodableImageError(
             "The 16-bit TIFF image is neither grey with black as zero nor interleaved RGB or RGBA: "
             "save it as one of these."
         )
 
 
-def _check_strips(data: bytes, directory: _Directory) -> None:
+def _check_strips(data: bytes, directory: Directory) -> None:
     """Every strip or tile must lie inside the file."""
-    offsets = np.concatenate([directory.all(_STRIP_OFFSETS), directory.all(_TILE_OFFSETS)])
-    lengths = np.concatenate([directory.all(_STRIP_BYTES), directory.all(_TILE_BYTES)])
+    offsets = np.concatenate([directory.all(tiff.STRIP_OFFSETS), directory.all(tiff.TILE_OFFSETS)])
+    lengths = np.concatenate([directory.all(tiff.STRIP_BYTES), directory.all(tiff.TILE_BYTES)])
     if len(offsets) == 0 or len(offsets) != len(lengths):
         raise UndecodableImageError("The TIFF image does not say where its pixels are: save it again.")
+    unwritten = int(np.count_nonzero(lengths == 0))
+    if unwritten and directory.first(tiff.COMPRESSION, 1) != 1:
+        raise UndecodableImageError(
+            f"The TIFF image has no stored pixels in {unwritten} of its {len(lengths)} strips or tiles: the "
+            "program that wrote it did not finish; save it again."
+        )
     if np.any(offsets > len(data)) or np.any(lengths > len(data) - offsets):
         raise UndecodableImageError(_TRUNCATED)
-
-
-def _tiff_first_offset(data: bytes) -> int:
-    order, big = _tiff_layout(data)
-    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    return int(offset)
-
-
-def _tiff_layout(data: bytes) -> tuple[str, bool]:
-    """Byte order (as struct and numpy write it) and whether it is BigTIFF."""
-    order = "<" if data[:2] == b"II" else ">"
-    (version,) = struct.unpack_from(order + "H", data, 2)
-    return order, version == 43
-
-
-def _tiff_directory(data: bytes, offset: int) -> _Directory:
-    order, big = _tiff_layout(data)
-    count_format, entry_format, pointer = ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
-    (count,) = struct.unpack_from(order + count_format, data, offset)
-    if count > 4096:
-        raise UndecodableImageError("The TIFF image's directory is damaged: save it again and resend it.")
-    position = offset + struct.calcsize("=" + count_format)
-    inline = struct.calcsize("=" + pointer)
-    tags: dict[int, _Tag] = {}
-    for _ in range(count):
-        tag, kind, length = struct.unpack_from(order + entry_format, data, position)
-        position += struct.calcsize("=" + entry_format)
-        field_bytes = length * (_TIFF_FIELD_BYTES[kind] if kind < len(_TIFF_FIELD_BYTES) else 0)
-        at = position if field_bytes <= inline else struct.unpack_from(order + pointer, data, position)[0]
-        if at + field_bytes > len(data):
-            raise UndecodableImageError(_TRUNCATED)
-        if tag in _READ_TAGS and kind in _TIFF_INTEGERS and length:
-            if length > _MAX_TAG_VALUES:
-                raise UndecodableImageError(_TOO_MANY_PARTS)
-            dtype = np.dtype(order + _TIFF_INTEGERS[kind])
-            tags[tag] = _Tag(np.frombuffer(data, dtype, length, at).astype(np.uint64))
-        position += inline
-    (next_offset,) = struct.unpack_from(order + pointer, data, position)
-    return _Directory(tags, int(next_offset))
 
 
 def _exif_orientation(exif: bytes) -> int:
     """The orientation tag of an EXIF block, 1 when the block has none or cannot be read."""
     try:
-        orientation = _tiff_directory(exif, _tiff_first_offset(exif)).first(_ORIENTATION, 1)
+        orientation = tiff.first_directory(Bytes(exif)).first(tiff.ORIENTATION, 1)
     except (struct.error, OverflowError, UndecodableImageError):
         return 1
     return orientation if 1 <= orientation <= 8 else 1

@@ -10,11 +10,15 @@ from typing import Literal, Self
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides import content
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.tiffslide import SlideFile, TiffSlide
 
 MIN_MPP, MAX_MPP = 0.01, 50.0
 """No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
@@ -22,8 +26,13 @@ MIN_MPP, MAX_MPP = 0.01, 50.0
 MAX_ANISOTROPY = 1.05
 """Pixels longer one way than this factor have no single size."""
 
+_DICOM_SERIES = "dicom.SeriesInstanceUID"
+
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
+
+_PIECE_PX = 2**22
+"""Most pixels in memory while looking for those that are not stored."""
 
 
 class TileCache:
@@ -46,6 +55,7 @@ class SlideInfo:
     vendor: str | None
     level_sizes: tuple[Size, ...]
     level_downsamples: tuple[float, ...]
+    bounds_l0: Box | None = None
 
 
 def can_open(path: Path) -> bool:
@@ -56,11 +66,15 @@ def can_open(path: Path) -> bool:
 class Slide:
     """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
 
-    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped.
+    After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. Tiles
+    whose damage OpenSlide would not report (see `tiffslide`) fail the reads that touch them, and no others.
     """
 
-    def __init__(self, handle: openslide.OpenSlide) -> None:
+    def __init__(self, handle: openslide.OpenSlide, path: Path, file: SlideFile) -> None:
         self._handle = handle
+        self._path = path
+        self._file = file
+        self._content_id: str | None = None
         self._failed = False
         properties = handle.properties
         self._info = SlideInfo(
@@ -70,11 +84,12 @@ class Slide:
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
             level_sizes=tuple(Size(*size) for size in handle.level_dimensions),
             level_downsamples=tuple(float(downsample) for downsample in handle.level_downsamples),
+            bounds_l0=_bounds(properties, Size(*handle.dimensions)),
         )
 
     @classmethod
-    def open(cls, path: Path, *, cache: TileCache | None = None) -> Self:
-        """Open the slide at `path`.
+    def open(cls, path: Path, *, cache: TileCache | None = None, known: KnownFiles | None = None) -> Self:
+        """Open the slide at `path`; `known` keeps what is found out about its file.
 
         Raises:
             UnreadableSlideError: not a slide, or damaged.
@@ -83,7 +98,7 @@ class Slide:
             handle = openslide.OpenSlide(path)
             if cache is not None:
                 cache.attach(handle)
-            return cls(handle)
+            return cls(handle, path, SlideFile(path, known or KnownFiles()))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             raise UnreadableSlideError(
                 "The slide cannot be opened: its format is not supported or the file is damaged; "
@@ -116,6 +131,29 @@ class Slide:
         return "level0-pixels"
 
     @property
+    def bounds_l0(self) -> Box | None:
+        return self._info.bounds_l0
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`; computed when first asked for.
+
+        Raises:
+            UnreadableSlideError: a file of the slide cannot be read.
+        """
+        if self._content_id is None:
+            properties = self._handle.properties
+            try:
+                files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
+                quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+                self._content_id = content.id_of_files(files, quickhash=quickhash)
+            except OSError as error:
+                raise UnreadableSlideError(
+                    "The slide opens but one of its files cannot be read: check the permissions or copy it again."
+                ) from error
+        return self._content_id
+
+    @property
     def failed(self) -> bool:
         return self._failed
 
@@ -125,10 +163,29 @@ class Slide:
         Raises:
             UnreadableSlideError: the file is damaged here, or was damaged where it was read before.
         """
+        if (deep := self._tiff.deep) is not None:
+            return deep.read(level, box)
+        self._refuse_damaged(level, box)
         downsample = self.level_downsamples[level]
         if downsample == round(downsample):
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
+
+    @property
+    def _tiff(self) -> TiffSlide:
+        return self._file.look(self._info.vendor, self._info.level_sizes)
+
+    def _refuse_damaged(self, level: int, box: Box) -> None:
+        damaged = self._tiff.parts.first_damaged(level, box)
+        if damaged is None:
+            return
+        downsample = self.level_downsamples[level]
+        x, y, width, height = (round(length * downsample) for length in damaged.box.as_tuple())
+        raise UnreadableSlideError(
+            f"The slide's file is damaged at level-0 pixel ({x}, {y}): the data of a stored tile of "
+            f"{width} x {height} pixels cannot be followed ({damaged.what}); copy the file again, choose another "
+            "region, or send allow_partial."
+        )
 
     def _read_by_blocks(self, level: int, box: Box) -> Rgb:
         """OpenSlide is addressed in whole level-0 pixels, so with a downsample of, say, 4.0003 most of a
@@ -145,7 +202,24 @@ class Slide:
                 pixels[target.y : target.bottom, target.x : target.right] = block[part.y - top :, part.x - left :]
         return pixels
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """The part of the pixels of `box`, given in pixels of `level`, that are transparent: not stored.
+
+        Raises:
+            UnreadableSlideError: as `read_level` does.
+        """
+        downsample, unstored = self.level_downsamples[level], 0
+        rows = max(1, _PIECE_PX // box.width)
+        for top in range(box.y, box.bottom, rows):
+            size = Size(box.width, min(rows, box.bottom - top))
+            rgba = self._read_rgba(level, round(box.x * downsample), round(top * downsample), size)
+            unstored += size.area - int(np.count_nonzero(rgba[..., 3]))
+        return unstored / box.area
+
     def _read(self, level: int, x_l0: int, y_l0: int, size: Size) -> Rgb:
+        return on_white(self._read_rgba(level, x_l0, y_l0, size))
+
+    def _read_rgba(self, level: int, x_l0: int, y_l0: int, size: Size) -> NDArray[np.uint8]:
         try:
             image = self._handle.read_region((x_l0, y_l0), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -154,11 +228,12 @@ class Slide:
                 "The slide opens but cannot be read here: its file is damaged; copy it again or choose "
                 "another region."
             ) from error
-        return on_white(np.asarray(image))
+        return np.asarray(image)
 
     def close(self) -> None:
         """Release the file. No thread may be reading, and none may read afterwards."""
         self._handle.close()
+        self._file.close()
 
 
 def _positive(text: str | None) -> float | None:
@@ -176,3 +251,19 @@ def _mpp(properties: Mapping[str, str]) -> Mpp | None:
     if x is None or y is None or not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
         return None
     return (x + y) / 2
+
+
+def _bounds(properties: Mapping[str, str], size_l0: Size) -> Box | None:
+    """The part of level 0 that the scanner filled; None where it is not stated, or is not inside level 0."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    try:
+        box = Box(*(int(properties[name]) for name in names))
+    except (KeyError, ValueError):
+        return None
+    inside = Box(0, 0, size_l0.width, size_l0.height).encloses(box)
+    return box if inside and box.width > 0 and box.height > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,7 +18,9 @@ class Source(Protocol):
     """A slide or an uploaded image: a pyramid of at least one level, level 0 the finest.
 
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
-    `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level.
+    `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level. `content_id`
+    is the same for the same bytes under any name; it raises UnreadableSlideError where they cannot be read.
+    `bounds_l0` is the part of level 0 the scanner filled, where the file states one.
     """
 
     @property
@@ -35,6 +38,12 @@ class Source(Protocol):
     @property
     def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]: ...
 
+    @property
+    def content_id(self) -> str: ...
+
+    @property
+    def bounds_l0(self) -> Box | None: ...
+
     def read_level(self, level: int, box: Box) -> Rgb:
         """The pixels of `box`, given in pixels of `level` and inside it; may be a read-only view.
 
@@ -43,4 +52,20 @@ class Source(Protocol):
         Raises:
             UnreadableSlideError: the file is damaged.
         """
+        ...
+
+    def unstored_share(self, level: int, box: Box) -> float:
+        """The part, 0 to 1, of the pixels of `box` that no scanner or program stored; they are read as white.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        ...
+
+
+class OpenSource(Protocol):
+    """Opens the pixels of a slide or an image for a while."""
+
+    def __call__(self, *, private: bool = False) -> AbstractContextManager[Source]:
+        """The source; a `private` one shares no handle, so that no other reader's fault can break it."""
         ...

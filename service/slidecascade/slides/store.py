@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidecascade.errors import SettingsError, UnknownSlideError
+from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slideid import id_of, path_of
 
@@ -49,6 +50,7 @@ class SlideStore:
         self._capacity = handles
         self._max_listing = max_listing
         self._cache = TileCache(TILE_CACHE_BYTES)
+        self._known = KnownFiles()
         self._lock = threading.Lock()
         self._handles: OrderedDict[Path, _Handle] = OrderedDict()
 
@@ -83,7 +85,7 @@ class SlideStore:
         """
         path = self._locate(slide_id)
         if private:
-            slide = Slide.open(path, cache=self._cache)
+            slide = Slide.open(path, cache=self._cache, known=self._known)
             try:
                 yield slide
             finally:
@@ -114,14 +116,14 @@ class SlideStore:
         raise _unknown(slide_id)
 
     def _acquire(self, path: Path) -> _Handle:
-        file_state = _file_state(path)
+        state = file_state(path)
         with self._lock:
-            handle = self._current(path, file_state)
+            handle = self._current(path, state)
         if handle is None:
             # Outside the lock: opening a slide on a network share takes long.
-            opened = _Handle(Slide.open(path, cache=self._cache), file_state)
+            opened = _Handle(Slide.open(path, cache=self._cache, known=self._known), state)
             with self._lock:
-                handle = self._current(path, file_state)
+                handle = self._current(path, state)
                 if handle is None:
                     self._drop(path)
                     self._handles[path] = handle = opened
@@ -131,10 +133,10 @@ class SlideStore:
                     opened.slide.close()
         return handle
 
-    def _current(self, path: Path, file_state: tuple[int, ...]) -> _Handle | None:
+    def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
         """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""
         handle = self._handles.get(path)
-        if handle is None or handle.slide.failed or handle.file_state != file_state:
+        if handle is None or handle.slide.failed or handle.file_state != state:
             return None
         handle.readers += 1
         self._handles.move_to_end(path)
@@ -165,12 +167,6 @@ class SlideStore:
 
 def _unknown(slide_id: str) -> UnknownSlideError:
     return UnknownSlideError(f"There is no slide {slide_id[:200]!r}: GET /v1/slides lists the ids.")
-
-
-def _file_state(path: Path) -> tuple[int, ...]:
-    """Changes when the file is replaced or written to."""
-    state = path.stat()
-    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 def _inside(root: Path, path: Path) -> Path | None:

@@ -21,19 +21,37 @@ from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides import jpeg, libtiff, storedparts
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.depth import narrow_colour, narrow_grey
 from slidecascade.slides.imageheader import ImageHeader, MediaType, read_header
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.tiff import Bytes, first_directory
 
 _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant that is not read here."
 
 
 @dataclass(frozen=True, slots=True)
 class RegionImage:
-    """A decoded upload as a `Source`; `pixels` are not to be written to."""
+    """A decoded upload as a `Source`; `pixels` are not to be written to.
+
+    `digest` is that of the encoded bytes; an image that never was encoded is identified by its pixels.
+    """
 
     pixels: Rgb
+    digest: str | None = None
+
+    @property
+    def content_id(self) -> str:
+        """See `slidecascade.slides.content`."""
+        if self.digest is not None:
+            return self.digest
+        return id_of_bytes(repr(self.pixels.shape).encode() + self.pixels.tobytes())
+
+    @property
+    def bounds_l0(self) -> Box | None:
+        return None
 
     @property
     def size_l0(self) -> Size:
@@ -61,6 +79,10 @@ class RegionImage:
             raise ValueError(f"An image has no level {level}.")
         return self.pixels[box.y : box.bottom, box.x : box.right]
 
+    def unstored_share(self, level: int, box: Box) -> float:
+        """0: a decoded image has all its pixels."""
+        return 0.0
+
 
 def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     """Decode PNG, JPEG, TIFF or WebP bytes of at most `max_px` pixels.
@@ -85,12 +107,12 @@ def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     if header.media_type in ("image/webp", "image/png") or header.bits == 16:
         rgb = _decode_with_opencv(data)
     else:
-        rgb = _decode_with_pillow(data, header)
+        rgb = _decode_followed(data, header)
     if rgb.shape[:2] not in {(header.size.height, header.size.width), (header.size.width, header.size.height)}:
         raise UndecodableImageError(_DAMAGED)
     rgb = np.ascontiguousarray(_turned(rgb, header.orientation))
     rgb.flags.writeable = False
-    return RegionImage(rgb)
+    return RegionImage(rgb, id_of_bytes(data))
 
 
 _PILLOW_FILES: dict[MediaType, type[ImageFile.ImageFile]] = {
@@ -111,10 +133,25 @@ _PILLOW_ERRORS = (
 )
 
 
+def _decode_followed(data: bytes, header: ImageHeader) -> Rgb:
+    """JPEG and 8-bit TIFF, whose decoders fill what is missing with grey: first they are followed to their end."""
+    rgb: Rgb | None = None
+    if header.media_type == "image/jpeg":
+        rgb, damage = jpeg.decode_whole(data)
+    else:
+        damage = storedparts.first_damage(Bytes(data), first_directory(Bytes(data)))
+    if damage is not None:
+        raise UndecodableImageError(
+            f"The image is truncated or damaged: its data cannot be followed ({damage}); send it again."
+        )
+    return _decode_with_pillow(data, header) if rgb is None else rgb
+
+
 def _decode_with_pillow(data: bytes, header: ImageHeader) -> Rgb:
-    """8-bit JPEG and TIFF: where data is missing Pillow says so, OpenCV fills with grey and prints."""
+    """8-bit TIFF and CMYK JPEG: where data is missing Pillow says so, OpenCV fills with grey and prints."""
     # Pillow's own guard against large images would refuse what the caller's limit, checked before, allows.
     Image.MAX_IMAGE_PIXELS = None
+    libtiff.silence()
     try:
         with _PILLOW_FILES[header.media_type](io.BytesIO(data)) as image:
             image.load()

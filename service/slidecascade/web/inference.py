@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,6 +18,7 @@ from slidecascade.errors import (
     UploadTooLargeError,
 )
 from slidecascade.models.repository import ModelPackage
+from slidecascade.models.tensors import Tensors, joined
 from slidecascade.runners.choice import calls_at_once
 from slidecascade.settings import Settings
 from slidecascade.web.intake import read_bytes
@@ -83,16 +82,16 @@ class Inferences:
         if inference.timeout_s is not None:
             control = control.within(received_at + inference.timeout_s - time.monotonic())
         try:
-            outputs = [self._run(package.spec.name, images, control) for images in inference.runs()]
+            outputs = [self._run(package.spec.name, inputs, control) for inputs in inference.runs()]
         except DeadlineExceededError as error:
             raise DeadlineExceededError(
                 "The network did not run in time: send fewer images or wait longer."
             ) from error
-        return inference.answer(outputs[0] if len(outputs) == 1 else np.concatenate(outputs))
+        return inference.answer(joined(outputs))
 
-    def _run(self, model: str, images: NDArray[np.uint8], control: Control) -> NDArray[Any]:
+    def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         control.check()  # a network that is called directly does not look
-        return self._analyser.infer(model, images, control)
+        return self._analyser.infer(model, inputs, control)
 
 
 def _json_bytes(request: Request, total: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import MalformedRequestError
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Tensors, batch_of, part_of
 
-INPUT: Final = "image"
 MAX_JSON_BYTES: Final = 16 * 2**20
 """Largest JSON part of a request; more pixels travel as binary data."""
 
@@ -25,7 +25,9 @@ MAX_PX: Final = 2**24
 MAX_RUN_PX: Final = 2**22
 """Most pixels in one run, and in one image: 2048 x 2048 take a U-Net 1.3 GB, four times as many 4.4 GB."""
 
-_DATATYPES: Final = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
+MAX_ANSWER_BYTES: Final = 2**29
+"""Most bytes of all outputs of one request; of 16 million pixels, 8 float32 channels."""
+
 Spec = SegmenterSpec | ClassifierSpec
 
 
@@ -70,11 +72,10 @@ class _Request(_Part):
 
 
 class Inference:
-    """A request for one network: `images`, and how its output is to be returned.
+    """A request for one network: `inputs`, and how its outputs are to be returned.
 
     Attributes:
-        images: ``(N, H, W, 3)`` uint8.
-        binary: whether the output travels as binary data.
+        inputs: arrays by name, of the types and shapes that the network takes.
         timeout_s: what the caller gives it, in seconds; None: no limit of its own.
     """
 
@@ -88,54 +89,53 @@ class Inference:
         self._id = request.id
         self._spec = spec
         self.timeout_s = request.parameters.timeout / 1e6 if request.parameters.timeout else None
-        self.binary = _binary_wanted(request, spec)
-        self.images = _images(request, body[json_bytes:], spec, max_images)
+        self._wanted = _wanted(request, spec)
+        sent = _sent(request, spec)
+        shapes = {tensor.name: tensor.shape for tensor in request.inputs}
+        self._image_px = _require_shapes(shapes, spec, max_images)
+        self.inputs = _arrays(sent, body[json_bytes:])
 
-    def runs(self) -> Iterator[NDArray[np.uint8]]:
-        """The images in as many parts as runs are to be made, so that memory has a bound."""
-        step = max(1, MAX_RUN_PX // math.prod(self.images.shape[1:3]))
-        for start in range(0, len(self.images), step):
-            yield self.images[start : start + step]
+    def runs(self) -> Iterator[Tensors]:
+        """The inputs in as many parts as runs are to be made, so that memory has a bound."""
+        step = max(1, MAX_RUN_PX // self._image_px)
+        for start in range(0, batch_of(self.inputs), step):
+            yield part_of(self.inputs, start, start + step)
 
-    def answer(self, output: NDArray[Any]) -> tuple[bytes, bytes]:
+    def answer(self, outputs: Tensors) -> tuple[bytes, bytes]:
         """The answer's JSON and the binary data that follow it, empty where there are none."""
-        tensor: dict[str, Any] = {
-            "name": output_name(self._spec),
-            "datatype": _DATATYPES[output.dtype],
-            "shape": list(output.shape),
-        }
-        data = np.ascontiguousarray(output)
-        if self.binary:
-            tensor["parameters"] = {"binary_data_size": data.nbytes}
-        else:
-            tensor["data"] = data.ravel()
-        answer = {"model_name": self._spec.name, "model_version": str(self._spec.version), "outputs": [tensor]}
+        described, binary = [], []
+        for output, is_binary in self._wanted:
+            data = np.ascontiguousarray(outputs[output.name])
+            tensor: dict[str, Any] = {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": list(data.shape),
+            }
+            if is_binary:
+                tensor["parameters"] = {"binary_data_size": data.nbytes}
+                binary.append(data.tobytes())
+            else:
+                tensor["data"] = data.ravel()
+            described.append(tensor)
+        answer = {"model_name": self._spec.name, "model_version": str(self._spec.version), "outputs": described}
         if self._id is not None:
             answer["id"] = self._id
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), data.tobytes() if self.binary else b""
-
-
-def output_name(spec: Spec) -> str:
-    """The name of a network's one output."""
-    return "maps" if spec.task == "segment" else "probabilities"
+        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), b"".join(binary)
 
 
 def metadata(spec: Spec) -> dict[str, Any]:
-    """What the protocol tells of a model."""
-    height, width = spec.input.height_px or -1, spec.input.width_px or -1
-    segments = spec.task == "segment"
-    output = {
-        "name": output_name(spec),
-        "datatype": "UINT8" if segments else "FP32",
-        "shape": [-1, height, width, 2] if segments else [-1, len(spec.classes)],
-    }
+    """What the protocol states of a model."""
     return {
         "name": spec.name,
         "versions": [str(spec.version)],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, height, width, 3]}],
-        "outputs": [output],
+        "inputs": [_described(tensor) for tensor in spec.inputs],
+        "outputs": [_described(tensor) for tensor in spec.outputs],
     }
+
+
+def _described(tensor: InputSpec | OutputSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.open_shape)}
 
 
 def _parse(document: bytes) -> _Request:
@@ -151,65 +151,103 @@ def _parse(document: bytes) -> _Request:
         raise MalformedRequestError(f"The request is wrong at {where}: {first['msg']}.") from None
 
 
-def _binary_wanted(request: _Request, spec: Spec) -> bool:
-    binary = request.parameters.binary_data_output
-    for output in request.outputs:
-        if output.name != output_name(spec):
+def _wanted(request: _Request, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...]:
+    """The outputs to return, and whether as binary data: those asked for, in that order, else all."""
+    stated = {output.name: output for output in spec.outputs}
+    asked = request.outputs or tuple(_Output(name=name) for name in stated)
+    wanted: dict[str, tuple[OutputSpec, bool]] = {}
+    for output in asked:
+        if output.name not in stated or output.name in wanted:
+            problem = "is asked for twice" if output.name in wanted else "is none of its outputs"
             raise MalformedRequestError(
-                f"Model {spec.name!r} has no output {output.name!r}: its output is {output_name(spec)!r}."
+                f"{output.name[:64]!r} {problem}: model {spec.name!r} returns {', '.join(stated)}."
             )
         if output.parameters.classification or output.parameters.shared_memory_region is not None:
             raise MalformedRequestError(
                 "Outputs are returned whole and in the answer: ask without classification and shared memory."
             )
-        if output.parameters.binary_data is not None:
-            binary = output.parameters.binary_data
-    return binary
+        binary = output.parameters.binary_data
+        is_binary = request.parameters.binary_data_output if binary is None else binary
+        wanted[output.name] = (stated[output.name], is_binary)
+    return tuple(wanted.values())
 
 
-def _images(request: _Request, binary: bytes, spec: Spec, max_images: int) -> NDArray[np.uint8]:
-    sent = [(tensor.name[:64], tensor.datatype[:16]) for tensor in request.inputs]
-    if sent != [(INPUT, "UINT8")]:
-        told = ", ".join(f"{name!r} of {datatype}" for name, datatype in sent[:4]) or "none"
+def _sent(request: _Request, spec: Spec) -> tuple[tuple[InputSpec, _Input], ...]:
+    """Each tensor sent and what the network states of it, in the order sent."""
+    stated = {tensor.name: tensor for tensor in spec.inputs}
+    sent = sorted((tensor.name[:64], tensor.datatype[:16]) for tensor in request.inputs)
+    if sent != sorted((tensor.name, tensor.datatype) for tensor in spec.inputs):
+        due = ", ".join(f"{tensor.name!r} of {tensor.datatype}" for tensor in spec.inputs)
+        found = ", ".join(f"{name!r} of {datatype}" for name, datatype in sent[:8]) or "none"
+        raise MalformedRequestError(f"Model {spec.name!r} takes {due}; sent was {found}.")
+    if any(tensor.parameters.shared_memory_region is not None for tensor in request.inputs):
+        raise MalformedRequestError("Shared memory is not read here: send the tensors in the request.")
+    return tuple((stated[tensor.name], tensor) for tensor in request.inputs)
+
+
+def _require_shapes(shapes: Mapping[str, Shape], spec: Spec, max_images: int) -> int:
+    """The pixels of one image of the largest input, when the network takes `shapes` and they are within bounds."""
+    signature = spec.signature
+    try:
+        outputs = signature.output_shapes(shapes)
+    except ValueError as error:
         raise MalformedRequestError(
-            f"Model {spec.name!r} takes one input, {INPUT!r} of datatype UINT8; sent was {told}."
-        )
-    tensor = request.inputs[0]
-    if tensor.parameters.shared_memory_region is not None:
-        raise MalformedRequestError("Shared memory is not read here: send the tensor in the request.")
-    _require_shape(tensor.shape, spec, max_images)
-    if tensor.parameters.binary_data_size is None:
-        if binary:
-            raise MalformedRequestError("Binary data follow, but no input states its binary_data_size.")
-        return _from_json(tensor)
-    wanted = math.prod(tensor.shape)
-    if tensor.data is not None or not tensor.parameters.binary_data_size == len(binary) == wanted:
-        raise MalformedRequestError(
-            f"The shape of {INPUT!r} needs {wanted} bytes of binary data and no others, binary_data_size says "
-            f"{tensor.parameters.binary_data_size} and {len(binary)} were sent."
-        )
-    return np.frombuffer(binary, np.uint8).reshape(tensor.shape)
-
-
-def _require_shape(shape: tuple[int, ...], spec: Spec, max_images: int) -> None:
-    wanted = metadata(spec)["inputs"][0]["shape"]
-    fits = len(shape) == 4 and min(shape) > 0
-    if not fits or any(side not in (-1, found) for side, found in zip(wanted, shape, strict=True)):
-        raise MalformedRequestError(f"Model {spec.name!r} takes images of shape {wanted}, not {list(shape)}.")
-    count, height, width, _ = shape
-    if height % spec.input.multiple_of or width % spec.input.multiple_of:
-        raise MalformedRequestError(
-            f"Model {spec.name!r} takes images whose sides are multiples of {spec.input.multiple_of} px: pad them."
-        )
-    if height * width > MAX_RUN_PX:
+            f"Model {spec.name!r} cannot be run on these inputs: {error}; see /v2/models/{spec.name}."
+        ) from None
+    count, image_px = next(iter(shapes.values()))[0], signature.pixels(shapes)
+    if count < 1:
+        raise MalformedRequestError("The inputs hold no images: send at least one.")
+    if image_px > MAX_RUN_PX:
         raise MalformedRequestError(f"Send images of at most {MAX_RUN_PX} pixels each: cut them into tiles.")
-    if count > max_images or count * height * width > MAX_PX:
+    if count > max_images or count * image_px > MAX_PX:
         raise MalformedRequestError(
             f"Send at most {max_images} images and {MAX_PX} pixels in one request: divide it."
         )
+    answer_bytes = sum(
+        math.prod(outputs[output.name]) * output.numpy_dtype.itemsize for output in signature.outputs
+    )
+    if answer_bytes > MAX_ANSWER_BYTES:
+        raise MalformedRequestError(
+            f"The outputs would take {answer_bytes} bytes, at most {MAX_ANSWER_BYTES} are returned: divide the "
+            "request."
+        )
+    return image_px
 
 
-def _from_json(tensor: _Input) -> NDArray[np.uint8]:
+def _arrays(sent: tuple[tuple[InputSpec, _Input], ...], binary: bytes) -> Tensors:
+    """The tensors by name; binary data lie one after the other, in the order of the tensors that have them."""
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for stated, tensor in sent:
+        size = tensor.parameters.binary_data_size
+        if size is None:
+            arrays[tensor.name] = _from_json(tensor, stated)
+            continue
+        due = math.prod(tensor.shape) * stated.numpy_dtype.itemsize
+        if tensor.data is not None or size != due or start + size > len(binary):
+            raise MalformedRequestError(
+                f"The shape of {tensor.name!r} needs {due} bytes of binary data and no others, binary_data_size "
+                f"says {size} and {len(binary) - start} were sent."
+            )
+        arrays[tensor.name] = _from_binary(binary, start, tensor, stated)
+        start += size
+    if start != len(binary):
+        raise MalformedRequestError(
+            f"{len(binary)} bytes of binary data follow, the inputs state {start} in binary_data_size: send as "
+            "many as they state."
+        )
+    return arrays
+
+
+def _from_binary(binary: bytes, start: int, tensor: _Input, stated: InputSpec) -> NDArray[Any]:
+    count = math.prod(tensor.shape)
+    if stated.dtype == "bool":  # any byte may come, and NumPy takes 0 and 1 only
+        return np.asarray(np.frombuffer(binary, np.uint8, count, start) != 0).reshape(tensor.shape)
+    found = np.frombuffer(binary, stated.numpy_dtype, count, start).reshape(tensor.shape)
+    return np.require(found, requirements="A")  # behind an input of another type it may begin anywhere
+
+
+def _from_json(tensor: _Input, stated: InputSpec) -> NDArray[Any]:
     """The tensor whose values are in the JSON, flat or nested."""
     try:
         values = np.asarray(tensor.data)
@@ -217,8 +255,28 @@ def _from_json(tensor: _Input) -> NDArray[np.uint8]:
         values = np.empty(0)
     if values.shape != tensor.shape and values.shape != (math.prod(tensor.shape),):
         raise MalformedRequestError(
-            f"The data of {INPUT!r} are not {math.prod(tensor.shape)} numbers, as its shape says."
+            f"The data of {tensor.name!r} are not {math.prod(tensor.shape)} numbers, as its shape says."
         )
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise MalformedRequestError(f"The data of {INPUT!r} must be whole numbers from 0 to 255.")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    if not _holds(stated.numpy_dtype, values):
+        raise MalformedRequestError(f"The data of {tensor.name!r} must be {_values(stated.numpy_dtype)}.")
+    return values.astype(stated.numpy_dtype).reshape(tensor.shape)
+
+
+def _holds(dtype: np.dtype[Any], values: NDArray[Any]) -> bool:
+    """Whether `dtype` can hold all of `values`."""
+    if dtype.kind == "b":
+        return values.dtype.kind == "b"
+    if dtype.kind == "f":
+        return values.dtype.kind in "iuf" and bool(np.abs(values.astype(np.float64)).max() <= np.finfo(dtype).max)
+    limits = np.iinfo(dtype)
+    return values.dtype.kind in "iu" and int(values.min()) >= limits.min and int(values.max()) <= limits.max
+
+
+def _values(dtype: np.dtype[Any]) -> str:
+    """What `dtype` holds, in words."""
+    if dtype.kind == "b":
+        return "true or false"
+    if dtype.kind == "f":
+        return f"numbers within those of {dtype}"
+    limits = np.iinfo(dtype)
+    return f"whole numbers from {limits.min} to {limits.max}"

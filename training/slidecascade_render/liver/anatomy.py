@@ -9,30 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_render.lattice import Floats, Keys, Noise
+from slidecascade_render.window import Bools
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 DUCT_WALL_UM: Final = 4.0  # from the ring of a bile duct's nuclei to either side of its epithelium
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A half-open box of the plane in micrometres."""
-
-    left_um: float
-    top_um: float
-    right_um: float
-    bottom_um: float
-
-    def grown(self, by_um: float) -> Window:
-        return Window(self.left_um - by_um, self.top_um - by_um, self.right_um + by_um, self.bottom_um + by_um)
-
-    def holds(self, x_um: Floats, y_um: Floats) -> Bools:
-        """Which points lie inside."""
-        inside: Bools = (
-            (x_um >= self.left_um) & (x_um < self.right_um) & (y_um >= self.top_um) & (y_um < self.bottom_um)
-        )
-        return inside
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ edge pixel) where they reach outside the window.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import cv2
@@ -196,22 +195,3 @@ def dark_spots(tissue: RenderedTissue) -> npt.NDArray[np.float64]:
     y, x = np.nonzero(peaks)
     clearest = np.argsort(-contrast[y, x], kind="stable")[:_MOST_SPOTS]
     return np.stack([x, y], axis=1)[clearest].astype(np.float64)
-
-
-def rendered_crops(task: Task, seed: int, cache: Path, *, at_most_per_class: int = 32) -> Crops:
-    """The crops of one random window, from the cache if they were made before; both tasks share the rendering."""
-    path = cache / f"{task.name}-{seed}.npz"
-    if not path.exists():
-        tissue = random_tissue(seed)
-        for each in (CELL, HEPATOCYTE):
-            crops = crops_of(tissue, each, seed, at_most_per_class=at_most_per_class)
-            _store(cache / f"{each.name}-{seed}.npz", crops)
-    with np.load(path) as stored:
-        return Crops(stored["images"], stored["labels"])
-
-
-def _store(path: Path, crops: Crops) -> None:
-    """Write beside the final name first, so that an interrupted run leaves no half file."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, images=crops.images, labels=crops.labels)
-    partial.rename(path)

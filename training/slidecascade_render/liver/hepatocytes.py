@@ -8,17 +8,9 @@ import numpy as np
 
 from slidecascade_render.darts import ROUNDS, SPACING, places, thinned
 from slidecascade_render.lattice import Floats, Keys, between, uniform
-from slidecascade_render.liver.anatomy import (
-    Droplets,
-    Ints,
-    Nuclei,
-    Sites,
-    Terrain,
-    Vessels,
-    Window,
-    joined,
-)
+from slidecascade_render.liver.anatomy import Droplets, Ints, Nuclei, Sites, Terrain, Vessels, joined
 from slidecascade_render.liver.specimen import BALLOONING, NORMAL, STEATOSIS, TissueOptions
+from slidecascade_render.window import Window
 
 _PITCH_UM: Final = 11.0
 LARGEST_UM: Final = 20.5  # radius

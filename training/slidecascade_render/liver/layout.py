@@ -11,10 +11,11 @@ import numpy as np
 
 from slidecascade_render.darts import places
 from slidecascade_render.lattice import between, uniform
-from slidecascade_render.liver.anatomy import DUCT_WALL_UM, Layout, Terrain, Vessels, Window, deepest, joined
+from slidecascade_render.liver.anatomy import DUCT_WALL_UM, Layout, Terrain, Vessels, deepest, joined
 from slidecascade_render.liver.hepatocytes import droplets_of, nuclei_of, sites_in, thinning_um
 from slidecascade_render.liver.specimen import TissueOptions
 from slidecascade_render.liver.stroma import clearance, duct_nuclei, small_nuclei
+from slidecascade_render.window import Window
 
 _REACH_UM: Final = 50.0  # nothing is larger than this
 _VESSEL_PITCH_UM: Final = 430.0

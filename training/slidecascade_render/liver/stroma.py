@@ -9,8 +9,9 @@ import numpy as np
 
 from slidecascade_render.darts import neighbour_slices, places
 from slidecascade_render.lattice import Floats, Keys, between, normal, uniform
-from slidecascade_render.liver.anatomy import Bools, Nuclei, Sites, Terrain, Vessels, Window, joined
+from slidecascade_render.liver.anatomy import Nuclei, Sites, Terrain, Vessels, joined
 from slidecascade_render.liver.specimen import IMMUNE, OTHER, TissueOptions
+from slidecascade_render.window import Bools, Window
 
 _DUCT_PITCH_UM: Final = 5.6
 _MOST_IN_A_DUCT: Final = 10

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_render.lattice import Floats
-from slidecascade_render.liver.anatomy import Window
 from slidecascade_render.liver.layout import lay_out
 from slidecascade_render.liver.paint import paint
 from slidecascade_render.liver.specimen import CLASS_NAMES, TissueOptions
 from slidecascade_render.stain import margin_px, scan, transmit
+from slidecascade_render.window import Window
 
 __all__ = ["CLASS_NAMES", "RenderedTissue", "TissueOptions", "main", "render"]
 

@@ -14,9 +14,10 @@ import numpy as np
 from slidecascade.errors import InvalidRequestError, UnusableDataError
 from slidecascade.geometry import Mpp, Size
 from slidecascade.models.spec import ModelClass
-from slidecascade.slides.region import RegionView
+from slidecascade.slides.view import SlideView
+from slidecascade.staging import staged_folder
+from slidecascade_evaluation.annotation import Annotation
 from slidecascade_training.datasets import labelling
-from slidecascade_training.datasets.annotation import Annotation
 from slidecascade_training.datasets.balance import Balance
 from slidecascade_training.datasets.cropping import crops_at
 from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, write_index, write_png
@@ -26,7 +27,6 @@ from slidecascade_training.datasets.specimens import Specimen, pair
 from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
 from slidecascade_training.datasets.tiles import LabelledTile, labelled_tiles, stem_of
 from slidecascade_training.datasets.vocabulary import PALETTE, Vocabulary, folder_of
-from slidecascade_training.staging import require_absent, staged
 
 _POINTS: Final = "points, which outline nothing"
 _EDGE_PX: Final = 1.0  # annotations drawn along the slide's edge overshoot by a hair
@@ -66,7 +66,7 @@ class DatasetOptions:
     within: str | None = None
     outside_skipped: bool = False
 
-    def opened(self, specimen: Specimen) -> AbstractContextManager[RegionView]:
+    def opened(self, specimen: Specimen) -> AbstractContextManager[SlideView]:
         """The slide of `specimen`, see `Specimen.view`."""
         return specimen.view(self.slide_mpps.get(specimen.slide_id, self.slide_mpp))
 
@@ -90,7 +90,7 @@ class _Annotated:
 
 
 def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: None) -> Built:
-    """Write the data set `options.out`, whole or not at all; `tell` is told of every slide.
+    """Write the data set `options.out`, whole or not at all; `tell` gets a line for every slide.
 
     Raises:
         InvalidRequestError, UnusableDataError: options, annotations or slides that cannot be used.
@@ -98,7 +98,7 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
         Errors of the production reading path: UnreadableSlideError, MissingResolutionError.
     """
     _require_sane(options)
-    require_absent(options.out)
+    _require_absent(options.out)
     specimens, unmatched = pair(options.slides_dir, options.annotations_dir)
     _require_known(options, specimens)
     left_out: Counter[str] = Counter()
@@ -107,13 +107,18 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
     found = {str(item.class_name) for slide in annotated for item in slide.annotations}
     classes = options.vocabulary.classes(found)
     require_slides(sum(bool(slide.annotations) for slide in annotated), share=options.validation)
-    with staged(options.out) as folder:
+    with staged_folder(options.out, is_durable=False) as folder:
         make = _tiles if options.way == "outlines" else _crops
         examples = make(folder, annotated, classes, options, left_out, tell)
         counted = ("tiles",) if options.way == "outlines" else classes
         balance = Balance.of(counted, [(item.class_name or "tiles", item.slide, item.split) for item in examples])
         write_index(folder, _spec(options, classes, balance, left_out), examples)
     return Built(balance, dict(left_out), unmatched)
+
+
+def _require_absent(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidRequestError(f"{folder} is there already: remove it or choose another --out.")
 
 
 def _require_sane(options: DatasetOptions) -> None:
@@ -248,7 +253,7 @@ def _require_some(totals: Mapping[str, int]) -> None:
 
 def _labelled(
     annotated: Sequence[_Annotated], classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
-) -> Iterator[tuple[_Annotated, Labelled, RegionView]]:
+) -> Iterator[tuple[_Annotated, Labelled, SlideView]]:
     """Every slide with its labelled places and the way to its pixels."""
     for slide in annotated:
         with options.opened(slide.specimen) as view:
@@ -257,7 +262,7 @@ def _labelled(
 
 
 def _places(
-    slide: _Annotated, view: RegionView, classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
+    slide: _Annotated, view: SlideView, classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
 ) -> Labelled:
     if options.way == "points":
         return labelling.at_marks(slide.annotations, classes)

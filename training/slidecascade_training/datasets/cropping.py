@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from slidecascade.cells import crops
 from slidecascade.geometry import Mpp
-from slidecascade.slides.region import RegionView
-from slidecascade_training.datasets.annotation import Points
+from slidecascade.slides.view import SlideView
+from slidecascade_evaluation.annotation import Points
 
 _BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
 
 
 def crops_at(
-    view: RegionView, centres_l0: Points, *, mpp: Mpp, size_px: int
+    view: SlideView, centres_l0: Points, *, mpp: Mpp, size_px: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
     """Crops ``(n, size_px, size_px, 3)`` uint8 RGB around `centres_l0` ``(N, 2)``, with the rows they belong to.
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Size
-from slidecascade_training.datasets.annotation import Annotation, Points, area_of
+from slidecascade_evaluation.annotation import Annotation, Points, area_of
 
 UNLABELLED: Final = -1
 _CONFLICT: Final = -2

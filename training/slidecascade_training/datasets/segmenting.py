@@ -14,10 +14,10 @@ from slidecascade.cancellation import Control
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box
 from slidecascade.settings import read_settings
-from slidecascade.slides.region import RegionView
 from slidecascade.slides.slide import can_open
+from slidecascade.slides.view import SlideView
 from slidecascade.timing import Silent
-from slidecascade_training.datasets.annotation import Annotation, Points
+from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.specimens import Specimen
 
 _MARGIN_UM: Final = 64.0
@@ -27,7 +27,7 @@ _MARGIN_UM: Final = 64.0
 def cells_of(
     specimen: Specimen,
     annotations: Sequence[Annotation],
-    view: RegionView,
+    view: SlideView,
     *,
     pipeline: str,
     models_dir: Path | None,
@@ -41,7 +41,7 @@ def cells_of(
     places = [ring for item in annotations for ring in (item.points_l0, *item.rings_l0) if len(ring)]
     if not places:
         return Instances.empty()
-    whole = view.region_l0
+    whole = view.extent_l0
     region = _around(np.concatenate(places), _MARGIN_UM / view.mpp_l0).clipped(whole)
     slide = specimen.slide_path.resolve()
     is_slide = can_open(slide)

@@ -17,13 +17,15 @@ from slidecascade.errors import (
     UnreadableSlideError,
     UnusableDataError,
 )
-from slidecascade.geometry import Box, Mpp
-from slidecascade.slides.region import RegionView, resolve_mpp
+from slidecascade.geometry import Mpp
+from slidecascade.slides.region import resolve_mpp
 from slidecascade.slides.slide import Slide, can_open
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import decode_image
-from slidecascade_training.datasets import geojson, xmlfile
-from slidecascade_training.datasets.annotation import Annotation
+from slidecascade.slides.view import SlideView
+from slidecascade_evaluation import geojson
+from slidecascade_evaluation.annotation import Annotation
+from slidecascade_training.datasets import xmlfile
 
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 SLIDES: Final = frozenset({".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"})
@@ -45,7 +47,7 @@ class Specimen:
         return self.slide_path.name
 
     @contextmanager
-    def view(self, mpp_if_unstated: Mpp | None) -> Iterator[RegionView]:
+    def view(self, mpp_if_unstated: Mpp | None) -> Iterator[SlideView]:
         """The whole slide, read as the service reads it.
 
         Raises:
@@ -60,8 +62,7 @@ class Specimen:
                         "per level-0 pixel of such slides."
                     )
                 mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
-                size = source.size_l0
-                yield RegionView(source, region_l0=Box(0, 0, size.width, size.height), mpp_l0=mpp)
+                yield SlideView(source, mpp_l0=mpp)
         except (UnreadableSlideError, UndecodableImageError) as error:
             # One of many slides: it must be told which.
             raise type(error)(f"{self.slide_id}: {error}") from error

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from slidecascade.errors import UnusableDataError
 from slidecascade.geometry import Box, Grid, Mpp
-from slidecascade.slides.region import RegionView
-from slidecascade_training.datasets.annotation import Annotation, Points
+from slidecascade.slides.view import SlideView
+from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.split import VALIDATE, Split
 
 _HELD_OUT: Final = 5  # see `slidecascade_evaluation.dsb2018`
@@ -30,7 +30,7 @@ class LabelledTile:
 
 
 def labelled_tiles(
-    view: RegionView,
+    view: SlideView,
     outlines: Sequence[Annotation],
     areas: Sequence[Annotation],
     *,

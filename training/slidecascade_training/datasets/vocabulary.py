@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from slidecascade.errors import InvalidRequestError, UnusableDataError
-from slidecascade_training.datasets.annotation import Annotation
+from slidecascade_evaluation.annotation import Annotation
 
 PALETTE: Final = (
     (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 114, 178), (230, 159, 0),

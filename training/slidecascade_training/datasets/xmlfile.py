@@ -1,7 +1,7 @@
 """Annotation XML: ASAP and Aperio ImageScope, read as a stream of elements.
 
-A document type declaration is refused, as in defusedxml: annotations have none, and entities are how a small
-file becomes a large one or reads another.
+defusedxml refuses document type declarations: annotations have none, and entities are how a small file becomes a
+large one or reads another.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from xml.parsers import expat
+from xml.sax import SAXException
+from xml.sax.handler import ContentHandler
+from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
 from slidecascade.errors import UnusableDataError
-from slidecascade_training.datasets.annotation import Annotation, Points
+from slidecascade_evaluation.annotation import Annotation, Points
 
 _SHORTEST: Final = 3  # corners of a polygon
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Carries the sentence through expat."""
+    """Carries the sentence through the parser."""
 
 
 @dataclass(slots=True)
@@ -38,16 +40,18 @@ class _Shape:
         return np.array(self.corners, np.float64).reshape(-1, 2)
 
 
-class _Document:
+class _Document(ContentHandler):
     """Collects shapes of either dialect from start elements; all the data is in attributes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.root: str | None = None
         self.shapes: list[_Shape] = []
         self._layer: list[_Shape] = []
         self._layer_name: str | None = None
 
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+    def startElement(self, tag: str, found: AttributesImpl) -> None:  # noqa: N802 - the parser's name
+        attributes = dict(found.items())
         if self.root is None:
             self.root = tag
         elif self.root == "ASAP_Annotations":
@@ -78,7 +82,7 @@ class _Document:
         elif tag == "Vertex" and self.shapes:
             self.shapes[-1].corners.append(_position(attributes))
 
-    def end(self, tag: str) -> None:
+    def endElement(self, tag: str) -> None:  # noqa: N802 - the parser's name
         if tag == "Annotation" and self.root == "Annotations":
             for shape in self._layer:  # the layer's name may come after its regions
                 shape.class_name = self._layer_name or shape.class_name
@@ -96,26 +100,24 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     Raises:
         UnusableDataError: not XML, neither of the two dialects, or with a document type declaration.
     """
+    from defusedxml import DTDForbidden, sax
+
     document = _Document()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = document.start
-    parser.EndElementHandler = document.end
-    parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
-        parser.Parse(data, True)
+        sax.parseString(data, document, forbid_dtd=True)
+    except DTDForbidden as error:
+        raise UnusableDataError(
+            f"{name} has a document type declaration, which annotations do not need: export the annotations again."
+        ) from error
     except _Refused as error:
         raise UnusableDataError(f"{name} {error}.") from error
-    except (expat.ExpatError, LookupError, ValueError) as error:
+    except (SAXException, LookupError, ValueError) as error:
         raise UnusableDataError(f"{name} is not well-formed XML: export the annotations again.") from error
     if document.root not in ("ASAP_Annotations", "Annotations"):
         raise UnusableDataError(
             f"{name} is XML but neither of ASAP nor of Aperio ImageScope: export the annotations as GeoJSON."
         )
     return _assembled(document.shapes)
-
-
-def _refuse_doctype(*_: object) -> None:
-    raise _Refused("has a document type declaration, which annotations do not need: export the annotations again")
 
 
 def _position(attributes: Mapping[str, str]) -> tuple[float, float]:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from slidecascade.cells.heads import unet
 from slidecascade.geometry import Mpp
+from slidecascade.staging import write_file
 from slidecascade_evaluation.matching import Labels
 from slidecascade_evaluation.scores import Accuracy, Tally, pooled, tally_of
-from slidecascade_training.staging import write_whole
 
 FOREGROUND: Final = 0.5
 SEED: Final = 0.5
@@ -57,7 +57,7 @@ def describe(tiles: Iterable[Tried], folder: Path, title: str) -> dict[str, Any]
             yield Look(result, tile.image, tile.truth, tile.found)
 
     worst = heapq.nsmallest(_WORST, looks(), key=lambda look: look.result.tally.figures.ap50)
-    write_whole(folder / "worst.png", plots.looked_at(worst, title))
+    write_file(folder / "worst.png", plots.looked_at(worst, title))
     total = pooled(tallies)
     return {
         "examples": len(tallies),

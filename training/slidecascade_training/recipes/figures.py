@@ -1,4 +1,4 @@
-"""What a classifier's answers are worth. Numpy only; every figure says what it is."""
+"""What a classifier's answers are worth: figures by scikit-learn, NaN where they are undefined."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade_training.calibration import Calibration, calibration_of
+
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
-
-BINS = 15
-"""Bins of the calibration error: those of Guo et al. (2017)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +22,6 @@ class ClassFigures:
     precision: float
     recall: float
     auc: float
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """For each bin of the highest probability: how many answers, their mean probability, how many were right."""
-
-    counts: Labels
-    confidence: Floats
-    accuracy: Floats
-
-    @property
-    def error(self) -> float:
-        """Expected calibration error (Guo et al. 2017): the mean gap, weighted by the answers in each bin."""
-        if not self.counts.sum():
-            return float("nan")
-        filled = self.counts > 0
-        gaps = np.abs(self.confidence[filled] - self.accuracy[filled])
-        return float((gaps * self.counts[filled]).sum() / self.counts.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +49,17 @@ class Figures:
 
 def figures_of(probabilities: npt.NDArray[np.float32], truth: Labels, names: tuple[str, ...]) -> Figures:
     """From probabilities ``(N, C)`` and class numbers ``(N,)``."""
-    count = len(names)
-    answers = np.argmax(probabilities, axis=1)
-    confusion = np.bincount(truth * count + answers, minlength=count**2).reshape(count, count).astype(np.int64)
-    right = np.diag(confusion)
-    with np.errstate(invalid="ignore"):
-        precision, recall = right / confusion.sum(axis=0), right / confusion.sum(axis=1)
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    answers, numbers = np.argmax(probabilities, axis=1), np.arange(len(names))
+    confusion: Labels = confusion_matrix(truth, answers, labels=numbers).astype(np.int64)
+    precision, recall, _, counts = precision_recall_fscore_support(
+        truth, answers, labels=numbers, zero_division=np.nan
+    )
     classes = tuple(
         ClassFigures(
             name,
-            examples=int(confusion[index].sum()),
+            examples=int(counts[index]),
             precision=float(precision[index]),
             recall=float(recall[index]),
             auc=roc_auc(probabilities[:, index], truth == index),
@@ -88,37 +70,20 @@ def figures_of(probabilities: npt.NDArray[np.float32], truth: Labels, names: tup
 
 
 def roc_auc(scores: npt.NDArray[np.floating], is_positive: npt.NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
-    if not positives or not negatives:
+    """Area under the ROC curve; NaN where all examples are positive, or none."""
+    from sklearn.metrics import roc_auc_score
+
+    if is_positive.all() or not is_positive.any():
         return float("nan")
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(sizes)
-    ranks = (ends - (sizes - 1) / 2)[group]
-    return float((ranks[is_positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(is_positive, scores))
 
 
 def roc_curve(scores: npt.NDArray[np.floating], is_positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """False and true positive rates at every threshold, from (0, 0) to (1, 1)."""
-    order = np.argsort(-scores, kind="stable")
-    hits = is_positive[order]
-    last_of_value = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true = np.cumsum(hits)[last_of_value] / max(1, hits.sum())
-    false = np.cumsum(~hits)[last_of_value] / max(1, (~hits).sum())
-    return np.append(0.0, false), np.append(0.0, true)
+    """False and true positive rates at every threshold, from (0, 0) to (1, 1); positives and others, one each."""
+    from sklearn import metrics
 
-
-def calibration_of(probabilities: npt.NDArray[np.float32], truth: Labels) -> Calibration:
-    highest = probabilities.max(axis=1).astype(np.float64)
-    right = (np.argmax(probabilities, axis=1) == truth).astype(np.float64)
-    bins = np.minimum((highest * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    whole = np.maximum(counts, 1)
-    return Calibration(
-        counts,
-        confidence=np.bincount(bins, weights=highest, minlength=BINS) / whole,
-        accuracy=np.bincount(bins, weights=right, minlength=BINS) / whole,
-    )
+    false, true, _ = metrics.roc_curve(is_positive, scores)
+    return np.asarray(false, np.float64), np.asarray(true, np.float64)
 
 
 def worst_mistakes(probabilities: npt.NDArray[np.float32], truth: Labels, count: int) -> Labels:

@@ -30,14 +30,14 @@ def inception(input_px: int, classes: int) -> Any:
 
 def small_classifier(input_px: int, classes: int) -> Any:
     """The network of the bundled `nash` classifiers."""
-    from slidecascade_training.xception import xception as small
+    from slidecascade_training.recipes.xception import xception as small
 
     return small(input_px=input_px, classes=classes, stem=(16, 32), widths=(64, 96), name="small_classifier")
 
 
 def tiny_classifier(input_px: int, classes: int) -> Any:
     """A few thousand weights: to try a data set, and for tests."""
-    from slidecascade_training.xception import xception as small
+    from slidecascade_training.recipes.xception import xception as small
 
     return small(input_px=input_px, classes=classes, stem=(8, 16), widths=(24,), name="tiny_classifier")
 

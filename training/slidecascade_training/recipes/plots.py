@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import MissingExtraError
-from slidecascade_training.recipes.checkpoint import History
-from slidecascade_training.recipes.figures import Calibration, Figures, Labels, roc_curve
-from slidecascade_training.staging import write_whole
+from slidecascade.staging import write_file
+from slidecascade_training.calibration import Calibration
+from slidecascade_training.checkpoint import History
+from slidecascade_training.recipes.figures import Figures, Labels, roc_curve
 
 _DPI: Final = 110
 _COLUMNS: Final = 6
@@ -48,13 +49,13 @@ def draw_curves(path: Path, history: History, score: str) -> None:
     """Loss and score by epoch; `score` is what that is."""
     figure, (losses, scores) = _figure(1, 2, width=10, height=4)
     epochs = np.arange(1, len(history.epochs) + 1)
-    for axes, name, told in ((losses, "loss", "loss"), (scores, "score", score)):
+    for axes, name, label in ((losses, "loss", "loss"), (scores, "score", score)):
         axes.plot(epochs, [getattr(epoch, name) for epoch in history.epochs], label="training")
         validated = [getattr(epoch, f"val_{name}") for epoch in history.epochs]
         if validated and validated[0] is not None:
             axes.plot(epochs, validated, label="validation")
         axes.axvline(history.best, color="grey", linestyle=":", label=f"kept: epoch {history.best}")
-        axes.set(xlabel="epoch", ylabel=told)
+        axes.set(xlabel="epoch", ylabel=label)
         axes.legend()
     _save(figure, path)
 
@@ -161,4 +162,4 @@ def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[An
 def _save(figure: Any, path: Path) -> None:
     coded = io.BytesIO()
     figure.savefig(coded, format="png", dpi=_DPI)
-    write_whole(path, coded.getvalue())
+    write_file(path, coded.getvalue())

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import TrainingFailedError
+from slidecascade.staging import make_folder, write_file
+from slidecascade_training.ahead import drawn_ahead
+from slidecascade_training.fit import train_step
 from slidecascade_training.recipes import plots
-from slidecascade_training.recipes.fit import compiled, drawing
-from slidecascade_training.recipes.samples import TrainingSet, batches
-from slidecascade_training.recipes.schedule import RatePlan
+from slidecascade_training.recipes.run import compiled, training_batches
+from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
-from slidecascade_training.staging import unwritable, write_whole
+from slidecascade_training.schedule import RatePlan
 
 HIGHEST: Final = 1.0
 _SMOOTHING: Final = 0.9
@@ -31,27 +33,24 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
     Starts from random weights and keeps none. The loss is smoothed over about ten steps.
 
     Raises:
-        TrainingFailedError: the loss was no number before anything could be seen.
+        TrainingFailedError: the loss became NaN before anything could be seen.
     """
     plan = RatePlan(kind="range-test", highest=HIGHEST, steps=steps)
     model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed)
-    draw = drawing(data, recipe, weighted=settings.class_weights)
-    drawn = batches(data.train, draw, recipe, batch=settings.batch, seed=settings.seed)
     losses: list[float] = []
     smoothed = 0.0
-    for step in range(steps):
-        if step and step % len(drawn) == 0:
-            drawn.on_epoch_end()
-        model.reset_metrics()
-        loss = float(model.train_on_batch(*drawn[step % len(drawn)])[0])
-        if not math.isfinite(loss):
-            break
-        smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
-        losses.append(smoothed / (1 - _SMOOTHING ** (step + 1)))
-        if losses[-1] > _HOPELESS * min(losses):
-            break
+    with drawn_ahead(training_batches(data, recipe, settings), stop=steps) as draw:
+        for step in range(steps):
+            model.reset_metrics()
+            loss = float(train_step(model, draw(step), recipe.pixels)["loss"])
+            if not math.isfinite(loss):
+                break
+            smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+            losses.append(smoothed / (1 - _SMOOTHING ** (step + 1)))
+            if losses[-1] > _HOPELESS * min(losses):
+                break
     if len(losses) < _FEWEST:
-        raise TrainingFailedError("The loss was no number after a few steps at a tiny rate: look at the images.")
+        raise TrainingFailedError("The loss became NaN after a few steps at a tiny rate: look at the images.")
     rates = np.array([plan.rate_at(step) for step in range(len(losses))])
     advice = advised(rates, np.array(losses))
     _write(folder, rates, np.array(losses), advice)
@@ -67,10 +66,7 @@ def advised(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> 
 
 
 def _write(folder: Path, rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64], advice: float) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    make_folder(folder)
     curve = {"advice": advice, "rates": rates.tolist(), "losses": losses.tolist()}
-    write_whole(folder / "rates.json", json.dumps(curve).encode() + b"\n")
+    write_file(folder / "rates.json", json.dumps(curve).encode() + b"\n")
     plots.draw_rates(folder / "rates.png", rates, losses, advice)

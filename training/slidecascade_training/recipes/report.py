@@ -11,16 +11,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from slidecascade.staging import make_folder, write_file
+from slidecascade_training.ahead import drawn_ahead
+from slidecascade_training.checkpoint import History
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 from slidecascade_training.recipes import cells, plots
-from slidecascade_training.recipes.checkpoint import History
 from slidecascade_training.recipes.figures import Figures, figures_of, worst_mistakes
-from slidecascade_training.recipes.fit import SCORES, drawing
-from slidecascade_training.recipes.samples import TrainingSet, batches, target_maps
+from slidecascade_training.recipes.run import SCORES, drawing
+from slidecascade_training.recipes.samples import ExampleBatches, TrainingSet, target_maps
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
-from slidecascade_training.staging import unwritable, write_whole
 
 _MISTAKES: Final = 24
 _TILES: Final = 4
@@ -44,10 +45,7 @@ def write_report(
     """
     measured_on = VALIDATE if data.validate else TRAIN
     examples = data.validate or data.train
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    make_folder(folder)
     answers = _answers(model, data, recipe, settings, examples)
     plots.draw_curves(folder / "curves.png", history, SCORES[recipe.task])
     detail = (_classifier if recipe.task == "classify" else _segmenter)(answers, data, examples, folder)
@@ -60,7 +58,7 @@ def write_report(
         **detail,
     }
     text = json.dumps(without_nan(report), indent=2, ensure_ascii=False)
-    write_whole(folder / "report.json", text.encode() + b"\n")
+    write_file(folder / "report.json", text.encode() + b"\n")
     return Report(measured_on, detail["figures"])
 
 
@@ -69,8 +67,10 @@ def _answers(
 ) -> npt.NDArray[np.float32]:
     """The model's outputs for `examples`, in order."""
     draw = drawing(data, recipe, weighted=False)
-    asked = batches(examples, draw, recipe, batch=settings.batch, seed=None)
-    return np.concatenate([np.asarray(model.predict_on_batch(asked[index][0])) for index in range(len(asked))])
+    asked = ExampleBatches(examples, draw, settings.batch, None)
+    with drawn_ahead(asked, stop=len(asked)) as drawn:
+        inputs = (recipe.pixels.of(drawn(index).images) for index in range(len(asked)))
+        return np.concatenate([np.asarray(model.predict_on_batch(images)) for images in inputs])
 
 
 def _classifier(

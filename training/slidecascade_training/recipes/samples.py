@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import UnusableDataError
+from slidecascade_training.ahead import Batch, Floats
 from slidecascade_training.datasets.folder import DatasetSpec, Example, read_index
 from slidecascade_training.datasets.split import TRAIN, VALIDATE
 from slidecascade_training.recipes.augment import Augmentation, Image, view_of
 from slidecascade_training.recipes.table import Recipe
-
-Floats = npt.NDArray[np.float32]
-Batch = tuple[Floats, Floats, Floats] | tuple[Floats, Floats]
 
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _RGB, _GREY = 2, 0
@@ -206,51 +203,35 @@ def target_maps(labels: npt.NDArray[np.int32]) -> Image:
     return maps
 
 
-def batches(
-    examples: Sequence[Example],
-    draw: Draw,
-    recipe: Recipe,
-    *,
-    batch: int,
-    seed: int | None,
-    first_epoch: int = 0,
-    workers: int = 1,
-) -> Any:
-    """A ``keras.utils.PyDataset``. With a `seed` shuffled and augmented; without, the examples as they are.
+@dataclass(frozen=True, slots=True)
+class ExampleBatches:
+    """Batches of examples by step. With a `seed` shuffled anew in each epoch; without, the examples in order.
 
-    An example's view is a function of the seed, the epoch and its place alone, so that a resumed run sees what an
-    unbroken one would have seen, however many `workers` draw. They draw the examples of a batch together: Keras's
-    own workers would draw ahead into the next epoch before it has begun, with the number of the last one.
+    An example's view is a function of the seed, the epoch and its place alone.
     """
-    import keras
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-        def __init__(self) -> None:
-            super().__init__(workers=1, use_multiprocessing=False)
-            self.epoch = first_epoch
-            self._pool = ThreadPoolExecutor(workers, thread_name_prefix="draw")
+    examples: Sequence[Example]
+    draw: Draw
+    size: int
+    seed: int | None
 
-        def __len__(self) -> int:
-            return math.ceil(len(examples) / batch)
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self.examples) / self.size)
 
-        def __getitem__(self, index: int) -> Batch:
-            epoch = self.epoch
-            places = range(index * batch, min((index + 1) * batch, len(examples)))
-            if seed is None:
-                drawn = list(self._pool.map(lambda place: draw(examples[place], None), places))
-            else:
-                rows = np.random.default_rng([seed, epoch]).permutation(len(examples))
-
-                def view(place: int) -> tuple[Image, npt.NDArray[Any], float]:
-                    return draw(examples[rows[place]], np.random.default_rng([seed, epoch, place, 1]))
-
-                drawn = list(self._pool.map(view, places))
-            images = np.stack([item[0] for item in drawn]).astype(np.float32)
-            images = images * np.float32(recipe.scale) + np.float32(recipe.offset)
-            targets = np.stack([item[1] for item in drawn]).astype(np.float32)
-            return images, targets, np.array([item[2] for item in drawn], np.float32)
-
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-
-    return Batches()
+    def __call__(self, step: int) -> Batch:
+        epoch, index = divmod(step, len(self))
+        places = range(index * self.size, min((index + 1) * self.size, len(self.examples)))
+        if self.seed is None:
+            drawn = [self.draw(self.examples[place], None) for place in places]
+        else:
+            rows = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+            drawn = [
+                self.draw(self.examples[rows[place]], np.random.default_rng([self.seed, epoch, place, 1]))
+                for place in places
+            ]
+        return Batch(
+            np.stack([image for image, _, _ in drawn]),
+            np.stack([target for _, target, _ in drawn]).astype(np.float32),
+            np.array([weight for _, _, weight in drawn], np.float32),
+        )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade_training.claim import claim
 from slidecascade_training.recipes.table import Recipe, ScheduleName
-from slidecascade_training.staging import unwritable, write_whole
 
 RANGE_TEST: Final = ("rates.json", "rates.png")
 """Files of the learning-rate range test, which goes before the run it advises."""
@@ -74,48 +73,12 @@ class RunSettings:
         return made
 
     def claim(self, folder: Path) -> None:
-        """Make `folder` this run's, or find that it is.
-
-        Raises:
-            InvalidRequestError: it holds a run with other settings, or something else.
-            UnwritableOutputError: it cannot be made.
-        """
-        notes = folder / "run.json"
-        if notes.is_file():
-            self._require_same(folder, notes)
-            return
-        if not _is_free(folder):
-            raise InvalidRequestError(f"{folder} is there already and holds no run: choose another --out.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        write_whole(notes, json.dumps(asdict(self), indent=2).encode() + b"\n")
-
-    def _require_same(self, folder: Path, notes: Path) -> None:
-        try:
-            there = json.loads(notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidRequestError(
-                f"{folder} holds a run.json that cannot be read: choose another --out."
-            ) from error
-        for name, value in asdict(self).items():
-            if there.get(name) != value:
-                what = "another data set" if name == "data_sha256" else f"{name} {there.get(name)}, not {value}"
-                raise InvalidRequestError(
-                    f"{folder} holds a run with {what}: repeat its settings to resume it, or choose another --out."
-                )
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether a run may begin there: nothing is, or what the learning-rate range test drew."""
-    if not folder.exists():
-        return True
-    return folder.is_dir() and all(path.name in RANGE_TEST for path in folder.iterdir())
+        """Make `folder` this run's, or find that it is; see `slidecascade_training.claim.claim`."""
+        claim(folder, self, beside=RANGE_TEST)
 
 
 def data_sha256_of(data: Path) -> str:
-    """Tells data sets apart by their lists; "" when there is none, which is told elsewhere."""
+    """Distinguishes data sets by their lists; of no list where there is none, which is reported elsewhere."""
     digest = hashlib.sha256()
     for name in ("dataset.json", "index.csv"):
         path = data / name

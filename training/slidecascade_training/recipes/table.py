@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade_training.fit import Pixels
+from slidecascade_training.nuclei.network import build_network, weighted_loss
 from slidecascade_training.recipes import networks
 from slidecascade_training.recipes.augment import STANDARD, Augmentation
 
@@ -30,6 +32,8 @@ class Recipe:
         scale, offset: pixel values 0 to 255 become ``value * scale + offset``, also in the served graph.
         rate: highest learning rate of the schedule.
         multiple_of, halo_px: of a segmenter, see `slidecascade.models.spec.SegmenterSpec`.
+        loss: of a segmenter, where it is not that of the reference U-Net.
+        steps: length of a recipe that draws crops without end, which has no epochs of its data.
     """
 
     name: str
@@ -48,6 +52,12 @@ class Recipe:
     augmentation: Augmentation = STANDARD
     multiple_of: int = 1
     halo_px: int = 0
+    loss: Callable[[Any, Any], Any] | None = None
+    steps: int | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        return Pixels(self.scale, self.offset)
 
 
 def _classifier(name: str, summary: str, input_px: int, network: Any, **others: Any) -> Recipe:
@@ -94,10 +104,27 @@ _ALL: Final = (
         multiple_of=16,
         halo_px=96,
     ),
+    Recipe(
+        name="nuclei",
+        summary="the recipe of the bundled nuclei model, crops of 192 px of tiles of any size",
+        task="segment",
+        input_px=192,
+        build=lambda classes: build_network(),
+        scale=1 / 255,
+        offset=0.0,
+        batch=64,
+        epochs=1,
+        rate=2e-3,
+        weight_decay=1e-2,
+        multiple_of=8,
+        halo_px=80,
+        loss=weighted_loss,
+        steps=6000,
+    ),
 )
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
 NUCLEI: Final = "nuclei"
-"""The recipe of the bundled nuclei model, which is a program of its own."""
+"""The recipe of the bundled nuclei model, which draws crops by steps; see `slidecascade_training.nuclei`."""
 
 
 def find_recipe(name: str) -> Recipe:
@@ -107,5 +134,5 @@ def find_recipe(name: str) -> Recipe:
         InvalidRequestError: there is none.
     """
     if name not in RECIPES:
-        raise InvalidRequestError(f"There is no recipe {name!r}; there are {', '.join((*RECIPES, NUCLEI))}.")
+        raise InvalidRequestError(f"There is no recipe {name!r}; there are {', '.join(RECIPES)}.")
     return RECIPES[name]

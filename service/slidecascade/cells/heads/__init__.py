@@ -1,1 +1,1 @@
-"""Heads: one module per kind of network output, each with one function from maps to a label image."""
+"""Heads: a module per kind of network output, with the outputs it wants and a function from maps to labels."""

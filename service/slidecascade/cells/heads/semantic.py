@@ -9,6 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.cells.heads.labels import at_least, fill_holes, grey_level, pieces, without_specks
+from slidecascade.models.tensors import OutputSpec
+
+OUTPUTS = (
+    OutputSpec(
+        name="maps",
+        dtype="uint8",
+        layout="NHWC",
+        shape=("batch", "height", "width", 1),
+        channels=("foreground",),
+        range=(0, 255),
+        meaning="probability",
+    ),
+)
+"""What this head decodes: a map of ``round(255 * p)``, a pixel for each pixel of the input."""
 
 
 def decode(maps: npt.NDArray[np.uint8], *, foreground: float, min_area_px: float) -> npt.NDArray[np.int32]:

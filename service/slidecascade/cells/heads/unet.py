@@ -16,6 +16,20 @@ import numpy.typing as npt
 
 from slidecascade.cells.heads.labels import Labels, at_least, fill_holes, grey_level, without_specks
 from slidecascade.cells.heads.seeds import prominent_pieces
+from slidecascade.models.tensors import OutputSpec
+
+OUTPUTS = (
+    OutputSpec(
+        name="maps",
+        dtype="uint8",
+        layout="NHWC",
+        shape=("batch", "height", "width", 2),
+        channels=("foreground", "interior"),
+        range=(0, 255),
+        meaning="probability",
+    ),
+)
+"""What this head decodes: maps of ``round(255 * p)``, a pixel for each pixel of the input."""
 
 _SMOOTHING_PX = 1.2
 

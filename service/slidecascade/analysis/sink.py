@@ -1,0 +1,134 @@
+"""Where the results of tiles go.
+
+The flow hands over every tile once, in reading order, and keeps nothing: what memory an analysis takes is up to
+its sink. The sink of a region keeps all cells and makes the parts of an `Analysis` of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.cells import cascade, seams
+from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import FailedTile, TileReport, TissueMap
+from slidecascade.cells.tile_result import TileFailure, TileResult
+from slidecascade.geometry import Box, Grid, Size
+from slidecascade.pipelines.load import Pipeline
+from slidecascade.slides import tissue
+from slidecascade.warning import AnswerWarning
+
+MIN_UNSTORED = 0.01
+"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
+
+
+class Sink(Protocol):
+    """Takes the tiles of an analysis, in reading order, from one thread."""
+
+    def take(self, result: TileResult) -> None:
+        """A tile that was analysed, or found to be background."""
+        ...
+
+    def fail(self, failure: TileFailure) -> None:
+        """A tile that failed twice."""
+        ...
+
+
+class MemorySink:
+    """Keeps the tiles of a region in memory.
+
+    Args:
+        pipeline: what is run.
+        region_l0: the region, in level-0 pixels.
+        grid: the segmenter's.
+    """
+
+    def __init__(self, pipeline: Pipeline, region_l0: Box, grid: Grid) -> None:
+        self._pipeline = pipeline
+        self._region_l0 = region_l0
+        self._grid = grid
+        self._results: list[TileResult] = []
+        self._failures: list[TileFailure] = []
+
+    def take(self, result: TileResult) -> None:
+        self._results.append(result)
+
+    def fail(self, failure: TileFailure) -> None:
+        self._failures.append(failure)
+
+    def cells(self) -> Instances:
+        """All cells once, from top to bottom, whatever tiles they were found in."""
+        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
+        cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
+        keep = seams.settle(
+            cells.centroids,
+            cells.areas,
+            tile_index=np.repeat(
+                [result.index for result in self._results], [len(result.cells) for result in self._results]
+            ).astype(np.int64),
+            owned=_joined([result.owned for result in self._results]),
+            near_seam=_joined([result.near_seam for result in self._results]),
+        )
+        kept = cells.take(keep)
+        return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
+
+    def classes(self, cells: Instances, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
+        """``(N,)``: the class each of `cells` ends in."""
+        return cascade.final_classes(cells.probabilities, self._pipeline, thresholds, len(cells))
+
+    def tissue(self) -> TissueMap:
+        """The tissue blocks of the slide that meet the region."""
+        block, needed = tissue.BLOCK_PX, self._grid.box_from_l0(self._region_l0)
+        left, top = needed.x // block, needed.y // block
+        size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
+        mask = np.zeros((size.height, size.width), np.bool_)
+        for result in self._results:
+            rows, columns = result.tissue.shape
+            place = Box(result.core.x // block, result.core.y // block, columns, rows)
+            inside = place.clipped(Box(left, top, size.width, size.height))
+            part, target = inside.shifted(-place.x, -place.y), inside.shifted(-left, -top)
+            mask[target.y : target.bottom, target.x : target.right] = result.tissue[
+                part.y : part.bottom, part.x : part.right
+            ]
+        corner_x, corner_y = self._grid.l0_from_grid(np.array([[left, top]]) * block)[0].tolist()
+        return TissueMap(
+            mask, Grid(corner_x, corner_y, self._grid.downsample * block, size, self._grid.mpp * block)
+        )
+
+    def warnings(self) -> tuple[AnswerWarning, ...]:
+        """What makes the answer doubtful."""
+        unstored_px = sum(result.unstored_px for result in self._results)
+        unstored = unstored_px / max(1, sum(result.core.area for result in self._results))
+        if unstored < MIN_UNSTORED:
+            return ()
+        message = (
+            f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
+            "file was not written to its end; look at it in a viewer."
+        )
+        return (AnswerWarning("no-stored-pixels", message),)
+
+    def report(self) -> TileReport:
+        """Every tile accounted for."""
+        return TileReport(
+            total=len(self._results) + len(self._failures),
+            background=sum(result.is_background for result in self._results),
+            failed=tuple(
+                FailedTile(core_in_region_l0(item.core, self._grid, self._region_l0), item.reason)
+                for item in self._failures
+            ),
+        )
+
+
+def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:
+    """`core` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
+    left, top = grid.l0_from_grid(np.array([[core.x, core.y]]))[0]
+    right, bottom = grid.l0_from_grid(np.array([[core.right, core.bottom]]))[0]
+    x, y = round(left), round(top)
+    return Box(x, y, round(right) - x, round(bottom) - y).clipped(region_l0)
+
+
+def _joined(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    return np.concatenate([np.zeros(0, np.bool_), *masks])

@@ -1,0 +1,388 @@
+"""The tensors that a network takes and returns: the part of ``model.yaml`` that its graph must agree with.
+
+Every check and description of a network's inputs and outputs derives from a `Signature`. The sizes of all outputs
+follow from those of the inputs, so that memory for them can be set aside before a network runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from slidecascade.errors import ModelFailedError
+
+Tensors = Mapping[str, NDArray[Any]]
+"""Arrays by the names of a network's inputs or outputs."""
+
+Shape = tuple[int, ...]
+ElementType = Literal[
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+]
+"""NumPy's name of the type of a tensor's elements."""
+
+BATCH: Final = "batch"
+"""The name of the first dimension of every tensor: images that are run together."""
+
+TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
+ChannelName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
+Dimension = (
+    Annotated[int, Field(ge=1, le=1 << 20, strict=True)]
+    | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", strict=True)]
+)
+Bound = Annotated[float, Field(allow_inf_nan=False)] | None
+
+_DATATYPES: Final = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"}
+_ONNX_TYPES: Final = {"float32": "float", "float64": "double"}
+
+
+class _TensorPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Tensor(_TensorPart):
+    name: TensorName
+    dtype: ElementType
+    layout: Annotated[str, Field(pattern=r"^N[CHWK]{0,4}$")]
+    shape: tuple[Dimension, ...]
+    channels: tuple[ChannelName, ...] = ()
+    range: tuple[Bound, Bound] = (None, None)
+
+    @model_validator(mode="after")
+    def _axes_have_sizes(self) -> Self:
+        if len(set(self.layout)) != len(self.layout):
+            raise ValueError(f"the layout {self.layout!r} names an axis twice")
+        if len(self.shape) != len(self.layout):
+            raise ValueError(
+                f"the layout {self.layout!r} has {len(self.layout)} axes, the shape {len(self.shape)}"
+            )
+        if self.shape[0] != BATCH:
+            raise ValueError(f"the first dimension is {self.shape[0]!r}: every tensor begins with {BATCH!r}")
+        for axis, size in zip(self.layout[1:], self.shape[1:], strict=True):
+            if isinstance(size, str) and (axis not in "HW" or size == BATCH):
+                raise ValueError(f"the size of axis {axis} must be a number: only height and width may be free")
+        if len(set(self.free)) != len(self.free):
+            raise ValueError("two of its free dimensions have one name")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_are_named(self) -> Self:
+        if self.channels and len(self.channels) != self.channel_count:
+            raise ValueError(f"{len(self.channels)} channels are named, its shape has {self.channel_count}")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("two of its channels have one name")
+        low, high = self.range
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"its range ends at {high:g}, before it begins")
+        return self
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names of the dimensions that may have any size, without the batch."""
+        return tuple(size for size in self.shape[1:] if isinstance(size, str))
+
+    @property
+    def channel_count(self) -> int:
+        """The size of axis C; 0 where there is none."""
+        size = self._size_of("C")
+        return size if isinstance(size, int) else 0
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.dtype)
+
+    @property
+    def datatype(self) -> str:
+        """The element type in the words of the Open Inference Protocol."""
+        return _DATATYPES.get(self.dtype, self.dtype.upper())
+
+    @property
+    def onnx_type(self) -> str:
+        """The tensor's type in the words of ONNX Runtime."""
+        return f"tensor({_ONNX_TYPES.get(self.dtype, self.dtype)})"
+
+    @property
+    def open_shape(self) -> Shape:
+        """The shape with -1 for dimensions that may have any size, as protocols write it."""
+        return tuple(-1 if isinstance(size, str) else size for size in self.shape)
+
+    def _size_of(self, axis: str) -> int | str | None:
+        return self.shape[self.layout.index(axis)] if axis in self.layout else None
+
+    def _fixed(self, axis: str) -> int | None:
+        size = self._size_of(axis)
+        return size if isinstance(size, int) else None
+
+
+class InputSpec(_Tensor):
+    """A tensor that a network takes.
+
+    Attributes:
+        name: as in the graph.
+        dtype: NumPy's name of the element type.
+        layout: one letter per dimension: N batch, C channels, H height, W width, K a fixed number of others.
+        shape: a size or, where any size is taken, a name, per dimension; the first is ``batch``. A name stands for
+            one size in all of a network's tensors.
+        channels: what each channel shows, such as ``red``, ``green``, ``blue`` or ``nuclear``, ``membrane``.
+        range: lowest and highest value; null: the element type's own.
+        multiple_of: of what free heights and widths must be multiples.
+    """
+
+    channels: Annotated[tuple[ChannelName, ...], Field(min_length=1)]
+    multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @model_validator(mode="after")
+    def _multiples_are_of_free_sizes(self) -> Self:
+        if self.multiple_of > 1 and not self.free:
+            raise ValueError(f"multiple_of is {self.multiple_of}, but no size of {self.name!r} is free")
+        return self
+
+    @property
+    def height_px(self) -> int | None:
+        """The one height that is taken; None where it is free."""
+        return self._fixed("H")
+
+    @property
+    def width_px(self) -> int | None:
+        """The one width that is taken; None where it is free."""
+        return self._fixed("W")
+
+    def pixels(self, shape: Shape) -> int:
+        """Height times width of an array of `shape`; 1 for an input without these axes."""
+        return math.prod(size for axis, size in zip(self.layout, shape, strict=True) if axis in "HW")
+
+
+class OutputSpec(_Tensor):
+    """A tensor that a network returns; its free dimensions are among those of the inputs.
+
+    Attributes:
+        name, dtype, layout, shape, channels, range: as of an input. Channels need no names.
+        stride: input pixels per output pixel along free heights and widths.
+        meaning: what a value is, such as ``probability``, ``logit``, ``distance``, ``flow``.
+    """
+
+    stride: Annotated[int, Field(ge=1, le=256)] = 1
+    meaning: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """All that a network takes and returns, in the order of ``model.yaml``.
+
+    Raises:
+        ValueError: when its tensors contradict each other.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+
+    def __post_init__(self) -> None:
+        for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
+            if not tensors:
+                raise ValueError(f"a network has at least one {kind}")
+            if len({tensor.name for tensor in tensors}) != len(tensors):
+                raise ValueError(f"two {kind}s have one name")
+        multiples = self._multiples
+        for output in self.outputs:
+            for name in output.free:
+                if name not in multiples:
+                    raise ValueError(
+                        f"output {output.name!r} has a free dimension {name!r} that no input has: give its size"
+                    )
+                if multiples[name] % output.stride:
+                    raise ValueError(
+                        f"output {output.name!r} has stride {output.stride}, of which multiple_of "
+                        f"{multiples[name]} of the inputs is no multiple"
+                    )
+
+    @property
+    def _multiples(self) -> Mapping[str, int]:
+        """Of what each free dimension must be a multiple."""
+        multiples: dict[str, int] = {}
+        for tensor in self.inputs:
+            for name in tensor.free:
+                multiples[name] = math.lcm(multiples.get(name, 1), tensor.multiple_of)
+        return multiples
+
+    @property
+    def has_fixed_sizes(self) -> bool:
+        """Whether the batch is all that may vary."""
+        return not self._multiples
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.outputs)
+
+    def input_shapes(self, *, batch: int, side_px: int) -> Mapping[str, Shape]:
+        """Shapes the network takes: `batch` images, free sides of the lowest multiple that reaches `side_px`."""
+        sizes = {name: -(-side_px // multiple) * multiple for name, multiple in self._multiples.items()}
+        sizes[BATCH] = batch
+        return {tensor.name: _bound(tensor, sizes) for tensor in self.inputs}
+
+    def output_shapes(self, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+        """The shapes of the outputs for inputs of `shapes`.
+
+        Raises:
+            ValueError: when the network does not take them; the message says why.
+        """
+        sizes = self._sizes(shapes)
+        return {output.name: _bound(output, sizes, stride=output.stride) for output in self.outputs}
+
+    def pixels(self, shapes: Mapping[str, Shape]) -> int:
+        """Height times width of one image of the largest input."""
+        return max(tensor.pixels(shapes[tensor.name]) for tensor in self.inputs)
+
+    def new_outputs(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """Room for all outputs of `model` for `inputs`.
+
+        Raises:
+            ModelFailedError: when the network does not take `inputs`.
+        """
+        shapes = self.require_inputs(model, inputs)
+        return {output.name: np.empty(shapes[output.name], output.numpy_dtype) for output in self.outputs}
+
+    def require_inputs(self, model: str, inputs: Tensors) -> Mapping[str, Shape]:
+        """The shapes of the outputs of `model` for `inputs`.
+
+        Raises:
+            ModelFailedError: when names, types or shapes are not those stated.
+        """
+        for tensor in self.inputs:
+            if tensor.name in inputs and inputs[tensor.name].dtype != tensor.numpy_dtype:
+                raise ModelFailedError(
+                    f"Model {model!r} takes {tensor.name!r} as {tensor.dtype}, not as {inputs[tensor.name].dtype}."
+                )
+        try:
+            return self.output_shapes({name: array.shape for name, array in inputs.items()})
+        except ValueError as error:
+            raise ModelFailedError(f"Model {model!r} cannot be run on these inputs: {error}.") from error
+
+    def mismatch(self, outputs: Tensors, shapes: Mapping[str, Shape]) -> str | None:
+        """How `outputs` differ from what is stated, in words; None when they do not.
+
+        Args:
+            shapes: the shapes of the outputs, from `output_shapes`.
+        """
+        if outputs.keys() != shapes.keys():
+            return f"returns {', '.join(outputs) or 'nothing'}, its model.yaml states {', '.join(shapes)}"
+        for output in self.outputs:
+            found, due = outputs[output.name], shapes[output.name]
+            if (found.dtype, found.shape) != (output.numpy_dtype, due):
+                return (
+                    f"returns {output.name!r} as {found.dtype} {found.shape}, its model.yaml states "
+                    f"{output.dtype} {due}"
+                )
+        return None
+
+    def _sizes(self, shapes: Mapping[str, Shape]) -> Mapping[str, int]:
+        """The size of every free dimension, and of the batch."""
+        names = [tensor.name for tensor in self.inputs]
+        if shapes.keys() != set(names):
+            raise ValueError(f"it takes {', '.join(names)}, given were {', '.join(shapes) or 'none'}")
+        sizes: dict[str, int] = {}
+        for tensor in self.inputs:
+            found = shapes[tensor.name]
+            if len(found) != len(tensor.shape) or not _fits(tensor, found, sizes):
+                raise ValueError(
+                    f"{tensor.name!r} has the shape {found} where {_text(tensor.shape)} is taken{_told(sizes)}"
+                )
+        for name, multiple in self._multiples.items():
+            if sizes[name] < 1 or sizes[name] % multiple:
+                raise ValueError(f"the {name} is {sizes[name]}, it must be a multiple of {multiple}")
+        return sizes
+
+
+def rgb_image(
+    *, height_px: int | None = None, width_px: int | None = None, multiple_of: int = 1, name: str = "image"
+) -> InputSpec:
+    """An input of uint8 RGB images ``(N, H, W, 3)``; None: any size that is a multiple of `multiple_of`."""
+    return InputSpec(
+        name=name,
+        dtype="uint8",
+        layout="NHWC",
+        shape=(BATCH, height_px or "height", width_px or "width", 3),
+        channels=("red", "green", "blue"),
+        range=(0, 255),
+        multiple_of=multiple_of,
+    )
+
+
+def batch_of(inputs: Tensors) -> int:
+    """How many images `inputs` hold.
+
+    Raises:
+        ModelFailedError: when they hold different numbers of images, or there are none.
+    """
+    counts = {len(array) for array in inputs.values() if array.ndim}
+    if len(counts) != 1 or any(not array.ndim for array in inputs.values()):
+        found = ", ".join(f"{name!r} {array.shape}" for name, array in inputs.items()) or "none"
+        raise ModelFailedError(
+            f"The inputs {found} do not hold one number of images: give all of them the same batch axis."
+        )
+    return counts.pop()
+
+
+def image_bytes(*tensors: Tensors) -> int:
+    """Bytes of one image of the largest of `tensors`, such as all inputs and all outputs; at least 1."""
+    return max(1, *(sum(array[:1].nbytes for array in each.values()) for each in tensors))
+
+
+def part_of(tensors: Tensors, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Images ``start:stop`` of every tensor, as views."""
+    return {name: array[start:stop] for name, array in tensors.items()}
+
+
+def joined(parts: Iterable[Tensors]) -> dict[str, NDArray[Any]]:
+    """`parts` of one network's tensors, one after the other along the batch axis; one part is not copied."""
+    found = list(parts)
+    if len(found) == 1:
+        return dict(found[0])
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def require_finite(model: str, outputs: Tensors) -> None:
+    """Raises ModelFailedError when a value that `model` returned is NaN or infinite."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelFailedError(
+                f"Model {model!r} returned NaN or infinite values in {name!r}: verify the model."
+            )
+
+
+def _fits(tensor: InputSpec, found: Shape, sizes: dict[str, int]) -> bool:
+    """Whether an array of the shape `found` is taken; notes the `sizes` of its free dimensions."""
+    return all(
+        size == (sizes.setdefault(stated, size) if isinstance(stated, str) else stated)
+        for stated, size in zip(tensor.shape, found, strict=True)
+    )
+
+
+def _bound(tensor: InputSpec | OutputSpec, sizes: Mapping[str, int], *, stride: int = 1) -> Shape:
+    """The shape of `tensor` where its free dimensions have `sizes`."""
+    return tuple(
+        size if isinstance(size, int) else sizes[size] if size == BATCH else sizes[size] // stride
+        for size in tensor.shape
+    )
+
+
+def _text(shape: tuple[Dimension, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return f" with {', '.join(f'{name} {size}' for name, size in sizes.items())}" if sizes else ""

@@ -1,0 +1,146 @@
+"""What is computed once per slide and holds for every region of it.
+
+The sample is taken from the whole slide at fixed places of level 0, never from the region asked for: a region of a
+bright-field slide that shows a black fold is bright field all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.errors import UnreadableSlideError
+from slidecascade.geometry import Box, Size
+from slidecascade.slides import tissue
+from slidecascade.slides.source import OpenSource, Source
+
+SAMPLES: Final = 5
+SAMPLE_PX: Final = 64
+"""The sample: 5 x 5 squares of this side, spread evenly over level 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideFacts:
+    """What holds for a slide as a whole.
+
+    Attributes:
+        content_id: identifies the bytes of the slide, see `slidecascade.slides.content`.
+        bounds_l0: the part of level 0 the scanner filled, where the file states one.
+        dark_field: whether it is light on black, where nothing is glass.
+        glass_min, glass_spread: the glass test that tells tissue, see `slidecascade.slides.tissue`.
+        unread_squares: squares of the sample that could not be read.
+    """
+
+    content_id: str
+    bounds_l0: Box | None
+    dark_field: bool
+    glass_min: int = tissue.GLASS_MIN
+    glass_spread: int = tissue.GLASS_SPREAD
+    unread_squares: int = 0
+
+
+def compute_facts(open_source: OpenSource) -> SlideFacts:
+    """The facts of a slide.
+
+    Squares of the sample that cannot be read are left out; the tiles that hold them account for them. If none can,
+    the sample is one black pixel, and no tile will be readable either.
+
+    Raises:
+        UnreadableSlideError: the slide cannot be opened.
+    """
+    with open_source() as source:
+        content_id, bounds, boxes = source.content_id, source.bounds_l0, sample_boxes(source.size_l0)
+
+    def read(source: Source, box: Box) -> NDArray[np.uint8]:
+        return source.read_level(0, box)
+
+    squares = [pixels.reshape(-1, 1, 3) for _, pixels in readable(open_source, boxes, read)]
+    sample = np.concatenate([*squares, np.zeros((1, 1, 3), np.uint8)])
+    return SlideFacts(
+        content_id=content_id,
+        bounds_l0=bounds,
+        dark_field=tissue.is_dark_field(sample),
+        unread_squares=len(boxes) - len(squares),
+    )
+
+
+def sample_boxes(size_l0: Size) -> list[Box]:
+    """The squares of the sample, in level-0 pixels; of a small image they overlap."""
+    width, height = min(SAMPLE_PX, size_l0.width), min(SAMPLE_PX, size_l0.height)
+    return [
+        Box(int(x), int(y), width, height)
+        for y in np.linspace(0, size_l0.height - height, SAMPLES)
+        for x in np.linspace(0, size_l0.width - width, SAMPLES)
+    ]
+
+
+def readable(
+    open_source: OpenSource, boxes: list[Box], read: Callable[[Source, Box], NDArray[np.uint8]]
+) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    """What `read` gives for those boxes that can be read; the others are left out.
+
+    After a failed read OpenSlide fails every later read of a handle, so the handles are private ones.
+    """
+    left = list(boxes)
+    while left:
+        with suppress(UnreadableSlideError), open_source(private=True) as source:
+            while left:
+                # Taken off the list first: a box that breaks the handle is not tried again on the next one.
+                box = left.pop()
+                yield box, read(source, box)
+
+
+class FactsCache:
+    """The facts of the slides last asked for, by content id; shared by threads.
+
+    Facts of a slide are computed by one thread while others that ask for them wait. Those of a slide whose sample
+    could not be read as a whole are not kept: what was unreadable may be readable later.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._kept: OrderedDict[str, SlideFacts] = OrderedDict()
+        self._computing: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def of(self, content_id: str, compute: Callable[[], SlideFacts]) -> SlideFacts:
+        """The facts kept for `content_id`, or else what `compute` returns; raises what that raises."""
+        if (known := self._known(content_id)) is not None:
+            return known
+        with self._lock:
+            computing = self._computing.setdefault(content_id, threading.Lock())
+        with computing:
+            try:
+                if (known := self._known(content_id)) is not None:
+                    return known
+                facts = compute()
+                if not facts.unread_squares:
+                    self._keep(content_id, facts)
+                return facts
+            finally:
+                with self._lock:
+                    self._computing.pop(content_id, None)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._kept)
+
+    def _known(self, content_id: str) -> SlideFacts | None:
+        with self._lock:
+            facts = self._kept.get(content_id)
+            if facts is not None:
+                self._kept.move_to_end(content_id)
+            return facts
+
+    def _keep(self, content_id: str, facts: SlideFacts) -> None:
+        with self._lock:
+            self._kept[content_id] = facts
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)

@@ -1,0 +1,137 @@
+"""Files and folders that are whole or absent: written beside their place, synced, then renamed into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from slidecascade.errors import SlideCascadeError, UnwritableOutputError
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Around writes to `folder`; errors of the service that are an OSError pass unchanged.
+
+    Raises:
+        UnwritableOutputError: the system refused a write, e.g. on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SlideCascadeError):
+            raise
+        reason = error.strerror or "unknown reason"
+        raise UnwritableOutputError(
+            f"Results cannot be written to {folder} ({reason}): make room or choose another folder."
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it, unless they exist.
+
+    Raises:
+        UnwritableOutputError: the system refused.
+    """
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write `path` in one step: another process, or one after a crash, sees the old file or the new one.
+
+    `data` in pieces is written as they come, so that a large file needs no memory.
+
+    Raises:
+        UnwritableOutputError: the system refused; what was there before is unchanged.
+    """
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | Iterable[bytes]]) -> None:
+    """Write `files` by name into `folder`; all of them are on the disk before the first one appears there.
+
+    Raises:
+        UnwritableOutputError: one of them cannot be written; what was there before is unchanged.
+    """
+    parts = {name: folder / f".{name}.partial-{os.getpid()}" for name in files}
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, data in files.items():
+                _write_synced(parts[name], data)
+            for name, part in parts.items():
+                part.replace(folder / name)
+            _sync(folder)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(folder: Path, *, replace: bool = False, is_durable: bool = True) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends, and is removed when it fails.
+
+    Args:
+        folder: must be absent or empty, unless `replace`, which puts the new folder in the old one's place.
+        replace: keep the old folder until the new one is complete; it is restored when the renaming fails.
+        is_durable: sync every file first. Without, a power cut may leave a renamed folder with empty files:
+            enough for a data set of many small files, which can be made again.
+
+    Raises:
+        UnwritableOutputError: the system refused a write, in the block too.
+    """
+    with writing_to(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            fresh = scratch / folder.name
+            fresh.mkdir()
+            yield fresh
+            if is_durable:
+                _sync_tree(fresh)
+            _put_in_place(fresh, folder, replaced=scratch / "replaced" if replace else None)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, folder: Path, *, replaced: Path | None) -> None:
+    had_older = folder.exists()
+    if had_older and replaced is None:
+        folder.rmdir()  # empty, or the system refuses
+    elif had_older and replaced is not None:
+        folder.rename(replaced)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if had_older and replaced is not None:
+            replaced.rename(folder)
+        raise
+
+
+def _write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        if isinstance(data, bytes):
+            file.write(data)
+        else:
+            file.writelines(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The bundled `nash-cell` and `nash-hepatocyte` classifiers, trained on rendered tissue."""
