@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, closing
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
@@ -62,6 +62,7 @@ class AsyncClient:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
         call = await _in_thread(
@@ -75,6 +76,7 @@ class AsyncClient:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                origin=origin,
             )
         )
         return await self._perform(call)

@@ -57,6 +57,7 @@ def analyze_region(
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
+    origin: str = "slide",
 ) -> Call[RegionResult]:
     """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
     if (image is None) == (slide is None):
@@ -70,6 +71,7 @@ def analyze_region(
         "tile_px": _plain(tile_px),
         "allow_partial": _plain(allow_partial),
         "deadline_s": _plain(deadline_s),
+        "origin": origin,
     }
     try:
         request = RegionRequest.model_validate(fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
@@ -71,6 +71,7 @@ class Client:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds.
 
@@ -87,6 +88,8 @@ class Client:
             tile_px: tile size of the segmenter; changes speed but not cells.
             allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
+            origin: what outlines count from: ``slide``, the corner of level 0, or ``bounds``, the part that was
+                scanned, which QuPath shows.
 
         Raises:
             InvalidRequestError: when a field is wrong, also before anything was sent.
@@ -106,6 +109,7 @@ class Client:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                origin=origin,
             )
         )
 

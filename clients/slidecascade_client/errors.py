@@ -13,6 +13,7 @@
     │   ├── InvalidRequestError       also raised before anything is sent (a ValueError too)
     │   ├── MalformedRequestError, NotAcceptableError, UnsupportedMediaTypeError
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
+    │   ├── ImplausibleResolutionError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
@@ -163,6 +164,10 @@ class RegionTooLargeError(RequestRefusedError):
 
 class RegionOutsideSlideError(RequestRefusedError):
     problem_name = "region-outside-slide"
+
+
+class ImplausibleResolutionError(RequestRefusedError):
+    problem_name = "implausible-resolution"
 
 
 class MissingResolutionError(RequestRefusedError):

@@ -137,7 +137,9 @@ def _normalise(
 def _grey(nodes: Nodes, value: str, *, as_bytes: bool) -> str:
     """One channel of whole grey levels, from three."""
     value = nodes.add("Cast", [value], "image_colours", to=1)
-    value = nodes.add("Mul", [value, nodes.constant("grey_weights", np.float32(GREY_WEIGHTS))], "image_weighted")
+    value = nodes.add(
+        "Mul", [value, nodes.constant("grey_weights", np.array(GREY_WEIGHTS, np.float32))], "image_weighted"
+    )
     value = nodes.add("ReduceSum", [value, nodes.ints("colour_axis", [3])], "image_sum", keepdims=1)
     value = nodes.add("Add", [value, nodes.constant("grey_half", np.float32(GREY_HALF))], "image_half_up")
     value = nodes.add("Mul", [value, nodes.constant("grey_unit", np.float32(1 / GREY_UNIT))], "image_luma")

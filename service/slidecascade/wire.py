@@ -92,6 +92,11 @@ class RegionRequest(WireModel):
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="answer even when tiles failed"
     )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide",
+        description="what the coordinates of the answer's outlines count from: the corner of level 0, or that of "
+        "the slide's bounds, as in QuPath; without bounds both are the same",
+    )
     deadline_s: PositiveFinite | None = Field(
         default=None, description="give up this many seconds after the request began; the upload is part of it"
     )

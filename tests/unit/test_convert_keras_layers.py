@@ -58,5 +58,9 @@ def _application(family: str) -> object:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    model(np.random.default_rng(3).uniform(0, 255, (16, 32, 32, 3)).astype(np.float32), training=True)
+        if type(layer).__name__ == "LayerScale":
+            layer.gamma.assign(np.full(layer.gamma.shape, 0.5))
+    rng = np.random.default_rng(3)
+    images = rng.uniform(0, 255, (16, 32, 32, 3)) * rng.uniform(0.1, 1, (16, 1, 1, 1))
+    model(images.astype(np.float32), training=True)
     return model

@@ -33,6 +33,7 @@ from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.doubts import SWAPPED, doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
 from slidecascade.slides.region import resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
@@ -151,6 +152,7 @@ class Analyser:
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(source, asked, max_px=self._settings.max_region_px)
             space, content_id = source.coordinate_space, source.content_id
+            doubts = doubts_of(source.stated, mpp)
         control.check()  # decoding and opening can take long
         facts = self._facts.of(content_id, partial(compute_facts, open_source))
         return RegionTask(
@@ -163,6 +165,8 @@ class Analyser:
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
+            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            origin=request.origin,
         )
 
     def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:

@@ -25,6 +25,7 @@ from slidecascade.slides import jpeg, libtiff, storedparts
 from slidecascade.slides.alpha import on_white
 from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.depth import narrow_colour, narrow_grey
+from slidecascade.slides.doubts import Stated
 from slidecascade.slides.imageheader import ImageHeader, MediaType, read_header
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiff import Bytes, first_directory
@@ -52,6 +53,10 @@ class RegionImage:
     @property
     def bounds_l0(self) -> Box | None:
         return None
+
+    @property
+    def stated(self) -> Stated:
+        return Stated()
 
     @property
     def size_l0(self) -> Size:
