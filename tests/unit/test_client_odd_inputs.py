@@ -323,9 +323,10 @@ class _Early:
                 while connection.recv(65536):  # a server that lingers, so that its answer is not lost
                     pass
 
-    def stop(self) -> None:
-        address = self._listener.getsockname()
-        socket.create_connection(address).close()
+    def stop(self, thread: threading.Thread) -> None:
+        """End `thread`, which runs this server."""
+        socket.create_connection(self._listener.getsockname()).close()
+        thread.join()
         self._listener.close()
 
 
@@ -338,8 +339,7 @@ def test_a_very_large_upload_that_is_refused_early_is_a_typed_error() -> None:
         with pytest.raises(UploadTooLargeError) as caught:
             ask_sync(server.url, "analyze_region", bytes(60_000_000), pipeline="p", time=FakeTime())
     finally:
-        server.stop()
-        thread.join()
+        server.stop(thread)
     assert caught.value.tries == server.tries == 1
 
 
