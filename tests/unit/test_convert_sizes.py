@@ -94,7 +94,7 @@ def original(model: onnx.ModelProto, pixels: NDArray[Any]) -> NDArray[Any]:
 def grey(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """As OpenCV makes it, ``(N, H, W, 1)``, 0 to 1."""
     levels = np.stack([cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in images])
-    return levels[..., None].astype(np.float32) / 255
+    return levels[..., None].astype(np.float32) / np.float32(255)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -118,7 +118,8 @@ def test_grey_takes_one_mean_and_no_order_of_channels(tmp_path: Path) -> None:
     """Three different means, or BGR, contradict one channel."""
     (tmp_path / "grey.onnx").write_bytes(segmenter(channels=1, size=("h", "w")).SerializeToString())
     three = Normalisation.standardised((0.4, 0.5, 0.6), (0.2, 0.2, 0.2), scale=1 / 255)
-    for number, fields in enumerate(({"normalisation": three}, {"bgr": True})):
+    wrong: list[dict[str, Any]] = [{"normalisation": three}, {"bgr": True}]
+    for number, fields in enumerate(wrong):
         folder = tmp_path / str(number)
         folder.mkdir()
         with pytest.raises(InvalidRequestError, match="one channel, grey"):
@@ -243,7 +244,7 @@ def test_a_torch_segmenter_of_one_channel_is_given_grey(tmp_path: Path, kind: st
     net = _Torch(1).eval()
     path = tmp_path / ("net.pt" if kind == "script" else "net.pt2")
     if kind == "script":
-        torch.jit.script(net).save(str(path))
+        torch.jit.script(net).save(str(path))  # type: ignore[no-untyped-call]  # torch's own
     else:
         dynamic = torch.export.Dim.DYNAMIC
         shapes = {2: dynamic, 3: dynamic} if "one image" in kind else {0: dynamic, 2: dynamic, 3: dynamic}
@@ -313,7 +314,8 @@ def test_a_torch_operator_without_export_is_one_plain_sentence(tmp_path: Path) -
 
     class Odd(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return torch.linalg.matrix_exp(pixels).sigmoid()
+            answer: torch.Tensor = torch.linalg.matrix_exp(pixels).sigmoid()
+            return answer
 
     shapes = {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(Odd(), (torch.zeros(2, 3, 32, 32),), dynamic_shapes=(shapes,))

@@ -164,7 +164,7 @@ def test_the_facts_of_a_slide_hold_what_its_colours_look_like(tmp_path: Path) ->
         path = tmp_path / f"{name}.tif"
         tifffile.imwrite(path, np.ascontiguousarray(pixels), tile=(256, 256), photometric="rgb", metadata=None)
         slide = Slide.open(path)
-        facts = compute_facts(lambda *, private=False, slide=slide: nullcontext(slide))  # type: ignore[misc]
+        facts = compute_facts(lambda *, private=False, slide=slide: nullcontext(slide))
         assert facts.red_blue_swapped is (name == "wrong")
         slide.close()
 

@@ -31,7 +31,7 @@ _BLACK: Final = 30
 
 _SWAPPED_SLOPE: Final = -0.08
 _SWAPPED_LIGHT: Final = -0.05
-"""Chosen on the 170 bright-field images and slides of the tests: no false alarm, 4 of 5 exchanged ones are found."""
+"""Chosen on the 170 bright-field images and slides of the tests: no false alarm, 31 of 38 exchanged are found."""
 
 
 @dataclass(frozen=True, slots=True)
