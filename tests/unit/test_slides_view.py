@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.slides import view as view_module
+from slidecascade.slides.doubts import Stated
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.view import SlideView
 
@@ -35,6 +36,7 @@ class Pyramid:
     boxes: list[tuple[int, Box]] = field(default_factory=list)
     content_id: str = "pyramid"
     bounds_l0: Box | None = None
+    stated: Stated = field(default_factory=Stated)
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:

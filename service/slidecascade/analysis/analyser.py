@@ -35,6 +35,7 @@ from slidecascade.pipelines.load import Pipeline, load_pipelines
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.doubts import SWAPPED, doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
@@ -175,6 +176,7 @@ class Analyser:
             encoded = pyramid if isinstance(pyramid, EncodedImage) else None
             cells = _expected_cells(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
             space = pyramid.coordinate_space
+            doubts = doubts_of(pyramid.stated, mpp)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
         upload = None
         if encoded is None:
@@ -198,6 +200,8 @@ class Analyser:
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
             held_bytes=held,
+            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            origin=request.origin,
         )
 
     def run(

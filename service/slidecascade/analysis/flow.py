@@ -92,7 +92,8 @@ def analyse(
         tissue=tissue_map,
         tiles=sink.report(),
         timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
-        warnings=sink.warnings(),
+        warnings=(*task.doubts, *sink.warnings()),
+        origin=task.origin,
     )
     _tell(observer, analysis)
     return analysis

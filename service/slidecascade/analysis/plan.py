@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import CoordinateSpace
+from slidecascade.cells.result import CoordinateSpace, Origin
 from slidecascade.geometry import Box, Mpp
 from slidecascade.pipelines.load import Pipeline
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
+from slidecascade.warning import AnswerWarning
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
@@ -34,6 +35,8 @@ class RegionTask:
         thresholds: one number per model of the pipeline.
         tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
         held_bytes: memory that is held for the region, less that of its cells.
+        doubts: what makes any answer about this source doubtful, known beforehand.
+        origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
     """
 
@@ -47,6 +50,8 @@ class RegionTask:
     tile_px: int | None = None
     allow_partial: bool = False
     held_bytes: int = 0
+    doubts: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
     shift: tuple[int, int] = (0, 0)
 
     def view(self, source: Source) -> SlideView:

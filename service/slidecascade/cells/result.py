@@ -17,6 +17,7 @@ from slidecascade.slides.facts import SlideFacts
 from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
+Origin = Literal["slide", "bounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Analysis:
     `facts` holds what was computed once for the slide. `instances` is in level-0 pixels (pixels of the upload for
     an image); `class_index` ``(N,)`` int64 points into `classes.ends`; `instances.probabilities[k]` has the
     columns `models[k + 1].classes`. `mpp` is the level-0 pixel size. `timings_s` adds up seconds of work by stage
-    over threads.
+    over threads. All of it counts from the corner of level 0; `origin` says what written outlines count from.
     """
 
     pipeline: str
@@ -81,6 +82,13 @@ class Analysis:
     tiles: TileReport
     timings_s: Mapping[str, float]
     warnings: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
+
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        """The level-0 pixel (x, y) that output coordinates count from."""
+        bounds = self.facts.bounds_l0
+        return (bounds.x, bounds.y) if self.origin == "bounds" and bounds is not None else (0, 0)
 
     @property
     def counts(self) -> dict[str, int]:

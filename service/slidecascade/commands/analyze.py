@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
+    parser.add_argument(
+        "--origin",
+        choices=("slide", "bounds"),
+        default="slide",
+        help="what outlines count from: level 0's corner, or the scanned part's, as in QuPath",
+    )
     parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
     parser.add_argument(
         "--colormap", choices=tuple(heatmap.COLORMAPS), default=heatmap.DEFAULT_COLORMAP, help="of the heatmaps"
@@ -81,6 +87,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "thresholds": dict(arguments.threshold),
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
+        "origin": arguments.origin,
     }
     if arguments.region:
         fields["region"] = dict(zip(("x", "y", "width", "height"), arguments.region, strict=True))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from slidecascade.errors import (
+    ImplausibleResolutionError,
     InvalidRequestError,
     MissingResolutionError,
     RegionOutsideSlideError,
     RegionTooLargeError,
 )
 from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.slides.doubts import MIN_MPP
 from slidecascade.slides.source import Pyramid
 
 MAX_PIXELS_OF_ONE = 6
@@ -52,7 +54,19 @@ def resolve_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
     Raises:
         InvalidRequestError: `requested` is not a positive number.
         MissingResolutionError: neither is there.
+        ImplausibleResolutionError: no microscope makes it.
     """
+    mpp = _stated_mpp(source, requested)
+    if mpp < MIN_MPP:
+        whose = "`mpp`" if requested is not None else "The pixel size that the slide states"
+        raise ImplausibleResolutionError(
+            f"{whose}, {mpp:g} um, is finer than any microscope makes it (from {MIN_MPP:g} um on): it may be ten "
+            "times too small; find out the right one and send it as `mpp`."
+        )
+    return mpp
+
+
+def _stated_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
     if requested is not None:
         if not (math.isfinite(requested) and requested > 0):
             message = "`mpp` must be a positive number of micrometres per pixel."

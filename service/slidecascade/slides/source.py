@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides.doubts import Stated
 
 Rgb = NDArray[np.uint8]
 """``(H, W, 3)`` uint8, red first."""
@@ -20,7 +21,7 @@ class Pyramid(Protocol):
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
     `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level. `content_id`
     is the same for the same bytes under any name; it raises UnreadableSlideError where they cannot be read.
-    `bounds_l0` is the part of level 0 the scanner filled, where the file states one.
+    `bounds_l0` is the part of level 0 the scanner filled, where the file states one; `stated` is the rest of it.
     """
 
     @property
@@ -43,6 +44,9 @@ class Pyramid(Protocol):
 
     @property
     def bounds_l0(self) -> Box | None: ...
+
+    @property
+    def stated(self) -> Stated: ...
 
 
 class Source(Pyramid, Protocol):

@@ -27,6 +27,7 @@ from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg, pngrows, storedparts, tiffbands
 from slidecascade.slides.canvas import Band, assemble, row_bands, turned
 from slidecascade.slides.content import id_of_bytes
+from slidecascade.slides.doubts import Stated
 from slidecascade.slides.imageheader import ImageHeader, read_header
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiff import Bytes, first_directory
@@ -48,6 +49,10 @@ class _OneLevel:
     @property
     def bounds_l0(self) -> Box | None:
         return None
+
+    @property
+    def stated(self) -> Stated:
+        return Stated()
 
     @property
     def mpp(self) -> Mpp | None:

@@ -16,9 +16,11 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
 from slidecascade.metrics import Metrics
 from slidecascade.outputs import archive, geojson, heatmap, summary
+from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.heatmap import COLORMAPS, DEFAULT_COLORMAP
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
+from slidecascade.web.encoding import ACCEPT_ENCODING, accepts_gzip
 from slidecascade.web.intake import Order, read_native_order, read_order
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
@@ -27,6 +29,9 @@ from slidecascade.wire import GEOJSON, JSON, PNG, ZIP
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_PACKED: Final = (GEOJSON, JSON)
+"""What gains from gzip: the others are packed already."""
 
 OFFERS: Final = (GEOJSON, JSON, PNG, ZIP)
 _UNWIND_S: Final = 0.5
@@ -146,10 +151,13 @@ class Regions:
     async def _respond(
         self, pieces: Iterator[bytes], media_type: str, request: Request, *, limit_s: float
     ) -> Response:
+        headers = {"Vary": f"Accept, {ACCEPT_ENCODING}"}
+        if media_type in _PACKED and accepts_gzip(",".join(request.headers.getlist(ACCEPT_ENCODING))):
+            pieces = gzipped(pieces)
+            headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)
         # The first piece is made before the answer begins, so that a failure can still be told.
         first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
-        headers = {"Vary": "Accept"}
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(self._sent(first, pieces, request), media_type=media_type, headers=headers)
