@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
     max_connections: int = Field(default=1024, ge=16)
     """Connections kept open at a time, fewer where the limit of open files is lower; those that wait for their
-    client longest make room for new ones."""
+    client longest are closed for new ones."""
 
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
