@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     max_connections: int = Field(default=1024, ge=16)
     """Connections kept open at a time, fewer where the limit of open files is lower; those that wait for their
-    client longest make room for new ones."""
+    client longest are closed for new ones."""
 
     cors_origins: str = ""
     """Origins whose pages may read answers, ``https://viewer.hospital.org``, separated by commas; ``*``: all.
