@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.hosts",
             "slidecascade.timing",
             "slidecascade.logs",
+            "slidecascade.memory",
         }
     ),
     # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.

@@ -10,9 +10,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO, Any, Self
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from slidecascade.wire import ZIP, JsonObject, Summary
 from slidecascade_client.cells import Cells
 from slidecascade_client.errors import UnexpectedAnswerError
-from slidecascade_client.reply import Reply
+from slidecascade_client.reply import PackedReply, Reply
 from slidecascade_client.shapes import Area, Tile, areas_of, tiles_of
 
 _CELLS = "cells.geojson"
@@ -36,11 +37,24 @@ _UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError, ValueError, OSError
 _COPY_BYTES = 2**20
 
 
+_READ = ("summary", "geojson", "cells", "tiles", "areas", "heatmaps", "overlay")
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A result for another process: `read` holds the values that were looked at, by attribute."""
+
+    reply: PackedReply
+    files: tuple[str, ...]
+    read: dict[str, Any]
+
+
 class RegionResult:
     """All that came of a region: cells, tiles or areas, numbers and pictures.
 
     The files stay packed in one temporary file (in memory while small) until they are asked for; `close`, the
-    end of a ``with`` block, or the end of the object deletes it. What was read before stays usable.
+    end of a ``with`` block, or the end of the object deletes it. What was read before stays usable. A result may
+    be pickled, e.g. to come back from a process pool: its files go along, or, once it is closed, what was read.
 
     Attributes:
         request_id: the id to quote to the service's operator.
@@ -51,10 +65,7 @@ class RegionResult:
     """
 
     def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self.request_id = reply.request_id
-        # A forgotten temporary file would be a ResourceWarning; this also closes it with the last reference.
-        self._finalizer = weakref.finalize(self, reply.body.close)
+        self._hold(reply)
         try:
             self._archive = self._opened()
             self.files = tuple(name for name in self._archive.namelist() if not name.endswith("/"))
@@ -62,6 +73,23 @@ class RegionResult:
         except BaseException:
             self.close()
             raise
+
+    def _hold(self, reply: Reply) -> None:
+        self._reply = reply
+        self.request_id = reply.request_id
+        # A forgotten temporary file would be a ResourceWarning; this also closes it with the last reference.
+        self._finalizer = weakref.finalize(self, reply.body.close)
+
+    def __getstate__(self) -> _Packed:
+        read = {name: value for name, value in vars(self).items() if name in _READ}
+        return _Packed(self._reply.packed(), self.files, read)
+
+    def __setstate__(self, state: _Packed) -> None:
+        self._hold(state.reply.unpacked())
+        self.files = state.files
+        vars(self).update(state.read)
+        if not self._reply.body.closed:
+            self._archive = self._opened()
 
     def _opened(self) -> zipfile.ZipFile:
         found = self._reply.media_type()

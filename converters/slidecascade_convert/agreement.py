@@ -37,7 +37,7 @@ class Agreement:
         max_abs, mean_abs: difference of probabilities.
         argmax_agreement: share of images with the same most probable class; None for a segmenter.
         object_agreement: ``2 * pairs / (objects + objects)``, pairs overlapping by more than half (intersection
-            over union), of the objects decoded from both; None for a classifier.
+            over union), of the objects decoded from both; None for a classifier, and where neither has any.
         objects: number of objects decoded from the original's maps.
         original_ms, served_ms: time per image of a batch of four of the first size, once.
     """
@@ -148,7 +148,7 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
             objects += int(ours.max())
             served_objects += int(theirs.max())
     together = objects + served_objects
-    return {"object_agreement": 2 * pairs / together if together else 1.0, "objects": objects}
+    return {"object_agreement": 2 * pairs / together if together else None, "objects": objects}
 
 
 def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:

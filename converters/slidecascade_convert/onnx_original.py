@@ -104,13 +104,14 @@ class _OnnxOriginal:
             )
         self._model, self._input = model, inputs[0]
         sizes = [dim.dim_value or None for dim in inputs[0].type.tensor_type.shape.dim]
-        layout, height, width = image_shape("The graph's input", sizes)
+        image = image_shape("The graph's input", sizes)
         self._type = _input_type(inputs[0])
         self._frozen_batch = inputs[0].type.tensor_type.shape.dim[0].dim_value
         self.facts = Facts(
-            layout=layout,
-            height_px=height,
-            width_px=width,
+            layout=image.layout,
+            height_px=image.height_px,
+            width_px=image.width_px,
+            is_grey=image.is_grey,
             takes_bytes=self._type == np.uint8,
             answers_bytes=model.graph.output[0].type.tensor_type.elem_type == onnx_uint8(),
             tolerance=HALF_TOLERANCE if _is_half(model) else 1e-4,

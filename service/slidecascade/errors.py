@@ -9,6 +9,7 @@
     ├── RegionTooLargeError          too many pixels (told before decoding)
     ├── UndecodableImageError        the upload is not a readable image
     ├── MissingResolutionError       no pixel size in the source, none in the request
+    ├── ImplausibleResolutionError   a pixel size that no microscope makes
     ├── RegionOutsideSlideError      the region is not inside the slide
     ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
@@ -99,6 +100,11 @@ class RegionTooLargeError(SlideCascadeError):
 
 class UndecodableImageError(SlideCascadeError):
     problem, title = "undecodable-image", "Undecodable image"
+
+
+class ImplausibleResolutionError(SlideCascadeError):
+    problem = "implausible-resolution"
+    title = "Implausible resolution"
 
 
 class MissingResolutionError(SlideCascadeError):

@@ -100,6 +100,12 @@ class Metrics:
             "slidecascade_batch_queue_items", "Images that wait for a network.", ("model",), registry=registry
         )
         self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
+        self._memory = Gauge(
+            "slidecascade_memory_reserved_bytes", "Memory reserved by regions in flight.", registry=registry
+        )
+        self._memory_limit = Gauge(
+            "slidecascade_memory_limit_bytes", "Most memory regions in flight may reserve.", registry=registry
+        )
         self._inferences = Gauge(
             "slidecascade_inferences_in_flight", "Inferences being worked on.", registry=registry
         )
@@ -132,6 +138,13 @@ class Metrics:
         known = method if method in _METHODS else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route, known).observe(seconds)
+
+    def memory(self, reserved: int) -> None:
+        self._memory.set(reserved)
+
+    def memory_limit(self, total: int) -> None:
+        """Regions in flight may reserve so many bytes."""
+        self._memory_limit.set(total)
 
     def limits(self, *, regions: int, inferences: int) -> None:
         """So many of each are let in at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,7 @@ PACKAGE_DIR = Path(__file__).parent
 RunnerKind = Literal["local", "bento", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?")
 _EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
 """What settings with a pattern look like."""
 
@@ -57,7 +59,11 @@ class Settings(BaseSettings):
 
     max_connections: int = Field(default=1024, ge=16)
     """Connections kept open at a time, fewer where the limit of open files is lower; those that wait for their
-    client longest make room for new ones."""
+    client longest are closed for new ones."""
+
+    cors_origins: str = ""
+    """Origins whose pages may read answers, ``https://viewer.hospital.org``, separated by commas; ``*``: all.
+    Empty: browsers let only pages of this very address do so."""
 
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
@@ -70,6 +76,10 @@ class Settings(BaseSettings):
 
     max_regions_in_flight: int = Field(default=8, ge=1)
     """Regions worked on at a time; more are answered ``overloaded``. A body that still arrives takes no slot."""
+
+    memory_mib: int = Field(default=0, ge=0)
+    """Memory for all regions in flight together, in MiB; 0: half of what this process may take. Regions wait for
+    their part of it."""
 
     retry_after_s: int = Field(default=2, ge=1)
     """What an answer of 429 or 503 tells the caller to wait, in seconds."""
@@ -153,6 +163,19 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name for part in value.split(",") if (name := host_name(part)))
+        return value
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """`cors_origins`, taken apart."""
+        return tuple(part.strip() for part in self.cors_origins.split(",") if part.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if wrong := next((part for part in parts if part != "*" and not _ORIGIN.fullmatch(part)), None):
+            raise ValueError(f"{wrong!r} is not an origin: write https://host or http://host:port, without a path")
         return value
 
     @field_validator("slide_roots", mode="before")

@@ -21,6 +21,9 @@ class Observer(Protocol):
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         """`count` cells of a class were found."""
 
+    def memory(self, reserved: int) -> None:
+        """Regions in flight have so many bytes reserved now."""
+
     def warning(self, code: str) -> None:
         """An answer carries a warning."""
 
@@ -58,5 +61,7 @@ class Silent:
     def tiles(self, outcome: str, count: int) -> None: ...
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None: ...
+
+    def memory(self, reserved: int) -> None: ...
 
     def warning(self, code: str) -> None: ...

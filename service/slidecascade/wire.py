@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import InvalidRequestError
 
@@ -23,6 +23,14 @@ Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict
 """Micrometres per pixel, within what microscopes make; 0.00025 would be millimetres by mistake."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+
+
+def whole(value: object) -> object:
+    """`value`; a float that is a whole number as that number, for JSON knows one kind of numbers and some programs
+    write 512.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 MAX_COORDINATE = 2**31 - 1
 """No slide is larger; a number beyond it is refused unread rather than repeated."""
 
@@ -31,8 +39,9 @@ MAX_ERRORS = 20
 """Most wrong fields an answer lists: a million of them help nobody."""
 
 MAX_NAME = 100
-Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
-Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE)]
+WHOLE = BeforeValidator(whole)
+Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE), WHOLE]
+Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE), WHOLE]
 Color = tuple[int, int, int]
 
 
@@ -78,11 +87,16 @@ class RegionRequest(WireModel):
         description="by model name, in place of the pipeline's own: foreground probability of a segmenter; least "
         "probability of a classifier's class, below which a cell is Unclassified and counted as such",
     )
-    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048)] | None = Field(
+    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048), WHOLE] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="answer even when tiles failed"
+    )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide",
+        description="what the coordinates of the answer's outlines count from: the corner of level 0, or that of "
+        "the slide's bounds, as in QuPath; without bounds both are the same",
     )
     deadline_s: PositiveFinite | None = Field(
         default=None, description="give up this many seconds after the request began; the upload is part of it"

@@ -209,7 +209,7 @@ import sys, time
 import slidecascade.analysis.analyser
 from slidecascade.cli import main
 
-slidecascade.analysis.analyser.decode_image = lambda *_, **__: time.sleep(1000)
+slidecascade.analysis.analyser.open_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 

@@ -270,5 +270,5 @@ def test_pickles_beside_a_program_are_left_unread(tmp_path: Path, program: bytes
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in contents.items():
             archive.writestr(name, pickle.dumps(Runs(ran)) if "sample_inputs" in name else content)
-    assert open_program(path, tmp_path).height_px is None
+    assert open_program(path, tmp_path).shape.height_px is None
     assert not ran.exists()

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 import toy_kinds
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.footprint import Footprint
 from slidecascade.cancellation import Control
 from slidecascade.errors import PipelineSpecError
 from slidecascade.geometry import Grid
-from slidecascade.kinds.result import Origin, RegionResult
+from slidecascade.kinds.result import RegionResult, Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.kinds.table import KINDS, Kind, table
 from slidecascade.kinds.tile_result import AnyTileResult
@@ -125,15 +126,15 @@ class Brightness(RegionResult):
 
 
 class BrightnessSink(MemorySink[BrightnessPipeline, BrightnessTileResult]):
-    def finish(self, origin: Origin) -> Brightness:
+    def finish(self, subject: Subject) -> Brightness:
         return Brightness(
-            pipeline=origin.pipeline,
-            coordinate_space=origin.coordinate_space,
-            facts=origin.facts,
-            region_l0=origin.region_l0,
-            mpp=origin.mpp,
-            models=origin.models,
-            thresholds=origin.thresholds,
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             tissue=self.tissue(),
             tiles=self.report(),
@@ -159,6 +160,7 @@ BRIGHTNESS = Kind(
     BrightnessWork,
     BrightnessSink,
     Encoders({wire.JSON: as_json}, as_files, as_native),
+    Footprint(lambda pipeline, region_l0, grids: 0, lambda result: 8),
 )
 FIELDS = {
     "name": "how-bright",

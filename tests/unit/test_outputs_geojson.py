@@ -219,7 +219,7 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only", "slide", "facts", "kind", "warnings",
+        "research_use_only", "slide", "facts", "kind", "warnings", "origin",
     }  # fmt: skip
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
     assert member["facts"] == {"field": "bright", "glass_minimum": 210, "glass_spread": 20}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -303,3 +303,74 @@ def test_any_bytes_end_in_an_error_of_ours(body: bytes, content_type: str) -> No
     for content in (body, form(part("image", body), part("request", body))):
         with suppress(SlideCascadeError):
             asyncio.run(read([content], content_type))
+
+
+PREAMBLE = b"This is a multi-part message in MIME format.\r\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [PREAMBLE, b"\r\n\r\n", b"--bb\r\nnot it\r\n", b"text --b text\r\n", PREAMBLE * 1000, b"--\r\n"],
+    ids=["sentence", "empty lines", "another delimiter", "inside a line", "46 kB", "two hyphens"],
+)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+async def test_what_stands_before_the_first_boundary_is_skipped(before: bytes, size: int) -> None:
+    """Mail libraries write a sentence there (RFC 2046); the form is read as without it, whatever its chunks."""
+    image = b"\x89PNG --b " * 20
+    body = before + form(part("image", image), part("request", NASH))
+    order = await read([body[at : at + size] for at in range(0, len(body), size)], max_bytes=10**6)
+
+    assert (order.image, order.request.pipeline) == (image, "nash")
+
+
+@pytest.mark.parametrize("size", [1000, 10**6])
+async def test_a_body_without_its_boundary_is_refused_early(size: int) -> None:
+    """An upload with another boundary is not read to its end, nor kept."""
+    body = bytes(2 * 10**6)
+    sent: list[bytes] = []
+
+    def chunks() -> Iterator[bytes]:
+        for at in range(0, len(body), size):
+            sent.append(body[at : at + size])
+            yield sent[-1]
+
+    pieces = chunks()
+
+    async def receive() -> Message:
+        chunk = next(pieces, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    with pytest.raises(MalformedRequestError, match="boundary"):
+        await read_order(Request({"type": "http", "headers": headers}, receive), max_bytes=10**7, max_s=60)
+    assert sum(map(len, sent)) <= 2**16 + size
+
+
+@pytest.mark.parametrize("document", [NASH, b'{"pipeline": "nash", "slide": "a.svs"}'])
+async def test_a_byte_order_mark_is_not_part_of_the_json(document: bytes) -> None:
+    """Editors of Windows write one before UTF-8, in a body of JSON and in the part of a form."""
+    marked = b"\xef\xbb\xbf" + document
+
+    assert (await read([form(part("image", b"x"), part("request", marked))])).request.pipeline == "nash"
+    assert (await read([marked], "application/json")).request.pipeline == "nash"
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    """JSON has one kind of numbers: QuPath writes 0.0 and 174250.0."""
+    document = b"""{"pipeline": "nash", "tile_px": 512.0, "mpp": 1,
+        "region": {"x": -0.0, "y": 174250.0, "width": 1e3, "height": 2048}}"""
+    request = parse_request(document)
+
+    assert request.region is not None
+    assert request.region.model_dump() == {"x": 0, "y": 174250, "width": 1000, "height": 2048}
+    assert all(type(value) is int for value in request.region.model_dump().values())
+    assert (type(request.tile_px), request.tile_px) == (int, 512)
+
+
+@pytest.mark.parametrize("value", ["0.5", "1e300", "-1e10", "NaN", "Infinity", "true", '"0"', "[0]", "null"])
+def test_other_values_are_not_pixels(value: str) -> None:
+    """Nothing is rounded, and what JSON calls by another name is no number."""
+    document = f'{{"pipeline": "nash", "region": {{"x": {value}, "y": 0, "width": 5, "height": 5}}}}'
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document.encode())
+    assert [field for field, _ in caught.value.errors] == ["region.x"]

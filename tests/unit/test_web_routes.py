@@ -18,6 +18,8 @@ import pytest
 
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
+from slidecascade.cancellation import Control
+from slidecascade.memory import Share
 from slidecascade.metrics import Metrics
 from slidecascade.outputs.colormap import COLORMAPS
 from slidecascade.outputs.encoders import Drawing, Encoders
@@ -291,6 +293,67 @@ async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, an
     assert (await post(client)).status_code == 200
 
 
+async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """Two that do not fit together are answered one after the other, and their memory is given back."""
+    analyser.needs_bytes = 600 * 2**20
+    analyser.hold.set()
+    both = [asyncio.create_task(post(client)) for _ in range(2)]
+    await until(lambda: analyser.running == 1 and analyser.memory.waiting == 1)
+    page = (await client.get("/metrics")).text
+    assert "slidecascade_regions_in_flight 2.0" in page
+    assert re.search(r"^slidecascade_memory_limit_bytes 1\.073741824e\+09$", page, re.MULTILINE)
+
+    analyser.hold.clear()
+    assert [response.status_code for response in await asyncio.gather(*both)] == [200, 200]
+    await until_idle(client)
+    analyser.needs_bytes = analyser.memory.total
+    assert (await post(client)).status_code == 200
+
+
+async def test_memory_that_is_not_there_in_time_is_overloaded(
+    client: httpx.AsyncClient, analyser: FakeAnalyser
+) -> None:
+    """The caller is asked to come again; a region that never fits is too large."""
+    analyser.needs_bytes = 600 * 2**20
+    analyser.hold.set()
+    busy = asyncio.create_task(post(client))
+    await until(lambda: analyser.running == 1)
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    refused = await post(client, files=files)
+
+    assert (problem(refused).status, problem(refused).name) == (429, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    analyser.needs_bytes = 2**30 + 1
+    never = problem(await post(client))
+    assert (never.status, never.name) == (413, "region-too-large")
+    assert "1025 MiB" in never.detail
+    analyser.hold.clear()
+    assert (await busy).status_code == 200
+
+
+async def test_a_thread_that_outlasts_its_request_keeps_its_memory(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels are there until it ends, whatever was answered meanwhile."""
+    freed = threading.Event()
+
+    def stuck(_request: object, _image: object, control: Control, *, share: Share, **_: object) -> None:
+        share.reserve(600 * 2**20, control)
+        freed.wait()
+
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    analyser.needs_bytes = 600 * 2**20
+    with monkeypatch.context() as patch:
+        patch.setattr(analyser, "analyse", stuck)
+        assert problem(await post(client, files=files)).name == "deadline-exceeded"
+    try:
+        assert problem(await post(client, files=files)).name == "overloaded"
+    finally:
+        freed.set()
+    await until_idle(client)
+    assert (await post(client)).status_code == 200
+
+
 async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
     """A region that takes longer than its request allows is stopped and told."""
     analyser.hold.set()
@@ -307,7 +370,7 @@ async def test_a_stuck_thread_is_answered_for(
     """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
     freed = threading.Event()
 
-    def stuck(*_: object) -> None:
+    def stuck(*_: object, **__: object) -> None:
         freed.wait()
 
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
@@ -385,7 +448,7 @@ async def test_an_answer_that_breaks_off_breaks_the_connection(
     transport = httpx.ASGITransport(process.guard(process.rest))
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         with pytest.raises(ConnectionAbortedError):
-            await post(client)
+            await post(client, headers={"Accept-Encoding": "identity"})
 
 
 async def test_a_failure_before_the_answer_is_told(

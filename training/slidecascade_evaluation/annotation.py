@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -37,6 +37,11 @@ class Annotation:
     def of_polygon(cls, class_name: str | None, rings_l0: Sequence[Points]) -> Annotation:
         """The polygon with its closing points removed."""
         return cls(class_name=class_name, points_l0=NO_POINTS, rings_l0=tuple(map(_opened, rings_l0)))
+
+    def shifted(self, x_l0: float, y_l0: float) -> Annotation:
+        """The same, moved right and down by level-0 pixels."""
+        by = np.array([x_l0, y_l0])
+        return replace(self, points_l0=self.points_l0 + by, rings_l0=tuple(ring + by for ring in self.rings_l0))
 
     @property
     def is_polygon(self) -> bool:

@@ -41,6 +41,21 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     return found, sum(not feature.annotations for feature in features)
 
 
+def stated_origin(data: bytes) -> str | None:
+    """What the coordinates of a file count from, where it states it as this service's files do: ``slide`` or
+    ``bounds``; None where it does not."""
+    import orjson
+
+    if b'"slidecascade"' not in data[:4096]:
+        return None
+    try:
+        member = orjson.loads(data.removeprefix(codecs.BOM_UTF8)).get("slidecascade")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    found = member.get("origin", "slide") if isinstance(member, dict) else None
+    return found if found in {"slide", "bounds"} else None
+
+
 def read_features(data: bytes, name: str) -> tuple[Feature, ...]:
     """The objects of a GeoJSON file, in its order. A QuPath cell counts by its nucleus where it has one.
 

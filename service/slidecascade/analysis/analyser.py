@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from slidecascade import wire
+from slidecascade.analysis import footprint
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
@@ -23,9 +24,10 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.geometry import Box
+from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.result import RegionResult
 from slidecascade.kinds.table import KINDS, Kind
+from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
@@ -36,12 +38,14 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.doubts import SWAPPED, doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
-from slidecascade.slides.region import resolve_mpp, resolve_region
+from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
-from slidecascade.slides.source import OpenSource
+from slidecascade.slides.source import OpenSource, Pyramid
 from slidecascade.slides.store import SlideStore
-from slidecascade.slides.upload import decode_image
+from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
+from slidecascade.slides.view import SlideFrame
 from slidecascade.timing import Observer
 
 KEPT_FACTS = 256
@@ -101,6 +105,11 @@ class Analyser:
         )
         self._facts = FactsCache(KEPT_FACTS)
         self._threads = settings.threads or usable_cores()
+        self.memory = Budget(
+            settings.memory_mib * 2**20 or usable_bytes() // 2,
+            retry_after_s=settings.retry_after_s,
+            notify=observer.memory,
+        )
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
 
     def close(self) -> None:
@@ -139,27 +148,54 @@ class Analyser:
         image: bytes | None,
         control: Control,
         *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
         progress: Progress = say_nothing,
     ) -> Report:
         """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
 
         Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
         in `slidecascade.errors`.
-        """
-        return self.run(self.prepare(request, image, control), control, progress=progress)
 
-    def prepare(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> RegionTask:
-        """Check `request`, decode its image or open its slide, and fill in every default."""
+        Args:
+            share: of `memory`; the region's memory is reserved in it, to be released when the answer is sent.
+            overview_side_px: longest side of the overview that will be asked of the report; 0: none will be.
+        """
+        task = self.prepare(request, image, control, share=share, overview_side_px=overview_side_px)
+        return self.run(task, control, share=share, progress=progress)
+
+    def prepare(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
+    ) -> RegionTask:
+        """Check `request`, decode its image or open its slide, and fill in every default; see `analyse`."""
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
-        open_source = self._source(request, image)
-        with open_source() as source:
-            mpp = resolve_mpp(source, request.mpp)
+        with self._pyramid(request, image) as pyramid:
+            mpp = resolve_mpp(pyramid, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(source, asked, max_px=self._settings.max_region_px)
-            space, content_id = source.coordinate_space, source.content_id
-        control.check()  # decoding and opening can take long
+            region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px)
+            encoded = pyramid if isinstance(pyramid, EncodedImage) else None
+            found = self._expected(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
+            space = pyramid.coordinate_space
+            doubts = doubts_of(pyramid.stated, mpp)
+        held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
+        upload = None
+        if encoded is None:
+            share.reserve(held + found, control)
+        else:
+            held += len(encoded.data) + encoded.decoded_bytes
+            upload = _decoded(encoded, share, control, kept_bytes=held + found)
+        control.check()  # decoding and waiting can take long
+        open_source = self._opener(request, upload)
+        with open_source() as source:
+            content_id = source.content_id
         facts = self._facts.of(content_id, partial(compute_facts, open_source))
         return RegionTask(
             pipeline=pipeline,
@@ -171,10 +207,20 @@ class Analyser:
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
+            held_bytes=held,
+            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            origin=request.origin,
         )
 
-    def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
-        """Analyse a region whose every default is filled in."""
+    def run(
+        self,
+        task: RegionTask,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        progress: Progress = say_nothing,
+    ) -> Report:
+        """Analyse a region whose every default is filled in; what is found is held in `share`."""
         with self._refusing_strangers():
             analysis = analyse(
                 task,
@@ -185,6 +231,7 @@ class Analyser:
                 observer=self._observer,
                 progress=progress,
                 kinds=self._kinds,
+                hold=lambda found: share.require(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -224,17 +271,42 @@ class Analyser:
             raise UnknownPipelineError(f"There is no pipeline {name!r}; there are {known}.")
         return self._pipelines[name]
 
-    def _source(self, request: wire.RegionRequest, image: bytes | None) -> OpenSource:
+    def _expected(self, pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
+        """Memory of what `pipeline` may find; raises what is wrong with the pixel size of any model."""
+        grids: dict[str, Grid] = {}
+        for model in pipeline.models:
+            grids[model.name] = frame.grid(pipeline.mpp_of(model))
+            require_workable(region_l0, grids[model.name])
+        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
+        return expected
+
+    @contextmanager
+    def _pyramid(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[Pyramid]:
+        """What the upload or the slide states; no pixel is read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
                 "Send either an image or the id of a slide, and not both.",
                 errors=(("slide", "give either an uploaded image or a slide id"),),
             )
         if image is not None:
-            upload = decode_image(image, max_px=self._settings.max_region_px)
+            yield open_image(image, max_px=self._settings.max_region_px)
+            return
+        with self._slides.open(str(request.slide)) as slide:
+            yield slide
+
+    def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
+        if upload is not None:
             return lambda *, private=False: nullcontext(upload)
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
+
+
+def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
+    """The pixels of `image`, once there is memory in `share` for decoding it, of which `kept_bytes` are kept."""
+    share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
+    upload = image.decode()
+    share.shrink(kept_bytes)
+    return upload
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

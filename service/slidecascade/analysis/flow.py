@@ -11,6 +11,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slidecascade.analysis.footprint import hold_freely
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -23,7 +24,7 @@ from slidecascade.errors import (
     TilesFailedError,
 )
 from slidecascade.geometry import Grid, Size
-from slidecascade.kinds.result import Origin, RegionResult, UsedModel
+from slidecascade.kinds.result import RegionResult, Subject, UsedModel
 from slidecascade.kinds.sink import Sink, core_in_region_l0
 from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
@@ -57,6 +58,7 @@ def analyse(
     observer: Observer,
     progress: Progress = say_nothing,
     kinds: Mapping[str, Kind] = KINDS,
+    hold: Callable[[int], None] = hold_freely,
 ) -> RegionResult:
     """Find in a region what its pipeline finds.
 
@@ -64,8 +66,10 @@ def analyse(
         pool: runs tiles; `threads` says how many at a time.
         control: asked between steps whether to go on.
         kinds: by name, that of the pipeline among them.
+        hold: called with the memory that what was found so far takes, in bytes; raises when there is not so much.
 
     Raises:
+        RegionTooLargeError, OverloadedError: when `hold` says so.
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
         RetryLaterError: when networks had too much to do, or were not there.
         ModelPackageError: when networks elsewhere are others than were asked for.
@@ -78,12 +82,29 @@ def analyse(
     work = _prepare(task, kind, runner, control, stopwatch)
     tiles = _tiles(task, work, threads)
     sink = kind.sink(task.pipeline, task.region_l0, work.grid)
-    _run(task, work, tiles, sink, pool=pool, threads=threads, observer=observer, progress=progress)
+    held = _Held(sink, kind.footprint.kept, hold)
+    _run(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
     with stopwatch.measure("collect"):
-        found: RegionResult = sink.finish(_origin(task, work.grids))
+        found: RegionResult = sink.finish(_subject(task, work.grids))
     result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
     _tell(observer, result)
     return result
+
+
+class _Held:
+    """A sink whose memory is held: `kept` says what a tile takes of it, `hold` raises when there is none."""
+
+    def __init__(self, sink: Sink[Any], kept: Callable[[Any], int], hold: Callable[[int], None]) -> None:
+        self._sink, self._kept, self._hold = sink, kept, hold
+        self._bytes = 0
+
+    def take(self, result: AnyTileResult, /) -> None:
+        self._sink.take(result)
+        self._bytes += self._kept(result)
+        self._hold(self._bytes)
+
+    def fail(self, failure: TileFailure, /) -> None:
+        self._sink.fail(failure)
 
 
 def _run(
@@ -222,8 +243,8 @@ def _refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[_Failure], t
     ) from first
 
 
-def _origin(task: RegionTask, grids: Mapping[str, Grid]) -> Origin:
-    return Origin(
+def _subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+    return Subject(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,
         facts=task.facts,
@@ -231,6 +252,8 @@ def _origin(task: RegionTask, grids: Mapping[str, Grid]) -> Origin:
         mpp=task.mpp,
         models=_used_models(task.pipeline, grids),
         thresholds=task.thresholds,
+        doubts=task.doubts,
+        origin=task.origin,
     )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box, Mpp
-from slidecascade.kinds.result import CoordinateSpace
+from slidecascade.kinds.result import CoordinateSpace, Origin
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
+from slidecascade.warning import AnswerWarning
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
@@ -32,8 +33,10 @@ class RegionTask:
         mpp: micrometres per level-0 pixel.
         facts: what holds for the slide as a whole.
         thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in pixels of the first model's grid; None: chosen by the region's
-        size.
+        tile_px: greatest side of a tile's core in pixels of the first model's grid.
+        held_bytes: memory that is held for the region, less that of what is found.
+        doubts: what makes any answer about this source doubtful, known beforehand.
+        origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in those pixels; what is found must not change.
     """
 
@@ -46,6 +49,9 @@ class RegionTask:
     thresholds: Mapping[str, float]
     tile_px: int | None = None
     allow_partial: bool = False
+    held_bytes: int = 0
+    doubts: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
     shift: tuple[int, int] = (0, 0)
 
     def view(self, source: Source) -> SlideView:

@@ -15,7 +15,7 @@ from slidecascade.areas.tile import owned_box, smallest_px
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.areas.unions import Unions
 from slidecascade.geometry import Box
-from slidecascade.kinds.result import Origin
+from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
 from slidecascade.rings import trace
@@ -24,25 +24,26 @@ from slidecascade.rings import trace
 class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
     """Keeps all pieces and makes an `AreasResult` of them."""
 
-    def finish(self, origin: Origin) -> AreasResult:
+    def finish(self, subject: Subject) -> AreasResult:
         box = owned_box(self._region_l0, self._grid)
         labels, classes = self._areas(box)
         pixels = np.bincount(labels.ravel(), minlength=len(classes) + 1)[1:].astype(np.int64)
         rings = trace(labels).transformed(scale=1.0, shift_x=box.x, shift_y=box.y)
         grid = self._grid
         return AreasResult(
-            pipeline=origin.pipeline,
-            coordinate_space=origin.coordinate_space,
-            facts=origin.facts,
-            region_l0=origin.region_l0,
-            mpp=origin.mpp,
-            models=origin.models,
-            thresholds=origin.thresholds,
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
-            warnings=self.warnings(),
+            warnings=(*subject.doubts, *self.warnings()),
+            origin=subject.origin,
             grid=grid,
             box=box,
             labels=labels,

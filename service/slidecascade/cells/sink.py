@@ -11,7 +11,7 @@ from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile_result import TileResult
-from slidecascade.kinds.result import Origin
+from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.cells import CellsPipeline
 
@@ -19,24 +19,25 @@ from slidecascade.pipelines.cells import CellsPipeline
 class CellsSink(MemorySink[CellsPipeline, TileResult]):
     """Keeps all cells and makes an `Analysis` of them."""
 
-    def finish(self, origin: Origin) -> Analysis:
+    def finish(self, subject: Subject) -> Analysis:
         cells = self.cells()
         return Analysis(
-            pipeline=origin.pipeline,
-            coordinate_space=origin.coordinate_space,
-            facts=origin.facts,
-            region_l0=origin.region_l0,
-            mpp=origin.mpp,
-            models=origin.models,
-            thresholds=origin.thresholds,
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             instances=cells,
-            class_index=self.classes(cells, origin.thresholds),
+            class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
-            warnings=self.warnings(),
+            warnings=(*subject.doubts, *self.warnings()),
+            origin=subject.origin,
         )
 
     def cells(self) -> Instances:
@@ -52,8 +53,9 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
             owned=_joined([result.owned for result in self._results]),
             near_seam=_joined([result.near_seam for result in self._results]),
         )
-        kept = cells.take(keep)
-        return kept.take(np.lexsort((kept.centroids[:, 0], kept.centroids[:, 1])))
+        # One selection, for each is a copy of all cells.
+        kept = np.flatnonzero(keep)
+        return cells.take(kept[np.lexsort((cells.centroids[kept, 0], cells.centroids[kept, 1]))])
 
     def classes(self, cells: Instances, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
         """``(N,)``: the class each of `cells` ends in."""

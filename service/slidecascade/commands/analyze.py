@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
+    parser.add_argument(
+        "--origin",
+        choices=("slide", "bounds"),
+        default="slide",
+        help="what outlines count from: level 0's corner, or the scanned part's, as in QuPath",
+    )
     parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
     parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
     parser.add_argument("--gzip", action="store_true", help="write the GeoJSON as NAME.geojson.gz")
@@ -76,6 +82,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "thresholds": dict(arguments.threshold),
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
+        "origin": arguments.origin,
     }
     if arguments.region:
         fields["region"] = dict(zip(("x", "y", "width", "height"), arguments.region, strict=True))

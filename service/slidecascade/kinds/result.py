@@ -16,6 +16,7 @@ from slidecascade.slides.facts import SlideFacts
 from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
+Origin = Literal["slide", "bounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,12 @@ class TissueMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a result came from.
+class Subject:
+    """What was analysed, and with what.
 
     `facts` holds what was computed once for the slide; `region_l0` is in level-0 pixels (pixels of the upload for
-    an image), and `mpp` is the size of these. `thresholds` has a number for each model.
+    an image), and `mpp` is the size of these. `thresholds` has a number for each model. `doubts` is what makes any
+    answer about the slide doubtful; `origin` says what written outlines count from.
     """
 
     pipeline: str
@@ -70,11 +72,15 @@ class Origin:
     mpp: Mpp
     models: tuple[UsedModel, ...]
     thresholds: Mapping[str, float]
+    doubts: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionResult(ABC):
     """What was found in a region: all that an encoder may see. Each kind derives its own.
+
+    All of it counts from the corner of level 0; `origin` says what written outlines count from.
 
     Attributes:
         classes: every class that what is found can be of.
@@ -82,7 +88,7 @@ class RegionResult(ABC):
         tiles: every tile accounted for.
         timings_s: seconds of work by stage, added up over threads.
         warnings: what makes the answer doubtful.
-        Others: see `Origin`.
+        Others: see `Subject`.
     """
 
     kind: ClassVar[str]
@@ -99,6 +105,13 @@ class RegionResult(ABC):
     tiles: TileReport
     timings_s: Mapping[str, float]
     warnings: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
+
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        """The level-0 pixel (x, y) that output coordinates count from."""
+        bounds = self.facts.bounds_l0
+        return (bounds.x, bounds.y) if self.origin == "bounds" and bounds is not None else (0, 0)
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.kinds.result import FailedTile, Origin, RegionResult, TileReport, TissueMap
+from slidecascade.kinds.result import FailedTile, RegionResult, Subject, TileReport, TissueMap
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
@@ -61,7 +61,7 @@ class MemorySink(ABC, Generic[P, T]):
         self._failures.append(failure)
 
     @abstractmethod
-    def finish(self, origin: Origin) -> RegionResult:
+    def finish(self, subject: Subject) -> RegionResult:
         """What all tiles together say of the region, without timings."""
 
     def tissue(self) -> TissueMap:

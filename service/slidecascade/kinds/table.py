@@ -11,6 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from slidecascade.analysis.footprint import (
+    AREAS_FOOTPRINT,
+    CELLS_FOOTPRINT,
+    PATCHES_FOOTPRINT,
+    Footprint,
+)
 from slidecascade.areas.sink import AreasSink
 from slidecascade.areas.tile import AreasWork
 from slidecascade.cells.sink import CellsSink
@@ -36,12 +42,14 @@ class Kind:
         work: makes the work on tiles, from the fields of `TileWork`.
         sink: makes what takes a region's tiles, from pipeline, region and grid.
         encoders: of its results.
+        footprint: the memory of what it finds.
     """
 
     file: FileKind[Any]
     work: Callable[..., TileWork[Any, Any]]
     sink: Callable[..., MemorySink[Any, Any]]
     encoders: Encoders[Any]
+    footprint: Footprint
 
     @property
     def name(self) -> str:
@@ -54,9 +62,9 @@ def table(*kinds: Kind) -> Mapping[str, Kind]:
 
 
 KINDS: Final = table(
-    Kind(cells.FILE, CellsWork, CellsSink, CELLS_ENCODERS),
-    Kind(patches.FILE, PatchesWork, PatchesSink, PATCHES_ENCODERS),
-    Kind(areas.FILE, AreasWork, AreasSink, AREAS_ENCODERS),
+    Kind(cells.FILE, CellsWork, CellsSink, CELLS_ENCODERS, CELLS_FOOTPRINT),
+    Kind(patches.FILE, PatchesWork, PatchesSink, PATCHES_ENCODERS, PATCHES_FOOTPRINT),
+    Kind(areas.FILE, AreasWork, AreasSink, AREAS_ENCODERS, AREAS_FOOTPRINT),
 )
 
 

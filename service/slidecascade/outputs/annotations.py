@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import orjson
 
 from slidecascade.outputs.columns import lines, side_by_side
@@ -38,17 +39,28 @@ def written(
     rings: Rings,
     classes: Sequence[CellClass],
     measurements: Sequence[Mapping[str, float]],
+    *,
+    origin_l0: tuple[int, int],
 ) -> Iterator[bytes]:
-    """A feature for each piece of `rings`, whose classes and measurements are given piece by piece."""
+    """A feature for each piece of `rings`, whose classes and measurements are given piece by piece.
+
+    Written positions count from `origin_l0`, ids from the corner of level 0.
+    """
+    origin = np.array(origin_l0, np.float64)
     for start in range(0, len(rings), CHUNK):
         stop = min(start + CHUNK, len(rings))
         places = rings.piece_offsets[start : stop + 1]
         offsets = rings.ring_offsets[places[0] : places[-1] + 1]
-        texts = closed_rings(rings.vertices[offsets[0] : offsets[-1]], offsets - offsets[0])
-        outlines = [b"],[".join(texts[first:end]) for first, end in pairwise((places - places[0]).tolist())]
+        vertices = rings.vertices[offsets[0] : offsets[-1]]
+        texts = closed_rings(vertices, offsets - offsets[0])
+        pieces = (places - places[0]).tolist()
+        outlines = _by_piece(texts, pieces)
+        shown = (
+            _by_piece(closed_rings(vertices - origin, offsets - offsets[0]), pieces) if origin.any() else outlines
+        )
         names = lines(side_by_side(stop - start, *ids(namespace, outlines), b"\n"))
         for name, outline, end, measured in zip(
-            names, outlines, classes[start:stop], measurements[start:stop], strict=True
+            names, shown, classes[start:stop], measurements[start:stop], strict=True
         ):
             yield (
                 b'{"type":"Feature","id":"'
@@ -61,6 +73,10 @@ def written(
                 + orjson.dumps(measured)
                 + b"}}"
             )
+
+
+def _by_piece(rings: list[bytes], pieces: list[int]) -> list[bytes]:
+    return [b"],[".join(rings[first:end]) for first, end in pairwise(pieces)]
 
 
 def class_text(end: CellClass) -> bytes:

@@ -15,5 +15,6 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The gzip file of `pieces` joined, in pieces. It holds no date: the same cells give the same bytes."""
     stream = isal_zlib.compressobj(LEVEL, wbits=GZIP_WINDOW)
     for piece in pieces:
-        yield stream.compress(piece)
+        if packed := stream.compress(piece):
+            yield packed
     yield stream.flush()

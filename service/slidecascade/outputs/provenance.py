@@ -13,6 +13,7 @@ class Provenance(wire.Answer):
 
     research_use_only: str = wire.RESEARCH_USE_ONLY
     coordinate_space: Literal["level0-pixels", "image-pixels"]
+    origin: Literal["slide", "bounds"]
     region: wire.RegionBox
     mpp: float
     pipeline: str
@@ -30,6 +31,7 @@ def provenance(analysis: RegionResult) -> Provenance:
     """Where what was found came from."""
     return Provenance(
         coordinate_space=analysis.coordinate_space,
+        origin=analysis.origin,
         region=region_box(analysis),
         mpp=analysis.mpp,
         pipeline=analysis.pipeline,

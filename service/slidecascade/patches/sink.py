@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
-from slidecascade.kinds.result import Origin
+from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
@@ -20,23 +20,24 @@ from slidecascade.rings import Rings, trace
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
     """Keeps all probabilities and makes a `PatchesResult` of them."""
 
-    def finish(self, origin: Origin) -> PatchesResult:
+    def finish(self, subject: Subject) -> PatchesResult:
         squares = self._squares()
         probabilities = self._probabilities(squares)
-        threshold = origin.thresholds[self._pipeline.classifier.name]
+        threshold = subject.thresholds[self._pipeline.classifier.name]
         return PatchesResult(
-            pipeline=origin.pipeline,
-            coordinate_space=origin.coordinate_space,
-            facts=origin.facts,
-            region_l0=origin.region_l0,
-            mpp=origin.mpp,
-            models=origin.models,
-            thresholds=origin.thresholds,
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             tissue=self.tissue(),
             tiles=self.report(),
             timings_s={},
-            warnings=self.warnings(),
+            warnings=(*subject.doubts, *self.warnings()),
+            origin=subject.origin,
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),

@@ -35,6 +35,7 @@ class Process:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
         self._metrics = metrics
+        self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
@@ -97,6 +98,7 @@ class Process:
             metrics=self._metrics,
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
+            cors_origins=self._cors_origins,
         )
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from slidecascade.errors import MalformedRequestError, UploadTooLargeError
 from slidecascade.web.body import Body
+from slidecascade.web.preamble import Preamble
 
 MAX_JSON_BYTES: Final = 2**20
 """Largest JSON document: a request is a handful of fields."""
@@ -36,9 +37,10 @@ async def read_form(body: Body, content_type: str) -> dict[str, bytes]:
         parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict
     except FormParserError as error:
         raise MalformedRequestError("The boundary of the multipart form cannot be used.") from error
+    preamble = Preamble(boundary)
     while (chunk := await body.next()) is not None:
         try:
-            parser.write(chunk)
+            parser.write(preamble.without(chunk))
         except FormParserError as error:
             raise MalformedRequestError("The body is not a multipart form with that boundary.") from error
     return parts.finish()

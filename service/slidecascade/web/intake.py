@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import parse_qs
@@ -10,7 +11,11 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from slidecascade.errors import InvalidRequestError, MalformedRequestError, UnsupportedMediaTypeError
+from slidecascade.errors import (
+    InvalidRequestError,
+    MalformedRequestError,
+    UnsupportedMediaTypeError,
+)
 from slidecascade.web.body import Body
 from slidecascade.web.form import MAX_JSON_BYTES, read_form
 from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
@@ -100,11 +105,11 @@ def _parse(model: type[Model], document: bytes) -> Model:
             (("request", f"has more than {MAX_MEMBERS} fields"),),
         )
     try:
-        return model.model_validate_json(document)
+        return model.model_validate_json(document.removeprefix(BOM_UTF8))  # editors of Windows write one
     except ValidationError as error:
         if not error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]:
             raise MalformedRequestError(
-                "The request is not a JSON object: check its quotes, commas and braces."
+                "The request is not a JSON object in UTF-8: check its quotes, commas, braces and encoding."
             ) from None
         raise refusal(error) from None
 

@@ -19,15 +19,21 @@ from slidecascade.metrics import Metrics
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.gzipped import gzipped
+from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
+from slidecascade.web.encoding import ACCEPT_ENCODING, accepts_gzip
 from slidecascade.web.intake import Order, read_native_order, read_order
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
-from slidecascade.wire import JSON, PNG, ZIP
+from slidecascade.wire import CSV, GEOJSON, JSON, PNG, ZIP
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_PACKED: Final = (GEOJSON, JSON, CSV)
+"""What gains from gzip: the others are packed already."""
 
 OFFERS: Final = offers(KINDS)
 """What one kind of pipeline or another can be answered as."""
@@ -51,6 +57,7 @@ class Regions:
         self._analyser = analyser
         self._settings = settings
         self._metrics = metrics
+        metrics.memory_limit(analyser.memory.total)
         self._pool = Pool(settings.max_regions_in_flight, name="region")
 
     def close(self) -> None:
@@ -66,7 +73,8 @@ class Regions:
         media_type = choose(view.accept, encoders.offers)
         self._require_heatmap(order, media_type, view.drawing)
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
+        side_px = MAX_SIDE_PX if media_type == ZIP else 0
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
         pieces = encoders.encode(media_type, report.analysis, report.overview, view.drawing)
         return await self._respond(pieces, media_type, request, limit_s=limit_s)
 
@@ -82,7 +90,7 @@ class Regions:
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=0)
         encoders = self._analyser.encoders(order.request.pipeline)
         return await self._respond(encoders.native(report.analysis), JSON, request, limit_s=limit_s)
 
@@ -90,10 +98,20 @@ class Regions:
         """How long the region may take, counted from its admission: the time the upload took is part of it."""
         return min(order.request.deadline_s or self._settings.max_deadline_s, self._settings.max_deadline_s)
 
-    async def _analyse(self, order: Order, request: Request, *, limit_s: float) -> Report:
+    async def _analyse(self, order: Order, request: Request, *, limit_s: float, overview_side_px: int) -> Report:
         """The analysis; raises what `_outcome` and `Analyser.analyse` raise."""
         control = Control(deadline_s=max(limit_s - Exchange.of(request).seconds, 0.0))
-        work = self._begin(request, self._analyser.analyse, order.request, order.image, control)
+        share = self._analyser.memory.share()
+        Exchange.of(request).place.release = share.release
+        work = self._begin(
+            request,
+            self._analyser.analyse,
+            order.request,
+            order.image,
+            control,
+            share=share,
+            overview_side_px=overview_side_px,
+        )
         try:
             return await self._outcome(work, request, limit_s=limit_s)
         finally:
@@ -140,10 +158,13 @@ class Regions:
     async def _respond(
         self, pieces: Iterator[bytes], media_type: str, request: Request, *, limit_s: float
     ) -> Response:
+        headers = {"Vary": f"Accept, {ACCEPT_ENCODING}"}
+        if media_type in _PACKED and accepts_gzip(",".join(request.headers.getlist(ACCEPT_ENCODING))):
+            pieces = gzipped(pieces)
+            headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)
         # The first piece is made before the answer begins, so that a failure can still be told.
         first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
-        headers = {"Vary": "Accept"}
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(self._sent(first, pieces, request), media_type=media_type, headers=headers)

@@ -19,16 +19,17 @@ from slidecascade.staging import staged_folder
 from slidecascade_evaluation.annotation import Annotation
 from slidecascade_training.datasets import labelling
 from slidecascade_training.datasets.balance import Balance
-from slidecascade_training.datasets.cropping import crops_at
+from slidecascade_training.datasets.cropping import crops_at, is_glass
 from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, write_index, write_png
 from slidecascade_training.datasets.labelling import Labelled
 from slidecascade_training.datasets.segmenting import cells_of
-from slidecascade_training.datasets.specimens import Specimen, pair
+from slidecascade_training.datasets.specimens import Origin, Specimen, pair
 from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
 from slidecascade_training.datasets.tiles import LabelledTile, labelled_tiles, stem_of
 from slidecascade_training.datasets.vocabulary import PALETTE, Vocabulary, folder_of
 
 _POINTS: Final = "points, which outline nothing"
+_MOSTLY_GLASS: Final = 0.9
 _EDGE_PX: Final = 1.0  # annotations drawn along the slide's edge overshoot by a hair
 
 
@@ -46,6 +47,7 @@ class DatasetOptions:
         validation: part of every class kept for validation; 0: none.
         stride_px: distance of crops within regions; default: `size_px`.
         within: class of polygons inside which everything is outlined, for ``outlines``.
+        annotation_origin: what annotations count from; default: as `Specimen.corner_l0` says.
         outside_skipped: annotations outside the slide are left out rather than refused.
     """
 
@@ -65,6 +67,7 @@ class DatasetOptions:
     stride_px: int | None = None
     within: str | None = None
     outside_skipped: bool = False
+    annotation_origin: Origin | None = None
 
     def opened(self, specimen: Specimen) -> AbstractContextManager[SlideView]:
         """The slide of `specimen`, see `Specimen.view`."""
@@ -169,6 +172,8 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
         left_out["polygons without area"] += flat
         counted = tuple(item for item in counted if not item.is_flat) if flat else counted
     with options.opened(specimen) as view:
+        corner = specimen.corner_l0(view.source.bounds_l0, options.annotation_origin)
+        counted, areas = (tuple(item.shifted(*corner) for item in part) for part in (counted, areas))
         inside = _inside(counted, view.source.size_l0, specimen, options.outside_skipped)
     left_out["outside the slide"] += len(counted) - len(inside)
     return _Annotated(specimen, inside, areas)
@@ -221,6 +226,7 @@ def _crops(
     for index, name in enumerate(classes):
         (folder / "crops" / folder_of(name, index)).mkdir(parents=True)
     counts: dict[str, list[int]] = {}
+    glass: Counter[str] = Counter()
     written: list[tuple[str, int, str, float, float]] = []
     for slide, labelled, view in _labelled(annotated, classes, options, left_out):
         slide_id = slide.specimen.slide_id
@@ -230,12 +236,26 @@ def _crops(
                 label = int(labelled.classes[row])
                 file = f"crops/{folder_of(classes[label], label)}/{slide_id}-{row}.png"
                 write_png(folder / file, image)
+                glass[slide_id] += is_glass(image)
                 x, y = labelled.centres_l0[row].tolist()
                 written.append((file, label, slide_id, round(x, 2), round(y, 2)))
-        tell(f"{slide_id}: {len(labelled.classes)} crops")
+        tell(f"{slide_id}: {len(labelled.classes)} crops{_told_glass(glass[slide_id])}")
+    _require_tissue(glass.total(), len(written))
     _require_some({name: sum(row[index] for row in counts.values()) for index, name in enumerate(classes)})
     split = split_by_slide(_non_empty(counts), share=options.validation, seed=options.seed)
     return [Example(file, classes[label], slide, split[slide], x, y) for file, label, slide, x, y in written]
+
+
+def _told_glass(count: int) -> str:
+    return f", {count} of them nearly all glass: look at where they lie" if count else ""
+
+
+def _require_tissue(glass: int, total: int) -> None:
+    if total and glass >= _MOSTLY_GLASS * total:
+        raise UnusableDataError(
+            f"{glass} of {total} crops are nearly all glass: the annotations count from another corner or belong "
+            "to other slides; say which with --annotation-origin slide or bounds."
+        )
 
 
 def _non_empty(counts: Mapping[str, list[int]]) -> dict[str, list[int]]:

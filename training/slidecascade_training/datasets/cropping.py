@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from slidecascade.geometry import Mpp
 from slidecascade.slides import crops
+from slidecascade.slides.tissue import GLASS_MIN, GLASS_SPREAD
 from slidecascade.slides.view import SlideView
 from slidecascade_evaluation.annotation import Points
 
+_NEARLY_ALL: Final = 0.95
 _BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
 
 
@@ -39,3 +41,10 @@ def crops_at(
         box = crops.bounds_of(corners[rows], size_px)
         local = corners[rows] - (box.x, box.y)
         yield rows, crops.cut(view.read(grid, box), local, size_px=size_px, height_px=size_px, width_px=size_px)
+
+
+def is_glass(image: npt.NDArray[np.uint8]) -> bool:
+    """Whether a crop, uint8 RGB ``(H, W, 3)``, is nearly all glass, by the service's own test of it."""
+    darkest, brightest = image.min(axis=2), image.max(axis=2)
+    glass = (darkest >= GLASS_MIN) & (brightest - darkest <= GLASS_SPREAD)
+    return bool(glass.mean() > _NEARLY_ALL)

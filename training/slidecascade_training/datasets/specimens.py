@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from slidecascade.errors import (
     InvalidRequestError,
@@ -17,7 +17,7 @@ from slidecascade.errors import (
     UnreadableSlideError,
     UnusableDataError,
 )
-from slidecascade.geometry import Mpp
+from slidecascade.geometry import Box, Mpp
 from slidecascade.slides.region import resolve_mpp
 from slidecascade.slides.slide import Slide, can_open
 from slidecascade.slides.source import Source
@@ -30,6 +30,7 @@ from slidecascade_training.datasets import xmlfile
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 SLIDES: Final = frozenset({".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"})
 ANNOTATIONS: Final = (".geojson", ".json", ".xml", ".geojson.gz", ".json.gz")
+Origin = Literal["slide", "bounds"]
 MAX_ANNOTATION_BYTES: Final = 2**30
 MAX_IMAGE_PX: Final = 400_000_000
 """Plain images are decoded whole; larger ones are to be pyramids."""
@@ -87,7 +88,7 @@ class Specimen:
             ) from error
 
     def annotations(self) -> tuple[tuple[Annotation, ...], int]:
-        """The annotations, and how many objects were neither points nor polygons.
+        """The annotations as the file has them, and how many objects were neither points nor polygons.
 
         Raises:
             UnusableDataError: the file is not one of the formats read here.
@@ -96,8 +97,22 @@ class Specimen:
         data = _read(self.annotation_path)
         if not data.strip():
             raise UnusableDataError(f"{name} is empty: export the annotations again, or take it away.")
-        parse = xmlfile.parse if name.lower().endswith(".xml") else geojson.parse
-        return parse(data, name)
+        return (xmlfile.parse if self._is_xml else geojson.parse)(data, name)
+
+    def corner_l0(self, bounds_l0: Box | None, origin: Origin | None) -> tuple[int, int]:
+        """The level-0 pixel that the annotations of a slide with these bounds count from.
+
+        QuPath shows the part of a slide that was scanned and counts from its corner, so that GeoJSON does unless
+        `origin`, or the file, says otherwise; ASAP and ImageScope count from level 0's.
+        """
+        if bounds_l0 is None:
+            return 0, 0
+        stated = origin or ("slide" if self._is_xml else geojson.stated_origin(_read(self.annotation_path)))
+        return (0, 0) if stated == "slide" else (bounds_l0.x, bounds_l0.y)
+
+    @property
+    def _is_xml(self) -> bool:
+        return self.annotation_path.name.lower().endswith(".xml")
 
 
 def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...], tuple[str, ...]]:

@@ -37,7 +37,9 @@ def encode_geojson(result: AreasResult) -> Iterator[bytes]:
     areas_um2 = (result.areas_px * result.grid.mpp**2).tolist()
     classes = [result.classes.ends[index] for index in result.class_index.tolist()]
     measurements = [{"Area µm^2": round(area, 2)} for area in areas_um2]
-    yield from joined(written(id_namespace(result).bytes, result.rings, classes, measurements))
+    yield from joined(
+        written(id_namespace(result).bytes, result.rings, classes, measurements, origin_l0=result.origin_l0)
+    )
     yield COLLECTION_END
 
 

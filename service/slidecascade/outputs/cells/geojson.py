@@ -41,8 +41,8 @@ _SLOT_JSON = orjson.dumps(_SLOT)
 def encode(analysis: Analysis) -> Iterator[bytes]:
     """The feature collection as UTF-8 JSON, in pieces of about 1 MB (`CHUNK_CELLS` cells).
 
-    Coordinates are level-0 pixels with 2 decimals; outlines are written as closed rings. The foreign member
-    ``slidecascade`` (see `Provenance`) comes before the features.
+    Coordinates are level-0 pixels that count from the analysis' origin, with 2 decimals; outlines are written as
+    closed rings. The foreign member ``slidecascade`` (see `Provenance`) comes before the features.
 
     Raises:
         ModelFailedError: before the first piece, when a coordinate, area or score is not a finite number.
@@ -83,6 +83,7 @@ class _Features:
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
         self._namespace = id_namespace(analysis).bytes
+        self._origin_l0 = np.array(analysis.origin_l0, np.float64)
         shared = _shared_text()
         self._before_id, self._before_ring, before_class, before_score, self._before_area, self._end = shared
         self._classes = [
@@ -97,10 +98,11 @@ class _Features:
         """The features of cells ``start..stop``, each but the very first after a comma."""
         cells = self._analysis.instances
         offsets = cells.offsets[start : stop + 1]
-        rings = closed_rings(cells.vertices[offsets[0] : offsets[-1]], offsets - offsets[0])
+        vertices = cells.vertices[offsets[0] : offsets[-1]]
+        rings = closed_rings(vertices, offsets - offsets[0])
         parts = [
             self._heads(rings),
-            rings,
+            closed_rings(vertices - self._origin_l0, offsets - offsets[0]) if self._origin_l0.any() else rings,
             [self._classes[index] for index in self._analysis.class_index[start:stop].tolist()],
             self._scores_and_areas(start, stop),
             *(stage.texts(start, stop) for stage in self._stages),

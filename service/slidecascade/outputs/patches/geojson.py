@@ -34,7 +34,8 @@ _CORNERS = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
 
 
 def encode(result: PatchesResult) -> Iterator[bytes]:
-    """The feature collection as UTF-8 JSON, in pieces; coordinates are level-0 pixels with 2 decimals."""
+    """The feature collection as UTF-8 JSON, in pieces; coordinates are level-0 pixels that count from
+    the result's origin, with 2 decimals."""
     yield collection_begin(provenance(result))
     tiles = _Tiles(result)
     first = True
@@ -52,7 +53,9 @@ def encode(result: PatchesResult) -> Iterator[bytes]:
     classes = [result.classes.ends[index] for index in outlines.class_index.tolist()]
     if len(outlines):
         yield b"" if first else JOINT
-    yield from joined(written(id_namespace(result).bytes, outlines.rings, classes, measurements))
+    yield from joined(
+        written(id_namespace(result).bytes, outlines.rings, classes, measurements, origin_l0=result.origin_l0)
+    )
     yield COLLECTION_END
 
 
@@ -82,6 +85,7 @@ class _Tiles:
     def __init__(self, result: PatchesResult) -> None:
         self._result = result
         self._namespace = id_namespace(result).bytes
+        self._origin_l0 = np.array(result.origin_l0, np.float64)
         self.places = np.argwhere(result.is_seen)
         index = result.class_index[result.is_seen]
         texts = [b'"classification":' + class_text(end) + b"," for end in result.classes.ends]
@@ -93,7 +97,9 @@ class _Tiles:
     def texts(self, start: int, stop: int) -> list[bytes]:
         """The features of tiles ``start..stop``."""
         places = self.places[start:stop]
-        rings = closed_rings(self._vertices(places), np.arange(len(places) + 1, dtype=np.int64) * 4)
+        vertices, offsets = self._vertices(places), np.arange(len(places) + 1, dtype=np.int64) * 4
+        rings = closed_rings(vertices, offsets)
+        shown = closed_rings(vertices - self._origin_l0, offsets) if self._origin_l0.any() else rings
         names = lines(side_by_side(len(places), *ids(self._namespace, rings), b"\n"))
         values = four_decimals(self._result.probabilities[places[:, 0], places[:, 1]].astype(np.float64))
         columns = [part for name, column in zip(self._names, values.T, strict=True) for part in (name, column)]
@@ -109,7 +115,7 @@ class _Tiles:
             + numbers
             + b"}}}"
             for name, ring, cell_class, numbers in zip(
-                names, rings, self._classes[start:stop], measured, strict=True
+                names, shown, self._classes[start:stop], measured, strict=True
             )
         ]
 

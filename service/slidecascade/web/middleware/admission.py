@@ -25,12 +25,13 @@ class Place:
     `received` is called with the number of bytes of the body that have arrived, and raises OverloadedError when
     that is too much; `enter` takes the slot, and raises it when none is free. `work` is what a thread does for the
     request now, or did last: a thread cannot be stopped from outside, and one that outlasts its request keeps the
-    slot until it ends.
+    slot until it ends, and with it what `release` gives back.
     """
 
     received: Callable[[int], None] = _not_counted
     enter: Callable[[], None] = _not_counted
     work: asyncio.Future[Any] | None = None
+    release: Callable[[], None] = lambda: None
 
 
 class Places:
@@ -92,7 +93,9 @@ class Places:
             self._working.discard(hold)
             if place.work is not None and not place.work.done():
                 self._outlasting.add(place.work)
-                place.work.add_done_callback(self._ended)
+                place.work.add_done_callback(partial(self._ended, place.release))
+            else:
+                place.release()
             self._report()
 
     def _enter(self, hold: asyncio.Timeout, arrival: Arrival) -> None:
@@ -112,8 +115,9 @@ class Places:
     def _report(self) -> None:
         self._tell(self._taken)
 
-    def _ended(self, work: asyncio.Future[Any]) -> None:
+    def _ended(self, release: Callable[[], None], work: asyncio.Future[Any]) -> None:
         self._outlasting.discard(work)
+        release()
         self._report()
 
 

@@ -14,10 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
+from slidecascade.web.encoding import encoded
 from slidecascade.web.entry import require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.cors import Cors
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.middleware.head import Head, bodiless
 from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
@@ -46,12 +49,14 @@ class Boundary:
         metrics: Metrics,
         work_paths: frozenset[str],
         allowed_hosts: tuple[str, ...] = (),
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
-        self._app = app
+        self._app = Head(app)
         self._admission = admission
         self._metrics = metrics
         self._work_paths = work_paths
         self._allowed_hosts = allowed_hosts
+        self._answered: ASGIApp = Cors(self._answer, cors_origins) if cors_origins else self._answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,12 +65,14 @@ class Boundary:
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
-                await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
+                send = encoded(scope, bodiless(scope, exchange.recording(send)))
+                await self._answered(scope, receive, in_protocol(scope, send))
             finally:
                 self._settle(exchange, scope)
                 exchange.end()
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange.of(Request(scope))
         try:
             self._require_entry(exchange, scope)
             async with self._admitted(exchange, scope):
