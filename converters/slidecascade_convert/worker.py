@@ -88,7 +88,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     form = recognise(request.source)
     original = _open(request, form, folder)
     request = _with_sizes(request, original)
-    tiles, told = _tiles(request, original)
+    tiles, told = _tiles(request)
     probe = tiles[0][:1]
     output = original.predict(heads.network_input(probe, request, original.facts))
     channels = heads.served_channels(output, probe, request, original.facts)
@@ -173,7 +173,7 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
     return replace(request, input_px=size)
 
 
-def _tiles(request: ConversionRequest, original: Original) -> tuple[list[npt.NDArray[Any]], str]:
+def _tiles(request: ConversionRequest) -> tuple[list[npt.NDArray[Any]], str]:
     """At least four images of every size that is tried, and where they are from."""
     from slidecascade_convert import tiles
     from slidecascade_convert.agreement import BATCHES

@@ -219,7 +219,7 @@ class Analyser:
             )
         if image is not None:
             upload = decode_image(image, max_px=self._settings.max_region_px)
-            return lambda *, private=False: nullcontext(upload)
+            return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
 

@@ -1,7 +1,7 @@
 """What a region costs on an NVIDIA GPU, how busy the GPU is meanwhile, and what TensorRT gains over CUDA.
 
-`make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and ends well. TensorRT is measured
-where its libraries are installed, which the [gpu] extra does not bring.
+`make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and exits with 0. TensorRT is
+measured where its libraries are installed, which the [gpu] extra does not bring.
 
 TensorRT was never run: its libraries were not there. The tests run the same measurement on the CPU, with
 a stand-in for `nvidia-smi`.
@@ -10,7 +10,6 @@ a stand-in for `nvidia-smi`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks import record
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -53,7 +53,7 @@ WARM_UP = 2
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU, as nvidia-smi tells of it."""
+    """A GPU, as nvidia-smi describes it."""
 
     name: str
     driver: str
@@ -102,7 +102,7 @@ class Sizes(Unobserved):
 
     seen: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
-    def ran(self, model: str, *, size: int, seconds: float) -> None:
+    def ran(self, model: str, *, size: int, seconds: float) -> None:  # noqa: ARG002 - of `RunObserver`
         self.seen[model][size] += 1
 
     def take(self) -> dict[str, dict[int, int]]:
@@ -113,7 +113,7 @@ class Sizes(Unobserved):
 
 
 def ask(fields: str, *options: str) -> list[str]:
-    """The command that has nvidia-smi tell of `fields`."""
+    """The command that asks nvidia-smi for `fields`."""
     return ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
 
 
@@ -331,8 +331,8 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.gpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "gpu.json")
     parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
     parser.add_argument("--devices", nargs="+", choices=("cuda", "tensorrt", "cpu"), default=["cuda", "tensorrt"])
     parser.add_argument("--pipeline", default="nash")
@@ -347,12 +347,13 @@ def main() -> int:
     if card is None:
         print(NO_GPU)
         return 0
+    provenance = record.Provenance.here()
     try:
         figures = run(arguments, card)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 1
-    arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, figures, provenance)
     print(table(figures))
     return 0
 
