@@ -63,9 +63,8 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 
 # On a quiet machine and a clean checkout: each figure is written with its commit and networks.
 bench-all: $(VENV)/.bench $(GPU_VENV)/.service ## measures everything again in one go, for hours; DATA=folder with nuclei/ and liver/
-	$(BIN)/python -m benchmarks --all $(if $(DATA),--data "$(DATA)")
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
-	$(BIN)/python -m benchmarks --page
+	$(BIN)/python -m benchmarks --all $(if $(DATA),--data "$(DATA)")
 
 bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes, to benchmarks/results; SOAK=minutes more
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))

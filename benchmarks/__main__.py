@@ -24,7 +24,7 @@ ALL: Final = (
     "benchmarks.load",
     "benchmarks.peers",
 )
-"""What is measured in one go; `benchmarks.gpu` has an environment of its own, so that `make bench-all` starts it."""
+"""What is measured in one go; `make bench-all` also starts `benchmarks.gpu`, in an environment of its own."""
 
 OF_DATA: Final = ("benchmarks.accuracy", "benchmarks.stability.scales", "benchmarks.real_tissue")
 """What needs real images, and is measured when their folder is given."""

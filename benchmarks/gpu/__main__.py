@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks import record
+from benchmarks.gpu.card import Busy, Card, find_card, watched
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -47,26 +46,7 @@ from slidecascade_render.liver.tissue import TissueOptions, render
 NO_GPU = "There is no NVIDIA GPU here (nvidia-smi is missing or lists none): nothing was measured."
 MPP = 0.25
 TILE_PX = 512
-ASK_EVERY_MS = 100
 WARM_UP = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU, as nvidia-smi describes it."""
-
-    name: str
-    driver: str
-    memory_mib: int
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """What nvidia-smi saw: the mean share of time in which the GPU ran something, and the most memory in use."""
-
-    samples: int
-    share: float
-    peak_memory_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,50 +90,6 @@ class Sizes(Unobserved):
         taken = {model: dict(sorted(counts.items())) for model, counts in sorted(self.seen.items())}
         self.seen.clear()
         return taken
-
-
-def ask(fields: str, *options: str) -> list[str]:
-    """The command that asks nvidia-smi for `fields`."""
-    return ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
-
-
-def find_card(gpu: int) -> Card | None:
-    """The GPU of that number; None when there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    done = subprocess.run(
-        ask("name,driver_version,memory.total", f"--id={gpu}"), capture_output=True, text=True, check=False
-    )
-    parts = [part.strip() for part in done.stdout.strip().split(",")]
-    return Card(parts[0], parts[1], int(parts[2])) if done.returncode == 0 and len(parts) == 3 else None
-
-
-def busy(lines: str) -> Busy:
-    """The samples of nvidia-smi, one a line: percent of the time, MiB. Lines it could not fill are left out."""
-    samples = []
-    for line in lines.splitlines():
-        with suppress(ValueError):
-            percent, memory = map(int, line.split(","))
-            samples.append((percent, memory))
-    if not samples:
-        return Busy(0, 0.0, 0)
-    percents, memories = zip(*samples, strict=True)
-    return Busy(len(samples), round(statistics.mean(percents) / 100, 3), max(memories))
-
-
-@contextmanager
-def watched(gpu: int) -> Iterator[list[Busy]]:
-    """Has nvidia-smi look at the GPU during the block; what it saw is in the list afterwards."""
-    command = ask("utilization.gpu,memory.used", f"--id={gpu}", f"--loop-ms={ASK_EVERY_MS}")
-    seen: list[Busy] = []
-    with tempfile.TemporaryFile("w+") as lines, subprocess.Popen(command, stdout=lines) as process:
-        try:
-            yield seen
-        finally:
-            process.terminate()
-            process.wait()
-            lines.seek(0)
-            seen.append(busy(lines.read()))
 
 
 def load(analyser: Analyser, task: RegionTask, sizes: Sizes, *, callers: int, rounds: int, gpu: int) -> Load:

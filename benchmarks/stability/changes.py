@@ -70,7 +70,8 @@ def _blurred(image: Image) -> Image:
 
 
 def _times(image: Image, factor: float) -> Image:
-    return np.clip(np.rint(image * np.float32(factor)), 0, 255).astype(np.uint8)
+    changed: Image = np.clip(np.rint(image * np.float32(factor)), 0, 255).astype(np.uint8)
+    return changed
 
 
 def _scaled(scale: float) -> Change:

@@ -17,7 +17,8 @@ from benchmarks.load import exchanges
 from benchmarks.load.answers import Reference, Verdict
 from benchmarks.load.exchanges import Exchange, Figures, Latency, Outcome
 from benchmarks.load.memory import Sample, growth_mib_per_hour
-from benchmarks.page import RESULTS, page, write_page
+from benchmarks.page import page, write_page
+from benchmarks.record import RESULTS
 
 from made_analysis import make_analysis
 from slidecascade.outputs import geojson
