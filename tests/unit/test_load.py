@@ -160,7 +160,7 @@ def test_the_page_has_the_figures_that_are_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_call_is_reported_before_anything_is_measured(module: str, arguments: list[str], says: str) -> None:
+def test_a_wrong_call_is_reported_before_measuring(module: str, arguments: list[str], says: str) -> None:
     """In one sentence at the end of stderr, and not by a traceback after minutes."""
     if module == "benchmarks.load" and find_spec("locust") is None:
         pytest.skip("Locust is not installed: make bench-load installs it")

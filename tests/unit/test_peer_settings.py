@@ -22,7 +22,7 @@ from benchmarks.peers.contenders import Candidate, Contender, Place, contenders
 from benchmarks.peers.figures import Standing, Trial
 from benchmarks.peers.knobs import BentoKnobs, Knobs, LitServeKnobs, TritonKnobs
 from benchmarks.peers.plain_triton import configured
-from benchmarks.peers.process import PeerFailedError, Process
+from benchmarks.peers.process import ROOT, PeerFailedError, Process
 from benchmarks.peers.rounds import Started
 from benchmarks.peers.table import page
 from benchmarks.peers.triton_server import TritonServer
@@ -275,3 +275,32 @@ def test_the_page_publishes_the_settings_and_what_was_tried() -> None:
     assert "- **A peer**: as it comes; batch=8 (the fastest of 2 choices)." in text
     assert "| A peer | batch=8 | 2.50 | chosen |" in text
     assert "| A peer | batch=4 | it did not start |  |" in text
+
+
+IMPORTS = """
+import sys
+from importlib.metadata import packages_distributions
+import cv2, numpy as np
+from benchmarks.peers.composition import Composition
+from benchmarks.peers.imagenetworks import ImageNetworks
+from benchmarks.peers.joining import together
+from slidecascade.runners.local import LocalRunner
+composition = Composition.load()
+png = bytes(cv2.imencode(".png", np.full((64, 64, 3), 200, np.uint8))[1])
+together([png], composition.answer, LocalRunner(composition.packages, threads_per_call=1))
+distributions = packages_distributions()
+tops = {name.split(".")[0] for name in sys.modules}
+print(*sorted({each for top in tops for each in distributions.get(top, [])}))
+"""
+NEVER_PINNED = {"setuptools", "slidecascade"}
+
+
+@pytest.mark.parametrize("peer", ["litserve", "ray"])
+def test_a_peers_environment_has_what_the_services_code_imports(peer: str) -> None:
+    """From decoding to GeoJSON; a peer that cannot start takes no part, and nobody notices."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {name.lower().replace("_", "-") for name in done.stdout.split()} - NEVER_PINNED
+    text = (ROOT / "requirements" / f"peers-{peer}.txt").read_text(encoding="utf-8")
+    pinned = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", text, re.MULTILINE)}
+    assert "simplejpeg" in imported
+    assert imported <= pinned
