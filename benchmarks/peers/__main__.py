@@ -37,6 +37,7 @@ from benchmarks.peers.tuning import Effort, tolerable, tune
 from pydantic import TypeAdapter
 
 from slidecascade.commands.arguments import whole_number
+from slidecascade.errors import SlideCascadeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +165,7 @@ def _enter(
         answer = started.ask(cases[0])
         entrant.agreement = agreement(cases[0].answer, answer) if contender.answers else None
         _pause(started)
-    except (PeerFailedError, ValueError) as error:
+    except (PeerFailedError, SlideCascadeError, ValueError) as error:
         entrant.absent = str(error).strip().splitlines()[-1][:200]
         _say(f"{contender.title} takes no part: {error}")
         return

@@ -99,14 +99,14 @@ def ray(cores: int) -> tuple[RayKnobs, ...]:
 
 
 def triton(cores: int) -> tuple[TritonKnobs, ...]:
-    """Instances on every core or one, with and without waiting for a batch."""
+    """Instances on every core or one, with and without waiting for a batch; a message alone may hold 32 crops."""
     return tuple(
         TritonKnobs(instances=instances, batch=batch, delay_us=delay_us)
         for instances, batch, delay_us in (
             (cores, 32, 2000),
             (cores, 32, 0),
             (cores, 32, 500),
-            (cores, 8, 2000),
+            (cores, 64, 2000),
             (1, 32, 2000),
         )
     )

@@ -13,6 +13,8 @@ from benchmarks.peers.figures import Trial
 from benchmarks.peers.process import PeerFailedError
 from benchmarks.peers.rounds import closed
 
+from slidecascade.errors import SlideCascadeError
+
 TOLERATED = 0.01
 """Cells that may differ from the expected ones, as a part of all; beyond, a contender takes no part."""
 
@@ -65,7 +67,7 @@ def _trial(candidate: Candidate, place: Place, cases: Sequence[Case], effort: Ef
                 closed(started, cases, callers=effort.callers, regions=effort.regions)
                 for _ in range(effort.rounds)
             ]
-    except (PeerFailedError, ValueError) as error:
+    except (PeerFailedError, SlideCascadeError, ValueError) as error:
         return Trial(knobs=str(candidate.knobs), failure=str(error).strip().splitlines()[-1][:200])
     median = statistics.median(each.regions_per_s for each in rounds)
     return Trial(knobs=str(candidate.knobs), regions_per_s=round(median, 3))

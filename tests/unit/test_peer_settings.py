@@ -29,6 +29,7 @@ from benchmarks.peers.triton_server import TritonServer
 from benchmarks.peers.tuning import Effort, tune
 
 from made_analysis import make_analysis
+from slidecascade.errors import ModelFailedError
 from slidecascade.outputs import geojson
 
 PEERS = Path(peers.__file__).parent
@@ -44,10 +45,12 @@ class Launches:
     triton_configs: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def launch(self, _name: str, command: Sequence[str], **more: Any) -> Iterator[Process | None]:
+    def launch(self, _name: str, command: Sequence[str], **more: Any) -> Iterator[Process]:
         self.commands.append(list(command))
         self.variables.append(more["variables"])
-        yield Process.of(os.getpid())
+        process = Process.of(os.getpid())
+        assert process is not None
+        yield process
 
     @contextlib.contextmanager
     def serve_triton(self, models: Path, folder: Path) -> Iterator[TritonServer]:
@@ -216,6 +219,11 @@ def fails(_knobs: ToyKnobs) -> Started:
     raise PeerFailedError("first line\nno such device")
 
 
+def breaks(_knobs: ToyKnobs) -> Started:
+    """A contender that composes here, whose tile failed."""
+    raise ModelFailedError("A tile failed.")
+
+
 def wrong(_knobs: ToyKnobs) -> Started:
     return Started(ask=lambda _case: OTHER, process=None)
 
@@ -230,10 +238,11 @@ def test_the_fastest_settings_are_chosen() -> None:
 
 def test_settings_that_fail_or_find_other_cells_are_not_chosen() -> None:
     """However fast; the reason is kept."""
-    chosen, trials = tune(toy(fails, wrong, 30), place, HELD_OUT, EFFORT)
+    chosen, trials = tune(toy(fails, wrong, 30, breaks), place, HELD_OUT, EFFORT)
     assert str(chosen.knobs) == "pause_ms=30"
     assert trials[0].failure == "no such device"
     assert trials[1].failure
+    assert trials[3].failure == "A tile failed."
     with pytest.raises(PeerFailedError, match="all of its settings: no such device"):
         tune(toy(fails, wrong), place, HELD_OUT, EFFORT)
 
