@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +39,27 @@ def test_a_commit_with_changes_is_marked() -> None:
     for changed in (True, False):
         document = {"provenance": dataclasses.asdict(dataclasses.replace(provenance, changed=changed))}
         assert ("with uncommitted changes" in " ".join(record.line(document))) is changed
+
+
+def test_a_checkout_is_changed_by_files_that_are_not_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Figures that a run has just written do not make the next ones those of another state."""
+
+    def git(*arguments: str) -> None:
+        author = ["-c", "user.name=Nobody", "-c", "user.email=nobody@localhost"]
+        subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    git("init")
+    git("commit", "--allow-empty", "-m", "Begin")
+    assert Provenance.here().changed is False
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "figures.json").write_text("{}")
+    assert Provenance.here().changed is False
+    (tmp_path / "module.py").write_text("")
+    assert Provenance.here().changed is True
 
 
 def test_without_a_repository_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
