@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 from benchmarks.peers import triton_server
 from benchmarks.peers.triton_server import TritonServer
-from benchmarks.tiling import Bench, rendered
+from benchmarks.slides.tiling import Bench, rendered
 from numpy.typing import NDArray
 
 import toy_models

@@ -68,7 +68,7 @@ class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
     image: Path = Field(default=None)  # type: ignore[assignment]  # BentoML knows no file that may be absent
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> Self:
+    async def from_http_request(cls, request: Request, serde: object) -> Self:  # noqa: ARG003 - BentoML's signature
         with Exchange.of(request).noting():
             order = await served().regions.read_native(request)
         read: Self = cls.model_construct(request=order.request, image=order.image)

@@ -130,7 +130,7 @@ class Connection(H11Protocol):
             self._write_limit.cancel()
             self._write_limit = None
 
-    def send_400_response(self, msg: str) -> None:  # uvicorn has one for all of it
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         self._refuse(MalformedRequestError("The request is not valid HTTP/1.1: check what sent it."))
 
     def _watch(self) -> None:

@@ -35,7 +35,7 @@ class _Pending(Call):
     error: Exception | None = None
     settled: threading.Event = field(default_factory=threading.Event)
 
-    def is_wanted(self, now: float) -> bool:
+    def is_wanted(self, now: float) -> bool:  # noqa: ARG002 - of `Call`: other calls expire
         return not self.control.cancelled and self.control.seconds_left > 0
 
     def answer(self, start: int, stop: int, outputs: Tensors) -> None:

@@ -7,8 +7,8 @@ from slidecascade.cells.heads import probabilities, semantic, unet
 from slidecascade.models.tensors import OutputSpec
 
 _OUTPUTS: Final[Mapping[str, Callable[[Sequence[str]], tuple[OutputSpec, ...]]]] = {
-    "unet": lambda classes: unet.OUTPUTS,
-    "semantic": lambda classes: semantic.OUTPUTS,
+    "unet": lambda _: unet.OUTPUTS,
+    "semantic": lambda _: semantic.OUTPUTS,
     "softmax": probabilities.outputs,
     "sigmoid": probabilities.outputs,
 }
