@@ -1,4 +1,4 @@
-"""What ``model.yaml`` states of a model: the statement that every check and description of it derives from."""
+"""The specification of a model, as read from ``model.yaml``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _SpecPart(BaseModel):
 
 
 class ModelClass(_SpecPart):
-    """A class and its RGB colour. A name holds no colon: that joins the levels of a cascade."""
+    """A class and its RGB colour. Names contain no colon, which separates the levels of a cascade."""
 
     name: ClassName
     color: tuple[Channel, Channel, Channel]
@@ -76,7 +76,7 @@ class _AnyModelSpec(_SpecPart):
 
     @property
     def input(self) -> InputSpec:
-        """The input that shows a tile or a crop: the first."""
+        """The image input, which is the first."""
         return self.inputs[0]
 
 
@@ -113,16 +113,16 @@ class SegmenterSpec(_AnyModelSpec):
 
 
 class SoftmaxOptions(_SpecPart):
-    """Defaults of the `softmax` head: the least probability a class must reach to be a cell's class."""
+    """Defaults of the `softmax` head: `floor` is the minimum probability for a class to be assigned."""
 
     floor: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
 
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell and returns a probability per class.
+    """A network that classifies one crop per cell and returns a probability per class.
 
-    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are each their own; the most
-    probable class wins either way.
+    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are independent; the most probable
+    class is assigned in both cases.
     """
 
     task: Literal["classify"]
