@@ -105,5 +105,5 @@ class FakeAnalyser(Analyser):
         )
 
 
-def _overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
+def _overview(_max_side_px: int) -> tuple[NDArray[np.uint8], float]:
     return np.full((600, 800, 3), 240, np.uint8), 1.0

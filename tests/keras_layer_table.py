@@ -236,12 +236,15 @@ def _network(middle: Callable[[Any], Any], *, rows: bool = False) -> Any:
     return model
 
 
-def compare(model: Any) -> None:
-    """Save, open, export, run: the answers are Keras's, and differ from image to image."""
+def compare(model: Any, *, brightest: float = 1.0, is_deep: bool = False) -> None:
+    """Save, open, export, run on images up to `brightest`: the answers are Keras's, and differ between images.
+
+    What is rebuilt answers exactly alike. Rounding grows through a deep network of random weights, so that for one
+    the graph may be three times as far off as Keras's own graph mode is from its eager mode.
+    """
     images = np.random.default_rng(6).random((3, *model.input_shape[1:]), np.float32)
     images *= np.random.default_rng(7).random((3, 1, 1, 3), np.float32)  # a colour each, for global pooling
-    if any(type(layer).__name__ == "Rescaling" and layer.scale != 2.0 for layer in model.layers):
-        images *= 255  # the network takes pixels
+    images *= brightest
     expected = model(images, training=False).numpy()
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "layer.keras")
@@ -255,8 +258,11 @@ def compare(model: Any) -> None:
     assert np.ptp(expected, axis=0).max() > 1e-3 * np.abs(expected).max(), (
         "all images get the same answer, so that nothing is compared"
     )
-    for answer in (rebuilt, found):
-        assert np.abs(answer - expected).max() <= TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    assert np.abs(rebuilt - expected).max() <= allowed
+    if is_deep:
+        allowed += 3 * float(np.abs(model.predict(images, verbose=0) - expected).max())
+    assert np.abs(found - expected).max() <= allowed
 
 
 def _request(path: Path) -> ConversionRequest:

@@ -71,7 +71,7 @@ class Composition:
         """The GeoJSON of all cells in `image`, an encoded upload; every network call is made by `runner`."""
         source = decode_image(image, max_px=_MAX_PX)
 
-        def open_source(*, private: bool = False) -> Any:
+        def open_source(*, private: bool = False) -> Any:  # noqa: ARG001 - of `OpenSource`
             return nullcontext(source)
 
         task = RegionTask(

@@ -41,7 +41,7 @@ def open_onnx(request: ConversionRequest) -> Original:
     _inline_external_data(model, request.source.resolve().parent)
     if opset_of(model) < MIN_OPSET:
         raise ConversionError(f"The graph is of opset {opset_of(model)}: export it with opset 9 or newer.")
-    return _OnnxOriginal(model, request)
+    return _OnnxOriginal(model)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -94,7 +94,7 @@ def onnx_errors() -> type[Exception]:
 
 
 class _OnnxOriginal:
-    def __init__(self, model: onnx.ModelProto, request: ConversionRequest) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1 or len(model.graph.output) != 1:

@@ -93,7 +93,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     windows = graph.windows_of(original.facts, request)
     if windows is not None:
         original = Windowed(original, windows)
-    tiles, told = _tiles(request, original)
+    tiles, told = _tiles(request)
     probe = tiles[0][:1]
     output = original.predict(heads.network_input(probe, request, original.facts))
     channels = heads.served_channels(output, probe, request, original.facts)
@@ -186,7 +186,7 @@ def _require_grey(request: ConversionRequest) -> None:
         )
 
 
-def _tiles(request: ConversionRequest, original: Original) -> tuple[list[npt.NDArray[Any]], str]:
+def _tiles(request: ConversionRequest) -> tuple[list[npt.NDArray[Any]], str]:
     """At least four images of every size that is tried, and where they are from."""
     from slidecascade_convert import tiles
     from slidecascade_convert.agreement import BATCHES

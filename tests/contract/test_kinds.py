@@ -152,7 +152,7 @@ def test_heatmaps_cover_the_region(served: Server, folder: Path, pipeline: str) 
     assert (image[:, :, 3] > 0).any()
 
 
-def test_what_a_kind_cannot_be_answered_as_is_refused(served: Server, folder: Path, tissue_png: bytes) -> None:
+def test_what_a_kind_cannot_be_answered_as_is_refused(served: Server, folder: Path) -> None:
     """An unknown heatmap and an unknown media type, before the work."""
     assert ask(served, folder, "toy-areas", "application/xml").status_code == 406
     wrong = httpx.post(

@@ -231,7 +231,7 @@ def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
     finally:
         code = server.stop()
     assert code == 1
-    assert server.lines()[-1]["message"] == "threads left behind"
+    assert server.lines()[-1]["message"] == "threads still running at exit"
 
 
 def run_serve(home: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -254,7 +254,7 @@ def test_a_host_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     ended = run_serve(tmp_path, "--host", "nowhere.invalid", "--port", str(free_port()))
     assert (ended.returncode, ended.stderr) == (
         1,
-        "slidecascade: 'nowhere.invalid' is no address of this machine: give another --host.\n",
+        "slidecascade: 'nowhere.invalid' is not an address of this machine: set another --host.\n",
     )
 
 

@@ -193,7 +193,7 @@ def test_head_is_answered_over_a_connection_that_goes_on(server: Server, path: s
             assert answer.getheader("Content-Length") is not None
 
 
-def test_a_large_answer_is_packed_over_the_wire(client: httpx.Client, server: Server, tissue_png: bytes) -> None:
+def test_a_large_answer_is_packed_over_the_wire(client: httpx.Client, tissue_png: bytes) -> None:
     """The features are the same, in less than half the bytes."""
     plain = client.post("/v1/regions", files=form(tissue_png), headers={"Accept-Encoding": "identity"})
     with client.stream(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.regions import Bench
+from benchmarks.slides.regions import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

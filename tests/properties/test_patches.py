@@ -109,7 +109,7 @@ def test_glass_is_not_looked_at(toy: ToyKinds) -> None:
     assert found.counts == {"Dark": 0}
 
 
-def test_the_published_contexts_start_85_pixels_before_their_squares(toy: ToyKinds) -> None:
+def test_the_published_contexts_start_85_pixels_before_their_squares() -> None:
     """299 px around the middle of 128: the square at (128x, 128y) is seen from (128x - 85, 128y - 85) on."""
 
     class Lattice(PatchesWork):

@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from slidecascade import logs
-from slidecascade.hosting.connection import Connection, Patience
+from slidecascade.hosting.connection import Connection, Timeouts
 from slidecascade.hosting.openconnections import OpenConnections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
 SHORT_S = 0.2
 LONG_S = 60.0
-NEVER = Patience(head_s=LONG_S, rest_s=LONG_S, idle_s=LONG_S, read_s=LONG_S)
+NEVER = Timeouts(head_s=LONG_S, rest_s=LONG_S, idle_s=LONG_S, read_s=LONG_S)
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Open = Callable[[], Awaitable[Client]]
 
@@ -45,7 +45,7 @@ class App:
 
 
 @asynccontextmanager
-async def serving(app: App, patience: Patience, *, limit: int = 100) -> AsyncIterator[Open]:
+async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIterator[Open]:
     """A listener on loopback whose connections are ours."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_keep_alive=int(LONG_S))
     make = partial(
@@ -54,8 +54,8 @@ async def serving(app: App, patience: Patience, *, limit: int = 100) -> AsyncIte
         ServerState(),
         {},
         all_open=OpenConnections(limit),
-        patience=patience,
-        timeouts=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
+        timeouts=timeouts,
+        timeout_log=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
     )
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -97,9 +97,9 @@ async def trickle(writer: asyncio.StreamWriter, at_once: bytes, slowly: bytes) -
         writer.write(bytes([byte]))
 
 
-def but(**shorter: float) -> Patience:
+def but(**shorter: float) -> Timeouts:
     """A server that waits long, except for one thing."""
-    return Patience(**({"head_s": LONG_S, "rest_s": LONG_S, "idle_s": LONG_S, "read_s": LONG_S} | shorter))
+    return Timeouts(**({"head_s": LONG_S, "rest_s": LONG_S, "idle_s": LONG_S, "read_s": LONG_S} | shorter))
 
 
 async def test_a_silent_connection_is_closed(app: App) -> None:
@@ -156,7 +156,7 @@ async def test_a_body_that_nobody_read_but_that_ends_keeps_the_connection(app: A
 async def test_work_is_waited_for(app: App) -> None:
     """None of these times counts while the application works on an answer."""
     app.held.clear()
-    quick = Patience(head_s=SHORT_S, rest_s=SHORT_S, idle_s=SHORT_S, read_s=SHORT_S)
+    quick = Timeouts(head_s=SHORT_S, rest_s=SHORT_S, idle_s=SHORT_S, read_s=SHORT_S)
     async with serving(app, quick) as connect:
         reader, writer = await connect()
         writer.write(GET)

@@ -143,11 +143,11 @@ class BrightnessSink(MemorySink[BrightnessPipeline, BrightnessTileResult]):
         )
 
 
-def as_json(result: Brightness, drawing: Drawing) -> Iterator[bytes]:
+def as_json(result: Brightness, _drawing: Drawing) -> Iterator[bytes]:
     yield json.dumps({"total": result.total, "kind": provenance(result).kind}).encode()
 
 
-def as_files(result: Brightness, overview: Overview, drawing: Drawing) -> Files:
+def as_files(result: Brightness, _overview: Overview, drawing: Drawing) -> Files:
     return Files(iter(()), "brightness.json", as_json(result, drawing), 1000)
 
 

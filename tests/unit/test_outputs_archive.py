@@ -71,7 +71,7 @@ def test_the_same_analysis_gives_the_same_bytes() -> None:
     assert zipped(Colormap.JET) != zipped()
 
 
-def test_a_reader_that_cannot_seek_can_unpack_it(tmp_path: Path) -> None:
+def test_a_reader_that_cannot_seek_can_unpack_it() -> None:
     """Every entry says where it ends by itself: deflated, and without zip64 while it is small."""
     with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
         for entry in opened.infolist():

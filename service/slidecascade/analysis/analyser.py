@@ -296,7 +296,7 @@ class Analyser:
 
     def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
         if upload is not None:
-            return lambda *, private=False: nullcontext(upload)
+            return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
 

@@ -61,7 +61,7 @@ class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
     name: ClassVar[str] = "semantic"
     options = SegmenterOptions
 
-    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:
+    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
         return OUTPUTS
 
     def decode(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> Labels:
@@ -69,10 +69,10 @@ class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
         labels = decode(maps, foreground=options.foreground, min_area_px=options.min_area_px(mpp))
         return Labels(labels, np.ascontiguousarray(maps[:, :, 0]))
 
-    def extent(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> npt.NDArray[np.uint8]:
+    def extent(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
         return at_least(outputs["maps"][:, :, 0], grey_level(options.foreground))
 
-    def reach_px(self, options: SegmenterOptions, *, mpp: float) -> int:
+    def reach_px(self, options: SegmenterOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
         return 0
 
     def mask(self, outputs: Tensors, options: SegmenterOptions) -> npt.NDArray[np.uint8]:

@@ -115,7 +115,7 @@ class _UnetHead(ObjectHead[UnetOptions]):
     name: ClassVar[str] = "unet"
     options = UnetOptions
 
-    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:
+    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
         return OUTPUTS
 
     def decode(self, outputs: Tensors, options: UnetOptions, *, mpp: float) -> Labels:
@@ -129,11 +129,11 @@ class _UnetHead(ObjectHead[UnetOptions]):
         )
         return Labels(labels, np.asarray(cv2.extractChannel(maps, 0), np.uint8))
 
-    def extent(self, outputs: Tensors, options: UnetOptions, *, mpp: float) -> npt.NDArray[np.uint8]:
+    def extent(self, outputs: Tensors, options: UnetOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
         foreground = np.asarray(cv2.extractChannel(outputs["maps"], 0), np.uint8)
         return at_least(foreground, grey_level(options.foreground))
 
-    def reach_px(self, options: UnetOptions, *, mpp: float) -> int:
+    def reach_px(self, options: UnetOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
         return _SMOOTHING_REACH_PX
 
 

@@ -1,4 +1,4 @@
-"""One connection of a client: bounded in time, fair to the others, its errors as the API gives them."""
+"""A client connection with timeout_log, fair parsing time and errors in the API's format."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger(f"{logs.OWN}.access")
 
 _TURN_S: Final = 0.001
-"""How long one connection's bytes are parsed at a time: a body in tiny chunks is a lot of work for each byte."""
+"""Parsing time of one connection per turn: a body in tiny chunks is expensive to parse."""
 
 _MAX_HEAD_BYTES: Final = 64 * 2**10
 _RETRY_AFTER_S: Final = 2
 _RESPONSE_STARTABLE: Final = (h11.IDLE, h11.SEND_RESPONSE)
 
 Wait = Literal["head", "rest", "idle"]
-"""What a connection waits for: a request's head, the rest of a body that nobody reads, or the next request."""
+"""What a connection waits for: a request's head, the unread rest of a body, or the next request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a client may keep a connection waiting, in seconds."""
+class Timeouts:
+    """Timeouts of a connection that waits for its client, in seconds."""
 
     head_s: float = 10.0
     """For a request's head, from the connection or from the head's first byte."""
 
     rest_s: float = 10.0
-    """For the rest of a body whose request was answered without it; a client needs some to see the answer."""
+    """For the rest of a body after an early response; some clients read the response only after sending it."""
 
     idle_s: float = 30.0
-    """Between requests; longer than clients keep connections, so that they do not send into one being closed."""
+    """Between requests; longer than clients keep idle connections, so that they do not send on a closing one."""
 
     read_s: float = 60.0
-    """For a client that does not read its answer."""
+    """For a client that does not read its response."""
 
     def of(self, wait: Wait) -> float:
         return {"head": self.head_s, "rest": self.rest_s, "idle": self.idle_s}[wait]
 
 
-DEFAULT_PATIENCE: Final = Patience()
+DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with limits."""
+    """uvicorn's HTTP/1.1 connection with timeout_log and a connection limit."""
 
     def __init__(
         self,
@@ -71,31 +71,31 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         all_open: OpenConnections,
-        patience: Patience,
-        timeouts: logs.Throttle,
+        timeouts: Timeouts,
+        timeout_log: logs.Throttle,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Parser(h11.SERVER, _MAX_HEAD_BYTES)
         self._all_open = all_open
-        self._patience = patience
         self._timeouts = timeouts
+        self._timeout_log = timeout_log
         self._wait: Wait | None = None
-        self._limit: asyncio.TimerHandle | None = None
-        self._write_limit: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.flow = _Flow(transport)
         if self._all_open.add(self):
-            self._watch()
+            self._update_timeout()
         else:
-            self._refuse(
+            self._reject(
                 OverloadedError("All connections are in use: try again later.", retry_after_s=_RETRY_AFTER_S)
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._all_open.remove(self)
-        self._set_limit(None)
+        self._set_timer(None)
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -105,76 +105,76 @@ class Connection(H11Protocol):
         super().handle_events()
         flow.hold(parser.turn_is_over)
         if parser.turn_is_over:
-            self._all_open.later(self)
-        self._watch()
+            self._all_open.schedule_turn(self)
+        self._update_timeout()
 
     def take_turn(self) -> None:
         if not self.transport.is_closing():
             self.handle_events()
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
         self.transport.abort()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._update_timeout()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._write_limit is None:
-            self._write_limit = self.loop.call_later(self._patience.read_s, self._give_up, self.transport.abort)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._timeouts.read_s, self._expire, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_limit is not None:
-            self._write_limit.cancel()
-            self._write_limit = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def send_400_response(self, msg: str) -> None:  # uvicorn has one for all of it
-        self._refuse(MalformedRequestError("The request is not valid HTTP/1.1: check what sent it."))
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's handler of all parse errors
+        self._reject(MalformedRequestError("The request is not valid HTTP/1.1: check the client."))
 
-    def _watch(self) -> None:
-        """Limit the time of what the connection waits for now."""
+    def _update_timeout(self) -> None:
+        """Start or stop the timeout for what the connection waits for now."""
         if self.transport.is_closing():
-            self._set_limit(None)
+            self._set_timer(None)
             return
         wait = self._waits_for()
         if wait == self._wait:
             return
         self._wait = wait
         if wait is None:
-            self._all_open.work(self)
-            self._set_limit(None)
+            self._all_open.mark_busy(self)
+            self._set_timer(None)
         else:
-            self._all_open.wait(self)
-            self._set_limit(self._patience.of(wait))
+            self._all_open.mark_waiting(self)
+            self._set_timer(self._timeouts.of(wait))
 
     def _waits_for(self) -> Wait | None:
         if self.cycle is None:
             return "head"
         if not self.cycle.response_complete:
-            return None  # the application has the request, and limits of its own
+            return None  # the application handles the request, with its own deadline
         if self.conn.our_state is not h11.IDLE:
             return "rest"
         return "head" if self.conn.trailing_data[0] else "idle"
 
-    def _set_limit(self, seconds: float | None) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
-        self._limit = None if seconds is None else self.loop.call_later(seconds, self._give_up, self._time_out)
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._expire, self._time_out)
 
-    def _give_up(self, close: Callable[[], None]) -> None:
-        self._timeouts.note()
+    def _expire(self, close: Callable[[], None]) -> None:
+        self._timeout_log.note()
         close()
 
     def _time_out(self) -> None:
         if self._wait == "head" and self.conn.trailing_data[0]:
-            self._refuse(SlowRequestError(f"The request's head did not arrive in {self._patience.head_s:g} s."))
+            self._reject(SlowRequestError(f"The request's head did not arrive in {self._timeouts.head_s:g} s."))
         else:
             self.transport.abort()
 
-    def _refuse(self, error: SlideCascadeError) -> None:
-        """Answer what no application sees, and close."""
+    def _reject(self, error: SlideCascadeError) -> None:
+        """Send an error that does not pass through the application, and close."""
         if self.transport.is_closing() or self.conn.our_state not in _RESPONSE_STARTABLE:
             self.transport.abort()
             return
@@ -190,7 +190,7 @@ class Connection(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the answer was this one
+            self.cycle.disconnected = True  # its response was replaced by this one
             self.cycle.message_event.set()
         self.transport.close()
         with logs.request(exchange.request_id):
@@ -199,7 +199,7 @@ class Connection(H11Protocol):
 
 
 class _Parser(h11.Connection):
-    """Parses for a short time, and says then that it needs more data: the rest is for the next turn."""
+    """Parses for a short time, then reports NEED_DATA and leaves the rest to the next turn."""
 
     _ends_at = 0.0
     turn_is_over = False
@@ -216,17 +216,17 @@ class _Parser(h11.Connection):
 
 
 class _Flow(FlowControl):
-    """Reads from the socket only while the application wants to and all that was read has been parsed."""
+    """Reads from the socket only while the application accepts data and all received data was parsed."""
 
-    _unwanted = False
+    _paused = False
     _held = False
 
     def pause_reading(self) -> None:
-        self._unwanted = True
+        self._paused = True
         self._apply()
 
     def resume_reading(self) -> None:
-        self._unwanted = False
+        self._paused = False
         self._apply()
 
     def hold(self, held: bool) -> None:
@@ -234,7 +234,7 @@ class _Flow(FlowControl):
         self._apply()
 
     def _apply(self) -> None:
-        if self._unwanted or self._held:
+        if self._paused or self._held:
             super().pause_reading()
         else:
             super().resume_reading()

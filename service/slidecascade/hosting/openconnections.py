@@ -1,4 +1,4 @@
-"""The connections of this process: how many there may be, and which of them is looked after next."""
+"""The open connections of this process: their limit, eviction of idle ones, and parsing turns."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from slidecascade.logs import Throttle
 
 LOG = logging.getLogger(__name__)
 
-_FILES_KEPT: Final = 256
-"""Files that are no connections: slides, models, sockets to other servers, and room for a burst."""
+_RESERVED_FILES: Final = 256
+"""File descriptors reserved for other uses: slides, models, sockets to other servers, and a margin for bursts."""
 
-_FEWEST: Final = 16
+_MIN_CONNECTIONS: Final = 16
 
 
-class Waiting(Protocol):
-    """A connection as it is seen here."""
+class EvictableConnection(Protocol):
+    """A connection that can be closed to make room and that parses its data in turns."""
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
         """Close at once."""
         ...
 
     def take_turn(self) -> None:
-        """Go on reading what has arrived, for a short time."""
+        """Continue parsing received data, for a short time."""
         ...
 
 
 class OpenConnections:
-    """At most `limit` connections. Used from the event loop only.
+    """Holds at most `limit` connections. Used from the event loop only.
 
-    One that waits for its client, longest first, makes room for a new one: whoever holds connections without
-    using them cannot keep others out.
+    At the limit, the connection that has waited longest for its client is closed, so that idle connections cannot
+    exclude new ones.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: set[Waiting] = set()
-        self._waiting: dict[Waiting, None] = {}  # in the order in which they began to wait
-        self._turns: dict[Waiting, None] = {}
+        self._open: set[EvictableConnection] = set()
+        self._waiting: dict[EvictableConnection, None] = {}  # in the order in which they began to wait
+        self._turns: dict[EvictableConnection, None] = {}
         self._evictions = Throttle(LOG, "connections closed to make room for others")
 
-    def add(self, connection: Waiting) -> bool:
-        """Whether there is room for a new connection, which is counted in either case until it is removed."""
+    def add(self, connection: EvictableConnection) -> bool:
+        """Add a new connection; whether it is within the limit. It counts until `remove` in either case."""
         self._open.add(connection)
         if len(self._open) <= self._limit:
             return True
@@ -54,26 +54,26 @@ class OpenConnections:
         del self._waiting[longest]
         self._open.discard(longest)
         self._evictions.note()
-        longest.make_room()
+        longest.evict()
         return True
 
-    def remove(self, connection: Waiting) -> None:
+    def remove(self, connection: EvictableConnection) -> None:
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         self._turns.pop(connection, None)
 
-    def wait(self, connection: Waiting) -> None:
-        """From now on it waits for its client, and may be closed."""
+    def mark_waiting(self, connection: EvictableConnection) -> None:
+        """Mark it as waiting for its client; it may be closed to make room."""
         if connection in self._open:
             self._waiting.pop(connection, None)
             self._waiting[connection] = None
 
-    def work(self, connection: Waiting) -> None:
-        """From now on its request is worked on."""
+    def mark_busy(self, connection: EvictableConnection) -> None:
+        """Mark it as having a request in progress."""
         self._waiting.pop(connection, None)
 
-    def later(self, connection: Waiting) -> None:
-        """Have it go on when the others have had their turn; between two turns the event loop does all else."""
+    def schedule_turn(self, connection: EvictableConnection) -> None:
+        """Schedule its next turn, round robin; the event loop runs other work between two turns."""
         if not self._turns:
             asyncio.get_running_loop().call_soon(self._next)
         self._turns[connection] = None
@@ -88,9 +88,9 @@ class OpenConnections:
         connection.take_turn()
 
 
-def most_connections(asked: int) -> int:
-    """`asked`, or fewer where this process may not open as many files."""
+def most_connections(requested: int) -> int:
+    """`requested`, or fewer if the limit of open files of this process is lower."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return asked
-    return max(_FEWEST, min(asked, files - _FILES_KEPT))
+        return requested
+    return max(_MIN_CONNECTIONS, min(requested, files - _RESERVED_FILES))

@@ -1,4 +1,4 @@
-"""An ASGI application behind a socket in this very process, until told to stop."""
+"""Serves an ASGI application on a socket in this process until a stop signal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
-from slidecascade.hosting.connection import DEFAULT_PATIENCE, Connection, Patience
+from slidecascade.hosting.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
 from slidecascade.hosting.openconnections import OpenConnections, most_connections
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+"""Maximum connections waiting to be accepted."""
 
-_ACCEPTED_AT_ONCE = 16
-"""Connections accepted before the loop does anything else, such as closing others to make room for them."""
+_ACCEPTS_PER_ITERATION = 16
+"""Connections accepted per loop iteration, so that others can be closed in between to make room."""
 
-_LAST_THREADS_S = 10.0
-"""How long threads may take to end once the service has stopped; an interpreter would wait for ever."""
+_THREADS_GRACE_S = 10.0
+"""Time for threads to exit_now after shutdown; the interpreter would wait for them without limit."""
 
-_LAST_BYTES_S = 5
-"""How long slow readers may take to fetch their answers once the service stops."""
+_RESPONSES_GRACE_S = 5
+"""Time for slow clients to read their responses during shutdown."""
 
 
 def run(
@@ -38,33 +38,33 @@ def run(
     *,
     ready: Callable[[], None],
     max_connections: int,
-    patience: Patience = DEFAULT_PATIENCE,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> int:
-    """Serve `app` until a stop signal; the exit code. `ready` is called when it has started.
+    """Serve `app` until a stop signal; the exit code. `ready` is called after startup.
 
-    There are at most `max_connections` connections, fewer where this process may not open as many files.
+    At most `max_connections` connections are open, fewer if the limit of open files is lower.
 
     Raises:
-        SlideCascadeError: what kept the application from starting.
+        SlideCascadeError: when the application failed to start.
     """
-    service = _Start(app, ready)
+    service = _Startup(app, ready)
     connection = partial(
         Connection,
         all_open=OpenConnections(most_connections(max_connections)),
-        patience=patience,
-        timeouts=logs.Throttle(LOG, "connections closed that kept waiting"),
+        timeouts=timeouts,
+        timeout_log=logs.Throttle(LOG, "connections timed out"),
     )
     config = uvicorn.Config(
         service,
-        http=connection,  # type: ignore[arg-type]  # only ever called
+        http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_ACCEPTED_AT_ONCE,
-        timeout_keep_alive=math.ceil(patience.idle_s),
-        timeout_graceful_shutdown=_LAST_BYTES_S,
+        backlog=_ACCEPTS_PER_ITERATION,
+        timeout_keep_alive=math.ceil(timeouts.idle_s),
+        timeout_graceful_shutdown=_RESPONSES_GRACE_S,
     )
     try:
         _Server(config).run(sockets=[listener])
@@ -75,14 +75,14 @@ def run(
     return 0
 
 
-def _end_at_the_latest() -> None:
-    """From now on the process ends within `_LAST_THREADS_S`, whatever its threads are stuck in."""
+def _force_exit() -> None:
+    """Exit the process after `_THREADS_GRACE_S`, even if threads still run."""
 
-    def end() -> None:
-        LOG.warning("threads left behind")
+    def exit_now() -> None:
+        LOG.warning("threads still running at exit")
         os._exit(1)
 
-    timer = threading.Timer(_LAST_THREADS_S, end)
+    timer = threading.Timer(_THREADS_GRACE_S, exit_now)
     timer.daemon = True
     timer.start()
 
@@ -91,11 +91,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(_BACKLOG)  # asyncio has one number for this and for how many it accepts at once
+            listener.listen(_BACKLOG)  # asyncio's backlog also limits accepts per iteration
 
 
-class _Start:
-    """The application, and what kept it from starting: the server tells its log only that something did."""
+class _Startup:
+    """Wraps the application and keeps the error of a failed startup, which uvicorn only logs."""
 
     def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
         self._app = app
@@ -107,23 +107,23 @@ class _Start:
             await self._app(scope, receive, send)
             return
 
-        async def told(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._ready()
             elif message["type"] == "lifespan.startup.failed":
                 message = {"type": message["type"], "message": ""}  # it holds a stack trace
             await send(message)
 
-        async def heard() -> Message:
+        async def watched_receive() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                _end_at_the_latest()
+                _force_exit()
             return message
 
         try:
-            await self._app(scope, heard, told)
+            await self._app(scope, watched_receive, watched_send)
         except SlideCascadeError as error:
             self.failure = error
-            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the one sentence follows
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the error is reported by the caller
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             raise

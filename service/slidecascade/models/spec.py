@@ -1,4 +1,4 @@
-"""What ``model.yaml`` states of a model: the statement that every check and description of it derives from."""
+"""The specification of a model, as read from ``model.yaml``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _SpecPart(BaseModel):
 
 
 class ModelClass(_SpecPart):
-    """A class and its RGB colour. A name holds no colon: that joins the levels of a cascade."""
+    """A class and its RGB colour. Names contain no colon, which separates the levels of a cascade."""
 
     name: ClassName
     color: tuple[Channel, Channel, Channel]
@@ -92,7 +92,7 @@ class _AnyModelSpec(_SpecPart):
 
     @property
     def input(self) -> InputSpec:
-        """The input that shows a tile or a crop: the first."""
+        """The image input, which is the first."""
         return self.inputs[0]
 
 
@@ -123,9 +123,9 @@ class SegmenterSpec(_AnyModelSpec):
 
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell, or at one patch of a slide, and returns a probability per class.
+    """A network that classifies one crop per cell, or one patch of a slide, and returns a probability per class.
 
-    The most probable class wins, whether or not the head's probabilities sum to one.
+    The most probable class is assigned, whether or not the head's probabilities sum to one.
     """
 
     task: Literal["classify"]

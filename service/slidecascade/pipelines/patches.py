@@ -109,7 +109,7 @@ class PatchesPipeline(Pipeline):
     def heatmap_titles(self) -> tuple[HeatmapTitle, ...]:
         return tuple(HeatmapTitle(name=item.name, title=item.title, kind="probability") for item in self.heatmaps)
 
-    def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
+    def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:  # noqa: ARG002 - there is one
         return self.mpp
 
 

@@ -98,7 +98,7 @@ class RegionImage(_OneLevel):
             raise ValueError(f"An image has no level {level}.")
         return self.pixels[box.y : box.bottom, box.x : box.right]
 
-    def unstored_share(self, level: int, box: Box) -> float:
+    def unstored_share(self, level: int, box: Box) -> float:  # noqa: ARG002 - of `Source`
         """0: a decoded image has all its pixels."""
         return 0.0
 

@@ -133,7 +133,7 @@ class Regions:
             CancelledError: when the caller leaves.
         """
         left_s = max(limit_s - Exchange.of(request).seconds, 0.0)
-        left = asyncio.ensure_future(until_left(request))
+        left = asyncio.ensure_future(wait_for_disconnect(request))
         first: set[asyncio.Future[Any]] = {work, left}
         try:
             await asyncio.wait(first, timeout=left_s + _UNWIND_S, return_when=asyncio.FIRST_COMPLETED)
@@ -213,7 +213,7 @@ def _wrong(field: str, message: str) -> InvalidRequestError:
     return InvalidRequestError(f"The query parameter {field!r} is wrong: {message}.", ((field, message),))
 
 
-async def until_left(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     """Returns when the caller has closed the connection; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

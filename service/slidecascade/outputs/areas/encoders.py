@@ -99,7 +99,7 @@ def _tiff(result: AreasResult) -> bytes:
     return data.tobytes()
 
 
-def _geojson(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
+def _geojson(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from encode_geojson(result)
 
 
@@ -112,7 +112,7 @@ def _heatmap(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
     yield heatmap.encode_png(compute(result, spec), drawing.colormap)
 
 
-def _csv(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
+def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from rle_csv(result)
 
 

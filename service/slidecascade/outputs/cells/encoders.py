@@ -35,7 +35,7 @@ def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator
     yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
 
 
-def _geojson(analysis: Analysis, drawing: Drawing) -> Iterator[bytes]:
+def _geojson(analysis: Analysis, _drawing: Drawing) -> Iterator[bytes]:
     yield from geojson.encode(analysis)
 
 

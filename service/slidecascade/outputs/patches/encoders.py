@@ -80,7 +80,7 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
     yield "grid.csv", b"".join(grid_csv(result))
 
 
-def _geojson(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
+def _geojson(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from geojson.encode(result)
 
 
@@ -93,7 +93,7 @@ def _heatmap(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
     yield heatmap.encode_png(compute(result, spec), drawing.colormap)
 
 
-def _csv(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
+def _csv(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from grid_csv(result)
 
 

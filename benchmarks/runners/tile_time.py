@@ -1,9 +1,8 @@
 """What the nuclei network costs on a tile, beside the reference U-Net exported the same way.
 
-`python -m benchmarks.tile_time --out FILE` runs both in turn on the same 256 x 256 px tile, one thread each, after
-a warm-up. The reference has 16-32-64-128-256 filters, `pixels / 255` inside, and random weights: its time does not
-depend on them.
-"""
+`python -m benchmarks.runners.tile_time --out FILE` runs both in turn on the same 256 x 256 px tile, one thread
+each, after a warm-up. The reference has 16-32-64-128-256 filters, `pixels / 255` inside, and random weights: its
+time does not depend on them."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from benchmarks import record
 
 from slidecascade.models.repository import load_repository
 from slidecascade.privacy import forbid_telemetry
@@ -53,10 +53,11 @@ def measure(sessions: dict[str, onnxruntime.InferenceSession], rounds: int) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.tile_time", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runners.tile_time", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "tile-time.json")
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     package = load_repository(bundled_models_dir())[_NETWORK]
     reference = onnx_from_keras(architectures.build("unet-256", 1), scale=1.0, output_name="maps", as_bytes=True)
     sessions = {_NETWORK: session(package.read()), "reference": session(reference.SerializeToString())}
@@ -78,7 +79,7 @@ def main() -> None:
         },
         "over_reference": round(statistics.median(ratios), 3),
     }
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, document, provenance)
     print(json.dumps(document["ms"]), document["over_reference"])
 
 

@@ -77,7 +77,7 @@ def _ask(process: subprocess.Popen[str], what: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.commits", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.region.commits", description=__doc__)
     parser.add_argument("--before", type=Path, help="the other checkout")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=7)

@@ -1,6 +1,6 @@
 """The `nash` pipeline on real liver that nothing was trained on: fractions against what is known, and overlays.
 
-`python -m benchmarks.real_tissue --data DIR --out FOLDER` writes `real-tissue.json` and, for each tile, the
+`python -m benchmarks.real_tissue --data DIR --out FOLDER` writes the figures and, for each tile, the
 overlay of all of it and of two parts at twice its size. There is no truth for single cells: the fractions say
 whether a tile known to be fatty is called fatty, the overlays whether a person agrees.
 """
@@ -8,7 +8,6 @@ whether a tile known to be fatty is called fatty, the overlays whether a person 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade import wire
@@ -95,11 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Real liver through the nash pipeline; exit code 1 when a share lies outside its bounds."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds liver/")
-    parser.add_argument("--out", type=Path, required=True, help="for real-tissue.json and overlays")
+    parser.add_argument("--out", type=Path, default=Path("runs/real-tissue"), help="folder for overlays")
+    parser.add_argument("--figures", type=Path, default=record.RESULTS / "real-tissue.json")
     parser.add_argument("--models", type=Path, default=None, help="default: the bundled ones")
     parser.add_argument("--pipelines", type=Path, default=None, help="a folder of further pipeline files")
     parser.add_argument("--pipeline", default="nash")
     given = parser.parse_args(arguments)
+    provenance = record.Provenance.here()
     given.out.mkdir(parents=True, exist_ok=True)
     settings = Settings(models_dir=given.models or bundled_models_dir(), pipelines_dir=given.pipelines)
     analyser = Analyser(settings, observer=Silent())
@@ -108,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         analyser.close()
     for finding in findings:
-        told = ", ".join(f"{name} {count}" for name, count in finding.counts.items())
+        counts = ", ".join(f"{name} {count}" for name, count in finding.counts.items())
         sys.stdout.write(
             f"{finding.path}: {finding.share:.1%} of {finding.hepatocytes} hepatocytes steatotic, wanted "
-            f"{finding.least:.0%} to {finding.most:.0%}: {'met' if finding.met else 'NOT met'}; {told}\n"
+            f"{finding.least:.0%} to {finding.most:.0%}: {'met' if finding.met else 'NOT met'}; {counts}\n"
         )
-    document = [asdict(finding) | {"met": finding.met} for finding in findings]
-    (given.out / "real-tissue.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    tiles = [asdict(finding) | {"met": finding.met} for finding in findings]
+    record.write(given.figures, {"tiles": tiles}, provenance)
     return 0 if all(finding.met for finding in findings) else 1
 
 

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
@@ -228,18 +229,18 @@ def measure(folder: Path, pipeline: str, *, regions: int, mpps: Sequence[float])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regions", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slides.regions", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "regions.json")
     parser.add_argument("--slides", type=Path, help="also the real slides of this folder")
     parser.add_argument("--regions", type=int, default=12, help="regions of each slide and pixel size")
     parser.add_argument("--pipeline", default="nash")
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     with rendered_slides() as folder:
         rows = measure(folder, arguments.pipeline, regions=arguments.regions, mpps=MPPS)
     if arguments.slides is not None:
         rows += measure(arguments.slides, arguments.pipeline, regions=arguments.regions, mpps=MPPS)
-    written: dict[str, Any] = {"rows": [dataclasses.asdict(row) for row in rows]}
-    arguments.out.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, {"rows": [dataclasses.asdict(row) for row in rows]}, provenance)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks import record
 
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.settings import read_settings
@@ -42,16 +43,17 @@ def measured(setup: Setup, data: Path, analyser: Analyser) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.accuracy")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018 and nucls")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "accuracy.json")
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     analyser = Analyser(read_settings(), observer=Silent())
     try:
         trials = [measured(setup, arguments.data, analyser) for setup in SETUPS]
     finally:
         analyser.close()
-    arguments.out.write_text(json.dumps({"trials": trials}, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, {"trials": trials}, provenance)
     for trial in trials:
         print(trial["pipeline"], trial["data"], trial["mpp"], trial["ap50"], trial["map"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
@@ -40,7 +40,7 @@ SUBPIXELS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """One tiling of a region held against the region as one tile."""
+    """One tiling of a region against the region as one tile."""
 
     region: str
     tile_px: int
@@ -84,7 +84,7 @@ class Bench:
         source = RegionImage(image)
         segmenter = self.pipeline.segmenter
 
-        def open_source(*, private: bool = False) -> AbstractContextManager[Source]:
+        def open_source(*, private: bool = False) -> AbstractContextManager[Source]:  # noqa: ARG001 - of `OpenSource`
             return nullcontext(source)
 
         floors = {stage.model.name: 0.0 for stage in self.pipeline.stages}
@@ -105,7 +105,7 @@ class Bench:
             )
 
 
-def compare(whole: Analysis, tiled: Analysis, **told: object) -> Agreement:
+def compare(whole: Analysis, tiled: Analysis, **run: object) -> Agreement:
     """Pair cells by overlap: a cell of the whole with no partner is lost, one with none is doubled."""
     shape = (whole.region_l0.height, whole.region_l0.width)
     first, second = _labels(whole, shape), _labels(tiled, shape)
@@ -124,7 +124,7 @@ def compare(whole: Analysis, tiled: Analysis, **told: object) -> Agreement:
         doubled=m - len(set(partner[matched].tolist())),
         other_class=int((~same).sum()),
         least_iou=float(best[matched].min(initial=1.0)),
-        **told,  # type: ignore[arg-type]  # what was run, checked by the dataclass
+        **run,  # type: ignore[arg-type]  # what was run, checked by the dataclass
     )
 
 
@@ -155,13 +155,13 @@ def agreements(name: str, image: NDArray[np.uint8], bench: Bench, *, mpp: float)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.tiling")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slide", type=Path, help="also this image or one-level slide, at 0.5 um/px")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slides.tiling", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "tiling.json")
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     bench = Bench.of("nash")
     rows = agreements("rendered 1536 px at 0.5 um/px", rendered(1536), bench, mpp=0.5)
-    arguments.out.write_text(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
+    record.write(arguments.out, {"rows": [dataclasses.asdict(row) for row in rows]}, provenance)
     for row in rows:
         print(row)
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from benchmarks import record
 
 from slidecascade.cores import usable_cores
 from slidecascade.models.repository import load_repository
@@ -34,7 +35,7 @@ MODEL = "nash-cell"
 class Load:
     """`callers` threads that each send one image, wait for the answer and send the next.
 
-    Processor time is told beside the clock's: it says the same on a machine that others use.
+    Processor time stands beside the clock's: it says the same on a machine that others use.
     """
 
     callers: int
@@ -48,7 +49,7 @@ class Load:
 class Device:
     """Does nothing for as long as a GPU would be busy; one batch at a time."""
 
-    def run(self, model: str, inputs: Tensors) -> Tensors:
+    def run(self, model: str, inputs: Tensors) -> Tensors:  # noqa: ARG002 - of `Runner`
         time.sleep(FIXED_S + PER_ITEM_S * batch_of(inputs))
         return _nothing(inputs)
 
@@ -58,7 +59,7 @@ class Device:
 class Nothing(Device):
     """Answers at once: what is measured is the way there and back."""
 
-    def run(self, model: str, inputs: Tensors) -> Tensors:
+    def run(self, model: str, inputs: Tensors) -> Tensors:  # noqa: ARG002 - of `Runner`
         return _nothing(inputs)
 
 
@@ -72,7 +73,7 @@ class Sizes(Unobserved):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def ran(self, model: str, *, size: int, seconds: float) -> None:
+    def ran(self, model: str, *, size: int, seconds: float) -> None:  # noqa: ARG002 - of `RunObserver`
         self.seen.append(size)
 
 
@@ -148,10 +149,11 @@ def cpu_loads(calls: int) -> dict[str, list[Load]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.batcher")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "batcher.json")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runners.batcher", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "batcher.json")
     parser.add_argument("--calls", type=int, default=100, help="per caller")
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     package = load_repository(bundled_models_dir())[MODEL]
     figures = {
         "machine": {
@@ -170,7 +172,7 @@ def main() -> None:
             for name, loads in cpu_loads(arguments.calls).items()
         },
     }
-    arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, figures, provenance)
     print(json.dumps(figures, indent=1))
 
 

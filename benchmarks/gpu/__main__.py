@@ -1,7 +1,7 @@
 """What a region costs on an NVIDIA GPU, how busy the GPU is meanwhile, and what TensorRT gains over CUDA.
 
-`make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and ends well. TensorRT is measured
-where its libraries are installed, which the [gpu] extra does not bring.
+`make bench-gpu` writes `benchmarks/results/gpu.json`. Without a GPU it says so and exits with 0. TensorRT is
+measured where its libraries are installed, which the [gpu] extra does not bring.
 
 TensorRT was never run: its libraries were not there. The tests run the same measurement on the CPU, with
 a stand-in for `nvidia-smi`.
@@ -10,25 +10,24 @@ a stand-in for `nvidia-smi`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks import record
+from benchmarks.gpu.card import Busy, Card, find_card, watched
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -47,26 +46,7 @@ from slidecascade_render.liver.tissue import TissueOptions, render
 NO_GPU = "There is no NVIDIA GPU here (nvidia-smi is missing or lists none): nothing was measured."
 MPP = 0.25
 TILE_PX = 512
-ASK_EVERY_MS = 100
 WARM_UP = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU, as nvidia-smi tells of it."""
-
-    name: str
-    driver: str
-    memory_mib: int
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """What nvidia-smi saw: the mean share of time in which the GPU ran something, and the most memory in use."""
-
-    samples: int
-    share: float
-    peak_memory_mib: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +82,7 @@ class Sizes(Unobserved):
 
     seen: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
-    def ran(self, model: str, *, size: int, seconds: float) -> None:
+    def ran(self, model: str, *, size: int, seconds: float) -> None:  # noqa: ARG002 - of `RunObserver`
         self.seen[model][size] += 1
 
     def take(self) -> dict[str, dict[int, int]]:
@@ -110,50 +90,6 @@ class Sizes(Unobserved):
         taken = {model: dict(sorted(counts.items())) for model, counts in sorted(self.seen.items())}
         self.seen.clear()
         return taken
-
-
-def ask(fields: str, *options: str) -> list[str]:
-    """The command that has nvidia-smi tell of `fields`."""
-    return ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
-
-
-def find_card(gpu: int) -> Card | None:
-    """The GPU of that number; None when there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    done = subprocess.run(
-        ask("name,driver_version,memory.total", f"--id={gpu}"), capture_output=True, text=True, check=False
-    )
-    parts = [part.strip() for part in done.stdout.strip().split(",")]
-    return Card(parts[0], parts[1], int(parts[2])) if done.returncode == 0 and len(parts) == 3 else None
-
-
-def busy(lines: str) -> Busy:
-    """The samples of nvidia-smi, one a line: percent of the time, MiB. Lines it could not fill are left out."""
-    samples = []
-    for line in lines.splitlines():
-        with suppress(ValueError):
-            percent, memory = map(int, line.split(","))
-            samples.append((percent, memory))
-    if not samples:
-        return Busy(0, 0.0, 0)
-    percents, memories = zip(*samples, strict=True)
-    return Busy(len(samples), round(statistics.mean(percents) / 100, 3), max(memories))
-
-
-@contextmanager
-def watched(gpu: int) -> Iterator[list[Busy]]:
-    """Has nvidia-smi look at the GPU during the block; what it saw is in the list afterwards."""
-    command = ask("utilization.gpu,memory.used", f"--id={gpu}", f"--loop-ms={ASK_EVERY_MS}")
-    seen: list[Busy] = []
-    with tempfile.TemporaryFile("w+") as lines, subprocess.Popen(command, stdout=lines) as process:
-        try:
-            yield seen
-        finally:
-            process.terminate()
-            process.wait()
-            lines.seek(0)
-            seen.append(busy(lines.read()))
 
 
 def load(analyser: Analyser, task: RegionTask, sizes: Sizes, *, callers: int, rounds: int, gpu: int) -> Load:
@@ -331,8 +267,8 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.gpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "gpu.json")
     parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
     parser.add_argument("--devices", nargs="+", choices=("cuda", "tensorrt", "cpu"), default=["cuda", "tensorrt"])
     parser.add_argument("--pipeline", default="nash")
@@ -347,12 +283,13 @@ def main() -> int:
     if card is None:
         print(NO_GPU)
         return 0
+    provenance = record.Provenance.here()
     try:
         figures = run(arguments, card)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 1
-    arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, figures, provenance)
     print(table(figures))
     return 0
 

@@ -1,20 +1,20 @@
 """The same tissue at two pixel sizes: the cells must be the same.
 
-`python -m benchmarks.scales --data DIR --out FILE` analyses breast and liver H&E as scanned, and halved or doubled
-in size by the usual resampling filters, each with the pixel size it then has. Cells are matched at IoU 0.5.
-"""
+`python -m benchmarks.stability.scales --data DIR --out FILE` analyses breast and liver H&E as scanned, and halved
+or doubled in size by the usual resampling filters, each with the pixel size it then has. Cells are matched at IoU
+0.5."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
+from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade import wire
@@ -103,13 +103,13 @@ def _read(path: Path) -> Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.scales", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability.scales", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with nuclei and liver")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "scales.json")
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     analyser = Analyser(read_settings(), observer=Silent())
     try:
-        models = {model.name: model.sha256 for model in analyser.models()}
         rows = [
             compare(images, name, resampling, analyser)
             for name, images in sets(arguments.data)
@@ -117,11 +117,9 @@ def main() -> None:
         ]
     finally:
         analyser.close()
-    document: dict[str, Any] = {
-        "models": models,
-        "rows": [asdict(row) | {"share": round(row.share, 4)} for row in rows],
-    }
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    record.write(
+        arguments.out, {"rows": [asdict(row) | {"share": round(row.share, 4)} for row in rows]}, provenance
+    )
     for row in rows:
         print(f"{row.images}; {row.resampling}: {row.share:.1%} of {row.as_they_are} and {row.resampled}")
 

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+from benchmarks import record
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -104,8 +105,8 @@ def timed(work: Callable[[], object], *, times: int) -> dict[str, float]:
         seconds.append(time.perf_counter() - started)
     worked = (cpu_s() - worked) / times
     names = ("min_ms", "p50_ms", "p95_ms")
-    told = dict(zip(names, np.percentile(seconds, (0, 50, 95)) * 1e3, strict=True)) | {"cpu_ms": worked * 1e3}
-    return {name: round(float(value), 2) for name, value in told.items()}
+    found = dict(zip(names, np.percentile(seconds, (0, 50, 95)) * 1e3, strict=True)) | {"cpu_ms": worked * 1e3}
+    return {name: round(float(value), 2) for name, value in found.items()}
 
 
 def calls(times: int) -> dict[str, Any]:
@@ -157,10 +158,11 @@ def regions(times: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.runners")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "runners.json")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runners.calls", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "runners.json")
     parser.add_argument("--times", type=int, default=100)
     arguments = parser.parse_args()
+    provenance = record.Provenance.here()
     figures = {
         "machine": {
             "cores": usable_cores(),
@@ -171,7 +173,7 @@ def main() -> None:
         "calls": calls(arguments.times),
         "region_1024": regions(max(3, arguments.times // 20)),
     }
-    arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out, figures, provenance)
     print(json.dumps(figures, indent=1))
 
 

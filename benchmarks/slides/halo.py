@@ -97,16 +97,20 @@ def _in_checkout(folder: Path, slide: Path, pipeline: str) -> dict[str, dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.halo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slides.halo", description=__doc__)
     parser.add_argument("--slide", type=Path, help="measure this slide and print the figures")
     parser.add_argument("--before", type=Path, help="another checkout")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="default: halo.json of the results")
     parser.add_argument("--pipeline", default="nash")
     arguments = parser.parse_args()
     if arguments.slide is not None:
         print(json.dumps(measure(arguments.slide, arguments.pipeline)))
         return
-    checkouts = {"after": Path(__file__).resolve().parents[1]}
+    # Not above: with --before this file runs with the packages of a checkout that may lack it.
+    from benchmarks import record
+
+    provenance = record.Provenance.here()
+    checkouts = {"after": record.ROOT}
     if arguments.before is not None:
         checkouts = {"before": arguments.before.resolve()} | checkouts
     turns: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in checkouts}
@@ -128,8 +132,7 @@ def main() -> None:
         for side in SIDES_PX
     ]
     print(json.dumps(rows, indent=1))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    record.write(arguments.out or record.RESULTS / "halo.json", {"rows": rows}, provenance)
 
 
 def _write(slide: Path) -> None:
