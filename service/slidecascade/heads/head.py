@@ -59,8 +59,8 @@ class Head(ABC, Generic[O]):
 class ObjectHead(Head[S]):
     """A head that finds objects.
 
-    What it finds must be local, so that every tile that sees enough around it finds it. Objects lie in `extent`, of
-    polygons at least their anchors and centroids.
+    What it finds must be local, so that every tile that sees enough around it finds it. Objects lie in `extent`;
+    of polygons, at least their anchors and centroids do.
 
     - A head that returns `Labels` promises that what becomes of an object depends on the outputs in it, in objects
       that touch it (at a side or a corner), in extent of no object that does, and up to `reach_px` pixels around
