@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser, Report
 from slidecascade.cancellation import Control
 from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
+from slidecascade.kinds.table import KINDS
 from slidecascade.memory import UNLIMITED, Budget, Share
+from slidecascade.outputs.encoders import Encoders
 
 PIPELINE = wire.PipelineInfo(
     name="nash",
@@ -82,6 +85,9 @@ class FakeAnalyser(Analyser):
         if name != PIPELINE.name:
             raise UnknownPipelineError(f"There is no pipeline {name!r}.")
         return PIPELINE
+
+    def encoders(self, pipeline: str) -> Encoders[Any]:
+        return KINDS[self.pipeline(pipeline).kind].encoders
 
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return ()

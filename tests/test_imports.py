@@ -41,10 +41,20 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
-    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
+    frozenset(
+        {
+            "slidecascade.models",
+            "slidecascade.heads",
+            "slidecascade.slides",
+            "slidecascade.rings",
+            "slidecascade_client",
+        }
+    ),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
-    frozenset({"slidecascade.cells"}),
-    frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
+    frozenset({"slidecascade.kinds"}),
+    frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
+    # The table of the kinds there are knows all that a kind is.
+    frozenset({"slidecascade.outputs", "slidecascade.kinds.table", "slidecascade.analysis"}),
     frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
     frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),

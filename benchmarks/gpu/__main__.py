@@ -100,7 +100,7 @@ def load(analyser: Analyser, task: RegionTask, sizes: Sizes, *, callers: int, ro
         for _ in range(rounds):
             started = time.perf_counter()
             report = analyser.run(task, Control())
-            found.append((time.perf_counter() - started, len(report.analysis.instances)))
+            found.append((time.perf_counter() - started, len(report.cells.instances)))
         return found
 
     sizes.take()

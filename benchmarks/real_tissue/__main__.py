@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.outputs import overlay, summary
+from slidecascade.outputs.cells import overlay, summary
+from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings, bundled_models_dir
 from slidecascade.timing import Silent
 
@@ -69,8 +70,8 @@ def look(analyser: Analyser, tile: Tile, data: Path, out: Path, pipeline: str) -
     coded = (data / tile.path).read_bytes()
     request = wire.parse_request({"pipeline": pipeline, "mpp": tile.mpp})
     report = analyser.analyse(request, coded, Control())
-    analysis, name = report.analysis, Path(tile.path).stem
-    image, downsample = report.overview(overlay.MAX_SIDE_PX)
+    analysis, name = report.cells, Path(tile.path).stem
+    image, downsample = report.overview(MAX_SIDE_PX)
     _write(out / f"{name}.png", overlay.draw(analysis, image, downsample=downsample))
     for x, y in tile.details:
         part = np.s_[y : y + _DETAIL_PX, x : x + _DETAIL_PX]

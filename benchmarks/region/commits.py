@@ -22,9 +22,13 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.millioncells import measure_writing
-from slidecascade.outputs import geojson
 from slidecascade.settings import read_settings
 from slidecascade.timing import Silent
+
+try:
+    from slidecascade.outputs.cells import geojson
+except ImportError:  # a checkout that had one kind of pipeline
+    from slidecascade.outputs import geojson  # type: ignore[no-redef]
 
 MPP: Final = 0.25
 
@@ -39,7 +43,8 @@ def work(pipeline: str, size_px: int) -> None:
     request = wire.RegionRequest(pipeline=pipeline, mpp=MPP)
     for line in sys.stdin:
         started, cpu = time.perf_counter(), time.process_time()
-        analysis = analyser.analyse(request, png, Control()).analysis
+        report: Any = analyser.analyse(request, png, Control())
+        analysis = report.cells if hasattr(report, "cells") else report.analysis
         b"".join(geojson.encode(analysis))
         found: dict[str, Any] = {
             "seconds": time.perf_counter() - started,

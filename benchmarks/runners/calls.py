@@ -25,8 +25,8 @@ from onnx import TensorProto, helper
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.cores import usable_cores
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image
@@ -147,7 +147,7 @@ def regions(times: int) -> dict[str, Any]:
         cells = []
         for kind, make in (("local", LocalRunner), ("bento", bento)):
             analyser = Analyser(settings, observer=Silent(), make_runner=make)
-            cells.append(analyser.analyse(request, png, Control()).analysis.instances)
+            cells.append(analyser.analyse(request, png, Control()).cells.instances)
             found[kind] = timed(lambda: analyser.analyse(request, png, Control()), times=times)  # noqa: B023
             analyser.close()
     equal = zip(cells[0].probabilities, cells[1].probabilities, strict=True)

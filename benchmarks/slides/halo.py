@@ -79,7 +79,7 @@ def measure(slide: Path, pipeline: str) -> dict[str, dict[str, float]]:
             rows[str(side)] = {
                 "pixels": runners[0].pixels,
                 "seconds": round(min(seconds), 4),
-                "cells": len(report.analysis.instances),
+                "cells": len(report.cells.instances),
             }
     finally:
         analyser.close()

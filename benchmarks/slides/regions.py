@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box, Mpp
 from slidecascade.models.repository import load_repository
-from slidecascade.outputs import geojson
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.outputs.cells import geojson
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
@@ -84,7 +85,7 @@ class Agreement:
 class Bench:
     """A pipeline over one slide of a folder, run in any way."""
 
-    pipeline: Pipeline
+    pipeline: CellsPipeline
     store: SlideStore
     slide_id: str
     mpp: Mpp
@@ -108,13 +109,15 @@ class Bench:
             shift=shift,
         )
         with ThreadPoolExecutor(threads) as pool:
-            return analyse(
-                task,
-                runner=self.runners[runner],
-                pool=pool,
-                threads=threads,
-                control=Control(),
-                observer=Silent(),
+            return cells_of(
+                analyse(
+                    task,
+                    runner=self.runners[runner],
+                    pool=pool,
+                    threads=threads,
+                    control=Control(),
+                    observer=Silent(),
+                )
             )
 
     def agreement(self, *, regions: int, seed: int) -> Agreement:
@@ -212,7 +215,9 @@ def measure(folder: Path, pipeline: str, *, regions: int, mpps: Sequence[float])
                 stated, area = slide.mpp, slide.size_l0.area
             # The pixel sizes of label images and of others that were made small are not those of a microscope.
             for mpp in sorted({*mpps, *([stated] if stated and 0.2 <= stated <= 1.1 else ())}):
-                bench = Bench(load_pipelines(packages, None)[pipeline], store, path.name, mpp, (local, batched))
+                bench = Bench(
+                    load_pipelines(packages, None, (FILE,))[pipeline], store, path.name, mpp, (local, batched)
+                )
                 if area * (mpp / bench.pipeline.segmenter.mpp) ** 2 > MAX_WHOLE_PX:
                     continue
                 rows.append(bench.agreement(regions=regions, seed=len(rows)))

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
 from slidecascade.models.repository import load_repository
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
@@ -63,13 +64,13 @@ def rendered(side_px: int, *, mpp: float = 0.5, seed: int = 3) -> NDArray[np.uin
 class Bench:
     """A pipeline that can be run with any tiling."""
 
-    pipeline: Pipeline
+    pipeline: CellsPipeline
     runner: Runner
 
     @classmethod
     def of(cls, pipeline: str) -> Bench:
         packages = load_repository(bundled_models_dir())
-        return cls(load_pipelines(packages, None)[pipeline], LocalRunner(packages.values()))
+        return cls(load_pipelines(packages, None, (FILE,))[pipeline], LocalRunner(packages.values()))
 
     def analyse(
         self,
@@ -99,8 +100,8 @@ class Bench:
             shift=shift,
         )
         with ThreadPoolExecutor(threads) as pool:
-            return analyse(
-                task, runner=self.runner, pool=pool, threads=threads, control=Control(), observer=Silent()
+            return cells_of(
+                analyse(task, runner=self.runner, pool=pool, threads=threads, control=Control(), observer=Silent())
             )
 
 

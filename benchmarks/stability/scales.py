@@ -81,7 +81,7 @@ def cells(image: Image, mpp: float, analyser: Analyser, *, frame: Image) -> Labe
     """The cells of `image`, as a label image of the size of `frame`."""
     _, coded = cv2.imencode(".png", image[..., ::-1])
     request = wire.parse_request({"pipeline": PIPELINE, "mpp": mpp})
-    found = analyser.analyse(request, coded.tobytes(), Control()).analysis.instances
+    found = analyser.analyse(request, coded.tobytes(), Control()).cells.instances
     height, width = frame.shape[:2]
     vertices = found.vertices * (width / image.shape[1])
     return labels_from_outlines(vertices, found.offsets, height_px=height, width_px=width)

@@ -58,9 +58,11 @@ from slidecascade_client.errors import (
 )
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
+from slidecascade_client.shapes import Area, Tile
 
 __all__ = [
     "AccessDeniedError",
+    "Area",
     "AsyncClient",
     "Cell",
     "Cells",
@@ -97,6 +99,7 @@ __all__ = [
     "SlideInfo",
     "SlideList",
     "Summary",
+    "Tile",
     "TilesFailedError",
     "TimedOutError",
     "UndecodableImageError",

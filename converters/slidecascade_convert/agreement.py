@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.decoding import decode
 from slidecascade.errors import ConversionError
-from slidecascade.models.spec import SegmenterHead, SegmenterOptions
+from slidecascade.heads.head import ObjectHead
+from slidecascade.heads.objects import Labels
+from slidecascade.heads.table import find
 from slidecascade_convert.graph import OUTPUTS, PROBABILITY_MAPS, with_output
 from slidecascade_convert.half import HALF_TOLERANCE
 from slidecascade_convert.heads import Floats, network_input, probabilities
@@ -152,11 +153,11 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
 
 def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
     """The label image of uint8 ``(H, W, C)`` maps, with the head's default options."""
-    options = SegmenterOptions()
-    head: SegmenterHead = "unet" if request.head == "unet" else "semantic"
-    return decode(
-        {request.outputs[0].name: maps}, head, options, min_area_px=options.min_area_um2 / request.mpp**2
-    )
+    head = find(request.head)
+    assert isinstance(head, ObjectHead)  # noqa: S101 - a request for a segmenter names one
+    found = head.decode({request.outputs[0].name: maps}, head.options(), mpp=request.mpp)
+    assert isinstance(found, Labels)  # noqa: S101 - the heads that are converted to find label images
+    return found.image
 
 
 def _overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import InvalidRequestError
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.tensors import OutputSpec
 
 Task = Literal["segment", "classify"]

@@ -21,6 +21,7 @@
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
     ├── ModelPackageError            a model package that must not be served (told at start)
+    ├── HeadPluginError              an installed package whose head clashes or is broken (told at start)
     ├── ConversionError              a checkpoint that cannot become a served model
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
     ├── UnusableDataError            annotations or a data set that cannot be learned from
@@ -188,6 +189,10 @@ class TilesFailedError(SlideCascadeError):
 
 class ModelPackageError(SlideCascadeError):
     problem, title = "model-package", "Model package refused"
+
+
+class HeadPluginError(SlideCascadeError):
+    problem, title = "head-plugin", "Head refused"
 
 
 class ConversionError(SlideCascadeError):

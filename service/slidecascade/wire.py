@@ -14,6 +14,7 @@ PROBLEM_PREFIX = "urn:slidecascade:problem:"
 GEOJSON = "application/geo+json"
 JSON = "application/json"
 PNG = "image/png"
+CSV = "text/csv"
 ZIP = "application/zip"
 PROBLEM = "application/problem+json"
 
@@ -202,18 +203,45 @@ class AnswerWarning(Answer):
     message: str
 
 
+class PatchFigures(Answer):
+    """A lattice of patches, whose squares are counted from the slide's corner."""
+
+    patches: int = Field(description="squares that hold tissue")
+    patch_um: float = Field(description="side of a square in micrometres")
+    columns: int
+    rows: int
+    first_column: int = Field(description="of the region in the slide's lattice")
+    first_row: int
+    outlines: dict[str, int] = Field(description="connected groups of squares above the threshold, by class")
+
+
+class AreaFigures(Answer):
+    """The areas of a class."""
+
+    count: int
+    area_mm2: float
+    tissue_share: float | None = Field(description="part of the tissue; null without tissue")
+
+
 class Summary(Answer):
     """The summary of a region's analysis."""
 
     research_use_only: str = RESEARCH_USE_ONLY
+    kind: str = Field(default="cells", description="of the pipeline: cells, patches or areas")
     pipeline: str
     coordinate_space: Literal["level0-pixels", "image-pixels"]
     region: RegionBox
     mpp: float
-    cells: int
-    counts: dict[str, int] = Field(description="cells by class")
-    fractions: dict[str, Share] = Field(description="classes as parts of their parent class")
-    densities_per_mm2: dict[str, float | None] = Field(description="cells per mm2 of tissue; null without tissue")
+    cells: int = Field(default=0, description="of a pipeline of cells")
+    counts: dict[str, int] = Field(description="cells, patches above the threshold, or areas, by class")
+    fractions: dict[str, Share] = Field(
+        description="cells of classes as parts of their parent class, patches as parts of all"
+    )
+    densities_per_mm2: dict[str, float | None] = Field(
+        description="cells or areas per mm2 of tissue; null without tissue"
+    )
+    patches: PatchFigures | None = Field(default=None, description="of a pipeline of patches")
+    areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
     area_mm2: float = Field(description="analysed area")
     tissue_area_mm2: float
     thresholds: dict[str, float]
@@ -273,16 +301,17 @@ class ModelInfo(Answer):
 class HeatmapInfo(Answer):
     name: str
     title: str
-    kind: Literal["fraction", "density"]
+    kind: str = Field(description="fraction or density of cells, probability of patches, coverage by areas")
 
 
 class PipelineInfo(Answer):
     """A pipeline: its models in order, its possible classes, its heatmaps."""
 
     name: str
+    kind: str = Field(default="cells", description="cells, patches or areas")
     title: str
     description: str
-    segmenter: str
+    segmenter: str | None = None
     classifiers: tuple[str, ...]
     thresholds: dict[str, float] = Field(default_factory=dict, description="defaults by model name")
     classes: tuple[ClassInfo, ...]

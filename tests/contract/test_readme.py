@@ -17,6 +17,7 @@ import pytest
 import toy_models
 from served_process import StartServer
 from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
@@ -124,4 +125,4 @@ def test_the_pipeline_of_your_own_is_accepted(tmp_path: Path) -> None:
         toy_models.write_package(models, fields, toy_models.redness_classifier(72))
     block = next(text for text in _blocks("yaml") if "my-nash" in text)
     (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
-    assert "my-nash" in load_pipelines(load_repository(models), tmp_path)
+    assert "my-nash" in load_pipelines(load_repository(models), tmp_path, (FILE,))

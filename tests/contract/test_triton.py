@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 import toy_models
 from served_process import free_port
 from slidecascade.cancellation import Control
-from slidecascade.cells.heads import probabilities
 from slidecascade.errors import (
     DeadlineExceededError,
     ModelFailedError,
@@ -30,9 +29,11 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
+from slidecascade.heads import probabilities
 from slidecascade.models.repository import ModelPackage, load_package, load_repository
 from slidecascade.models.tensors import rgb_image
 from slidecascade.models.triton_config import triton_config
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners import sharedmemory
 from slidecascade.runners.local import LocalRunner
@@ -87,7 +88,7 @@ def test_the_cells_are_those_of_the_local_runner(
 ) -> None:
     """A rendered region in tiles: same outlines, scores, probabilities and classes, bit for bit."""
     image = rendered(320)
-    spec = load_pipelines(PACKAGES, None)[pipeline]
+    spec = load_pipelines(PACKAGES, None, (FILE,))[pipeline]
     runner = TritonRunner(PACKAGES.values(), url=server.url, shared_memory=shared_memory)
     found, expected = (
         Bench(spec, which).analyse(image, mpp=0.5, tile_px=192, threads=2) for which in (runner, local)

@@ -24,6 +24,8 @@ import pytest
 from made_analysis import make_analysis
 from scripted_server import NO_PIPELINES, OVERLOADED, Answer, scripted
 from slidecascade.outputs import archive
+from slidecascade.outputs.cells import encoders
+from slidecascade.outputs.encoders import Drawing
 from slidecascade.wire import ZIP, FieldError, Problem
 from slidecascade_client import (
     AsyncClient,
@@ -45,7 +47,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def _archive() -> bytes:
     region = ANALYSIS.region_l0
     image = np.full((region.height, region.width, 3), 230, np.uint8)
-    return b"".join(archive.encode(ANALYSIS, image, downsample=1.0))
+    return b"".join(archive.encode(encoders.files(ANALYSIS, lambda max_side_px: (image, 1.0), Drawing())))
 
 
 class _Counting(BaseHTTPRequestHandler):

@@ -88,7 +88,7 @@ def test_the_same_call_gives_the_same_set(folders: tuple[Path, Path], tmp_path: 
 @pytest.mark.parametrize("mpp", [0.25, 0.31, 0.5])
 def test_crops_are_those_that_the_service_cuts(tmp_path: Path, mpp: float) -> None:
     """Training crops equal the crops a classifier is given in service, bit for bit, at the slide's edge too."""
-    from slidecascade.cells import crops
+    from slidecascade.slides import crops
     from slidecascade_training.datasets.specimens import Specimen
 
     path = tmp_path / "s.tiff"

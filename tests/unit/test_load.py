@@ -21,7 +21,7 @@ from benchmarks.page import page, write_page
 from benchmarks.record import RESULTS
 
 from made_analysis import make_analysis
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slidecascade.cells.heads import unet
+from slidecascade.heads import unet
 from slidecascade.models.tensors import Signature, rgb_image
 from slidecascade.runners import local
 

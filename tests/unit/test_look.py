@@ -9,16 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import toy_models
-from slidecascade.cells.look import Look, look_at
+from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.geometry import Box
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.heads.unet import OUTPUTS, UNET, UnetOptions
 
-SEGMENTER = SegmenterSpec.model_validate(toy_models.segmenter_fields() | {"sha256": "0" * 64})
 SIDE_PX = 640
 EXTENT = Box(0, 0, SIDE_PX, SIDE_PX)
 RECEPTIVE_PX = 16
+DECODING = Decoding(
+    head=UNET,
+    outputs=OUTPUTS,
+    options=UnetOptions(min_area_um2=1.0),
+    mpp=0.5,
+    receptive_px=RECEPTIVE_PX,
+    max_cell_px=10_000,
+)
 
 
 class Plane:
@@ -36,22 +42,15 @@ class Plane:
         left, top = (RECEPTIVE_PX if start > 0 else 0 for start in (box.x, box.y))
         right, bottom = (RECEPTIVE_PX if end < SIDE_PX else 0 for end in (box.right, box.bottom))
         inside[top : box.height - bottom, left : box.width - right] = True
-        return look_at(
-            np.where(inside[..., None], maps, noise),
-            box,
-            EXTENT,
-            segmenter=SEGMENTER,
-            foreground=0.5,
-            receptive_px=RECEPTIVE_PX,
-            min_area_px=4,
-            max_cell_px=10_000,
-        )
+        return look_at({"maps": np.where(inside[..., None], maps, noise)}, box, EXTENT, DECODING)
 
     def cells(self, box: Box, most_px: int = 10**9) -> dict[bytes, tuple[float, float]]:
         """Outlines of the cells with a centroid in `box`, found from a read box with a margin of 48 px."""
         whole = Box(0, 0, SIDE_PX, SIDE_PX)
         first = Seen.nothing_of(self.look(box.inflated(48).clipped(whole)))
-        again = SecondLook(look=self.look, whole=whole, aligned_to=8, receptive_px=RECEPTIVE_PX, most_px=most_px)
+        again = SecondLook(
+            look=self.look, whole=whole, aligned_to=8, margin_px=DECODING.margin_px, most_px=most_px
+        )
         found: dict[bytes, tuple[float, float]] = {}
         for seen in again.settle(first, box):
             cells = seen.look.cells(seen.wanted, reach=box, min_area_px=4)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_analysis import make_analysis
-from slidecascade.cells.result import Analysis, FailedTile, TissueMap
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.outputs.areas import analysed_mm2, tissue_mm2, tissue_um2
+from slidecascade.kinds.result import FailedTile, TissueMap
+from slidecascade.outputs.extent import analysed_mm2, tissue_mm2, tissue_um2
 
 REGION = Box(10, 20, 40, 30)
 

@@ -30,7 +30,7 @@ from benchmarks.peers.tuning import Effort, tune
 
 from made_analysis import make_analysis
 from slidecascade.errors import ModelFailedError
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 
 PEERS = Path(peers.__file__).parent
 APPS = ("lit_app", "ray_app", "published_app")

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from made_analysis import make_analysis
 from slidecascade.models.tensors import Tensors, batch_of
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 

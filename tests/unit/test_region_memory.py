@@ -171,7 +171,7 @@ def test_more_cells_than_expected_are_reserved_or_refused(
     image = bytes(cv2.imencode(".png", blobs(0, 256, 256, 40)[..., ::-1])[1])
     analyser = make_analyser(60)
     share = analyser.memory.share()
-    found = analyser.analyse(REQUEST, image, Control(), share=share).analysis.instances
+    found = analyser.analyse(REQUEST, image, Control(), share=share).cells.instances
     assert len(found) > 5
     expected = reserved.now
     share.release()

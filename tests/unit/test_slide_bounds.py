@@ -12,7 +12,7 @@ from leica_slide import write_leica
 from made_analysis import make_analysis
 from slidecascade.cli import main
 from slidecascade.geometry import Box
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 from slidecascade.outputs.provenance import provenance
 from slidecascade.slides.slide import Slide
 from slidecascade_render.liver.tissue import TissueOptions, render

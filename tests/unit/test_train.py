@@ -114,7 +114,7 @@ def _served_accuracy(slides: Path, models: Path, pipelines: Path, slide: str, ti
     analyser = Analyser(settings, observer=Silent())
     try:
         request = wire.parse_request({"pipeline": "mine", "slide": slide})
-        analysis = analyser.analyse(request, None, Control()).analysis
+        analysis = analyser.analyse(request, None, Control()).cells
     finally:
         analyser.close()
     columns, rows = np.floor(analysis.instances.centroids).astype(int).T

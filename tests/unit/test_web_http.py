@@ -168,7 +168,7 @@ async def test_a_packed_answer_that_breaks_off_is_not_complete(
             yield json.dumps({"n": number, "text": str(hash(str(number)) ** 9)}).encode()
         raise ValueError("in the middle")
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", broken)
     headers = {"Accept-Encoding": "gzip"}
     async with client.stream("POST", "/v1/regions", files=FORM, headers=headers) as response:
         assert response.status_code == 200

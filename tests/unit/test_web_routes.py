@@ -18,13 +18,13 @@ import pytest
 
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
-from slidecascade.analysis.analyser import Report
 from slidecascade.cancellation import Control
 from slidecascade.memory import Share
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import heatmap
+from slidecascade.outputs.colormap import COLORMAPS
+from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.files import Overview
 from slidecascade.settings import Settings
-from slidecascade.web import regions
 from slidecascade.web.context import Process
 from slidecascade.web.rest import STATUS
 
@@ -175,7 +175,7 @@ def test_every_error_has_a_row_or_never_ends_a_request() -> None:
     elsewhere = {
         errors.SlideCascadeError,
         errors.ModelPackageError,
-        errors.ConversionError,
+        errors.HeadPluginError,
         errors.ConversionError,
         errors.PipelineSpecError,
         errors.UnusableDataError,
@@ -397,7 +397,7 @@ async def test_the_deadline_holds_for_the_encoding(
         freed.wait()
         yield b""
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", stuck)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", stuck)
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
     try:
         assert problem(await post(client, files=files)).name == "deadline-exceeded"
@@ -411,13 +411,15 @@ async def test_all_of_the_encoding_is_measured(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, media_type: str
 ) -> None:
     """The stage holds the time of the first piece too, which for some answers is the only one."""
-    encode = regions._encode
+    encode = Encoders.encode
 
-    def slow(report: Report, view: regions.View) -> Iterator[bytes]:
+    def slow(
+        of: Encoders[Any], media_type: str, result: Any, overview: Overview, drawing: Drawing
+    ) -> Iterator[bytes]:
         time.sleep(0.1)
-        yield from encode(report, view)
+        yield from encode(of, media_type, result, overview, drawing)
 
-    monkeypatch.setattr(regions, "_encode", slow)
+    monkeypatch.setattr(Encoders, "encode", slow)
     assert (await post(client, headers={"Accept": media_type})).status_code == 200
     page = (await client.get("/metrics")).text
     assert 'slidecascade_stage_duration_seconds_count{stage="encode"} 1.0' in page
@@ -426,7 +428,7 @@ async def test_all_of_the_encoding_is_measured(
     assert float(told[1]) >= 0.1
 
 
-@pytest.mark.parametrize("colormap", heatmap.COLORMAPS)
+@pytest.mark.parametrize("colormap", COLORMAPS)
 async def test_every_colormap_can_be_asked_for(client: httpx.AsyncClient, colormap: str) -> None:
     """What heatmaps are drawn in is what requests may name."""
     answer = await post(client, headers={"Accept": wire.PNG}, params={"colormap": colormap})
@@ -442,7 +444,7 @@ async def test_an_answer_that_breaks_off_breaks_the_connection(
         yield b'{"type":"FeatureCollection","features":['
         raise ValueError("in the middle")
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", broken)
     transport = httpx.ASGITransport(process.guard(process.rest))
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         with pytest.raises(ConnectionAbortedError):
@@ -458,7 +460,7 @@ async def test_a_failure_before_the_answer_is_told(
         raise errors.ModelFailedError("A score is not a number.")
         yield b""
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", broken)
     assert problem(await post(client)).name == "model-failed"
 
 

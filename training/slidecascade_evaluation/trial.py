@@ -13,8 +13,9 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, say_nothing
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis, UsedModel
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, RegionTooLargeError, UndecodableImageError
+from slidecascade.kinds.result import UsedModel
 from slidecascade.pipelines.classes import lineage
 from slidecascade_evaluation.matching import Labels, overlap_of
 from slidecascade_evaluation.rasters import labels_from_outlines
@@ -125,6 +126,8 @@ def run_trial(
     info = analyser.pipeline(question.pipeline)
     told_apart = _told_apart(item.name for item in info.classes)
     _require_known(question.class_names, told_apart)
+    if info.segmenter is None or info.kind != "cells":
+        raise InvalidRequestError(f"The pipeline {info.name!r} finds no cells: choose one of the kind cells.")
     own = analyser.model(info.segmenter).mpp
     request = wire.parse_request(
         {
@@ -162,12 +165,13 @@ def _try(
         report = analyser.analyse(request, data, Control())
     except (RegionTooLargeError, UndecodableImageError) as error:
         raise InvalidRequestError(f"{specimen.image.name}: {error.detail}") from error
-    box = report.analysis.region_l0
+    analysis = report.cells
+    box = analysis.region_l0
     truth = specimen.read_truth(height_px=box.height, width_px=box.width)
-    predicted = predicted_labels(report.analysis)
-    result = _compare(specimen, _named(truth, class_names, specimen.stem), report.analysis, predicted)
+    predicted = predicted_labels(analysis)
+    result = _compare(specimen, _named(truth, class_names, specimen.stem), analysis, predicted)
     image, _ = report.overview(max(box.width, box.height))
-    return report.analysis, Look(result, image, truth.labels, predicted)
+    return analysis, Look(result, image, truth.labels, predicted)
 
 
 def predicted_labels(analysis: Analysis) -> Labels:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import ModelPackageError
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.heads.table import outputs_of
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.spec import (
     ClassifierSpec,
     CropSpec,
     ModelClass,
-    SegmenterOptions,
     SegmenterSpec,
-    SoftmaxOptions,
     TrainingData,
 )
 from slidecascade.models.tensors import rgb_image
@@ -68,7 +68,7 @@ class Statement:
 
 
 def segmenter_spec(
-    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: SegmenterOptions
+    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: UnetOptions
 ) -> SegmenterSpec:
     """Of a network that returns the maps of the `unet` head for images of any size."""
     return SegmenterSpec(
@@ -84,7 +84,7 @@ def segmenter_spec(
 
 
 def classifier_spec(
-    stated: Statement, exported: Exported, *, input_px: int, crop_px: int, options: SoftmaxOptions | None = None
+    stated: Statement, exported: Exported, *, input_px: int, crop_px: int, options: ClassifierOptions | None = None
 ) -> ClassifierSpec:
     """Of a network that returns softmax probabilities for crops of one size."""
     more = {} if options is None else {"options": options}

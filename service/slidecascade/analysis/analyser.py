@@ -7,16 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from slidecascade import wire
 from slidecascade.analysis import footprint
 from slidecascade.analysis.flow import Progress, analyse, say_nothing
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
@@ -26,12 +24,17 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.geometry import Box
+from slidecascade.geometry import Box, Grid
+from slidecascade.kinds.result import RegionResult
+from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.outputs.encoders import Encoders
+from slidecascade.outputs.files import Overview
+from slidecascade.pipelines.load import load_pipelines
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
@@ -51,14 +54,15 @@ KEPT_FACTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished analysis, and the region's pixels for those who draw on them.
+    """A finished analysis, and the region's pixels for those who draw on them."""
 
-    `overview(max_side_px)` returns the region as ``(H, W, 3)`` uint8 RGB with no side longer than that, and the
-    level-0 pixels per pixel of it.
-    """
+    analysis: RegionResult
+    overview: Overview
 
-    analysis: Analysis
-    overview: Callable[[int], tuple[NDArray[np.uint8], float]]
+    @property
+    def cells(self) -> Analysis:
+        """The analysis of a pipeline that finds cells; raises InvalidRequestError for one of another kind."""
+        return cells_of(self.analysis)
 
 
 class Analyser:
@@ -67,6 +71,7 @@ class Analyser:
     Args:
         observer: told about stages, tiles and cells.
         runs: told about the runs of networks.
+        kinds: of pipeline, by name.
         make_runner: builds what runs the networks of the packages it is given; default: what the settings choose.
 
     Raises:
@@ -80,11 +85,14 @@ class Analyser:
         observer: Observer,
         runs: RunObserver | None = None,
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._settings = settings
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
-        self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
+        self._kinds = kinds
+        files = [kind.file for kind in kinds.values()]
+        self._pipelines: Mapping[str, Pipeline] = load_pipelines(self._packages, settings.pipelines_dir, files)
         if not self._pipelines:
             raise PipelineSpecError(
                 f"No pipeline can be served: the models folder holds {', '.join(self._packages) or 'no models'}; "
@@ -174,16 +182,16 @@ class Analyser:
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px)
             encoded = pyramid if isinstance(pyramid, EncodedImage) else None
-            cells = _expected_cells(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
+            found = self._expected(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
             space = pyramid.coordinate_space
             doubts = doubts_of(pyramid.stated, mpp)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
         upload = None
         if encoded is None:
-            share.reserve(held + cells, control)
+            share.reserve(held + found, control)
         else:
             held += len(encoded.data) + encoded.decoded_bytes
-            upload = _decoded(encoded, share, control, kept_bytes=held + cells)
+            upload = _decoded(encoded, share, control, kept_bytes=held + found)
         control.check()  # decoding and waiting can take long
         open_source = self._opener(request, upload)
         with open_source() as source:
@@ -212,7 +220,7 @@ class Analyser:
         share: Share = UNLIMITED,
         progress: Progress = say_nothing,
     ) -> Report:
-        """Analyse a region whose every default is filled in; what its cells take is held in `share`."""
+        """Analyse a region whose every default is filled in; what is found is held in `share`."""
         with self._refusing_strangers():
             analysis = analyse(
                 task,
@@ -222,7 +230,8 @@ class Analyser:
                 control=control,
                 observer=self._observer,
                 progress=progress,
-                hold=lambda cells: share.require(task.held_bytes + cells),
+                kinds=self._kinds,
+                hold=lambda found: share.require(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -231,6 +240,10 @@ class Analyser:
 
     def pipeline(self, name: str) -> wire.PipelineInfo:
         return _pipeline_info(self._find_pipeline(name))
+
+    def encoders(self, pipeline: str) -> Encoders[Any]:
+        """What the results of a pipeline can be answered as; raises UnknownPipelineError."""
+        return self._kinds[self._find_pipeline(pipeline).kind].encoders
 
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return tuple(_model_info(package.spec) for package in self._packages.values())
@@ -258,6 +271,15 @@ class Analyser:
             raise UnknownPipelineError(f"There is no pipeline {name!r}; there are {known}.")
         return self._pipelines[name]
 
+    def _expected(self, pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
+        """Memory of what `pipeline` may find; raises what is wrong with the pixel size of any model."""
+        grids: dict[str, Grid] = {}
+        for model in pipeline.models:
+            grids[model.name] = frame.grid(pipeline.mpp_of(model))
+            require_workable(region_l0, grids[model.name])
+        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
+        return expected
+
     @contextmanager
     def _pyramid(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[Pyramid]:
         """What the upload or the slide states; no pixel is read."""
@@ -277,14 +299,6 @@ class Analyser:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
-
-
-def _expected_cells(pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
-    """Memory of the cells that `pipeline` may find; raises what is wrong with the pixel size of any model."""
-    for model in pipeline.models:
-        require_workable(region_l0, frame.grid(model.mpp))
-    segmenter = pipeline.segmenter
-    return footprint.expected_cells_bytes(region_l0, frame.grid(segmenter.mpp), halo_px=segmenter.halo_px)
 
 
 def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
@@ -328,16 +342,20 @@ def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:
 
 
 def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
+    by_task = {
+        task: [model.name for model in pipeline.models if model.task == task] for task in ("segment", "classify")
+    }
     return wire.PipelineInfo(
         name=pipeline.name,
+        kind=pipeline.kind,
         title=pipeline.title,
         description=pipeline.description,
-        segmenter=pipeline.segmenter.name,
-        classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        segmenter=next(iter(by_task["segment"]), None),
+        classifiers=tuple(by_task["classify"]),
         thresholds=dict(pipeline.thresholds),
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),
         heatmaps=tuple(
-            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
+            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmap_titles
         ),
     )
 

@@ -6,8 +6,15 @@ which there are as many as threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid
+from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.slides.view import MAX_PIECE_PX
 
 CELL_COPIES = 4
@@ -18,6 +25,12 @@ CELLS_BYTES_PER_PX = 2
 
 What cells take beyond is reserved when they are found.
 """
+
+SQUARE_BYTES = 64
+"""Of a square of a lattice and a class: probabilities in tiles, joined and copied, and indices."""
+
+AREAS_BYTES_PER_PX = 32
+"""Of a mask's pixel: labels of 4 bytes in tiles, joined and padded for tracing, and what is traced of them."""
 
 PICTURE_BYTES_PER_PX = 26
 """Of a pixel of the overview: read, resampled, drawn on twice and compressed; measured: 24."""
@@ -40,11 +53,29 @@ def answer_bytes(region_l0: Box, *, overview_side_px: int, decoded: bool) -> int
     return PICTURE_BYTES_PER_PX * min(area, overview_side_px**2) + read
 
 
-def expected_cells_bytes(region_l0: Box, grid: Grid, *, halo_px: int) -> int:
-    """Memory of the cells of a region, found by a network that reads `grid` and `halo_px` around the region.
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The memory of what a kind of pipeline finds, until the answer is sent.
 
-    Cells are found in the halo, too, before those outside of the region are dropped.
+    Attributes:
+        expected: of a region, from pipeline, region in level-0 pixels, and grids by model.
+        kept: of a tile's result.
     """
+
+    expected: Callable[[Any, Box, Mapping[str, Grid]], int]
+    kept: Callable[[Any], int]
+
+
+def hold_freely(size: int) -> None:
+    """The memory of those who are alone."""
+
+
+def expected_cells_bytes(pipeline: CellsPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the cells of a region.
+
+    Cells are found in the halo around it, too, before those outside of the region are dropped.
+    """
+    grid, halo_px = grids[pipeline.segmenter.name], pipeline.segmenter.halo_px
     return CELLS_BYTES_PER_PX * grid.box_from_l0(region_l0).inflated(halo_px).clipped(grid.extent).area
 
 
@@ -53,3 +84,21 @@ def cells_bytes(cells: Instances) -> int:
     points = cells.centroids.nbytes + cells.vertices.nbytes + cells.offsets.nbytes
     numbers = cells.areas.nbytes + cells.scores.nbytes + sum(matrix.nbytes for matrix in cells.probabilities)
     return CELL_COPIES * (points + numbers)
+
+
+def expected_patches_bytes(pipeline: PatchesPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the lattice of a region: its probabilities, and its tiles as text."""
+    squares = grids[pipeline.classifier.name].box_from_l0(region_l0).area / pipeline.stride_px**2
+    return int(SQUARE_BYTES * (squares + 1) * len(pipeline.classifier.classes))
+
+
+def expected_areas_bytes(pipeline: AreasPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the mask of a region."""
+    return AREAS_BYTES_PER_PX * grids[pipeline.segmenter.name].box_from_l0(region_l0).area
+
+
+CELLS_FOOTPRINT: Final = Footprint(expected_cells_bytes, lambda result: cells_bytes(result.cells))
+PATCHES_FOOTPRINT: Final = Footprint(
+    expected_patches_bytes, lambda result: SQUARE_BYTES * result.probabilities.size
+)
+AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, lambda result: AREAS_BYTES_PER_PX * result.labels.size)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import CoordinateSpace, Origin
 from slidecascade.geometry import Box, Mpp
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import CoordinateSpace, Origin
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
@@ -33,11 +33,11 @@ class RegionTask:
         mpp: micrometres per level-0 pixel.
         facts: what holds for the slide as a whole.
         thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
-        held_bytes: memory that is held for the region, less that of its cells.
+        tile_px: greatest side of a tile's core in pixels of the first model's grid.
+        held_bytes: memory that is held for the region, less that of what is found.
         doubts: what makes any answer about this source doubtful, known beforehand.
         origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
-        shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
+        shift: moves the seams (x, y), in those pixels; what is found must not change.
     """
 
     pipeline: Pipeline

@@ -13,7 +13,9 @@ from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import bar
-from slidecascade.outputs import archive, heatmap, overlay
+from slidecascade.outputs import archive
+from slidecascade.outputs.colormap import COLORMAPS, Colormap
+from slidecascade.outputs.encoders import Drawing
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
 from slidecascade.staging import writing_to
@@ -35,10 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what outlines count from: level 0's corner, or the scanned part's, as in QuPath",
     )
     parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
-    parser.add_argument(
-        "--colormap", choices=tuple(heatmap.COLORMAPS), default=heatmap.DEFAULT_COLORMAP, help="of the heatmaps"
-    )
-    parser.add_argument("--gzip", action="store_true", help="write cells.geojson.gz in place of cells.geojson")
+    parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
+    parser.add_argument("--gzip", action="store_true", help="write the GeoJSON as NAME.geojson.gz")
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
@@ -57,18 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     analyser = Analyser(settings, observer=Silent())
     try:
         report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
-        pixels, downsample = report.overview(overlay.MAX_SIDE_PX)
+        encoders = analyser.encoders(request.pipeline)
+        drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
+        with writing_to(arguments.out):
+            files = encoders.files(report.analysis, report.overview, drawing)
+            archive.write_folder(files, arguments.out, gzip=arguments.gzip)
     finally:
         analyser.close()
-    with writing_to(arguments.out):
-        archive.write_folder(
-            report.analysis,
-            pixels,
-            arguments.out,
-            downsample=downsample,
-            colormap=arguments.colormap,
-            gzip=arguments.gzip,
-        )
     if failed := report.analysis.tiles.failed:
         sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
     for warning in report.analysis.warnings:

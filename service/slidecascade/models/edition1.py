@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from slidecascade.cells.heads.table import outputs_of
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.tensors import rgb_image
 
 Side = Annotated[int, Field(ge=1, le=4096)]

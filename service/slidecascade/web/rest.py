@@ -18,7 +18,7 @@ from starlette.responses import Response
 from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.metrics import CONTENT_TYPE, Metrics
-from slidecascade.outputs.heatmap import COLORMAPS
+from slidecascade.outputs.colormap import COLORMAPS
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.inference import Inferences
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
@@ -278,7 +278,7 @@ _REGION_REQUEST: Final[dict[str, Any]] = {
 }
 _REGION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The cells, the summary, a heatmap or all of it, as Accept asks.",
+        "description": "What was found, its summary, a heatmap, a table or all of it, as Accept asks.",
         "content": {
             offer: {"schema": {"$ref": "#/components/schemas/Summary"} if offer == wire.JSON else {}}
             for offer in OFFERS

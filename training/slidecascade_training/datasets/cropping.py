@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells import crops
 from slidecascade.geometry import Mpp
+from slidecascade.slides import crops
 from slidecascade.slides.tissue import GLASS_MIN, GLASS_SPREAD
 from slidecascade.slides.view import SlideView
 from slidecascade_evaluation.annotation import Points

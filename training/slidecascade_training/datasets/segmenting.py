@@ -61,7 +61,7 @@ def cells_of(
     analyser = Analyser(settings, observer=Silent())
     try:
         image = None if is_slide else slide.read_bytes()
-        return analyser.analyse(request, image, Control()).analysis.instances
+        return analyser.analyse(request, image, Control()).cells.instances
     finally:
         analyser.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slidecascade.models.spec import ClassifierSpec, ModelClass, SoftmaxOptions, TrainingData
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.models.spec import ClassifierSpec, ModelClass, TrainingData
 from slidecascade_convert.modelcard import Card, table
 from slidecascade_render.liver.crops import MPP, Task
 from slidecascade_training import packages
@@ -108,7 +109,11 @@ def _spec(task: Task, exported: packages.Exported, result: Result, seeds: Seeds)
         },
     )
     return packages.classifier_spec(
-        stated, exported, input_px=task.input_px, crop_px=task.crop_px, options=SoftmaxOptions(floor=result.floor)
+        stated,
+        exported,
+        input_px=task.input_px,
+        crop_px=task.crop_px,
+        options=ClassifierOptions(floor=result.floor),
     )
 
 

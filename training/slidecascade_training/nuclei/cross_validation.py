@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from slidecascade.cores import usable_cores
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.staging import write_files
 from slidecascade_convert.modelcard import table
 from slidecascade_evaluation import dsb2018
@@ -48,7 +48,7 @@ class FoldResult:
     """A fold's figures on all its held-out images, with the thresholds that suit the other folds."""
 
     name: str
-    options: SegmenterOptions
+    options: UnetOptions
     accuracy: Accuracy
 
 
@@ -56,7 +56,7 @@ class FoldResult:
 class CrossValidation:
     """The result of all folds, and the thresholds that suit all of them."""
 
-    options: SegmenterOptions
+    options: UnetOptions
     folds: tuple[FoldResult, ...]
 
     @property

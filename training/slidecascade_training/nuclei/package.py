@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from slidecascade.errors import ModelPackageError
-from slidecascade.models.spec import ModelClass, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads.unet import UnetOptions
+from slidecascade.models.spec import ModelClass, SegmenterSpec, TrainingData
 from slidecascade_convert.modelcard import Card, table
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import Accuracy
@@ -62,7 +63,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
 
 def _spec(
     exported: packages.Exported,
-    options: SegmenterOptions,
+    options: UnetOptions,
     measured: Mapping[str, Accuracy],
     settings: NucleiSettings,
 ) -> SegmenterSpec:
@@ -123,7 +124,7 @@ def view_radius_px(widths: Sequence[int]) -> int:
 
 
 def _card(spec: SegmenterSpec, settings: NucleiSettings, measured: Mapping[str, Accuracy]) -> Card:
-    options, widths = spec.options, ", ".join(map(str, settings.widths))
+    options, widths = UnetOptions.model_validate(spec.options.model_dump()), ", ".join(map(str, settings.widths))
     radius_px = view_radius_px(settings.widths)
     beyond_px, stride = spec.halo_px - radius_px, stride_of(settings.widths)
     return Card(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.staging import make_folder, write_file
 from slidecascade_evaluation import dsb2018
 from slidecascade_training.checkpoint import History
@@ -47,6 +47,6 @@ def write_nuclei_report(network: Any, data: Path, run: Path, settings: NucleiSet
     return Report(measured_on, detail["figures"])
 
 
-def _tried(data: Path, split: dsb2018.Split, predict: Predict, options: SegmenterOptions) -> Iterator[cells.Tried]:
+def _tried(data: Path, split: dsb2018.Split, predict: Predict, options: UnetOptions) -> Iterator[cells.Tried]:
     for item in dsb2018.read_images(data, split):
         yield cells.Tried(f"{item.stem}.png", item.image, item.labels, decode(predict(item.image), options))

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads import unet
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.matching import Labels
@@ -30,7 +30,7 @@ Predict = Callable[[Image], Maps]
 
 MPP: Final = 0.5
 MULTIPLE_OF: Final = 8
-MIDDLING: Final = SegmenterOptions(foreground=0.5, seed=0.35, prominence=0.15, min_area_um2=6.0)
+MIDDLING: Final = UnetOptions(foreground=0.5, seed=0.35, prominence=0.15, min_area_um2=6.0)
 """For runs with too few images to choose by."""
 FEW: Final = 4  # images; thresholds chosen by fewer fit those images alone
 
@@ -84,7 +84,7 @@ def _padded(run: Callable[[Image], Maps], multiple_of: int) -> Predict:
     return predict
 
 
-def decode(maps: Maps, options: SegmenterOptions) -> Labels:
+def decode(maps: Maps, options: UnetOptions) -> Labels:
     """The served head at the model's pixel size."""
     return unet.decode(
         maps,
@@ -105,23 +105,23 @@ def mapped(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> list[Mapp
 
 
 GRID: Final = tuple(
-    SegmenterOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
+    UnetOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
     for foreground, seed, prominence in product(_FOREGROUNDS, _SEEDS, _PROMINENCES)
 )
 """The options that are compared first; the smallest area is chosen after them."""
 
 
-def scores(images: Sequence[Mapped], grid: Sequence[SegmenterOptions]) -> Floats:
+def scores(images: Sequence[Mapped], grid: Sequence[UnetOptions]) -> Floats:
     """The mean of AP at IoU 0.5 and mean AP for each of `grid`, over images, one at least."""
 
-    def score(options: SegmenterOptions) -> float:
+    def score(options: UnetOptions) -> float:
         accuracy = measure([(item.truth, decode(item.maps, options)) for item in images])
         return 0.5 * (accuracy.ap50 + accuracy.mean_ap)
 
     return np.array([score(options) for options in grid])
 
 
-def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> SegmenterOptions:
+def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> UnetOptions:
     """The options with the best `scores`, the kinds of image weighing the same.
 
     Args:
@@ -136,7 +136,7 @@ def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> Seg
     return tune_groups([[item for item in images if item.kind == kind] for kind in chosen])
 
 
-def tune_groups(groups: Sequence[Sequence[Mapped]]) -> SegmenterOptions:
+def tune_groups(groups: Sequence[Sequence[Mapped]]) -> UnetOptions:
     """The options with the best mean of `scores` over groups of images, which weigh the same.
 
     Raises:
@@ -149,13 +149,13 @@ def tune_groups(groups: Sequence[Sequence[Mapped]]) -> SegmenterOptions:
     return areas[int(np.mean([scores(group, areas) for group in groups], axis=0).argmax())]
 
 
-def chosen_options(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> SegmenterOptions:
+def chosen_options(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> UnetOptions:
     """Thresholds that suit the images kept for choosing them, or middling ones where too few are kept."""
     return tune(mapped(images, predict)) if len(images) >= FEW else MIDDLING
 
 
 def measure_by_kind(
-    images: Sequence[dsb2018.NucleiImage], predict: Predict, options: SegmenterOptions
+    images: Sequence[dsb2018.NucleiImage], predict: Predict, options: UnetOptions
 ) -> Mapping[str, Accuracy]:
     """Accuracy with the served head: all images under ``all``, then every kind there is; no image gives none."""
     results = [(item.kind, item.labels, decode(predict(item.image), options)) for item in images]

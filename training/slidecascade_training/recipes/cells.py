@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
 from slidecascade.geometry import Mpp
+from slidecascade.heads import unet
 from slidecascade.staging import write_file
 from slidecascade_evaluation.matching import Labels
 from slidecascade_evaluation.scores import Accuracy, Tally, pooled, tally_of

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from slidecascade.models.spec import ClassifierSpec, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads.unet import UnetOptions
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TrainingData
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_convert.modelcard import Card, figures_table
 from slidecascade_evaluation.scores import tally_of
@@ -80,7 +81,7 @@ def _spec(
     )
     if recipe.task == "classify":
         return classifier_spec(stated, exported, input_px=recipe.input_px, crop_px=data.spec.size_px)
-    options = SegmenterOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
+    options = UnetOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
     return segmenter_spec(
         stated, exported, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options
     )

@@ -5,11 +5,16 @@ map. Which object a pixel belongs to depends on the pieces of that object only, 
 object that both show whole.
 """
 
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads.labels import at_least, fill_holes, grey_level, pieces, without_specks
-from slidecascade.models.tensors import OutputSpec
+from slidecascade.heads.head import MaskHead, ObjectHead, SegmenterOptions
+from slidecascade.heads.labels import at_least, fill_holes, grey_level, pieces, without_specks
+from slidecascade.heads.objects import Labels
+from slidecascade.models.tensors import OutputSpec, Tensors
 
 OUTPUTS = (
     OutputSpec(
@@ -48,3 +53,30 @@ def decode(maps: npt.NDArray[np.uint8], *, foreground: float, min_area_px: float
     labels = found.dense()
     fill_holes(labels)
     return without_specks(labels, found.count, min_area_px)
+
+
+class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
+    """Objects are the pieces of the foreground; as a mask, the foreground itself is the one class."""
+
+    name: ClassVar[str] = "semantic"
+    options = SegmenterOptions
+
+    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
+        return OUTPUTS
+
+    def decode(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> Labels:
+        maps = outputs["maps"]
+        labels = decode(maps, foreground=options.foreground, min_area_px=options.min_area_px(mpp))
+        return Labels(labels, np.ascontiguousarray(maps[:, :, 0]))
+
+    def extent(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
+        return at_least(outputs["maps"][:, :, 0], grey_level(options.foreground))
+
+    def reach_px(self, options: SegmenterOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
+        return 0
+
+    def mask(self, outputs: Tensors, options: SegmenterOptions) -> npt.NDArray[np.uint8]:
+        return self.extent(outputs, options, mpp=1.0) & np.uint8(1)
+
+
+SEMANTIC: Final = _SemanticHead()

@@ -1,96 +1,68 @@
 """Where the results of tiles go.
 
 The flow hands over every tile once, in reading order, and keeps nothing: what memory an analysis takes is up to
-its sink. The sink of a region keeps all cells and makes the parts of an `Analysis` of them.
+its sink. The sink of a region keeps all tiles and makes a `RegionResult` of them; each kind derives its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slidecascade.analysis import footprint
-from slidecascade.cells import cascade, seams
-from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import FailedTile, TileReport, TissueMap
-from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import FailedTile, RegionResult, Subject, TileReport, TissueMap
+from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
 from slidecascade.warning import AnswerWarning
 
 MIN_UNSTORED = 0.01
 """Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
+T = TypeVar("T", bound=AnyTileResult)
+T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
+P = TypeVar("P", bound=Pipeline)
 
-class Sink(Protocol):
+
+class Sink(Protocol[T_contra]):
     """Takes the tiles of an analysis, in reading order, from one thread."""
 
-    def take(self, result: TileResult) -> None:
+    def take(self, result: T_contra, /) -> None:
         """A tile that was analysed, or found to be background."""
         ...
 
-    def fail(self, failure: TileFailure) -> None:
+    def fail(self, failure: TileFailure, /) -> None:
         """A tile that failed twice."""
         ...
 
 
-def hold_freely(size: int) -> None:
-    """The memory of those who are alone."""
-
-
-class MemorySink:
+class MemorySink(ABC, Generic[P, T]):
     """Keeps the tiles of a region in memory.
 
     Args:
         pipeline: what is run.
         region_l0: the region, in level-0 pixels.
-        grid: the segmenter's.
-        hold: called with the memory that the cells taken so far need, in bytes; raises when there is not so much.
+        grid: the one in which tiles are cut.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, region_l0: Box, grid: Grid, *, hold: Callable[[int], None] = hold_freely
-    ) -> None:
+    def __init__(self, pipeline: P, region_l0: Box, grid: Grid) -> None:
         self._pipeline = pipeline
         self._region_l0 = region_l0
         self._grid = grid
-        self._hold = hold
-        self._cells_bytes = 0
-        self._results: list[TileResult] = []
+        self._results: list[T] = []
         self._failures: list[TileFailure] = []
 
-    def take(self, result: TileResult) -> None:
+    def take(self, result: T, /) -> None:
         self._results.append(result)
-        self._cells_bytes += footprint.cells_bytes(result.cells)
-        self._hold(self._cells_bytes)
 
-    def fail(self, failure: TileFailure) -> None:
+    def fail(self, failure: TileFailure, /) -> None:
         self._failures.append(failure)
 
-    def cells(self) -> Instances:
-        """All cells once, from top to bottom, whatever tiles they were found in."""
-        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
-        cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
-        keep = seams.settle(
-            cells.centroids,
-            cells.areas,
-            tile_index=np.repeat(
-                [result.index for result in self._results], [len(result.cells) for result in self._results]
-            ).astype(np.int64),
-            owned=_joined([result.owned for result in self._results]),
-            near_seam=_joined([result.near_seam for result in self._results]),
-        )
-        # One selection, for each is a copy of all cells.
-        kept = np.flatnonzero(keep)
-        return cells.take(kept[np.lexsort((cells.centroids[kept, 0], cells.centroids[kept, 1]))])
-
-    def classes(self, cells: Instances, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
-        """``(N,)``: the class each of `cells` ends in."""
-        return cascade.final_classes(cells.probabilities, self._pipeline, thresholds, len(cells))
+    @abstractmethod
+    def finish(self, subject: Subject) -> RegionResult:
+        """What all tiles together say of the region, without timings."""
 
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
@@ -141,7 +113,3 @@ def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:
     right, bottom = grid.l0_from_grid(np.array([[core.right, core.bottom]]))[0]
     x, y = round(left), round(top)
     return Box(x, y, round(right) - x, round(bottom) - y).clipped(region_l0)
-
-
-def _joined(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    return np.concatenate([np.zeros(0, np.bool_), *masks])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
+from slidecascade.kinds.result import RegionResult
 
 UM2_PER_MM2 = 1e6
 
@@ -16,13 +16,13 @@ _BAND_ROWS = 256
 """Rows of the tissue map summed at a time: what bounds memory."""
 
 
-def analysed_mm2(analysis: Analysis) -> float:
+def analysed_mm2(analysis: RegionResult) -> float:
     """The region without its failed tiles, mm2."""
     failed = sum(tile.core_l0.clipped(analysis.region_l0).area for tile in analysis.tiles.failed)
     return (analysis.region_l0.area - failed) * analysis.mpp**2 / UM2_PER_MM2
 
 
-def tissue_mm2(analysis: Analysis) -> float:
+def tissue_mm2(analysis: RegionResult) -> float:
     """The tissue inside the analysed area, mm2."""
     region = analysis.region_l0
     x_edges_l0 = np.array([region.x, region.right], np.float64)
@@ -31,7 +31,7 @@ def tissue_mm2(analysis: Analysis) -> float:
 
 
 def tissue_um2(
-    analysis: Analysis, x_edges_l0: NDArray[np.float64], y_edges_l0: NDArray[np.float64]
+    analysis: RegionResult, x_edges_l0: NDArray[np.float64], y_edges_l0: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Tissue inside each bin of a lattice, um2, ``(len(y_edges) - 1, len(x_edges) - 1)``.
 
@@ -46,7 +46,7 @@ def tissue_um2(
 
 
 def _inside(
-    analysis: Analysis, x_edges_l0: NDArray[np.float64], y_edges_l0: NDArray[np.float64], box_l0: Box
+    analysis: RegionResult, x_edges_l0: NDArray[np.float64], y_edges_l0: NDArray[np.float64], box_l0: Box
 ) -> NDArray[np.float64]:
     """Tissue inside each bin and inside `box_l0`, um2."""
     grid, mask = analysis.tissue.grid, analysis.tissue.mask

@@ -10,13 +10,19 @@ All of it is local: which cell a pixel belongs to depends on the maps around tha
 nothing further away, so overlapping tiles agree where they overlap.
 """
 
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Final
+
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from slidecascade.cells.heads.labels import Labels, at_least, fill_holes, grey_level, without_specks
-from slidecascade.cells.heads.seeds import prominent_pieces
-from slidecascade.models.tensors import OutputSpec
+from slidecascade.heads.head import ObjectHead, SegmenterOptions
+from slidecascade.heads.labels import LabelImage, at_least, fill_holes, grey_level, without_specks
+from slidecascade.heads.objects import Labels
+from slidecascade.heads.seeds import prominent_pieces
+from slidecascade.models.tensors import OutputSpec, Tensors
 
 OUTPUTS = (
     OutputSpec(
@@ -32,6 +38,8 @@ OUTPUTS = (
 """What this head decodes: maps of ``round(255 * p)``, a pixel for each pixel of the input."""
 
 _SMOOTHING_PX = 1.2
+_SMOOTHING_REACH_PX = 2
+_WINDOW_PX = 2 * _SMOOTHING_REACH_PX + 1
 
 # The interior map falls from the seed threshold to 0 across a cell's rim: the part above half the threshold is
 # flooded first, then the rest of the foreground, each at most so many pixels far.
@@ -68,7 +76,7 @@ def decode(
         raise ValueError(f"Maps are {maps.dtype} {maps.shape}; the unet head wants uint8 (H, W, 2).")
     is_cell = at_least(cv2.extractChannel(maps, 0), grey_level(foreground))
     # Coarse chromatin dents the interior map; smoothed, a nucleus is less often split into several seeds.
-    interior = cv2.GaussianBlur(cv2.extractChannel(maps, 1), (5, 5), _SMOOTHING_PX)
+    interior = cv2.GaussianBlur(cv2.extractChannel(maps, 1), (_WINDOW_PX, _WINDOW_PX), _SMOOTHING_PX)
     seeds = prominent_pieces(interior, is_cell, level=grey_level(seed), rise=round(255 * prominence))
     if seeds.count == 1:
         return np.zeros(is_cell.shape, np.int32)
@@ -79,7 +87,7 @@ def decode(
     return without_specks(labels, seeds.count, min_area_px)
 
 
-def _grow(labels: Labels, allowed: npt.NDArray[np.uint8], steps: int) -> None:
+def _grow(labels: LabelImage, allowed: npt.NDArray[np.uint8], steps: int) -> None:
     """Grow labels in place over the allowed pixels, one pixel a step; where two meet the higher number gets it."""
     assigned = cv2.countNonZero(labels)
     for step in range(steps):
@@ -92,3 +100,41 @@ def _grow(labels: Labels, allowed: npt.NDArray[np.uint8], steps: int) -> None:
         # The larger neighbourhood gained nothing, so neither will any later step.
         if shape == cv2.MORPH_RECT and assigned == before:
             return
+
+
+class UnetOptions(SegmenterOptions):
+    """See `decode`."""
+
+    seed: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    prominence: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class _UnetHead(ObjectHead[UnetOptions]):
+    """Cells grow from seeds within the connected pieces of the foreground."""
+
+    name: ClassVar[str] = "unet"
+    options = UnetOptions
+
+    def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
+        return OUTPUTS
+
+    def decode(self, outputs: Tensors, options: UnetOptions, *, mpp: float) -> Labels:
+        maps = outputs["maps"]
+        labels = decode(
+            maps,
+            foreground=options.foreground,
+            seed=options.seed,
+            min_area_px=options.min_area_px(mpp),
+            prominence=options.prominence,
+        )
+        return Labels(labels, np.asarray(cv2.extractChannel(maps, 0), np.uint8))
+
+    def extent(self, outputs: Tensors, options: UnetOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
+        foreground = np.asarray(cv2.extractChannel(outputs["maps"], 0), np.uint8)
+        return at_least(foreground, grey_level(options.foreground))
+
+    def reach_px(self, options: UnetOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
+        return _SMOOTHING_REACH_PX
+
+
+UNET: Final = _UnetHead()

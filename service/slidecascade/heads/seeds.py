@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads.labels import Pieces, at_least, pieces, pixels_of
+from slidecascade.heads.labels import Pieces, at_least, pieces, pixels_of
 
 # In grey levels: how finely a piece is looked through for several peaks.
 _LEVEL_STEP = 26

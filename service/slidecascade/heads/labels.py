@@ -1,7 +1,7 @@
 """Steps on label images that several heads share.
 
-Labels are ``(H, W)``, 0 is background. Each step is local: what becomes of an object depends on the pixels around
-it and on nothing further away.
+Label images are ``(H, W)``, 0 is background. Each step is local: what becomes of an object depends on the pixels
+around it and on nothing further away.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+LabelImage = npt.NDArray[np.uint16] | npt.NDArray[np.float32]
 
 # OpenCV's connected components come in raster order of their first pixel with this algorithm only; others number
 # by 2x2 blocks, so that the order would depend on where a tile starts.
@@ -24,7 +24,7 @@ class Pieces:
     labels: npt.NDArray[np.int32]
     count: int
 
-    def dense(self) -> Labels:
+    def dense(self) -> LabelImage:
         """A copy in the small type that morphology wants.
 
         16 bits number the cells of any usual tile, float32 16 million exactly.
@@ -54,7 +54,7 @@ def pixels_of(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     return np.flatnonzero((mask & 1).view(np.bool_))
 
 
-def fill_holes(labels: Labels) -> None:
+def fill_holes(labels: LabelImage) -> None:
     """Give, in place, every background piece that a single cell encloses to that cell."""
     empty = cv2.compare(labels, 0, cv2.CMP_EQ)
     count, pieces = cv2.connectedComponentsWithAlgorithm(empty, 4, cv2.CV_32S, _RASTER_ORDER)
@@ -75,7 +75,7 @@ def fill_holes(labels: Labels) -> None:
 
 
 def _neighbouring_labels(
-    labels: Labels, where: npt.NDArray[np.intp], piece: npt.NDArray[np.int32], count: int
+    labels: LabelImage, where: npt.NDArray[np.intp], piece: npt.NDArray[np.int32], count: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The lowest and the highest label beside each of `count` pieces, none of which is at the image's edge.
 
@@ -92,7 +92,7 @@ def _neighbouring_labels(
     return lowest, highest
 
 
-def without_specks(labels: Labels, count: int, min_area_px: float) -> npt.NDArray[np.int32]:
+def without_specks(labels: LabelImage, count: int, min_area_px: float) -> npt.NDArray[np.int32]:
     """Drop cells below the area and close the gaps in the numbering."""
     where = pixels_of(cv2.compare(labels, 0, cv2.CMP_GT))
     numbers = labels.ravel()[where].astype(np.int32)

@@ -11,16 +11,12 @@ Measurements of a cell:
 - ``<model> <class> probability``, e.g. ``nash-cell Hepatocyte probability``: for every class of every
   classifier that saw the cell; absent where a classifier did not see it.
 
-An id is the UUID version 5 of the ring as it is written (``[x,y],[x,y],...``) in a namespace that is itself the
-UUID version 5 of the slide's content, the pipeline, its models, thresholds and the pixel size. The outline is in
-level-0 pixels of the slide, so a cell has one id, whatever region it was found in.
+Ids are those of `slidecascade.outputs.ids`: a cell has one id, whatever region it was found in.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,15 +25,13 @@ from numpy.typing import NDArray
 
 from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
-from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_side, two_decimals
+from slidecascade.outputs.columns import four_decimals, lines, side_by_side, two_decimals
+from slidecascade.outputs.ids import id_namespace, ids
 from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.rings import closed_rings
 from slidecascade.pipelines.classes import CellClass
 
 CHUNK_CELLS = 1536
-ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:slidecascade:cells")
-
-_UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((8, 4, 4, 4, 12))])
 
 # Stands for what differs from cell to cell: a string that is no class or model name.
 _SLOT = "\x00"
@@ -66,16 +60,11 @@ def _pieces(analysis: Analysis) -> Iterator[bytes]:
     yield b"\n]}\n"
 
 
-def id_namespace(analysis: Analysis) -> uuid.UUID:
-    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds and pixel size."""
-    parts = [
-        analysis.facts.content_id,
-        analysis.pipeline,
-        [model.sha256 for model in analysis.models],
-        sorted(analysis.thresholds.items()),
-        analysis.mpp,
-    ]
-    return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())
+def most_bytes(analysis: Analysis) -> int:
+    """More than the feature collection can have."""
+    cells = analysis.instances
+    columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
+    return len(cells.vertices) * 40 + len(cells) * (1000 + 200 * columns)
 
 
 def _refuse_non_finite(analysis: Analysis) -> None:
@@ -86,23 +75,6 @@ def _refuse_non_finite(analysis: Analysis) -> None:
             "The segmenter produced cells whose outline, area or score is not a finite number;"
             " check the model with `slidecascade models verify`."
         )
-
-
-def _ids(namespace: bytes, rings: list[bytes]) -> list[Column | bytes]:
-    """``uuid.uuid5(namespace, ring)`` of every ring as columns, with the bit work done for all at once."""
-    new = hashlib.sha1(namespace, usedforsecurity=False).copy  # in half the time of one from nothing
-    digests = b"".join([_digest(new(), ring) for ring in rings])
-    octets = np.frombuffer(digests, np.uint8).reshape(len(rings), 20)[:, :16].copy()
-    octets[:, 6] = octets[:, 6] & 0x0F | 0x50
-    octets[:, 8] = octets[:, 8] & 0x3F | 0x80
-    digits = np.frombuffer(octets.tobytes().hex().encode(), _UUID_DIGITS)
-    first, *others = (digits[name] for name in digits.dtype.names or ())
-    return [first, *(part for other in others for part in (b"-", other))]
-
-
-def _digest(started: hashlib._Hash, ring: bytes) -> bytes:
-    started.update(ring)
-    return started.digest()
 
 
 class _Features:
@@ -145,7 +117,7 @@ class _Features:
     def _heads(self, rings: list[bytes]) -> list[bytes]:
         """From the end of the cell before to the ring: one text fewer to join per cell."""
         before_id, after_id = self._end + b",\n" + self._before_id + b'"', b'"' + self._before_ring
-        heads: list[bytes] = side_by_side(len(rings), before_id, *_ids(self._namespace, rings), after_id).tolist()
+        heads: list[bytes] = side_by_side(len(rings), before_id, *ids(self._namespace, rings), after_id).tolist()
         return heads
 
     def _scores_and_areas(self, start: int, stop: int) -> list[bytes]:
