@@ -35,7 +35,7 @@ _RENDERED_SEEDS: Final = (41, 42)
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Cells in the frame of the unchanged image: a label image ``(H, W)``, where cell ``i`` is ``i + 1``, and their
+    """Cells in the frame of the unchanged image: a label image ``(H, W)``, cell ``i`` is ``i + 1``, and their
     classes."""
 
     labels: Labels
