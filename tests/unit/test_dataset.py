@@ -433,7 +433,7 @@ def test_an_existing_folder_is_not_touched(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine", encoding="utf-8")
     assert main(_call(*folders, tmp_path / "data")) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists: remove it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 

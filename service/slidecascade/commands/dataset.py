@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         within=arguments.within,
         outside_skipped=arguments.skip_outside,
     )
-    built = build(options, tell=lambda line: sys.stderr.write(f"{line}\n"))
+    built = build(options, report=lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(built.balance.table())
     for reason, count in built.left_out.items():
         if count:

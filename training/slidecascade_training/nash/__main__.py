@@ -2,7 +2,7 @@
 
 `python -m slidecascade_training.nash --out DIR --seed S --package MODELS_DIR`
 
-The numbers of windows and steps are fixed, so a seed makes the same crops and batches on any machine. An
+The numbers of windows and steps are fixed, so a seed gives the same crops and batches on any machine. An
 interrupted run resumes.
 """
 
@@ -31,7 +31,7 @@ from slidecascade_training.nash.recipe import (
 
 
 def run(task: Task, out: Path, seeds: Seeds, *, steps: int, models_dir: Path | None) -> Result:
-    """Train one classifier, calibrate and convert it, measure the converted graph, and package it if asked."""
+    """Train one classifier, calibrate and convert it, measure the converted graph, and optionally package it."""
     cache, recipe = out / "crops", recipe_of(task)
     settings = NashSettings(
         recipe=task.name, seed=seeds.seed, windows=len(seeds.training), steps=steps, batch=recipe.batch
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--package", type=Path, default=None, metavar="MODELS_DIR")
     given = parser.parse_args(arguments)
     if not 1 <= given.windows <= MOST_WINDOWS:
-        parser.error(f"--windows must lie between 1 and {MOST_WINDOWS}")
+        parser.error(f"--windows must be between 1 and {MOST_WINDOWS}")
     prepare_keras()
     seeds = Seeds.of(given.seed, given.windows)
     render_windows(seeds.all, given.out / "crops", given.workers)
