@@ -78,10 +78,10 @@ def ap50_by_image(trial: Trial) -> bytes:
 
 def worst(trial: Trial) -> bytes:
     """The worst images with the outlines of true and predicted cells."""
-    return looked_at(trial.worst, trial.pipeline)
+    return image_grid(trial.worst, trial.pipeline)
 
 
-def looked_at(looks: Sequence[Look], title: str) -> bytes:
+def image_grid(looks: Sequence[Look], title: str) -> bytes:
     """At least one image with the outlines of true and predicted cells."""
     columns = min(3, len(looks))
     rows = -(-len(looks) // columns)

@@ -64,5 +64,5 @@ def _require_same(folder: Path, notes: Path, wanted: dict[str, object]) -> None:
         if found.get(name) != value:
             what = "another data set" if name == "data_sha256" else f"{name} {found.get(name)}, not {value}"
             raise InvalidRequestError(
-                f"{folder} holds a run with {what}: repeat its settings to resume it, or choose another --out."
+                f"{folder} contains a run with {what}: repeat its settings to resume it, or choose another --out."
             )

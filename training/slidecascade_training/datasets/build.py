@@ -147,7 +147,9 @@ def _stated_mpps(options: DatasetOptions) -> tuple[Mpp, ...]:
 
 def _require_known(options: DatasetOptions, specimens: Sequence[Specimen]) -> None:
     for name in options.slide_mpps.keys() - {specimen.slide_id for specimen in specimens}:
-        raise InvalidRequestError(f"--slide-mpp names {name!r}, which is no annotated slide: give its file name.")
+        raise InvalidRequestError(
+            f"--slide-mpp names {name!r}, which is not an annotated slide: use its file name."
+        )
 
 
 def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -> _Annotated:
@@ -247,7 +249,7 @@ def _require_some(totals: Mapping[str, int]) -> None:
         if not total:
             raise UnusableDataError(
                 f"No crop has the class {name!r}: no cell lies where it is annotated, or it has no marks of the "
-                "kind that --from asks for; annotate it on other places or take another --from."
+                "kind that --from uses; annotate it in other places or use another --from."
             )
 
 

@@ -176,5 +176,5 @@ def _read(path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UnusableDataError(f"{path.name} cannot be read: export the annotations again.") from error
     if len(data) > MAX_ANNOTATION_BYTES:
-        raise UnusableDataError(f"{path.name} holds more than 1 GiB: export fewer annotations at a time.")
+        raise UnusableDataError(f"{path.name} is larger than 1 GiB: export fewer annotations per file.")
     return data

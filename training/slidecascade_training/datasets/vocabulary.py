@@ -55,7 +55,7 @@ class Vocabulary:
                 if self.others_skipped:
                     continue
                 raise UnusableDataError(
-                    f"{name} has the class {class_name!r}, which is none of {', '.join(self.wanted)}: add it to "
+                    f"{name} has the class {class_name!r}, not one of {', '.join(self.wanted)}: add it to "
                     "--classes, give it one of those names with --rename, or leave it out with --skip-others."
                 )
             if not _is_servable(class_name):
@@ -76,7 +76,7 @@ class Vocabulary:
             raise UnusableDataError("No annotation that counts has a class: classify them and export again.")
         if missing := [name for name in self.wanted if name not in found]:
             raise UnusableDataError(
-                f"There is no annotation of the class {missing[0]!r}: annotate some, or take it off --classes."
+                f"There is no annotation of the class {missing[0]!r}: annotate some, or remove it from --classes."
             )
         return self.wanted or tuple(sorted(found))
 

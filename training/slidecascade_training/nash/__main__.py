@@ -21,11 +21,11 @@ from slidecascade_training.nash.package import package
 from slidecascade_training.nash.recipe import (
     NashSettings,
     Result,
-    answers,
-    cool,
+    fit_calibration,
     measured,
+    predictions,
     recipe_of,
-    served_answers,
+    served_predictions,
     train,
 )
 
@@ -38,15 +38,17 @@ def run(task: Task, out: Path, seeds: Seeds, *, steps: int, models_dir: Path | N
     )
     model, history = train(task, gathered(task, seeds.training, cache), out / task.name, settings)
     held_out = as_served(task, gathered(task, seeds.held_out, cache))
-    before = answers(model, recipe.pixels, held_out)
-    cooled = cool(model, recipe.pixels, as_served(task, gathered(task, seeds.calibration, cache)))
+    before = predictions(model, recipe.pixels, held_out)
+    calibration_fit = fit_calibration(
+        model, recipe.pixels, as_served(task, gathered(task, seeds.calibration, cache))
+    )
     exported = packages.export_classifier(model, recipe.pixels, input_px=task.input_px)
     result = measured(
         task,
-        served_answers(exported.graph, held_out),
+        served_predictions(exported.graph, held_out),
         before,
         held_out.labels,
-        cooled=cooled,
+        calibration_fit=calibration_fit,
         settings=settings,
         minutes=sum(epoch.seconds for epoch in history.epochs) / 60,
     )

@@ -119,27 +119,27 @@ def train(task: Task, crops: Crops, folder: Path, settings: NashSettings) -> tup
     return model, history
 
 
-def cool(model: Any, pixels: Pixels, calibration: Crops) -> tuple[float, float]:
+def fit_calibration(model: Any, pixels: Pixels, calibration: Crops) -> tuple[float, float]:
     """Divide the model's logits by the temperature fitted on `calibration`, inside its last layer.
 
     Returns the temperature, and the floor for the calibrated probabilities.
     """
     # Logits up to a constant per row, to which softmax is invariant.
-    logits = np.log(np.maximum(answers(model, pixels, calibration), 1e-30))
+    logits = np.log(np.maximum(predictions(model, pixels, calibration), 1e-30))
     factor = temperature(logits, calibration.labels)
     last = model.layers[-1]
     last.set_weights([weights / factor for weights in last.get_weights()])
-    return factor, floor_for(answers(model, pixels, calibration))
+    return factor, floor_for(predictions(model, pixels, calibration))
 
 
-def answers(model: Any, pixels: Pixels, crops: Crops) -> Floats:
+def predictions(model: Any, pixels: Pixels, crops: Crops) -> Floats:
     """Probabilities (N, C) of the network."""
     starts = range(0, crops.labels.size, 256)
     parts = [np.asarray(model.predict_on_batch(pixels.of(crops.images[start : start + 256]))) for start in starts]
     return np.asarray(np.concatenate(parts), np.float32)
 
 
-def served_answers(graph: Any, crops: Crops) -> Floats:
+def served_predictions(graph: Any, crops: Crops) -> Floats:
     """Probabilities (N, C) of the served graph for uint8 crops."""
     forbid_telemetry()
     import onnxruntime
@@ -155,18 +155,18 @@ def measured(
     before: Floats,
     labels: npt.NDArray[np.int64],
     *,
-    cooled: tuple[float, float],
+    calibration_fit: tuple[float, float],
     settings: NashSettings,
     minutes: float,
 ) -> Result:
-    """The result of a run, from predictions with and without the temperature of `cooled`."""
+    """The result of a run, from predictions with and without the temperature of `calibration_fit`."""
     return Result(
         probabilities=probabilities,
         labels=labels,
         figures=figures_of(probabilities, labels, task.classes),
-        temperature=cooled[0],
+        temperature=calibration_fit[0],
         ece_before=calibration_of(before, labels).error,
-        floor=cooled[1],
+        floor=calibration_fit[1],
         settings=settings,
         minutes=minutes,
     )

@@ -168,9 +168,9 @@ def _measured(measured: Mapping[str, Accuracy]) -> str:
 
 _NETWORK = """\
 A U-Net of {levels} levels ({widths} filters from half of the resolution down), batch norm folded on export,
-depth-to-space upsampling, and a narrow correction at full resolution. A pixel's answer depends on pixels at most
-{radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give the maps of the whole image in
-their cores and {beyond} px beyond, as far as the parting of touching nuclei looks."""
+depth-to-space upsampling, and a narrow correction at full resolution. An output pixel depends on input pixels at
+most {radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give the maps of the whole image
+in their cores and {beyond} px beyond, the range of the watershed."""
 _DATA = """\
 - Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, CC0: 664 images. Validation when
   `int(stem[:4], 16) % 5 == 0`; of the rest, `int(stem[4:8], 16) % 10 == 0` tuned the thresholds; the others

@@ -57,7 +57,7 @@ def describe(tiles: Iterable[Tried], folder: Path, title: str) -> dict[str, Any]
             yield Look(result, tile.image, tile.truth, tile.found)
 
     worst = heapq.nsmallest(_WORST, looks(), key=lambda look: look.result.tally.figures.ap50)
-    write_file(folder / "worst.png", plots.looked_at(worst, title))
+    write_file(folder / "worst.png", plots.image_grid(worst, title))
     total = pooled(tallies)
     return {
         "examples": len(tallies),

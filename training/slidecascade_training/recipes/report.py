@@ -46,9 +46,9 @@ def write_report(
     measured_on = VALIDATE if data.validate else TRAIN
     examples = data.validate or data.train
     make_folder(folder)
-    answers = _answers(model, data, recipe, settings, examples)
+    predictions = _predict(model, data, recipe, settings, examples)
     plots.draw_curves(folder / "curves.png", history, SCORES[recipe.task])
-    detail = (_classifier if recipe.task == "classify" else _segmenter)(answers, data, examples, folder)
+    detail = (_classifier if recipe.task == "classify" else _segmenter)(predictions, data, examples, folder)
     report = {
         "settings": asdict(settings),
         "epochs": [asdict(epoch) for epoch in history.epochs],
@@ -62,7 +62,7 @@ def write_report(
     return Report(measured_on, detail["figures"])
 
 
-def _answers(
+def _predict(
     model: Any, data: TrainingSet, recipe: Recipe, settings: RunSettings, examples: tuple[Example, ...]
 ) -> npt.NDArray[np.float32]:
     """The model's outputs for `examples`, in order."""
@@ -82,13 +82,13 @@ def _classifier(
     plots.draw_roc(folder / "roc.png", figures, probabilities, truth)
     plots.draw_calibration(folder / "calibration.png", figures.calibration)
     rows = worst_mistakes(probabilities, truth, _MISTAKES)
-    answers = np.argmax(probabilities, axis=1)
+    predictions = np.argmax(probabilities, axis=1)
     mistakes = [
         plots.Mistake(
             data.image(examples[row], data.spec.size_px),
             names[truth[row]],
-            names[answers[row]],
-            float(probabilities[row, answers[row]]),
+            names[predictions[row]],
+            float(probabilities[row, predictions[row]]),
         )
         for row in rows.tolist()
     ]
