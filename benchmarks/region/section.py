@@ -44,9 +44,10 @@ def _commits(results: Path) -> list[str]:
     writing = found["writing_cpu_s"]
     text = (
         "`python -m benchmarks.region.commits`: the region by this checkout and by the one before grids were "
-        f"those of the slide, in turn, {found['cells']} cells: {found['after_over_before_seconds']:.2f} times "
-        f"as long, {found['after_over_before_cpu_s']:.2f} times the seconds of cores (load {found['load']}); a "
-        f"million cells are written in {writing['after']:.1f} s, before in {writing['before']:.1f} s."
+        f"those of the slide, in turn, {found['cells']} cells: "
+        f"{found['after_over_before_seconds']:.2f} times as long, "
+        f"{found['after_over_before_cpu_s']:.2f} times the seconds of cores (load {found['load']}); a million "
+        f"cells are written in {writing['after']:.1f} s, before in {writing['before']:.1f} s."
     )
     return ["", *record.paragraph(text)]
 

@@ -93,7 +93,9 @@ def test_a_heatmap_is_the_lattice_itself(toy: ToyKinds) -> None:
     result = found(toy, Box(10, 6, 100, 90))
     (computed,) = heatmaps_of(result)
     assert (computed.before_x_um, computed.before_y_um) == (5.0, 3.0)
-    image = cv2.imdecode(np.frombuffer(heatmap.encode_png(computed), np.uint8), cv2.IMREAD_UNCHANGED)
+    image = np.asarray(
+        cv2.imdecode(np.frombuffer(heatmap.encode_png(computed), np.uint8), cv2.IMREAD_UNCHANGED), np.uint8
+    )
     assert image.shape[:2] == (round(45 / computed.pixel_um), round(50 / computed.pixel_um))
     rows, columns = (
         (((np.arange(length) + 0.5) * computed.pixel_um + before) // 8).astype(int)
