@@ -83,7 +83,10 @@ def write_pipelines(folder: Path, *files: dict[str, Any]) -> Path:
 
 
 class ToyKinds:
-    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them."""
+    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them.
+
+    `run` hands on what else it is given to `analyse`.
+    """
 
     def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
         packages = load_repository(write_models(folder / "models"))
@@ -102,6 +105,7 @@ class ToyKinds:
         tile_px: int | None = 1 << 12,
         shift: tuple[int, int] = (0, 0),
         threads: int = 1,
+        **more: Any,
     ) -> RegionResult:
         source = RegionImage(image)
         opened: OpenSource = lambda *, private=False: nullcontext(source)  # noqa: E731 - as short as it is
@@ -118,7 +122,13 @@ class ToyKinds:
         )
         with ThreadPoolExecutor(threads) as pool:
             return analyse(
-                task, runner=self.runner, pool=pool, threads=threads, control=Control(), observer=Silent()
+                task,
+                runner=self.runner,
+                pool=pool,
+                threads=threads,
+                control=Control(),
+                observer=Silent(),
+                **more,
             )
 
 

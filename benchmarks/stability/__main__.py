@@ -44,7 +44,7 @@ class Cells:
     def of(cls, image: Image, change: Change, analyser: Analyser, pipeline: str) -> Cells:
         """Those that are found in the changed image."""
         request = wire.parse_request({"pipeline": pipeline, "mpp": MPP / change.scale})
-        analysis = analyser.analyse(request, png.encode(change.apply(image)), Control()).analysis
+        analysis = analyser.analyse(request, png.encode(change.apply(image)), Control()).cells
         height, width = image.shape[:2]
         vertices = change.undo(analysis.instances.vertices, height, width)
         labels = labels_from_outlines(vertices, analysis.instances.offsets, height_px=height, width_px=width)
