@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 import toy_kinds
+import toy_models
+from conftest import REPOSITORY
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.footprint import Footprint
@@ -263,3 +267,19 @@ def test_a_patch_is_the_models_own_unless_stated(folder: Path) -> None:
     """Context and pixel size of the classifier's package."""
     loaded = load(folder, toy_kinds.PATCHES | {"patch": {"stride_px": 32}})["toy-patches"]
     assert (loaded.context_px, loaded.mpp, loaded.stride_px) == (44, 0.5, 32)  # type: ignore[attr-defined]
+
+
+def test_the_pipelines_of_the_page_are_accepted(folder: Path) -> None:
+    """Those of patches and of areas, once their models exist."""
+    page = (REPOSITORY / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    chosen = [fields for fields in map(yaml.safe_load, blocks) if "kind" in fields]
+    glomerulus, tumor = ([{"name": name, "color": [0, 0, 0]}] for name in ("Glomerulus", "Tumour"))
+    outputs = [toy_models.maps_fields("foreground")]
+    mask = toy_models.segmenter_fields(
+        "glomeruli-unet", mpp=2.0, head="semantic", classes=glomerulus, outputs=outputs, options={}
+    )
+    toy_models.write_package(folder / "models", mask, toy_models.color_mask_segmenter(1))
+    patch = toy_models.classifier_fields("tumor-inception", 299, head="sigmoid", classes=tumor)
+    toy_models.write_package(folder / "models", patch, toy_models.brightness_classifier(299))
+    assert {pipeline.kind for pipeline in load(folder, *chosen).values()} == {"patches", "areas"}
