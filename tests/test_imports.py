@@ -63,7 +63,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             f"slidecascade_training.{name}"
             for name in (
-                "ahead",
+                "prefetch",
                 "backend",
                 "calibration",
                 "checkpoint",
@@ -74,7 +74,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             )
         }
     ),
-    frozenset({"slidecascade_training.fit", "slidecascade_training.elsewhere"}),
+    frozenset({"slidecascade_training.fit", "slidecascade_training.exportprocess"}),
     frozenset({f"slidecascade_training.{name}" for name in ("packages", "nuclei.network", "nuclei.targets")}),
     frozenset({"slidecascade_training.recipes"}),
     frozenset({"slidecascade_training", "slidecascade.hosting"}),

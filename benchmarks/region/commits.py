@@ -28,7 +28,7 @@ from slidecascade.timing import Silent
 try:
     from slidecascade.outputs.cells import geojson
 except ImportError:  # a checkout that had one kind of pipeline
-    from slidecascade.outputs import geojson  # type: ignore[attr-defined,no-redef]
+    from slidecascade.outputs import geojson  # type: ignore[no-redef, attr-defined]
 
 MPP: Final = 0.25
 

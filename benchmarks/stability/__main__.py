@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
+from slidecascade.cells.result import cells_of
 from slidecascade.outputs import png
 from slidecascade.settings import read_settings
 from slidecascade.timing import Silent
@@ -34,7 +35,7 @@ _RENDERED_SEEDS: Final = (41, 42)
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Cells in the frame of the unchanged image: a label image ``(H, W)``, cell ``i`` is ``i + 1``, and
+    """Cells in the frame of the unchanged image: a label image ``(H, W)``, cell ``i`` is ``i + 1``, and their
     classes."""
 
     labels: Labels
@@ -44,7 +45,7 @@ class Cells:
     def of(cls, image: Image, change: Change, analyser: Analyser, pipeline: str) -> Cells:
         """Those that are found in the changed image."""
         request = wire.parse_request({"pipeline": pipeline, "mpp": MPP / change.scale})
-        analysis = analyser.analyse(request, png.encode(change.apply(image)), Control()).cells
+        analysis = cells_of(analyser.analyse(request, png.encode(change.apply(image)), Control()).analysis)
         height, width = image.shape[:2]
         vertices = change.undo(analysis.instances.vertices, height, width)
         labels = labels_from_outlines(vertices, analysis.instances.offsets, height_px=height, width_px=width)

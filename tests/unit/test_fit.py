@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from slidecascade.errors import TrainingFailedError, UnusableDataError
-from slidecascade_training.ahead import Batch
 from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, Pixels, compile_network, fit
+from slidecascade_training.prefetch import Batch
 from slidecascade_training.schedule import RatePlan
 
 pytest.importorskip("tensorflow", reason="the [train] extra is not installed")

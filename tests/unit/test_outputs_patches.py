@@ -94,8 +94,9 @@ def test_a_heatmap_is_the_lattice_itself(toy: ToyKinds) -> None:
     (computed,) = heatmaps_of(result)
     assert computed.values.shape == (6, 7)
     assert (computed.before_x_um, computed.before_y_um) == (3.0, 1.0)
-    picture = np.frombuffer(heatmap.encode_png(computed), np.uint8)
-    image = np.asarray(cv2.imdecode(picture, cv2.IMREAD_UNCHANGED), np.uint8)
+    image = np.asarray(
+        cv2.imdecode(np.frombuffer(heatmap.encode_png(computed), np.uint8), cv2.IMREAD_UNCHANGED), np.uint8
+    )
     scale = 1 / computed.pixel_um
     assert image.shape[:2] == (round(45 * scale), round(50 * scale))
     x, y = (int((at * 8 - before + 4) * scale) for at, before in ((2, 3), (3, 1)))

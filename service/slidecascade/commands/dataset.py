@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         outside_skipped=arguments.skip_outside,
         annotation_origin=arguments.annotation_origin,
     )
-    built = build(options, tell=lambda line: sys.stderr.write(f"{line}\n"))
+    built = build(options, report=lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(built.balance.table())
     for reason, count in built.left_out.items():
         if count:

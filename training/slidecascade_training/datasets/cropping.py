@@ -1,4 +1,4 @@
-"""Pixels around labelled places, cut exactly as the service cuts them."""
+"""Crops around labelled centres, extracted exactly as in the service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slidecascade.slides.view import SlideView
 from slidecascade_evaluation.annotation import Points
 
 _NEARLY_ALL: Final = 0.95
-_BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
+_BLOCK_PX: Final = 1024  # centres within a block are read together; blocks do not change pixels
 
 
 def crops_at(
@@ -23,12 +23,12 @@ def crops_at(
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
     """Crops ``(n, size_px, size_px, 3)`` uint8 RGB around `centres_l0` ``(N, 2)``, with the rows they belong to.
 
-    The same grid, rounding and mirroring as `slidecascade.cells.cascade`, so that a network meets in service the
+    The same grid, rounding and mirroring as `slidecascade.cells.cascade`, so that a network is served the same
     crops it was trained on.
 
     Raises:
-        UnreadableSlideError: the slide is damaged.
-        InvalidRequestError: the slide is far coarser than `mpp`.
+        UnreadableSlideError: when the slide is damaged.
+        InvalidRequestError: when the slide is much coarser than `mpp`.
     """
     grid = view.grid(mpp)
     corners = crops.corners_of(grid.grid_from_l0(centres_l0), size_px)

@@ -1,4 +1,4 @@
-"""What a run of the nuclei recipe on a user's tiles came to: ``report/report.json`` and pictures."""
+"""The report of a run of the nuclei recipe on a user's tiles: ``report/report.json`` and plots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from slidecascade_training.recipes.table import NUCLEI, find_recipe
 
 
 def write_nuclei_report(network: Any, data: Path, run: Path, settings: NucleiSettings, history: History) -> Report:
-    """Choose thresholds, measure `network` on the slides kept for validation, and write ``report`` in `run`.
+    """Choose thresholds, measure `network` on the validation slides, and write ``report`` in `run`.
 
     Raises:
-        UnwritableOutputError: a full disk.
+        UnwritableOutputError: when the disk is full.
     """
     folder = run / "report"
     make_folder(folder)

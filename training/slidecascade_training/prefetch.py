@@ -1,4 +1,4 @@
-"""Batches drawn ahead of the step that needs them, by threads or by processes of their own."""
+"""Prefetches training batches in threads or processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy.typing as npt
 from slidecascade.cores import usable_cores
 
 Floats = npt.NDArray[np.float32]
-_MOST_THREADS: Final = 8  # so many batches of 64 images of 299 px are half a gigabyte
+_MOST_THREADS: Final = 8  # in batches; with 64 images of 299 px about 0.5 GB
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a training step sees.
+    """The input of a training step.
 
     Attributes:
         images: ``(N, H, W, 3)`` RGB, uint8 or float32 0 to 255; the recipe's scale and offset come later.
-        targets: as the recipe's loss takes them, N rows.
-        weights: ``(N,)``; None where all weigh the same.
+        targets: in the format of the recipe's loss, N rows.
+        weights: ``(N,)``; None: equal weights.
     """
 
     images: npt.NDArray[Any]
@@ -34,11 +34,12 @@ class Batch:
 
 
 DrawBatch = Callable[[int], Batch]
-"""The batch of a step, counted from 0: a function of the step alone, so that a resumed run sees the same ones."""
+"""The batch of a step, counted from 0: a function of the step only, so that a resumed run gets the same
+batches."""
 
 
-class _Ahead:
-    """Draws a few steps beyond the one asked for."""
+class _Prefetcher:
+    """Prefetches a few steps beyond the requested one."""
 
     def __init__(self, pool: Executor, draw: DrawBatch, *, ahead: int, stop: int) -> None:
         self._pool, self._draw, self._ahead, self._stop = pool, draw, ahead, stop
@@ -52,17 +53,17 @@ class _Ahead:
 
 
 @contextmanager
-def drawn_ahead(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> Iterator[DrawBatch]:
-    """`draw` with the steps below `stop` made ahead, a few for each worker.
+def prefetched(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> Iterator[DrawBatch]:
+    """`draw` with prefetching of steps below `stop`, a few for each worker.
 
     Args:
         draw: safe to be called from several threads at once; for processes, what `pickle` can copy.
-        stop: no step from here on is asked for.
-        in_processes: for draws that hold Python's lock, so that an accelerator does not wait for them.
+        stop: the first step that is not requested.
+        in_processes: for draws that hold the GIL, so that the accelerator is not idle.
     """
     if in_processes:
         workers = max(1, usable_cores() - 1)
-        fresh = multiprocessing.get_context("spawn")  # a fork of a process that runs threads may hang
+        fresh = multiprocessing.get_context("spawn")  # forking a multithreaded process can deadlock
         pool: Executor = ProcessPoolExecutor(workers, mp_context=fresh, initializer=_hold, initargs=(draw,))
         source: DrawBatch = _draw_held
     else:
@@ -70,7 +71,7 @@ def drawn_ahead(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> It
         pool = ThreadPoolExecutor(workers, thread_name_prefix="draw")
         source = draw
     try:
-        yield _Ahead(pool, source, ahead=2 * workers if in_processes else workers, stop=stop)
+        yield _Prefetcher(pool, source, ahead=2 * workers if in_processes else workers, stop=stop)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -79,7 +80,7 @@ _held: list[DrawBatch] = []
 
 
 def _hold(draw: DrawBatch) -> None:
-    """In a process that draws: keep what it draws from, and to one core."""
+    """Initialise a worker process: store `draw`, and use one core."""
     import cv2
 
     cv2.setNumThreads(1)

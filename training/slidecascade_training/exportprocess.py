@@ -1,6 +1,5 @@
-"""A run on another backend than the exporter's is packaged by a process of its own.
-
-That process builds the same network and reads the checkpoint.
+"""Packages a run in a separate process if its backend is not the exporter's. The process builds the same network
+and reads the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ class PackageRequest:
 
 
 def package_by(work: Callable[[PackageRequest], None], request: PackageRequest) -> None:
-    """Call `work`, a function of a module that ends in ``answer(work)``, here or in a process of that module.
+    """Call `work`, a function of a module that ends in ``answer(work)``, in this process or in one that runs
+    that module.
 
     Raises:
-        TrainingFailedError: that process failed; the message is the last line of its stderr.
+        TrainingFailedError: when that process failed; the message is the last line of its stderr.
         What `work` raises, when it runs here.
     """
     import keras
@@ -50,11 +50,11 @@ def package_by(work: Callable[[PackageRequest], None], request: PackageRequest) 
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise TrainingFailedError(lines[-1] if lines else "The export ended without a message: run it again.")
+        raise TrainingFailedError(lines[-1] if lines else "The export failed without a message: try again.")
 
 
 def answer(work: Callable[[PackageRequest], None]) -> int:
-    """The exit code of the process that `package_by` starts; its last line on stderr says what went wrong."""
+    """The exit code of the process that `package_by` starts; its last line on stderr is the error."""
     request = TypeAdapter(PackageRequest).validate_json(sys.argv[1])
     prepare_keras()
     try:
