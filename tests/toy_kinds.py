@@ -84,7 +84,10 @@ def write_pipelines(folder: Path, *files: dict[str, Any]) -> Path:
 
 
 class ToyKinds:
-    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them."""
+    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them.
+
+    `run` hands on what else it is given to `analyse`.
+    """
 
     def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
         packages = load_repository(write_models(folder / "models"))
@@ -105,6 +108,7 @@ class ToyKinds:
         threads: int = 1,
         thresholds: Mapping[str, float] | None = None,
         runner: Runner | None = None,
+        **more: Any,
     ) -> RegionResult:
         source = RegionImage(image)
         opened: OpenSource = lambda *, private=False: nullcontext(source)  # noqa: E731 - as short as it is
@@ -127,6 +131,7 @@ class ToyKinds:
                 threads=threads,
                 control=Control(),
                 observer=Silent(),
+                **more,
             )
 
 

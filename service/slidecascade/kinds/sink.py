@@ -86,7 +86,8 @@ class MemorySink(ABC, Generic[P, T]):
     def warnings(self) -> tuple[AnswerWarning, ...]:
         """What makes the answer doubtful."""
         unstored_px = sum(result.unstored_px for result in self._results)
-        unstored = unstored_px / max(1, sum(result.core.area for result in self._results))
+        region = self._grid.box_from_l0(self._region_l0)
+        unstored = unstored_px / max(1, sum(result.core.clipped(region).area for result in self._results))
         if unstored < MIN_UNSTORED:
             return ()
         message = (
