@@ -125,7 +125,7 @@ def test_the_kidney_network_is_converted_by_command(
     told = ["--name", "glomeruli", "--task", "segment", "--head", "unet", "--classes", "Glomerulus", "--mpp", "4"]
     told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", "kidney_network:small"]
     assert main(["convert", "unext.pth", *told, "--out", "models"]) == 0
-    assert "Same objects: 100.0%" in capsys.readouterr().out
+    assert "Objects: none on these tiles" in capsys.readouterr().out  # its weights are random
     assert "multiple_of: 32" in Path("models/glomeruli/model.yaml").read_text(encoding="utf-8")
 
 

@@ -159,7 +159,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     """Another rate would make another run; a folder of something else is left alone."""
     assert main(_call(data, tmp_path / "run", "--epochs", "1")) == 0
     assert main(_call(data, tmp_path / "run", "--epochs", "1", "--rate", "0.5")) == 2
-    assert "holds a run with rate 0.004, not 0.5" in capsys.readouterr().err
+    assert "contains a run with rate 0.004, not 0.5" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine", encoding="utf-8")
     assert main(_call(data, tmp_path / "other")) == 2
@@ -380,7 +380,7 @@ def test_the_nuclei_recipe_learns_from_a_users_tiles(
     assert main(call) == 0
     assert "3 steps, from step 3" in capsys.readouterr().out
     assert main([*call, "--seed", "1"]) == 2
-    assert "holds a run with seed 0, not 1" in capsys.readouterr().err
+    assert "contains a run with seed 0, not 1" in capsys.readouterr().err
     with toy_dataset.disk_full_after(20_000):
         assert main([*call[:-3], str(tmp_path / "full"), *call[-2:]]) == 1
     assert "Results cannot be written to" in capsys.readouterr().err
