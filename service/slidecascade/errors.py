@@ -10,7 +10,11 @@
     ├── UndecodableImageError        the upload is not a readable image
     ├── MissingResolutionError       no pixel size in the source, none in the request
     ├── RegionOutsideSlideError      the region is not inside the slide
-    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError
+    ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
+    ├── IdempotencyMismatchError     the key was used before with another body
+    ├── StorageFullError             results have no room on the disk
+    ├── UnreadablePartError          a part of an analysis is missing or damaged
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
     ├── DeadlineExceededError        the request's own time limit passed
@@ -104,6 +108,30 @@ class UnknownHeatmapError(SlideCascadeError, LookupError):
 
 class UnknownModelError(SlideCascadeError, LookupError):
     problem, title = "unknown-model", "Unknown model"
+
+
+class UnknownJobError(SlideCascadeError, LookupError):
+    problem, title = "unknown-job", "Unknown job"
+
+
+class JobNotFinishedError(SlideCascadeError):
+    problem, title = "job-not-finished", "Job not finished"
+
+
+class JobFinishedError(SlideCascadeError):
+    problem, title = "job-finished", "Job finished"
+
+
+class IdempotencyMismatchError(SlideCascadeError):
+    problem, title = "idempotency-mismatch", "Idempotency mismatch"
+
+
+class StorageFullError(SlideCascadeError):
+    problem, title = "storage-full", "Storage full"
+
+
+class UnreadablePartError(SlideCascadeError):
+    problem, title = "unreadable-part", "Unreadable part"
 
 
 class UnreadableSlideError(SlideCascadeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.analysis.flow import Progress, analyse, say_nothing
+from slidecascade.analysis.flow import Failure, Progress, analyse, prepare, run_tiles, say_nothing
 from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.sink import Sink
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile import TileWork
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
@@ -38,8 +40,9 @@ from slidecascade.slides.region import resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
 from slidecascade.slides.source import OpenSource
 from slidecascade.slides.store import SlideStore
+from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import decode_image
-from slidecascade.timing import Observer
+from slidecascade.timing import Observer, Stopwatch
 
 KEPT_FACTS = 256
 """Slides whose facts are kept; those of one take less than a kilobyte."""
@@ -140,8 +143,14 @@ class Analyser:
         """
         return self.run(self.prepare(request, image, control), control, progress=progress)
 
-    def prepare(self, request: wire.RegionRequest, image: bytes | None, control: Control) -> RegionTask:
-        """Check `request`, decode its image or open its slide, and fill in every default."""
+    def prepare(
+        self, request: wire.RegionRequest, image: bytes | None, control: Control, *, is_bounded: bool = True
+    ) -> RegionTask:
+        """Check `request`, decode its image or open its slide, and fill in every default.
+
+        Where `is_bounded`, a region of a slide has at most the setting's `max_region_px` pixels; what is worked on
+        field by field may have any number.
+        """
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
@@ -149,7 +158,7 @@ class Analyser:
         with open_source() as source:
             mpp = resolve_mpp(source, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(source, asked, max_px=self._settings.max_region_px)
+            region = resolve_region(source, asked, max_px=self._settings.max_region_px if is_bounded else None)
             space, content_id = source.coordinate_space, source.content_id
         control.check()  # decoding and opening can take long
         facts = self._facts.of(content_id, partial(compute_facts, open_source))
@@ -178,6 +187,37 @@ class Analyser:
                 progress=progress,
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
+
+    def tile_work(self, task: RegionTask, control: Control, stopwatch: Stopwatch) -> TileWork:
+        """What all tiles of `task` share; raises what `flow.prepare` does."""
+        return prepare(task, self._runner, control, stopwatch)
+
+    def run_tiles(
+        self,
+        task: RegionTask,
+        work: TileWork,
+        tiles: Sequence[Tile],
+        sink: Sink,
+        *,
+        progress: Progress = say_nothing,
+    ) -> tuple[Failure, ...]:
+        """Hand every one of `tiles` to `sink`; those that failed twice are returned; see `flow.run_tiles`."""
+        with self._refusing_strangers():
+            return run_tiles(
+                task,
+                work,
+                tiles,
+                sink,
+                pool=self._pool,
+                threads=self._threads,
+                observer=self._observer,
+                progress=progress,
+            )
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told about stages, tiles and cells."""
+        return self._observer
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
         return tuple(map(_pipeline_info, self._pipelines.values()))

@@ -41,7 +41,9 @@ def encode(
     heatmap.require_colormap(colormap)
     cells = geojson.encode(analysis)
     pictures = _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap)
-    return _zipped(pictures, "cells.geojson", cells, zip64=_needs_zip64(analysis))
+    columns = sum(int(matrix.shape[1]) for matrix in analysis.instances.probabilities)
+    zip64 = needs_zip64(len(analysis.instances), len(analysis.instances.vertices), columns)
+    return zipped(pictures, "cells.geojson", cells, zip64=zip64)
 
 
 def write_folder(
@@ -84,9 +86,10 @@ def _small_files(
     yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
 
 
-def _zipped(
+def zipped(
     small: Iterator[tuple[str, bytes]], large_name: str, large: Iterator[bytes], *, zip64: bool
 ) -> Iterator[bytes]:
+    """A zip of `small` files by name and of one large one, in pieces, each made when it is asked for."""
     outbox = _Outbox()
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_DEFLATED, compresslevel=TEXT_LEVEL) as archive:
         for name, content in small:
@@ -101,15 +104,13 @@ def _zipped(
     yield outbox.take()
 
 
-def _needs_zip64(analysis: Analysis) -> bool:
-    """Whether the GeoJSON may exceed 2 GiB, which the zip must say before the size is known.
+def needs_zip64(cells: int, vertices: int, probabilities: int) -> bool:
+    """Whether the GeoJSON of so many cells, outlined by so many vertices and with so many probabilities each, may
+    exceed 2 GiB, which the zip must say before the size is known.
 
     Not said where it is not needed: readers that cannot seek trip over it.
     """
-    cells = analysis.instances
-    columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
-    most_bytes = len(cells.vertices) * 40 + len(cells) * (1000 + 200 * columns)
-    return most_bytes >= 2**31
+    return vertices * 40 + cells * (1000 + 200 * probabilities) >= 2**31
 
 
 class _Outbox:

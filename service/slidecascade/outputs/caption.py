@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -36,12 +37,13 @@ class _Entry:
     row: int
 
 
-def caption(analysis: Analysis, *, width: int, um_per_px: float) -> NDArray[np.uint8]:
+def caption(analysis: Analysis, counts: Mapping[str, int], *, width: int, um_per_px: float) -> NDArray[np.uint8]:
     """The strip as uint8 RGB ``(h, width, 3)``: classes with counts, the research-use line, a scale bar.
 
-    `width` is at least `MIN_WIDTH`; `um_per_px` is the pixel size of the image above.
+    `counts` are the cells by class, in the order of the classes of `analysis`; `width` is at least `MIN_WIDTH`;
+    `um_per_px` is the pixel size of the image above.
     """
-    entries = _arrange(analysis, width)
+    entries = _arrange(analysis, counts, width)
     last = entries[-1].row + 1 if entries else 0
     bar_um = _bar_um(um_per_px)
     bar_x = width - MARGIN_PX - _text_width(_length(bar_um)) - 6 - round(bar_um / um_per_px)
@@ -57,11 +59,11 @@ def caption(analysis: Analysis, *, width: int, um_per_px: float) -> NDArray[np.u
     return strip
 
 
-def _arrange(analysis: Analysis, width: int) -> list[_Entry]:
+def _arrange(analysis: Analysis, counts: Mapping[str, int], width: int) -> list[_Entry]:
     """The classes from left to right, on as many rows as they need."""
     entries: list[_Entry] = []
     x, row = MARGIN_PX, 0
-    for cell_class, number in zip(analysis.classes.ends, analysis.counts.values(), strict=True):
+    for cell_class, number in zip(analysis.classes.ends, counts.values(), strict=True):
         label = f"{cell_class.name}  {number:,}"
         entry_width = SWATCH_PX + 5 + _text_width(label)
         if x > MARGIN_PX and x + entry_width > width - MARGIN_PX:

@@ -30,11 +30,14 @@ from numpy.typing import NDArray
 from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
 from slidecascade.outputs.columns import Column, four_decimals, lines, side_by_side, two_decimals
-from slidecascade.outputs.provenance import provenance
+from slidecascade.outputs.provenance import Provenance, provenance
 from slidecascade.outputs.rings import closed_rings
 from slidecascade.pipelines.classes import CellClass
 
 CHUNK_CELLS = 1536
+END = b"\n]}\n"
+"""What comes after the features."""
+
 ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:slidecascade:cells")
 
 _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((8, 4, 4, 4, 12))])
@@ -53,17 +56,36 @@ def encode(analysis: Analysis) -> Iterator[bytes]:
     Raises:
         ModelFailedError: before the first piece, when a coordinate, area or score is not a finite number.
     """
-    _refuse_non_finite(analysis)
+    refuse_non_finite(analysis)
     return _pieces(analysis)
 
 
 def _pieces(analysis: Analysis) -> Iterator[bytes]:
-    member = orjson.dumps(provenance(analysis).model_dump(mode="json"))
-    yield b'{"type":"FeatureCollection","slidecascade":' + member + b',"features":[\n'
-    features = _Features(analysis)
+    yield head(provenance(analysis))
+    yield from features(analysis)
+    yield END
+
+
+def head(member: Provenance) -> bytes:
+    """What comes before the features."""
+    document = orjson.dumps(member.model_dump(mode="json"))
+    return b'{"type":"FeatureCollection","slidecascade":' + document + b',"features":[\n'
+
+
+def features(analysis: Analysis, *, follows: bool = False) -> Iterator[bytes]:
+    """The features alone, in pieces, separated by commas and newlines; `follows`: others come before them."""
+    texts = _Features(analysis)
     for start in range(0, len(analysis.instances), CHUNK_CELLS):
-        yield features.text(start, min(start + CHUNK_CELLS, len(analysis.instances)))
-    yield b"\n]}\n"
+        if follows and not start:
+            yield b",\n"
+        yield texts.text(start, min(start + CHUNK_CELLS, len(analysis.instances)))
+
+
+def cell_ids(analysis: Analysis) -> NDArray[np.bytes_]:
+    """``(N,)`` the id of every cell as 36 ASCII characters."""
+    cells = analysis.instances
+    rings = closed_rings(cells.vertices, cells.offsets)
+    return side_by_side(len(rings), *_ids(id_namespace(analysis).bytes, rings))
 
 
 def id_namespace(analysis: Analysis) -> uuid.UUID:
@@ -78,7 +100,8 @@ def id_namespace(analysis: Analysis) -> uuid.UUID:
     return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())
 
 
-def _refuse_non_finite(analysis: Analysis) -> None:
+def refuse_non_finite(analysis: Analysis) -> None:
+    """Raises ModelFailedError when a coordinate, area or score is not a finite number."""
     cells = analysis.instances
     # One bad number makes the sum bad: no temporary array as large as the cells.
     if not all(math.isfinite(float(array.sum())) for array in (cells.vertices, cells.areas, cells.scores)):

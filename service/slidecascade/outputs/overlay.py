@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -34,22 +36,53 @@ def draw(analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float)
     Raises:
         ValueError: when the image is not uint8 RGB, or does not cover the region at `downsample`.
     """
-    _require_region(analysis, image_rgb, downsample)
-    height, width = image_rgb.shape[:2]
-    outlined = np.array(image_rgb, order="C")
-    # OpenCV's antialiased line of 1 px is too faint to tell colours on stained nuclei and its line of 2 px puts
-    # down 4 px of ink. Lines of 1 px at four corners put down 2.2 px when 0.5 px apart and 2.7 px when 1 px apart.
-    corners_px = _CORNERS * (0.5 if _typical_px(analysis, downsample) >= LARGE_CELL_PX else 0.25)
-    for index, cell_class in enumerate(analysis.classes.ends):
-        cells = analysis.instances.take(analysis.class_index == index)
-        for corner_px in corners_px if len(cells) else ():
-            rings = _rings(analysis, cells, downsample, corner_px)
-            cv2.polylines(outlined, rings, True, cell_class.color, 1, cv2.LINE_AA, _SHIFT_BITS)
-    strip = caption(analysis, width=max(width, MIN_WIDTH), um_per_px=analysis.mpp * downsample)
-    page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
-    page[:height, :width] = outlined
-    page[height:] = strip
-    return page
+    areas = analysis.instances.areas
+    typical_px = float(2 * np.sqrt(np.median(areas) / np.pi) / downsample) if len(areas) else 0.0
+    overlay = Overlay(analysis, image_rgb, downsample=downsample, are_large=typical_px >= LARGE_CELL_PX)
+    overlay.add(analysis)
+    return overlay.page(analysis.counts)
+
+
+class Overlay:
+    """A picture to which the outlines of a region's cells are added in as many portions as one likes.
+
+    Args:
+        analysis: of the region; its cells are not drawn before `add`.
+        image_rgb, downsample: as for `draw`.
+        are_large: whether cells are typically `LARGE_CELL_PX` wide in the image.
+
+    Raises:
+        ValueError: as `draw` does.
+    """
+
+    def __init__(
+        self, analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float, are_large: bool
+    ) -> None:
+        _require_region(analysis, image_rgb, downsample)
+        self._analysis = analysis
+        self._outlined = np.array(image_rgb, order="C")
+        self._downsample = downsample
+        # OpenCV's antialiased line of 1 px is too faint to tell colours on stained nuclei and its line of 2 px
+        # puts down 4 px of ink. Lines of 1 px at four corners put down 2.2 px when 0.5 px apart, 2.7 px when 1 px.
+        self._corners_px = _CORNERS * (0.5 if are_large else 0.25)
+
+    def add(self, analysis: Analysis) -> None:
+        """Draw the outlines of `analysis`, which is of the same region."""
+        for index, cell_class in enumerate(analysis.classes.ends):
+            cells = analysis.instances.take(analysis.class_index == index)
+            for corner_px in self._corners_px if len(cells) else ():
+                rings = _rings(analysis, cells, self._downsample, corner_px)
+                cv2.polylines(self._outlined, rings, True, cell_class.color, 1, cv2.LINE_AA, _SHIFT_BITS)
+
+    def page(self, counts: Mapping[str, int]) -> NDArray[np.uint8]:
+        """The picture and its strip, which names `counts`, the cells by class; see `draw`."""
+        height, width = self._outlined.shape[:2]
+        um_per_px = self._analysis.mpp * self._downsample
+        strip = caption(self._analysis, counts, width=max(width, MIN_WIDTH), um_per_px=um_per_px)
+        page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
+        page[:height, :width] = self._outlined
+        page[height:] = strip
+        return page
 
 
 def _require_region(analysis: Analysis, image_rgb: NDArray[np.uint8], downsample: float) -> None:
@@ -59,12 +92,6 @@ def _require_region(analysis: Analysis, image_rgb: NDArray[np.uint8], downsample
     expected = (region.height / downsample, region.width / downsample)
     if any(abs(have - want) > 1 for have, want in zip(image_rgb.shape[:2], expected, strict=True)):
         raise ValueError(f"An image of {image_rgb.shape} does not cover {region} at downsample {downsample}.")
-
-
-def _typical_px(analysis: Analysis, downsample: float) -> float:
-    """Median diameter of the cells in pixels of the image; 0 without cells."""
-    areas = analysis.instances.areas
-    return float(2 * np.sqrt(np.median(areas) / np.pi) / downsample) if len(areas) else 0.0
 
 
 def _rings(

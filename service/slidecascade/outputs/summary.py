@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from slidecascade import wire
 from slidecascade.cells.result import Analysis
 from slidecascade.outputs import heatmap
@@ -23,16 +25,23 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
         InvalidRequestError: when there is no such colormap.
     """
     heatmap.require_colormap(colormap)
-    counts = analysis.counts
+    maps = [heatmap.compute(analysis, spec) for spec in analysis.heatmaps]
+    return of_counts(analysis, analysis.counts, maps, colormap=colormap)
+
+
+def of_counts(
+    analysis: Analysis, counts: Mapping[str, int], maps: Sequence[heatmap.Heatmap], *, colormap: str
+) -> wire.Summary:
+    """The summary of cells that were counted by class elsewhere; those of `analysis` itself do not matter."""
     tissue_area_mm2 = tissue_mm2(analysis)
-    totals, cells = _totals(analysis), len(analysis.instances)
+    totals, cells = _totals(analysis, counts), sum(counts.values())
     return wire.Summary(
         pipeline=analysis.pipeline,
         coordinate_space=analysis.coordinate_space,
         region=region_box(analysis),
         mpp=analysis.mpp,
         cells=cells,
-        counts=counts,
+        counts=dict(counts),
         fractions={name: _share(group, totals, cells) for name, group in analysis.classes.groups.items()},
         densities_per_mm2={
             name: round(number / tissue_area_mm2, 2) if tissue_area_mm2 > 0 else None
@@ -45,15 +54,15 @@ def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -
         models=model_uses(analysis),
         slide=slide_use(analysis),
         facts=facts(analysis),
-        heatmaps=tuple(heatmap.legend(heatmap.compute(analysis, spec), colormap) for spec in analysis.heatmaps),
+        heatmaps=tuple(heatmap.legend(item, colormap) for item in maps),
         timings_s={stage: round(seconds, 4) for stage, seconds in analysis.timings_s.items()},
         warnings=warnings(analysis),
     )
 
 
-def _totals(analysis: Analysis) -> dict[str, int]:
+def _totals(analysis: Analysis, counts: Mapping[str, int]) -> dict[str, int]:
     """Cells by class name, derived classes included in their parents, parents first."""
-    numbers = list(analysis.counts.values())
+    numbers = list(counts.values())
     return {
         name: sum(numbers[index] for index in group.members) for name, group in analysis.classes.groups.items()
     }

@@ -36,7 +36,10 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownPipelineError: 404,
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
+    errors.UnknownJobError: 404,
     errors.NotAcceptableError: 406,
+    errors.JobNotFinishedError: 409,
+    errors.JobFinishedError: 409,
     errors.UploadTooLargeError: 413,
     errors.RegionTooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
@@ -45,13 +48,16 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.RegionOutsideSlideError: 422,
     errors.UndecodableImageError: 422,
     errors.UnreadableSlideError: 422,
+    errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
     errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
     errors.TilesFailedError: 500,
+    errors.UnreadablePartError: 500,
     errors.ModelFailedError: 502,
     errors.DrainingError: 503,
     errors.NotReadyError: 503,
     errors.DeadlineExceededError: 504,
+    errors.StorageFullError: 507,
 }
 """Every error a request can end in; one that is missing here is a fault of ours: 500."""
 
