@@ -215,6 +215,11 @@ class Analyser:
             )
 
     @property
+    def threads(self) -> int:
+        """Tiles worked on at a time."""
+        return self._threads
+
+    @property
     def observer(self) -> Observer:
         """Who is told about stages, tiles and cells."""
         return self._observer

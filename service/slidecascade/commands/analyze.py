@@ -1,10 +1,16 @@
-"""``slidecascade analyze``: a region in this process, without a server."""
+"""``slidecascade analyze``: an image or a slide of any size in this process, without a server.
+
+The work is cut into fields, whose parts are kept in a folder of the results until these are written: the same
+command goes on where one that was stopped or killed has ended.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 from slidecascade import wire
@@ -12,12 +18,17 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file
-from slidecascade.commands.progress import bar
-from slidecascade.outputs import archive, heatmap, overlay
+from slidecascade.commands.progress import FieldProgress
+from slidecascade.jobs.claim import claimed
+from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.survey import Survey
+from slidecascade.outputs import heatmap
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
-from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
+
+STATE_FOLDER = ".slidecascade"
+"""Inside the folder of results, while these are not complete."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,27 +61,53 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
-        pixels, downsample = report.overview(overlay.MAX_SIDE_PX)
+        task = analyser.prepare(request, image, Control(), is_bounded=False)
+        with claimed(arguments.out / STATE_FOLDER) as state:
+            collection = _collection(Survey(analyser, task, state / "parts"))
+            damaged = bool(collection.analysis.tiles.failed)
+            collection.write(
+                arguments.out,
+                partial(task.overview, damaged=damaged),
+                colormap=arguments.colormap,
+                gzip=arguments.gzip,
+            )
     finally:
         analyser.close()
-    with writing_to(arguments.out):
-        archive.write_folder(
-            report.analysis,
-            pixels,
-            arguments.out,
-            downsample=downsample,
-            colormap=arguments.colormap,
-            gzip=arguments.gzip,
-        )
-    if failed := report.analysis.tiles.failed:
-        sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
-    for warning in report.analysis.warnings:
-        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
-    for name, count in report.analysis.counts.items():
-        sys.stdout.write(f"{count:8d}  {name}\n")
-    sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")
+    _print(collection, arguments.out)
     return 0
+
+
+def _collection(survey: Survey) -> Collection:
+    """All fields, those that are not done yet run one after the other."""
+    started = time.monotonic()
+    known = [(field, report) for field, report in survey.reports()]
+    done = [report for _, report in known if report is not None]
+    if done:
+        sys.stderr.write(f"Going on: {len(done)} of {len(known)} fields are done already.\n")
+    progress = FieldProgress(
+        survey.tiles_total,
+        done=sum(report.tiles for report in done),
+        cells=sum(report.cells for report in done),
+    )
+    reports = []
+    for field, before in known:
+        report = before or survey.run(field, Control(), progress=progress.draw)
+        if before is None:
+            progress.finish(report.tiles, report.cells)
+        reports.append(report)
+    progress.end()
+    return Collection(survey, reports, seconds=time.monotonic() - started)
+
+
+def _print(collection: Collection, folder: Path) -> None:
+    analysis = collection.analysis
+    if failed := analysis.tiles.failed:
+        sys.stderr.write(f"{len(failed)} of {analysis.tiles.total} tiles failed: see summary.json.\n")
+    for warning in analysis.warnings:
+        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
+    for name, count in collection.counts.items():
+        sys.stdout.write(f"{count:8d}  {name}\n")
+    sys.stdout.write(f"Results are in {folder}. {wire.RESEARCH_USE_ONLY}\n")
 
 
 def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.RegionRequest:

@@ -62,7 +62,7 @@ class Collection:
                 (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
             ),
             tiles=TileReport(
-                total=survey.tiles_total,
+                total=sum(report.tiles for report in reports),
                 background=sum(report.background for report in reports),
                 failed=survey.failed_tiles(list(reports)),
             ),

@@ -21,7 +21,7 @@ from slidecascade.cells.tile import TileWork
 from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.pipelines.load import Pipeline
-from slidecascade.slides.tiling import Tile, cover
+from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.slides.tissue import BLOCK_PX
 
 TILE_PX: Final = 1024
@@ -40,18 +40,20 @@ class Field:
     tiles: tuple[Tile, ...]
 
 
-def plan_fields(task: RegionTask, work: TileWork, *, field_tiles: int = FIELD_TILES) -> tuple[Field, ...]:
-    """The fields of a task's region, whose cores partition it as those of tiles do."""
+def plan_fields(
+    task: RegionTask, work: TileWork, *, threads: int, field_tiles: int = FIELD_TILES
+) -> tuple[Field, ...]:
+    """The fields of a task's region, whose cores partition it as those of tiles do.
+
+    What fits into one field is cut as a region is, for the `threads` at hand.
+    """
     side = task.tile_px or TILE_PX
-    tiles = cover(
-        work.grid.box_from_l0(task.region_l0),
-        work.grid.size,
-        tile_px=Size(side, side),
-        halo_px=work.halo_px,
-        multiple_of=work.aligned_to,
-        shift_x=task.shift[0],
-        shift_y=task.shift[1],
-    )
+    tiles = _tiles(task, work, Size(side, side))
+    if task.tile_px is None and len(tiles) <= field_tiles**2:
+        needed, halo_px = work.grid.box_from_l0(task.region_l0), work.halo_px
+        best = default_tile_px(needed, work.grid.size, threads, halo_px=halo_px, multiple_of=work.aligned_to)
+        tiles = _tiles(task, work, best)
+        return (Field(0, _around(tiles), tiles),)
     columns = sum(tile.core.y == tiles[0].core.y for tile in tiles)
     rows = len(tiles) // columns
     blocks = [
@@ -64,6 +66,18 @@ def plan_fields(task: RegionTask, work: TileWork, *, field_tiles: int = FIELD_TI
         for left in range(0, columns, field_tiles)
     ]
     return tuple(Field(index, _around(block), tuple(block)) for index, block in enumerate(blocks))
+
+
+def _tiles(task: RegionTask, work: TileWork, tile_px: Size) -> tuple[Tile, ...]:
+    return cover(
+        work.grid.box_from_l0(task.region_l0),
+        work.grid.size,
+        tile_px=tile_px,
+        halo_px=work.halo_px,
+        multiple_of=work.aligned_to,
+        shift_x=task.shift[0],
+        shift_y=task.shift[1],
+    )
 
 
 def _around(tiles: Sequence[Tile]) -> Box:

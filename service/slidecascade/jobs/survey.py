@@ -48,7 +48,7 @@ class Survey:
         work = analyser.tile_work(task, Control(), Stopwatch(analyser.observer))
         self.grids = work.grids
         self.grid: Grid = work.grid
-        self.fields: tuple[Field, ...] = plan_fields(task, work, field_tiles=field_tiles)
+        self.fields: tuple[Field, ...] = plan_fields(task, work, threads=analyser.threads, field_tiles=field_tiles)
         self.parts = Parts(folder, _plan(task, field_tiles, len(self.fields)))
         models = used_models(task.pipeline, self.grids)
         nothing = Instances.empty([len(stage.model.classes) for stage in task.pipeline.stages])
@@ -114,7 +114,7 @@ class Survey:
             for report in reports
             for tile in report.failed
         )
-        if failed and len(failed) == self.tiles_total:
+        if failed and len(failed) == sum(report.tiles for report in reports):
             raise TilesFailedError(
                 f"All {len(failed)} tiles failed twice: see their reasons.",
                 tiles=tuple((tile.core_l0.as_tuple(), tile.reason) for tile in failed[:100]),
