@@ -12,6 +12,7 @@
     ├── RegionOutsideSlideError      the region is not inside the slide
     ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError
     ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
+    ├── ResultTooLargeError          more cells were asked for than are sent at a time
     ├── IdempotencyMismatchError     the key was used before with another body
     ├── StorageFullError             results have no room on the disk
     ├── UnreadablePartError          a part of an analysis is missing or damaged
@@ -120,6 +121,10 @@ class JobNotFinishedError(SlideCascadeError):
 
 class JobFinishedError(SlideCascadeError):
     problem, title = "job-finished", "Job finished"
+
+
+class ResultTooLargeError(SlideCascadeError):
+    problem, title = "result-too-large", "Result too large"
 
 
 class IdempotencyMismatchError(SlideCascadeError):

@@ -111,6 +111,24 @@ class Settings(BaseSettings):
     max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
     """Largest body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px take 48 MiB in binary form."""
 
+    jobs_dir: Path | None = None
+    """Folder of jobs and their results, and of their database; none: this server takes no jobs."""
+
+    jobs_database_url: str | None = None
+    """Postgres, for several processes to work on jobs: ``postgresql+psycopg://...``; none: SQLite, for one."""
+
+    max_fields_in_flight: int = Field(default=2, ge=1)
+    """Fields of jobs that a process works on at a time; each keeps all threads busy but for its end."""
+
+    max_jobs: int = Field(default=1000, ge=1)
+    """Jobs that are not done; more are answered ``overloaded``."""
+
+    jobs_min_free_bytes: int = Field(default=2**30, ge=0)
+    """Jobs are answered ``storage-full`` when less is free on the disk of their folder."""
+
+    jobs_lease_s: float = Field(default=3.0, gt=0)
+    """A process that was not heard of for so long has lost its fields to the others."""
+
     slide_handles: int = Field(default=16, ge=1)
     """Slides kept open."""
 

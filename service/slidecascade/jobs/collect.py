@@ -145,6 +145,7 @@ class Collection:
         colormap: str = heatmap.DEFAULT_COLORMAP,
         with_geojson: bool = True,
         with_parquet: bool = True,
+        with_heatmaps: bool = True,
         gzip: bool = True,
     ) -> None:
         """Write the files into `folder`; each appears whole or not at all, and ``summary.json`` last.
@@ -162,7 +163,8 @@ class Collection:
                 write_file(folder / "cells.parquet", self.geoparquet())
             small = dict(self._small_files(overview, colormap))
             for name in sorted(small, key="summary.json".__eq__):
-                write_file(folder / name, small[name])
+                if with_heatmaps or not name.startswith("heatmaps/"):
+                    write_file(folder / name, small[name])
 
     def _small_files(self, overview: Overview | None, colormap: str) -> Iterator[tuple[str, bytes]]:
         maps = self.heatmaps()

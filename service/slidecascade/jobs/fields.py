@@ -49,13 +49,13 @@ def plan_fields(
     """
     side = task.tile_px or TILE_PX
     tiles = _tiles(task, work, Size(side, side))
-    if task.tile_px is None and len(tiles) <= field_tiles**2:
+    columns = sum(tile.core.y == tiles[0].core.y for tile in tiles)
+    rows = len(tiles) // columns
+    if task.tile_px is None and max(columns, rows) <= field_tiles:
         needed, halo_px = work.grid.box_from_l0(task.region_l0), work.halo_px
         best = default_tile_px(needed, work.grid.size, threads, halo_px=halo_px, multiple_of=work.aligned_to)
         tiles = _tiles(task, work, best)
         return (Field(0, _around(tiles), tiles),)
-    columns = sum(tile.core.y == tiles[0].core.y for tile in tiles)
-    rows = len(tiles) // columns
     blocks = [
         [
             tiles[row * columns + column]

@@ -78,9 +78,13 @@ class Survey:
     def reports(self) -> Iterator[tuple[Field, FieldReport | None]]:
         """Every field with its report; None: it is to be run, again where tiles failed that must not."""
         for field in self.fields:
-            report = self.parts.report(field.index)
-            is_done = report is not None and (self.task.allow_partial or not report.failed)
-            yield field, report if is_done else None
+            yield field, self.done(field)
+
+    def done(self, field: Field) -> FieldReport | None:
+        """The report of `field`; None: it is to be run."""
+        report = self.parts.report(field.index)
+        is_done = report is not None and (self.task.allow_partial or not report.failed)
+        return report if is_done else None
 
     def run(self, field: Field, control: Control, *, progress: Progress = say_nothing) -> FieldReport:
         """Work on `field` and keep its part; `progress(done, total)` is called after each of its tiles.

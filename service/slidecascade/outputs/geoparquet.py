@@ -163,6 +163,37 @@ def read(path: Path, columns: list[str] | None = None) -> Table:
         raise ValueError("The file is missing, truncated or damaged.") from error
 
 
+def within(path: Path, x: float, y: float, right: float, bottom: float) -> Iterator[Table]:
+    """The rows whose bbox meets a box, given in level-0 pixels, row group by row group; others are not read.
+
+    Raises:
+        ValueError: the file is missing, truncated or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                if _may_meet(file.metadata.row_group(group), x, y, right, bottom):
+                    rows = file.read_row_group(group)
+                    xmin, ymin, xmax, ymax = (side.to_numpy() for side in rows["bbox"].combine_chunks().flatten())
+                    yield select(rows, (xmin < right) & (xmax > x) & (ymin < bottom) & (ymax > y))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError("The file is missing, truncated or damaged.") from error
+
+
+def _may_meet(group: Any, x: float, y: float, right: float, bottom: float) -> bool:
+    """Whether the statistics of a row group leave room for a row that meets the box."""
+    ends = {}
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema.startswith("bbox.") and column.is_stats_set:
+            ends[column.path_in_schema.removeprefix("bbox.")] = column.statistics
+    if len(ends) < len(_CORNERS):
+        return True
+    return bool(
+        ends["xmin"].min < right and ends["xmax"].max > x and ends["ymin"].min < bottom and ends["ymax"].max > y
+    )
+
+
 def stream(portions: Iterable[Table], first: Table, *, provenance: bytes) -> Iterator[bytes]:
     """A file of all `portions`, in pieces, each portion a row group; `first` is a table of the same columns.
 

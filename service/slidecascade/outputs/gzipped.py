@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 LEVEL = 1
 GZIP_WINDOW = 31
@@ -17,3 +18,10 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         yield stream.compress(piece)
     yield stream.flush()
+
+
+def gunzipped(path: Path) -> Iterator[bytes]:
+    """The content of a gzip file, in pieces of 1 MiB."""
+    with igzip.open(path, "rb") as file:
+        while piece := file.read(2**20):
+            yield piece

@@ -17,10 +17,12 @@ from starlette.responses import Response
 
 from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
+from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
 from slidecascade.outputs.heatmap import COLORMAPS
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.inference import Inferences
+from slidecascade.web.jobs import job_routes
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.exchange import Exchange
@@ -42,6 +44,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.JobFinishedError: 409,
     errors.UploadTooLargeError: 413,
     errors.RegionTooLargeError: 413,
+    errors.ResultTooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.InvalidRequestError: 422,
     errors.MissingResolutionError: 422,
@@ -60,6 +63,11 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.StorageFullError: 507,
 }
 """Every error a request can end in; one that is missing here is a fault of ours: 500."""
+
+
+def status_of(problem: str) -> int:
+    """The HTTP status of a problem by its name; 500 for one that no request ends in."""
+    return next((status for kind, status in STATUS.items() if kind.problem == problem), 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +164,9 @@ def create_app(
     admission: Admission,
     lookups: Pool,
     readiness: Readiness,
+    desk: Desk | None = None,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk."""
+    """The API over one analyser; `lookups` runs what may wait for a disk. Without a `desk` it takes no jobs."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -170,6 +179,8 @@ def create_app(
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
+    if desk is not None:
+        app.include_router(job_routes(desk, lookups, status_of, is_open=lambda: not admission.closed))
     app.include_router(_catalogue_routes(analyser, lookups))
     app.include_router(_operation_routes(metrics, admission, readiness))
     app.include_router(kserve_routes(analyser, inferences, admission, readiness))
@@ -296,7 +307,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, extra = models_json_schema(
-            [(wire.RegionRequest, "validation"), (wire.Summary, "serialization"), (wire.Problem, "serialization")],
+            [
+                (wire.RegionRequest, "validation"),
+                (wire.JobRequest, "validation"),
+                (wire.Summary, "serialization"),
+                (wire.Problem, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         schemas = document["components"]["schemas"] | extra["$defs"]
