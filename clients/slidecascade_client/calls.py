@@ -54,12 +54,12 @@ def analyze_region(
 ) -> Call[RegionResult]:
     """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
     if (image is None) == (slide is None):
-        raise _invalid("image", "give either an image or the id of a slide")
+        raise invalid("image", "give either an image or the id of a slide")
     fields = {
         "pipeline": pipeline,
         "mpp": mpp,
         "slide": slide,
-        "region": _region_box(region),
+        "region": region_box(region),
         "thresholds": dict(thresholds or {}),
         "tile_px": tile_px,
         "allow_partial": allow_partial,
@@ -69,7 +69,7 @@ def analyze_region(
         request = RegionRequest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise _invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
+        raise invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
     document = request.model_dump_json(exclude_defaults=True)
     return Call(
         method="POST",
@@ -94,7 +94,7 @@ def pipelines() -> Call[tuple[PipelineInfo, ...]]:
 def pipeline(name: str) -> Call[PipelineInfo]:
     return Call(
         method="GET",
-        path=f"/v1/pipelines/{_segment(name)}",
+        path=f"/v1/pipelines/{segment(name)}",
         accept=JSON,
         read=lambda reply: reply.take_json(PipelineInfo),
     )
@@ -112,7 +112,7 @@ def models() -> Call[tuple[ModelInfo, ...]]:
 def model(name: str) -> Call[ModelInfo]:
     return Call(
         method="GET",
-        path=f"/v1/models/{_segment(name)}",
+        path=f"/v1/models/{segment(name)}",
         accept=JSON,
         read=lambda reply: reply.take_json(ModelInfo),
     )
@@ -150,24 +150,25 @@ def _unhealthy(error: SlideCascadeClientError) -> bool:
     raise error  # e.g. 404: this is another service, and waiting for it would never end
 
 
-def _region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
+def region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
     """`region` as the request takes it, its values still to be checked there."""
     if region is None or isinstance(region, RegionBox):
         return region
     try:
         x, y, width, height = map(operator.index, region)  # takes numpy's integers, refuses fractions
     except (TypeError, ValueError) as error:
-        raise _invalid("region", "give whole pixels as (x, y, width, height)") from error
+        raise invalid("region", "give whole pixels as (x, y, width, height)") from error
     return {"x": x, "y": y, "width": width, "height": height}
 
 
-def _invalid(field: str, message: str) -> InvalidRequestError:
+def invalid(field: str, message: str) -> InvalidRequestError:
+    """The error for a field that is found wrong before anything is sent."""
     error = InvalidRequestError(f"Nothing was sent, because {field} is wrong: {message}.")
     error.fields = (FieldError(field=field, message=message),)
     return error
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """`name` as one segment of a path; its dots too, because ``..`` would be resolved away."""
     return quote(name, safe="").replace(".", "%2E")
 
@@ -175,4 +176,4 @@ def _segment(name: str) -> str:
 def _slide_path(slide_id: str) -> str:
     """A slide id keeps its slashes (some proxies refuse ``%2F``) unless they would make another path."""
     parts = slide_id.split("/")
-    return _segment(slide_id) if {"", ".", ".."} & set(parts) else quote(slide_id, safe="/")
+    return segment(slide_id) if {"", ".", ".."} & set(parts) else quote(slide_id, safe="/")

@@ -20,6 +20,16 @@ import pytest
 
 from long_slide import HEIGHT, MPP, WIDTH, write_long_slide
 from served_process import Server, StartServer
+from slidecascade.cli import main
+from slidecascade_client import (
+    AsyncClient,
+    Client,
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    JobCancelledError,
+    JobFinishedError,
+    UnknownJobError,
+)
 from toy_pipeline import ToyPipeline
 
 LIMIT_S = 120.0
@@ -343,3 +353,72 @@ def test_logs_and_names_of_files_hold_no_slide(jobs_server: Server, finished: st
     assert finished in text
     assert "Ward" not in text
     assert "Meier" not in text
+
+
+def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: Path) -> None:
+    """The README's lines: progress, result, cells of a box, files, the problems as types."""
+    with Client(jobs_server.url) as client:
+        job = client.submit(SLIDE, pipeline="toy", mpp=MPP, label="client", idempotency_key="client-1")
+        assert (
+            client.submit(SLIDE, pipeline="toy", mpp=MPP, label="client", idempotency_key="client-1").id == job.id
+        )
+        with pytest.raises(IdempotencyMismatchError):
+            client.submit(SLIDE, pipeline="toy", mpp=0.4, label="client", idempotency_key="client-1")
+        steps = list(job.progress(poll_s=0.1))
+        assert steps[-1].fraction == 1.0
+        with job.result() as result:
+            assert len(result.cells) == result.summary.cells == steps[-1].cells
+            result.save(tmp_path / "result")
+        box = job.cells(bbox=(0, 0, 500, HEIGHT))
+        assert {cell.id for cell in box} <= {cell.id for cell in result.cells}
+        assert len(box) > 5
+        assert job.fetch(tmp_path / "files") == tmp_path / "files"
+        assert {path.name for path in (tmp_path / "files").iterdir()} == {
+            "cells.geojson.gz", "cells.parquet", "heatmaps", "overlay.png", "summary.json",
+        }  # fmt: skip
+        assert [found.id for found in client.jobs(label="client")] == [job.id]
+        with pytest.raises(JobFinishedError):
+            job.cancel()
+        stopped = client.submit(SLIDE, pipeline="toy", mpp=MPP)
+        stopped.cancel()
+        with pytest.raises(JobCancelledError):
+            stopped.result()
+        stopped.delete()
+        with pytest.raises(UnknownJobError):
+            client.job(stopped.id)
+        with pytest.raises(InvalidRequestError, match="Nothing was sent"):
+            client.submit(SLIDE, pipeline="toy", outputs=["dicom"])
+
+
+async def test_the_asynchronous_client_does_the_same(jobs_server: Server, tmp_path: Path) -> None:
+    """Submit, progress, result, cells, files, list, cancel."""
+    async with AsyncClient(jobs_server.url) as client:
+        job = await client.submit(SLIDE, pipeline="toy", mpp=MPP, label="later")
+        steps = [step async for step in job.progress(poll_s=0.1)]
+        with await job.result() as result:
+            assert len(result.cells) == steps[-1].cells
+        assert len(await job.cells(bbox=(0, 0, 500, HEIGHT))) > 5
+        assert (await job.fetch(tmp_path / "files") / "cells.parquet").is_file()
+        assert [found.id async for found in client.jobs(label="later")] == [job.id]
+        with pytest.raises(JobFinishedError):
+            await job.cancel()
+        await job.delete()
+
+
+def test_the_command_line_does_the_same(
+    jobs_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """submit with --out, list, show, fetch, cancel: exit codes and files."""
+    of = ["jobs", "--url", jobs_server.url]
+    words = ["submit", SLIDE, "--pipeline", "toy", "--mpp", str(MPP), "--label", "cli"]
+    assert main([*of, *words, "--out", str(tmp_path / "out")]) == 0
+    job = capsys.readouterr().out.split()[0]
+    assert (tmp_path / "out" / "cells.geojson.gz").is_file()
+    assert main([*of, "list", "--label", "cli"]) == 0
+    assert job in capsys.readouterr().out
+    assert main([*of, "show", job]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "succeeded"
+    assert main([*of, "fetch", job, "--out", str(tmp_path / "again")]) == 0
+    assert main([*of, "cancel", job]) == 2
+    assert "job-finished" in capsys.readouterr().err
+    assert main([*of, "submit", "none.tif", "--pipeline", "toy"]) == 2
