@@ -84,6 +84,8 @@ ONE_IMPORTER = {
     },
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
+    "dbos": {"slidecascade.jobs.durable"},
+    "sqlalchemy": {"slidecascade.jobs.records"},
 }
 """Which modules of the service import a foreign library."""
 

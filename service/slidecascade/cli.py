@@ -54,6 +54,7 @@ COMMANDS = (
     Command("serve", "serve", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
+    Command("worker", "worker", "Work on the jobs of servers that share a database."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),

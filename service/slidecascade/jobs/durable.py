@@ -19,9 +19,8 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
-from sqlalchemy.engine import Engine
 
-from slidecascade.jobs.records import Records
+from slidecascade.jobs.records import Database, Records
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class Durable:
         is_alone: no other process uses the database: what others left is taken over at once.
     """
 
-    def __init__(self, engine: Engine, records: Records, *, fields: int, lease_s: float, is_alone: bool) -> None:
+    def __init__(self, engine: Database, records: Records, *, fields: int, lease_s: float, is_alone: bool) -> None:
         self.worker = str(uuid.uuid4())
         self._records = records
         self._lease_s = lease_s

@@ -89,6 +89,7 @@ class Foreman:
             survey = self._survey(record)
             field = survey.fields[index]
             report = survey.done(field) or survey.run(field, control, progress=self._watch(record, control))
+            LOG.info("field done", extra={"fields": {"job": job, "field": index, "cells": report.cells}})
             if self._records.finish_field(job, index, report.cells):
                 self._durable.submit_collect(job, attempt)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Engine as Database
 
 from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
 from slidecascade.wire import JobRequest, JobStatus
@@ -96,7 +96,7 @@ class JobRecord:
         return self.status in ENDED
 
 
-def open_database(url: str | None, folder: Path) -> Engine:
+def open_database(url: str | None, folder: Path) -> Database:
     """The database at `url`; None: an SQLite file in `folder`, which exists."""
     if url is not None:
         return sa.create_engine(url, pool_pre_ping=True, pool_size=20)
@@ -115,7 +115,7 @@ def open_database(url: str | None, folder: Path) -> Engine:
 class Records:
     """The rows of `engine`'s database, whose tables are made when needed."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Database) -> None:
         self._engine = engine
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
