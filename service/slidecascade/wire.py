@@ -376,6 +376,17 @@ class JobRequest(WireModel):
         default=None, description="yours, to find the job by"
     )
 
+    def region_request(self) -> RegionRequest:
+        """The request of the region that the job is, of any size."""
+        return RegionRequest(
+            pipeline=self.pipeline,
+            slide=self.slide,
+            region=self.region,
+            mpp=self.mpp,
+            thresholds=self.thresholds,
+            allow_partial=self.allow_partial,
+        )
+
 
 class JobProgress(Answer):
     """How far a job is; `fields_total` is null until its slide was cut into fields."""

@@ -14,9 +14,7 @@ from typing import TypeVar
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
-from slidecascade.jobs.durable import Durable
 from slidecascade.jobs.folders import Folders
-from slidecascade.jobs.foreman import Foreman, region_request
 from slidecascade.jobs.records import JobRecord, Records, open_database
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest
@@ -64,7 +62,7 @@ class Desk:
         """
         opened = self._opened()
         opened.folders.require_room()
-        self._analyser.prepare(region_request(request), None, Control(), is_bounded=False)
+        self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,
@@ -155,6 +153,10 @@ class _Open:
     """What a desk holds while it works."""
 
     def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+        # Here, for it takes a second: processes without jobs do without.
+        from slidecascade.jobs.durable import Durable
+        from slidecascade.jobs.foreman import Foreman
+
         self.folders = Folders(folder, min_free_bytes=settings.jobs_min_free_bytes)
         url = settings.jobs_database_url
         self._lock = None if url is not None else _claim(folder)

@@ -24,7 +24,6 @@ from slidecascade.jobs.durable import Durable, Stopped
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
-from slidecascade.wire import JobRequest, RegionRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -34,18 +33,6 @@ _ASK_S: Final = 0.5
 
 _LONGEST_WAIT_S: Final = 30.0
 """Between two tries where networks or the disk are not there."""
-
-
-def region_request(request: JobRequest) -> RegionRequest:
-    """The request of the region that a job is."""
-    return RegionRequest(
-        pipeline=request.pipeline,
-        slide=request.slide,
-        region=request.region,
-        mpp=request.mpp,
-        thresholds=request.thresholds,
-        allow_partial=request.allow_partial,
-    )
 
 
 class Foreman:
@@ -181,7 +168,7 @@ class Foreman:
         with self._opening:
             survey = self._surveys.get(record.id)
             if survey is None:
-                task = self._analyser.prepare(region_request(record.request), None, Control(), is_bounded=False)
+                task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
                 survey = Survey(self._analyser, task, self._parts(record))
                 self._surveys[record.id] = survey
                 while len(self._surveys) > KEPT_SURVEYS:

@@ -11,13 +11,15 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine as Database
 
 from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
 from slidecascade.wire import JobRequest, JobStatus
+
+Database: TypeAlias = sa.Engine
+"""Where jobs are kept."""
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
