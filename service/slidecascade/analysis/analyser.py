@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from slidecascade import wire
 from slidecascade.analysis.flow import Failure, Progress, analyse, prepare, run_tiles, say_nothing
+from slidecascade.analysis.lanes import Lanes
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.analysis.sink import Sink
 from slidecascade.cancellation import Control
@@ -96,11 +96,11 @@ class Analyser:
         )
         self._facts = FactsCache(KEPT_FACTS)
         self._threads = settings.threads or usable_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
+        self._lanes = Lanes(self._threads, name="tile")
 
     def close(self) -> None:
         """Stop the threads and let go of slides and sessions."""
-        self._pool.shutdown(cancel_futures=True)
+        self._lanes.shutdown()
         self._runner.close()
         self._slides.close()
 
@@ -180,7 +180,7 @@ class Analyser:
             analysis = analyse(
                 task,
                 runner=self._runner,
-                pool=self._pool,
+                pool=self._lanes.people,
                 threads=self._threads,
                 control=control,
                 observer=self._observer,
@@ -201,14 +201,17 @@ class Analyser:
         *,
         progress: Progress = say_nothing,
     ) -> tuple[Failure, ...]:
-        """Hand every one of `tiles` to `sink`; those that failed twice are returned; see `flow.run_tiles`."""
+        """Hand every one of `tiles` to `sink`; those that failed twice are returned; see `flow.run_tiles`.
+
+        Tiles of regions that are asked for meanwhile are worked on first.
+        """
         with self._refusing_strangers():
             return run_tiles(
                 task,
                 work,
                 tiles,
                 sink,
-                pool=self._pool,
+                pool=self._lanes.jobs,
                 threads=self._threads,
                 observer=self._observer,
                 progress=progress,
