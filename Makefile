@@ -3,9 +3,10 @@ PYTHON ?= python3
 # Elsewhere where several checkouts share one, as .ci/run does.
 VENV ?= .venv
 BIN := $(VENV)/bin
+GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test test-fast check serve bench bench-load bench-peers bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup demo test test-fast check serve bench bench-all bench-load bench-peers bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -51,8 +52,8 @@ check: $(VENV)/.dev ## style, types, direction of imports
 serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
 	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)")
 
-bench: $(VENV)/.dev ## measures for about ten minutes, writes benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
-	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)" --out benchmarks/results/accuracy.json)
+bench: $(VENV)/.dev ## regions and tilings, ten minutes, to benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
+	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)")
 	$(BIN)/python -m benchmarks
 
 # Apart from the others: Locust brings a web server of its own and a pytest plugin.
@@ -60,11 +61,16 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
 	$(PIP) install -r requirements/bench.txt
 	touch $@
 
+# On a quiet machine and a clean checkout: each figure is written with its commit and networks.
+bench-all: $(VENV)/.bench $(GPU_VENV)/.service ## measures everything again in one go, for hours; DATA=folder with nuclei/ and liver/
+	$(GPU_VENV)/bin/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks --all $(if $(DATA),--data "$(DATA)")
+
 bench-load: $(VENV)/.bench ## callers of every number and rate, about five minutes, to benchmarks/results; SOAK=minutes more
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
 
 # LitServe and Ray Serve get environments of their own, pinned in requirements/peers-*.txt, in the user's cache folder.
-bench-peers: $(VENV)/.dev ## the same regions by the service and by its peers, more than ten minutes; QUICK=1 for a look
+bench-peers: $(VENV)/.dev ## the same regions by the service and by its peers, which are tuned first, about an hour; QUICK=1 for a look
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick --out runs/peers)
 
 # An environment of its own, where there is a GPU: ONNX Runtime for it cannot be installed beside the other one.
@@ -74,8 +80,6 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 		-r requirements/build.txt -r requirements/service-gpu.txt
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
-
-GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser, Report
 from slidecascade.cancellation import Control
 from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
+from slidecascade.kinds.table import KINDS
+from slidecascade.memory import UNLIMITED, Budget, Share
+from slidecascade.outputs.encoders import Encoders
 
 PIPELINE = wire.PipelineInfo(
     name="nash",
@@ -30,12 +34,14 @@ class FakeAnalyser(Analyser):
     """Knows the pipeline `nash` and the slide `a.svs`.
 
     While `hold` is set, work goes on until it is released or its control says stop; `error` is raised instead of
-    an answer.
+    an answer. Every region reserves `needs_bytes` of 1 GiB.
     """
 
     def __init__(self) -> None:
+        self.memory = Budget(2**30, retry_after_s=1, notify=lambda _reserved: None)
         self.hold = threading.Event()
         self.error: Exception | None = None
+        self.needs_bytes = 0
         self.seen: list[tuple[wire.RegionRequest, bytes | None]] = []
         self.running = 0
         self.stopped: list[str] = []
@@ -49,9 +55,12 @@ class FakeAnalyser(Analyser):
         image: bytes | None,
         control: Control,
         *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Report:
         self.seen.append((request, image))
+        share.reserve(self.needs_bytes, control)
         self.running += 1
         try:
             while self.hold.is_set():
@@ -77,6 +86,9 @@ class FakeAnalyser(Analyser):
             raise UnknownPipelineError(f"There is no pipeline {name!r}.")
         return PIPELINE
 
+    def encoders(self, pipeline: str) -> Encoders[Any]:
+        return KINDS[self.pipeline(pipeline).kind].encoders
+
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return ()
 
@@ -93,5 +105,5 @@ class FakeAnalyser(Analyser):
         )
 
 
-def _overview(max_side_px: int) -> tuple[NDArray[np.uint8], float]:
+def _overview(_max_side_px: int) -> tuple[NDArray[np.uint8], float]:
     return np.full((600, 800, 3), 240, np.uint8), 1.0

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import (
-    Analysis,
-    FailedTile,
-    TileReport,
-    TissueMap,
-    UsedModel,
-)
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box, Grid, Size
+from slidecascade.kinds.result import FailedTile, TileReport, TissueMap, UsedModel
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 from slidecascade.slides.facts import SlideFacts

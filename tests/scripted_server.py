@@ -76,8 +76,8 @@ class ScriptedServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, acts: tuple[Answer | Drop, ...]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, acts: tuple[Answer | Drop, ...], host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.received: list[Received] = []
         self.stopping = threading.Event()

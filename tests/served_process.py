@@ -87,8 +87,12 @@ class Upload:
 
     def finish(self) -> httpx.Response:
         """Send the second half; the answer."""
-        self._connection.send(self._rest)
+        self.send()
         return self.answer()
+
+    def send(self) -> None:
+        """Send the second half."""
+        self._connection.send(self._rest)
 
     def answer(self) -> httpx.Response:
         """The answer, read to its end; the connection is closed."""

@@ -34,15 +34,27 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.settings",
             "slidecascade.metrics",
             "slidecascade.cancellation",
+            "slidecascade.hosts",
             "slidecascade.timing",
             "slidecascade.logs",
+            "slidecascade.memory",
         }
     ),
     # A head knows what it wants of a network and nothing of tiles, so that a package can be checked against it.
-    frozenset({"slidecascade.models", "slidecascade.cells.heads", "slidecascade.slides", "slidecascade_client"}),
+    frozenset(
+        {
+            "slidecascade.models",
+            "slidecascade.heads",
+            "slidecascade.slides",
+            "slidecascade.rings",
+            "slidecascade_client",
+        }
+    ),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
-    frozenset({"slidecascade.cells"}),
-    frozenset({"slidecascade.outputs", "slidecascade.analysis"}),
+    frozenset({"slidecascade.kinds"}),
+    frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
+    # The table of the kinds there are knows all that a kind is.
+    frozenset({"slidecascade.outputs", "slidecascade.kinds.table", "slidecascade.analysis"}),
     frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
     frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),
@@ -52,7 +64,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             f"slidecascade_training.{name}"
             for name in (
-                "ahead",
+                "prefetch",
                 "backend",
                 "calibration",
                 "checkpoint",
@@ -63,7 +75,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             )
         }
     ),
-    frozenset({"slidecascade_training.fit", "slidecascade_training.elsewhere"}),
+    frozenset({"slidecascade_training.fit", "slidecascade_training.exportprocess"}),
     frozenset({f"slidecascade_training.{name}" for name in ("packages", "nuclei.network", "nuclei.targets")}),
     frozenset({"slidecascade_training.recipes"}),
     frozenset({"slidecascade_training", "slidecascade.hosting"}),
@@ -82,7 +94,7 @@ ONE_IMPORTER = {
         "slidecascade.hosting.supervisor",
         "slidecascade.runners.bento",
     },
-    "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.geoparquet"},
+    "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {"slidecascade.jobs.records"},

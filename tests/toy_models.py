@@ -69,6 +69,48 @@ def fragile_classifier(side_px: int) -> bytes:
     return _graph(nodes, constants, output, ["N", side_px, side_px, 3])
 
 
+def color_mask_segmenter(count: int) -> bytes:
+    """A map for each of the first `count` colours: four times what it has more than the mean of all, 0 to 255."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "channels"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["float", "mean"], ["above"]),
+        helper.make_node("Mul", ["above", "scale"], ["scaled"]),
+        helper.make_node("Clip", ["scaled", "low", "high"], ["clipped"]),
+        helper.make_node("Slice", ["clipped", "first", "end", "channels"], ["wanted"]),
+        helper.make_node("Cast", ["wanted"], ["maps"], to=TensorProto.UINT8),
+    ]
+    constants = [
+        helper.make_tensor("channels", TensorProto.INT64, [1], [3]),
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [4.0]),
+        helper.make_tensor("low", TensorProto.FLOAT, [], [0.0]),
+        helper.make_tensor("high", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("end", TensorProto.INT64, [1], [count]),
+    ]
+    output = helper.make_tensor_value_info("maps", TensorProto.UINT8, ["N", "H", "W", count])
+    return _graph(nodes, constants, output, ["N", "H", "W", 3])
+
+
+def brightness_classifier(side_px: int) -> bytes:
+    """One class: a tenth of how far the mean of all colours lies below 128, through a sigmoid."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Flatten", ["mean"], ["flat"], axis=1),
+        helper.make_node("Sub", ["middle", "flat"], ["dark"]),
+        helper.make_node("Mul", ["dark", "scale"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["probabilities"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("middle", TensorProto.FLOAT, [], [128.0]),
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]),
+    ]
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 1])
+    return _graph(nodes, constants, output, ["N", side_px, side_px, 3])
+
+
 def stain_segmenter() -> bytes:
     """Two inputs and two outputs, of four types; see `stain_outputs` for what it computes."""
     nodes = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +17,12 @@ import toy_models
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
+from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.models.repository import load_repository
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.facts import compute_facts
@@ -41,20 +44,20 @@ FIELDS = {
 
 
 class ToyPipeline:
-    """Packages in a folder, loaded; `run` analyses an image with them."""
+    """Packages in a folder, loaded; `run` analyses an image with them. `segmenter`: fields of its segmenter."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **segmenter: Any) -> None:
         self.models_dir = folder / "models"
         self.pipelines_dir = folder / "pipelines"
         self.pipelines_dir.mkdir(parents=True)
         (self.pipelines_dir / "toy.yaml").write_text(yaml.safe_dump(FIELDS), encoding="utf-8")
-        segmenter = toy_models.segmenter_fields(halo_px=HALO_PX)
-        toy_models.write_package(self.models_dir, segmenter, toy_models.darkness_segmenter())
+        fields = toy_models.segmenter_fields(**{"halo_px": HALO_PX} | segmenter)
+        toy_models.write_package(self.models_dir, fields, toy_models.darkness_segmenter())
         for name, side_px in (("toy-classifier", 72), ("toy-second", 96)):
             fields = toy_models.classifier_fields(name, side_px)
             toy_models.write_package(self.models_dir, fields, toy_models.redness_classifier(side_px))
         packages = load_repository(self.models_dir)
-        self.pipeline: Pipeline = load_pipelines(packages, self.pipelines_dir)["toy"]
+        self.pipeline: CellsPipeline = load_pipelines(packages, self.pipelines_dir, (FILE,))["toy"]
         self.runner: Runner = LocalRunner(packages.values())
 
     def run(
@@ -72,6 +75,7 @@ class ToyPipeline:
         allow_partial: bool = False,
         open_source: OpenSource | None = None,
         progress: Callable[[int, int], None] | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> Analysis:
         """The analysis of `image` (or of `region_l0` of it) at `mpp` um/px."""
         source = RegionImage(image)
@@ -89,14 +93,17 @@ class ToyPipeline:
             allow_partial=allow_partial,
         )
         with ThreadPoolExecutor(threads) as pool:
-            return analyse(
-                task,
-                runner=runner or self.runner,
-                pool=pool,
-                threads=threads,
-                control=control or Control(),
-                observer=observer or Silent(),
-                progress=progress or (lambda done, total: None),
+            return cells_of(
+                analyse(
+                    task,
+                    runner=runner or self.runner,
+                    pool=pool,
+                    threads=threads,
+                    control=control or Control(),
+                    observer=observer or Silent(),
+                    progress=progress or (lambda done, total: None),
+                    kinds=kinds,
+                )
             )
 
 

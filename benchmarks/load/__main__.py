@@ -1,17 +1,14 @@
 """``python -m benchmarks.load``: callers of every number and rate against a served process.
 
-Every answer is compared with the answer the same region gets from an analysis by itself. Ends with 1 when an
-answer was wrong or a request failed in any way but being turned away with the time to come back.
+Every answer is compared with the answer the same region gets from an analysis by itself. Exits with 1 when
+an answer was wrong or a request failed in any way but a 429 with `Retry-After`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
-import os
-import platform
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,17 +16,18 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import record
 from benchmarks.load.cases import write_cases
 from benchmarks.load.exchanges import Figures
 from benchmarks.load.memory import Sample, growth_mib_per_hour, watched
 from benchmarks.load.plots import plot_closed, plot_memory, plot_open
 from benchmarks.load.rounds import Caller
-from benchmarks.page import RESULTS, write_page
+from benchmarks.machine import Machine
+from benchmarks.page import write_page
 
 from slidecascade.cli import CALLERS_FAULT, FAILED, WRONG_CALL
 from slidecascade.commands.arguments import whole_number
 from slidecascade.commands.service_process import served
-from slidecascade.cores import usable_cores
 from slidecascade.errors import SlideCascadeError
 from slidecascade.settings import read_settings
 from slidecascade.staging import writing_to
@@ -51,7 +49,7 @@ class Soak:
 class LoadReport:
     """What was measured, on what. `load_before` is how busy the machine was with other work."""
 
-    machine: dict[str, object]
+    machine: Machine
     versions: dict[str, str]
     load_before: float
     pipeline: str
@@ -76,44 +74,41 @@ def main() -> int:
         sys.stderr.write(f"{' and '.join(missing)} must be installed first: make bench-load does it.\n")
         return WRONG_CALL
     try:
-        with writing_to(arguments.out):  # told before the minutes it takes, not after
+        with writing_to(arguments.out):  # reported before the minutes it takes, not after
             arguments.out.mkdir(parents=True, exist_ok=True)
+        provenance = record.Provenance.here()
         report = measure(arguments)
     except KeyboardInterrupt:
         return FAILED
     except SlideCascadeError as error:
         sys.stderr.write(f"benchmarks.load: {error.detail}\n")
         return WRONG_CALL if isinstance(error, CALLERS_FAULT) else FAILED
-    _write(report, arguments.out)
+    _write(report, arguments.out, provenance)
     print(table(report))
     return 1 if report.faults else 0
 
 
-def _write(report: LoadReport, folder: Path) -> None:
+def _write(report: LoadReport, folder: Path, provenance: record.Provenance) -> None:
     """The rounds and the soak in files of their own, so that each can be taken anew without the other."""
     document = dataclasses.asdict(report)
     rounds = {name: document.pop(name) for name in ("closed", "open")}
     soak = document.pop("soak")
     if report.closed or report.open:
-        _write_json(document | rounds, folder / "load.json")
+        record.write(folder / "load.json", document | rounds, provenance)
     if report.closed:
         plot_closed(report.closed, folder / "load-closed.png")
     if report.open:
         plot_open(report.open, folder / "load-open.png")
     if report.soak:
-        _write_json(document | {"soak": soak}, folder / "load-soak.json")
+        record.write(folder / "load-soak.json", document | {"soak": soak}, provenance)
         plot_memory(report.soak.memory, folder / "load-soak.png")
-    if folder == RESULTS:
+    if folder == record.RESULTS:
         write_page()
-
-
-def _write_json(document: dict[str, object], path: Path) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(arguments: argparse.Namespace) -> LoadReport:
     """All rounds against one process, which is warm from the first on."""
-    load_before = os.getloadavg()[0]
+    machine = Machine.here()
     with tempfile.TemporaryDirectory(prefix="slidecascade-load-") as name:
         folder = Path(name)
         cases = folder / "cases"
@@ -128,9 +123,9 @@ def measure(arguments: argparse.Namespace) -> LoadReport:
             opened = tuple(caller.open(rate_per_s=rate, seconds=arguments.seconds) for rate in rates)
             soak = _soak(caller, minutes=arguments.soak_minutes) if arguments.soak_minutes else None
     return LoadReport(
-        machine={"processor": _processor(), "cores": usable_cores(), "system": platform.platform()},
+        machine=machine,
         versions={name: version(name) for name in ("slidecascade", "bentoml", "onnxruntime", "locust")},
-        load_before=round(load_before, 2),
+        load_before=machine.load_before,
         pipeline=arguments.pipeline,
         side_px=arguments.side,
         cells=tuple(cells),
@@ -156,10 +151,10 @@ def table(report: LoadReport) -> str:
     """The report as Markdown."""
     lines = [
         f"{report.pipeline}, {len(report.cells)} regions of {report.side_px} x {report.side_px} px,",
-        f"{min(report.cells)} to {max(report.cells)} cells; {report.places} places,",
-        f"{report.machine['cores']} cores, load {report.load_before} before.",
+        f"{min(report.cells)} to {max(report.cells)} cells; {report.places} slots,",
+        f"{report.machine.cores} cores, load {report.load_before} before.",
         "",
-        "| load | regions/s | p50 | p95 | p99 | answered | turned away | errors | wrong |",
+        "| load | regions/s | p50 | p95 | p99 | answered | rejected | errors | wrong |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(f"{figures.users} callers", figures) for figures in report.closed),
         *(_row(f"{figures.rate_per_s}/s arriving", figures) for figures in report.open),
@@ -181,14 +176,6 @@ def _row(name: str, figures: Figures) -> str:
     cells = [f"{value:.2f} s" for value in seconds] or ["-"] * 3
     counts = (figures.answered, figures.rejected, figures.errors, figures.wrong)
     return " | ".join(["| " + name, f"{figures.throughput_per_s:.2f}", *cells, *map(str, counts)]) + " |"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _callers(text: str) -> tuple[int, ...]:
@@ -213,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.load", description="Callers of every number and rate against a served process."
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures and plots")
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder for the figures and plots")
     parser.add_argument("--pipeline", default="nash", help="default: nash")
     parser.add_argument(
         "--side", type=whole_number(64), default=512, help="side of the regions in pixels at 0.5 um/px"

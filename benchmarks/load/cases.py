@@ -32,7 +32,7 @@ def write_cases(folder: Path, *, pipeline: str, count: int, side_px: int) -> lis
     from slidecascade import wire
     from slidecascade.analysis.analyser import Analyser
     from slidecascade.cancellation import Control
-    from slidecascade.outputs import geojson
+    from slidecascade.outputs.cells import geojson
     from slidecascade.settings import read_settings
     from slidecascade.timing import Silent
     from slidecascade_render.liver.tissue import TissueOptions, render
@@ -45,7 +45,7 @@ def write_cases(folder: Path, *, pipeline: str, count: int, side_px: int) -> lis
         if number:
             image = render(TissueOptions(seed=number, mpp=MPP), width_px=side_px, height_px=side_px).image
         png = bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
-        analysis = analyser.run(analyser.prepare(request, png, Control()), Control()).analysis
+        analysis = analyser.run(analyser.prepare(request, png, Control()), Control()).cells
         (folder / f"{number}.body").write_bytes(_form(request.model_dump_json(exclude_none=True).encode(), png))
         (folder / f"{number}.geojson").write_bytes(b"".join(geojson.encode(analysis)))
         cells.append(len(analysis.instances))

@@ -83,7 +83,7 @@ def post(client: Any, *, due: float) -> float:
 
 
 class Caller(FastHttpUser):  # type: ignore[misc]  # untyped base
-    """Sends one region after the other; turned away, it comes back when it was told to."""
+    """Sends one region after the other; after a 429 it waits for `Retry-After`."""
 
     network_timeout = 300.0
 
@@ -93,7 +93,7 @@ class Caller(FastHttpUser):  # type: ignore[misc]  # untyped base
 
 
 class Arrivals(FastHttpUser):  # type: ignore[misc]  # untyped base
-    """Regions that arrive at a rate, whether or not earlier ones are done; turned away, they are gone.
+    """Regions that arrive at a rate, whether or not earlier ones are done; a 429 is not sent again.
 
     The gaps are those of independent callers (exponential), the same in every run.
     """

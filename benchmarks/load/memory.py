@@ -1,4 +1,4 @@
-"""The memory of a served process over time, as it tells it itself."""
+"""The memory of a served process over time, as its metrics state it."""
 
 from __future__ import annotations
 

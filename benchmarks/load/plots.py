@@ -29,7 +29,7 @@ def plot_open(rounds: Sequence[Figures], path: Path) -> None:
     rates = [figures.rate_per_s for figures in rounds]
     throughput.plot(rates, [figures.throughput_per_s for figures in rounds], "ko-", label="answered in time")
     rejected = [figures.rejected / figures.seconds for figures in rounds]
-    throughput.plot(rates, rejected, "k^:", label="turned away")
+    throughput.plot(rates, rejected, "k^:", label="rejected")
     _plot_latencies(latency, rates, rounds)
     _save(figure, path)
 

@@ -1,8 +1,9 @@
 """``python -m benchmarks.peers``: the same regions by the service and by other ways to serve the same networks.
 
-All servers run throughout. The one that is measured runs, the others are held still; each round goes through all
-of them, every other round in reverse. Ends with 1 when a contender that takes part gave wrong cells.
-"""
+First each contender is started by itself with every choice of its settings, on regions that are measured nowhere
+else; the fastest is taken. Then all servers run throughout. The one that is measured runs, the others are held
+still; each round goes through all of them, every other round in reverse. Exits with 1 when a contender that takes
+part gave wrong cells."""
 
 from __future__ import annotations
 
@@ -10,8 +11,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
-import platform
 import re
 import signal
 import sys
@@ -23,22 +22,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import RESULTS, write_page
+from benchmarks import record
+from benchmarks.page import write_page
 from benchmarks.peers.agreement import NOTHING, Agreement, agreement
-from benchmarks.peers.cases import Case, make_cases
+from benchmarks.peers.cases import HELD_OUT_SEED, Case, make_cases
 from benchmarks.peers.composition import MPP, PIPELINE, Composition
-from benchmarks.peers.contenders import Contender, Place, contenders
-from benchmarks.peers.figures import Load, Standing
+from benchmarks.peers.contenders import Candidate, Contender, Place, contenders
+from benchmarks.peers.figures import Load, Standing, Trial
 from benchmarks.peers.plots import plot
 from benchmarks.peers.process import ROOT, PeerFailedError, hold, release
 from benchmarks.peers.rounds import Round, Started, closed
 from benchmarks.peers.table import page, table
+from benchmarks.peers.tuning import Effort, tolerable, tune
+from pydantic import TypeAdapter
 
 from slidecascade.commands.arguments import whole_number
-from slidecascade.cores import usable_cores
-
-TOLERATED = 0.01
-"""Cells that may differ from the expected ones, as a part of all; beyond, a contender takes no part."""
+from slidecascade.errors import SlideCascadeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +52,7 @@ class Plan:
     rounds: int
     slow_regions: int
     loads: tuple[tuple[int, int], ...]
+    effort: Effort
 
 
 @dataclass(slots=True)
@@ -60,6 +60,8 @@ class Entrant:
     """A contender in the course of the benchmark."""
 
     contender: Contender
+    knobs: str = ""
+    trials: tuple[Trial, ...] = ()
     started: Started | None = None
     agreement: Agreement | None = None
     absent: str = ""
@@ -68,8 +70,10 @@ class Entrant:
 
 def main() -> int:
     arguments = _parser().parse_args()
+    if arguments.page:
+        _write_pages(arguments.out, arguments.name)
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    sys.path.append(str(ROOT / "tests"))  # where the Triton server is
     chosen = [each for each in contenders() if each.name not in arguments.without]
     loads = ((1, 2), (arguments.callers, 8)) if arguments.quick else ((1, 4), (arguments.callers, 16))
     plan = Plan(
@@ -78,64 +82,99 @@ def main() -> int:
         rounds=arguments.rounds or (1 if arguments.quick else 3),
         slow_regions=2 if arguments.quick else 8,
         loads=loads,
+        effort=Effort(candidates=2, rounds=1, regions=2, callers=arguments.callers)
+        if arguments.quick
+        else Effort(candidates=99, rounds=2, regions=12, callers=arguments.callers),
     )
-    began, busy = time.perf_counter(), os.getloadavg()[0]
+    began, provenance = time.perf_counter(), record.Provenance.here()
     composition = Composition.load()
     cases = make_cases(composition, count=plan.cases, side_px=plan.side_px)
+    held_out = make_cases(composition, count=plan.cases, side_px=plan.side_px, first_seed=HELD_OUT_SEED)
     with tempfile.TemporaryDirectory(prefix="slidecascade-peers-") as name, contextlib.ExitStack() as stack:
-        entrants = [_enter(each, cases, Path(name), composition, stack) for each in chosen]
+        entrants = [Entrant(each) for each in chosen]
+        candidates = [_choose(each, held_out, Path(name), composition, plan.effort) for each in entrants]
+        for entrant, candidate in zip(entrants, candidates, strict=True):
+            if candidate:
+                _enter(entrant, candidate, cases, Path(name), composition, stack)
         _measure([entrant for entrant in entrants if entrant.started], cases, plan)
     standings = _standings(entrants, cases)
-    document = _document(standings, cases, plan, composition) | {
-        "load_before": round(busy, 2),
-        "seconds": round(time.perf_counter() - began),
+    document = _document(standings, cases, plan, composition, provenance) | {
+        "seconds": round(time.perf_counter() - began)
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1) + "\n"
-    (arguments.out / f"{arguments.name}.json").write_text(text, encoding="utf-8")
-    most = max(callers for callers, _ in plan.loads)
-    plot(standings, arguments.out / f"{arguments.name}.png", callers=most)
-    (arguments.out / f"{arguments.name}.md").write_text(page(standings, document), encoding="utf-8")
-    if arguments.out == RESULTS:
-        write_page()
+    record.write(arguments.out / f"{arguments.name}.json", document, provenance)
+    _write_pages(arguments.out, arguments.name)
     print("\n\n".join(table(standings, callers) for callers, _ in reversed(plan.loads)))
-    wrong = [each.title for each in standings if each.agreement and not _tolerable(each.agreement)]
+    wrong = [each.title for each in standings if each.agreement and not tolerable(each.agreement)]
     return 1 if wrong else 0
 
 
+def _write_pages(folder: Path, name: str) -> None:
+    """Tables and plot of the figures in `folder`, and the page of all results when they lie there."""
+    document = record.read(folder / f"{name}.json")
+    if document is None:
+        raise SystemExit(f"There are no figures {folder / name}.json: measure first.")
+    standings = TypeAdapter(tuple[Standing, ...]).validate_python(document["contenders"])
+    most = max(callers for callers, _ in document["plan"]["loads"])
+    plot(standings, folder / f"{name}.png", callers=most)
+    (folder / f"{name}.md").write_text(page(standings, document), encoding="utf-8")
+    if folder == record.RESULTS:
+        write_page()
+
+
+def _choose(
+    entrant: Entrant, held_out: Sequence[Case], folder: Path, composition: Composition, effort: Effort
+) -> Candidate | None:
+    """The best settings of a contender; None when it takes no part."""
+
+    def make_place(name: str) -> Place:
+        mine = folder / f"tuning-{name}"
+        mine.mkdir()
+        return Place(cases=held_out, folder=mine, composition=composition)
+
+    contender = entrant.contender
+    try:
+        candidate, entrant.trials = tune(contender, make_place, held_out, effort)
+    except PeerFailedError as error:
+        entrant.absent = str(error)[:200]
+        _say(f"{contender.title} takes no part: {error}")
+        return None
+    entrant.knobs = str(candidate.knobs)
+    for trial in entrant.trials:
+        _say(
+            f"{contender.title}, {trial.knobs}: {trial.failure or f'{trial.regions_per_s:.2f} regions per second'}"
+        )
+    return candidate
+
+
 def _enter(
-    contender: Contender,
+    entrant: Entrant,
+    candidate: Candidate,
     cases: Sequence[Case],
     folder: Path,
     composition: Composition,
     stack: contextlib.ExitStack,
-) -> Entrant:
-    """Start a contender, hold its first answer against the expected one, and make it wait."""
-    entrant = Entrant(contender)
+) -> None:
+    """Start a contender, compare its first answer with the expected one, and make it wait."""
+    contender = entrant.contender
     mine = folder / contender.name
     mine.mkdir()
     try:
-        started = stack.enter_context(contender.start(Place(cases=cases, folder=mine, composition=composition)))
+        started = stack.enter_context(candidate.start(Place(cases=cases, folder=mine, composition=composition)))
         if started.process:
             stack.callback(release, started.process)  # before it is asked to end
         answer = started.ask(cases[0])
         entrant.agreement = agreement(cases[0].answer, answer) if contender.answers else None
         _pause(started)
-    except (PeerFailedError, ValueError) as error:
+    except (PeerFailedError, SlideCascadeError, ValueError) as error:
         entrant.absent = str(error).strip().splitlines()[-1][:200]
         _say(f"{contender.title} takes no part: {error}")
-        return entrant
-    if entrant.agreement and not _tolerable(entrant.agreement):
+        return
+    if entrant.agreement and not tolerable(entrant.agreement):
         entrant.absent = "other cells than expected"
         _say(f"{contender.title} takes no part: {entrant.agreement}")
-        return entrant
+        return
     _say(f"{contender.title} is ready")
     entrant.started = started
-    return entrant
-
-
-def _tolerable(found: Agreement) -> bool:
-    return found.missing + found.added + found.other_class <= TOLERATED * found.cells
 
 
 def _measure(entrants: Sequence[Entrant], cases: Sequence[Case], plan: Plan) -> None:
@@ -184,6 +223,8 @@ def _standings(entrants: Sequence[Entrant], cases: Sequence[Case]) -> list[Stand
             title=entrant.contender.title,
             setup=entrant.contender.setup,
             target=entrant.contender.target,
+            knobs=entrant.knobs,
+            trials=entrant.trials,
             agreement=_judged(entrant, cases),
             loads=tuple(Load.of(rounds, ours[callers]) for callers, rounds in entrant.rounds.items()),
             absent=entrant.absent,
@@ -193,7 +234,7 @@ def _standings(entrants: Sequence[Entrant], cases: Sequence[Case]) -> list[Stand
 
 
 def _judged(entrant: Entrant, cases: Sequence[Case]) -> Agreement | None:
-    """Every answer that was timed held against the expected one; cells are those of one answer per region."""
+    """Every answer that was timed, compared with the expected one; cells are those of one answer per region."""
     if not entrant.contender.answers or not entrant.rounds:
         return entrant.agreement
     given = {answer for rounds in entrant.rounds.values() for each in rounds for answer in each.answers}
@@ -210,11 +251,16 @@ def _badness(found: Agreement) -> tuple[float, ...]:
 
 
 def _document(
-    standings: Sequence[Standing], cases: Sequence[Case], plan: Plan, composition: Composition
+    standings: Sequence[Standing],
+    cases: Sequence[Case],
+    plan: Plan,
+    composition: Composition,
+    provenance: record.Provenance,
 ) -> dict[str, Any]:
     ours = ("slidecascade", "bentoml", "onnxruntime", "numpy", "opencv-python-headless", "tensorflow", "keras")
     return {
-        "machine": {"processor": _processor(), "cores": usable_cores(), "system": platform.platform()},
+        "machine": dataclasses.asdict(provenance.machine) if provenance.machine else {},
+        "load_before": provenance.machine.load_before if provenance.machine else 0.0,
         "versions": {name: version(name) for name in (*ours, "tritonclient")}
         | {name: _pinned(file, name) for file, name in (("litserve", "litserve"), ("ray", "ray"))},
         "models": {package.spec.name: package.spec.sha256 for package in composition.packages},
@@ -233,14 +279,6 @@ def _pinned(file: str, name: str) -> str:
     return found.group(1) if found else "unknown"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def _say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
@@ -248,7 +286,9 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     names = [each.name for each in contenders()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures, the plot and the table")
+    parser.add_argument(
+        "--out", type=Path, default=record.RESULTS, help="folder for the figures, the plot and the table"
+    )
     parser.add_argument("--name", default="peers", help="what these files are called")
     parser.add_argument(
         "--side", type=whole_number(64), default=1024, help="side of the regions in pixels at 0.25 um/px"
@@ -257,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         "--callers", type=whole_number(1), default=8, help="callers at a time; also measured is one alone"
     )
     parser.add_argument("--rounds", type=whole_number(1), help="default: 3, or 1 when quick")
+    parser.add_argument("--page", action="store_true", help="measure nothing: tables of the figures there")
     parser.add_argument("--quick", action="store_true", help="one short round: to see that it works")
     parser.add_argument(
         "--without", nargs="*", choices=names[1:], default=[], help="leave these out", metavar="NAME"

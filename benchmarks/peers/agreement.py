@@ -16,7 +16,7 @@ _SAME_CELL = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Answers of a peer held against the expected ones, over all regions.
+    """Answers of a peer compared with the expected ones, over all regions.
 
     `other_class` counts cells that both have but in different classes; `score_by` is how far a probability is off
     at most, of the four decimals that are written.
@@ -52,7 +52,7 @@ def agreement(expected: bytes, given: bytes) -> Agreement:
     """How far two GeoJSON answers to the same region agree; equal bytes are not looked into.
 
     Raises:
-        ValueError: `given` is no answer.
+        ValueError: `given` is not GeoJSON of the service.
     """
     mine = json.loads(expected)
     if expected == given:
@@ -61,7 +61,7 @@ def agreement(expected: bytes, given: bytes) -> Agreement:
         other = json.loads(given)
         return _compared(mine["features"], other["features"], mine["slidecascade"]["region"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"This is no answer: {given[:200]!r}") from error
+        raise ValueError(f"The answer is not GeoJSON of the service: {given[:200]!r}") from error
 
 
 def _compared(mine: list[dict[str, Any]], other: list[dict[str, Any]], region: dict[str, int]) -> Agreement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import cv2
 from benchmarks.peers.composition import MPP, Composition
@@ -38,14 +39,21 @@ class _Recorder:
     def close(self) -> None: ...
 
 
-def make_cases(composition: Composition, *, count: int, side_px: int) -> tuple[Case, ...]:
-    """`count` regions of `side_px` squared, each of another specimen."""
+MEASURED_SEED: Final = 100
+HELD_OUT_SEED: Final = 500
+"""Specimens from here on are for choosing settings, and are not measured."""
+
+
+def make_cases(
+    composition: Composition, *, count: int, side_px: int, first_seed: int = MEASURED_SEED
+) -> tuple[Case, ...]:
+    """`count` regions of `side_px` squared, each of another specimen: seeds from `first_seed` on."""
     from slidecascade_render.liver.tissue import TissueOptions, render
 
     local = LocalRunner(composition.packages)
     cases = []
     for number in range(count):
-        image = render(TissueOptions(seed=100 + number, mpp=MPP), width_px=side_px, height_px=side_px).image
+        image = render(TissueOptions(seed=first_seed + number, mpp=MPP), width_px=side_px, height_px=side_px).image
         png = bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
         recorder = _Recorder(local)
         cases.append(Case(number, png, composition.answer(png, recorder), tuple(recorder.calls)))

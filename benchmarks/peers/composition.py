@@ -16,10 +16,12 @@ from typing import Any, ParamSpec, TypeVar
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
+from slidecascade.cells.result import cells_of
 from slidecascade.geometry import Box
 from slidecascade.models.repository import ModelPackage, load_repository
-from slidecascade.outputs import geojson
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.outputs.cells import geojson
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.runner import Runner
 from slidecascade.settings import bundled_models_dir
 from slidecascade.slides.facts import compute_facts
@@ -53,13 +55,13 @@ class Here(Executor):
 class Composition:
     """The `nash` pipeline from an encoded image to GeoJSON."""
 
-    pipeline: Pipeline
+    pipeline: CellsPipeline
     packages: tuple[ModelPackage, ...]
 
     @classmethod
     def load(cls, models_dir: Path | None = None) -> Composition:
         found = load_repository(models_dir or bundled_models_dir())
-        pipeline = load_pipelines(found, None)[PIPELINE]
+        pipeline = load_pipelines(found, None, (FILE,))[PIPELINE]
         return cls(pipeline, tuple(found[model.name] for model in pipeline.models))
 
     def package(self, model: str) -> ModelPackage:
@@ -69,7 +71,7 @@ class Composition:
         """The GeoJSON of all cells in `image`, an encoded upload; every network call is made by `runner`."""
         source = decode_image(image, max_px=_MAX_PX)
 
-        def open_source(*, private: bool = False) -> Any:
+        def open_source(*, private: bool = False) -> Any:  # noqa: ARG001 - of `OpenSource`
             return nullcontext(source)
 
         task = RegionTask(
@@ -83,4 +85,4 @@ class Composition:
             tile_px=TILE_PX,
         )
         analysis = analyse(task, runner=runner, pool=Here(), threads=1, control=Control(), observer=Silent())
-        return b"".join(geojson.encode(analysis))
+        return b"".join(geojson.encode(cells_of(analysis)))

@@ -57,7 +57,7 @@ class Load:
 
     @classmethod
     def of(cls, rounds: Sequence[Round], ours: Sequence[Round]) -> Load:
-        """Figures of `rounds`, each held against the service's round next to it."""
+        """Figures of `rounds`, each compared with the service's round next to it."""
         latencies = [seconds for each in rounds for seconds in each.latencies_s]
         pairs = list(zip(rounds, ours, strict=False))  # some contenders have fewer rounds
         return cls(
@@ -84,13 +84,27 @@ def _cpu_s(one: Round) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Settings that were tried before measuring; with a `failure` in place of regions per second, or 0."""
+
+    knobs: str
+    regions_per_s: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A contender and what was found. `absent` says why there are no figures, where there are none."""
+    """A contender and what was found. `absent` says why there are no figures, where there are none.
+
+    `knobs` are the settings that were chosen of `trials`, or the only ones.
+    """
 
     name: str
     title: str
     setup: str
     target: float | None
+    knobs: str = ""
+    trials: tuple[Trial, ...] = ()
     agreement: Agreement | None = None
     loads: tuple[Load, ...] = ()
     absent: str = ""

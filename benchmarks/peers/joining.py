@@ -80,7 +80,7 @@ class Joining:
                     name: array.copy() for name, array in part.items()
                 }  # callers write into their maps
                 start = stop
-        except Exception as error:  # noqa: BLE001 - the batch's boundary: every caller is told
+        except Exception as error:  # noqa: BLE001 - the batch's boundary: every caller gets it
             for call in group:
                 call.error = error
         for call in group:

@@ -1,8 +1,7 @@
 """The LitServe peer: one API holds all networks, LitServe puts requests together.
 
-Settings are those of LitServe's own documentation: on a CPU as many workers as cores, each network with one thread
-so that the workers do not share cores; batching on, with the size and waiting time of its batching guide. Images
-come as base64 in JSON, as in its examples: uploaded files do not survive the way to its workers.
+Each network has one thread, so that workers do not share cores; the number of workers and the batching are given.
+Images come as base64 in JSON, as in its examples: uploaded files do not survive the way to its workers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from slidecascade.runners.local import LocalRunner
 class Region(litserve.LitAPI):  # type: ignore[misc]  # installed in its own environment only
     """Regions in, GeoJSON out."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002 - of `LitAPI`
         self.composition = Composition.load()
         self.runner = LocalRunner(self.composition.packages, threads_per_call=1)
 

@@ -2,13 +2,14 @@
 
 `Naive` has default settings throughout and waits for each call before it makes the next, as one writes it first.
 `NaiveGathered` makes the calls of a tile's cells at the same time, so that BentoML's adaptive batching has
-something to put together, and answers several regions at a time. It has one more setting, without which calls
-fail: BentoML closes the connection that services share after 100 calls, those under way included.
-"""
+something to put together, and answers several regions at a time; workers and batching of its networks are those of
+`PEER_WORKERS`, `PEER_BATCH` and `PEER_LATENCY_MS`. It has one more setting, without which calls fail: BentoML
+closes the connection that services share after 100 calls, those under way included."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,43 @@ class NashHepatocyte(Network):
     model = "nash-hepatocyte"
 
 
+# BentoML imports this file by name in every process, and its decorators take numbers: there is no call to pass
+# them in.
+WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
+BATCHING = {
+    "max_batch_size": int(os.environ.get("PEER_BATCH", "100")),
+    "max_latency_ms": int(os.environ.get("PEER_LATENCY_MS", "60000")),
+}
+
+
+class TunedNetwork(Network):
+    """The same with the batching that is given."""
+
+    @bentoml.api(batchable=True, **BATCHING)  # type: ignore[untyped-decorator]
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        answer: NDArray[Any] = self._session.run(None, {"image": images})[0]
+        return answer
+
+
+class TunedNucleiUnet(TunedNetwork):
+    model = "nuclei-unet"
+
+
+class TunedNashCell(TunedNetwork):
+    model = "nash-cell"
+
+
+class TunedNashHepatocyte(TunedNetwork):
+    model = "nash-hepatocyte"
+
+
 NETWORKS = (NucleiUnet, NashCell, NashHepatocyte)
+TUNED_NETWORKS = (TunedNucleiUnet, TunedNashCell, TunedNashHepatocyte)
 DEFAULT = [bentoml.service(network, name=network.model) for network in NETWORKS]
-LASTING = [bentoml.service(network, name=f"{network.model}-kept", runner_connection=KEPT) for network in NETWORKS]
+TUNED = [
+    bentoml.service(network, name=f"{network.model}-tuned", workers=WORKERS, runner_connection=KEPT)
+    for network in TUNED_NETWORKS
+]
 
 
 @bentoml.service(traffic=LONG)
@@ -79,9 +114,9 @@ class Naive:
 class NaiveGathered:
     """Regions in, GeoJSON out; the calls for the cells of a tile at the same time."""
 
-    segmenter = bentoml.depends(LASTING[0])
-    cells = bentoml.depends(LASTING[1])
-    hepatocytes = bentoml.depends(LASTING[2])
+    segmenter = bentoml.depends(TUNED[0])
+    cells = bentoml.depends(TUNED[1])
+    hepatocytes = bentoml.depends(TUNED[2])
 
     def __init__(self) -> None:
         self._composition = Composition.load()

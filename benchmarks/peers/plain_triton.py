@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import numpy as np
 import tritonclient.grpc as triton
 from benchmarks.peers.composition import Composition
 from benchmarks.peers.imagenetworks import ImageNetworks
+from benchmarks.peers.knobs import TritonKnobs
 from benchmarks.peers.process import PeerFailedError
+from benchmarks.peers.triton_server import NoTritonError, TritonServer
 from numpy.typing import NDArray
 
 from slidecascade.settings import bundled_models_dir
+
+Serving = Callable[[Path, Path], contextlib.AbstractContextManager[TritonServer]]
 
 
 class Plain(ImageNetworks):
@@ -36,26 +41,40 @@ class Plain(ImageNetworks):
         self._client.close()
 
 
+def configured(config: str, knobs: TritonKnobs) -> str:
+    """The text of a ``config.pbtxt`` with other settings.
+
+    Raises:
+        ValueError: a setting does not stand in it exactly once.
+    """
+    for name, value in (
+        ("count", knobs.instances),
+        ("max_batch_size", knobs.batch),
+        ("max_queue_delay_microseconds", knobs.delay_us),
+    ):
+        config, times = re.subn(rf"\b{name}: \d+", f"{name}: {value}", config)
+        if times != 1:
+            raise ValueError(f"config.pbtxt holds {name!r} {times} times: it is expected once.")
+    return config
+
+
 @contextlib.contextmanager
-def served(composition: Composition, folder: Path, *, instances: int) -> Iterator[Any]:
-    """The server of the tests, with the models folder as it is but for the number of instances.
+def served(composition: Composition, folder: Path, knobs: TritonKnobs, serving: Serving) -> Iterator[TritonServer]:
+    """A server started by `serving`, with the models folder as it is but for `knobs`.
 
     Raises:
         PeerFailedError: when there is no Triton server on this machine.
     """
-    from benchmarks.peers import triton_server
-
     models = folder / "models"
     for package in composition.packages:
         name = package.spec.name
         shutil.copytree(bundled_models_dir() / name, models / name)
         config = models / name / "config.pbtxt"
-        text = config.read_text(encoding="utf-8")
-        config.write_text(text.replace("count: 1", f"count: {instances}"), encoding="utf-8")
+        config.write_text(configured(config.read_text(encoding="utf-8"), knobs), encoding="utf-8")
     home = folder / "server"
     home.mkdir()
     try:
-        with triton_server.serving(models, home) as server:
+        with serving(models, home) as server:
             yield server
-    except triton_server.NoTritonError as error:
+    except NoTritonError as error:
         raise PeerFailedError(str(error)) from error

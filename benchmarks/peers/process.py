@@ -28,7 +28,7 @@ class PeerFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that is told from a later one of the same number by when it started."""
+    """A process; when it started distinguishes it from a later one of the same number."""
 
     pid: int
     started: int

@@ -1,9 +1,8 @@
 """The Ray Serve peer: a deployment for each network and one in front, calls put together by ``serve.batch``.
 
 The deployment in front reads, decodes and crops, and sends a tile, and the crops of a tile, in one call each: a
-call per cell, which ``serve.batch`` would gather again, was slower. Networks have one thread; there are as many
-segmenters as cores, for most of the time goes there.
-"""
+call per cell, which ``serve.batch`` would gather again, was slower. Networks have one thread; segmenters, where
+most of the time goes, have the number of replicas that is given, and the batching is given too."""
 
 from __future__ import annotations
 
@@ -25,8 +24,6 @@ from starlette.responses import Response
 
 from slidecascade.runners.local import LocalRunner
 
-MAX_BATCH = 8
-WAIT_S = 0.01
 IN_FLIGHT = 16
 
 
@@ -39,7 +36,7 @@ class Network:
         self._run.set_max_batch_size(batch)
         self._run.set_batch_wait_timeout_s(wait_s)
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S)  # type: ignore[untyped-decorator]  # ray: its own environment
+    @serve.batch  # type: ignore[untyped-decorator]  # ray: its own environment
     async def _run(self, calls: list[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         (output,) = self._runner.run(self._model, {"image": np.concatenate(calls)}).values()
         return np.split(output, np.cumsum([len(images) for images in calls])[:-1])
@@ -84,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--cores", type=int, required=True)
+    parser.add_argument("--replicas", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--wait-s", type=float, required=True)
@@ -103,13 +101,13 @@ def main() -> None:
         serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
         composition = Composition.load()
         segmenter = composition.pipeline.segmenter.name
-        share = 0.9 / (arguments.cores + len(composition.packages))
+        share = 0.9 / (arguments.replicas + len(composition.packages))
         networks = {
             package.spec.name.replace("-", "_"): serve.deployment(
                 Network,
                 name=package.spec.name,
                 max_ongoing_requests=4 * IN_FLIGHT,
-                num_replicas=arguments.cores if package.spec.name == segmenter else 1,
+                num_replicas=arguments.replicas if package.spec.name == segmenter else 1,
                 # Shares of a core for its scheduler, or some would not be placed; it sets one thread for each.
                 ray_actor_options={"num_cpus": share},
             ).bind(package.spec.name, arguments.batch, arguments.wait_s)

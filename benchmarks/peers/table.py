@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import record
 from benchmarks.peers.figures import Load, Spread, Standing
 
 _HEADS = (
@@ -23,7 +24,7 @@ def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
     """Everything a reader needs to judge the figures; `document` is what is written as JSON beside it."""
     machine, plan, cells = document["machine"], document["plan"], document["cells"]
     loads = sorted(plan["loads"], reverse=True)
-    told = (
+    asked = (
         f"Written by `make bench-peers`. The `{document['pipeline']}` pipeline on {plan['cases']} rendered "
         f"regions of {plan['side_px']} x {plan['side_px']} px at {document['mpp']} um/px, {min(cells)} to "
         f"{max(cells)} cells each. Everybody gets the same PNG, gives GeoJSON, has the same ONNX graphs (Keras: "
@@ -41,9 +42,41 @@ def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
         f"{_pairs(document['versions'])}; models {_pairs(document['models'], 12)}."
     )
     tables = (table(standings, callers) for callers, _ in loads)
-    settings = "\n".join(f"- **{standing.title}**: {standing.setup}." for standing in standings)
+    settings = "\n".join(f"- **{standing.title}**: {_settings(standing)}." for standing in standings)
+    provenance = " ".join(record.line(document))
+    note = [f"**{document['note']}**"] if "note" in document else []
     title = "# Against other ways to serve the same networks"
-    return "\n\n".join([title, told, loop, on, *tables, "## Settings", settings]) + "\n"
+    return (
+        "\n\n".join(
+            [title, *note, asked, loop, on, provenance, *tables, "## Settings", settings, *_tuning(standings)]
+        )
+        + "\n"
+    )
+
+
+def _settings(standing: Standing) -> str:
+    if not standing.knobs:
+        return standing.setup
+    chosen = f" (the fastest of {len(standing.trials)} choices)" if standing.trials else ""
+    return f"{standing.setup}; {standing.knobs}{chosen}"
+
+
+def _tuning(standings: Sequence[Standing]) -> list[str]:
+    """What was tried before measuring, when anything was."""
+    rows = [
+        f"| {standing.title} | {trial.knobs} | {trial.failure or f'{trial.regions_per_s:.2f}'} "
+        f"| {'chosen' if trial.knobs == standing.knobs else ''} |"
+        for standing in standings
+        for trial in standing.trials
+    ]
+    if not rows:
+        return []
+    head = ["| contender | settings | regions/s | |", "|---|---|---|---|"]
+    return [
+        "## Settings that were tried",
+        "Each by itself, before the rounds above, on regions that are not among those measured.",
+        "\n".join([*head, *rows]),
+    ]
 
 
 def _count(number: int, noun: str) -> str:

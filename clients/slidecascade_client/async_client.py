@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
@@ -13,9 +14,11 @@ from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, Slide
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
+from slidecascade_client.connections import AsyncConnections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
 from slidecascade_client.jobs import AsyncJob
+from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
@@ -27,6 +30,8 @@ T = TypeVar("T")
 class AsyncClient:
     """`Client` for asyncio: the same arguments, methods, results and errors; see there.
 
+    One client may be used in several event loops. Connections are kept between calls in the loop that entered
+    ``async with``; any other call opens its own. An ``http_client`` of the caller's belongs to one loop.
     Files are read and arrays packed in threads. A `RegionResult` is used as it is, without ``await``: parsing
     the cells of a large one takes seconds and belongs into `asyncio.to_thread`.
     """
@@ -42,8 +47,8 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._endpoint = Endpoint.parse(base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient()
+        self._connections = AsyncConnections(self._endpoint.base_url, http_client)
+        self._dialled = Dialled()
         self._sleep = sleep
 
     async def analyze_region(
@@ -58,19 +63,22 @@ class AsyncClient:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
-        call = await asyncio.to_thread(
-            calls.analyze_region,
-            image,
-            pipeline=pipeline,
-            mpp=mpp,
-            slide=slide,
-            region=region,
-            thresholds=thresholds,
-            tile_px=tile_px,
-            allow_partial=allow_partial,
-            deadline_s=deadline_s,
+        call = await _in_thread(
+            lambda: calls.analyze_region(
+                image,
+                pipeline=pipeline,
+                mpp=mpp,
+                slide=slide,
+                region=region,
+                thresholds=thresholds,
+                tile_px=tile_px,
+                allow_partial=allow_partial,
+                deadline_s=deadline_s,
+                origin=origin,
+            )
         )
         return await self._perform(call)
 
@@ -149,10 +157,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections, unless ``http_client`` was given."""
-        if self._owns_http:
-            await self._http.aclose()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
+        self._connections.keep()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -165,7 +173,7 @@ class AsyncClient:
         return AsyncJob(info, perform=self._perform, sleep=self._sleep)
 
     async def _perform(self, call: Call[T]) -> T:
-        with closing(exchange(call, self._endpoint)) as steps:
+        with closing(exchange(call, self._endpoint, self._dialled)) as steps:
             try:
                 send = next(steps)
                 while True:
@@ -177,15 +185,17 @@ class AsyncClient:
                 return result
 
     async def _outcome(self, send: Send) -> Outcome:
-        request = self._http.build_request(
+        http = self._connections.current()
+        request = http.build_request(
             send.method,
             send.url,
             headers=send.headers,
             content=_chunks(send) if send.body else None,
             timeout=send.timeout(),
+            extensions={"trace": self._dialled.trace_async},
         )
         try:
-            response = await self._http.send(request, stream=True, follow_redirects=False)
+            response = await http.send(request, stream=True, follow_redirects=False)
             async with aclosing(response):
                 with spool() as body:
                     async for chunk in response.aiter_bytes():
@@ -193,7 +203,30 @@ class AsyncClient:
                         body.write(chunk)
         except httpx.RequestError as error:
             return error
+        except RuntimeError as error:
+            self._connections.raise_for_loop(error)
+            raise
         return Reply.received(response, body, sent_id=send.request_id)
+
+
+async def _in_thread(make: Callable[[], Call[T]]) -> Call[T]:
+    """What `make` makes in a thread; its files are closed when the task is cancelled meanwhile."""
+    made: list[Call[T]] = []
+    abandoned = threading.Event()
+
+    def run() -> None:
+        made.append(make())
+        if abandoned.is_set():
+            made[0].close()
+
+    try:
+        await asyncio.to_thread(run)
+    except asyncio.CancelledError:
+        abandoned.set()
+        for call in made:
+            call.close()
+        raise
+    return made[0]
 
 
 async def _chunks(send: Send) -> AsyncIterator[bytes]:

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Protocol, TypeGuard, cast
 from uuid import uuid4
 
 import numpy as np
@@ -15,8 +15,20 @@ from numpy.typing import NDArray
 from slidecascade_client.png import png_chunks
 from slidecascade_client.spool import spool
 
-ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]
-"""A path, the bytes of an image file, a binary file (sent from where it stands), or uint8 RGB ``(H, W, 3)``."""
+
+class PillowImage(Protocol):
+    """What is needed of ``PIL.Image.Image``; the client does not depend on Pillow."""
+
+    mode: str
+
+    def tobytes(self) -> bytes: ...
+
+    def save(self, fp: IO[bytes], format: str, *, compress_level: int) -> None: ...  # noqa: A002  # Pillow's name
+
+
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | PillowImage
+"""A path, the bytes of an image file, a binary file (sent from where it stands), uint8 RGB ``(H, W, 3)``
+as an array or what NumPy makes one of, or an image of Pillow."""
 
 _BLOCK_BYTES = 2**18
 
@@ -74,7 +86,8 @@ def region_body(image: ImageInput, document: str) -> Body:
     """
     file, owned = _opened(image)
     start = file.tell()
-    file_bytes = file.seek(0, os.SEEK_END) - start
+    file.seek(0, os.SEEK_END)  # a memory map's answers nothing
+    file_bytes = file.tell() - start
     boundary = uuid4().hex
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="request"\r\n'
@@ -96,20 +109,68 @@ def region_body(image: ImageInput, document: str) -> Body:
 def _opened(image: ImageInput) -> tuple[IO[bytes], bool]:
     """A seekable file standing where the image begins, and whether it is ours to close."""
     if isinstance(image, str | os.PathLike):
-        return open(image, "rb"), True
-    if isinstance(image, bytes | bytearray | memoryview):
+        return _opened_path(image), True
+    if isinstance(image, bytes | bytearray):
         return io.BytesIO(image), True
-    if isinstance(image, np.ndarray):
-        return _kept(png_chunks(image)), True
-    if not hasattr(image, "read") or not isinstance(image.read(0), bytes):
-        raise TypeError(
-            "An image is a path, bytes, a file opened in binary mode, or a uint8 array of shape (H, W, 3), "
-            f"not {type(image).__name__}."
-        )
-    if image.seekable():
-        return image, False
-    # A pipe cannot be rewound for a second try, so its content is kept.
-    return _kept(iter(lambda: image.read(_BLOCK_BYTES), b"")), True
+    if isinstance(image, memoryview):
+        return io.BytesIO(image if image.c_contiguous else image.tobytes()), True
+    if _is_pillow(image):
+        return _kept_png(image), True
+    if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+        return _kept(png_chunks(_array(image))), True
+    return _opened_file(cast("BinaryIO", image))  # if it is none, that is found there
+
+
+def _opened_path(path: str | os.PathLike[str]) -> IO[bytes]:
+    file = open(path, "rb")  # noqa: SIM115  # the body closes it
+    if file.seekable():
+        return file
+    with file:  # a named pipe, or what a shell puts in place of <(command)
+        return _kept_blocks(file)
+
+
+def _opened_file(file: BinaryIO) -> tuple[IO[bytes], bool]:
+    if not hasattr(file, "read"):
+        raise _no_image(file)
+    if not hasattr(file, "seekable"):  # a memory map, or the body of a download, need not say
+        return (file, False) if hasattr(file, "seek") and hasattr(file, "tell") else (_kept_blocks(file), True)
+    if not isinstance(file.read(0), bytes):
+        raise _no_image(file)
+    return (file, False) if file.seekable() else (_kept_blocks(file), True)
+
+
+def _kept_blocks(file: IO[bytes] | BinaryIO) -> IO[bytes]:
+    """What is left of a file that cannot be rewound for a second try."""
+    return _kept(iter(lambda: file.read(_BLOCK_BYTES), b""))
+
+
+def _is_pillow(image: object) -> TypeGuard[PillowImage]:
+    return all(hasattr(image, name) for name in ("mode", "getbands", "tobytes", "save"))
+
+
+def _kept_png(image: PillowImage) -> IO[bytes]:
+    """`image` as PNG, whatever its mode: grey, palette and alpha are for the service to judge."""
+    with spool() as file:
+        try:
+            image.save(file, "PNG", compress_level=1)
+        except OSError as error:
+            raise ValueError(
+                f"An image of Pillow's mode {image.mode} has no PNG: give image.convert('RGB')."
+            ) from error
+    return file
+
+
+def _array(image: object) -> NDArray[np.uint8]:
+    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
+        raise ValueError("A masked array has pixels without a value: give image.filled(255), or another value.")
+    return np.asarray(image)
+
+
+def _no_image(image: object) -> TypeError:
+    return TypeError(
+        "An image is a path, bytes, a file opened in binary mode, a uint8 array of shape (H, W, 3), or an image "
+        f"of Pillow, not {type(image).__name__}."
+    )
 
 
 def _kept(chunks: Iterator[bytes]) -> IO[bytes]:

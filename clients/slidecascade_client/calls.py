@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
+from typing import Any, Literal, SupportsIndex
 from urllib.parse import quote
 
+import numpy as np
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from slidecascade.wire import (
     JSON,
     ZIP,
     FieldError,
+    Health,
     ModelInfo,
     ModelList,
     PipelineInfo,
@@ -32,11 +36,13 @@ from slidecascade_client.errors import (
     TimedOutError,
 )
 from slidecascade_client.exchange import Call
+from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 
 RegionInput = RegionBox | tuple[int, int, int, int]
 """A box, or (x, y, width, height), in level-0 pixels of the slide or pixels of the uploaded image."""
 
+_HEALTHY = {"/livez": "alive", "/readyz": "ready"}
 _HEALTH_S = 10.0  # health answers at once, also while regions are computed; later is unhealthy
 
 
@@ -51,26 +57,30 @@ def analyze_region(
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
+    origin: str = "slide",
 ) -> Call[RegionResult]:
     """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
     if (image is None) == (slide is None):
         raise invalid("image", "give either an image or the id of a slide")
     fields = {
         "pipeline": pipeline,
-        "mpp": mpp,
+        "mpp": plain(mpp),
         "slide": slide,
         "region": region_box(region),
-        "thresholds": dict(thresholds or {}),
-        "tile_px": tile_px,
-        "allow_partial": allow_partial,
-        "deadline_s": deadline_s,
+        "thresholds": plain_thresholds(thresholds),
+        "tile_px": plain(tile_px),
+        "allow_partial": plain(allow_partial),
+        "deadline_s": plain(deadline_s),
+        "origin": origin,
     }
     try:
         request = RegionRequest.model_validate(fields)
+        document = request.model_dump_json(exclude_defaults=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
-    document = request.model_dump_json(exclude_defaults=True)
+    except PydanticSerializationError as error:
+        raise invalid("pipeline, slide or thresholds", "a name holds characters that are not Unicode") from error
     return Call(
         method="POST",
         path="/v1/regions",
@@ -131,17 +141,26 @@ def slide(slide_id: str) -> Call[SlideInfo]:
     )
 
 
-def health(path: str) -> Call[bool]:
-    """Whether `path` (``/livez`` or ``/readyz``) answers with a success; tried once."""
+def health(path: Literal["/livez", "/readyz"]) -> Call[bool]:
+    """Whether `path` answers as a healthy service does; tried once.
+
+    Any web server answers something with 200, a portal to every address, so that the body counts.
+    """
     return Call(
         method="GET",
         path=path,
-        accept="*/*",
-        read=lambda reply: reply.take() is not None,
+        accept=JSON,
+        read=lambda reply: _is_healthy(reply, _HEALTHY[path]),
         recover=_unhealthy,
         retry_within_s=0.0,
         time_limit_s=_HEALTH_S,
     )
+
+
+def _is_healthy(reply: Reply, expected: str) -> bool:
+    if reply.take_json(Health).status != expected:
+        raise reply.unexpected(f"The answer does not say that it is {expected}")
+    return True
 
 
 def _unhealthy(error: SlideCascadeClientError) -> bool:
@@ -155,10 +174,37 @@ def region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
     if region is None or isinstance(region, RegionBox):
         return region
     try:
-        x, y, width, height = map(operator.index, region)  # takes numpy's integers, refuses fractions
-    except (TypeError, ValueError) as error:
+        x, y, width, height = map(_whole, region)
+    except (TypeError, ValueError, OverflowError) as error:
         raise invalid("region", "give whole pixels as (x, y, width, height)") from error
     return {"x": x, "y": y, "width": width, "height": height}
+
+
+def _whole(value: SupportsIndex | float) -> int:
+    """`value`, also when it is written as 512.0, as QuPath and pandas do; NumPy's integers too.
+
+    Raises:
+        TypeError, ValueError, OverflowError: when it is anything else.
+    """
+    if isinstance(value, float | np.floating):
+        if value != int(value):
+            raise ValueError("not a whole number")
+        return int(value)
+    return operator.index(value)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as Python's number, so that a float32 or int64 passes; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_thresholds(thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+    """Thresholds as Python's numbers; raises InvalidRequestError when they are no mapping."""
+    if thresholds is None:
+        return {}
+    if not isinstance(thresholds, Mapping):
+        raise invalid("thresholds", "give a mapping of model names to numbers in [0, 1]")
+    return {name: plain(value) for name, value in thresholds.items()}
 
 
 def invalid(field: str, message: str) -> InvalidRequestError:
@@ -170,10 +216,17 @@ def invalid(field: str, message: str) -> InvalidRequestError:
 
 def segment(name: str) -> str:
     """`name` as one segment of a path; its dots too, because ``..`` would be resolved away."""
-    return quote(name, safe="").replace(".", "%2E")
+    return _quoted(name, safe="").replace(".", "%2E")
+
+
+def _quoted(name: str, *, safe: str) -> str:
+    try:
+        return quote(name, safe=safe)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise invalid("the name", "give text that is Unicode, e.g. an id as `slides` lists it") from error
 
 
 def _slide_path(slide_id: str) -> str:
     """A slide id keeps its slashes (some proxies refuse ``%2F``) unless they would make another path."""
-    parts = slide_id.split("/")
-    return segment(slide_id) if {"", ".", ".."} & set(parts) else quote(slide_id, safe="/")
+    quoted = _quoted(slide_id, safe="/")
+    return segment(slide_id) if {"", ".", ".."} & set(quoted.split("/")) else quoted

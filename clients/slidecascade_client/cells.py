@@ -80,11 +80,12 @@ def _cell(feature: JsonObject) -> Cell:
         polygon=np.array(feature["geometry"]["coordinates"][0][:-1], np.float64),
         score=measurements[_SCORE],
         area_um2=measurements[_AREA],
-        probabilities=_probabilities(measurements),
+        probabilities=probabilities_of(measurements),
     )
 
 
-def _probabilities(measurements: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def probabilities_of(measurements: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The probabilities among `measurements`, by model name, then class name."""
     by_model: dict[str, dict[str, float]] = {}
     for name, value in measurements.items():
         model, space, class_name = name.removesuffix(_PROBABILITY).partition(" ")

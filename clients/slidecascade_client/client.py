@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
@@ -13,9 +13,11 @@ from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, Slide
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
+from slidecascade_client.connections import Connections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
 from slidecascade_client.jobs import Job
+from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
@@ -25,16 +27,17 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to one SlideCascade service; may be shared by threads.
+    """Talks to one SlideCascade service; may be shared by threads, used after a fork, and pickled.
 
     Args:
-        base_url: e.g. ``http://localhost:3000``; a path prefix is kept.
+        base_url: e.g. ``http://localhost:3000``; a path prefix is kept. Proxies are those of the environment.
         api_key: sent as ``Authorization: Bearer``, to this host only.
         timeout_s: seconds a call may take, all tries and waits included. The default is a little more than
             the longest analysis a service allows by default. It is checked between blocks of data: a
             connection that stalls half way through an answer may take up to twice as long.
         retry: when to try again.
-        http_client: for proxies, certificates or another transport; it stays the caller's to close.
+        http_client: for proxies, certificates or another transport; it stays the caller's to close, and its
+            connections must not be used on both sides of a fork.
         sleep: waits that many seconds.
 
     Every method raises `SlideCascadeClientError`; each error keeps the ``request_id`` to quote to the
@@ -52,8 +55,9 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._endpoint = Endpoint.parse(base_url, api_key=api_key, timeout_s=timeout_s, retry=retry)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.Client()
+        self._given_http = http_client is not None
+        self._connections = Connections(self._endpoint.base_url, http_client)
+        self._dialled = Dialled()
         self._sleep = sleep
 
     def analyze_region(
@@ -68,12 +72,14 @@ class Client:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds.
 
         Args:
             image: a path, the bytes of an image file, a file opened in binary mode (sent from where it
-                stands), or uint8 RGB pixels ``(H, W, 3)``, which are sent as PNG. Its file name is not sent.
+                stands), or uint8 RGB pixels ``(H, W, 3)`` or an image of Pillow, which are sent as PNG. Its file
+                name is not sent.
             pipeline: name of the pipeline, e.g. ``nash``.
             mpp: micrometres per pixel of the image, or in place of the slide's own.
             slide: id of a slide, as `slides` lists them, instead of an image.
@@ -83,6 +89,8 @@ class Client:
             tile_px: tile size of the segmenter; changes speed but not cells.
             allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
+            origin: what outlines count from: ``slide``, the corner of level 0, or ``bounds``, the part that was
+                scanned, which QuPath shows.
 
         Raises:
             InvalidRequestError: when a field is wrong, also before anything was sent.
@@ -102,6 +110,7 @@ class Client:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                origin=origin,
             )
         )
 
@@ -184,7 +193,11 @@ class Client:
         return self._perform(calls.slide(slide_id))
 
     def ready(self) -> bool:
-        """Whether the service takes requests now; False also when it cannot be reached. Not tried again."""
+        """Whether the service takes requests now; False also when it cannot be reached. Not tried again.
+
+        Raises:
+            UnexpectedAnswerError: when something else answers, e.g. a portal or another web server.
+        """
         return self._perform(calls.health("/readyz"))
 
     def alive(self) -> bool:
@@ -193,8 +206,14 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, unless ``http_client`` was given."""
-        if self._owns_http:
-            self._http.close()
+        self._connections.close()
+
+    def __reduce__(self) -> tuple[Callable[..., Client], tuple[Endpoint, Callable[[float], None]]]:
+        if self._given_http:
+            raise TypeError(
+                "A Client with an http_client of the caller's cannot be pickled: make one per process."
+            )
+        return _client_of, (self._endpoint, self._sleep)
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +228,7 @@ class Client:
         return Job(info, perform=self._perform, sleep=self._sleep)
 
     def _perform(self, call: Call[T]) -> T:
-        with closing(exchange(call, self._endpoint)) as steps:
+        with closing(exchange(call, self._endpoint, self._dialled)) as steps:
             try:
                 send = next(steps)
                 while True:
@@ -221,15 +240,17 @@ class Client:
                 return result
 
     def _outcome(self, send: Send) -> Outcome:
-        request = self._http.build_request(
+        http = self._connections.current()
+        request = http.build_request(
             send.method,
             send.url,
             headers=send.headers,
             content=send.checked_chunks() if send.body else None,
             timeout=send.timeout(),
+            extensions={"trace": self._dialled.trace},
         )
         try:
-            response = self._http.send(request, stream=True, follow_redirects=False)
+            response = http.send(request, stream=True, follow_redirects=False)
             with closing(response), spool() as body:
                 for chunk in response.iter_bytes():
                     send.check_time()
@@ -237,3 +258,14 @@ class Client:
         except httpx.RequestError as error:
             return error
         return Reply.received(response, body, sent_id=send.request_id)
+
+
+def _client_of(endpoint: Endpoint, sleep: Callable[[float], None]) -> Client:
+    """A client of its own connections, for another process."""
+    return Client(
+        str(endpoint.base_url),
+        api_key=endpoint.api_key,
+        timeout_s=endpoint.timeout_s,
+        retry=endpoint.retry,
+        sleep=sleep,
+    )

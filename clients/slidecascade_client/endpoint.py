@@ -32,11 +32,13 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         url = self.base_url
-        if url.scheme not in _DEFAULT_PORTS or not url.host or url.query or url.fragment:
+        if url.scheme not in _DEFAULT_PORTS or not url.host or url.query or url.fragment or not _is_port(url.port):
             raise ValueError(_ADDRESS)
         # Checked here because the HTTP library would quote the key in its own error.
-        if self.api_key is not None and (not self.api_key.strip() or not _fits_header(self.api_key)):
+        if self.api_key is not None and not _fits_header(self.api_key):
             raise ValueError("api_key must be printable ASCII, and not empty.")
+        if self.api_key is not None and url.userinfo:
+            raise ValueError("Give credentials either in base_url or as api_key: a request carries only one.")
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s must be a positive number of seconds, not {self.timeout_s}.")
 
@@ -44,8 +46,8 @@ class Endpoint:
     def parse(cls, base_url: str, *, api_key: str | None, timeout_s: float, retry: RetryPolicy) -> Endpoint:
         """An endpoint from the text of its address."""
         try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
+            url = httpx.URL(base_url.strip() if isinstance(base_url, str) else base_url)
+        except (httpx.InvalidURL, TypeError) as error:
             raise ValueError(_ADDRESS) from error
         return cls(url, api_key, timeout_s, retry)
 
@@ -66,9 +68,13 @@ class Endpoint:
         return here == there or (here, there) == (("http", 80), ("https", 443))
 
 
+def _is_port(port: int | None) -> bool:
+    return port is None or 0 < port < 2**16
+
+
 def _port(url: httpx.URL) -> int | None:
     return url.port or _DEFAULT_PORTS.get(url.scheme)
 
 
 def _fits_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()
+    return isinstance(value, str) and bool(value.strip()) and value.isascii() and value.isprintable()

@@ -2,6 +2,9 @@
 
     SlideCascadeClientError
     ├── ConnectionFailedError         no answer: refused, dropped, unknown host (a ConnectionError too)
+    │   └── ProxyFailedError          the proxy in front of the service failed, or cannot be used
+    ├── ClientClosedError             the client was used after its close (a RuntimeError too)
+    ├── EventLoopError                an ``http_client`` was used in a second event loop (a RuntimeError too)
     ├── TimedOutError                 the call's time limit passed first (a TimeoutError too)
     ├── UnexpectedAnswerError         an answer that is not SlideCascade's: a portal's page, a redirect elsewhere
     ├── RetryLaterError               429 and 503
@@ -10,9 +13,11 @@
     │   ├── InvalidRequestError       also raised before anything is sent (a ValueError too)
     │   ├── MalformedRequestError, NotAcceptableError, UnsupportedMediaTypeError
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
+    │   ├── ImplausibleResolutionError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
     │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError
+    │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
     ├── JobFailedError, JobCancelledError    how a job ended that was waited for
     └── ServiceFailedError            5xx: the request may be fine
@@ -74,6 +79,23 @@ class SlideCascadeClientError(Exception):
 
 class ConnectionFailedError(SlideCascadeClientError, ConnectionError):
     """No answer came: the service is not there, or the connection broke."""
+
+
+class ProxyFailedError(ConnectionFailedError):
+    """The proxy that stands between client and service failed: the service was not asked."""
+
+
+class ClientClosedError(SlideCascadeClientError, RuntimeError):
+    """The client, or the ``http_client`` it was given, is closed."""
+
+    def __init__(
+        self, message: str = "The client is closed: make a new one, or call before the end of its block."
+    ) -> None:
+        super().__init__(message)
+
+
+class EventLoopError(SlideCascadeClientError, RuntimeError):
+    """The connections of a given ``http_client`` belong to another event loop than the call."""
 
 
 class TimedOutError(SlideCascadeClientError, TimeoutError):
@@ -147,6 +169,10 @@ class RegionOutsideSlideError(RequestRefusedError):
     problem_name = "region-outside-slide"
 
 
+class ImplausibleResolutionError(RequestRefusedError):
+    problem_name = "implausible-resolution"
+
+
 class MissingResolutionError(RequestRefusedError):
     problem_name = "missing-resolution"
 
@@ -193,6 +219,14 @@ class IdempotencyMismatchError(RequestRefusedError):
 
 class ResultTooLargeError(RequestRefusedError):
     problem_name = "result-too-large"
+
+
+class MisdirectedRequestError(RequestRefusedError):
+    problem_name = "misdirected-request"
+
+
+class RequestTimeoutError(RequestRefusedError):
+    problem_name = "request-timeout"
 
 
 class AccessDeniedError(RequestRefusedError):

@@ -21,6 +21,7 @@ from slidecascade_client.body import Body
 from slidecascade_client.endpoint import Endpoint
 from slidecascade_client.errors import SlideCascadeClientError, TimedOutError, UnexpectedAnswerError
 from slidecascade_client.failures import failure_of_error, failure_of_reply, is_worth_a_retry
+from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 
 T = TypeVar("T")
@@ -52,6 +53,11 @@ class Call(Generic[T]):
     recover: Callable[[SlideCascadeClientError], T] | None = None
     retry_within_s: float = math.inf
     time_limit_s: float = math.inf
+
+    def close(self) -> None:
+        """Close the files of the body that are not the caller's; again is harmless."""
+        if self.body is not None:
+            self.body.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,21 +95,20 @@ class Send:
             raise httpx.ReadTimeout("The time limit of the call passed.")
 
 
-def exchange(call: Call[T], endpoint: Endpoint) -> Generator[Send, Outcome, T]:
+def exchange(call: Call[T], endpoint: Endpoint, dialled: Dialled) -> Generator[Send, Outcome, T]:
     """Run `call` against `endpoint`; see the module's docstring for the protocol."""
     try:
-        reply = yield from _answered(call, endpoint)
+        reply = yield from _answered(call, endpoint, dialled)
         return call.read(reply)
     except SlideCascadeClientError as error:
         if call.recover is None:
             raise
         return call.recover(error)
     finally:
-        if call.body is not None:
-            call.body.close()
+        call.close()
 
 
-def _answered(call: Call[T], endpoint: Endpoint) -> Generator[Send, Outcome, Reply]:
+def _answered(call: Call[T], endpoint: Endpoint, dialled: Dialled) -> Generator[Send, Outcome, Reply]:
     """Try until there is a successful reply, or no further try is allowed."""
     policy = endpoint.retry
     time_limit_s = min(endpoint.timeout_s, call.time_limit_s)
@@ -117,7 +122,7 @@ def _answered(call: Call[T], endpoint: Endpoint) -> Generator[Send, Outcome, Rep
         tries += 1
         if isinstance(outcome, Reply) and 200 <= outcome.status < 300:
             return outcome
-        failure = _failure(outcome, send, endpoint)
+        failure = _failure(outcome, send, endpoint, dialled.proxy_of(send.url))
         failure.tries = tries
         if isinstance(failure, TimedOutError):
             failure.last_error = previous
@@ -155,10 +160,10 @@ def _first_send(call: Call[T], endpoint: Endpoint, *, ends_at: float) -> Send:
     )
 
 
-def _failure(outcome: Outcome, send: Send, endpoint: Endpoint) -> SlideCascadeClientError:
+def _failure(outcome: Outcome, send: Send, endpoint: Endpoint, proxy: str | None) -> SlideCascadeClientError:
     if isinstance(outcome, Reply):
-        return failure_of_reply(outcome, origin=endpoint.origin)
-    return failure_of_error(outcome, origin=endpoint.origin, request_id=send.request_id)
+        return failure_of_reply(outcome, origin=endpoint.origin, proxy=proxy)
+    return failure_of_error(outcome, origin=endpoint.origin, request_id=send.request_id, proxy=proxy)
 
 
 def _redirected(send: Send, endpoint: Endpoint) -> Generator[Send, Outcome, Outcome]:

@@ -8,10 +8,11 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from slidecascade.wire import GEOJSON, JSON, ZIP, JobFileList, JobInfo, JobList, JobRequest
 from slidecascade_client.body import json_body
-from slidecascade_client.calls import RegionInput, invalid, region_box, segment
+from slidecascade_client.calls import RegionInput, invalid, plain, plain_thresholds, region_box, segment
 from slidecascade_client.cells import Cells
 from slidecascade_client.exchange import Call
 from slidecascade_client.reply import Reply
@@ -36,25 +37,28 @@ def submit(
     fields: dict[str, object] = {
         "pipeline": pipeline,
         "slide": slide,
-        "mpp": mpp,
+        "mpp": plain(mpp),
         "region": region_box(region),
-        "thresholds": dict(thresholds or {}),
-        "allow_partial": allow_partial,
+        "thresholds": plain_thresholds(thresholds),
+        "allow_partial": plain(allow_partial),
         "label": label,
     }
     if outputs is not None:
         fields["outputs"] = tuple(outputs)
     try:
         request = JobRequest.model_validate(fields)
+        document = request.model_dump_json(exclude_defaults=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
+    except PydanticSerializationError as error:
+        raise invalid("pipeline, slide or thresholds", "a name holds characters that are not Unicode") from error
     return Call(
         method="POST",
         path=_PATH,
         accept=JSON,
         read=lambda reply: reply.take_json(JobInfo),
-        body=json_body(request.model_dump_json(exclude_defaults=True)),
+        body=json_body(document),
         headers={"idempotency-key": idempotency_key or uuid4().hex},
     )
 

@@ -27,9 +27,25 @@ def png_chunks(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ValueError(
-            f"An image array must be uint8 RGB of shape (H, W, 3), not {pixels.dtype} of shape {pixels.shape}."
+            f"An image array must be uint8 RGB of shape (H, W, 3), not {pixels.dtype} of shape {pixels.shape}"
+            f"{_remedy(pixels)}."
         )
     return _chunks(pixels)
+
+
+def _remedy(pixels: NDArray[np.generic]) -> str:
+    """What makes of an array of a usual kind the kind that is wanted."""
+    shape = pixels.shape
+    remedies = {
+        "give np.stack([image] * 3, axis=-1) of a grey image": pixels.ndim == 2,
+        "the channels come first; give image.transpose(1, 2, 0)": (
+            pixels.ndim == 3 and shape[0] in {3, 4} and shape[2] not in {3, 4}
+        ),
+        "give image[..., :3] when all of it is opaque": pixels.ndim == 3 and shape[2] == 4,
+        "give np.round(image * 255).astype(np.uint8) of values in [0, 1]": pixels.dtype.kind == "f",
+        "give (image >> 8).astype(np.uint8) when all 16 bits are used": pixels.dtype == np.uint16,
+    }
+    return next((f": {remedy}" for remedy, fits in remedies.items() if fits and pixels.size), "")
 
 
 def _chunks(pixels: NDArray[np.uint8]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from slidecascade_client.errors import UnexpectedAnswerError
+from slidecascade_client.spool import spool
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,6 +29,14 @@ class Reply:
         """The answer `response`, whose content is `body`."""
         request_id = response.headers.get("x-request-id", sent_id)
         return cls(response.status_code, response.headers, body, request_id)
+
+    def packed(self) -> PackedReply:
+        """This answer with its body in memory; the body, which is read through, must not be read meanwhile."""
+        content = None
+        if not self.body.closed:
+            self.body.seek(0)
+            content = self.body.read()
+        return PackedReply(self.status, tuple(self.headers.multi_items()), content, self.request_id)
 
     def media_type(self) -> str:
         content_type: str = self.headers.get("content-type", "")
@@ -56,3 +65,21 @@ class Reply:
             status=self.status,
             request_id=self.request_id,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PackedReply:
+    """An answer that can be pickled; `content` is None when its body was closed."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    content: bytes | None
+    request_id: str
+
+    def unpacked(self) -> Reply:
+        """The answer again, with a body of its own."""
+        with spool() as body:
+            body.write(self.content or b"")
+        if self.content is None:
+            body.close()
+        return Reply(self.status, httpx.Headers(list(self.headers)), body, self.request_id)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.decoding import decode
 from slidecascade.errors import ConversionError
-from slidecascade.models.spec import SegmenterHead, SegmenterOptions
+from slidecascade.heads.head import ObjectHead
+from slidecascade.heads.objects import Labels
+from slidecascade.heads.table import find
 from slidecascade_convert.graph import OUTPUTS, PROBABILITY_MAPS, with_output
 from slidecascade_convert.half import HALF_TOLERANCE
 from slidecascade_convert.heads import Floats, network_input, probabilities
@@ -36,7 +37,7 @@ class Agreement:
         max_abs, mean_abs: difference of probabilities.
         argmax_agreement: share of images with the same most probable class; None for a segmenter.
         object_agreement: ``2 * pairs / (objects + objects)``, pairs overlapping by more than half (intersection
-            over union), of the objects decoded from both; None for a classifier.
+            over union), of the objects decoded from both; None for a classifier, and where neither has any.
         objects: number of objects decoded from the original's maps.
         original_ms, served_ms: time per image of a batch of four of the first size, once.
     """
@@ -147,16 +148,16 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
             objects += int(ours.max())
             served_objects += int(theirs.max())
     together = objects + served_objects
-    return {"object_agreement": 2 * pairs / together if together else 1.0, "objects": objects}
+    return {"object_agreement": 2 * pairs / together if together else None, "objects": objects}
 
 
 def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
     """The label image of uint8 ``(H, W, C)`` maps, with the head's default options."""
-    options = SegmenterOptions()
-    head: SegmenterHead = "unet" if request.head == "unet" else "semantic"
-    return decode(
-        {request.outputs[0].name: maps}, head, options, min_area_px=options.min_area_um2 / request.mpp**2
-    )
+    head = find(request.head)
+    assert isinstance(head, ObjectHead)  # noqa: S101 - a request for a segmenter names one
+    found = head.decode({request.outputs[0].name: maps}, head.options(), mpp=request.mpp)
+    assert isinstance(found, Labels)  # noqa: S101 - the heads that are converted to find label images
+    return found.image
 
 
 def _overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:

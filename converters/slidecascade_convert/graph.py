@@ -9,15 +9,16 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slidecascade.errors import ConversionError
-from slidecascade_convert.original import Facts
+from slidecascade_convert.nodes import Nodes
+from slidecascade_convert.original import GREY_HALF, GREY_UNIT, GREY_WEIGHTS, Facts
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.sessions import first_line
+from slidecascade_convert.windows import Windows, one_by_one
 
 if TYPE_CHECKING:
     import onnx
@@ -27,26 +28,6 @@ OUTPUTS = {"segment": "maps", "classify": "probabilities"}
 _PREFIX = "network/"
 
 _MIN_IR_VERSION = 8
-
-
-@dataclass(slots=True)
-class _Nodes:
-    """Nodes added around the network, each with one output, and their constants."""
-
-    made: list[Any] = field(default_factory=list)
-    constants: list[Any] = field(default_factory=list)
-
-    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        self.made.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
-        return output
-
-    def constant(self, name: str, values: Any) -> str:
-        from onnx import numpy_helper
-
-        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
 
 
 def serve(
@@ -70,13 +51,17 @@ def serve(
     weights = {tensor.name for tensor in graph.initializer}
     (old_input,) = (value for value in graph.input if value.name not in weights)
     (old_output,) = graph.output
-    before, after = _Nodes(), _Nodes()
-    _normalise(before, request, facts, old_input)
-    value = _finish(after, request, facts, old_output.name, channels)
-    height, width = (facts.height_px, facts.width_px) if request.task == "segment" else (request.input_px,) * 2
+    before, after = Nodes(), Nodes()
+    windows = windows_of(facts, request)
+    _normalise(before, request, facts, old_input, windows)
+    value = _finish(after, request, facts, old_output.name, channels, windows)
+    height, width = (None, None) if request.task == "segment" else (request.input_px,) * 2
+    inner = list(graph.node)
+    if facts.batch == 1:
+        inner = [one_by_one(graph, old_input, old_output, old_input.type.tensor_type.elem_type)]
     image = helper.make_tensor_value_info("image", 2, ["N", height or "H", width or "W", 3])
     served = helper.make_graph(
-        [*before.made, *graph.node, *after.made],
+        [*before.made, *inner, *after.made],
         request.name,
         [image],
         [_output_info(request, height or "H", width or "W", value)],
@@ -114,16 +99,30 @@ def with_output(model: onnx.ModelProto, name: str, channels: int) -> onnx.ModelP
     return copy
 
 
-def _normalise(nodes: _Nodes, request: ConversionRequest, facts: Facts, old_input: Any) -> None:
+def windows_of(facts: Facts, request: ConversionRequest) -> Windows | None:
+    """The windows that a segmenter of one size is run on; None where any size will do."""
+    if request.task != "segment" or facts.height_px is None or facts.width_px is None:
+        return None
+    return Windows(facts.height_px, facts.width_px)
+
+
+def _normalise(
+    nodes: Nodes, request: ConversionRequest, facts: Facts, old_input: Any, windows: Windows | None
+) -> None:
     """From `image` to the network's own input."""
     value = "image"
+    if windows is not None:
+        value = windows.cut(nodes, value)
     if request.bgr:
         value = nodes.add("Gather", [value, nodes.constant("blue_green_red", [2, 1, 0])], "image_bgr", axis=3)
+    if facts.is_grey:
+        value = _grey(nodes, value, as_bytes=facts.takes_bytes)
     if not facts.takes_bytes:
         value = nodes.add("Cast", [value], "image_float", to=1)
         if not request.normalisation.is_identity:
-            factor = nodes.constant("pixel_factor", np.array(request.normalisation.factor, np.float32))
-            offset = nodes.constant("pixel_offset", np.array(request.normalisation.offset, np.float32))
+            count = 1 if facts.is_grey else 3
+            factor = nodes.constant("pixel_factor", np.array(request.normalisation.factor[:count], np.float32))
+            offset = nodes.constant("pixel_offset", np.array(request.normalisation.offset[:count], np.float32))
             value = nodes.add("Mul", [value, factor], "image_scaled")
             value = nodes.add("Add", [value, offset], "image_normalised")
         element = old_input.type.tensor_type.elem_type
@@ -135,13 +134,33 @@ def _normalise(nodes: _Nodes, request: ConversionRequest, facts: Facts, old_inpu
         nodes.add("Identity", [value], old_input.name)
 
 
-def _finish(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str, channels: Sequence[int]) -> str:
+def _grey(nodes: Nodes, value: str, *, as_bytes: bool) -> str:
+    """One channel of whole grey levels, from three."""
+    value = nodes.add("Cast", [value], "image_colours", to=1)
+    value = nodes.add(
+        "Mul", [value, nodes.constant("grey_weights", np.array(GREY_WEIGHTS, np.float32))], "image_weighted"
+    )
+    value = nodes.add("ReduceSum", [value, nodes.ints("colour_axis", [3])], "image_sum", keepdims=1)
+    value = nodes.add("Add", [value, nodes.constant("grey_half", np.float32(GREY_HALF))], "image_half_up")
+    value = nodes.add("Mul", [value, nodes.constant("grey_unit", np.float32(1 / GREY_UNIT))], "image_luma")
+    value = nodes.add("Floor", [value], "image_grey")
+    return nodes.add("Cast", [value], "image_grey_bytes", to=2) if as_bytes else value
+
+
+def _finish(
+    nodes: Nodes,
+    request: ConversionRequest,
+    facts: Facts,
+    value: str,
+    channels: Sequence[int],
+    windows: Windows | None,
+) -> str:
     """From the network's output to the head's; the name of the served tensor."""
     value = nodes.add("Cast", [value], "output_float", to=1)
     if facts.answers_bytes:
         value = nodes.add("Div", [value, nodes.constant("byte_range", np.float32(255))], "output_probability")
     if request.task == "segment":
-        return _maps(nodes, request, facts, value, channels)
+        return _maps(nodes, request, facts, value, channels, windows)
     # Classifiers that pool to one pixel but never flatten have (N, 1, 1, C) or (N, C, 1, 1).
     value = nodes.add("Flatten", [value], "flattened", axis=1)
     if request.logits:
@@ -154,12 +173,24 @@ def _finish(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str,
     return nodes.add("Identity", [value], OUTPUTS["classify"])
 
 
-def _maps(nodes: _Nodes, request: ConversionRequest, facts: Facts, value: str, channels: Sequence[int]) -> str:
+def _maps(
+    nodes: Nodes,
+    request: ConversionRequest,
+    facts: Facts,
+    value: str,
+    channels: Sequence[int],
+    windows: Windows | None,
+) -> str:
     if facts.layout == "NCHW":
         value = nodes.add("Transpose", [value], "output_last", perm=[0, 2, 3, 1])
     if request.logits:
         value = nodes.add("Sigmoid", [value], "activated")
-    value = nodes.add("Gather", [value, nodes.constant("map_channels", list(channels))], PROBABILITY_MAPS, axis=3)
+    chosen = nodes.constant("map_channels", list(channels))
+    if windows is None:
+        value = nodes.add("Gather", [value, chosen], PROBABILITY_MAPS, axis=3)
+    else:
+        value = windows.join(nodes, nodes.add("Gather", [value, chosen], "window_maps", axis=3), len(channels))
+        value = nodes.add("Identity", [value], PROBABILITY_MAPS)
     low, high = nodes.constant("zero", np.float32(0)), nodes.constant("one", np.float32(1))
     value = nodes.add("Clip", [value, low, high], "clipped_maps")
     value = nodes.add("Mul", [value, nodes.constant("grey_levels", np.float32(255))], "grey_maps")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
-from slidecascade_convert.original import Facts
+from slidecascade_convert.original import GREY_HALF, GREY_UNIT, GREY_WEIGHTS, Facts
 from slidecascade_convert.request import ConversionRequest
 
 Floats = npt.NDArray[np.float32]
@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.float32]
 def network_input(images: npt.NDArray[np.uint8], request: ConversionRequest, facts: Facts) -> npt.NDArray[Any]:
     """What the original is given for uint8 RGB `images` ``(N, H, W, 3)``."""
     ordered = images[..., ::-1] if request.bgr else images
+    if facts.is_grey:
+        weighted = (ordered * np.array(GREY_WEIGHTS, np.int32)).sum(axis=-1, keepdims=True)
+        ordered = ((weighted + GREY_HALF) // GREY_UNIT).astype(np.uint8)
     pixels = ordered if facts.takes_bytes else request.normalisation.apply(ordered)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if facts.layout == "NCHW" else pixels)
 

@@ -15,7 +15,9 @@ from typing import Any
 from slidecascade.errors import ConversionError
 from slidecascade_convert.keras_layers import (
     ACTIVATIONS,
+    APPLICATION_LAYERS,
     ARITHMETIC,
+    AUGMENTATIONS,
     LAYERS,
     MODELS,
     OPERATIONS,
@@ -27,6 +29,7 @@ DYNAMIC_UPSAMPLING = "slidecascade>DynamicUpSampling2D"
 
 _DROPPED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _DROPPED = ("dtype", "batch_input_shape", "input_shape", "build_config", "ragged", "sparse", "input_dtype")
+_ARRAYS = ("__numpy__", "__tensor__")
 # Keras 2 writes these with the value that means nothing; Keras 3 has no such argument.
 _DROPPED_WHEN_ONE = {"DepthwiseConv2D": "groups", "SeparableConv2D": "groups", "Conv2DTranspose": "groups"}
 
@@ -110,19 +113,30 @@ def _layer(data: Any, rebuilding: Rebuilding) -> dict[str, Any]:
     config = data["config"]
     name = str(config.get("name", data.get("name", "?")))[:80]
     if class_name == "Lambda":
-        return _rescaling(name, _lambda_factor(name, config, rebuilding), 0.0) | wiring
+        return _rescaling(name, _lambda_factor(name, config, rebuilding), 0.0) | _without_options(wiring)
     if class_name == "TFOpLambda":
         return _operation_layer(name, config, wiring, rebuilding)
     if class_name in OPERATIONS or (class_name in ARITHMETIC and ".ops." in str(data.get("module"))):
         module = OPERATIONS.get(class_name, "keras.src.ops.numpy")
         # Keras writes an operation's options beside its name; they are numbers and strings.
         return _built(module, class_name, _plain(name, config), registered=class_name) | wiring
+    wiring = _without_options(wiring) if class_name in AUGMENTATIONS else wiring
+    return _listed_layer(name, class_name, config, rebuilding) | wiring
+
+
+def _listed_layer(name: str, class_name: str, config: dict[str, Any], rebuilding: Rebuilding) -> dict[str, Any]:
+    if class_name in AUGMENTATIONS:
+        rebuilding.notes.append(f"Layer {name!r} ({class_name}) acts in training only and was left out.")
+        return _built("keras.layers", "Identity", {"name": name})
+    if class_name in APPLICATION_LAYERS:
+        module = APPLICATION_LAYERS[class_name]
+        return _built(module, class_name, _plain(name, config), registered=class_name)
     if class_name not in LAYERS:
         raise ConversionError(
             f"Layer {name!r} is of the class {class_name[:60]!r}, which is not rebuilt from a file: give the "
             "architecture with --arch module:callable and the weights, or export the model as ONNX where it runs."
         )
-    return _known_layer(name, class_name, config, rebuilding) | wiring
+    return _known_layer(name, class_name, config, rebuilding)
 
 
 def _known_layer(name: str, class_name: str, config: dict[str, Any], rebuilding: Rebuilding) -> dict[str, Any]:
@@ -131,6 +145,11 @@ def _known_layer(name: str, class_name: str, config: dict[str, Any], rebuilding:
         kept = {"name": name, "batch_shape": _input_shape(name, config, rebuilding)}
     if kept.get(_DROPPED_WHEN_ONE.get(class_name, "")) == 1:
         del kept["groups"]
+    if class_name == "Conv1D" and kept.get("groups", 1) != 1:
+        raise ConversionError(
+            f"Layer {name!r} is a grouped convolution of rows (Conv1D with groups), for which there is no ONNX "
+            "form: use a Conv2D with groups, which is converted."
+        )
     if class_name == "BatchNormalization":
         axis = kept.get("axis", -1)
         kept["axis"] = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
@@ -151,7 +170,9 @@ def _plain(name: str, config: dict[str, Any]) -> dict[str, Any]:
         if key not in _DROPPED and not key.endswith(_DROPPED_ENDINGS) and key != "registered_name"
     }
     for key, value in kept.items():
-        if isinstance(value, dict) and key == "activation":
+        if isinstance(value, dict) and value.get("class_name") in _ARRAYS:
+            kept[key] = _numbers(name, key, value)
+        elif isinstance(value, dict) and key == "activation":
             kept[key] = _activation_name(name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(x, dict) for x in value)):
             raise ConversionError(
@@ -159,6 +180,29 @@ def _plain(name: str, config: dict[str, Any]) -> dict[str, Any]:
                 "architecture with --arch module:callable."
             )
     return kept
+
+
+def _numbers(name: str, key: str, value: dict[str, Any]) -> Any:
+    """The numbers of an array that was given to a layer, e.g. the mean of a Normalization, as nested lists."""
+    inner = value.get("config")
+    numbers = inner.get("value") if isinstance(inner, dict) else None
+    if not _are_numbers(numbers):
+        raise ConversionError(f"Layer {name!r} has no numbers as its {key[:40]!r}: save the model again.")
+    return numbers
+
+
+def _are_numbers(value: object) -> bool:
+    return all(map(_are_numbers, value)) if isinstance(value, list) else isinstance(value, int | float)
+
+
+def _without_options(wiring: dict[str, Any]) -> dict[str, Any]:
+    """The wiring for a layer that takes its tensor alone: Keras 3 notes ``mask=None`` where a Lambda is called."""
+    nodes = wiring.get("inbound_nodes")
+    if not isinstance(nodes, list):
+        return wiring
+    return wiring | {
+        "inbound_nodes": [node | {"kwargs": {}} if isinstance(node, dict) else node for node in nodes]
+    }
 
 
 def _activation_name(name: str, value: dict[str, Any]) -> str:
@@ -172,8 +216,8 @@ def _activation_name(name: str, value: dict[str, Any]) -> str:
 def _check_activation(name: str, activation: object) -> None:
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ConversionError(
-            f"Layer {name!r} has the activation {str(activation)[:60]!r}, which is not one of Keras: give the "
-            "architecture with --arch module:callable."
+            f"Layer {name!r} has the activation {str(activation)[:60]!r}, which is not rebuilt from a file: "
+            "give the architecture with --arch module:callable."
         )
 
 
@@ -191,7 +235,7 @@ def _input_shape(name: str, config: dict[str, Any], rebuilding: Rebuilding) -> l
 
 def is_channels_first(sizes: list[int | None]) -> bool:
     """Whether the three sizes of an image are channels, height, width."""
-    return sizes[0] == 3 and sizes[2] != 3
+    return sizes[0] in (1, 3) and sizes[2] not in (1, 3)
 
 
 def _with_input_layer(layers: list[Any]) -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,9 @@ import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.architectures import ARCHITECTURES, build
-from slidecascade_convert.keras_config import DYNAMIC_UPSAMPLING, Rebuilding, is_channels_first, parse, rebuild
+from slidecascade_convert.keras_config import DYNAMIC_UPSAMPLING, Rebuilding, parse, rebuild
 from slidecascade_convert.keras_files import KerasFile, read_archive, read_hdf5
-from slidecascade_convert.original import Facts, Original
+from slidecascade_convert.original import Facts, Original, image_shape
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
 from slidecascade_convert.tensorflow_graph import OPSET, onnx_from_function
@@ -38,6 +39,9 @@ def open_keras(request: ConversionRequest, form: SourceFormat, scratch: Path) ->
     rebuilding = Rebuilding(lambdas=request.lambdas, dynamic_size=request.task == "segment")
     model = _network(request, file, rebuilding)
     _load_weights(model, file.weights)
+    for layer in _layers(model):
+        if type(layer).__name__ == "Normalization" and layer.input_mean is None:
+            layer.finalize_state()  # files of weights alone, and older ones, load its state without it
     unused = set(request.lambdas) - {name for name in request.lambdas if f"{name!r}" in " ".join(rebuilding.notes)}
     if unused:
         raise ConversionError(f"The model has no Lambda layer {sorted(unused)[0]!r}: correct --lambda.")
@@ -114,6 +118,43 @@ def _load_weights(model: Any, weights: Path) -> None:
         raise ConversionError(f"The weights do not fit the network: {_first_sentence(error)}") from error
 
 
+def _layers(model: Any) -> Iterator[Any]:
+    """Every layer, those of models within the model too."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+@contextmanager
+def _exportable(model: Any) -> Iterator[None]:
+    """While `model` is exported, grouped convolutions run group by group: Keras compiles them by XLA, which has no
+    ONNX form."""
+    grouped = [each for each in _layers(model) if type(each).__name__ == "Conv2D" and each.groups > 1]
+    counts = [layer.groups for layer in grouped]
+    for layer in grouped:
+        layer.convolution_op = _in_groups(layer.convolution_op, layer.groups, layer.data_format)
+        layer.groups = 1
+    try:
+        yield
+    finally:
+        for layer, count in zip(grouped, counts, strict=True):
+            layer.groups = count
+            del layer.convolution_op
+
+
+def _in_groups(convolve: Callable[[Any, Any], Any], groups: int, data_format: str) -> Callable[[Any, Any], Any]:
+    import tensorflow as tf
+
+    axis = -1 if data_format == "channels_last" else 1
+
+    def grouped(inputs: Any, kernel: Any) -> Any:
+        parts = zip(tf.split(inputs, groups, axis), tf.split(kernel, groups, -1), strict=True)
+        return tf.concat([convolve(part, weights) for part, weights in parts], axis)
+
+    return grouped
+
+
 class _KerasOriginal:
     def __init__(self, model: Any, file: KerasFile, notes: tuple[str, ...]) -> None:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -121,16 +162,13 @@ class _KerasOriginal:
                 f"The model has {len(model.inputs)} inputs and {len(model.outputs)} outputs: save a model with "
                 "one image as its input and one output."
             )
-        shape = list(model.inputs[0].shape)
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise ConversionError(f"The model's input has the shape {tuple(shape)}: it must be an RGB image.")
-        is_first = is_channels_first(shape[1:])
-        height, width = shape[2:] if is_first else shape[1:3]
+        image = image_shape("The model's input", list(model.inputs[0].shape))
         self._model = model
         self.facts = Facts(
-            layout="NCHW" if is_first else "NHWC",
-            height_px=height,
-            width_px=width,
+            layout=image.layout,
+            height_px=image.height_px,
+            width_px=image.width_px,
+            is_grey=image.is_grey,
             has_rescaling=any(layer.__class__.__name__ == "Rescaling" for layer in model.layers),
             versions={"saved_by_keras": file.keras_version}
             | {name: metadata.version(name) for name in ("keras", "tensorflow", "tf2onnx")},
@@ -146,7 +184,8 @@ class _KerasOriginal:
         shape = list(self._model.inputs[0].shape)
         signature = [tf.TensorSpec([None, *shape[1:]], tf.float32, name="pixels")]
         function = tf.function(lambda pixels: self._model(pixels, training=False), input_signature=signature)
-        return onnx_from_function(function, signature, opset=OPSET)
+        with _exportable(self._model):
+            return onnx_from_function(function, signature, opset=OPSET)
 
 
 def _first_sentence(error: Exception) -> str:

@@ -41,7 +41,7 @@ def open_onnx(request: ConversionRequest) -> Original:
     _inline_external_data(model, request.source.resolve().parent)
     if opset_of(model) < MIN_OPSET:
         raise ConversionError(f"The graph is of opset {opset_of(model)}: export it with opset 9 or newer.")
-    return _OnnxOriginal(model, request)
+    return _OnnxOriginal(model)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -94,7 +94,7 @@ def onnx_errors() -> type[Exception]:
 
 
 class _OnnxOriginal:
-    def __init__(self, model: onnx.ModelProto, request: ConversionRequest) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         weights = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in weights]
         if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -104,13 +104,14 @@ class _OnnxOriginal:
             )
         self._model, self._input = model, inputs[0]
         sizes = [dim.dim_value or None for dim in inputs[0].type.tensor_type.shape.dim]
-        layout, height, width = image_shape("The graph's input", sizes)
+        image = image_shape("The graph's input", sizes)
         self._type = _input_type(inputs[0])
         self._frozen_batch = inputs[0].type.tensor_type.shape.dim[0].dim_value
         self.facts = Facts(
-            layout=layout,
-            height_px=height,
-            width_px=width,
+            layout=image.layout,
+            height_px=image.height_px,
+            width_px=image.width_px,
+            is_grey=image.is_grey,
             takes_bytes=self._type == np.uint8,
             answers_bytes=model.graph.output[0].type.tensor_type.elem_type == onnx_uint8(),
             tolerance=HALF_TOLERANCE if _is_half(model) else 1e-4,

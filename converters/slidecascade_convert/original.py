@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     import onnx
 
 
+GREY_WEIGHTS: Final = (19595, 38470, 7471)
+"""Of red, green and blue in grey, in 65536ths: 0.299, 0.587, 0.114 (ITU-R BT.601), as Pillow makes it. Every sum
+of them is a whole number below 2 ** 24, so that float32 is exact in any order."""
+
+GREY_HALF, GREY_UNIT = 2**15, 2**16
+
+GREY_NOTE: Final = (
+    "The network sees one channel: grey, 0.299 red + 0.587 green + 0.114 blue, rounded, made in the graph."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What an original states about itself.
@@ -29,6 +40,8 @@ class Facts:
         height_px, width_px: its input size; None where any (that its strides allow) will do.
         takes_bytes: the input is uint8, so that it normalises by itself.
         answers_bytes: the output is uint8, ``round(255 * p)``; `Original.predict` gives p.
+        is_grey: the input has one channel, which is made of `GREY_WEIGHTS`.
+        batch: how many images it takes at a time; None for any number.
         has_rescaling: pixels are scaled inside.
         tolerance: largest difference of probabilities that rounding explains.
         versions: of the libraries that opened it.
@@ -40,30 +53,44 @@ class Facts:
     width_px: int | None
     takes_bytes: bool = False
     answers_bytes: bool = False
+    is_grey: bool = False
+    batch: int | None = None
     has_rescaling: bool = False
     tolerance: float = 1e-4
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def image_shape(what: str, sizes: Sequence[int | None] | None) -> tuple[Layout, int | None, int | None]:
-    """Layout, height and width of a network's input; None for a size that is left open.
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """Of a network's input; None for a size that is left open."""
+
+    layout: Layout
+    height_px: int | None
+    width_px: int | None
+    is_grey: bool
+
+
+def image_shape(what: str, sizes: Sequence[int | None] | None) -> ImageShape:
+    """What the sizes of a network's input say of its images.
 
     Args:
         what: the input in words, for the refusal.
         sizes: batch and the three sizes of an image; None where not even their number is known.
 
     Raises:
-        ConversionError: when it is no batch of RGB images.
+        ConversionError: when it is no batch of RGB or grey images.
     """
-    if sizes is None or len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
-        raise ConversionError(
-            f"{what} has the shape {None if sizes is None else tuple(sizes)}: it must be a batch of RGB images, "
-            "(N, H, W, 3) or (N, 3, H, W)."
-        )
-    if sizes[3] == 3 and sizes[1] != 3:
-        return "NHWC", sizes[1], sizes[2]
-    return "NCHW", sizes[2], sizes[3]
+    if sizes is not None and len(sizes) == 4:
+        for channels in (3, 1):
+            if sizes[3] == channels and sizes[1] != channels:
+                return ImageShape("NHWC", sizes[1], sizes[2], is_grey=channels == 1)
+            if sizes[1] == channels:
+                return ImageShape("NCHW", sizes[2], sizes[3], is_grey=channels == 1)
+    raise ConversionError(
+        f"{what} has the shape {None if sizes is None else tuple(sizes)}: it must be a batch of RGB or grey "
+        "images, (N, H, W, 3), (N, 3, H, W), (N, H, W, 1) or (N, 1, H, W)."
+    )
 
 
 class Original(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads.head import SegmenterOptions
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_convert import tiles
 from slidecascade_convert.outcome import Quantisation

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import InvalidRequestError
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.tensors import OutputSpec
 
 Task = Literal["segment", "classify"]
@@ -50,8 +50,9 @@ class Normalisation:
         return self == Normalisation()
 
     def apply(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """float32 of the same shape for uint8 `images` ``(N, H, W, 3)``."""
-        factor, offset = np.array(self.factor, np.float32), np.array(self.offset, np.float32)
+        """float32 of the same shape for uint8 `images` ``(N, H, W, 3)``, or ``(N, H, W, 1)`` of grey."""
+        channels = images.shape[-1]
+        factor, offset = (np.array(each[:channels], np.float32) for each in (self.factor, self.offset))
         return images.astype(np.float32) * factor + offset
 
 

@@ -147,26 +147,32 @@ class _SavedOriginal:
             )
         ((self._argument, self._spec),) = inputs.items()
         shape = None if self._spec.shape.rank is None else list(self._spec.shape)
-        layout, height, width = image_shape("The SavedModel's input", shape)
-        if shape is not None and shape[0] is not None:
-            raise ConversionError(f"The SavedModel serves batches of {shape[0]}: export it with a dynamic batch.")
+        image = image_shape("The SavedModel's input", shape)
+        batch = None if shape is None else shape[0]
+        if batch not in (None, 1):
+            raise ConversionError(f"The SavedModel serves batches of {batch}: export it with a dynamic batch.")
         # Its variables live as long as it does.
         self._loaded, self._function = loaded, function
         self.facts = Facts(
-            layout=layout,
-            height_px=height,
-            width_px=width,
+            layout=image.layout,
+            height_px=image.height_px,
+            width_px=image.width_px,
+            is_grey=image.is_grey,
+            batch=batch,
             takes_bytes=self._spec.dtype.as_numpy_dtype == np.uint8,
             versions={name: metadata.version(name) for name in ("tensorflow", "tf2onnx")},
         )
 
     def predict(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return np.asarray(self._answer(pixels), np.float32)
+        if self.facts.batch is None:
+            return np.asarray(self._answer(pixels), np.float32)
+        return np.concatenate([np.asarray(self._answer(each[None]), np.float32) for each in pixels])
 
     def export(self) -> onnx.ModelProto:
         import tensorflow as tf
 
-        signature = [tf.TensorSpec([None, *self._spec.shape[1:]], self._spec.dtype, name="pixels")]
+        shape = [self.facts.batch, *self._spec.shape[1:]]
+        signature = [tf.TensorSpec(shape, self._spec.dtype, name="pixels")]
         return onnx_from_function(tf.function(self._answer, input_signature=signature), signature, opset=OPSET)
 
     def _answer(self, pixels: Any) -> Any:

@@ -78,6 +78,11 @@ def run_session(session: Any, images: npt.NDArray[Any], *, outputs: list[str] | 
     return answers if outputs else answers[0]
 
 
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f]")
+"""Colours and other control sequences (ECMA-48), which PyTorch's exporter writes into its messages."""
+
+
 def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    """The first line of what `error` says that says something, without terminal codes."""
+    text = _TERMINAL_CODE.sub("", str(error).replace("\r", "\n"))
+    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), type(error).__name__)

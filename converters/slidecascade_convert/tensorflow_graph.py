@@ -9,7 +9,7 @@ opens a graph, so that the translation alone is what is kept: it is the same eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from slidecascade.privacy import forbid_telemetry
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET: Final = 18
+
+_SPELLED_OUT: Final = {"Erfc": "Erf", "Expm1": "Exp"}
 
 
 def translated_operators() -> frozenset[str]:
@@ -42,10 +44,14 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
     from tf2onnx.tfonnx import process_tf_graph
 
     concrete = function.get_concrete_function(*signature)
-    inputs = [tensor.name for tensor in concrete.inputs if tensor.dtype != tf.dtypes.resource]
+    own = len(concrete.inputs) - len(concrete.captured_inputs)
+    names = [tensor.op.name for tensor in concrete.inputs[own:]]
+    captured = dict(zip(names, concrete.captured_inputs, strict=True))
+    inputs = [tensor.name for tensor in concrete.inputs if tensor.op.name not in captured]
     outputs = [tensor.name for tensor in concrete.outputs]
     with tf.device("/cpu:0"):
         frozen = tf_loader.from_function(concrete, inputs, outputs)
+        _fix_constants(frozen, captured)
         with tf.Graph().as_default() as frozen_graph:
             tf.import_graph_def(frozen, name="")
             # An operator that is not translated stays as it is; whoever opens the graph names it.
@@ -56,6 +62,42 @@ def onnx_from_function(function: Any, signature: Sequence[Any], *, opset: int) -
     translated.delete_unused_nodes(translated.outputs)
     translated.topological_sort(translated.get_nodes())
     model: onnx.ModelProto = translated.make_model("converted from TensorFlow")
+    _spell_out(model)
     # Inner shape notes carry made-up dimension names; the runtime infers its own.
     del model.graph.value_info[:]
     return model
+
+
+def _fix_constants(frozen: Any, captured: Mapping[str, Any]) -> None:
+    """Make constants of the tensors that a function captured, which freezing its variables leaves as inputs."""
+    import tensorflow as tf
+
+    for node in frozen.node:
+        value = captured.get(node.name)
+        if node.op == "Placeholder" and value is not None and value.dtype != tf.dtypes.resource:
+            tensor = tf.make_tensor_proto(value.numpy(), dtype=value.dtype)
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = value.dtype.as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tensor)
+
+
+def _spell_out(model: onnx.ModelProto) -> None:
+    """Two functions that tf2onnx leaves as they are, by those that ONNX has: ``erfc`` (of the exact gelu) as
+    ``1 - erf``, and ``expm1`` (of celu) as ``exp - 1``."""
+    from onnx import helper
+
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type not in _SPELLED_OUT:
+            nodes.append(node)
+            continue
+        (result,) = node.output
+        one, inner = f"{result}/one", f"{result}/inner"
+        value = helper.make_tensor(one, 1, [], [1.0])
+        order = [one, inner] if node.op_type == "Erfc" else [inner, one]
+        nodes.append(helper.make_node("Constant", [], [one], name=one, value=value))
+        nodes.append(helper.make_node(_SPELLED_OUT[node.op_type], list(node.input), [inner], name=inner))
+        nodes.append(helper.make_node("Sub", order, [result], name=node.name))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -31,13 +31,13 @@ _BATCH, _HEIGHT_PX, _WIDTH_PX = 2, 128, 192
 _CANNOT: Final = "The network cannot be exported to ONNX: give it as an ONNX file that its author's code exports."
 
 
-def export_module(module: nn.Module, request: ConversionRequest) -> onnx.ModelProto:
-    """The graph of `module`, which takes float32 ``(N, 3, H, W)``.
+def export_module(module: nn.Module, request: ConversionRequest, *, channels: int = 3) -> onnx.ModelProto:
+    """The graph of `module`, which takes float32 ``(N, channels, H, W)``.
 
     Raises:
         ConversionError: when neither exporter can.
     """
-    example = _example(request)
+    example = _example(request, channels)
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {0: dynamic, 2: dynamic, 3: dynamic} if request.task == "segment" else {0: dynamic}
     try:
@@ -45,12 +45,12 @@ def export_module(module: nn.Module, request: ConversionRequest) -> onnx.ModelPr
             return _from_dynamo(module, (example,), dynamic_shapes=(sizes,))
     except ConversionError as error:
         try:
-            return export_traced(module, request)
+            return export_traced(module, request, channels=channels)
         except ConversionError:
             raise error from None
 
 
-def export_traced(module: nn.Module, request: ConversionRequest) -> onnx.ModelProto:
+def export_traced(module: nn.Module, request: ConversionRequest, *, channels: int = 3) -> onnx.ModelProto:
     """The graph of a TorchScript `module`, or of another one's trace.
 
     Raises:
@@ -63,7 +63,7 @@ def export_traced(module: nn.Module, request: ConversionRequest) -> onnx.ModelPr
         path = Path(scratch, "traced.onnx")
         torch.onnx.export(
             _frozen(module) if isinstance(module, torch.jit.ScriptModule) else module,
-            (_example(request),),
+            (_example(request, channels),),
             path,
             dynamo=False,
             opset_version=OPSET,
@@ -111,10 +111,10 @@ def _frozen(script: torch.jit.ScriptModule) -> Any:
         return script
 
 
-def _example(request: ConversionRequest) -> torch.Tensor:
+def _example(request: ConversionRequest, channels: int) -> torch.Tensor:
     if request.task == "classify" and request.input_px is not None:
-        return torch.zeros(_BATCH, 3, request.input_px, request.input_px)
-    return torch.zeros(_BATCH, 3, _HEIGHT_PX, _WIDTH_PX)
+        return torch.zeros(_BATCH, channels, request.input_px, request.input_px)
+    return torch.zeros(_BATCH, channels, _HEIGHT_PX, _WIDTH_PX)
 
 
 def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 
 from slidecascade.errors import ConversionError
-from slidecascade_convert.request import Layout
+from slidecascade_convert.original import ImageShape, image_shape
 from slidecascade_convert.torch_checkpoints import check_archive
 from slidecascade_convert.torch_failures import told
 
@@ -67,9 +67,8 @@ class Program:
 
     module: Callable[[Any], Any]
     exported: torch.export.ExportedProgram
-    layout: Layout
-    height_px: int | None
-    width_px: int | None
+    shape: ImageShape
+    batch: int | None
     takes_bytes: bool
     saved_by: str
 
@@ -89,9 +88,9 @@ def open_program(path: Path, scratch: Path) -> Program:
     copy.unlink()
     _refuse_training(exported)
     image = _image_input(exported)
-    is_last = image.shape[3] == 3 and image.shape[1] != 3
-    height, width = image.shape[1:3] if is_last else image.shape[2:4]
-    if _fixed(image.shape[0]) is not None:
+    sizes = [_fixed(size) for size in image.shape]
+    shape = image_shape("The program's input", sizes)
+    if sizes[0] not in (None, 1):
         raise ConversionError(
             f"The program was exported for a batch of {image.shape[0]}: export it with dynamic_shapes that leave "
             "the batch open, {0: torch.export.Dim.DYNAMIC}."
@@ -99,9 +98,8 @@ def open_program(path: Path, scratch: Path) -> Program:
     return Program(
         module=exported.module(check_guards=False),
         exported=exported,
-        layout="NHWC" if is_last else "NCHW",
-        height_px=_fixed(height),
-        width_px=_fixed(width),
+        shape=shape,
+        batch=sizes[0],
         takes_bytes=image.dtype == torch.uint8,
         saved_by=saved_by,
     )
@@ -223,10 +221,8 @@ def _image_input(exported: torch.export.ExportedProgram) -> torch.Tensor:
             f"The program has {len(images)} inputs and {len(outputs)} outputs: export one image and one answer."
         )
     (image,) = images
-    if not isinstance(image, torch.Tensor) or image.ndim != 4 or 3 not in (image.shape[1], image.shape[3]):
-        raise ConversionError(
-            "The program's input is not a batch of RGB images, (N, 3, H, W) or (N, H, W, 3): export it with one."
-        )
+    if not isinstance(image, torch.Tensor):
+        raise ConversionError("The program's input is not a tensor: export it with a batch of images.")
     if image.dtype not in (torch.float32, torch.uint8):
         raise ConversionError(f"The program's input is {image.dtype}: export it with float32 or uint8 images.")
     return image

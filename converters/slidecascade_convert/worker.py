@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from slidecascade_convert.agreement import Agreement
-    from slidecascade_convert.original import Original
+    from slidecascade_convert.original import Facts, Original
     from slidecascade_convert.outcome import Outcome, Parity
     from slidecascade_convert.request import ConversionRequest
 
@@ -51,6 +51,7 @@ def main(folder: Path, memory_bytes: int) -> int:
     from slidecascade.errors import InvalidRequestError, SlideCascadeError
     from slidecascade_convert.outcome import OUTCOME_FILE, REQUEST_FILE, Outcome
     from slidecascade_convert.request import ConversionRequest
+    from slidecascade_convert.sessions import first_line
 
     request = TypeAdapter(ConversionRequest).validate_json((folder / REQUEST_FILE).read_bytes())
     try:
@@ -63,7 +64,7 @@ def main(folder: Path, memory_bytes: int) -> int:
             "give a smaller network or a larger machine."
         )
     except Exception as error:  # noqa: BLE001 - the boundary: a hostile file can make a framework raise anything
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = first_line(error)
         outcome = Outcome(
             refusal=f"The source cannot be converted: save it again, or export it as ONNX. "
             f"({type(error).__name__}: {reason})"
@@ -84,11 +85,15 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     from slidecascade_convert.outcome import GRAPH_FILE, Outcome
     from slidecascade_convert.quantize import quantised
     from slidecascade_convert.source import recognise, sha256
+    from slidecascade_convert.windows import Windowed
 
     form = recognise(request.source)
     original = _open(request, form, folder)
     request = _with_sizes(request, original)
-    tiles, told = _tiles(request, original)
+    windows = graph.windows_of(original.facts, request)
+    if windows is not None:
+        original = Windowed(original, windows)
+    tiles, told = _tiles(request)
     probe = tiles[0][:1]
     output = original.predict(heads.network_input(probe, request, original.facts))
     channels = heads.served_channels(output, probe, request, original.facts)
@@ -105,13 +110,15 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
         colour_swap_changes=None if seen is None else seen.changes,
         network_was_reachable=network_was_reachable,
         versions=original.facts.versions,
-        notes=(*original.facts.notes, *_notes(request, channels)),
+        notes=(*original.facts.notes, *_notes(request, original.facts, channels)),
         warnings=_warnings(request, original, agreement, seen),
     )
     if request.int8:
         served, quantisation = quantised(served, request, folder)
         parity = parity.model_copy(update={"quantisation": quantisation})
     multiple_of = _multiple_of(served, request.maps) if request.task == "segment" else 1
+    if windows is not None:
+        multiple_of = windows.step_px
     _describe(served, parity, request)
     (folder / GRAPH_FILE).write_bytes(served.SerializeToString())
     return Outcome(height_px=request.input_px, width_px=request.input_px, multiple_of=multiple_of, parity=parity)
@@ -149,14 +156,10 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
         raise InvalidRequestError(
             "The network takes uint8 pixels and normalises by itself: leave --scale and --mean out."
         )
+    if facts.is_grey:
+        _require_grey(request)
     fixed = {size for size in (facts.height_px, facts.width_px) if size is not None}
     if request.task == "segment":
-        if fixed:
-            raise ConversionError(
-                f"The graph has the fixed input {facts.width_px} x {facts.height_px} px and a segmenter is served "
-                "at any size: export it with dynamic height and width, or give a Keras network's .h5 or .keras "
-                "file, which is rebuilt for any size."
-            )
         return request
     if len(fixed) > 1:
         raise ConversionError(
@@ -173,7 +176,17 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
     return replace(request, input_px=size)
 
 
-def _tiles(request: ConversionRequest, original: Original) -> tuple[list[npt.NDArray[Any]], str]:
+def _require_grey(request: ConversionRequest) -> None:
+    from slidecascade.errors import InvalidRequestError
+
+    normalisation = request.normalisation
+    if request.bgr or len(set(normalisation.factor)) > 1 or len(set(normalisation.offset)) > 1:
+        raise InvalidRequestError(
+            "The network sees one channel, grey: give one --mean and --std for all three, and leave --bgr out."
+        )
+
+
+def _tiles(request: ConversionRequest) -> tuple[list[npt.NDArray[Any]], str]:
     """At least four images of every size that is tried, and where they are from."""
     from slidecascade_convert import tiles
     from slidecascade_convert.agreement import BATCHES
@@ -234,12 +247,25 @@ def _warnings(
     return tuple(told)
 
 
-def _notes(request: ConversionRequest, channels: tuple[int, ...]) -> tuple[str, ...]:
-    if request.task == "classify":
-        return ("One sigmoid unit is served as two classes.",) if len(channels) == 1 else ()
-    if request.head == "unet" and channels[0] == channels[1]:
-        return (_ONE_MAP,)
-    return ()
+def _notes(request: ConversionRequest, facts: Facts, channels: tuple[int, ...]) -> tuple[str, ...]:
+    from slidecascade_convert.graph import windows_of
+    from slidecascade_convert.original import GREY_NOTE
+
+    notes = [GREY_NOTE] if facts.is_grey else []
+    if facts.batch == 1:
+        notes.append("The network takes one image at a time, so that the images of a batch run one by one.")
+    windows = windows_of(facts, request)
+    if windows is not None:
+        step = windows.step_px
+        notes.append(
+            f"The network looks at {windows.width_px} x {windows.height_px} px: it runs on windows of that size, "
+            f"{step} px apart, and gives the middle {step} x {step} px of each."
+        )
+    if request.task == "classify" and len(channels) == 1:
+        notes.append("One sigmoid unit is served as two classes.")
+    if request.head == "unet" and channels[0] == channels[-1]:
+        notes.append(_ONE_MAP)
+    return tuple(notes)
 
 
 def _multiple_of(served: onnx.ModelProto, count: int) -> int:

@@ -1,4 +1,4 @@
-"""One request's time limit and its cancellation."""
+"""Deadline and cancellation of a request."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from slidecascade.errors import CancelledError, DeadlineExceededError
 
 
 class Control:
-    """Asked by the work between its steps whether to go on. Thread-safe.
+    """The deadline and cancellation state of a request, checked between the steps of its work. Thread-safe.
 
     Args:
-        deadline_s: seconds from now after which the work must stop; None: never.
+        deadline_s: seconds from now to the deadline; None: no deadline.
     """
 
     def __init__(self, *, deadline_s: float | None = None) -> None:
@@ -22,7 +22,7 @@ class Control:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the time limit, negative after it; infinite without one."""
+        """Seconds to the deadline, negative after it; infinite without one."""
         return math.inf if self._ends_at is None else self._ends_at - time.monotonic()
 
     @property
@@ -30,7 +30,7 @@ class Control:
         return self._cancelled.is_set()
 
     def within(self, seconds: float | None) -> Control:
-        """A control that ends with this one, or after so many seconds if that is sooner; None: this one."""
+        """A control with the earlier of this deadline and `seconds` from now; cancelled with this one."""
         if seconds is None or seconds >= self.seconds_left:
             return self
         sooner = Control(deadline_s=seconds)
@@ -38,19 +38,19 @@ class Control:
         return sooner
 
     def cancel(self) -> None:
-        """Stop the work: nobody waits for the answer any more."""
+        """Cancel the work, for example after a client disconnect."""
         self._cancelled.set()
 
     def check(self) -> None:
-        """Return when the work may go on.
+        """Check that the work may continue.
 
         Raises:
             CancelledError: after `cancel`.
-            DeadlineExceededError: after the time limit.
+            DeadlineExceededError: after the deadline.
         """
         if self._cancelled.is_set():
             raise CancelledError("The request was cancelled.")
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             raise DeadlineExceededError(
-                "The region was not done in time: send a smaller region or a longer deadline_s."
+                "The region exceeded its deadline: send a smaller region or a longer deadline_s."
             )

@@ -1,4 +1,4 @@
-"""How many processor cores this process may use."""
+"""The number of CPU cores available to this process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores(cpu_max: Path = CGROUP_CPU_MAX) -> int:
-    """Cores granted by the scheduler and the control group, at least 1.
+    """Cores allowed by the CPU affinity and the cgroup quota, at least 1.
 
-    ``os.cpu_count()`` names the machine's cores, of which a container may have been given a few.
+    ``os.cpu_count()`` returns the cores of the machine, of which a container may have only a few.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -9,6 +9,7 @@
     ├── RegionTooLargeError          too many pixels (told before decoding)
     ├── UndecodableImageError        the upload is not a readable image
     ├── MissingResolutionError       no pixel size in the source, none in the request
+    ├── ImplausibleResolutionError   a pixel size that no microscope makes
     ├── RegionOutsideSlideError      the region is not inside the slide
     ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError
     ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
@@ -19,10 +20,13 @@
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
     ├── DeadlineExceededError        the request's own time limit passed
+    ├── SlowRequestError             the head of a request did not arrive in time
+    ├── MisdirectedRequestError      the request is for a host that is not served here
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
     ├── ModelPackageError            a model package that must not be served (told at start)
+    ├── HeadPluginError              an installed package whose head clashes or is broken (told at start)
     ├── ConversionError              a checkpoint that cannot become a served model
     ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
     ├── UnusableDataError            annotations or a data set that cannot be learned from
@@ -51,6 +55,22 @@ class SlideCascadeError(Exception):
     def detail(self) -> str:
         """The sentence for the user."""
         return str(self)
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of the stack that an error passed, once the error has been handled and logged.
+
+    A frame of that stack usually refers to the error again (a future, the record of the request), and to the body
+    of the request: without this all of it would stay in memory until the cycle collector comes by.
+    """
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        current = left.pop()
+        if current is not None and current not in seen:
+            seen.append(current)
+            current.__traceback__ = None
+            left += [current.__cause__, current.__context__]
 
 
 class MalformedRequestError(SlideCascadeError):
@@ -85,6 +105,11 @@ class RegionTooLargeError(SlideCascadeError):
 
 class UndecodableImageError(SlideCascadeError):
     problem, title = "undecodable-image", "Undecodable image"
+
+
+class ImplausibleResolutionError(SlideCascadeError):
+    problem = "implausible-resolution"
+    title = "Implausible resolution"
 
 
 class MissingResolutionError(SlideCascadeError):
@@ -167,6 +192,14 @@ class DeadlineExceededError(SlideCascadeError, TimeoutError):
     problem, title = "deadline-exceeded", "Deadline exceeded"
 
 
+class SlowRequestError(SlideCascadeError):
+    problem, title = "request-timeout", "Request timeout"
+
+
+class MisdirectedRequestError(SlideCascadeError):
+    problem, title = "misdirected-request", "Misdirected request"
+
+
 class CancelledError(SlideCascadeError):
     """The caller went away; nobody reads this message but the log."""
 
@@ -189,6 +222,10 @@ class TilesFailedError(SlideCascadeError):
 
 class ModelPackageError(SlideCascadeError):
     problem, title = "model-package", "Model package refused"
+
+
+class HeadPluginError(SlideCascadeError):
+    problem, title = "head-plugin", "Head refused"
 
 
 class ConversionError(SlideCascadeError):

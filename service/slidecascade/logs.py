@@ -1,15 +1,17 @@
-"""JSON lines on stderr, one per record, that never name a slide, a file, a path or a query.
+"""JSON log lines on stderr that never contain the name of a slide or file, a path or a query.
 
-Messages of this package are written to be safe. Messages of others (image readers name files, asyncio prints
-exceptions) are withheld but for the few servers whose messages are known; of an exception only its type and the
-places it passed are told, never its own words.
+Messages of this package contain no such data. Messages of other packages (image readers name files, asyncio prints
+exceptions) are withheld, except those of a few trusted servers. Of an exception only the type and the stack frames
+are logged, not the message.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ OWN = "slidecascade"
 _TRUSTED = frozenset({OWN, "bentoml", "uvicorn"})
 _WITHHELD = "(message of another package withheld: it may name a file)"
 _MAX_FRAMES = 40
+_MAX_MESSAGES = 1000
 
 _REQUEST_ID: ContextVar[str | None] = ContextVar("slidecascade_request_id", default=None)
 
@@ -33,7 +36,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 @contextmanager
 def request(request_id: str) -> Iterator[None]:
-    """Every record of this context carries `request_id`."""
+    """Add `request_id` to every record of this context."""
     token = _REQUEST_ID.set(request_id)
     try:
         yield
@@ -42,15 +45,16 @@ def request(request_id: str) -> Iterator[None]:
 
 
 def configure(*, level: int = logging.INFO, stream: TextIO | None = None, service: str = "") -> None:
-    """Send every logger of this process through one handler; may be called again.
+    """Route every logger of this process to one handler; can be called again.
 
-    Where processes share a log, `service` says in every line which one speaks.
+    `service` is added to every line, for processes that share a log.
 
-    Access lines of uvicorn and BentoML hold raw paths and are switched off: `boundary` writes ours.
+    Access logs of uvicorn and BentoML contain raw paths and are disabled; the web middleware writes its own.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(service))
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_not_duplicate)
+    handler.addFilter(_RateLimit())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -66,8 +70,53 @@ def configure(*, level: int = logging.INFO, stream: TextIO | None = None, servic
         logger.propagate = False
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for what another package says about an error of ours: whoever handles it says it once."""
+class Throttle:
+    """Limits a frequent message to one line per `every_s`, with the number of occurrences."""
+
+    def __init__(self, logger: logging.Logger, message: str, *, every_s: float = 1.0) -> None:
+        self._logger = logger
+        self._message = message
+        self._every_s = every_s
+        self._next_at = 0.0
+        self._count = 0
+
+    def note(self) -> None:
+        """Record one occurrence."""
+        self._count += 1
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._logger.warning(self._message, extra={"fields": {"count": self._count}})
+            self._next_at, self._count = now + self._every_s, 0
+
+
+class _RateLimit(logging.Filter):
+    """Limits equal messages of other packages to one record per `every_s`, with the number of occurrences."""
+
+    def __init__(self, *, every_s: float = 1.0) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._latest: dict[tuple[str, str], tuple[float, int]] = {}
+        """By logger and message template, so that the number of keys is bounded by the lines of code."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _is_own(record):
+            return True
+        key = (record.name, str(record.msg).partition("\n")[0])
+        logged_at, withheld = self._latest.get(key, (-math.inf, 0))
+        now = time.monotonic()
+        if now < logged_at + self._every_s:
+            self._latest[key] = (logged_at, withheld + 1)
+            return False
+        if len(self._latest) >= _MAX_MESSAGES:
+            self._latest.clear()
+        self._latest[key] = (now, 0)
+        if withheld:
+            record.fields = {"count": withheld + 1}
+        return True
+
+
+def _is_not_duplicate(record: logging.LogRecord) -> bool:
+    """False for records of other packages about our own errors, which are logged where they are handled."""
     error = record.exc_info[1] if record.exc_info else None
     return _is_own(record) or not isinstance(error, SlideCascadeError)
 
@@ -99,12 +148,12 @@ class JsonFormatter(logging.Formatter):
             line["request_id"] = request_id
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = _told(record.exc_info[1])
+            line["exception"] = _exception_fields(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def _told(error: BaseException) -> list[dict[str, Any]]:
-    """The error and its causes, outermost first: type and frames, without the message, which may hold an id."""
+def _exception_fields(error: BaseException) -> list[dict[str, Any]]:
+    """The error and its causes, outermost first: type and frames, without messages, which may contain an id."""
     chain: list[dict[str, Any]] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 5:

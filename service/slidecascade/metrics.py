@@ -1,4 +1,4 @@
-"""Every Prometheus name of the service. Labels are bounded: no slide, request or patient is ever one."""
+"""All Prometheus metrics of the service. Labels are bounded and never name a slide, request or patient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slidecascade.warning import WARNING_CODES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
-"""The route of requests for addresses that do not exist."""
+"""The route label of requests to unknown paths."""
 
 _REASONS = (DrainingError.problem, NotReadyError.problem, OverloadedError.problem)
 _OUTCOMES = ("background", "done", "failed", "retried")
@@ -31,30 +31,30 @@ _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The numbers of one process in a registry of its own; usable from many threads.
+    """The metrics of one process in a separate registry. Thread-safe.
 
-    It is also the `Observer` of the work and the `RunObserver` of the networks.
+    Implements `Observer` and `RunObserver`.
     """
 
     def __init__(self) -> None:
-        # A creation time per series doubles the page and tells nothing a scraper needs.
+        # Creation times double the number of series and are not used.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._requests = Counter(
-            "slidecascade_requests_total", "Answered requests.", ("route", "method", "status"), registry=registry
+            "slidecascade_requests_total", "Completed requests.", ("route", "method", "status"), registry=registry
         )
         self._request_seconds = Histogram(
             "slidecascade_request_duration_seconds",
-            "Time from the request's first byte to the answer's last.",
+            "Time from the first byte of the request to the last byte of the response.",
             ("route", "method"),
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
         self._stage_seconds = Histogram(
             "slidecascade_stage_duration_seconds",
-            "Time of one piece of work of a stage.",
+            "Duration of one execution of a stage.",
             ("stage",),
             buckets=_STAGE_SECONDS,
             registry=registry,
@@ -63,59 +63,69 @@ class Metrics:
             "slidecascade_cells_total", "Cells found.", ("pipeline", "class_name"), registry=registry
         )
         self._warnings = Counter(
-            "slidecascade_warnings_total", "Warnings in answers.", ("code",), registry=registry
+            "slidecascade_warnings_total", "Warnings in responses.", ("code",), registry=registry
         )
         self._tiles = Counter("slidecascade_tiles_total", "Tiles by outcome.", ("outcome",), registry=registry)
         self._ready = Gauge(
-            "slidecascade_ready", "1 while requests are let in, 0 while the process drains.", registry=registry
+            "slidecascade_ready", "1 while requests are accepted, 0 while the process drains.", registry=registry
         )
         self._networks = Gauge(
             "slidecascade_networks_ready",
-            "1 while every network can be run, 0 while one elsewhere cannot; asked at every scrape.",
+            "1 while every network is available, 0 while a remote one is not; checked at every scrape.",
             registry=registry,
         )
-        self._limit = Gauge("slidecascade_regions_limit", "Most regions worked on at a time.", registry=registry)
+        self._limit = Gauge("slidecascade_regions_limit", "Maximum concurrent regions.", registry=registry)
         self._batch_size = Histogram(
             "slidecascade_batch_size",
-            "Images in one run of a network.",
+            "Images per run of a network.",
             ("model",),
             buckets=_BATCH_SIZES,
             registry=registry,
         )
         self._batch_wait = Histogram(
             "slidecascade_batch_wait_seconds",
-            "Time the images of one call waited for their run.",
+            "Queueing time of the images of one call.",
             ("model",),
             buckets=_RUN_SECONDS,
             registry=registry,
         )
         self._run_seconds = Histogram(
             "slidecascade_model_run_seconds",
-            "Time of one run of a network.",
+            "Duration of one run of a network.",
             ("model",),
             buckets=_RUN_SECONDS,
             registry=registry,
         )
         self._queue = Gauge(
-            "slidecascade_batch_queue_items", "Images that wait for a network.", ("model",), registry=registry
+            "slidecascade_batch_queue_items", "Images queued for a network.", ("model",), registry=registry
         )
-        self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being worked on.", registry=registry)
+        self._in_flight = Gauge("slidecascade_regions_in_flight", "Regions being processed.", registry=registry)
+        self._memory = Gauge(
+            "slidecascade_memory_reserved_bytes", "Memory reserved by regions in flight.", registry=registry
+        )
+        self._memory_limit = Gauge(
+            "slidecascade_memory_limit_bytes", "Maximum memory of regions in flight.", registry=registry
+        )
         self._inferences = Gauge(
-            "slidecascade_inferences_in_flight", "Inferences being worked on.", registry=registry
+            "slidecascade_inferences_in_flight", "Inferences being processed.", registry=registry
         )
         self._inferences_limit = Gauge(
-            "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
+            "slidecascade_inferences_limit", "Maximum concurrent inferences.", registry=registry
+        )
+        self._bodies = Gauge("slidecascade_bodies_arriving", "Request bodies being received.", registry=registry)
+        self._body_bytes = Gauge(
+            "slidecascade_bodies_arriving_bytes", "Size of the request bodies being received.", registry=registry
         )
         self._rejections = Counter(
-            "slidecascade_rejections_total", "Requests refused for now.", ("reason",), registry=registry
+            "slidecascade_rejections_total", "Requests rejected temporarily.", ("reason",), registry=registry
         )
         self._cancelled = Counter(
-            "slidecascade_cancelled_total", "Regions given up because the caller left.", registry=registry
+            "slidecascade_cancelled_total", "Regions cancelled by a client disconnect.", registry=registry
         )
         Gauge(
             "slidecascade_build_info", "Always 1; the version is a label.", ("version",), registry=registry
         ).labels(__version__).set(1)
-        # A series that begins at its first event hides that event from rate(): what alerts wait for begins at 0.
+        # rate() misses the first event of a series that starts with it, so series used by alerts start at 0.
         for reason in _REASONS:
             self._rejections.labels(reason)
         for outcome in _OUTCOMES:
@@ -124,31 +134,43 @@ class Metrics:
             self._warnings.labels(code)
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        """`route` is a template such as ``/v1/slides/{id}``, never the path that was asked for."""
+        """`route` is a template such as ``/v1/slides/{id}``, never the requested path."""
         known = method if method in _METHODS else "other"
         self._requests.labels(route, known, str(status)).inc()
         self._request_seconds.labels(route, known).observe(seconds)
 
+    def memory(self, reserved: int) -> None:
+        self._memory.set(reserved)
+
+    def memory_limit(self, total: int) -> None:
+        """Regions in flight may reserve so many bytes."""
+        self._memory_limit.set(total)
+
     def limits(self, *, regions: int, inferences: int) -> None:
-        """So many of each are let in at a time."""
+        """Set the limits of concurrent regions and inferences."""
         self._limit.set(regions)
         self._inferences_limit.set(inferences)
 
     def ready(self, is_open: bool) -> None:
-        """Whether anybody is let in."""
+        """Set whether requests are accepted."""
         self._ready.set(is_open)
 
     def networks_ready(self, can_run: bool) -> None:
-        """Whether every network can be run."""
+        """Set whether every network is available."""
         self._networks.set(can_run)
 
     def regions(self, count: int) -> None:
-        """`count` regions are in flight now."""
+        """Set the number of regions in flight."""
         self._in_flight.set(count)
 
     def inferences(self, count: int) -> None:
-        """`count` inferences are in flight now."""
+        """Set the number of inferences in flight."""
         self._inferences.set(count)
+
+    def arriving(self, bodies: int, size_bytes: int) -> None:
+        """Set the number and the received bytes of incomplete request bodies."""
+        self._bodies.set(bodies)
+        self._body_bytes.set(size_bytes)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

@@ -1,7 +1,7 @@
-"""Nothing leaves the host: libraries that report their use to their makers are switched off.
+"""Disables the telemetry of libraries, so that no data leaves the host.
 
-ONNX Runtime from 1.32 writes a device id and a store of events under the user's cache as soon as it is imported,
-and sends them some ten seconds later; BentoML posts an event for every command and every served process.
+ONNX Runtime from 1.32 on writes a device id and an event store to the user's cache on import, and sends the events
+about ten seconds later; BentoML posts an event for every command and every served process.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 SWITCHES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ORT_DISABLE_TELEMETRY": "1",
-        "ORT_TELEMETRY_DISABLED": "1",  # its name in builds between releases and in ONNX Runtime's other libraries
+        "ORT_TELEMETRY_DISABLED": "1",  # in nightly builds and in ONNX Runtime's other libraries
         "BENTOML_DO_NOT_TRACK": "True",
     }
 )
-"""Environment variables of the libraries that have such a switch."""
+"""Environment variables that disable telemetry."""
 
 
 def forbid_telemetry() -> None:
-    """Switch telemetry off in this process and those it starts, whatever the environment says.
+    """Disable telemetry in this process and its children, overriding the environment.
 
-    To be called before a library is imported: ONNX Runtime reads its switch then, and never again.
+    Must be called before the libraries are imported: ONNX Runtime reads its variable on import only.
     """
     os.environ.update(SWITCHES)

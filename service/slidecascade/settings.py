@@ -1,8 +1,9 @@
-"""Every setting of the service: read once from the environment (prefix ``SLIDECASCADE_``), then passed down."""
+"""The settings of the service, read once from the environment (prefix ``SLIDECASCADE_``) and passed down."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,24 +13,26 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slidecascade.errors import SettingsError
+from slidecascade.hosts import host_name
 
 PACKAGE_DIR = Path(__file__).parent
 
 RunnerKind = Literal["local", "bento", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?")
 _EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
-"""What settings with a pattern look like."""
+"""Examples of settings with a pattern, for error messages."""
 
 
 def bundled_models_dir() -> Path:
-    """The model repository that came with this installation: inside the wheel, or beside the sources."""
+    """The model repository of this installation: inside the wheel, or beside the sources."""
     installed = PACKAGE_DIR / "bundled_models"
     return installed if installed.is_dir() else PACKAGE_DIR.parents[1] / "models"
 
 
 class Settings(BaseSettings):
-    """One frozen object; each field says its unit and why the default is what it is."""
+    """All settings; the field docstrings are the help texts, with unit and reason of the default."""
 
     model_config = SettingsConfigDict(
         env_prefix="SLIDECASCADE_", frozen=True, extra="forbid", use_attribute_docstrings=True
@@ -39,110 +42,130 @@ class Settings(BaseSettings):
     """Model repository (``<name>/<version>/model.onnx``)."""
 
     pipelines_dir: Path | None = None
-    """A folder of further pipeline files; a pipeline of the same name replaces the bundled one."""
+    """Folder of additional pipeline files; a pipeline of the same name replaces the bundled one."""
 
     slide_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders whose slides may be named in requests, separated like PATH. None: uploads only."""
+    """Folders whose slides can be requested, separated like PATH. None: uploads only."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; loopback unless asked otherwise."""
+    """Address to listen on."""
 
     port: int = Field(default=3000, ge=1, le=65535)
     """Port to listen on."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Allowed values of the Host header, without port, separated by commas. None: any, except that
+    ``slidecascade serve`` on loopback allows loopback names only, as a protection against DNS rebinding."""
+
+    max_connections: int = Field(default=1024, ge=16)
+    """Maximum open connections, fewer if the limit of open files is lower. At the limit, the connection that has
+    waited longest for its client is closed for a new one."""
+
+    cors_origins: str = ""
+    """Allowed origins of cross-origin requests (CORS), such as ``https://viewer.hospital.org``, separated by
+    commas; ``*``: all. Empty: none."""
+
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
-    """Largest request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
+    """Maximum request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
+
+    max_arriving_bytes: int = Field(default=2**30, ge=1)
+    """Maximum total size in bytes of bodies being received: four maximum uploads; one is always accepted."""
 
     max_region_px: int = Field(default=100_000_000, ge=1)
-    """Largest region in level-0 pixels: a decoded upload of this size is 300 MB."""
+    """Maximum region in level-0 pixels: a decoded upload of this size is 300 MB."""
 
     max_regions_in_flight: int = Field(default=8, ge=1)
-    """Regions accepted at a time; more are answered ``overloaded``."""
+    """Maximum concurrent regions; more are rejected as ``overloaded``. An upload in progress uses no slot."""
+
+    memory_mib: int = Field(default=0, ge=0)
+    """Memory budget shared by all regions in flight, in MiB; 0: half of the memory available to this process.
+    Regions wait for their share."""
 
     retry_after_s: int = Field(default=2, ge=1)
-    """What an answer of 429 or 503 tells the caller to wait, in seconds."""
+    """Value of the Retry-After header of 429 and 503 responses, in seconds."""
 
     max_deadline_s: float = Field(default=600.0, gt=0)
-    """Longest a region may take in seconds; a request can only ask for less."""
+    """Maximum processing time of a region in seconds; a request can set a shorter deadline."""
 
     drain_grace_s: float = Field(default=60.0, gt=0)
-    """After SIGTERM, how long requests in flight may take to finish, in seconds."""
+    """Maximum time after SIGTERM for requests in flight to finish, in seconds."""
 
     drain_notice_s: float = Field(default=1.0, ge=0)
-    """After SIGTERM, how long the listener stays open at least, so that balancers see readiness fall."""
+    """Minimum time after SIGTERM before the listener closes, in seconds, so that load balancers see the readiness
+    change."""
 
     threads: int = Field(default=0, ge=0)
-    """Tiles worked on at a time; 0: as many as the cores this process may use."""
+    """Number of tiles processed concurrently; 0: the number of cores available to this process."""
 
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    """Where networks run on this machine. Nothing falls back: without a usable GPU the service does not start."""
+    """Device of networks on this machine. No fallback: without a usable GPU the service does not start."""
 
     gpus: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
-    """Numbers of the GPUs to use, ``0,1``: each holds all networks, and with batching they share the work. With
-    ``bento`` each network is on one of them."""
+    """Indices of the GPUs to use, such as ``0,1``. Each holds all networks, and batches are distributed over them;
+    with ``bento`` each network is on one GPU."""
 
     gpu_memory_mib: int = Field(default=0, ge=0)
-    """Most memory a network may take on the GPU for each shape of batch, in MiB; 0: all there is."""
+    """Maximum GPU memory of a network for each batch shape, in MiB; 0: unlimited."""
 
     engine_dir: Path | None = None
-    """Where TensorRT keeps the engines it builds, which takes minutes; none: they are built at every start."""
+    """Folder of TensorRT's engine cache; none: engines are built at every start, which takes minutes."""
 
     runner: RunnerKind = "local"
-    """Where networks run: ``local``, in this process, ``bento``, each in a process of its own, or ``triton``."""
+    """Where networks run: ``local``, in this process; ``bento``, one process per network; or ``triton``."""
 
     runner_by_model: str = Field(default="", pattern=_BY_MODEL)
-    """Models that run elsewhere than the others: ``nuclei-unet=triton,nash-cell=bento``."""
+    """Runners of single models, overriding the runner: ``nuclei-unet=triton,nash-cell=bento``."""
 
     triton_url: str = "localhost:8001"
     """``host:port`` of the Triton server's gRPC endpoint."""
 
     batching: Literal["auto", "on", "off"] = "auto"
-    """Whether images of several requests run together: ``auto`` on a GPU only, for on a CPU it gains nothing."""
+    """Whether images of several requests are batched: ``auto`` on a GPU only, because a CPU gains nothing."""
 
     max_batch: int = Field(default=32, ge=1, le=1024)
-    """Most images run together; the larger the images, the fewer."""
+    """Maximum images per batch; fewer for large images."""
 
     max_queue_items: int = Field(default=8192, ge=1)
-    """Images that may wait for the networks when another caller comes: tiles, and the cells of tiles in flight."""
+    """Maximum images queued for the networks when another request's images arrive: tiles, and crops of cells."""
 
     max_inferences_in_flight: int = Field(default=32, ge=1)
-    """Calls of ``/v2/.../infer`` accepted at a time; more are answered ``overloaded``."""
+    """Maximum concurrent calls of ``/v2/.../infer``; more are rejected as ``overloaded``."""
 
     max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Largest body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px take 48 MiB in binary form."""
+    """Maximum body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px are 48 MiB in binary form."""
 
     jobs_dir: Path | None = None
-    """Folder of jobs and their results, and of their database; none: this server takes no jobs."""
+    """Folder for jobs, their results, and their SQLite database; none: jobs are disabled."""
 
     jobs_database_url: str | None = None
-    """Postgres, for several processes to work on jobs: ``postgresql+psycopg://...``; none: SQLite, for one."""
+    """Postgres database for jobs, ``postgresql+psycopg://...``, for several processes; none: SQLite, for one."""
 
     max_fields_in_flight: int = Field(default=2, ge=1)
-    """Fields of jobs that a process works on at a time; each keeps all threads busy but for its end."""
+    """Maximum concurrent fields of jobs in a process; each uses all threads except near its end."""
 
     max_jobs: int = Field(default=1000, ge=1)
-    """Jobs that are not done; more are answered ``overloaded``."""
+    """Maximum unfinished jobs; more are rejected as ``overloaded``."""
 
     jobs_min_free_bytes: int = Field(default=2**30, ge=0)
-    """Jobs are answered ``storage-full`` when less is free on the disk of their folder."""
+    """Minimum free space in the folder of jobs, in bytes; with less, jobs are rejected as ``storage-full``."""
 
     jobs_lease_s: float = Field(default=3.0, gt=0)
-    """A process that was not heard of for so long has lost its fields to the others."""
+    """Time without a heartbeat after which the other processes take over the fields of a process, in seconds."""
 
     slide_handles: int = Field(default=16, ge=1)
-    """Slides kept open."""
+    """Maximum number of open slides."""
 
     max_slide_listing: int = Field(default=1000, ge=1)
-    """Most slides ``/v1/slides`` lists."""
+    """Maximum number of slides listed by ``/v1/slides``."""
 
     @property
     def gpu_numbers(self) -> tuple[int, ...]:
-        """`gpus`, taken apart."""
+        """`gpus`, parsed."""
         return tuple(map(int, self.gpus.split(",")))
 
     @property
     def runners_by_model(self) -> Mapping[str, RunnerKind]:
-        """`runner_by_model`, taken apart."""
+        """`runner_by_model`, parsed."""
         pairs = (pair.split("=") for pair in self.runner_by_model.split(",") if pair)
         return {name: cast("RunnerKind", kind) for name, kind in pairs}
 
@@ -151,7 +174,27 @@ class Settings(BaseSettings):
     def _one_runner_for_each(cls, value: str) -> str:
         names = [pair.partition("=")[0] for pair in value.split(",")]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{twice!r} is named twice, and only one can be meant")
+            raise ValueError(f"{twice!r} is named twice: name each model once")
+        return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name for part in value.split(",") if (name := host_name(part)))
+        return value
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """`cors_origins`, taken apart."""
+        return tuple(part.strip() for part in self.cors_origins.split(",") if part.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if wrong := next((part for part in parts if part != "*" and not _ORIGIN.fullmatch(part)), None):
+            raise ValueError(f"{wrong!r} is not an origin: write https://host or http://host:port, without a path")
         return value
 
     @field_validator("slide_roots", mode="before")
@@ -163,17 +206,17 @@ class Settings(BaseSettings):
 
 
 def read_settings(**overrides: object) -> Settings:
-    """The settings of this process: `overrides` first, then the environment, then the defaults.
+    """The settings of this process: `overrides`, then the environment, then the defaults.
 
     Raises:
-        SettingsError: with one sentence that names the setting and what is wrong with it.
+        SettingsError: for an invalid value; the message names the setting and the reason.
     """
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         parts = [str(part) for part in first["loc"]]
-        if first["type"] == "string_pattern_mismatch":  # whose message is the pattern
+        if first["type"] == "string_pattern_mismatch":  # its message is the pattern
             reason = f"write it like {_EXAMPLES[parts[0]]}"
         elif first["type"] == "value_error":
             reason = str(first["ctx"]["error"])
@@ -184,16 +227,16 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def unknown_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Variables with our prefix that are no setting, each with the setting it resembles or an empty string.
+    """Variables with our prefix that are not settings, each with the most similar setting or an empty string.
 
-    They are told and not refused: Kubernetes sets such variables for a Service of the name ``slidecascade``.
+    They are logged, not rejected: Kubernetes sets such variables for a Service named ``slidecascade``.
     """
     known = [name.upper() for name in Settings.model_fields]
     prefix = _variable("")
-    strange = {name: name.upper().removeprefix(prefix) for name in environment if name.upper().startswith(prefix)}
+    prefixed = {name: name.upper().removeprefix(prefix) for name in environment if name.upper().startswith(prefix)}
     return {
         name: next((_variable(found) for found in get_close_matches(part, known, n=1, cutoff=0.7)), "")
-        for name, part in sorted(strange.items())
+        for name, part in sorted(prefixed.items())
         if part not in known
     }
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place, synced, then renamed into it."""
+"""Atomic writes of files and folders: written beside the target, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from slidecascade.errors import SlideCascadeError, UnwritableOutputError
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Around writes to `folder`; errors of the service that are an OSError pass unchanged.
+    """Convert OSError of writes to `folder`; errors of the service that are an OSError pass unchanged.
 
     Raises:
-        UnwritableOutputError: the system refused a write, e.g. on a full disk.
+        UnwritableOutputError: when a write fails, e.g. on a full disk.
     """
     try:
         yield
@@ -26,36 +26,36 @@ def writing_to(folder: Path) -> Iterator[None]:
             raise
         reason = error.strerror or "unknown reason"
         raise UnwritableOutputError(
-            f"Results cannot be written to {folder} ({reason}): make room or choose another folder."
+            f"Results cannot be written to {folder} ({reason}): free disk space or choose another folder."
         ) from error
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, unless they exist.
+    """Create `folder` and its parents, unless they exist.
 
     Raises:
-        UnwritableOutputError: the system refused.
+        UnwritableOutputError: when they cannot be created.
     """
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write `path` in one step: another process, or one after a crash, sees the old file or the new one.
+    """Write `path` atomically: other processes, also after a crash, see either the old file or the new one.
 
-    `data` in pieces is written as they come, so that a large file needs no memory.
+    Iterable `data` is written piece by piece, so that a large file needs little memory.
 
     Raises:
-        UnwritableOutputError: the system refused; what was there before is unchanged.
+        UnwritableOutputError: when the write fails; an existing file is unchanged.
     """
     write_files(path.parent, {path.name: data})
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | Iterable[bytes]]) -> None:
-    """Write `files` by name into `folder`; all of them are on the disk before the first one appears there.
+    """Write `files` by name into `folder`; all are synced before the first one is renamed into place.
 
     Raises:
-        UnwritableOutputError: one of them cannot be written; what was there before is unchanged.
+        UnwritableOutputError: when a write fails; existing files are unchanged.
     """
     parts = {name: folder / f".{name}.partial-{os.getpid()}" for name in files}
     with writing_to(folder):
@@ -73,16 +73,16 @@ def write_files(folder: Path, files: Mapping[str, bytes | Iterable[bytes]]) -> N
 
 @contextmanager
 def staged_folder(folder: Path, *, replace: bool = False, is_durable: bool = True) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends, and is removed when it fails.
+    """A temporary folder that replaces `folder` when the block succeeds, and is removed when it fails.
 
     Args:
-        folder: must be absent or empty, unless `replace`, which puts the new folder in the old one's place.
-        replace: keep the old folder until the new one is complete; it is restored when the renaming fails.
-        is_durable: sync every file first. Without, a power cut may leave a renamed folder with empty files:
-            enough for a data set of many small files, which can be made again.
+        folder: the target; must be absent or empty unless `replace`.
+        replace: replace an existing folder once the new one is complete; it is restored if renaming fails.
+        is_durable: sync every file first. Otherwise a power failure may leave a renamed folder with empty files,
+            which is acceptable for a data set of many small files that can be regenerated.
 
     Raises:
-        UnwritableOutputError: the system refused a write, in the block too.
+        UnwritableOutputError: when a write fails, also one in the block.
     """
     with writing_to(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def staged_folder(folder: Path, *, replace: bool = False, is_durable: bool = Tru
 def _put_in_place(fresh: Path, folder: Path, *, replaced: Path | None) -> None:
     had_older = folder.exists()
     if had_older and replaced is None:
-        folder.rmdir()  # empty, or the system refuses
+        folder.rmdir()  # fails unless it is empty
     elif had_older and replaced is not None:
         folder.rename(replaced)
     try:
@@ -129,7 +129,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's entries, to the disk."""
+    """Sync a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Seconds of work by stage, added up over threads."""
+"""Measures the duration of stages, summed over threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Told what the work does while it does it; called from worker threads."""
+    """Receives events of the processing of regions; called from worker threads."""
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage of the flow (read, segment, decode, classify, collect, encode) took `seconds`."""
@@ -21,12 +21,15 @@ class Observer(Protocol):
     def cells(self, pipeline: str, class_name: str, count: int) -> None:
         """`count` cells of a class were found."""
 
+    def memory(self, reserved: int) -> None:
+        """Regions in flight have so many bytes reserved now."""
+
     def warning(self, code: str) -> None:
-        """An answer carries a warning."""
+        """A response contains a warning."""
 
 
 class Stopwatch:
-    """Measures stages for one region and passes each reading on to an observer."""
+    """Measures the stages of one region and reports each measurement to an observer."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -51,12 +54,14 @@ class Stopwatch:
 
 
 class Silent:
-    """An observer that keeps nothing."""
+    """An observer that discards all events."""
 
     def stage(self, name: str, seconds: float) -> None: ...
 
     def tiles(self, outcome: str, count: int) -> None: ...
 
     def cells(self, pipeline: str, class_name: str, count: int) -> None: ...
+
+    def memory(self, reserved: int) -> None: ...
 
     def warning(self, code: str) -> None: ...

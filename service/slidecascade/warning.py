@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-WarningCode = Literal["no-stored-pixels"]
+WarningCode = Literal["no-stored-pixels", "mpp-contradicts-objective", "anisotropic-pixels", "channels-swapped"]
 """The stable names of the public contract."""
 
 WARNING_CODES: tuple[WarningCode, ...] = get_args(WarningCode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import InvalidRequestError
 
@@ -15,36 +15,46 @@ PROBLEM_PREFIX = "urn:slidecascade:problem:"
 GEOJSON = "application/geo+json"
 JSON = "application/json"
 PNG = "image/png"
+CSV = "text/csv"
 ZIP = "application/zip"
 PARQUET = "application/vnd.apache.parquet"
 PROBLEM = "application/problem+json"
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)]
-"""Micrometres per pixel, within what microscopes make; 0.00025 would be millimetres by mistake."""
+"""Micrometres per pixel, within the range of microscopes; 0.00025 would be a value in millimetres."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+
+
+def whole(value: object) -> object:
+    """`value`; a float that is a whole number as that number, for JSON knows one kind of numbers and some programs
+    write 512.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 MAX_COORDINATE = 2**31 - 1
-"""No slide is larger; a number beyond it is refused unread rather than repeated."""
+"""Larger than any slide; greater numbers are rejected without being repeated in the error."""
 
 MAX_THRESHOLDS = 32
 MAX_ERRORS = 20
-"""Most wrong fields an answer lists: a million of them help nobody."""
+"""Maximum number of field errors in a response."""
 
 MAX_NAME = 100
-Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
-Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE)]
+WHOLE = BeforeValidator(whole)
+Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE), WHOLE]
+Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE), WHOLE]
 Color = tuple[int, int, int]
 
 
 class WireModel(BaseModel):
-    """Frozen; unknown members are refused so that a misspelt field never passes silently."""
+    """Frozen; unknown members are rejected, so that a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Answer(BaseModel):
-    """Answers may gain members, so readers ignore those they do not know."""
+    """A response; later versions may add members, so unknown ones are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -63,7 +73,7 @@ class RegionBox(WireModel):
 
 
 class RegionRequest(WireModel):
-    """What to analyse and how."""
+    """The region to analyse, the pipeline and its options."""
 
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     mpp: Resolution | None = Field(
@@ -76,17 +86,22 @@ class RegionRequest(WireModel):
     thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
         default_factory=dict,
         max_length=MAX_THRESHOLDS,
-        description="by model name, in place of the pipeline's own: foreground probability of a segmenter; least "
-        "probability of a classifier's class, below which a cell is Unclassified and counted as such",
+        description="by model name, overriding the pipeline's defaults: foreground probability of a segmenter; "
+        "minimum class probability of a classifier, below which a cell is Unclassified and counted as such",
     )
-    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048)] | None = Field(
+    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048), WHOLE] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
-        default=False, description="answer even when tiles failed"
+        default=False, description="return a result even when tiles failed"
+    )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide",
+        description="what the coordinates of the answer's outlines count from: the corner of level 0, or that of "
+        "the slide's bounds, as in QuPath; without bounds both are the same",
     )
     deadline_s: PositiveFinite | None = Field(
-        default=None, description="give up this many seconds after the request began; the upload is part of it"
+        default=None, description="deadline in seconds from the start of the request, including the upload"
     )
 
 
@@ -94,7 +109,7 @@ def parse_request(fields: object) -> RegionRequest:
     """A request from untrusted fields.
 
     Raises:
-        InvalidRequestError: that lists every field that cannot be used.
+        InvalidRequestError: for invalid fields, which it lists.
     """
     try:
         return RegionRequest.model_validate(fields)
@@ -103,15 +118,15 @@ def parse_request(fields: object) -> RegionRequest:
 
 
 def refusal(error: ValidationError) -> InvalidRequestError:
-    """The fields that are wrong, in the words of the contract, the first `MAX_ERRORS` of them.
+    """An error with the first `MAX_ERRORS` invalid fields.
 
-    Values a caller sent are not repeated, and names are cut at `MAX_NAME` characters.
+    Values from the request are not repeated, and names are truncated to `MAX_NAME` characters.
     """
     details = error.errors(include_url=False, include_input=False, include_context=False)
     wrong = tuple((_dotted(item["loc"]), str(item["msg"])) for item in details[:MAX_ERRORS])
     field, message = wrong[0]
     others = f" and {len(details) - 1} more" if len(details) > 1 else ""
-    return InvalidRequestError(f"The field {field!r} is wrong: {message}{others}.", wrong)
+    return InvalidRequestError(f"The field {field!r} is invalid: {message}{others}.", wrong)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -120,18 +135,18 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 class ModelUse(Answer):
-    """A model that took part in an answer."""
+    """A model used for a result."""
 
     name: str
     version: int
     sha256: str
     role: Literal["segmenter", "classifier"]
-    mpp: float = Field(description="micrometres per pixel the model read at")
-    downsample: float = Field(description="level-0 pixels per pixel the model read")
+    mpp: float = Field(description="micrometres per pixel of the model's input")
+    downsample: float = Field(description="level-0 pixels per pixel of the model's input")
 
 
 class FailedTile(Answer):
-    """A tile that failed twice; its place in level-0 pixels."""
+    """A tile that failed twice; position and size in level-0 pixels."""
 
     x: int
     y: int
@@ -142,27 +157,27 @@ class FailedTile(Answer):
 
 class Tiles(Answer):
     total: int
-    background: int = Field(description="skipped because they hold glass only")
+    background: int = Field(description="skipped because they contain only glass")
     failed: tuple[FailedTile, ...] = ()
 
 
 class SlideUse(Answer):
-    """The slide, or the uploaded image, an answer is about."""
+    """The analysed slide or uploaded image."""
 
-    content_id: str = Field(description="the same for the same bytes under any name")
-    bounds: RegionBox | None = Field(default=None, description="the part of level 0 the scanner filled")
+    content_id: str = Field(description="identifies the content, independent of file names")
+    bounds: RegionBox | None = Field(default=None, description="the scanned part of level 0")
 
 
 class Facts(Answer):
-    """What was computed once for the slide, whatever region was asked for."""
+    """Properties computed once per slide, independent of the requested region."""
 
-    field: Literal["bright", "dark"] = Field(description="light shines through (bright) or is emitted (dark)")
+    field: Literal["bright", "dark"] = Field(description="transmitted light (bright) or fluorescence (dark)")
     glass_minimum: int = Field(description="a glass block's darkest channel is at least this, 0 to 255")
     glass_spread: int = Field(description="a glass block's channels differ by at most this")
 
 
 class Share(Answer):
-    """A fraction with the numbers it was made of; `value` is null when nothing was counted."""
+    """A fraction with its numerator and denominator; `value` is null when the denominator is 0."""
 
     value: float | None
     numerator: int
@@ -184,24 +199,51 @@ class Legend(Answer):
 
 
 class AnswerWarning(Answer):
-    """Something about an answer that should be looked at; codes are stable."""
+    """A reason to doubt a result; codes are stable."""
 
     code: str
     message: str
 
 
+class PatchFigures(Answer):
+    """A lattice of patches, whose squares are counted from the slide's corner."""
+
+    patches: int = Field(description="squares that hold tissue")
+    patch_um: float = Field(description="side of a square in micrometres")
+    columns: int
+    rows: int
+    first_column: int = Field(description="of the region in the slide's lattice")
+    first_row: int
+    outlines: dict[str, int] = Field(description="connected groups of squares above the threshold, by class")
+
+
+class AreaFigures(Answer):
+    """The areas of a class."""
+
+    count: int
+    area_mm2: float
+    tissue_share: float | None = Field(description="part of the tissue; null without tissue")
+
+
 class Summary(Answer):
-    """What was found in a region."""
+    """The summary of a region's analysis."""
 
     research_use_only: str = RESEARCH_USE_ONLY
+    kind: str = Field(default="cells", description="of the pipeline: cells, patches or areas")
     pipeline: str
     coordinate_space: Literal["level0-pixels", "image-pixels"]
     region: RegionBox
     mpp: float
-    cells: int
-    counts: dict[str, int] = Field(description="cells by class")
-    fractions: dict[str, Share] = Field(description="classes as parts of their parent class")
-    densities_per_mm2: dict[str, float | None] = Field(description="cells per mm2 of tissue; null without tissue")
+    cells: int = Field(default=0, description="of a pipeline of cells")
+    counts: dict[str, int] = Field(description="cells, patches above the threshold, or areas, by class")
+    fractions: dict[str, Share] = Field(
+        description="cells of classes as parts of their parent class, patches as parts of all"
+    )
+    densities_per_mm2: dict[str, float | None] = Field(
+        description="cells or areas per mm2 of tissue; null without tissue"
+    )
+    patches: PatchFigures | None = Field(default=None, description="of a pipeline of patches")
+    areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
     area_mm2: float = Field(description="analysed area")
     tissue_area_mm2: float
     thresholds: dict[str, float]
@@ -210,10 +252,8 @@ class Summary(Answer):
     slide: SlideUse | None = None
     facts: Facts | None = None
     heatmaps: tuple[Legend, ...]
-    timings_s: dict[str, float] = Field(
-        description="seconds of work by stage, added up over threads; 'total' is wall time"
-    )
-    warnings: tuple[AnswerWarning, ...] = Field(default=(), description="what makes the answer doubtful")
+    timings_s: dict[str, float] = Field(description="seconds by stage, summed over threads; 'total' is wall time")
+    warnings: tuple[AnswerWarning, ...] = Field(default=(), description="reasons to doubt the result")
 
 
 class ClassInfo(Answer):
@@ -226,25 +266,25 @@ class TensorInfo(Answer):
 
     name: str
     dtype: str = Field(description="NumPy's name of the element type")
-    layout: str = Field(description="N batch, C channels, H height, W width, K anything else of a fixed number")
-    shape: tuple[int | str, ...] = Field(description="a size, or the name of a dimension of any size")
-    channels: tuple[str, ...] = Field(default=(), description="what each channel shows")
+    layout: str = Field(description="N batch, C channels, H height, W width, K any other of fixed size")
+    shape: tuple[int | str, ...] = Field(description="sizes, or names of free dimensions")
+    channels: tuple[str, ...] = Field(default=(), description="meaning of each channel")
     range: tuple[float | None, float | None] = Field(
-        default=(None, None), description="lowest and highest value; null: the type's own"
+        default=(None, None), description="minimum and maximum value; null: those of the dtype"
     )
 
 
 class InputInfo(TensorInfo):
-    multiple_of: int = Field(description="of what free heights and widths must be multiples")
+    multiple_of: int = Field(description="free heights and widths must be multiples of this")
 
 
 class OutputInfo(TensorInfo):
     stride: int = Field(description="input pixels per output pixel along free heights and widths")
-    meaning: str = Field(description="what a value is, such as probability or distance")
+    meaning: str = Field(description="quantity, such as probability or distance")
 
 
 class ModelInfo(Answer):
-    """A served model, as its package states it."""
+    """A served model, from its package."""
 
     name: str
     version: int
@@ -263,20 +303,19 @@ class ModelInfo(Answer):
 class HeatmapInfo(Answer):
     name: str
     title: str
-    kind: Literal["fraction", "density"]
+    kind: str = Field(description="fraction or density of cells, probability of patches, coverage by areas")
 
 
 class PipelineInfo(Answer):
     """A pipeline: its models in order, its possible classes, its heatmaps."""
 
     name: str
+    kind: str = Field(default="cells", description="cells, patches or areas")
     title: str
     description: str
-    segmenter: str
+    segmenter: str | None = None
     classifiers: tuple[str, ...]
-    thresholds: dict[str, float] = Field(
-        default_factory=dict, description="by model name: what holds unless a request asks otherwise"
-    )
+    thresholds: dict[str, float] = Field(default_factory=dict, description="defaults by model name")
     classes: tuple[ClassInfo, ...]
     heatmaps: tuple[HeatmapInfo, ...]
 
@@ -288,7 +327,7 @@ class LevelInfo(Answer):
 
 
 class SlideInfo(Answer):
-    """An allow-list of a slide's properties: never its label, macro image or barcode."""
+    """Properties of a slide; never its label, macro image or barcode."""
 
     id: str
     width: int
@@ -297,10 +336,10 @@ class SlideInfo(Answer):
     objective_power: float | None
     vendor: str | None
     content_id: str | None = Field(
-        default=None, description="the same for the same bytes under any name, and part of the ids of cells"
+        default=None, description="identifies the content, independent of file names; part of the ids of cells"
     )
     bounds: RegionBox | None = Field(
-        default=None, description="the part of level 0 the scanner filled, where the file states one"
+        default=None, description="the scanned part of level 0, if the file states it"
     )
     levels: tuple[LevelInfo, ...]
 

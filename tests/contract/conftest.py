@@ -67,9 +67,9 @@ def stalled() -> Iterator[Callable[[Server], Upload]]:
     uploads: list[Upload] = []
 
     def begin(server: Server, *, path: str = "/v1/regions") -> Upload:
-        before = server.metric("slidecascade_regions_in_flight")
+        before = server.metric("slidecascade_bodies_arriving")
         uploads.append(Upload(server, path=path))
-        server.wait(lambda: server.metric("slidecascade_regions_in_flight") == before + 1)
+        server.wait(lambda: server.metric("slidecascade_bodies_arriving") == before + 1)
         return uploads[-1]
 
     yield begin

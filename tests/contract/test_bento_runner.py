@@ -234,7 +234,7 @@ def test_a_full_queue_is_overload(toys: Server) -> None:
     codes = [answer.status_code for answer in answers]
     assert set(codes) == {200, 429}
     refused = answers[codes.index(429)]
-    assert "images wait for model 'nuclei-unet'" in refused.json()["error"]
+    assert "queue of model 'nuclei-unet' is full" in refused.json()["error"]
     assert int(refused.headers["retry-after"]) >= 1
 
 
@@ -263,7 +263,7 @@ def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
     png, request = blobs(1024), {"pipeline": "toy", "mpp": 0.5, "tile_px": 128}
     expected = region(toys, png, **request)
     assert expected.status_code == 200
-    broken_off = count_of(toys, "broke off")
+    broken_off = count_of(toys, "call to the service of model")
 
     answers: list[httpx.Response] = []
     asking = [threading.Thread(target=lambda: answers.append(region(toys, png, **request))) for _ in range(2)]
@@ -283,7 +283,7 @@ def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
     for answer in answers:
         assert answer.json()["features"] == expected.json()["features"]
     assert are_gone([hung])
-    assert count_of(toys, "broke off") > broken_off
+    assert count_of(toys, "call to the service of model") > broken_off
     toys.wait(lambda: readiness(toys) == 200)
 
 

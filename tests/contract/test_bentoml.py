@@ -111,7 +111,7 @@ def test_bentoml_serve_drains(slide_root: Path, tmp_path: Path, stalled: Callabl
     try:
         upload = stalled(server)
         page = httpx.get(f"{server.url}/metrics").text
-        assert "slidecascade_regions_in_flight 1.0" in page
+        assert "slidecascade_bodies_arriving 1.0" in page
         assert "bentoml_service" not in page
         server.process.send_signal(signal.SIGTERM)
         server.wait(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)

@@ -18,6 +18,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+import toy_kinds
 from long_slide import HEIGHT, MPP, WIDTH, write_long_slide
 from served_process import Server, StartServer
 from slidecascade.cli import main
@@ -40,7 +41,10 @@ GEOJSON = {"Accept": "application/geo+json"}
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyPipeline:
-    return ToyPipeline(tmp_path_factory.mktemp("toy"))
+    toy = ToyPipeline(tmp_path_factory.mktemp("toy"))
+    toy_kinds.write_models(toy.models_dir)
+    toy_kinds.write_pipelines(toy.pipelines_dir, toy_kinds.AREAS, toy_kinds.PATCHES)
+    return toy
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +271,7 @@ def test_jobs_are_listed_page_by_page(jobs_server: Server) -> None:
     assert problem(httpx.get(url, params={"cursor": "nonsense"})) == (422, "invalid-request")
 
 
-def test_a_job_is_followed_by_events(jobs_server: Server, finished: str) -> None:
+def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     """``progress`` until ``done``; who comes back with the last id is not told the same again."""
     job = submit(jobs_server)["id"]
     names, last = [], ""
@@ -281,6 +285,14 @@ def test_a_job_is_followed_by_events(jobs_server: Server, finished: str) -> None
                 last = line
     assert names[-1] == "done"
     assert set(names[:-1]) == {"progress"}
+
+
+@pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
+def test_a_pipeline_of_another_kind_is_rejected(jobs_server: Server, pipeline: str) -> None:
+    """Jobs run pipelines of the kind cells; the answer says so."""
+    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": pipeline}, timeout=30)
+    assert problem(answer) == (422, "invalid-request")
+    assert "kind cells" in answer.json()["detail"]
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -34,19 +34,80 @@ def own_server(start_server: StartServer, slide_root: Path, request: pytest.Fixt
     return start_server(slides=slide_root, **settings)
 
 
-def test_overload_is_told_before_the_body_is_sent(own_server: Server, stalled: Stalled) -> None:
-    """Beyond the limit a caller learns at once when to try again; it need not send its image first."""
-    first, second = stalled(own_server), stalled(own_server)
-    refused = Upload(own_server).answer()  # half of its body is never sent
+HELD = """
+import pathlib, sys, time
+import slidecascade.analysis.analyser
+from slidecascade.cli import main
+
+def hold(name):
+    kept = getattr(slidecascade.analysis.analyser.Analyser, name)
+    def held(*args, **kwargs):
+        while not pathlib.Path(sys.argv[2]).exists():
+            time.sleep(0.01)
+        return kept(*args, **kwargs)
+    setattr(slidecascade.analysis.analyser.Analyser, name, held)
+
+hold("analyse")
+hold("infer")
+sys.exit(main(["serve", "--port", sys.argv[1], "--slides", sys.argv[3]]))
+"""
+"""A server whose regions and inferences wait until a file exists."""
+
+
+class Gate:
+    """A server that begins no work before it is opened."""
+
+    def __init__(self, home: Path, slides: Path, **settings: object) -> None:
+        self._file = home / "opened"
+        port = free_port()
+        command = [sys.executable, "-c", HELD, str(port), str(self._file), str(slides)]
+        self.server = launch(command, port=port, home=home, **settings)
+
+    def open(self) -> None:
+        self._file.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, slide_root: Path) -> Iterator[Gate]:
+    """With two slots for regions and one for inferences."""
+    made = Gate(tmp_path, slide_root, max_regions_in_flight=2, max_inferences_in_flight=1, drain_notice_s=0.5)
+    yield made
+    made.open()
+    assert made.server.stop() == 0
+
+
+def test_overload_is_told_before_the_body_is_sent(gate: Gate) -> None:
+    """While all slots are taken a client learns at once when to try again; it need not send its image first."""
+    server = gate.server
+    first, second = Upload(server), Upload(server)
+    first.send()
+    second.send()
+    server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 2)
+    refused = Upload(server).answer()  # half of its body is never sent
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
     assert told(refused).name == "overloaded"
-    assert httpx.get(f"{own_server.url}/readyz").status_code == 200
-    assert own_server.metric('slidecascade_rejections_total{reason="overloaded"}') == 1
-    big = httpx.post(f"{own_server.url}/v1/regions", files={"image": b"x" * 2**25, "request": b"{}"}, timeout=60)
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert server.metric('slidecascade_rejections_total{reason="overloaded"}') == 1
+    big = httpx.post(f"{server.url}/v1/regions", files={"image": b"x" * 2**25, "request": b"{}"}, timeout=60)
     assert big.status_code == 429
-    assert [first.finish().status_code, second.finish().status_code] == [200, 200]
-    assert Upload(own_server).finish().status_code == 200
-    assert own_server.stop() == 0
+    gate.open()
+    assert [first.answer().status_code, second.answer().status_code] == [200, 200]
+    assert Upload(server).finish().status_code == 200
+
+
+def test_a_body_that_arrives_when_no_slot_is_left_is_overload(gate: Gate) -> None:
+    """Slow uploads take no slot, so the last of them may find none; it is not lost, it is to come again."""
+    server = gate.server
+    slow = Upload(server)
+    server.wait(lambda: server.metric("slidecascade_bodies_arriving") == 1)
+    quick = [Upload(server), Upload(server)]
+    for upload in quick:
+        upload.send()
+    server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 2)
+    refused = slow.finish()
+    assert (refused.status_code, refused.headers["retry-after"], told(refused).name) == (429, "2", "overloaded")
+    gate.open()
+    assert [upload.answer().status_code for upload in quick] == [200, 200]
 
 
 def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled) -> None:
@@ -77,10 +138,11 @@ IMAGE = {"name": "image", "shape": [1, 72, 72, 3], "datatype": "UINT8", "data": 
 INFER = "/v2/models/nash-cell/infer"
 
 
-@pytest.mark.parametrize("own_server", [{"max_inferences_in_flight": 1}], indirect=True)
-def test_a_drain_finishes_inferences_in_flight(own_server: Server) -> None:
+def test_a_drain_finishes_inferences_in_flight(gate: Gate) -> None:
     """As regions: one in flight is finished after SIGTERM, new ones are refused, in the protocol's words."""
+    own_server = gate.server
     upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
+    upload.send()
     own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
     full = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
     assert (full.status_code, full.headers["retry-after"]) == (429, "2")
@@ -94,7 +156,8 @@ def test_a_drain_finishes_inferences_in_flight(own_server: Server) -> None:
     assert "stopping" in late.json()["error"]
     time.sleep(1)  # longer than the notice: the inference in flight keeps the listener open
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
-    answer = upload.finish()
+    gate.open()
+    answer = upload.answer()
     assert answer.status_code == 200
     assert sum(answer.json()["outputs"][0]["data"]) == pytest.approx(1)
     assert own_server.process.wait(20) == 0
@@ -104,7 +167,7 @@ def test_a_drain_finishes_inferences_in_flight(own_server: Server) -> None:
 def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> None:
     """It is answered before the process ends."""
     upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
-    own_server.wait(lambda: own_server.metric("slidecascade_inferences_in_flight") == 1)
+    own_server.wait(lambda: own_server.metric("slidecascade_bodies_arriving") == 1)
     own_server.process.send_signal(signal.SIGTERM)
     answer = upload.answer()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
@@ -146,7 +209,7 @@ import sys, time
 import slidecascade.analysis.analyser
 from slidecascade.cli import main
 
-slidecascade.analysis.analyser.decode_image = lambda *_, **__: time.sleep(1000)
+slidecascade.analysis.analyser.open_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 
@@ -168,7 +231,7 @@ def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
     finally:
         code = server.stop()
     assert code == 1
-    assert server.lines()[-1]["message"] == "threads left behind"
+    assert server.lines()[-1]["message"] == "threads still running at exit"
 
 
 def run_serve(home: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -191,7 +254,7 @@ def test_a_host_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     ended = run_serve(tmp_path, "--host", "nowhere.invalid", "--port", str(free_port()))
     assert (ended.returncode, ended.stderr) == (
         1,
-        "slidecascade: 'nowhere.invalid' is no address of this machine: give another --host.\n",
+        "slidecascade: 'nowhere.invalid' is not an address of this machine: set another --host.\n",
     )
 
 

@@ -107,7 +107,8 @@ def traffic(server: Server, tissue_png: bytes) -> None:
         assert client.get("/v1/slides/ward 7/nested.tiff").status_code == 200
         assert client.get("/nothing").status_code == 404
         assert client.post("/v1/regions", json={"pipeline": "gold", "slide": "rendered.tiff"}).status_code == 404
-        held = Upload(server)
+        held = Upload(server, body=b'{"pipeline": "nash", "slide": "rendered.tiff", "tile_px": 64}')
+        held.send()
         server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 1)
         assert client.post("/v1/regions", json={}).status_code == 429
         held.close()
@@ -162,7 +163,7 @@ def test_no_slide_reaches_prometheus(scraped: Prometheus) -> None:
 def test_a_stopping_process_is_seen(scraped: Prometheus, watched: Server) -> None:
     """While it drains it is not ready, then it is down; each starts the clock of its alert."""
     held = Upload(watched)
-    watched.wait(lambda: watched.metric("slidecascade_regions_in_flight") == 1)
+    watched.wait(lambda: watched.metric("slidecascade_bodies_arriving") == 1)
     watched.process.send_signal(signal.SIGTERM)
     scraped.wait(lambda: scraped.alerts().get("SlideCascadeNotReady") == "pending")
     assert held.finish().status_code == 200

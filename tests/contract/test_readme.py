@@ -1,4 +1,4 @@
-"""Every block of the README runs."""
+"""Every block of the README and of the pages under ``docs/`` runs, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ import pytest
 import toy_models
 from served_process import StartServer
 from slidecascade.models.repository import load_repository
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS[PAGES[0]]
+BLOCKS = [
+    block
+    for text in TEXTS.values()
+    for block in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+]
 LOCAL = "http://localhost:3000"
 
 
@@ -89,10 +96,20 @@ def test_commands_run(command: str, workplace: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file of the repository, so that no page is lost when another moves."""
+    for target in re.findall(r"\]\(([^)#:]*)(?:#[^)]*)?\)", TEXTS[page]):
+        assert not target or (page.parent / target).exists(), target
+
+
 def test_make_targets_exist() -> None:
-    """Every `make` line of the README names a target of the Makefile."""
+    """Every `make` command of the pages names a target of the Makefile."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    named = {
+        target for text in TEXTS.values() for target in re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", text, re.M)
+    }
+    named = {first or second for first, second in named}
     assert named
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
 
@@ -106,5 +123,6 @@ def test_the_pipeline_of_your_own_is_accepted(tmp_path: Path) -> None:
     for name, classes in (("my-cell-classifier", first), ("my-hepatocyte-classifier", second)):
         fields = toy_models.classifier_fields(name, classes=classes)
         toy_models.write_package(models, fields, toy_models.redness_classifier(72))
-    (tmp_path / "mine.yaml").write_text(_blocks("yaml")[0], encoding="utf-8")
-    assert "my-nash" in load_pipelines(load_repository(models), tmp_path)
+    block = next(text for text in _blocks("yaml") if "my-nash" in text)
+    (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
+    assert "my-nash" in load_pipelines(load_repository(models), tmp_path, (FILE,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -177,6 +178,33 @@ def test_the_next_request_works(client: httpx.Client, tissue_png: bytes) -> None
     assert client.post("/v1/regions", files=form(tissue_png)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/slides", "/v1/slides/rendered.tiff", "/readyz", "/docs", "/metrics", "/none"]
+)
+def test_head_is_answered_over_a_connection_that_goes_on(server: Server, path: str) -> None:
+    """No content follows the head, so the next answer on the same connection is read as one."""
+    with closing(http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+        for method in ("HEAD", "GET", "HEAD", "GET"):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == (404 if path == "/none" else 200)
+            assert (content == b"") == (method == "HEAD")
+            assert answer.getheader("Content-Length") is not None
+
+
+def test_a_large_answer_is_packed_over_the_wire(client: httpx.Client, tissue_png: bytes) -> None:
+    """The features are the same, in less than half the bytes."""
+    plain = client.post("/v1/regions", files=form(tissue_png), headers={"Accept-Encoding": "identity"})
+    with client.stream(
+        "POST", "/v1/regions", files=form(tissue_png), headers={"Accept-Encoding": "gzip"}
+    ) as response:
+        packed = b"".join(response.iter_raw())
+    assert response.headers["content-encoding"] == "gzip"
+    assert json.loads(gzip.decompress(packed))["features"] == plain.json()["features"]
+    assert len(packed) < len(plain.content) / 2
+
+
 def peak_bytes(server: Server) -> int:
     """The most memory the process has held so far."""
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
@@ -291,7 +319,7 @@ def test_a_caller_who_leaves_while_sending_frees_the_place(server: Server, stall
     """A broken upload does not keep its place."""
     upload: Upload = stalled(server)
     upload.close()
-    server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 0)
+    server.wait(lambda: server.metric("slidecascade_bodies_arriving") == 0)
 
 
 def series(page: str) -> set[str]:

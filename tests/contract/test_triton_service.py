@@ -95,7 +95,7 @@ def test_a_region_is_answered_alike_while_triton_is_there(
     for answer in (readiness(server), httpx.post(f"{server.url}/v1/regions", json=REQUEST, timeout=60)):
         problem = answer.json()
         assert (answer.status_code, problem["type"].rpartition(":")[2]) == (503, "not-ready")
-        assert "Triton server does not answer: start it" in problem["detail"]
+        assert "Triton server cannot be reached: start it" in problem["detail"]
         assert int(answer.headers["retry-after"]) > 0
     assert httpx.get(f"{server.url}/v2/health/ready", timeout=60).status_code == 503
     assert httpx.get(f"{server.url}/livez").status_code == 200

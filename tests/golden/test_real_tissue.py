@@ -15,7 +15,7 @@ from qupath import check_feature_collection
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.outputs import geojson, summary
+from slidecascade.outputs.cells import geojson, summary
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
@@ -32,7 +32,7 @@ def test_counts_stay_in_their_bands(case: dict[str, object], shared_data: Path) 
         {"pipeline": case["pipeline"], "mpp": case["mpp"], "slide": path.name if slide else None}
     )
     try:
-        analysis = analyser.analyse(request, None if slide else path.read_bytes(), Control()).analysis
+        analysis = analyser.analyse(request, None if slide else path.read_bytes(), Control()).cells
     finally:
         analyser.close()
 

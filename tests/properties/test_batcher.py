@@ -211,7 +211,7 @@ def test_what_waits_is_bounded() -> None:
         with busy(runner, made) as pool:
             waiting = pool.submit(made.run, "m", images(1, 2, 3))
             wait_for(lambda: made._schedule.waiting() == 3)
-            with pytest.raises(OverloadedError, match="3 images wait") as caught:
+            with pytest.raises(OverloadedError, match="holds 3 images") as caught:
                 made.run("m", images(4, 5))
             assert caught.value.retry_after_s >= 1
         assert len(sums(waiting.result(10))) == 3
@@ -325,7 +325,7 @@ def test_a_network_without_a_batch_axis_is_told() -> None:
 def test_inputs_of_different_batches_are_refused() -> None:
     """Two images with the offset of one cannot be split again, so nothing of it is run."""
     runner = Adder()
-    with batcher(runner) as made, pytest.raises(ModelFailedError, match="do not hold one number of images"):
+    with batcher(runner) as made, pytest.raises(ModelFailedError, match="differ in batch size"):
         made.run("m", {"image": images(1, 2)["image"], "offset": images(1)["offset"]})
     assert not runner.batches
 

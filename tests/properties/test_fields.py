@@ -19,7 +19,9 @@ from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.survey import Survey
-from slidecascade.outputs import geojson, heatmap, overlay, summary
+from slidecascade.outputs.cells import geojson, heatmap, overlay, summary
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from slidecascade_render.liver.slides import write_slide
@@ -49,7 +51,7 @@ def assert_same_answer(collection: Collection, whole: Analysis) -> None:
     maps = collection.heatmaps()
     for ours, spec in zip(maps, whole.heatmaps, strict=True):
         np.testing.assert_array_equal(ours.values, heatmap.compute(whole, spec).values)
-    ours_summary = summary.of_counts(collection.analysis, collection.counts, maps, colormap="viridis")
+    ours_summary = summary.of_counts(collection.analysis, collection.counts, maps, colormap=Colormap.VIRIDIS)
     theirs = summary.summarise(whole)
     volatile = {"timings_s", "tiles"}
     assert ours_summary.model_dump(exclude=volatile) == theirs.model_dump(exclude=volatile)
@@ -87,7 +89,7 @@ def test_fields_have_the_cells_of_the_region(
             mpp=mpp,
             tile_px=tile_px,
         )
-        assert_same_answer(collected(survey), analyser.run(survey.task, Control()).analysis)
+        assert_same_answer(collected(survey), analyser.run(survey.task, Control()).cells)
 
 
 def test_the_bundled_networks_find_the_same_cells_in_fields(tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_the_bundled_networks_find_the_same_cells_in_fields(tmp_path: Path) -> N
         survey = Survey(analyser, task, tmp_path / "parts", field_tiles=2)
         assert len(survey.fields) > 2
         collection = Collection(survey, run_all(survey), seconds=1.0)
-        assert_same_answer(collection, report.analysis)
-        assert len(report.analysis.instances) > 200
-        image, downsample = report.overview(overlay.MAX_SIDE_PX)
-        expected = overlay.draw(report.analysis, image, downsample=downsample)
+        assert_same_answer(collection, report.cells)
+        assert len(report.cells.instances) > 200
+        image, downsample = report.overview(MAX_SIDE_PX)
+        expected = overlay.draw(report.cells, image, downsample=downsample)
         different = (collection.overlay(report.overview) != expected).mean()
         assert different < 0.001  # classes are drawn field by field: where outlines cross, another may be on top
     finally:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.regions import Bench
+from benchmarks.slides.regions import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.models.repository import load_repository
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
@@ -106,7 +107,7 @@ def test_the_bundled_networks_find_the_same_cells_in_a_region(tmp_path: Path, mp
     store = SlideStore([tmp_path], handles=1, max_listing=1)
     local = LocalRunner(packages.values())
     batched = Batcher([local, local])
-    bench = Bench(load_pipelines(packages, None)["nash"], store, "liver.tiff", mpp, (local, batched))
+    bench = Bench(load_pipelines(packages, None, (FILE,))["nash"], store, "liver.tiff", mpp, (local, batched))
     try:
         whole = bench.analyse(Box(0, 0, 900, 700), tile_px=None, shift=(0, 0), threads=2, runner=0)
         for number, region in enumerate((Box(301, 203, 333, 277), Box(0, 400, 515, 300), Box(450, 350, 40, 40))):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.tiling import Bench, agreements, compare, rendered
+from benchmarks.slides.tiling import Bench, agreements, compare, rendered
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slidecascade.analysis.flow import analyse
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
 from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.source import Source
@@ -61,14 +61,16 @@ class SlideBench:
             shift=shift,
         )
         with ThreadPoolExecutor(threads) as pool:
-            return analyse(
-                task,
-                runner=self.toy.runner,
-                pool=pool,
-                threads=threads,
-                control=Control(),
-                observer=Silent(),
-                progress=lambda done, total: None,
+            return cells_of(
+                analyse(
+                    task,
+                    runner=self.toy.runner,
+                    pool=pool,
+                    threads=threads,
+                    control=Control(),
+                    observer=Silent(),
+                    progress=lambda done, total: None,
+                )
             )
 
     def _whole(self, region_l0: Box, mpp: float) -> Analysis:

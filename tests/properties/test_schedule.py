@@ -56,7 +56,7 @@ class Line:
             assert call.ends_at <= self.now
             self.left.add(id(call))
         if turn.batch is None:
-            self.now = min(turn.ask_at, self.now + 1)
+            self.now = min(turn.poll_at, self.now + 1)
             return False
         batch = turn.batch
         assert all(part.call.key == batch.key for part in batch.parts)
@@ -140,12 +140,12 @@ def test_nobody_is_overload_to_himself() -> None:
     line = Line(Schedule(Limits(batch_items=8, queue_items=10)))
     for model in MODELS:
         line.add("region", items=30, model=model)
-    with pytest.raises(OverloadedError, match=f"{30 * len(MODELS)} images wait"):
+    with pytest.raises(OverloadedError, match=f"holds {30 * len(MODELS)} images"):
         line.add("other")
     line.empty()
     line.add("other", items=4)
     line.add("region", items=6)
-    with pytest.raises(OverloadedError, match="4 images wait"):
+    with pytest.raises(OverloadedError, match="holds 4 images"):
         line.add("region", items=7)
     line.empty()
 
@@ -202,7 +202,7 @@ def test_one_call_larger_than_the_bound_is_served() -> None:
     """It could never be otherwise; it waits alone and goes in pieces."""
     line = Line(Schedule(Limits(batch_items=8, queue_items=10)))
     line.add("a", items=100)
-    with pytest.raises(OverloadedError, match="100 images wait"):
+    with pytest.raises(OverloadedError, match="holds 100 images"):
         line.add("b")
     line.empty()
     assert sum(line.sizes) == 100

@@ -106,5 +106,7 @@ def test_another_stream_is_an_error() -> None:
 def test_no_cells_at_all_is_a_result() -> None:
     """A background tile has a stream too."""
     nothing = np.zeros(0, np.bool_)
-    empty = TileResult(0, Box(0, 0, 8, 8), np.zeros((1, 1), np.bool_), Instances.empty([3]), nothing, nothing, 0.5)
+    empty = TileResult(
+        0, Box(0, 0, 8, 8), np.zeros((1, 1), np.bool_), Instances.empty([3]), nothing, nothing, unstored_px=0.5
+    )
     assert len(arrow.decode(arrow.encode(empty)).cells) == 0

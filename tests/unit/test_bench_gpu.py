@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import card
 
 from slidecascade.models.repository import load_repository
 from slidecascade.settings import bundled_models_dir
@@ -50,7 +51,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
 def test_without_nvidia_smi_there_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is not installed is not called."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu.find_card(0) is None
+    assert card.find_card(0) is None
 
 
 def test_a_gpu_that_cannot_be_used_is_told(stand_in: Path) -> None:
@@ -86,8 +87,8 @@ def test_everything_but_the_gpu(stand_in: Path) -> None:
 
 def test_what_cannot_be_told_is_left_out() -> None:
     """A GPU that does not tell its load, and none at all."""
-    assert gpu.busy("10, 100\n[N/A], 200\nnonsense\n20, 50\n") == gpu.Busy(2, 0.15, 100)
-    assert gpu.busy("") == gpu.Busy(0, 0.0, 0)
+    assert card.busy("10, 100\n[N/A], 200\nnonsense\n20, 50\n") == card.Busy(2, 0.15, 100)
+    assert card.busy("") == card.Busy(0, 0.0, 0)
 
 
 def test_devices_are_compared_by_callers() -> None:
@@ -104,7 +105,7 @@ def test_devices_are_compared_by_callers() -> None:
                 max_s=median,
                 megapixels_per_s=1.0,
                 cells_per_s=1.0,
-                gpu=gpu.Busy(0, 0.0, 0),
+                gpu=card.Busy(0, 0.0, 0),
                 batches={},
             )
             for callers, median in zip((1, 8), medians, strict=True)

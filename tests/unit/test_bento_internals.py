@@ -64,7 +64,7 @@ def test_a_service_class_may_be_given_and_has_the_methods_that_are_overridden() 
 
 
 def test_addresses_of_services_are_a_mapping_of_file_uris(tmp_path: Path) -> None:
-    """`keep_address` and the supervisor put addresses of their own there."""
+    """`keep_socket_reachable` and the supervisor put addresses of their own there."""
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.utils.uri import path_to_uri, uri_to_path
 

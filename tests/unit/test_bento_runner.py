@@ -92,9 +92,9 @@ MakeRunner = Callable[..., BentoRunner]
 @pytest.fixture
 def runner_of(package: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRunner]:
     """A runner in front of the service given, whose patience is that of tests."""
-    monkeypatch.setattr(bento, "PAUSE_S", 0.01)
-    monkeypatch.setattr(bento, "SILENT_S", 0.3)
-    monkeypatch.setattr(bento, "RESTART_S", 0.6)
+    monkeypatch.setattr(bento, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(bento, "HEARTBEAT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(bento, "RESTART_WAIT_S", 0.6)
     made: list[BentoRunner] = []
 
     def make(service: Service, *, wait: bool = True) -> BentoRunner:
@@ -160,7 +160,7 @@ def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken:
     assert (runner.run(MODEL, IMAGES)["probabilities"] == 1.0).all()
     assert len(service.calls) == 2
     service.answers = [broken]
-    with pytest.raises(NotReadyError, match="'toy-classifier' does not answer") as refused:
+    with pytest.raises(NotReadyError, match="'toy-classifier' is not available") as refused:
         runner.run(MODEL, IMAGES)
     assert refused.value.retry_after_s > 0
     assert len(service.calls) == 4
@@ -176,7 +176,7 @@ def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken:
         (told(problem="gold", detail="?"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("<html>"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("[]"), ModelFailedError, "failed unexpectedly"),
-        (NotFound(""), ModelPackageError, "another model"),
+        (NotFound(""), ModelPackageError, "a model other than"),
     ],
 )
 def test_what_a_service_says_is_told(
@@ -197,8 +197,8 @@ def test_what_a_service_says_is_told(
         ({"logits": np.zeros((2, 3), np.float32)}, "returns logits, its model.yaml states probabilities"),
         ({"probabilities": np.zeros((2, 3), np.float32), "more": np.zeros(2)}, "returns probabilities, more"),
         ({}, "returns nothing"),
-        ({"probabilities": [0.0]}, "something else than arrays"),
-        (np.zeros((2, 3), np.float32), "something else than arrays"),
+        ({"probabilities": [0.0]}, "did not return arrays"),
+        (np.zeros((2, 3), np.float32), "did not return arrays"),
     ],
 )
 def test_an_answer_that_is_not_as_stated_is_refused(runner_of: MakeRunner, answer: object, says: str) -> None:
@@ -242,9 +242,9 @@ def test_a_service_that_falls_silent_is_given_up(runner_of: MakeRunner) -> None:
     service = Service(...)
     runner = runner_of(service)
     threading.Timer(0.1, service.beats.clear).start()
-    with pytest.raises(NotReadyError, match="does not answer"):
+    with pytest.raises(NotReadyError, match="is not available"):
         runner.run(MODEL, IMAGES)
-    with pytest.raises(NotReadyError, match="services of toy-classifier are not there"):
+    with pytest.raises(NotReadyError, match="services of toy-classifier are not available"):
         runner.check_ready()
     service.answers = [1.0]
     service.beats.set()
@@ -256,7 +256,7 @@ def test_calls_wait_for_a_service_that_was_just_lost(
     runner_of: MakeRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A restart costs callers time, not their region."""
-    monkeypatch.setattr(bento, "RESTART_S", 60.0)
+    monkeypatch.setattr(bento, "RESTART_WAIT_S", 60.0)
     service = Service(1.0)
     service.beats.clear()
     runner = runner_of(service, wait=False)
@@ -269,9 +269,9 @@ def test_another_model_than_the_package_is_not_used(runner_of: MakeRunner) -> No
     service = Service(1.0)
     service.wrong = NotFound("")
     runner = runner_of(service, wait=False)
-    with pytest.raises(ModelPackageError, match="another model"):
+    with pytest.raises(ModelPackageError, match="a model other than"):
         until(lambda: is_ready(runner))
-    with pytest.raises(ModelPackageError, match="another model"):
+    with pytest.raises(ModelPackageError, match="a model other than"):
         runner.run(MODEL, IMAGES)
     assert not service.calls
 

@@ -24,12 +24,12 @@ from slidecascade.errors import (
     OverloadedError,
     SettingsError,
 )
-from slidecascade.hosting.main import _hand_over
+from slidecascade.hosting.main import _export_settings
 from slidecascade.metrics import Metrics
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.batcher import Batcher
-from slidecascade.runners.choice import RoutedRunner, calls_at_once, open_runner
+from slidecascade.runners.choice import RoutedRunner, concurrent_calls, open_runner
 from slidecascade.runners.local import LocalRunner, Placement, _missing
 from slidecascade.runners.measured import MeasuredRunner
 from slidecascade.runners.runner import Runner, Unobserved, bound
@@ -186,7 +186,7 @@ def test_overrides_are_written_name_and_runner(value: str) -> None:
 
 def test_a_model_cannot_be_sent_to_two_places() -> None:
     """Neither of two contradicting overrides wins without a word."""
-    with pytest.raises(SettingsError, match="'nash-cell' is named twice, and only one can be meant"):
+    with pytest.raises(SettingsError, match="'nash-cell' is named twice: name each model once"):
         read_settings(runner_by_model="nash-cell=local,nuclei-unet=bento,nash-cell=triton")
 
 
@@ -220,16 +220,16 @@ def test_overrides_are_taken_apart_and_handed_over(monkeypatch: pytest.MonkeyPat
     settings = Settings(runner_by_model="nuclei-unet=triton,nash-cell=local", gpus="0,2")
     assert settings.runners_by_model == {"nuclei-unet": "triton", "nash-cell": "local"}
     assert settings.gpu_numbers == (0, 2)
-    _hand_over(settings)
+    _export_settings(settings)
     assert read_settings() == settings
 
 
 def test_calls_are_worth_making_where_they_are_batched() -> None:
     """On this machine's cores one for each; else as many as are let in."""
-    assert calls_at_once(Settings(threads=3)) == 3
-    assert calls_at_once(Settings(threads=3, batching="on")) == 32
-    assert calls_at_once(Settings(threads=3, runner="triton")) == 32
-    assert calls_at_once(Settings(threads=3, device="cuda", max_inferences_in_flight=5)) == 5
+    assert concurrent_calls(Settings(threads=3)) == 3
+    assert concurrent_calls(Settings(threads=3, batching="on")) == 32
+    assert concurrent_calls(Settings(threads=3, runner="triton")) == 32
+    assert concurrent_calls(Settings(threads=3, device="cuda", max_inferences_in_flight=5)) == 5
 
 
 def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypatch: pytest.MonkeyPatch) -> None:

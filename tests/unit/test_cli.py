@@ -82,7 +82,7 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_slides_are_read_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slides_are_read_by_path(tmp_path: Path) -> None:
     """A pyramidal TIFF is opened as a slide and brings its own pixel size."""
     from slidecascade_render.liver.slides import write_slide
 

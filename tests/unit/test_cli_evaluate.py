@@ -172,14 +172,14 @@ PNG = bytes(cv2.imencode(".png", IMAGE)[1])
 FAR = '{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[900, 9], [930, 9], [930, 30]]]}}]}'
 POINT = '{"features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]}'
 UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "holds no image with truth"),
-    "no truth": ({"__png": IMAGE}, "holds no image with truth"),
+    "nothing": ({}, "has no image with truth"),
+    "no truth": ({"__png": IMAGE}, "has no image with truth"),
     "no image": ({"_labels__png": LABELS}, "no image a.png beside its truth"),
     "another size": ({"__png": IMAGE, "_labels__png": LABELS[:50]}, "96 x 50 pixels, its image 96 x 80"),
     "16 bits": ({"__png": IMAGE.astype(np.uint16) * 257, "_labels__png": LABELS}, "save it with 8 bits"),
     "RGB labels": ({"__png": IMAGE, "_labels__png": IMAGE}, "has 3 channels: save one channel"),
     "fractions": ({"__png": IMAGE, "_labels__tiff": LABELS.astype(np.float32)}, "has fractions"),
-    "a mask": ({"__png": IMAGE, "_labels__png": ((LABELS > 0) * 255).astype(np.uint8)}, "mask of the foreground"),
+    "a mask": ({"__png": IMAGE, "_labels__png": ((LABELS > 0) * 255).astype(np.uint8)}, "is a foreground mask"),
     "no picture": ({"__png": "hello", "_labels__png": LABELS}, "a.png cannot be used"),
     "half a picture": ({"__png": PNG[: len(PNG) // 2], "_labels__png": LABELS}, "truncated or damaged"),
     "no labels": ({"__png": IMAGE, "_labels__png": "hello"}, "a_labels.png cannot be decoded"),
@@ -208,7 +208,7 @@ def test_unusable_data_gets_one_sentence(evaluate: Evaluate, tmp_path: Path, cas
     [
         ("", "no column 'stem' or no rows"),
         ("name,kind\na,b\n", "no column 'stem' or no rows"),
-        ("stem,kind\na,b\n", "Which split 'a' is in cannot be told"),
+        ("stem,kind\na,b\n", "The split of 'a' is unknown"),
         ("stem,kind,split\na,b,train\n", "no image in the split 'validate'"),
         ("stem,kind,split\nb,b,validate\n", "no image b.png"),
         (b"\xff\xfe\x00", "not a table in UTF-8"),

@@ -12,7 +12,14 @@ import pytest
 import slidecascade_client
 from scripted_server import HTML_502, Answer, Ask, Drop, FakeTime, both_clients, problem, scripted
 from slidecascade import wire
-from slidecascade_client import AsyncClient, Client, RequestRefusedError, RetryPolicy, UnknownSlideError
+from slidecascade_client import (
+    AsyncClient,
+    Client,
+    RequestRefusedError,
+    RetryPolicy,
+    UnexpectedAnswerError,
+    UnknownSlideError,
+)
 
 NUCLEUS = wire.ClassInfo(name="Nucleus", color=(1, 2, 3))
 MODEL = wire.ModelInfo(
@@ -45,6 +52,7 @@ SLIDE = wire.SlideInfo(
     vendor="aperio",
     levels=(wire.LevelInfo(width=10, height=20, downsample=1.0),),
 )
+HEALTHY = Answer()
 SLIDES = wire.SlideList(slides=(wire.SlideRef(id="a.svs"),), truncated=True)
 
 
@@ -98,19 +106,20 @@ def test_a_slide_id_never_becomes_another_path(ask: Ask, slide_id: str, path: st
 @pytest.mark.parametrize(
     ("act", "healthy"),
     [
-        (Answer(200, b"\n", "text/plain"), True),
-        (Answer(204, b""), True),
+        (HEALTHY, True),
         (problem("not-ready", 503), False),
         (problem("draining", 503), False),
         (HTML_502, False),
         (Answer(500), False),
         (Drop(), False),
     ],
-    ids=["ok", "empty", "not-ready", "draining", "html-502", "500", "dropped"],
+    ids=["ok", "not-ready", "draining", "html-502", "500", "dropped"],
 )
 def test_health_is_yes_or_no(ask: Ask, method: str, path: str, act: Answer | Drop, healthy: bool) -> None:
-    """The answer counts, not its body; failures are a no, told at once."""
+    """A healthy service says so in its body; failures are a no, at once."""
     time = FakeTime()
+    if act is HEALTHY:
+        act = Answer(body=b'{"status": "%s", "more": 1}' % {"/readyz": b"ready", "/livez": b"alive"}[path])
     with scripted(act) as server:
         assert ask(server.url, method, time=time) is healthy
     assert [request.path for request in server.received] == [path]
@@ -139,6 +148,25 @@ def test_another_service_is_an_error_not_a_no(ask: Ask) -> None:
     """Waiting for the wrong address to become ready would never end."""
     with scripted(Answer(404)) as server, pytest.raises(RequestRefusedError, match="base_url"):
         ask(server.url, "ready", time=FakeTime())
+
+
+@both_clients
+@pytest.mark.parametrize("method", ["ready", "alive"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        Answer(200, b"<html>Sign in to the hospital's network</html>", "text/html"),
+        Answer(200, b"\n", "text/plain"),
+        Answer(200, b'{"status": "ok"}'),
+        Answer(200, b'"ready"'),
+        Answer(204),
+    ],
+    ids=["portal", "empty line", "other status", "text", "no content"],
+)
+def test_a_web_server_of_another_kind_is_never_healthy(ask: Ask, method: str, act: Answer) -> None:
+    """Any web server may answer 200; waiting for it to become a SlideCascade service would never end."""
+    with scripted(act) as server, pytest.raises(UnexpectedAnswerError, match="base_url"):
+        ask(server.url, method, time=FakeTime())
 
 
 def _public(kind: type) -> dict[str, Callable[..., Any]]:

@@ -29,6 +29,7 @@ NOT_OVER_HTTP = {
     "conversion",
     "model-package",
     "pipeline-spec",
+    "head-plugin",
     "unusable-data",
     "training-failed",
     "settings",

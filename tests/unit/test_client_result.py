@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from made_analysis import CLASSES, make_analysis
 from scripted_server import Answer, Ask, FakeTime, both_clients, scripted
 from slidecascade.outputs import archive
+from slidecascade.outputs.cells import encoders
+from slidecascade.outputs.encoders import Drawing
 from slidecascade.wire import ZIP, ModelInfo, RegionBox
 from slidecascade_client import AsyncClient, Cell, Client, RegionResult, UnexpectedAnswerError
 from slidecascade_client.reply import Reply
@@ -37,7 +39,7 @@ def _archive() -> bytes:
     """The zip of the service's own encoder."""
     region = ANALYSIS.region_l0
     image = np.full((region.height, region.width, 3), 230, np.uint8)
-    return b"".join(archive.encode(ANALYSIS, image, downsample=1.0))
+    return b"".join(archive.encode(encoders.files(ANALYSIS, lambda max_side_px: (image, 1.0), Drawing())))
 
 
 def _zip_of(changes: Mapping[str, bytes | None]) -> bytes:

@@ -260,7 +260,7 @@ def test_an_empty_image_is_for_the_service_to_judge(ask: Ask) -> None:
 
 
 @both_clients
-def test_an_image_that_shrinks_while_it_is_sent_is_told(ask: Ask, tmp_path: Path) -> None:
+def test_an_image_that_shrinks_while_it_is_sent_is_told(ask: Ask) -> None:
     """A file that another program is still writing does not become half an image."""
 
     class Shrinking(io.BytesIO):

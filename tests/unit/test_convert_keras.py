@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from slidecascade.cells.heads import semantic, unet
+from slidecascade.heads import semantic, unet
 from slidecascade.models.repository import load_package
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image

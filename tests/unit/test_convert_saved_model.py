@@ -84,11 +84,11 @@ def looking_up(folder: Path) -> Path:
     return saved(folder, module, answer)
 
 
-def grey(folder: Path) -> Path:
-    """Takes one channel."""
+def of_two_channels(folder: Path) -> Path:
+    """Takes neither colour nor grey."""
     source = folder / "saved"
     module = tf.Module()
-    spec = tf.TensorSpec([None, 24, 24, 1], tf.float32)
+    spec = tf.TensorSpec([None, 24, 24, 2], tf.float32)
     function = tf.function(lambda pixels: tf.reduce_mean(pixels, axis=[1, 2]), input_signature=[spec])
     tf.saved_model.save(module, str(source), signatures=function.get_concrete_function())
     return source
@@ -136,7 +136,7 @@ def test_a_saved_model_answers_as_the_model_that_was_saved(tmp_path: Path, saver
     [
         (writing, "operator WriteFile"),
         (looking_up, "acts when it is loaded"),
-        (grey, "RGB images"),
+        (of_two_channels, "RGB or grey images"),
         (damaged, "damaged"),
         (empty, "no signature"),
     ],

@@ -92,7 +92,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
         read_safetensors(tmp_path / "weights.bin")
 
 
-def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_named() -> None:
     """The first missing and unexpected names, or the first other shape."""
     weights = _weights()
     weights["tail.weight"] = weights.pop("head.weight")
@@ -207,7 +207,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return toy_torch.program(tmp_path_factory.mktemp("program") / "model.pt2").read_bytes()
 
 
-def _target(program: Any, ran: str) -> Any:
+def _target(program: Any, _ran: str) -> Any:
     program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
     return program
 
@@ -220,7 +220,7 @@ def _expression(program: Any, ran: str) -> Any:
     return program
 
 
-def _tree(program: Any, ran: str) -> Any:
+def _tree(program: Any, _ran: str) -> Any:
     signature = program["graph_module"]["module_call_graph"][0]["signature"]
     signature["in_spec"] = signature["in_spec"].replace("builtins.dict", "collections.defaultdict")
     return program
@@ -270,5 +270,5 @@ def test_pickles_beside_a_program_are_left_unread(tmp_path: Path, program: bytes
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in contents.items():
             archive.writestr(name, pickle.dumps(Runs(ran)) if "sample_inputs" in name else content)
-    assert open_program(path, tmp_path).height_px is None
+    assert open_program(path, tmp_path).shape.height_px is None
     assert not ran.exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oracles import crop_and_resize
-from slidecascade.cells.crops import bounds_of, corners_of, cut
+from slidecascade.slides.crops import bounds_of, corners_of, cut
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_the_same_call_gives_the_same_set(folders: tuple[Path, Path], tmp_path: 
 @pytest.mark.parametrize("mpp", [0.25, 0.31, 0.5])
 def test_crops_are_those_that_the_service_cuts(tmp_path: Path, mpp: float) -> None:
     """Training crops equal the crops a classifier is given in service, bit for bit, at the slide's edge too."""
-    from slidecascade.cells import crops
+    from slidecascade.slides import crops
     from slidecascade_training.datasets.specimens import Specimen
 
     path = tmp_path / "s.tiff"
@@ -227,7 +227,7 @@ def test_a_slide_may_have_a_pixel_size_of_its_own(tmp_path: Path, capsys: pytest
     counts = [sum(row["slide"] == name for row in _rows(tmp_path / "data")) for name in ("s0.png", "s1.png")]
     assert counts == [16, 64]
     assert main([*call[:-1], "0.4", "--out", str(tmp_path / "other"), "--slide-mpp", "s7.png=0.5"]) == 2
-    assert "'s7.png', which is no annotated slide" in capsys.readouterr().err
+    assert "'s7.png', which is not an annotated slide" in capsys.readouterr().err
 
 
 def test_outlines_become_tiles_that_the_nuclei_recipe_reads(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def _break_points(annotations: Path, name: str | None, place: list[float]) -> No
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        (["--classes", "Red,Green"], 2, "the class 'Blue', which is none of Red, Green"),
+        (["--classes", "Red,Green"], 2, "the class 'Blue', not one of Red, Green"),
         (["--classes", "Red,Blue,Green"], 2, "no annotation of the class 'Green'"),
         (["--classes", "Red,a:b"], 2, "without a colon"),
         (["--classes", "Red,Red"], 2, "names a class twice"),
@@ -433,7 +433,7 @@ def test_an_existing_folder_is_not_touched(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine", encoding="utf-8")
     assert main(_call(*folders, tmp_path / "data")) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists: remove it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 

@@ -71,7 +71,7 @@ def test_queries_use_what_is_exposed(query: Query, exposed: dict[str, set[str]])
     assert set(re.findall(r"\w+", grouped)) <= known
 
 
-def test_queries_select_series_by_name(exposed: dict[str, set[str]]) -> None:
+def test_queries_select_series_by_name() -> None:
     """No metric is used without a selector: it would mix in what others expose under the same name."""
     for query in QUERIES:
         bare = re.findall(r"\b((?:slidecascade|process)_\w+)\b(?!\{)", query.expr)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from slidecascade.errors import TrainingFailedError, UnusableDataError
-from slidecascade_training.ahead import Batch
 from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, Pixels, compile_network, fit
+from slidecascade_training.prefetch import Batch
 from slidecascade_training.schedule import RatePlan
 
 pytest.importorskip("tensorflow", reason="the [train] extra is not installed")
@@ -89,7 +89,7 @@ def test_a_run_stops_early_and_returns_the_epoch_it_keeps(tmp_path: Path, kept: 
     def validation() -> list[Batch]:
         return [_batch(1000)]
 
-    def opposed(step: int) -> Batch:
+    def opposed(_step: int) -> Batch:
         """Learns the opposite of what is validated on, so that the first epoch stays the best."""
         batch = _batch(1000)
         return replace(batch, targets=1 - batch.targets)

@@ -17,7 +17,7 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
-from slidecascade.outputs import geojson, heatmap, summary
+from slidecascade.outputs.cells import geojson, heatmap, summary
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
@@ -51,7 +51,7 @@ def _analysis(analyser: Analyser, **asked: Any) -> Analysis:
         cv2.circle(image, (x, 64), 11, colour, -1)
     request = wire.parse_request({"pipeline": "toy", "mpp": 0.5, **asked})
     coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    return analyser.analyse(request, coded, Control()).analysis
+    return analyser.analyse(request, coded, Control()).cells
 
 
 def test_an_improbable_cell_is_counted_as_unclassified(analyser: Analyser) -> None:

@@ -23,6 +23,7 @@ from slidecascade.models.tensors import Tensors
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
+from slidecascade.timing import Silent
 from toy_pipeline import BACKGROUND, WHOLE_PX, ToyPipeline, blobs
 
 SIDE_PX = 512
@@ -60,7 +61,7 @@ class Failing:
     def close(self) -> None: ...
 
 
-class Counting:
+class Counting(Silent):
     """An observer that adds up."""
 
     def __init__(self) -> None:

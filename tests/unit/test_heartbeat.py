@@ -14,7 +14,7 @@ from typing import IO, cast
 import pytest
 
 from slidecascade.hosting import heartbeat
-from slidecascade.hosting.heartbeat import beats_to_its_end
+from slidecascade.hosting.heartbeat import watch_heartbeats
 
 BEAT_S = 0.1
 BEATING = f"""
@@ -22,7 +22,7 @@ import asyncio, os, sys
 from slidecascade.hosting import heartbeat
 heartbeat.BEAT_S = {BEAT_S}
 async def main():
-    heartbeat.keep_beating(1)
+    heartbeat.send_heartbeats(1)
     loop, read = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(0, read.set)
     await read.wait()
@@ -56,14 +56,14 @@ def test_a_process_that_ends_is_no_hang() -> None:
     """However it ends, after however many beats."""
     with beating() as (process, pipe):
         threading.Timer(2 * heartbeat.IDLE_BEATS * BEAT_S, process.kill).start()
-        assert beats_to_its_end(process.pid, pipe)
+        assert watch_heartbeats(process.pid, pipe)
 
 
 def test_a_stopped_process_hangs() -> None:
     """It does not end, and it does not come back."""
     with beating() as (process, pipe):
         os.kill(process.pid, signal.SIGSTOP)
-        assert not beats_to_its_end(process.pid, pipe)
+        assert not watch_heartbeats(process.pid, pipe)
         assert process.poll() is None
 
 
@@ -71,7 +71,7 @@ def test_an_event_loop_that_waits_hangs() -> None:
     """As when it calls what never returns."""
     with beating() as (process, pipe):
         run_there(process, "import threading; threading.Event().wait()")
-        assert not beats_to_its_end(process.pid, pipe)
+        assert not watch_heartbeats(process.pid, pipe)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much a process has worked")
@@ -83,7 +83,7 @@ def test_a_process_that_works_is_given_longer(monkeypatch: pytest.MonkeyPatch) -
     work = f"import time\nends = time.monotonic() + {seconds}\nwhile time.monotonic() < ends: pass"
     with beating() as (process, pipe):
         run_there(process, work)
-        assert beats_to_its_end(process.pid, pipe)
+        assert watch_heartbeats(process.pid, pipe)
         assert process.wait() == 0
 
 
@@ -92,4 +92,4 @@ def test_a_process_that_works_without_end_hangs_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(heartbeat, "BUSY_BEATS", 6)
     with beating() as (process, pipe):
         run_there(process, "while True: pass")
-        assert not beats_to_its_end(process.pid, pipe)
+        assert not watch_heartbeats(process.pid, pipe)

@@ -19,13 +19,14 @@ from made_analysis import make_instances
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.tile_result import TileFailure, TileResult
+from slidecascade.cells.tile_result import TileResult
 from slidecascade.errors import ModelFailedError, TilesFailedError, UnreadablePartError
 from slidecascade.geometry import Box
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.fields import Field, FieldResult
 from slidecascade.jobs.survey import Survey
-from slidecascade.outputs import geojson, geoparquet
+from slidecascade.kinds.tile_result import TileFailure
+from slidecascade.outputs.cells import geojson, geoparquet
 from surveyed import collected, run_all, survey_of, toy_analyser
 from toy_pipeline import ToyPipeline, blobs
 
@@ -169,7 +170,7 @@ def plant(survey: Survey, field: Field, kept: Instances, others: Instances, *, a
         others,
         np.zeros(len(others), np.bool_),
         np.ones(len(others), np.bool_),
-        0.0,
+        unstored_px=0.0,
     )
     ends = np.ones(len(kept), np.int64)
     result = FieldResult(field, kept, ends, np.full(len(kept), at_edge), edge, field.core.area, 0, ())

@@ -17,10 +17,11 @@ from benchmarks.load import exchanges
 from benchmarks.load.answers import Reference, Verdict
 from benchmarks.load.exchanges import Exchange, Figures, Latency, Outcome
 from benchmarks.load.memory import Sample, growth_mib_per_hour
-from benchmarks.page import RESULTS, page, write_page
+from benchmarks.page import page, write_page
+from benchmarks.record import RESULTS
 
 from made_analysis import make_analysis
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +51,7 @@ def _score(by: float) -> Any:
     return change
 
 
-def test_a_last_digit_is_told_apart(answer: bytes) -> None:
+def test_a_last_digit_is_distinguished(answer: bytes) -> None:
     """A score one step off is equivalent, two digits off is another answer."""
     reference = Reference.of(answer)
     assert reference.judge(changed(answer, _score(1e-4))) is Verdict.EQUIVALENT
@@ -123,7 +124,7 @@ def test_growth_of_memory_is_that_of_the_second_half() -> None:
     assert growth_mib_per_hour([]) == 0
 
 
-def test_the_page_tells_the_figures_that_are_there(tmp_path: Path) -> None:
+def test_the_page_has_the_figures_that_are_there(tmp_path: Path) -> None:
     """A row for every round of load and one for the soak; without their files the page has no such sections."""
     for name in ("region-nash.json", "region-nuclei.json", "tiling.json"):
         shutil.copy(RESULTS / name, tmp_path / name)
@@ -132,14 +133,14 @@ def test_the_page_tells_the_figures_that_are_there(tmp_path: Path) -> None:
     assert "minutes of" not in without
     for name in ("load.json", "load-soak.json"):
         shutil.copy(RESULTS / name, tmp_path / name)
-    told = write_page(tmp_path).read_text(encoding="utf-8")
+    text = write_page(tmp_path).read_text(encoding="utf-8")
     report = json.loads((tmp_path / "load.json").read_text(encoding="utf-8"))
     for figures in report["closed"]:
         callers = f"{figures['users']} caller{'s' if figures['users'] > 1 else ''}"
-        assert f"| {callers} | {figures['throughput_per_s']:.2f} | " in told
-    assert told.count(" a second arriving | ") == len(report["open"])
-    assert "## 10 minutes of 4 callers" in told
-    assert re.findall(r"!\[.*?\]\((.*?)\)", told) == ["load-closed.png", "load-open.png", "load-soak.png"]
+        assert f"| {callers} | {figures['throughput_per_s']:.2f} | " in text
+    assert text.count(" a second arriving | ") == len(report["open"])
+    assert "## 10 minutes of 4 callers" in text
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == ["load-closed.png", "load-open.png", "load-soak.png"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_the_page_tells_the_figures_that_are_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_call_is_told_before_anything_is_measured(module: str, arguments: list[str], says: str) -> None:
+def test_a_wrong_call_is_reported_before_measuring(module: str, arguments: list[str], says: str) -> None:
     """In one sentence at the end of stderr, and not by a traceback after minutes."""
     if module == "benchmarks.load" and find_spec("locust") is None:
         pytest.skip("Locust is not installed: make bench-load installs it")
@@ -179,7 +180,7 @@ def test_a_wrong_call_is_told_before_anything_is_measured(module: str, arguments
 
 @pytest.mark.skipif(find_spec("locust") is None, reason="Locust is not installed: make bench-load installs it")
 def test_a_short_load_test_finds_no_fault(tmp_path: Path) -> None:
-    """Callers beyond the places are turned away and told when to come back; everything else is answered right."""
+    """Callers beyond the slots get 429 with `Retry-After`; everything else is answered right."""
     options = ["--seconds", "5", "--users", "1,12", "--rates", "1.5", "--cases", "3", "--side", "256"]
     environment = os.environ | {"SLIDECASCADE_MAX_REGIONS_IN_FLIGHT": "2", "SLIDECASCADE_RETRY_AFTER_S": "1"}
     done = subprocess.run(

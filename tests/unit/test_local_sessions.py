@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slidecascade.cells.heads import unet
+from slidecascade.heads import unet
 from slidecascade.models.tensors import Signature, rgb_image
 from slidecascade.runners import local
 
@@ -37,12 +37,12 @@ def test_where_plans_belong_to_a_shape_each_shape_keeps_its_own(numbers: Any) ->
 def test_the_shape_that_was_not_asked_for_longest_is_given_up(numbers: Any) -> None:
     """Every session takes memory of the GPU."""
     sessions = local.Sessions(SIGNATURE, numbers, by_shape=True)
-    for height in range(local.MOST_SHAPES):
+    for height in range(local.MAX_SESSIONS):
         sessions.of(of(1, height, 8, 3))
     sessions.of(of(1, 0, 8, 3))
     sessions.of(of(1, 99, 8, 3))
     assert sessions.of(of(1, 0, 8, 3)) == 1
-    assert sessions.of(of(1, 1, 8, 3)) == local.MOST_SHAPES + 2
+    assert sessions.of(of(1, 1, 8, 3)) == local.MAX_SESSIONS + 2
 
 
 def test_elsewhere_one_session_takes_every_shape(numbers: Any) -> None:

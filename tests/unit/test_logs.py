@@ -139,3 +139,34 @@ def test_the_work_is_observed() -> None:
     ):
         assert line in page
     assert "_created" not in page
+
+
+def test_a_flood_of_one_foreign_message_is_one_line_a_second(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio reports two thousand times a second that there are no more files; the next line says how often."""
+    now = 100.0
+    monkeypatch.setattr("slidecascade.logs.time.monotonic", lambda: now)
+    foreign = logging.getLogger("asyncio")
+    for number in range(1000):
+        foreign.error("no more files\nsocket %d", number)
+        foreign.error("another")
+        logging.getLogger("slidecascade.x").warning("ours")
+    messages = [(line["logger"], line.get("count")) for line in lines()]
+    assert messages.count(("asyncio", None)) == 2
+    assert messages.count(("slidecascade.x", None)) == 1000
+    now = 101.0
+    foreign.error("no more files\nsocket %d", 7)
+    assert lines()[-1]["count"] == 1000
+
+
+def test_a_throttled_line_says_how_often(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what happens a thousand times in a second there is one line, and later one that counts the others."""
+    now = 100.0
+    monkeypatch.setattr("slidecascade.logs.time.monotonic", lambda: now)
+    throttle = logs.Throttle(logging.getLogger("slidecascade.x"), "closed")
+    for _ in range(1000):
+        throttle.note()
+    now = 101.5
+    throttle.note()
+    assert [line["count"] for line in lines()] == [1, 1000]

@@ -9,16 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import toy_models
-from slidecascade.cells.look import Look, look_at
-from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.look import Decoding, Look, look_at
+from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.geometry import Box
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.heads.unet import OUTPUTS, UNET, UnetOptions
 
-SEGMENTER = SegmenterSpec.model_validate(toy_models.segmenter_fields() | {"sha256": "0" * 64})
 SIDE_PX = 640
 EXTENT = Box(0, 0, SIDE_PX, SIDE_PX)
 RECEPTIVE_PX = 16
+DECODING = Decoding(
+    head=UNET,
+    outputs=OUTPUTS,
+    options=UnetOptions(min_area_um2=1.0),
+    mpp=0.5,
+    receptive_px=RECEPTIVE_PX,
+    max_cell_px=10_000,
+)
 
 
 class Plane:
@@ -36,25 +42,17 @@ class Plane:
         left, top = (RECEPTIVE_PX if start > 0 else 0 for start in (box.x, box.y))
         right, bottom = (RECEPTIVE_PX if end < SIDE_PX else 0 for end in (box.right, box.bottom))
         inside[top : box.height - bottom, left : box.width - right] = True
-        return look_at(
-            np.where(inside[..., None], maps, noise),
-            box,
-            EXTENT,
-            segmenter=SEGMENTER,
-            foreground=0.5,
-            receptive_px=RECEPTIVE_PX,
-            min_area_px=4,
-            max_cell_px=10_000,
-        )
+        return look_at({"maps": np.where(inside[..., None], maps, noise)}, box, EXTENT, DECODING)
 
-    def cells(self, box: Box) -> dict[bytes, tuple[float, float]]:
+    def cells(self, box: Box, most_px: int = 10**9) -> dict[bytes, tuple[float, float]]:
         """Outlines of the cells with a centroid in `box`, found from a read box with a margin of 48 px."""
         whole = Box(0, 0, SIDE_PX, SIDE_PX)
-        first = self.look(box.inflated(48).clipped(whole))
-        again = SecondLook(look=self.look, whole=whole, aligned_to=8, receptive_px=RECEPTIVE_PX)
-        undecided = np.flatnonzero(first.open() & first.near(box)) + 1
+        first = Seen.nothing_of(self.look(box.inflated(48).clipped(whole)))
+        again = SecondLook(
+            look=self.look, whole=whole, aligned_to=8, margin_px=DECODING.margin_px, most_px=most_px
+        )
         found: dict[bytes, tuple[float, float]] = {}
-        for seen in again.settle(first, undecided):
+        for seen in again.settle(first, box):
             cells = seen.look.cells(seen.wanted, reach=box, min_area_px=4)
             for place, ring in enumerate(np.split(cells.vertices, cells.offsets[1:-1])[: len(cells)]):
                 assert ring.tobytes() not in found
@@ -127,6 +125,18 @@ def test_something_longer_than_the_largest_square_is_no_endless_search() -> None
 
     assert plane.cells(Box(240, 240, 160, 160)) == {}
     assert len(plane.read) <= 1 + len(SQUARE_PX)
+
+
+def test_there_is_an_end_to_looking_again() -> None:
+    """Beyond so many pixels what is left is taken as the tile shows it, and nothing twice."""
+    plane = Plane(chains(5, 250, 12))
+    everything = plane.cells(Box(240, 240, 160, 160))
+    looks = len(plane.read)
+    plane.read.clear()
+
+    some = plane.cells(Box(240, 240, 160, 160), most_px=2 * 192**2)
+    assert 1 < len(plane.read) < looks
+    assert len(some.keys() & everything.keys()) > 0.7 * len(everything)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (480, 480), (0, 480)])

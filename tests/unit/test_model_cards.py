@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.repository import load_package
-from slidecascade.models.spec import ModelClass, SegmenterOptions, SoftmaxOptions, TrainingData
+from slidecascade.models.spec import ModelClass, TrainingData
 from slidecascade_convert.modelcard import Card, figures_table
 from slidecascade_convert.package import ServedGraph
 from slidecascade_training import packages
@@ -55,7 +57,7 @@ def test_figures_that_are_not_finite_are_not_stated() -> None:
     """A class that was never seen has no ROC; YAML has no number for that."""
     exported = packages.Exported(None, ServedGraph(b"", "0" * 64), 0.0)
     spec = packages.classifier_spec(
-        _stated(), exported, input_px=48, crop_px=24, options=SoftmaxOptions(floor=0.5)
+        _stated(), exported, input_px=48, crop_px=24, options=ClassifierOptions(floor=0.5)
     )
     assert spec.accuracy == {"dice": 0.1235}
     assert (spec.task, spec.options.floor, spec.crop.size_px) == ("classify", 0.5, 24)
@@ -69,7 +71,7 @@ def test_a_written_package_states_what_was_stated(tmp_path: Path) -> None:
     image = keras.Input((None, None, 3))
     maps = keras.layers.Conv2D(2, 1, activation="sigmoid")(image)
     exported = packages.export_segmenter(keras.Model(image, maps), Pixels(1 / 255))
-    options = SegmenterOptions(foreground=0.4, seed=0.3, min_area_um2=5.0)
+    options = UnetOptions(foreground=0.4, seed=0.3, min_area_um2=5.0)
     stated = _stated(classes=(ModelClass(name="Disc", color=(1, 2, 3)),))
     spec = packages.segmenter_spec(stated, exported, multiple_of=8, halo_px=16, options=options)
     folder = packages.write(tmp_path, spec, exported, _card())

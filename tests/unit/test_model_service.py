@@ -23,7 +23,7 @@ from toy_pipeline import ToyPipeline
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's own
     from slidecascade.hosting.bento_entry import make_service
-    from slidecascade.hosting.bento_model import Call, Callers, Queue, model_services
+    from slidecascade.hosting.bento_model import Call, Clients, Queue, model_services
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as above, when services are made
 IMAGES = {"image": np.zeros((2, 8, 8, 3), np.uint8)}
@@ -69,8 +69,8 @@ def of(count: int) -> Tensors:
     return {"image": np.zeros((count, 8, 8, 3), np.uint8)}
 
 
-def queue(runner: Gated, *, threads: int = 2, most: int = 4) -> Queue:
-    return Queue(runner, model="toy", threads=threads, most=most, retry_after_s=3)
+def queue(runner: Gated, *, threads: int = 2, max_items: int = 4) -> Queue:
+    return Queue(runner, model="toy", threads=threads, max_items=max_items, retry_after_s=3)
 
 
 async def soon(condition: Any) -> None:
@@ -94,12 +94,12 @@ async def test_calls_run_side_by_side() -> None:
 async def test_images_that_may_wait_are_counted() -> None:
     """One call of any size may wait alone; what goes beyond the number is refused with the time to come back."""
     runner = Gated(2)
-    calls = queue(runner, threads=1, most=4)
+    calls = queue(runner, threads=1, max_items=4)
     first = start(calls.answer(Caller().call()))
     await soon(lambda: runner.began)
     large = start(calls.answer(Caller().call(of(9))))
     await asyncio.sleep(0)
-    with pytest.raises(OverloadedError, match="9 images wait for model 'toy'") as refused:
+    with pytest.raises(OverloadedError, match="queue of model 'toy' is full with 9 images") as refused:
         await calls.answer(Caller().call())
     assert refused.value.retry_after_s == 3
     for left in (first, large):  # each opens the barrier for the one that runs
@@ -115,7 +115,7 @@ async def test_images_that_may_wait_are_counted() -> None:
 async def test_a_call_whose_caller_has_left_is_not_run() -> None:
     """It leaves the queue, and its place in it is free again."""
     runner = Gated(2)
-    calls = queue(runner, threads=1, most=2)
+    calls = queue(runner, threads=1, max_items=2)
     running = start(calls.answer(Caller().call()))
     await soon(lambda: runner.began)
     gone = Caller()
@@ -144,15 +144,15 @@ async def test_a_fault_of_the_network_is_told_as_such(caplog: pytest.LogCaptureF
 
 async def test_callers_are_counted_until_they_leave_or_have_to() -> None:
     """This is how a service that was told to stop knows whether it is still needed."""
-    callers = Callers()
-    with callers.one():
-        assert callers.in_flight == 1
-        assert not await callers.told_to_leave(within_s=0.01)
-        callers.close()
-        assert not await callers.told_to_leave(within_s=0.01)
-        callers.abandon()
-        assert await callers.told_to_leave(within_s=WAIT_S)
-    assert callers.in_flight == 0
+    clients = Clients()
+    with clients.connected():
+        assert clients.in_flight == 1
+        assert not await clients.wait_for_shutdown(timeout_s=0.01)
+        clients.close()
+        assert not await clients.wait_for_shutdown(timeout_s=0.01)
+        clients.abandon()
+        assert await clients.wait_for_shutdown(timeout_s=WAIT_S)
+    assert clients.in_flight == 0
 
 
 @pytest.fixture(scope="module")

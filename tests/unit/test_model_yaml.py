@@ -14,13 +14,14 @@ from pydantic import TypeAdapter
 from tritonclient.grpc import model_config_pb2
 
 import toy_models
-from slidecascade.cells.heads import semantic, unet
 from slidecascade.errors import ModelPackageError, PipelineSpecError
+from slidecascade.heads import semantic, unet
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.repository import load_package, load_repository, model_yaml
 from slidecascade.models.spec import ModelSpec, SegmenterSpec
 from slidecascade.models.tensors import ElementType, InputSpec, OutputSpec, rgb_image
 from slidecascade.models.triton_config import triton_config
+from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner, Placement
 from slidecascade.settings import bundled_models_dir
@@ -213,4 +214,4 @@ def test_a_pipeline_takes_models_of_rgb_images_only(tmp_path: Path) -> None:
     fields = {"name": "p", "title": "P", "description": "", "segmenter": "toy-stain", "heatmaps": [heatmap]}
     (tmp_path / "pipelines" / "p.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
     with pytest.raises(PipelineSpecError, match=r"'toy-stain' takes image \(uint16 NHWC nuclear"):
-        load_pipelines(load_repository(tmp_path / "models"), tmp_path / "pipelines")
+        load_pipelines(load_repository(tmp_path / "models"), tmp_path / "pipelines", (FILE,))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from slidecascade_evaluation.dsb2018 import FLUORESCENCE, NucleiImage, split_of
-from slidecascade_training.ahead import Batch, DrawBatch, drawn_ahead
 from slidecascade_training.nuclei import recipe as nuclei_recipe
 from slidecascade_training.nuclei.crops import CropDraw, TrainingImage, prepare
 from slidecascade_training.nuclei.network import weighted_loss
 from slidecascade_training.nuclei.recipe import settings_of, train, trained
 from slidecascade_training.nuclei.staining import CROP_PX
 from slidecascade_training.nuclei.targets import WEIGHT_UNIT, target_planes
+from slidecascade_training.prefetch import Batch, DrawBatch, prefetched
 
 
 def two_touching() -> np.ndarray:
@@ -91,9 +91,9 @@ def test_the_loss_is_least_where_the_maps_are_right(batch: Batch) -> None:
 def test_batches_drawn_ahead_are_those_of_their_steps(pool: list[TrainingImage], in_processes: bool) -> None:
     """A run that is cut off after step 1 sees at step 2 what it would have seen."""
     draw = CropDraw(tuple(pool), 2, 3)
-    with drawn_ahead(draw, stop=3, in_processes=in_processes) as batches:
+    with prefetched(draw, stop=3, in_processes=in_processes) as batches:
         whole = [batches(step) for step in range(3)]
-    with drawn_ahead(draw, stop=3, in_processes=in_processes) as batches:
+    with prefetched(draw, stop=3, in_processes=in_processes) as batches:
         later = batches(2)
     np.testing.assert_array_equal(later.images, whole[2].images)
     np.testing.assert_array_equal(later.targets, whole[2].targets)
@@ -106,13 +106,13 @@ def test_a_run_that_was_cut_off_goes_on(
 ) -> None:
     """Interrupted in its second epoch and begun again, it ends with the same weights, bit for bit."""
     monkeypatch.setattr(nuclei_recipe, "EPOCH_STEPS", 1)
-    monkeypatch.setattr(nuclei_recipe, "drawn_ahead", _in_this_process)
+    monkeypatch.setattr(nuclei_recipe, "prefetched", _in_this_process)
     settings = settings_of("", seed=1, steps=3, batch=2, widths=(4, 6))
     whole, history = train(pool, tmp_path / "whole", settings)
     assert history.steps == 3
     assert trained(tmp_path / "whole", settings)[1] == history
     with monkeypatch.context() as patched:
-        patched.setattr(nuclei_recipe, "drawn_ahead", partial(_in_this_process, fails_at=1))
+        patched.setattr(nuclei_recipe, "prefetched", partial(_in_this_process, fails_at=1))
         with pytest.raises(InterruptedError):
             train(pool, tmp_path / "cut", settings)
     assert trained(tmp_path / "cut", settings)[1].steps == 1

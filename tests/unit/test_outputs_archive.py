@@ -7,6 +7,7 @@ import io
 import json
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ import pytest
 from made_analysis import make_analysis
 from qupath import check_feature_collection
 from slidecascade import wire
-from slidecascade.errors import InvalidRequestError, ModelFailedError
+from slidecascade.cells.result import Analysis
+from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
-from slidecascade.outputs import archive, geojson, summary
+from slidecascade.outputs import archive
+from slidecascade.outputs.cells import encoders, geojson, heatmap, summary
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.files import Files
+from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.pipelines.heatmaps import HeatmapSpec
 
 NAMES = ["summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"]
 
@@ -32,9 +40,13 @@ def decoded(picture: bytes) -> Any:
     return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def zipped(**options: Any) -> bytes:
-    analysis = make_analysis(60)
-    return b"".join(archive.encode(analysis, image_of(analysis.region_l0), downsample=1, **options))
+def files_of(analysis: Analysis, colormap: Colormap = Colormap.VIRIDIS) -> Files:
+    image = image_of(analysis.region_l0)
+    return encoders.files(analysis, lambda max_side_px: (image, 1.0), Drawing(colormap=colormap))
+
+
+def zipped(colormap: Colormap = Colormap.VIRIDIS) -> bytes:
+    return b"".join(archive.encode(files_of(make_analysis(60), colormap)))
 
 
 def test_the_zip_opens_and_holds_every_answer() -> None:
@@ -56,10 +68,10 @@ def test_the_zip_opens_and_holds_every_answer() -> None:
 def test_the_same_analysis_gives_the_same_bytes() -> None:
     """Neither the time of day nor anything random is in the zip; the colormap is."""
     assert zipped() == zipped()
-    assert zipped(colormap="jet") != zipped()
+    assert zipped(Colormap.JET) != zipped()
 
 
-def test_a_reader_that_cannot_seek_can_unpack_it(tmp_path: Path) -> None:
+def test_a_reader_that_cannot_seek_can_unpack_it() -> None:
     """Every entry says where it ends by itself: deflated, and without zip64 while it is small."""
     with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
         for entry in opened.infolist():
@@ -70,10 +82,15 @@ def test_a_reader_that_cannot_seek_can_unpack_it(tmp_path: Path) -> None:
 
 def test_a_big_collection_is_zip64() -> None:
     """What may exceed 2 GiB is written in the format that allows it."""
-    assert not archive.needs_zip64(10, 120, 6)
-    assert archive.needs_zip64(1000, 60_000_000, 6)
-    assert archive.needs_zip64(1_000_000, 24_000_000, 6)
-    assert zipped()[4:6] == (20).to_bytes(2, "little")  # the version that is needed to read the first entry
+    assert files_of(make_analysis(10)).most_bytes < archive.ZIP64_BYTES
+    many = make_analysis(1000)
+    vertices = np.broadcast_to(np.zeros((1, 2)), (60_000_000, 2))  # takes no memory
+    offsets = np.linspace(0, 60_000_000, 1001).astype(np.int64)
+    instances = replace(many.instances, vertices=vertices, offsets=offsets)
+    assert geojson.most_bytes(replace(many, instances=instances)) >= archive.ZIP64_BYTES
+    large = replace(files_of(make_analysis(10)), most_bytes=archive.ZIP64_BYTES)
+    with zipfile.ZipFile(io.BytesIO(b"".join(archive.encode(large)))) as opened:
+        assert opened.getinfo("cells.geojson").extract_version == zipfile.ZIP64_VERSION
 
 
 def test_memory_does_not_grow_with_the_cells() -> None:
@@ -81,9 +98,9 @@ def test_memory_does_not_grow_with_the_cells() -> None:
     peaks = []
     for cells in (1_500, 7_500):
         analysis = make_analysis(cells, heatmaps=())
-        image = image_of(analysis.region_l0)
+        files = files_of(analysis)
         tracemalloc.start()
-        total = sum(len(piece) for piece in archive.encode(analysis, image, downsample=1))
+        total = sum(len(piece) for piece in archive.encode(files))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
 
@@ -91,20 +108,33 @@ def test_memory_does_not_grow_with_the_cells() -> None:
     assert peaks[1] < peaks[0] + 2.5e6
 
 
-def test_a_bad_colormap_or_bad_cells_are_refused_before_the_first_byte() -> None:
+def test_bad_cells_are_refused_before_the_first_byte() -> None:
     """An answer that cannot be completed is not begun."""
     analysis = make_analysis(3)
-    with pytest.raises(InvalidRequestError):
-        archive.encode(analysis, image_of(analysis.region_l0), downsample=1, colormap="rainbow")
     analysis.instances.scores[0] = np.nan
     with pytest.raises(ModelFailedError):
-        archive.encode(analysis, image_of(analysis.region_l0), downsample=1)
+        files_of(analysis)
+
+
+def test_each_heatmap_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its legend in the summary and its picture come from the same map."""
+    computed: list[str] = []
+    compute = heatmap.compute
+
+    def counted(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
+        computed.append(spec.name)
+        return compute(analysis, spec)
+
+    monkeypatch.setattr(summary, "compute", counted)
+    monkeypatch.setattr(encoders, "compute", counted)
+    zipped()
+    assert computed == ["steatosis", "immune"]
 
 
 def test_giving_up_halfway_leaves_no_error() -> None:
     """A client that went away closes the stream without a complaint from the zip."""
     analysis = make_analysis(5000)
-    pieces = archive.encode(analysis, image_of(analysis.region_l0), downsample=1)
+    pieces = archive.encode(files_of(analysis))
     for _ in range(6):
         next(pieces)
 
@@ -118,7 +148,7 @@ def test_a_folder_gets_the_files_of_the_zip(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text("old")
 
-    paths = archive.write_folder(analysis, image_of(analysis.region_l0), folder, downsample=1)
+    paths = archive.write_folder(files_of(analysis), folder)
 
     assert [str(path.relative_to(folder)) for path in paths] == NAMES
     with zipfile.ZipFile(io.BytesIO(zipped())) as opened:
@@ -131,10 +161,9 @@ def test_a_folder_gets_the_files_of_the_zip(tmp_path: Path) -> None:
 def test_cells_are_written_as_gzip_when_asked(tmp_path: Path) -> None:
     """The gzip file holds the GeoJSON byte for byte, is much smaller, and the same each time."""
     analysis = make_analysis(60)
-    image = image_of(analysis.region_l0)
     written = []
     for name in ("once", "again"):
-        paths = archive.write_folder(analysis, image, tmp_path / name, downsample=1, gzip=True)
+        paths = archive.write_folder(files_of(analysis), tmp_path / name, gzip=True)
         assert paths[-1].name == "cells.geojson.gz"
         assert not (tmp_path / name / "cells.geojson").exists()
         written.append(paths[-1].read_bytes())

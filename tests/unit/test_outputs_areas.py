@@ -1,103 +1,135 @@
-"""How much was analysed."""
+"""What areas are answered as."""
 
 from __future__ import annotations
 
-import tracemalloc
+import csv
+import io
+import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from made_analysis import make_analysis
-from slidecascade.cells.result import Analysis, FailedTile, TissueMap
-from slidecascade.geometry import Box, Grid, Size
-from slidecascade.outputs.areas import analysed_mm2, tissue_mm2, tissue_um2
+from qupath import check_importable
+from slidecascade.areas.result import AreasResult
+from slidecascade.geometry import Box
+from slidecascade.outputs.areas.encoders import encode_geojson, heatmaps_of, summarise
+from slidecascade.outputs.areas.rle import rle_csv, runs
+from slidecascade.outputs.colormap import Colormap
+from toy_kinds import FACTS, ToyKinds, coloured
 
-REGION = Box(10, 20, 40, 30)
-
-
-def slow_tissue_px(analysis: Analysis, x_edges: np.ndarray, y_edges: np.ndarray) -> np.ndarray:
-    """Tissue by bin, one level-0 pixel at a time; all edges must be whole pixels."""
-    bins = np.zeros((len(y_edges) - 1, len(x_edges) - 1))
-    grid = analysis.tissue.grid
-    for y in range(REGION.y, REGION.bottom):
-        for x in range(REGION.x, REGION.right):
-            row = int((y - grid.origin_y_l0) // grid.downsample)
-            column = int((x - grid.origin_x_l0) // grid.downsample)
-            inside = 0 <= row < len(analysis.tissue.mask) and 0 <= column < analysis.tissue.mask.shape[1]
-            failed = any(
-                tile.core_l0.contains(np.array([[x, y]], np.float64))[0] for tile in analysis.tiles.failed
-            )
-            i, j = np.searchsorted(y_edges, y, "right") - 1, np.searchsorted(x_edges, x, "right") - 1
-            if inside and analysis.tissue.mask[row, column] and not failed and 0 <= i < len(bins):
-                bins[i, j] += 1
-    return bins
+WIDTH, HEIGHT = 240, 200
 
 
-@given(
-    seed=st.integers(0, 10_000),
-    downsample=st.integers(1, 9),
-    origin=st.tuples(st.integers(0, 12), st.integers(10, 25)),
-    step=st.integers(3, 17),
-    failed=st.booleans(),
-)
-@settings(max_examples=15, deadline=None)
-def test_tissue_is_counted_exactly(
-    seed: int, downsample: int, origin: tuple[int, int], step: int, failed: bool
-) -> None:
-    """Any map grid against any lattice gives the sum over single pixels, failed tiles left out."""
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyKinds:
+    return ToyKinds(tmp_path_factory.mktemp("toy"))
+
+
+def found(toy: ToyKinds, *, mpp: float = 0.5, region_l0: Box | None = None, seed: int = 2) -> AreasResult:
+    result = toy.run("toy-areas", coloured(seed, WIDTH, HEIGHT, 6), mpp=mpp, region_l0=region_l0)
+    assert isinstance(result, AreasResult)
+    return result
+
+
+def slow_runs(mask: NDArray[np.bool_]) -> list[int]:
+    """Pixel by pixel down the columns."""
+    numbers: list[int] = []
+    before = False
+    for place, value in enumerate(mask.T.ravel().tolist(), start=1):
+        if value and not before:
+            numbers += [place, 0]
+        if value:
+            numbers[-1] += 1
+        before = value
+    return numbers
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_are_those_of_the_enlarged_mask(seed: int) -> None:
+    """Pixels of any width and height; runs go on from the end of a column to the next."""
     rng = np.random.default_rng(seed)
-    mask = rng.random((rng.integers(1, 9), rng.integers(1, 9))) < 0.6
-    grid = Grid(*origin, downsample, Size(mask.shape[1], mask.shape[0]), 0.5 * downsample)
-    tiles = (FailedTile(Box(5, 25, 20, 12), "lost"), FailedTile(Box(30, 37, 50, 50), "lost"))
-    base = make_analysis(0, region_l0=REGION, failed=tiles if failed else ())
-    analysis = replace(base, tissue=TissueMap(mask, grid))
-    x_edges = np.arange(REGION.x, REGION.right + step, step, dtype=np.float64)
-    y_edges = np.arange(REGION.y, REGION.bottom + step, step, dtype=np.float64)
+    mask = rng.random((int(rng.integers(1, 9)), int(rng.integers(1, 9)))) < rng.choice([0.3, 0.8, 1.0])
+    y, x = (np.append(0, np.cumsum(rng.integers(0, 4, length))) for length in mask.shape)
+    large = mask.repeat(np.diff(y), axis=0).repeat(np.diff(x), axis=1)
 
-    counted_px = tissue_um2(analysis, x_edges, y_edges) / 0.5**2
+    starts, lengths = runs(mask, x, y, large.shape[0])
 
-    np.testing.assert_allclose(counted_px, slow_tissue_px(analysis, x_edges, y_edges), atol=1e-9)
+    assert np.stack([starts, lengths], axis=1).ravel().tolist() == slow_runs(large)
 
 
-def test_the_whole_region_is_analysed_when_no_tile_failed() -> None:
-    """Areas are in mm2: 800 x 600 px at 0.5 um are 0.12 mm2."""
-    analysis = make_analysis()
-
-    assert analysed_mm2(analysis) == pytest.approx(0.12)
-    assert tissue_mm2(analysis) == pytest.approx(0.12)
-
-
-def test_a_failed_tile_was_not_analysed() -> None:
-    """A quarter of the region failed: a quarter less area and tissue."""
-    analysis = make_analysis(failed=(FailedTile(Box(1000, 2000, 400, 300), "lost"),))
-
-    assert analysed_mm2(analysis) == pytest.approx(0.09)
-    assert tissue_mm2(analysis) == pytest.approx(0.09)
-
-
-def test_glass_is_no_tissue() -> None:
-    """An empty tissue map gives no tissue in an area that was analysed."""
-    analysis = make_analysis(tissue=np.zeros((38, 50), np.bool_))
-
-    assert tissue_mm2(analysis) == 0
-    assert analysed_mm2(analysis) == pytest.approx(0.12)
+@pytest.mark.parametrize("mpp", [0.5, 0.25, 0.31])
+@pytest.mark.parametrize("region", [None, Box(13, 7, 100, 90)])
+def test_run_lengths_count_level0_pixels_of_the_region(toy: ToyKinds, mpp: float, region: Box | None) -> None:
+    """A level-0 pixel is that of the mask's pixel that holds its middle."""
+    result = found(toy, mpp=mpp, region_l0=region)
+    region = result.region_l0
+    rows = list(csv.DictReader(io.StringIO(b"".join(rle_csv(result)).decode())))
+    assert [row["id"] for row in rows] == ["Red", "Green"]
+    x, y = (
+        np.floor((np.arange(start, start + count) + 0.5) / result.grid.downsample).astype(int)
+        for start, count in ((region.x, region.width), (region.y, region.height))
+    )
+    columns = np.clip(x - result.box.x, 0, result.box.width - 1)
+    lines = np.clip(y - result.box.y, 0, result.box.height - 1)
+    for number, row in enumerate(rows, start=1):
+        expected = (result.mask == number)[np.ix_(lines, columns)]
+        assert list(map(int, row["encoding"].split())) == slow_runs(expected)
 
 
-def test_a_huge_map_costs_little_memory() -> None:
-    """The sums are made by bands: a map of 36 million pixels needs less than twice its own bytes."""
-    side = 6000
-    mask = np.ones((side, side), np.bool_)
-    base = make_analysis(0, region_l0=Box(0, 0, side, side))
-    analysis = replace(base, tissue=TissueMap(mask, Grid(0, 0, 1, Size(side, side), 0.5)))
-    edges = np.linspace(0, side, 501)
+def test_features_are_annotations_that_qupath_imports(toy: ToyKinds) -> None:
+    """As many as areas, with holes, ids and areas; the id is the same whatever coordinates count from."""
+    result = found(toy)
+    text = b"".join(encode_geojson(result))
+    assert check_importable(text) == len(result.rings) > 3
+    document = json.loads(text)
+    assert document["slidecascade"]["kind"] == "areas"
+    for index, feature in enumerate(document["features"]):
+        rings = feature["geometry"]["coordinates"]
+        assert len(rings) == result.rings.piece_offsets[index + 1] - result.rings.piece_offsets[index]
+        area = feature["properties"]["measurements"]["Area µm^2"]
+        assert area == pytest.approx(result.areas_px[index] * 0.25)
+        assert feature["properties"]["objectType"] == "annotation"
+    facts = replace(FACTS, bounds_l0=Box(10, 20, 100, 100))
+    moved = json.loads(b"".join(encode_geojson(replace(result, facts=facts, origin="bounds"))))
+    for one, other in zip(document["features"], moved["features"], strict=True):
+        assert one["id"] == other["id"]
+        ring, shifted = (np.array(item["geometry"]["coordinates"][0]) for item in (one, other))
+        np.testing.assert_allclose(ring - (10, 20), shifted)
 
-    tracemalloc.start()
-    bins = tissue_um2(analysis, edges, edges)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
 
-    assert peak < 2 * mask.nbytes
-    np.testing.assert_allclose(bins, (12 * analysis.mpp) ** 2)
+def test_the_summary_counts_and_measures(toy: ToyKinds) -> None:
+    """Areas and their part of the tissue, by class; the legend of the map in its colours."""
+    result = found(toy)
+    summary = summarise(result, heatmaps_of(result), Colormap.JET)
+    assert summary.areas is not None
+    assert sum(item.count for item in summary.areas.values()) == len(result.rings)
+    red = summary.areas["Red"]
+    assert red.area_mm2 == pytest.approx((result.mask == 1).sum() * 0.25e-6, abs=1e-6)
+    assert red.tissue_share == pytest.approx(red.area_mm2 / summary.tissue_area_mm2, rel=0.01)
+    assert [legend.colormap for legend in summary.heatmaps] == ["jet"]
+
+
+def test_a_heatmap_shows_the_part_that_a_class_covers(toy: ToyKinds) -> None:
+    """Of squares of 32 px counted from the region's corner; nothing where there is glass."""
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[:, 160:] = 255
+    cv2.rectangle(image, (32, 32), (63, 47), (230, 40, 40), -1)
+    result = toy.run("toy-areas", image)
+    assert isinstance(result, AreasResult)
+    (heatmap,) = heatmaps_of(result)
+    assert heatmap.values.shape == (7, 8)
+    assert heatmap.values[1, 1] == pytest.approx(0.5)
+    assert np.nansum(heatmap.values) == pytest.approx(0.5)
+    assert np.isnan(heatmap.values[:, 6:]).all()
+
+
+@pytest.mark.parametrize("region", [Box(5, 5, 1, 1), Box(239, 199, 1, 1)])
+def test_a_region_without_a_pixel_of_its_own_is_answered(toy: ToyKinds, region: Box) -> None:
+    """Where the network's pixels are larger than the region, there may be none whose middle lies in it."""
+    result = found(toy, mpp=0.1, region_l0=region)
+    assert len(list(rle_csv(result))) == 3
+    assert b"".join(encode_geojson(result)).endswith(b"]}\n")
+    assert heatmaps_of(result)[0].values.shape == (1, 1)

@@ -16,10 +16,12 @@ from made_analysis import REGION_L0, make_analysis
 from qupath import check_feature_collection
 from slidecascade import wire
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, FailedTile
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
-from slidecascade.outputs import geojson
+from slidecascade.kinds.result import FailedTile
+from slidecascade.outputs.cells import geojson
+from slidecascade.outputs.ids import id_namespace
 from slidecascade.outputs.provenance import Provenance
 from slidecascade.pipelines.classes import CellClass, ClassTree
 
@@ -35,7 +37,7 @@ def parsed(analysis: Analysis) -> Any:
 def slow_features(analysis: Analysis) -> list[Any]:
     """The features the obvious way, one cell at a time."""
     cells = analysis.instances
-    namespace = geojson.id_namespace(analysis)
+    namespace = id_namespace(analysis)
     features = []
     for i in range(len(cells)):
         outline = cells.vertices[cells.offsets[i] : cells.offsets[i + 1]]
@@ -217,7 +219,7 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only", "slide", "facts", "warnings",
+        "research_use_only", "slide", "facts", "kind", "warnings", "origin",
     }  # fmt: skip
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
     assert member["facts"] == {"field": "bright", "glass_minimum": 210, "glass_spread": 20}
@@ -225,6 +227,7 @@ def test_the_collection_says_where_it_came_from() -> None:
     assert member["region"] == {"x": 1000, "y": 2000, "width": 800, "height": 600}
     assert member["coordinate_space"] == "level0-pixels"
     assert member["mpp"] == 0.5
+    assert member["kind"] == "cells"
     assert member["counts"] == analysis.counts
     assert [model["role"] for model in member["models"]] == ["segmenter", "classifier", "classifier"]
     assert member["models"][0] == {

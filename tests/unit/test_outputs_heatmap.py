@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from made_analysis import CLASSES, HEATMAPS, make_analysis, make_instances
-from slidecascade.cells.result import Analysis, FailedTile
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
 from slidecascade.geometry import Box
+from slidecascade.kinds.result import FailedTile
 from slidecascade.outputs import heatmap
+from slidecascade.outputs.cells.heatmap import MAX_GRID_SIDE, compute
+from slidecascade.outputs.colormap import Colormap
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 
 FRACTION, DENSITY = HEATMAPS
@@ -52,7 +55,7 @@ def decoded(png: bytes) -> Any:
 @pytest.mark.parametrize("tissue", [None, half_tissue()], ids=["tissue everywhere", "half and a hole"])
 def test_a_fraction_is_not_biased_at_edges_and_holes(tissue: Any) -> None:
     """Where one hepatocyte in three is steatotic the map says a third: inside, at the edge, beside a hole."""
-    result = heatmap.compute(lattice(tissue=tissue), FRACTION)
+    result = compute(lattice(tissue=tissue), FRACTION)
     known = result.values[~np.isnan(result.values)]
 
     assert result.values.shape == (19, 25)
@@ -63,7 +66,7 @@ def test_a_fraction_is_not_biased_at_edges_and_holes(tissue: Any) -> None:
 @pytest.mark.parametrize("tissue", [None, half_tissue()], ids=["tissue everywhere", "half and a hole"])
 def test_a_density_is_not_biased_at_edges_and_holes(tissue: Any) -> None:
     """One immune cell per 80 um2 of tissue is 12,500 per mm2, at the edge too."""
-    result = heatmap.compute(lattice(tissue=tissue), DENSITY)
+    result = compute(lattice(tissue=tissue), DENSITY)
     known = result.values[~np.isnan(result.values)]
 
     assert np.median(known) == pytest.approx(12_500, rel=0.01)
@@ -76,7 +79,7 @@ def test_a_density_stands_for_any_number_of_classes() -> None:
     """A parent's name covers the classes derived from it."""
     spec = replace(DENSITY, classes=("Hepatocyte", "Immune"))
 
-    assert np.nanmedian(heatmap.compute(lattice(), spec).values) == pytest.approx(50_000, rel=0.01)
+    assert np.nanmedian(compute(lattice(), spec).values) == pytest.approx(50_000, rel=0.01)
 
 
 def test_the_map_is_where_the_cells_are() -> None:
@@ -84,7 +87,7 @@ def test_the_map_is_where_the_cells_are() -> None:
     analysis = lattice()
     corner = (analysis.instances.centroids - [REGION.x, REGION.y]) @ [[1, 0], [0, -1]] > [1200, -300]
     index = np.where(corner.all(axis=1), 3, 4)
-    values = heatmap.compute(replace(analysis, class_index=index), DENSITY).values
+    values = compute(replace(analysis, class_index=index), DENSITY).values
 
     assert np.unravel_index(np.nanargmax(values), values.shape)[0] < 5
     assert np.unravel_index(np.nanargmax(values), values.shape)[1] > 18
@@ -93,7 +96,7 @@ def test_the_map_is_where_the_cells_are() -> None:
 
 def test_nothing_is_told_where_there_is_no_tissue() -> None:
     """Glass is NaN in the map and transparent in the picture."""
-    result = heatmap.compute(lattice(tissue=half_tissue()), DENSITY)
+    result = compute(lattice(tissue=half_tissue()), DENSITY)
     image = decoded(heatmap.encode_png(result))
 
     assert np.isnan(result.values[:, 13:]).all()
@@ -105,7 +108,7 @@ def test_nothing_is_told_where_there_is_no_tissue() -> None:
 def test_a_failed_tile_is_unknown_and_does_not_dilute_its_neighbours() -> None:
     """The tile that was not analysed is transparent; beside it the density is that of its neighbours."""
     failed = FailedTile(Box(REGION.x, REGION.y, 640, 1200), "lost")
-    result = heatmap.compute(lattice(failed=(failed,)), DENSITY)
+    result = compute(lattice(failed=(failed,)), DENSITY)
 
     assert np.isnan(result.values[:, :10]).all()
     assert np.nanmin(result.values[:, 10]) == pytest.approx(12_500, rel=0.05)
@@ -114,7 +117,7 @@ def test_a_failed_tile_is_unknown_and_does_not_dilute_its_neighbours() -> None:
 def test_a_region_without_cells() -> None:
     """No cells: a fraction has nothing to tell, a density is zero with a scale that can be drawn."""
     analysis = make_analysis(0)
-    fraction, density = (heatmap.compute(analysis, spec) for spec in HEATMAPS)
+    fraction, density = (compute(analysis, spec) for spec in HEATMAPS)
 
     assert np.isnan(fraction.values).all()
     assert (density.values == 0).all()
@@ -125,7 +128,7 @@ def test_a_region_without_cells() -> None:
 
 def test_a_region_without_tissue_is_transparent() -> None:
     """No tissue at all: all NaN, nothing raised, a scale that can be drawn."""
-    result = heatmap.compute(lattice(tissue=np.zeros((75, 100), np.bool_)), DENSITY)
+    result = compute(lattice(tissue=np.zeros((75, 100), np.bool_)), DENSITY)
 
     assert np.isnan(result.values).all()
     assert result.maximum == 1.0
@@ -136,21 +139,21 @@ def test_a_fraction_of_no_named_class_is_of_all_cells() -> None:
     """Without `of` the denominator is every cell."""
     spec = replace(FRACTION, of=())
 
-    assert np.nanmean(heatmap.compute(lattice(), spec).values) == pytest.approx(0.2, abs=0.01)
+    assert np.nanmean(compute(lattice(), spec).values) == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_numerator_outside_the_denominator_does_not_count() -> None:
     """Immune cells among hepatocytes are none, not more than all."""
     spec = replace(FRACTION, classes=("Immune",))
 
-    assert np.nanmax(heatmap.compute(lattice(), spec).values) == 0
+    assert np.nanmax(compute(lattice(), spec).values) == 0
 
 
 def test_without_smoothing_the_map_is_the_plain_count() -> None:
     """Sigma 0 leaves the histogram as it is."""
     analysis = lattice()
     spec = replace(DENSITY, classes=("Hepatocyte", "Immune", "Other"), sigma_um=0.0)
-    inner = heatmap.compute(analysis, spec).values[:18, :]
+    inner = compute(analysis, spec).values[:18, :]
 
     total = inner.sum() * 32**2 / 1e6
     assert total == np.sum(analysis.instances.centroids[:, 1] < REGION.y + 18 * 64)
@@ -168,7 +171,7 @@ def test_without_smoothing_the_map_is_the_plain_count() -> None:
 )
 def test_the_picture_covers_the_region(region: Box, mpp: float, shape: tuple[int, int]) -> None:
     """About 4 um per pixel, finer for small regions; the legend's pixel size times the picture is the region."""
-    result = heatmap.compute(make_analysis(20, region_l0=region, mpp=mpp), DENSITY)
+    result = compute(make_analysis(20, region_l0=region, mpp=mpp), DENSITY)
     height, width = decoded(heatmap.encode_png(result)).shape[:2]
     pixel_um = heatmap.legend(result).pixel_um
 
@@ -181,16 +184,16 @@ def test_the_picture_covers_the_region(region: Box, mpp: float, shape: tuple[int
 def test_an_absurdly_large_region_stays_small(region: Box) -> None:
     """A metre of tissue, or 10 km by one pixel, gets larger grid cells instead of all the memory."""
     tissue = np.ones((10, 10), np.bool_)
-    result = heatmap.compute(make_analysis(20, region_l0=region, mpp=100.0, tissue=tissue), DENSITY)
+    result = compute(make_analysis(20, region_l0=region, mpp=100.0, tissue=tissue), DENSITY)
 
-    assert max(result.values.shape) <= heatmap.MAX_GRID_SIDE
+    assert max(result.values.shape) <= MAX_GRID_SIDE
     assert max(result.values.shape) * result.png_scale <= heatmap.MAX_PNG_SIDE
 
 
 def test_colours_run_from_the_minimum_to_the_maximum() -> None:
     """Zero gets the first stop, the maximum and all above it the last."""
     spec = replace(DENSITY, maximum=2000.0, sigma_um=0.0)
-    base = heatmap.compute(make_analysis(0, region_l0=Box(0, 0, 192, 64)), spec)
+    base = compute(make_analysis(0, region_l0=Box(0, 0, 192, 64)), spec)
     result = replace(base, values=np.array([[0.0, 2000.0, 9000.0]], np.float32))
     image = decoded(heatmap.encode_png(result))
     stops = heatmap.legend(result).stops
@@ -203,9 +206,9 @@ def test_colours_run_from_the_minimum_to_the_maximum() -> None:
 
 def test_jet_is_there_on_request() -> None:
     """Another colormap changes the colours and the legend, not the transparency."""
-    result = heatmap.compute(lattice(tissue=half_tissue()), FRACTION)
-    viridis, jet = (decoded(heatmap.encode_png(result, name)) for name in ("viridis", "jet"))
-    legend = heatmap.legend(result, "jet")
+    result = compute(lattice(tissue=half_tissue()), FRACTION)
+    viridis, jet = (decoded(heatmap.encode_png(result, name)) for name in (Colormap.VIRIDIS, Colormap.JET))
+    legend = heatmap.legend(result, Colormap.JET)
 
     assert (viridis[:, :, 3] == jet[:, :, 3]).all()
     assert (viridis[:, :, :3] != jet[:, :, :3]).any()
@@ -218,27 +221,24 @@ def test_a_heatmap_is_found_by_name() -> None:
     """No name means the first; an unknown name is told the known ones."""
     analysis = make_analysis()
 
-    assert heatmap.find(analysis, None) is FRACTION
-    assert heatmap.find(analysis, "immune") is DENSITY
+    assert heatmap.named(None, analysis.heatmaps, pipeline="nash") is FRACTION
+    assert heatmap.named("immune", analysis.heatmaps, pipeline="nash") is DENSITY
     with pytest.raises(UnknownHeatmapError, match=r"no heatmap 'fat'; it has: steatosis, immune\."):
-        heatmap.find(analysis, "fat")
+        heatmap.named("fat", analysis.heatmaps, pipeline="nash")
 
 
 @pytest.mark.parametrize("name", [None, "immune"])
 def test_a_pipeline_without_heatmaps_says_so(name: str | None) -> None:
     """Asking for a picture a pipeline cannot draw is an error with a reason."""
     with pytest.raises(UnknownHeatmapError, match="has no heatmaps"):
-        heatmap.find(make_analysis(heatmaps=()), name)
+        heatmap.named(name, make_analysis(heatmaps=()).heatmaps, pipeline="nash")
 
 
 def test_an_unknown_colormap_is_refused() -> None:
-    """The caller is told which maps there are, by field."""
-    result = heatmap.compute(make_analysis(), DENSITY)
-
-    for call in (heatmap.encode_png, heatmap.legend):
-        with pytest.raises(InvalidRequestError, match=r"choose one of: viridis, .*jet") as caught:
-            call(result, "rainbow")
-        assert caught.value.errors[0][0] == "colormap"
+    """The error lists the maps there are, by field."""
+    with pytest.raises(InvalidRequestError, match=r"must be one of viridis, .*jet") as caught:
+        Colormap.parse("rainbow")
+    assert caught.value.errors[0][0] == "colormap"
 
 
 def test_a_speck_of_tissue_does_not_become_the_maximum() -> None:
@@ -248,4 +248,4 @@ def test_a_speck_of_tissue_does_not_become_the_maximum() -> None:
     analysis = lattice(tissue=tissue)
     spec = HeatmapSpec(name="all", title="All", kind="density", classes=("Hepatocyte", "Immune", "Other"))
 
-    assert heatmap.compute(analysis, spec).maximum < 70_000
+    assert compute(analysis, spec).maximum < 70_000

@@ -11,7 +11,8 @@ import pytest
 from made_analysis import CLASSES, make_analysis, make_instances
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
-from slidecascade.outputs import caption, overlay
+from slidecascade.outputs import caption
+from slidecascade.outputs.cells import overlay
 
 PINK = (236, 190, 214)
 

@@ -36,7 +36,7 @@ class World:
                 schedule.add(Call(key=KEY, caller=caller, items=items, arrived_at=at))
             turn = schedule.turn(now)
             if turn.batch is None:
-                now = min(turn.ask_at, coming[0][0] if coming else turn.ask_at)
+                now = min(turn.poll_at, coming[0][0] if coming else turn.poll_at)
                 continue
             seconds = self.fixed_s + self.per_item_s * turn.batch.size
             # Those who come while it runs are in line when it ends, at the time they came.

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from made_analysis import make_analysis
 from slidecascade.models.tensors import Tensors, batch_of
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner
 
@@ -83,7 +83,7 @@ def test_a_target_holds_for_throughput_and_latency() -> None:
     assert standing(2.9, loads=()).met() is None
 
 
-def test_the_table_tells_ratios_cells_and_targets() -> None:
+def test_the_table_has_ratios_cells_and_targets() -> None:
     """One row for every contender, also for those that took no part."""
     text = table(
         [
@@ -116,14 +116,14 @@ def test_the_page_says_what_was_measured_on_what() -> None:
         "load_before": 0.1,
     }
     text = page([standing(4.0, setup="as it comes")], document)
-    for told in (
+    for part in (
         "A processor, 2 cores",
         "3 to 9 cells",
         "onnxruntime 1.2",
         "nash-cell c02d8825c83a;",
         "one region",
     ):
-        assert told.removesuffix(";") in text
+        assert part.removesuffix(";") in text
     assert text.index("| 8 callers |") < text.index("| 1 caller |")
     assert "- **A peer**: as it comes." in text
 
@@ -164,9 +164,9 @@ def test_other_cells_are_counted(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("given", [b"", b"{}", b"[]", b'{"features": 3}'])
-def test_what_is_no_answer_is_told(answer: bytes, given: bytes) -> None:
+def test_an_answer_that_is_not_the_services_is_an_error(answer: bytes, given: bytes) -> None:
     """An error page is not an answer without cells."""
-    with pytest.raises(ValueError, match="no answer"):
+    with pytest.raises(ValueError, match="not GeoJSON of the service"):
         agreement(answer, given)
 
 
@@ -234,8 +234,8 @@ def test_joined_regions_run_as_one_batch() -> None:
     assert runner.sizes == [6, 2]
 
 
-def test_a_joined_batch_that_fails_tells_everyone() -> None:
-    """No caller waits for ever."""
+def test_a_joined_batch_that_fails_raises_in_every_caller() -> None:
+    """No caller waits without end."""
     with pytest.raises(ValueError, match="broken"):
         together(
             [1, 2], lambda _, joined: joined.run("broken", {"image": np.zeros((1, 4, 4, 3), np.uint8)}), Counting()

@@ -13,7 +13,8 @@ import toy_models
 from slidecascade.cells.cascade import chosen_class, final_classes
 from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ModelPackage, load_repository
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.pipelines.cells import FILE, CellsPipeline
+from slidecascade.pipelines.load import load_pipelines
 
 TOY = {
     "name": "toy",
@@ -35,11 +36,11 @@ def models(tmp_path: Path) -> dict[str, ModelPackage]:
     return dict(load_repository(folder))
 
 
-def _load(tmp_path: Path, models: dict[str, ModelPackage], **changes: Any) -> Pipeline:
+def _load(tmp_path: Path, models: dict[str, ModelPackage], **changes: Any) -> CellsPipeline:
     folder = tmp_path / "pipelines"
     folder.mkdir(exist_ok=True)
     (folder / "toy.yaml").write_text(yaml.safe_dump(TOY | changes), encoding="utf-8")
-    return load_pipelines(models, folder)["toy"]
+    return load_pipelines(models, folder, (FILE,))["toy"]
 
 
 def test_classes_are_the_leaves_of_the_cascade(tmp_path: Path, models: dict[str, ModelPackage]) -> None:
@@ -112,7 +113,7 @@ def test_a_wrong_pipeline_is_refused(
 
 def test_bundled_pipelines_without_their_models_are_left_out(models: dict[str, ModelPackage]) -> None:
     """A lab that serves its own models only is not forced to keep the bundled ones."""
-    assert load_pipelines(models, None) == {}
+    assert load_pipelines(models, None, (FILE,)) == {}
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, models: dict[str, ModelPackage]) -> None:
@@ -121,4 +122,4 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, models: dict[str, Model
     folder.mkdir()
     (folder / "broken.yaml").write_text("name: [", encoding="utf-8")
     with pytest.raises(PipelineSpecError, match=r"broken\.yaml"):
-        load_pipelines(models, folder)
+        load_pipelines(models, folder, (FILE,))

@@ -179,5 +179,5 @@ def test_a_run_begins_where_its_range_test_was(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {*RANGE_TEST, "run.json"}
     (tmp_path / "run.json").unlink()
     (tmp_path / "letter.txt").write_bytes(b"")
-    with pytest.raises(InvalidRequestError, match="holds no run"):
+    with pytest.raises(InvalidRequestError, match="contains no run"):
         settings.claim(tmp_path)

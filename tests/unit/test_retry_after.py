@@ -51,7 +51,7 @@ def runner(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """What the settings open; what is elsewhere is not there."""
     if request.param == "triton":
         pytest.importorskip("tritonclient.grpc", reason="the [triton] extra is not installed")
-    monkeypatch.setattr(bento, "RESTART_S", 0.0)
+    monkeypatch.setattr(bento, "RESTART_WAIT_S", 0.0)
     fields = toy_models.classifier_fields(MODEL, 8, crop={"size_px": 8})
     package: ModelPackage = load_package(
         toy_models.write_package(tmp_path, fields, toy_models.redness_classifier(8))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slidecascade.cells.heads import semantic
+from slidecascade.heads import semantic
 
 
 def decode(maps: np.ndarray, min_area_px: float = 4.0) -> np.ndarray:

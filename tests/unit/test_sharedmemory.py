@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slidecascade.runners.sharedmemory import ALIGN_BYTES, STEP_BYTES, Places, RegionRefusedError, Regions
+from slidecascade.runners.sharedmemory import ALIGN_BYTES, STEP_BYTES, Layout, RegionRefusedError, Regions
 
 
 class Server:
@@ -58,7 +58,7 @@ def lost(error: BaseException) -> bool:
 
 
 def lend_and_fail(regions: Regions, error: Exception) -> None:
-    with regions.lend(100, is_lost=lost):
+    with regions.lease(100, is_lost=lost):
         raise error
 
 
@@ -67,15 +67,15 @@ def test_a_region_is_used_again(regions: Regions, server: Server) -> None:
     images = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
     outputs = np.zeros(24, np.uint8)
     for _ in range(3):
-        with regions.lend(100, is_lost=lost) as region:
+        with regions.lease(100, is_lost=lost) as region:
             region.write(images, offset=0)
             region.read_into(outputs, offset=0)
     np.testing.assert_array_equal(outputs, images.ravel())
     assert len(server.known) == 1
-    with regions.lend(100, is_lost=lost) as one, regions.lend(100, is_lost=lost) as other:
+    with regions.lease(100, is_lost=lost) as one, regions.lease(100, is_lost=lost) as other:
         assert one.name != other.name
     assert len(server.known) == 2
-    with regions.lend(STEP_BYTES + 1, is_lost=lost) as region:
+    with regions.lease(STEP_BYTES + 1, is_lost=lost) as region:
         assert region.nbytes == 2 * STEP_BYTES
 
 
@@ -87,7 +87,7 @@ def test_a_call_without_an_answer_keeps_its_region(regions: Regions, server: Ser
     server.busy.add(first)
     with pytest.raises(TimeoutError):
         lend_and_fail(regions, TimeoutError())
-    with regions.lend(100, is_lost=lost) as region:
+    with regions.lease(100, is_lost=lost) as region:
         assert region.name != first
         assert first in server.known
     server.busy.clear()
@@ -97,9 +97,9 @@ def test_a_call_without_an_answer_keeps_its_region(regions: Regions, server: Ser
 
 def test_another_server_knows_no_region(regions: Regions, server: Server) -> None:
     """After `renew` regions are made anew, also those that were lent at that time."""
-    with regions.lend(100, is_lost=lost) as first:
+    with regions.lease(100, is_lost=lost) as first:
         regions.renew()
-    with regions.lend(100, is_lost=lost) as second:
+    with regions.lease(100, is_lost=lost) as second:
         assert second.name != first.name
     assert set(server.known) == {second.name}
 
@@ -110,7 +110,7 @@ def test_a_refused_region_leaves_nothing(regions: Regions, server: Server) -> No
     server.refuses = True
     with pytest.raises(RegionRefusedError, match="not here"):
         lend_and_fail(regions, ValueError())
-    with pytest.raises(RegionRefusedError, match=os.strerror(errno.ENOSPC)), regions.lend(1 << 44, is_lost=lost):
+    with pytest.raises(RegionRefusedError, match=os.strerror(errno.ENOSPC)), regions.lease(1 << 44, is_lost=lost):
         pass
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("psm_")}  # noqa: S108
 
@@ -134,15 +134,15 @@ def test_arrays_of_any_type_lie_beside_each_other(regions: Regions) -> None:
         "none": np.zeros((0, 4), np.float64),
         "flags": np.array([True, False, True]),
     }
-    places = Places.of(arrays.items())
-    with regions.lend(places.nbytes, is_lost=lost) as region:
+    layout = Layout.of(arrays.items())
+    with regions.lease(layout.nbytes, is_lost=lost) as region:
         for name, array in arrays.items():
-            region.write(array, offset=places.offsets[name])
+            region.write(array, offset=layout.offsets[name])
         for name, array in arrays.items():
             found = np.empty_like(array)
-            region.read_into(found, offset=places.offsets[name])
+            region.read_into(found, offset=layout.offsets[name])
             np.testing.assert_array_equal(found, array)
-    assert all(offset % ALIGN_BYTES == 0 for offset in places.offsets.values())
-    ends = [places.offsets[name] + array.nbytes for name, array in arrays.items()]
-    assert all(end <= start for end, start in zip(ends, [*places.offsets.values()][1:], strict=False))
-    assert ends[-1] <= places.nbytes
+    assert all(offset % ALIGN_BYTES == 0 for offset in layout.offsets.values())
+    ends = [layout.offsets[name] + array.nbytes for name, array in arrays.items()]
+    assert all(end <= start for end, start in zip(ends, [*layout.offsets.values()][1:], strict=False))
+    assert ends[-1] <= layout.nbytes

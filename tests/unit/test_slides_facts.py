@@ -18,7 +18,7 @@ from slidecascade.slides.upload import RegionImage
 
 
 def opener(source: Source) -> object:
-    def open_source(*, private: bool = False) -> AbstractContextManager[Source]:
+    def open_source(*, private: bool = False) -> AbstractContextManager[Source]:  # noqa: ARG001 - of `OpenSource`
         return nullcontext(source)
 
     return open_source

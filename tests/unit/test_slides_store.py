@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
+from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.store import SlideStore
 
 
@@ -54,16 +58,69 @@ def test_ids_are_paths_below_the_root(store: SlideStore) -> None:
 
 
 def test_only_slides_are_listed(store: SlideStore, root: Path) -> None:
-    """Other files, files with a slide's name, links that leave the root and unusable names are left out."""
+    """Other files, files with a slide's name and links that leave the root are left out."""
     (root / "notes.txt").write_text("hello")
     (root / "fake.svs").write_text("hello")
     (root / "leaves.tif").symlink_to(root.parent / "outside" / "secret.tif")
     (root / "linked").symlink_to(root.parent / "outside")
     (root / "loop").symlink_to(root)
-    shutil.copy(root / "a.tif", root / os.fsdecode(b"\xff.tif"))
-    shutil.copy(root / "a.tif", root / "back\\slash.tif")
 
     assert store.list_ids() == (("a.tif", "case 7/b.tif"), False)
+
+
+NAMES = {
+    b"line\nfeed.tif": "line%0Afeed.tif",
+    b"back\\slash.tif": "back%5Cslash.tif",
+    b"F\xe4rbung.tif": "F%E4rbung.tif",
+    "F\xe4rbung.tif".encode(): "F\xe4rbung.tif",
+    b"tab\t50%.tif": "tab%0950%25.tif",
+    b"50%.tif": "50%.tif",
+    b"a%20b.tif": "a%20b.tif",
+    b"back%5Cslash.tif": "back%255Cslash.tif",
+    b"folder\x7f\n/b.tif": "folder%7F%0A/b.tif",
+}
+
+
+def test_every_slide_is_listed_whatever_its_name(store: SlideStore, root: Path) -> None:
+    """Names that JSON or a URL cannot carry are percent-encoded; each id is Unicode and opens its own file."""
+    for side, name in enumerate(NAMES, start=40):
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        write_slide(path, side)
+
+    ids, truncated = store.list_ids()
+
+    assert not truncated
+    assert set(ids) == {"a.tif", "case 7/b.tif", *NAMES.values()}
+    assert json.loads(json.dumps(ids).encode()) == list(ids)
+    assert [first_pixel(store, slide_id) for slide_id in NAMES.values()] == list(range(40, 40 + len(NAMES)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.isascii() and b"%" not in name])
+def test_a_name_has_one_id(store: SlideStore, root: Path, name: bytes) -> None:
+    """The name itself, lower-case digits or needless escapes are not ids: a log and a cache know one."""
+    path = root / name.decode()
+    path.parent.mkdir(exist_ok=True)
+    write_slide(path, 50)
+    slide_id = NAMES[name]
+    for other in (name.decode(), slide_id.lower(), slide_id.replace("f", "%66"), slide_id.replace("b", "%62")):
+        if other != slide_id:
+            with pytest.raises(UnknownSlideError):
+                first_pixel(store, other)
+
+
+@given(st.binary(min_size=1, max_size=12).map(os.fsdecode))
+def test_an_id_leads_back_to_its_name(name: str) -> None:
+    """Whatever bytes a name holds, its id is text without control characters, and no other name has it."""
+    slide_id = id_of(name)
+    assert slide_id.encode().decode() == slide_id
+    assert not set(slide_id) & {"\\", "\n", "\0"}
+    assert path_of(slide_id) in {name, None}
+    assert (path_of(slide_id) is None) == (PurePosixPath(name).as_posix() != name or not is_safe(name))
+
+
+def is_safe(name: str) -> bool:
+    return "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
 
 
 def test_a_long_listing_is_cut_and_says_so(root: Path) -> None:
@@ -103,6 +160,9 @@ def test_a_root_that_is_no_folder_is_told_at_start(root: Path) -> None:
         "case 7",
         "case 7/",
         "case 7/../a.tif",
+        "case 7/%2E%2E/a.tif",
+        "%2E%2E%5C/outside/secret.tif",
+        "..%0A/../../outside/secret.tif",
         "./a.tif",
         "case 7//b.tif",
         "../outside/secret.tif",

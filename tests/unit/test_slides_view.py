@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.slides import view as view_module
+from slidecascade.slides.doubts import Stated
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.view import SlideView
 
@@ -35,6 +36,7 @@ class Pyramid:
     boxes: list[tuple[int, Box]] = field(default_factory=list)
     content_id: str = "pyramid"
     bounds_l0: Box | None = None
+    stated: Stated = field(default_factory=Stated)
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:
@@ -225,9 +227,9 @@ def test_reading_in_pieces_changes_nothing(ratio: float, monkeypatch: pytest.Mon
     grid = view.grid(MPP_L0 * ratio)
     expected = view.read(grid, grid.extent)
 
-    monkeypatch.setattr(view_module, "_PIECE_PX", 1000)
+    monkeypatch.setattr(view_module, "MAX_PIECE_PX", 1000)
     assert np.array_equal(view.read(grid, grid.extent), expected)
-    monkeypatch.setattr(view_module, "_PIECE_PX", 2**24)
+    monkeypatch.setattr(view_module, "MAX_PIECE_PX", 2**24)
     monkeypatch.setattr(view_module, "_PIECE_SIDE", 50)
     assert np.array_equal(view.read(grid, grid.extent), expected)
 

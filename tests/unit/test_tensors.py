@@ -55,16 +55,16 @@ def signature(*, image: dict[str, Any] | None = None, output: dict[str, Any] | N
         ({"layout": "HWC"}, "layout"),
         ({"layout": "NCHH"}, "names an axis twice"),
         ({"layout": "NCH"}, "has 3 axes, the shape 4"),
-        ({"shape": [1, 2, "height", "width"]}, "begins with 'batch'"),
+        ({"shape": [1, 2, "height", "width"]}, "must be 'batch'"),
         ({"shape": ["batch", "channels", "height", "width"]}, "size of axis C must be a number"),
-        ({"shape": ["batch", 2, "side", "side"]}, "have one name"),
+        ({"shape": ["batch", 2, "side", "side"]}, "free dimensions must be unique"),
         ({"shape": ["batch", 2, "batch", "width"]}, "axis H must be a number"),
         ({"shape": ["batch", 2, 0, 8]}, "shape"),
         ({"shape": ["batch", 2, "8", 8]}, "shape"),
         ({"channels": ["nuclear"]}, "1 channels are named, its shape has 2"),
-        ({"channels": ["nuclear", "nuclear"]}, "have one name"),
+        ({"channels": ["nuclear", "nuclear"]}, "channels must be unique"),
         ({"channels": []}, "channels"),
-        ({"range": [255, 0]}, "before it begins"),
+        ({"range": [255, 0]}, "is not above the minimum"),
         ({"range": [0, float("nan")]}, "range"),
         ({"multiple_of": 0}, "multiple_of"),
         ({"shape": ["batch", 2, 8, 8], "multiple_of": 4}, "no size of 'image' is free"),
@@ -81,7 +81,7 @@ def test_an_input_that_cannot_be_is_refused(changes: dict[str, Any], says: str) 
 @pytest.mark.parametrize(
     ("image", "output", "says"),
     [
-        ({}, {"stride": 3}, "'flow' has stride 3, of which multiple_of 4"),
+        ({}, {"stride": 3}, "multiple_of 4 is not a multiple of the stride 3 of output 'flow'"),
         ({}, {"shape": ["batch", "rows", "width", 3]}, "free dimension 'rows' that no input has"),
         ({"multiple_of": 1}, {}, "stride 2"),
     ],
@@ -95,9 +95,9 @@ def test_outputs_follow_from_the_inputs(image: dict[str, Any], output: dict[str,
 def test_names_of_tensors_differ() -> None:
     """Two of one name could not be told apart in a mapping."""
     image, output = rgb_image(), OutputSpec(**(OUTPUT | {"stride": 1}))
-    with pytest.raises(ValueError, match="two inputs have one name"):
+    with pytest.raises(ValueError, match="names of inputs must be unique"):
         Signature((image, image), (output,))
-    with pytest.raises(ValueError, match="two outputs have one name"):
+    with pytest.raises(ValueError, match="names of outputs must be unique"):
         Signature((image,), (output, output))
 
 
@@ -117,10 +117,10 @@ def test_sizes_of_outputs_are_known_before_a_run(batch: int, rows: int, columns:
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        ({}, "takes image, given were none"),
-        ({"pixels": np.zeros((1, 2, 8, 8), np.uint16)}, "takes image, given were pixels"),
+        ({}, "takes the inputs image, got none"),
+        ({"pixels": np.zeros((1, 2, 8, 8), np.uint16)}, "takes the inputs image, got pixels"),
         ({"image": np.zeros((1, 2, 8, 8), np.uint8)}, "takes 'image' as uint16, not as uint8"),
-        ({"image": np.zeros((2, 8, 8), np.uint16)}, r"shape \(2, 8, 8\) where \(batch, 2, height, width\)"),
+        ({"image": np.zeros((2, 8, 8), np.uint16)}, r"shape \(2, 8, 8\), expected \(batch, 2, height, width\)"),
         ({"image": np.zeros((1, 3, 8, 8), np.uint16)}, r"shape \(1, 3, 8, 8\)"),
         ({"image": np.zeros((1, 2, 8, 6), np.uint16)}, "width is 6, it must be a multiple of 4"),
         ({"image": np.zeros((1, 2, 0, 8), np.uint16)}, "height is 0"),
@@ -146,9 +146,9 @@ def test_one_name_is_one_size_in_all_inputs() -> None:
     assert both.input_shapes(batch=3, side_px=20) == {"image": (3, 2, 24, 24), "mask": (3, 24, 24, 1)}
     with pytest.raises(ValueError, match="multiple of 12"):
         both.output_shapes({"image": (1, 2, 24, 28), "mask": (1, 24, 28, 1)})
-    with pytest.raises(ValueError, match=r"'mask' has the shape \(1, 12, 24, 1\).*height 24"):
+    with pytest.raises(ValueError, match=r"'mask' has shape \(1, 12, 24, 1\).*height 24"):
         both.output_shapes({"image": (1, 2, 24, 24), "mask": (1, 12, 24, 1)})
-    with pytest.raises(ValueError, match="'mask' has the shape"):
+    with pytest.raises(ValueError, match="'mask' has shape"):
         both.output_shapes({"image": (1, 2, 24, 24), "mask": (2, 24, 24, 1)})
 
 

@@ -114,7 +114,7 @@ def _served_accuracy(slides: Path, models: Path, pipelines: Path, slide: str, ti
     analyser = Analyser(settings, observer=Silent())
     try:
         request = wire.parse_request({"pipeline": "mine", "slide": slide})
-        analysis = analyser.analyse(request, None, Control()).analysis
+        analysis = analyser.analyse(request, None, Control()).cells
     finally:
         analyser.close()
     columns, rows = np.floor(analysis.instances.centroids).astype(int).T
@@ -163,7 +163,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine", encoding="utf-8")
     assert main(_call(data, tmp_path / "other")) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert main(_call(data, tmp_path / "run", "--epochs", "1")) == 1
@@ -306,7 +306,7 @@ def test_crops_of_another_kind_are_refused(
         (lambda rows: [row for row in rows if ",Red," not in row], "'Red' has no examples for training"),
         (lambda rows: [row.replace(",train,", ",validate,") for row in rows], "no examples for training"),
         (lambda rows: [row.replace("crops/", "../crops/") for row in rows], "files are inside the data set"),
-        (lambda rows: [row.replace(",train,", ",test,") for row in rows], "index.csv is not one"),
+        (lambda rows: [row.replace(",train,", ",test,") for row in rows], "index.csv does not have the format"),
         (lambda rows: [row.replace(".png,", ".jpg,", 1) for row in rows], "cannot be read"),
     ],
 )
@@ -430,7 +430,7 @@ def test_a_backend_that_is_not_there_is_one_sentence(
         (["--package"], "--name"),
         (["--package", "--name", "No Name"], "--name"),
         (["--find-rate", "--find-rate-steps", "3"], "--find-rate-steps"),
-        (["--data", "nowhere"], "nowhere holds no data set"),
+        (["--data", "nowhere"], "nowhere contains no data set"),
     ],
 )
 def test_wrong_calls_get_one_sentence(

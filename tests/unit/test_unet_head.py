@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slidecascade.cells.heads import unet
-from slidecascade.cells.heads.seeds import prominent_pieces
+from slidecascade.heads import unet
+from slidecascade.heads.seeds import prominent_pieces
 
 Disc = tuple[float, float, float, float]
 

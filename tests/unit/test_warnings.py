@@ -16,8 +16,8 @@ from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import geojson
-from slidecascade.outputs.summary import summarise
+from slidecascade.outputs.cells import geojson
+from slidecascade.outputs.cells.summary import summarise
 from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.warning import AnswerWarning
@@ -43,7 +43,7 @@ def analysed(folder: Path, *, unwritten: int, metrics: Metrics | None = None, **
     analyser = Analyser(settings, observer=metrics or Metrics())
     fields = {"pipeline": "toy", "slide": "slide.tif", "mpp": 0.5, "tile_px": 128, **asked}
     try:
-        return analyser.analyse(wire.parse_request(fields), None, Control()).analysis
+        return analyser.analyse(wire.parse_request(fields), None, Control()).cells
     finally:
         analyser.close()
 

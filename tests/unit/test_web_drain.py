@@ -19,7 +19,7 @@ from slidecascade.web.middleware.drain import SIGNALS, Drain
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(regions=1, inferences=1, retry_after_s=3, metrics=Metrics())
+    return Admission(regions=1, inferences=1, max_arriving_bytes=200_000, retry_after_s=3, metrics=Metrics())
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ async def test_places_are_limited_and_given_back(admission: Admission) -> None:
     """A place is free again whether the work succeeded or failed."""
 
     async def fail() -> None:
-        async with admission.region():
+        async with admission.region() as place:
+            place.enter()
             await be_refused()
             raise ValueError("work")
 
@@ -55,9 +56,55 @@ async def test_places_are_limited_and_given_back(admission: Admission) -> None:
     assert admission.in_flight == 0
 
 
+async def test_a_body_that_arrives_takes_no_slot(admission: Admission) -> None:
+    """However many are slow, the slot is for whoever has arrived; the drain waits for all of them."""
+    async with admission.region(), admission.region(), admission.region() as quick:
+        assert admission.in_flight == 3
+        quick.enter()
+    async with admission.region() as next_one:
+        next_one.enter()
+
+
+async def test_who_arrives_when_no_slot_is_left_is_refused(admission: Admission) -> None:
+    """Two uploads at a time may both have begun when there was a slot."""
+    async with admission.region() as first, admission.region() as second:
+        first.enter()
+        with pytest.raises(OverloadedError, match="regions"):
+            second.enter()
+
+
+async def test_bodies_that_arrive_are_bounded_in_bytes(admission: Admission) -> None:
+    """Beyond what they may hold together a large one is refused and a small one is not, until one has arrived."""
+    async with admission.region() as first, admission.inference() as second:
+        first.received(150_000)
+        second.received(150_000)
+        async with admission.region() as small:
+            small.received(60_000)
+            with pytest.raises(OverloadedError, match="memory"):
+                small.received(60_000)
+        first.enter()
+        async with admission.inference() as large:
+            large.received(170_000)
+
+
+async def test_bodies_that_arrive_are_bounded_in_number(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that hold nothing; one that leaves makes room."""
+    monkeypatch.setattr("slidecascade.web.arrivals.MAX_BODIES", 2)
+    async with admission.region():
+        async with admission.inference():
+            with pytest.raises(OverloadedError, match="2 requests are being received"):
+                await admission.region().__aenter__()
+        async with admission.region():
+            pass
+
+
 async def test_inferences_have_places_of_their_own(admission: Admission) -> None:
     """Regions do not take the places of inferences, nor the other way round; the drain waits for both."""
-    async with admission.region(), admission.inference():
+    async with admission.region() as region, admission.inference() as inference:
+        region.enter()
+        inference.enter()
         assert admission.in_flight == 2
         with pytest.raises(OverloadedError, match="inferences"):
             await admission.inference().__aenter__()
@@ -71,6 +118,7 @@ async def test_a_thread_keeps_its_place_to_the_end(admission: Admission) -> None
     """A request that gave up on its thread frees the place only when the thread has ended."""
     work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with admission.region() as place:
+        place.enter()
         place.work = work
         assert admission.in_flight == 1
     assert admission.in_flight == 1

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from slidecascade import wire
-from slidecascade.analysis import analyser as analyser_module
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError
 from slidecascade.settings import Settings
-from slidecascade.slides.upload import RegionImage, decode_image
+from slidecascade.slides.upload import EncodedImage, RegionImage
 from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline
 
@@ -63,13 +62,15 @@ def test_a_request_cancelled_while_decoding_goes_no_further(
     """Once the image is decoded it is asked again whether anybody waits."""
     control = Control()
 
-    def left_meanwhile(data: bytes, *, max_px: int) -> RegionImage:
+    decode = EncodedImage.decode
+
+    def left_meanwhile(image: EncodedImage) -> RegionImage:
         control.cancel()
-        return decode_image(data, max_px=max_px)
+        return decode(image)
 
     analyser.analyse(REQUEST, IMAGE, Control())
     done = tiles.count
-    monkeypatch.setattr(analyser_module, "decode_image", left_meanwhile)
+    monkeypatch.setattr(EncodedImage, "decode", left_meanwhile)
     monkeypatch.setattr(analyser, "run", None)
     with pytest.raises(CancelledError):
         analyser.analyse(REQUEST, IMAGE, control)

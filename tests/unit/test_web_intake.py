@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -22,8 +22,8 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
-from slidecascade.web import intake
-from slidecascade.web.intake import Order, parse_request, read_order
+from slidecascade.web import body as body_module
+from slidecascade.web.intake import Order, parse_request, read_bytes, read_native_order, read_order
 from slidecascade.wire import MAX_ERRORS, RegionRequest
 
 NASH = b'{"pipeline": "nash", "mpp": 0.5}'
@@ -148,7 +148,8 @@ async def test_a_declared_length_is_believed_at_once() -> None:
 
 async def test_documents_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JSON document may not be as large as an image."""
-    monkeypatch.setattr(intake, "MAX_JSON_BYTES", 100)
+    for module in ("form", "intake"):
+        monkeypatch.setattr(f"slidecascade.web.{module}.MAX_JSON_BYTES", 100)
     with pytest.raises(UploadTooLargeError):
         await read([form(part("image", b"x"), part("request", b" " * 101))])
     with pytest.raises(UploadTooLargeError):
@@ -157,7 +158,7 @@ async def test_documents_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPat
 
 async def test_a_stalled_upload_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that stops sending does not keep its place."""
-    monkeypatch.setattr(intake, "STALL_S", 0.01)
+    monkeypatch.setattr(body_module, "STALL_S", 0.01)
     messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
 
     async def receive() -> Message:
@@ -183,15 +184,29 @@ def dripping(chunk: bytes, *, every_s: float, chunks: int = 1000) -> Request:
 
 async def test_a_trickle_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that never quite stops sending does not keep its place either."""
-    monkeypatch.setattr(intake, "STALL_S", 0.1)
+    monkeypatch.setattr(body_module, "STALL_S", 0.1)
     with pytest.raises(DeadlineExceededError, match="arrived"):
         await read_order(dripping(b" ", every_s=0.02), max_bytes=10_000, max_s=60)
 
 
+async def test_a_trickle_after_a_burst_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent fast does not pay for what is slow, or large bodies could be kept here for minutes."""
+    monkeypatch.setattr(body_module, "STALL_S", 0.1)
+    burst: list[Message] = [{"type": "http.request", "body": b" " * 1_000_000, "more_body": True}]
+    slow = dripping(b" ", every_s=0.02)
+
+    async def receive() -> Message:
+        return burst.pop() if burst else await slow.receive()
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises(DeadlineExceededError, match="arrived"):
+        await read_bytes(request, max_bytes=2_000_000, max_s=60)
+
+
 async def test_a_steady_body_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What arrives fast enough is read to its end, however long that takes: here it is no JSON in the end."""
-    monkeypatch.setattr(intake, "STALL_S", 0.2)
-    monkeypatch.setattr(intake, "SLOW_BYTES_PER_S", 1000)
+    monkeypatch.setattr(body_module, "STALL_S", 0.2)
+    monkeypatch.setattr(body_module, "SLOW_BYTES_PER_S", 1000)
     with pytest.raises(MalformedRequestError):
         await read_order(dripping(b" " * 100, every_s=0.02, chunks=20), max_bytes=10_000, max_s=60)
 
@@ -265,9 +280,97 @@ def test_few_of_many_wrong_fields_are_listed() -> None:
     assert "secret" not in told
 
 
+def test_far_too_many_fields_are_not_looked_at() -> None:
+    """To report 100,000 wrong fields would hold up everybody else: such a request is refused for their number."""
+    with pytest.raises(InvalidRequestError, match="more than 2000 fields"):
+        parse_request(json.dumps({f"a{number}": 1 for number in range(100_000)}).encode())
+
+
+async def test_far_too_many_fields_of_a_urlencoded_form_are_not_looked_at() -> None:
+    """In the forms of BentoML's clients, too."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a=1&" * 100_000, "more_body": False}
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    with pytest.raises(MalformedRequestError, match="more than 2000 fields"):
+        await read_native_order(Request({"type": "http", "headers": headers}, receive), max_bytes=10**6, max_s=60)
+
+
 @given(st.binary(max_size=400), st.sampled_from(["multipart/form-data; boundary=b", "application/json"]))
 def test_any_bytes_end_in_an_error_of_ours(body: bytes, content_type: str) -> None:
     """No body raises anything but an error with a status."""
     for content in (body, form(part("image", body), part("request", body))):
         with suppress(SlideCascadeError):
             asyncio.run(read([content], content_type))
+
+
+PREAMBLE = b"This is a multi-part message in MIME format.\r\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [PREAMBLE, b"\r\n\r\n", b"--bb\r\nnot it\r\n", b"text --b text\r\n", PREAMBLE * 1000, b"--\r\n"],
+    ids=["sentence", "empty lines", "another delimiter", "inside a line", "46 kB", "two hyphens"],
+)
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+async def test_what_stands_before_the_first_boundary_is_skipped(before: bytes, size: int) -> None:
+    """Mail libraries write a sentence there (RFC 2046); the form is read as without it, whatever its chunks."""
+    image = b"\x89PNG --b " * 20
+    body = before + form(part("image", image), part("request", NASH))
+    order = await read([body[at : at + size] for at in range(0, len(body), size)], max_bytes=10**6)
+
+    assert (order.image, order.request.pipeline) == (image, "nash")
+
+
+@pytest.mark.parametrize("size", [1000, 10**6])
+async def test_a_body_without_its_boundary_is_refused_early(size: int) -> None:
+    """An upload with another boundary is not read to its end, nor kept."""
+    body = bytes(2 * 10**6)
+    sent: list[bytes] = []
+
+    def chunks() -> Iterator[bytes]:
+        for at in range(0, len(body), size):
+            sent.append(body[at : at + size])
+            yield sent[-1]
+
+    pieces = chunks()
+
+    async def receive() -> Message:
+        chunk = next(pieces, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    with pytest.raises(MalformedRequestError, match="boundary"):
+        await read_order(Request({"type": "http", "headers": headers}, receive), max_bytes=10**7, max_s=60)
+    assert sum(map(len, sent)) <= 2**16 + size
+
+
+@pytest.mark.parametrize("document", [NASH, b'{"pipeline": "nash", "slide": "a.svs"}'])
+async def test_a_byte_order_mark_is_not_part_of_the_json(document: bytes) -> None:
+    """Editors of Windows write one before UTF-8, in a body of JSON and in the part of a form."""
+    marked = b"\xef\xbb\xbf" + document
+
+    assert (await read([form(part("image", b"x"), part("request", marked))])).request.pipeline == "nash"
+    assert (await read([marked], "application/json")).request.pipeline == "nash"
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    """JSON has one kind of numbers: QuPath writes 0.0 and 174250.0."""
+    document = b"""{"pipeline": "nash", "tile_px": 512.0, "mpp": 1,
+        "region": {"x": -0.0, "y": 174250.0, "width": 1e3, "height": 2048}}"""
+    request = parse_request(document)
+
+    assert request.region is not None
+    assert request.region.model_dump() == {"x": 0, "y": 174250, "width": 1000, "height": 2048}
+    assert all(type(value) is int for value in request.region.model_dump().values())
+    assert (type(request.tile_px), request.tile_px) == (int, 512)
+
+
+@pytest.mark.parametrize("value", ["0.5", "1e300", "-1e10", "NaN", "Infinity", "true", '"0"', "[0]", "null"])
+def test_other_values_are_not_pixels(value: str) -> None:
+    """Nothing is rounded, and what JSON calls by another name is no number."""
+    document = f'{{"pipeline": "nash", "region": {{"x": {value}, "y": 0, "width": 5, "height": 5}}}}'
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(document.encode())
+    assert [field for field, _ in caught.value.errors] == ["region.x"]

@@ -18,11 +18,13 @@ import pytest
 
 from fake_analyser import FakeAnalyser
 from slidecascade import errors, logs, wire
-from slidecascade.analysis.analyser import Report
+from slidecascade.cancellation import Control
+from slidecascade.memory import Share
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import heatmap
+from slidecascade.outputs.colormap import COLORMAPS
+from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.files import Overview
 from slidecascade.settings import Settings
-from slidecascade.web import regions
 from slidecascade.web.context import Process
 from slidecascade.web.rest import STATUS
 
@@ -173,7 +175,7 @@ def test_every_error_has_a_row_or_never_ends_a_request() -> None:
     elsewhere = {
         errors.SlideCascadeError,
         errors.ModelPackageError,
-        errors.ConversionError,
+        errors.HeadPluginError,
         errors.ConversionError,
         errors.PipelineSpecError,
         errors.UnusableDataError,
@@ -291,6 +293,67 @@ async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, an
     assert (await post(client)).status_code == 200
 
 
+async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
+    """Two that do not fit together are answered one after the other, and their memory is given back."""
+    analyser.needs_bytes = 600 * 2**20
+    analyser.hold.set()
+    both = [asyncio.create_task(post(client)) for _ in range(2)]
+    await until(lambda: analyser.running == 1 and analyser.memory.waiting == 1)
+    page = (await client.get("/metrics")).text
+    assert "slidecascade_regions_in_flight 2.0" in page
+    assert re.search(r"^slidecascade_memory_limit_bytes 1\.073741824e\+09$", page, re.MULTILINE)
+
+    analyser.hold.clear()
+    assert [response.status_code for response in await asyncio.gather(*both)] == [200, 200]
+    await until_idle(client)
+    analyser.needs_bytes = analyser.memory.total
+    assert (await post(client)).status_code == 200
+
+
+async def test_memory_that_is_not_there_in_time_is_overloaded(
+    client: httpx.AsyncClient, analyser: FakeAnalyser
+) -> None:
+    """The caller is asked to come again; a region that never fits is too large."""
+    analyser.needs_bytes = 600 * 2**20
+    analyser.hold.set()
+    busy = asyncio.create_task(post(client))
+    await until(lambda: analyser.running == 1)
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    refused = await post(client, files=files)
+
+    assert (problem(refused).status, problem(refused).name) == (429, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    analyser.needs_bytes = 2**30 + 1
+    never = problem(await post(client))
+    assert (never.status, never.name) == (413, "region-too-large")
+    assert "1025 MiB" in never.detail
+    analyser.hold.clear()
+    assert (await busy).status_code == 200
+
+
+async def test_a_thread_that_outlasts_its_request_keeps_its_memory(
+    client: httpx.AsyncClient, analyser: FakeAnalyser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels are there until it ends, whatever was answered meanwhile."""
+    freed = threading.Event()
+
+    def stuck(_request: object, _image: object, control: Control, *, share: Share, **_: object) -> None:
+        share.reserve(600 * 2**20, control)
+        freed.wait()
+
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
+    analyser.needs_bytes = 600 * 2**20
+    with monkeypatch.context() as patch:
+        patch.setattr(analyser, "analyse", stuck)
+        assert problem(await post(client, files=files)).name == "deadline-exceeded"
+    try:
+        assert problem(await post(client, files=files)).name == "overloaded"
+    finally:
+        freed.set()
+    await until_idle(client)
+    assert (await post(client)).status_code == 200
+
+
 async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
     """A region that takes longer than its request allows is stopped and told."""
     analyser.hold.set()
@@ -307,7 +370,7 @@ async def test_a_stuck_thread_is_answered_for(
     """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
     freed = threading.Event()
 
-    def stuck(*_: object) -> None:
+    def stuck(*_: object, **__: object) -> None:
         freed.wait()
 
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
@@ -334,7 +397,7 @@ async def test_the_deadline_holds_for_the_encoding(
         freed.wait()
         yield b""
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", stuck)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", stuck)
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
     try:
         assert problem(await post(client, files=files)).name == "deadline-exceeded"
@@ -348,13 +411,15 @@ async def test_all_of_the_encoding_is_measured(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, media_type: str
 ) -> None:
     """The stage holds the time of the first piece too, which for some answers is the only one."""
-    encode = regions._encode
+    encode = Encoders.encode
 
-    def slow(report: Report, view: regions.View) -> Iterator[bytes]:
+    def slow(
+        of: Encoders[Any], media_type: str, result: Any, overview: Overview, drawing: Drawing
+    ) -> Iterator[bytes]:
         time.sleep(0.1)
-        yield from encode(report, view)
+        yield from encode(of, media_type, result, overview, drawing)
 
-    monkeypatch.setattr(regions, "_encode", slow)
+    monkeypatch.setattr(Encoders, "encode", slow)
     assert (await post(client, headers={"Accept": media_type})).status_code == 200
     page = (await client.get("/metrics")).text
     assert 'slidecascade_stage_duration_seconds_count{stage="encode"} 1.0' in page
@@ -363,7 +428,7 @@ async def test_all_of_the_encoding_is_measured(
     assert float(told[1]) >= 0.1
 
 
-@pytest.mark.parametrize("colormap", heatmap.COLORMAPS)
+@pytest.mark.parametrize("colormap", COLORMAPS)
 async def test_every_colormap_can_be_asked_for(client: httpx.AsyncClient, colormap: str) -> None:
     """What heatmaps are drawn in is what requests may name."""
     answer = await post(client, headers={"Accept": wire.PNG}, params={"colormap": colormap})
@@ -379,11 +444,11 @@ async def test_an_answer_that_breaks_off_breaks_the_connection(
         yield b'{"type":"FeatureCollection","features":['
         raise ValueError("in the middle")
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", broken)
     transport = httpx.ASGITransport(process.guard(process.rest))
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         with pytest.raises(ConnectionAbortedError):
-            await post(client)
+            await post(client, headers={"Accept-Encoding": "identity"})
 
 
 async def test_a_failure_before_the_answer_is_told(
@@ -395,7 +460,7 @@ async def test_a_failure_before_the_answer_is_told(
         raise errors.ModelFailedError("A score is not a number.")
         yield b""
 
-    monkeypatch.setattr("slidecascade.outputs.geojson.encode", broken)
+    monkeypatch.setattr("slidecascade.outputs.cells.geojson.encode", broken)
     assert problem(await post(client)).name == "model-failed"
 
 

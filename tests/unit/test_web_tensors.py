@@ -113,7 +113,7 @@ GOOD = [sent("image", IMAGE, binary=False), sent("gain", GAIN, binary=False)]
     [
         (GOOD[:1], b"", "takes 'image' of UINT16, 'gain' of FP32; sent was 'image' of UINT16"),
         ([*GOOD, GOOD[1]], b"", "sent was 'gain' of FP32, 'gain' of FP32"),
-        ([GOOD[0], GOOD[1] | {"shape": [2, 4], "data": [1] * 8}], b"", r"'gain' has the shape \(2, 4\)"),
+        ([GOOD[0], GOOD[1] | {"shape": [2, 4], "data": [1] * 8}], b"", r"'gain' has shape \(2, 4\)"),
         ([GOOD[0], GOOD[1] | {"data": [1, 2, 3, 1e39]}], b"", "'gain' must be numbers within those of float32"),
         ([GOOD[0], GOOD[1] | {"data": [1, 2, 3, "4"]}], b"", "'gain' must be numbers"),
         ([GOOD[0] | {"data": [65536] * 64}, GOOD[1]], b"", "'image' must be whole numbers from 0 to 65535"),

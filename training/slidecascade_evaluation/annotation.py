@@ -1,9 +1,9 @@
-"""Annotated objects: what a person marked on a slide or an image."""
+"""Objects annotated on a slide or an image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -38,13 +38,18 @@ class Annotation:
         """The polygon with its closing points removed."""
         return cls(class_name=class_name, points_l0=NO_POINTS, rings_l0=tuple(map(_opened, rings_l0)))
 
+    def shifted(self, x_l0: float, y_l0: float) -> Annotation:
+        """The same, moved right and down by level-0 pixels."""
+        by = np.array([x_l0, y_l0])
+        return replace(self, points_l0=self.points_l0 + by, rings_l0=tuple(ring + by for ring in self.rings_l0))
+
     @property
     def is_polygon(self) -> bool:
         return bool(self.rings_l0)
 
     @property
     def is_flat(self) -> bool:
-        """Whether it is a polygon whose corners are all on a line, so that it holds nothing."""
+        """Whether it is a polygon without area, whose corners are collinear."""
         return self.is_polygon and int(np.linalg.matrix_rank(self.rings_l0[0] - self.rings_l0[0][0])) < 2
 
     @property
@@ -66,7 +71,7 @@ class Annotation:
         return inside
 
 
-_CHUNK: Final = 4096  # points tested against a ring at a time: bounds the memory
+_CHUNK: Final = 4096  # points tested per step, which bounds the memory
 
 
 def area_of(ring: Points) -> float:
@@ -93,7 +98,7 @@ def _centre_of_area(ring: Points) -> Points:
 
 
 def _crossings(ring: Points, points: Points) -> npt.NDArray[np.int64]:
-    """How many sides of `ring` a ray from each point to the right crosses."""
+    """Number of sides of `ring` that a ray from each point to the right crosses."""
     start, end = ring, np.roll(ring, -1, axis=0)
     x, y = points[:, :1], points[:, 1:]
     spans = (start[:, 1] > y) != (end[:, 1] > y)

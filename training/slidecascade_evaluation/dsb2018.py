@@ -33,10 +33,10 @@ class NucleiImage:
 
 
 def split_of(stem: str) -> Split:
-    """The split an image belongs to; a fixed rule on its name, so that no list can drift.
+    """The split of an image, by a fixed rule on its name.
 
-    ``validate`` (one in five) is reported on and neither trained nor tuned on; ``tune`` (one in ten of the
-    rest) picks thresholds.
+    ``validate`` (one in five) is used for reporting only; ``tune`` (one in ten of the rest) for choosing
+    thresholds.
     """
     if int(stem[:4], 16) % 5 == 0:
         return "validate"

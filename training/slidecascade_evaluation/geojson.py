@@ -23,7 +23,7 @@ _TYPES: Final = (
 class Feature:
     """One object of a file: its class, and its geometry as annotations of that class.
 
-    A MultiPolygon gives an annotation for each of its polygons; what is neither points nor polygons gives none.
+    A MultiPolygon has one annotation per polygon; geometries other than points and polygons have none.
     """
 
     class_name: str | None
@@ -41,15 +41,30 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     return found, sum(not feature.annotations for feature in features)
 
 
+def stated_origin(data: bytes) -> str | None:
+    """What the coordinates of a file count from, where it states it as this service's files do: ``slide`` or
+    ``bounds``; None where it does not."""
+    import orjson
+
+    if b'"slidecascade"' not in data[:4096]:
+        return None
+    try:
+        member = orjson.loads(data.removeprefix(codecs.BOM_UTF8)).get("slidecascade")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    found = member.get("origin", "slide") if isinstance(member, dict) else None
+    return found if found in {"slide", "bounds"} else None
+
+
 def read_features(data: bytes, name: str) -> tuple[Feature, ...]:
-    """The objects of a GeoJSON file, in its order. A QuPath cell counts by its nucleus where it has one.
+    """The objects of a GeoJSON file, in its order. A QuPath cell is represented by its nucleus if it has one.
 
     Raises:
         UnusableDataError: the file is not GeoJSON; `name` is the file's name for the message.
     """
     import orjson
 
-    text = data.removeprefix(codecs.BOM_UTF8)  # some editors put it there
+    text = data.removeprefix(codecs.BOM_UTF8)  # some editors write a byte order mark
     try:
         root = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -79,7 +94,7 @@ def _is_utf8(text: bytes) -> bool:
 def _features(root: Any) -> list[dict[str, Any]]:
     if isinstance(root, list):
         return root
-    if "features" in root:  # some programs leave the type of the collection out
+    if "features" in root:  # some programs omit the type of the collection
         features: list[dict[str, Any]] = root["features"]
         return features
     if root["type"] not in _TYPES:
@@ -109,19 +124,19 @@ def _class_name(classification: Any) -> str | None:
     if isinstance(classification, dict):
         classification = classification.get("name") or ": ".join(classification.get("names") or ())
     if classification is not None and not isinstance(classification, str):
-        raise TypeError("a class is a text")
+        raise TypeError("a class must be a string")
     return classification or None
 
 
 def _polygon(class_name: str | None, rings: list[Any]) -> Annotation:
     outline, *holes = (_points(ring) for ring in rings)
     if len(outline) < _SHORTEST:
-        raise ValueError("a polygon has three corners at least")
+        raise ValueError("a polygon must have at least three corners")
     return Annotation.of_polygon(class_name, [outline, *(hole for hole in holes if len(hole) >= _SHORTEST)])
 
 
 def _points(coordinates: list[Any]) -> Points:
     points = np.array([position[:2] for position in coordinates], np.float64).reshape(-1, 2)
     if not np.isfinite(points).all():
-        raise ValueError("a coordinate is a number")
+        raise ValueError("a coordinate must be a number")
     return points

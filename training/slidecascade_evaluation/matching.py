@@ -1,4 +1,4 @@
-"""Which predicted cell is which true one: overlaps of label images, and pairs at an IoU."""
+"""Matches predicted and true cells: overlaps of label images, and pairs at an IoU threshold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEAN_AP_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
 @dataclass(frozen=True)
 class MatchCounts:
-    """Instances matched, invented and missed at one IoU threshold."""
+    """True positives, false positives and false negatives at one IoU threshold."""
 
     true_positives: int
     false_positives: int
@@ -49,7 +49,7 @@ class Overlap:
     Attributes:
         intersection: ``(n_true, n_predicted)`` int64 pixels.
         truth_ids, predicted_ids: the labels of rows and columns, ascending.
-        truth_areas, predicted_areas: pixels of each instance, background included in what they may cover.
+        truth_areas, predicted_areas: pixels of each instance, including those on background.
     """
 
     intersection: npt.NDArray[np.int64]
@@ -93,7 +93,7 @@ def overlap_of(truth: Labels, predicted: Labels) -> Overlap:
 
 
 def _dense(labels: Labels) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
-    """Flat labels with the gaps in the numbering closed, and the labels there are; 0 stays background."""
+    """Flat labels renumbered without gaps, and the original labels; 0 stays background."""
     is_present = np.bincount(labels.ravel(), minlength=1) > 0
     is_present[0] = True
     return (np.cumsum(is_present) - 1)[labels.ravel()], np.flatnonzero(is_present)[1:].astype(np.int64)
@@ -111,8 +111,8 @@ def iou_matrix(truth: Labels, predicted: Labels) -> npt.NDArray[np.float64]:
 def match(iou: npt.NDArray[np.float64], threshold: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Pair instances one to one at an IoU of at least `threshold`, which is at least 0.5.
 
-    An IoU above 0.5 can hold with one partner only, so no assignment problem needs solving. At exactly 0.5 a cell
-    may equal two halves, each of which overlaps nothing else: then the first of them is its partner.
+    An IoU above 0.5 is possible with one partner only, so no assignment problem arises. At exactly 0.5 two
+    halves may match one cell: then the first is its partner.
 
     Returns:
         Rows and columns of the pairs.
@@ -132,7 +132,7 @@ def match(iou: npt.NDArray[np.float64], threshold: float) -> tuple[npt.NDArray[n
 
 
 def count_matches(iou: npt.NDArray[np.float64], threshold: float) -> MatchCounts:
-    """Count the pairs of `match`, and the instances without one.
+    """Count the pairs of `match`, and the unmatched instances.
 
     Raises:
         ValueError: The threshold is below 0.5.

@@ -1,4 +1,4 @@
-"""A trial drawn: AP over IoU, how AP at 0.5 spreads over the images, and the worst images."""
+"""Plots of a trial: AP over IoU, distribution of AP at 0.5 over images, and the worst images."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise MissingExtraError(
-        "matplotlib is not installed: install slidecascade[train] for plots, or leave --out out and take --json."
+        "matplotlib is not installed: install slidecascade[train] for plots, or use --json instead of --out."
     ) from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which colour-blind eyes tell apart.
+# Palette of Okabe and Ito, distinguishable with colour blindness.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _ALL_COLOR = "black"
 _TRUTH_RGB, _PREDICTED_RGB = (0, 158, 115), (213, 94, 0)
 _BIN_COUNT = 20
 _LOOK_SIDE_PX = 900
-"""Drawn images are enlarged by a whole number up to about this side."""
+"""Images are enlarged by an integer factor up to about this side."""
 
 
 def draw(trial: Trial) -> Mapping[str, bytes]:
@@ -52,7 +52,7 @@ def ap_over_iou(trial: Trial) -> bytes:
         axes.plot(MEAN_AP_THRESHOLDS, group.mean.ap, marker="o", color=color, label=label)
     whole = f"all ({len(trial.whole.results)})"
     axes.plot(MEAN_AP_THRESHOLDS, trial.whole.mean.ap, marker="o", color=_ALL_COLOR, label=whole, linewidth=2.5)
-    axes.set(xlabel="IoU at which a cell counts as found", ylabel="AP = TP / (TP + FN + FP), mean of images")
+    axes.set(xlabel="IoU threshold of a match", ylabel="AP = TP / (TP + FN + FP), mean of images")
     axes.set(xlim=(0.48, 0.97), ylim=(0, 1), title=f"{trial.pipeline}: mean AP {trial.whole.mean.map:.3f}")
     axes.set_xticks(MEAN_AP_THRESHOLDS)
     axes.grid(alpha=0.3)
@@ -61,7 +61,7 @@ def ap_over_iou(trial: Trial) -> bytes:
 
 
 def ap50_by_image(trial: Trial) -> bytes:
-    """How many images reach which AP at IoU 0.5, stacked by kind."""
+    """Histogram of AP at IoU 0.5 over images, stacked by kind."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     groups = trial.kinds or {"all": trial.whole}
@@ -78,11 +78,11 @@ def ap50_by_image(trial: Trial) -> bytes:
 
 def worst(trial: Trial) -> bytes:
     """The worst images with the outlines of true and predicted cells."""
-    return looked_at(trial.worst, trial.pipeline)
+    return image_grid(trial.worst, trial.pipeline)
 
 
-def looked_at(looks: Sequence[Look], title: str) -> bytes:
-    """Images, one at least, with the outlines of true and predicted cells."""
+def image_grid(looks: Sequence[Look], title: str) -> bytes:
+    """At least one image with the outlines of true and predicted cells."""
     columns = min(3, len(looks))
     rows = -(-len(looks) // columns)
     figure = Figure(figsize=(5 * columns, 5.4 * rows + 0.5), layout="constrained")
@@ -109,7 +109,7 @@ def _show(axes: Axes, look: Look) -> None:
 def outlined(image: npt.NDArray[np.uint8], truth: Labels, predicted: Labels) -> npt.NDArray[np.uint8]:
     """The image ``(H, W, 3)`` enlarged, its grey levels stretched to 0 to 255, with both outlines.
 
-    Outlines lie inside the cells, so those of touching cells do not hide each other.
+    Outlines lie inside the cells, so that those of touching cells do not overlap.
     """
     factor = max(1, _LOOK_SIDE_PX // max(image.shape[:2]))
     stretched = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
@@ -122,7 +122,7 @@ def outlined(image: npt.NDArray[np.uint8], truth: Labels, predicted: Labels) -> 
 
 def _rims(labels: Labels) -> npt.NDArray[np.bool_]:
     """Pixels of a cell that have another cell or background within two pixels."""
-    exact = labels.astype(np.float32)  # morphology takes no int32; float32 holds labels below 2**24 exactly
+    exact = labels.astype(np.float32)  # morphology needs float32, exact below 2**24
     square = np.ones((5, 5), np.uint8)
     rims: npt.NDArray[np.bool_] = (labels > 0) & (cv2.erode(exact, square) != cv2.dilate(exact, square))
     return rims

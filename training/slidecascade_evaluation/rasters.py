@@ -1,8 +1,8 @@
 """Outlines to label images.
 
 A pixel belongs to a cell when its centre lies inside the cell's outline or on it. Outlines lie on the pixel
-corner lattice (pixel ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``), so the outlines that the service
-draws half a pixel outside of a cell's outermost pixel centres give back that cell's pixels. OpenCV's ``fillPoly``
+corner lattice (pixel ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``), so the service's outlines, half a
+pixel outside the outermost pixel centres, reproduce the cell's pixels. OpenCV's ``fillPoly``
 would add every pixel that an outline touches.
 """
 
@@ -26,7 +26,7 @@ def labels_from_outlines(vertices: _Floats, offsets: _Ints, *, height_px: int, w
     Args:
         vertices: ``(V, 2)`` float64 x and y in pixels, rings end to end and not closed.
         offsets: ``(N + 1,)`` int64; ring ``i`` owns ``vertices[offsets[i]:offsets[i + 1]]``.
-        height_px, width_px: of the image; what lies outside is cut off.
+        height_px, width_px: of the image; vertices outside are clipped.
 
     Returns:
         ``(height_px, width_px)`` int32: 0 background, ring ``i`` is ``i + 1``. Where rings overlap the smaller one
@@ -35,7 +35,7 @@ def labels_from_outlines(vertices: _Floats, offsets: _Ints, *, height_px: int, w
     labels = np.zeros((height_px, width_px), np.int32)
     if len(offsets) < 2:
         return labels
-    # Both conventions for what a scanline through a vertex crosses: together they fill the closed polygon.
+    # Both conventions for a scanline through a vertex: together they fill the closed polygon.
     spans = [_spans(vertices, offsets, is_lower_end_in=is_in) for is_in in (True, False)]
     ring, row, left, right = (np.concatenate(parts) for parts in zip(*spans, strict=True))
     left, right = np.maximum(left, 0), np.minimum(right, width_px - 1)

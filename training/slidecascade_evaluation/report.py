@@ -1,4 +1,4 @@
-"""A trial as JSON, as a table for a terminal, and as rows by image."""
+"""Formats a trial as JSON, as a text table, and as CSV rows by image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DECIMALS = 4
 
 @dataclass(frozen=True)
 class Data:
-    """What the trial was run on: the folder's name and the split."""
+    """The data of a trial: name of the folder, and split."""
 
     name: str
     split: str
@@ -52,15 +52,17 @@ def document(trial: Trial, data: Data) -> dict[str, Any]:
 
 def _group(group: Group, trial: Trial) -> dict[str, Any]:
     tally = group.tally
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "images": len(group.results),
         "cells": {"truth": tally.truth, "predicted": tally.predicted},
         **_figures(group.mean),
         "pooled": _figures(tally.figures),
     }
     if classes := group.classes:
-        told["classes"] = {name: _class(item, name in trial.told_apart) for name, item in classes.items()}
-    return told
+        values["classes"] = {
+            name: _class_fields(item, name in trial.known_classes) for name, item in classes.items()
+        }
+    return values
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
@@ -72,20 +74,20 @@ def _figures(figures: Figures) -> dict[str, Any]:
     return {name: round(getattr(figures, name), _DECIMALS) for name in names} | {"ap": by_iou}
 
 
-def _class(tally: ClassTally, told_apart: bool) -> dict[str, Any]:
-    """Null where the pipeline does not tell the class apart: of such a class only what was found is known."""
+def _class_fields(tally: ClassTally, is_known: bool) -> dict[str, Any]:
+    """Null for classes that the pipeline does not distinguish, of which only `found` is known."""
     return {
         "truth": tally.truth,
         "found": round(tally.found_share, _DECIMALS),
-        "predicted": tally.predicted if told_apart else None,
-        "precision": round(tally.precision, _DECIMALS) if told_apart else None,
-        "recall": round(tally.recall, _DECIMALS) if told_apart else None,
-        "f1": round(tally.f1, _DECIMALS) if told_apart else None,
+        "predicted": tally.predicted if is_known else None,
+        "precision": round(tally.precision, _DECIMALS) if is_known else None,
+        "recall": round(tally.recall, _DECIMALS) if is_known else None,
+        "f1": round(tally.f1, _DECIMALS) if is_known else None,
     }
 
 
 def table(trial: Trial, data: Data) -> str:
-    """Aligned text: what was run, figures by kind, AP by IoU, classes."""
+    """Aligned text: pipeline and data, metrics by kind, AP by IoU, classes."""
     return "\n".join([*_head(trial, data), "", *_by_kind(trial), "", *_by_iou(trial), *_by_class(trial), ""])
 
 
@@ -93,7 +95,7 @@ def _head(trial: Trial, data: Data) -> Iterator[str]:
     models = ", ".join(f"{model.name} v{model.version} ({model.sha256[:12]})" for model in trial.models)
     yield f"Pipeline {trial.pipeline}: {models}"
     yield f"{data.name}, split {data.split}, {_images(len(trial.whole.results))} taken at {trial.mpp:g} um/px" + (
-        " (the segmenter's own, so pixels as they are; --mpp says otherwise)" if trial.own_mpp else ""
+        " (the segmenter's own; set another with --mpp)" if trial.own_mpp else ""
     )
 
 
@@ -129,10 +131,10 @@ def _by_class(trial: Trial) -> Iterator[str]:
     yield f"{'class':{width}} {'cells':>7} {'found':>6} {'prec.':>6} {'recall':>6} {'F1':>6}"
     for name, tally in classes.items():
         figures = (tally.precision, tally.recall, tally.f1)
-        told = "".join(f" {value:6.3f}" if name in trial.told_apart else f" {'-':>6}" for value in figures)
-        yield f"{name:{width}} {tally.truth:7d} {tally.found_share:6.3f}" + told
-    if not trial.told_apart.issuperset(classes):
-        yield "-: the pipeline has no class of that name; --class VALUE=NAME says which of its classes is meant."
+        cells = "".join(f" {value:6.3f}" if name in trial.known_classes else f" {'-':>6}" for value in figures)
+        yield f"{name:{width}} {tally.truth:7d} {tally.found_share:6.3f}" + cells
+    if not trial.known_classes.issuperset(classes):
+        yield "-: the pipeline has no class of that name; map it to one of its classes with --class VALUE=NAME."
 
 
 def rows(trial: Trial) -> str:
@@ -142,6 +144,6 @@ def rows(trial: Trial) -> str:
     writer.writerow(("stem", "kind", "truth", "predicted", *_COLUMNS))
     for result in trial.whole.results:
         figures = result.tally.figures
-        told = [f"{getattr(figures, name):.4f}" for name in _COLUMNS]
-        writer.writerow((result.stem, result.kind or "", result.tally.truth, result.tally.predicted, *told))
+        values = [f"{getattr(figures, name):.4f}" for name in _COLUMNS]
+        writer.writerow((result.stem, result.kind or "", result.tally.truth, result.tally.predicted, *values))
     return text.getvalue()

@@ -1,8 +1,7 @@
-"""Figures of merit for instances. An image gives a `Tally` of whole numbers; a tally gives `Figures`.
+"""Figures of merit for instances. An image has a `Tally` of counts, from which `Figures` are computed.
 
-Over a set of images there are two ways to one number, and both are given: the mean of the images' figures (the
-Data Science Bowl's way, every image counts the same) and the figures of the images' summed tally (pooled: every
-cell counts the same).
+Over a set of images two aggregates are reported: the mean of the images' figures (as in the Data Science Bowl;
+equal weight per image) and the figures of the summed tally (pooled; equal weight per cell).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from slidecascade_evaluation.matching import (
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Figures of merit in 0 to 1. What was empty and was found empty scores 1.
+    """Figures of merit in 0 to 1. An empty image with an empty prediction scores 1.
 
     Attributes:
         ap: AP at each of `MEAN_AP_THRESHOLDS`: TP / (TP + FN + FP), the score of the Data Science Bowl 2018.
@@ -34,8 +33,8 @@ class Figures:
         precision, recall, f1: at IoU 0.5; F1 is 2 TP / (2 TP + FN + FP).
         dq, sq, pq: panoptic quality (Kirillov et al., CVPR 2019) at IoU 0.5: F1, the mean IoU of the pairs (0 when
             there are none), and their product.
-        aji: aggregated Jaccard index (Kumar et al., IEEE TMI 2017): every true cell is joined with the predicted
-            one of highest IoU, which may serve several; predicted cells that nobody took add to the union.
+        aji: aggregated Jaccard index (Kumar et al., IEEE TMI 2017): every true cell is paired with the predicted
+        one of highest IoU, which may be paired repeatedly; unpaired predicted cells add to the union.
         dice: 2 |A and B| / (|A| + |B|) of the foregrounds.
     """
 
@@ -54,7 +53,7 @@ class Figures:
 
     @classmethod
     def mean(cls, parts: Sequence[Figures]) -> Figures:
-        """Every figure averaged by itself; so `pq` is the mean of products, not the product of means."""
+        """Averages each figure separately, so `pq` is the mean of products, not the product of means."""
         names = [field.name for field in fields(cls) if field.name != "ap"]
         ap = tuple(float(value) for value in np.mean([part.ap for part in parts], axis=0))
         return cls(ap=ap, **{name: float(np.mean([getattr(part, name) for part in parts])) for name in names})
@@ -62,12 +61,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Tally:
-    """What the figures of an image, or of images together, are made of; tallies add up.
+    """Counts from which the figures of one or more images are computed; tallies can be added.
 
     Attributes:
         counts: matches at each of `MEAN_AP_THRESHOLDS`.
         iou_sum: IoU of the pairs at 0.5, summed.
-        joined, united: pixels over and under the bar of the aggregated Jaccard index.
+        joined, united: numerator and denominator of the aggregated Jaccard index in pixels.
         shared, total: pixels in both foregrounds, and of the two foregrounds added up.
     """
 
@@ -117,8 +116,8 @@ def tally_of(truth: Labels, predicted: Labels, *, overlap: Overlap | None = None
 
     Args:
         truth, predicted: ``(H, W)`` labels, 0 is background.
-        overlap: of the two, when the caller has it.
-        unseen: predicted instances too small to own a pixel; they count as invented.
+        overlap: of the two, if already computed.
+        unseen: predicted instances too small to have a pixel; they count as false positives.
 
     Raises:
         ValueError: The images differ in shape.
@@ -167,11 +166,11 @@ def _ratio(numerator: float, denominator: float, otherwise: float) -> float:
 
 @dataclass(frozen=True)
 class ClassTally:
-    """Cells of one class over images; pairs are those at IoU 0.5 whatever their class.
+    """Cells of one class over images; pairs are those at IoU 0.5, regardless of class.
 
     Attributes:
         truth: true cells of the class.
-        found: those among them that have a partner of any class.
+        found: true cells with a partner of any class.
         predicted: predicted cells of the class, less those paired with a true cell of no known class.
         agreed: pairs in which both cells are of the class.
     """
@@ -199,7 +198,7 @@ class ClassTally:
 
     @property
     def found_share(self) -> float:
-        """The share of true cells of the class that were found, whatever they were called."""
+        """The share of true cells of the class that were found, regardless of the predicted class."""
         return _ratio(self.found, self.truth, 1.0)
 
 
@@ -216,7 +215,7 @@ def class_tally(
         iou: ``(n_true, n_predicted)``.
         truth: ``(n_true,)`` whether the cell is of the class.
         predicted: ``(n_predicted,)`` likewise.
-        known: ``(n_true,)`` whether the cell's class is known at all.
+        known: ``(n_true,)`` whether the cell's class is known.
     """
     rows, columns = match(iou, MEAN_AP_THRESHOLDS[0])
     judged = predicted.copy()
@@ -231,7 +230,7 @@ def class_tally(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The figures a model's card states."""
+    """The metrics of a model card."""
 
     images: int
     ap50: float  # per image, averaged over images
@@ -241,7 +240,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, tallies: Sequence[Tally]) -> Accuracy:
-        """From the tallies of the images, one at least."""
+        """From the tallies of at least one image."""
         mean = Figures.mean([tally.figures for tally in tallies])
         return cls(len(tallies), mean.ap50, pooled(tallies).figures.ap50, mean.map, mean.dice)
 
@@ -258,7 +257,7 @@ def measure(pairs: Sequence[tuple[Labels, Labels]]) -> Accuracy:
 
 
 def pooled(tallies: Sequence[Tally]) -> Tally:
-    """All tallies added up; at least one."""
+    """The sum of at least one tally."""
     total = tallies[0]
     for tally in tallies[1:]:
         total += tally

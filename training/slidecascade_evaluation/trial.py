@@ -1,4 +1,4 @@
-"""A pipeline tried on images with known cells, each analysed as a user's upload would be."""
+"""Runs a pipeline on images with ground truth, each analysed as an upload."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, say_nothing
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis, UsedModel
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, RegionTooLargeError, UndecodableImageError
+from slidecascade.kinds.result import UsedModel
 from slidecascade.pipelines.classes import lineage
 from slidecascade_evaluation.matching import Labels, overlap_of
 from slidecascade_evaluation.rasters import labels_from_outlines
@@ -22,12 +23,12 @@ from slidecascade_evaluation.scores import ClassTally, Figures, Tally, class_tal
 from slidecascade_evaluation.truth import Specimen, Truth
 
 KEPT = 6
-"""Worst images kept to look at."""
+"""Number of worst images kept for display."""
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What came of one image."""
+    """The result of one image."""
 
     stem: str
     kind: str | None
@@ -47,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Group:
-    """Results of images that are reported together."""
+    """Results of images reported together."""
 
     results: Sequence[ImageResult]
 
@@ -61,7 +62,7 @@ class Group:
 
     @property
     def classes(self) -> dict[str, ClassTally]:
-        """By class that the truth has cells of."""
+        """Tallies by class, for classes with true cells."""
         found: dict[str, ClassTally] = {}
         for result in self.results:
             for name, tally in result.classes.items():
@@ -74,8 +75,8 @@ class Trial:
     """A pipeline's results on a set of images.
 
     Attributes:
-        mpp: micrometres per pixel the images were taken to have; `own_mpp` when that is the segmenter's own.
-        told_apart: classes of the pipeline, and those they derive from.
+        mpp: assumed micrometres per pixel of the images; `own_mpp`: whether it is the segmenter's own.
+        known_classes: classes of the pipeline and their parent classes.
         worst: images with the lowest AP at IoU 0.5, the worst first.
     """
 
@@ -84,7 +85,7 @@ class Trial:
     thresholds: Mapping[str, float]
     mpp: float
     own_mpp: bool
-    told_apart: frozenset[str]
+    known_classes: frozenset[str]
     whole: Group
     worst: tuple[Look, ...]
 
@@ -100,11 +101,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of the pipeline for every image.
+    """The pipeline and its options, equal for every image.
 
     Attributes:
-        mpp: of the images; None: the segmenter's own, so that its pixels are the images'.
-        class_names: by the value in the truth, e.g. ``{"1": "Immune"}``; empty: values are names.
+        mpp: of the images; None: the segmenter's own, without resampling.
+        class_names: by the value in the truth, e.g. ``{"1": "Immune"}``; empty: values are class names.
     """
 
     pipeline: str
@@ -119,12 +120,14 @@ def run_trial(
     """Analyse every image and compare; `progress(done, total)` is called after each.
 
     Raises:
-        InvalidRequestError: an image or its truth cannot be used, or a class is unknown.
+        InvalidRequestError: when an image or its truth is unusable, or a class is unknown.
         SlideCascadeError: the analysis failed.
     """
     info = analyser.pipeline(question.pipeline)
-    told_apart = _told_apart(item.name for item in info.classes)
-    _require_known(question.class_names, told_apart)
+    known_classes = _with_parents(item.name for item in info.classes)
+    _require_known(question.class_names, known_classes)
+    if info.segmenter is None or info.kind != "cells":
+        raise InvalidRequestError(f"The pipeline {info.name!r} finds no cells: choose one of the kind cells.")
     own = analyser.model(info.segmenter).mpp
     request = wire.parse_request(
         {
@@ -148,7 +151,7 @@ def run_trial(
         thresholds=analysis.thresholds,
         mpp=analysis.mpp,
         own_mpp=question.mpp is None,
-        told_apart=told_apart,
+        known_classes=known_classes,
         whole=Group(results),
         worst=tuple(look for _, _, look in sorted(worst, key=lambda item: item[:2], reverse=True)),
     )
@@ -162,12 +165,13 @@ def _try(
         report = analyser.analyse(request, data, Control())
     except (RegionTooLargeError, UndecodableImageError) as error:
         raise InvalidRequestError(f"{specimen.image.name}: {error.detail}") from error
-    box = report.analysis.region_l0
+    analysis = report.cells
+    box = analysis.region_l0
     truth = specimen.read_truth(height_px=box.height, width_px=box.width)
-    predicted = predicted_labels(report.analysis)
-    result = _compare(specimen, _named(truth, class_names, specimen.stem), report.analysis, predicted)
+    predicted = predicted_labels(analysis)
+    result = _compare(specimen, _named(truth, class_names, specimen.stem), analysis, predicted)
     image, _ = report.overview(max(box.width, box.height))
-    return report.analysis, Look(result, image, truth.labels, predicted)
+    return analysis, Look(result, image, truth.labels, predicted)
 
 
 def predicted_labels(analysis: Analysis) -> Labels:
@@ -188,10 +192,10 @@ def _compare(specimen: Specimen, truth: Truth, analysis: Analysis, predicted: La
             overlap.iou,
             truth=np.array([_covers(name, other) for other in names], np.bool_),
             predicted=analysis.members(name)[overlap.predicted_ids - 1],
-            # A hepatocyte of no known kind says nothing about steatotic ones.
+            # A hepatocyte of unknown kind does not count for or against its subclasses.
             known=np.array([other is not None and other not in lineage(name)[:-1] for other in names], np.bool_),
         )
-        for name in _told_apart(analysis.counts) | _told_apart(name for name in names if name)
+        for name in _with_parents(analysis.counts) | _with_parents(name for name in names if name)
     }
     return ImageResult(specimen.stem, specimen.kind, tally, classes)
 
@@ -201,22 +205,22 @@ def _covers(name: str, other: str | None) -> bool:
     return other is not None and name in lineage(other)
 
 
-def _told_apart(names: Iterable[str]) -> frozenset[str]:
-    """Classes and those they derive from: ``Hepatocyte`` for ``Hepatocyte: Ballooning``."""
+def _with_parents(names: Iterable[str]) -> frozenset[str]:
+    """Classes and their parent classes: ``Hepatocyte`` for ``Hepatocyte: Ballooning``."""
     return frozenset(level for name in names for level in lineage(name))
 
 
-def _require_known(class_names: Mapping[str, str], told_apart: frozenset[str]) -> None:
+def _require_known(class_names: Mapping[str, str], known_classes: frozenset[str]) -> None:
     for value, name in class_names.items():
-        if name not in told_apart:
+        if name not in known_classes:
             raise InvalidRequestError(
                 f"The pipeline has no class {name!r} for {value!r} to mean; "
-                f"it has {', '.join(sorted(told_apart))}."
+                f"it has {', '.join(sorted(known_classes))}."
             )
 
 
 def _named(truth: Truth, class_names: Mapping[str, str], stem: str) -> Truth:
-    """The truth with its values put in the pipeline's words."""
+    """The truth with its values mapped to class names of the pipeline."""
     if truth.classes is None or not class_names:
         return truth
     if unknown := sorted(set(truth.classes.values()) - class_names.keys()):

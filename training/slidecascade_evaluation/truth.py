@@ -1,10 +1,10 @@
-"""Images whose cells are known, in a folder.
+"""Images with ground truth, in a folder.
 
 Each image ``x.png`` has beside it either ``x_labels.png`` or ``x_inst.png`` (one channel, whole numbers, 0
-background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) where the classes are
-known; or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
-images to use and their kinds; its column ``split`` says which split an image is in, and without that column the
-rule of `slidecascade_evaluation.dsb2018` on the stem does.
+background, a number per cell), with ``x_type.png`` (a class number per pixel, 0 for none) if classes are known;
+or ``x.geojson`` with a polygon per cell. ``index.csv``, with columns ``stem`` and ``kind``, lists the
+images to use and their kinds; its column ``split`` names the split of an image; without it the rule of
+`slidecascade_evaluation.dsb2018` applies.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Truth:
 
     Attributes:
         labels: ``(H, W)`` int32, 0 is background.
-        classes: the class by label, where it is known; None when the data has no classes.
+        classes: the known classes by label; None when the data has no classes.
     """
 
     labels: Labels
@@ -59,10 +59,10 @@ class Specimen:
     types: Path | None = None
 
     def read_image(self) -> bytes:
-        """The encoded image, fit for a network that takes 8 bits.
+        """The encoded image, of at most 8 bits per sample.
 
         Raises:
-            InvalidRequestError: it cannot be read or has 16 bits.
+            InvalidRequestError: when it cannot be read or has 16 bits.
         """
         data = _bytes(self.image)
         try:
@@ -71,8 +71,8 @@ class Specimen:
             raise InvalidRequestError(f"{self.image.name} cannot be used. {error.detail}") from error
         if bits > 8:
             raise InvalidRequestError(
-                f"{self.image.name} has {bits} bits a sample, and which grey becomes white is for you to say: "
-                "save it with 8 bits, scaled as the pipeline's users will scale theirs."
+                f"{self.image.name} has {bits} bits per sample, and its display range is not known: save it "
+                "with 8 bits, scaled like the images the pipeline will be used on."
             )
         return data
 
@@ -80,7 +80,7 @@ class Specimen:
         """The cells of the image, which has `height_px` x `width_px` pixels.
 
         Raises:
-            InvalidRequestError: the truth cannot be read, or is not for an image of this size.
+            InvalidRequestError: when the truth cannot be read, or has another size.
         """
         if self.truth.suffix == ".geojson":
             features = geojson.read_features(_bytes(self.truth), self.truth.name)
@@ -96,10 +96,10 @@ _FARTHEST_PX: Final = 1e7
 
 
 def _drawn(features: Sequence[geojson.Feature], name: str, *, height_px: int, width_px: int) -> Truth:
-    """Feature ``i`` as the cell ``i + 1``: its outline filled, without holes; of several polygons the largest.
+    """Feature ``i`` as the cell ``i + 1``: its filled outline without holes; of several polygons the largest.
 
     Raises:
-        InvalidRequestError: a feature is no polygon, or has no pixel in the image.
+        InvalidRequestError: when a feature is not a polygon, or has no pixel in the image.
     """
     rings = [_outline(feature) for feature in features]
     if any(ring is None for ring in rings):
@@ -125,7 +125,7 @@ def _drawn(features: Sequence[geojson.Feature], name: str, *, height_px: int, wi
 
 
 def _outline(feature: geojson.Feature) -> Points | None:
-    """``(V, 2)`` of the largest polygon; None when there is none, or it reaches farther than any image."""
+    """``(V, 2)`` of the largest polygon; None without a polygon, or if it extends beyond any image."""
     outlines = [item.rings_l0[0] for item in feature.annotations if item.is_polygon]
     if not outlines:
         return None
@@ -136,10 +136,10 @@ def _outline(feature: geojson.Feature) -> Points | None:
 def find_specimens(folder: Path, split: str | None) -> tuple[Specimen, ...]:
     """The images of a folder that have truth, by the index or by name; `split` is one of `SPLITS`.
 
-    None is ``validate`` where the folder has splits, else all.
+    None: ``validate`` if the folder has splits, else all.
 
     Raises:
-        InvalidRequestError: there is no such folder, it has no such split, or it holds no such images.
+        InvalidRequestError: when the folder, the split or such images do not exist.
     """
     if not folder.is_dir():
         raise InvalidRequestError(f"There is no folder {folder}: give the folder of the images and their labels.")
@@ -150,21 +150,19 @@ def find_specimens(folder: Path, split: str | None) -> tuple[Specimen, ...]:
     if "index.csv" in names:
         return _by_index(folder, names, split or "validate")
     if split not in (None, "all"):
-        raise InvalidRequestError(
-            f"{folder} has no index.csv and so no splits: leave --split out to take every image."
-        )
+        raise InvalidRequestError(f"{folder} has no index.csv and so no splits: omit --split to use every image.")
     truths = sorted(name for name in names if name.endswith((*_LABELS, ".geojson")))
     stems = dict.fromkeys(_stem(name) for name in truths)
     found = tuple(_specimen(folder, names, stem, None) for stem in stems)
     if not found:
         raise InvalidRequestError(
-            f"{folder} holds no image with truth: name the pairs x.png and x_labels.png, or x.png and x.geojson."
+            f"{folder} has no image with truth: name the pairs x.png and x_labels.png, or x.png and x.geojson."
         )
     return found
 
 
 def resolve_split(folder: Path, split: str | None) -> str:
-    """What `find_specimens` takes None for."""
+    """The split that `find_specimens` uses for None."""
     return split or ("validate" if (folder / "index.csv").is_file() else "all")
 
 
@@ -192,8 +190,8 @@ def _split(row: Mapping[str, str | None]) -> str:
     stem = row["stem"] or ""
     if not _HASHED.match(stem):
         raise InvalidRequestError(
-            f"Which split {stem!r} is in cannot be told, since it does not begin with eight hexadecimal digits: "
-            "add a column 'split' to index.csv, or take --split all."
+            f"The split of {stem!r} is unknown, since its name does not begin with eight hexadecimal digits: "
+            "add a column 'split' to index.csv, or use --split all."
         )
     return split_of(stem)
 
@@ -231,21 +229,21 @@ def _read_labels(path: Path, *, height_px: int, width_px: int) -> Labels:
     numbers = np.unique(labels[labels > 0])
     if numbers.tolist() in ([255], [65535]) and cv2.connectedComponents((labels > 0).astype(np.uint8))[0] > 2:
         raise InvalidRequestError(
-            f"{path.name} is a mask of the foreground, which tells no cells apart: give every cell its own number."
+            f"{path.name} is a foreground mask, which does not separate cells: give every cell its own number."
         )
     return labels
 
 
 def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
-    """``(H, W)`` whole numbers of one channel."""
+    """``(H, W)`` integers of one channel."""
     data = _bytes(path)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are told to the caller
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # failures are raised
     try:
         numbers = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error:
         numbers = None
     if numbers is None:
-        raise InvalidRequestError(f"{path.name} cannot be decoded: write it again as PNG or TIFF.")
+        raise InvalidRequestError(f"{path.name} cannot be decoded: save it as PNG or TIFF.")
     if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
         what = f"{numbers.shape[2]} channels" if numbers.ndim == 3 else "fractions"
         raise InvalidRequestError(
@@ -265,12 +263,12 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
 
 
 _MOST_LABEL = 2**24
-"""Numbers are counted in a table as long as the highest."""
+"""Maximum label; tables have one entry per number up to the maximum."""
 
 
 def _majority(labels: Labels, types: npt.NDArray[np.int32]) -> dict[int, str]:
-    """For every label the class number that most of its pixels have, as text; labels without one are left out."""
+    """The majority class number of each label, as text; labels without one are omitted."""
     inside = (labels > 0) & (types > 0)
     pairs, counts = np.unique(np.stack([labels[inside], types[inside]]), axis=1, return_counts=True)
-    order = np.argsort(counts, kind="stable")  # the most frequent comes last and stays
+    order = np.argsort(counts, kind="stable")  # the most frequent is last and overwrites the others
     return {int(label): str(int(number)) for label, number in pairs[:, order].T}

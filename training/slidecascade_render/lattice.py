@@ -2,7 +2,7 @@
 
 A plane without end can be rendered window by window only if every random choice is a function of where it is
 taken. `uniform` hashes integer coordinates; `Noise` is a smooth random field in micrometres. Both give the same
-value for the same place whatever window asks.
+value for the same position in every window.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rendered tissue as pyramidal whole-slide TIFF files that OpenSlide opens, of any size in bounded memory.
 
 Level 0 is drawn band by band; every smaller level is averaged into a file on disk while the one above it is
-written. OpenSlide learns the pixel size from the resolution tags of level 0. What is drawn is the caller's: see
-`slidecascade_render.liver.slides`.
+written. OpenSlide learns the pixel size from the resolution tags of level 0. The caller provides the pixels, as
+in `slidecascade_render.liver.slides`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from slidecascade_render.tiff import TiledTiff
 Rgb = npt.NDArray[np.uint8]
 
 _STEP: Final = 4  # from one level to the next, as scanners do
-_TOP_PX: Final = 512  # the smallest level is no larger than this
-_BAND_PX: Final = 1024  # rows held at once
+_TOP_PX: Final = 512  # maximum side of the smallest level
+_BAND_PX: Final = 1024  # rows in memory
 
 
 def pyramid(width_px: int, height_px: int, levels: int | None = None) -> list[tuple[int, int]]:
@@ -88,7 +88,8 @@ def _on_disk(path: Path, size: tuple[int, int]) -> Rgb:
 
 
 def _drawn_bands(draw: DrawWindow, size: tuple[int, int], tile_px: int, path: Path) -> Iterator[Rgb]:
-    """Level 0 from top to bottom. A band lives on disk, so that the width of the slide costs no memory either."""
+    """Level 0 from top to bottom. A band is stored on disk, so that memory does not depend on the slide's
+    width."""
     width, height = size
     rows = _band_px(tile_px)
     store = _on_disk(path, (width, min(rows, height)))

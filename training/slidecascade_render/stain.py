@@ -1,4 +1,4 @@
-"""From stain concentrations to what a scanner records; any tissue's options that have these fields will do."""
+"""Converts stain concentrations to scanned pixels, for any options with these fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHARPENING_PX: Final = 1.2
 
 
 class Stain(Protocol):
-    """How strongly and in which hue a section is stained.
+    """Strength and hue of the stain of a section.
 
     `haematoxylin` and `eosin` scale optical densities, `hue` in [-1, 1] turns the colours from reddish to bluish,
     `background` is the light through blank glass in [0, 1].
@@ -37,7 +37,7 @@ class Stain(Protocol):
 
 
 class Scanner(Protocol):
-    """What a scanner does to light: `mpp` um per pixel, point spread, noise, unsharp mask, JPEG round trip."""
+    """Properties of a scanner: `mpp` um per pixel, point spread, noise, unsharp mask, JPEG round trip."""
 
     @property
     def seed(self) -> int: ...
@@ -72,7 +72,7 @@ def transmit(options: Stain, haematoxylin: Field, eosin: Field, blood: Field) ->
 
 
 def margin_px(options: Scanner) -> int:
-    """How many pixels around a window `scan` needs to give the same pixels in every window."""
+    """Number of pixels around a window that `scan` needs for identical pixels in every window."""
     blur = int(np.ceil(4.0 * options.blur_um / options.mpp))
     blur += int(np.ceil(4.0 * _SHARPENING_PX)) if options.sharpening > 0 else 0
     return blur + (16 if options.jpeg_quality is not None else 0)
@@ -100,7 +100,7 @@ def scan(options: Scanner, light: Field, *, x_px: int, y_px: int) -> Rgb:
 
 
 def _compressed(pixels: Rgb, quality: int, skip_x: int, skip_y: int) -> Rgb:
-    """A JPEG round trip whose 16-pixel blocks lie on the plane's own grid, whatever the window."""
+    """A JPEG round trip whose 16-pixel blocks lie on the plane's grid, independent of the window."""
     framed = cv2.copyMakeBorder(pixels, skip_y, 0, skip_x, 0, cv2.BORDER_REFLECT_101)
     coded = cv2.imencode(".jpg", framed[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded: Rgb = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)

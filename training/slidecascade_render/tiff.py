@@ -1,7 +1,7 @@
-"""A streaming writer for tiled, pyramidal BigTIFF files whose tiles are JPEG already.
+"""A streaming writer for tiled, pyramidal BigTIFF files of JPEG-encoded tiles.
 
 Follows TIFF 6.0, its technical note 2 on JPEG and the BigTIFF layout of libtiff. Only the tile offsets and lengths
-are held in memory. tifffile would need a codec package to write tiles that are encoded by someone else.
+are held in memory. tifffile needs a codec package even to write encoded tiles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TiledTiff:
 
     path: Path
     _file: BinaryIO = field(init=False)
-    _link: int = field(init=False, default=8)  # where the offset of the next directory is to be written
+    _link: int = field(init=False, default=8)  # position of the next directory's offset
 
     def __enter__(self) -> Self:
         self._file = self.path.open("wb")

@@ -1,4 +1,4 @@
-"""The part of the tissue plane that is rendered at a time."""
+"""The rendered part of the tissue plane."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Recipes that made the bundled models, and synthetic tissue with exact truth."""
+"""Recipes of the bundled models, and synthetic tissue with exact truth."""

@@ -1,4 +1,4 @@
-"""Keras and its backend, imported where they are needed and without their start-up notes."""
+"""Imports Keras and its backend on demand, without their startup messages."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import sys
 from typing import Any, Final
 
 EXPORTER: Final = "tensorflow"
-"""The backend that ONNX graphs are exported with."""
+"""The backend of the ONNX export."""
 _STDERR: Final = 2
 
 
 def prepare_keras() -> None:
-    """Before Keras is first imported: TensorFlow keeps its start-up notes to itself."""
+    """Suppress TensorFlow's startup messages; must be called before Keras is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def imported_keras() -> Any:
-    """Keras with its backend; what TensorFlow writes to stderr on import, whatever its settings, is dropped."""
+    """Keras with its backend; TensorFlow's output to stderr on import, which its settings do not suppress, is
+    discarded."""
     prepare_keras()
     sys.stderr.flush()
     kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)

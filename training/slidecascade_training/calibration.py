@@ -1,5 +1,5 @@
-"""Probabilities that mean what they say: calibration error, temperature, and the floor below which an answer is
-none (after Guo et al. 2017)."""
+"""Calibration of probabilities (after Guo et al. 2017): calibration error, temperature, and the minimum
+probability of an assigned class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BELOW: Final = 0.02  # of the calibration crops
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For each bin of the highest probability: how many answers, their mean probability, how many were right."""
+    """By bin of the highest probability: number of predictions, mean probability, number of correct ones."""
 
     counts: Labels
     confidence: Floats
@@ -29,7 +29,8 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean gap, weighted by the answers in each bin; NaN without answers."""
+        """Expected calibration error: the mean gap, weighted by the predictions in each bin; NaN without
+        predictions."""
         if not self.counts.sum():
             return float("nan")
         gaps = np.abs(self.confidence - self.accuracy)
@@ -53,8 +54,8 @@ def calibration_of(probabilities: Floats, truth: Labels) -> Calibration:
 def temperature(logits: Floats, labels: Labels) -> float:
     """The factor by which dividing the logits (N, C) makes the labels (N,) most likely, classes equally weighted.
 
-    The loss is convex in the inverse of the temperature, so a bounded search over its logarithm finds the one
-    minimum there is.
+    The loss is convex in the inverse of the temperature, so a bounded search over its logarithm finds the unique
+    minimum.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax

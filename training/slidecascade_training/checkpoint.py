@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was cut off: one file per epoch, written in one step."""
+"""Checkpoints for resuming a run: one file per epoch, written atomically."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from slidecascade.staging import make_folder, write_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """Figures of one epoch; None where nothing is kept for validation, or there is no score.
-
-    `steps` are those of the run up to its end.
+    """Figures of one epoch; None without validation data or without a score. `steps` counts all steps of the run
+    up to its end.
     """
 
     steps: int
@@ -33,7 +32,7 @@ class Epoch:
 
     @property
     def watched(self) -> float:
-        """The loss that decides which epoch is best."""
+        """The loss by which the best epoch is chosen."""
         return self.loss if self.val_loss is None else self.val_loss
 
 
@@ -57,7 +56,7 @@ class History:
         return replace(self, epochs=(*self.epochs, epoch))
 
     def is_stale(self, patience: int) -> bool:
-        """Whether the last `patience` epochs brought nothing better."""
+        """Whether the last `patience` epochs did not improve."""
         return len(self.epochs) - self.best >= patience > 0
 
 
@@ -68,10 +67,10 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, model: Any, history: History) -> None:
-        """Write the epoch that just ended, then remove what is neither last nor best.
+        """Write the epoch that just ended, then remove all but the last and the best.
 
         Raises:
-            UnwritableOutputError: the disk is full; what was there before is untouched.
+            UnwritableOutputError: when the disk is full; existing files are unchanged.
         """
         arrays = {f"v{index}": array for index, array in enumerate(_values(model))}
         notes = json.dumps([asdict(epoch) for epoch in history.epochs]).encode()
@@ -85,18 +84,18 @@ class Checkpoints:
                 self._path(number).unlink(missing_ok=True)
 
     def restore_last(self, model: Any) -> History:
-        """Put the last epoch into `model` and its optimiser; an empty history when there is no checkpoint."""
+        """Load the last epoch into `model` and its optimiser; an empty history without a checkpoint."""
         numbers = self._numbers()
         return self.restore(model, numbers[-1]) if numbers else History()
 
     def restore(self, model: Any, epoch: int) -> History:
-        """Put `epoch` into `model` and its optimiser.
+        """Load `epoch` into `model` and its optimiser.
 
         Raises:
             TrainingFailedError: the checkpoint is not of this network, or damaged.
         """
         try:
-            # From memory: of a damaged file numpy would leave the handle open.
+            # From memory: numpy would leave the handle of a damaged file open.
             file = io.BytesIO(self._path(epoch).read_bytes())
             with np.load(file, allow_pickle=False) as stored:
                 notes = json.loads(stored["history"].tobytes())
@@ -104,7 +103,8 @@ class Checkpoints:
                 _assign(model, [stored[f"v{index}"] for index in range(len(stored.files) - 1)])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise TrainingFailedError(
-                f"The checkpoint of epoch {epoch} cannot be read or is of another network: choose another --out."
+                f"The checkpoint of epoch {epoch} cannot be read or belongs to another network: "
+                "choose another --out."
             ) from error
         return history
 
@@ -121,7 +121,7 @@ def _variables(model: Any) -> list[Any]:
 
 
 def _values(model: Any) -> list[Any]:
-    # np.asarray is what every backend's variables answer to without a warning; np.array is not.
+    # np.asarray works with every backend's variables without a warning; np.array does not.
     return [np.asarray(variable) for variable in _variables(model)]
 
 

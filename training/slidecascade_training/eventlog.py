@@ -1,7 +1,7 @@
 """Curves for TensorBoard, by tensorboardX's own writer of event files.
 
-Its `SummaryWriter` is not used: that writes in a thread, where a full disk ends the thread and leaves the run
-waiting for it. `EventsWriter` below it writes where it is called.
+Its `SummaryWriter` is not used: it writes in a thread, which a full disk terminates while the run waits for it.
+`EventsWriter` writes in the calling thread.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from slidecascade.staging import make_folder, writing_to
 
 
 class EventLog:
-    """An event file in `folder`, a new one for each time a run starts or resumes.
+    """An event file in `folder`, a new one for every start of a run.
 
     Raises:
-        UnwritableOutputError: the file cannot be made.
+        UnwritableOutputError: when the file cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class EventLog:
             self._writer.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve, on the disk when this returns.
+        """Append one point to each curve and sync the file.
 
         Raises:
             UnwritableOutputError: the disk is full.

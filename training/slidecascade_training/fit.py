@@ -1,10 +1,9 @@
 """The training loop of every recipe: epochs with checkpoints, early stopping, a stop at the first loss that is NaN
 or infinite.
 
-Keras takes the step (`train_on_batch`) on whichever backend; `Model.fit` around it is not used. There, batches are
-asked for ahead, twice and in another thread, errors of a data set come back as the backend's own, and a callback
-can stop a run only by a flag. Here a step's batch is a function of its number, which is what makes a resumed run
-equal to an unbroken one.
+Keras runs the step (`train_on_batch`) on any backend; `Model.fit` is not used: it prefetches batches from
+another thread, wraps errors of a data set in backend errors, and lets a callback stop a run only by a flag. Here
+a batch is a function of its step, so that a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import TrainingFailedError
-from slidecascade_training.ahead import Batch, DrawBatch, Floats
 from slidecascade_training.checkpoint import Checkpoints, Epoch, History
 from slidecascade_training.eventlog import EventLog
+from slidecascade_training.prefetch import Batch, DrawBatch, Floats
 from slidecascade_training.schedule import RatePlan
 
 _BAR_WIDTH: Final = 30
@@ -33,15 +32,15 @@ SCORE: Final = "score"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How long a run is and what it keeps.
+    """Length of a run and the epoch it returns.
 
     Attributes:
-        steps: in all.
-        epoch_steps: from one checkpoint to the next; the last epoch may be shorter.
-        patience: epochs without a better one before the run stops; 0 never stops it.
-        kept: the epoch a finished run returns: that with the lowest watched loss, or the last.
-        score: what the metric is, for what is printed; None where there is none.
-        remedy: what to do when the loss became NaN, for the message.
+        steps: total number of steps.
+        epoch_steps: steps between checkpoints; the last epoch may be shorter.
+        patience: epochs without improvement before the run stops; 0: no early stopping.
+        kept: the epoch a finished run returns: the one with the lowest watched loss, or the last.
+        score: display name of the metric; None without one.
+        remedy: what to do when the loss is NaN, for the error message.
     """
 
     steps: int
@@ -63,7 +62,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """How pixel values 0 to 255 become what a network sees: ``value * scale + offset``."""
+    """Scaling of pixel values 0 to 255 to a network's input: ``value * scale + offset``."""
 
     scale: float
     offset: float = 0.0
@@ -76,13 +75,14 @@ class Pixels:
 def compile_network(
     network: Any, loss: Any, plan: RatePlan, *, weight_decay: float, metrics: Sequence[Any] = ()
 ) -> Any:
-    """The network with loss, metrics and optimiser (AdamW, Loshchilov and Hutter 2019), its variables all made."""
+    """The network with loss, metrics and optimiser (AdamW, Loshchilov and Hutter 2019), with all variables
+    created."""
     import keras
 
     network.compile(
         optimizer=keras.optimizers.AdamW(plan.as_keras(), weight_decay=weight_decay, clipnorm=1.0),
         loss=loss,
-        # XLA takes minutes to compile a large network and gains little in convolutions; JAX knows no other way.
+        # XLA takes minutes to compile a large network and gains little in convolutions; JAX requires it.
         jit_compile=keras.backend.backend() == "jax",
         metrics=list(metrics),
     )
@@ -100,17 +100,17 @@ def fit(
     plan: RatePlan,
     validation: Callable[[], Iterable[Batch]] | None = None,
 ) -> History:
-    """Train in `folder` from its last checkpoint on; the model ends as that of the epoch the course keeps.
+    """Train in `folder`, from its last checkpoint on; `model` gets the weights of the epoch that the course keeps.
 
     Args:
         model: compiled by `compile_network`.
         draw: see `DrawBatch`.
-        pixels: how the network sees images.
-        plan: of the model's optimiser, for what is written down.
+        pixels: scaling of images.
+        plan: learning-rate plan of the optimiser, for the log.
         validation: the batches to validate on after each epoch.
 
     Raises:
-        TrainingFailedError: the loss became NaN or infinite; the checkpoints before that are kept.
+        TrainingFailedError: when the loss is NaN or infinite; earlier checkpoints are kept.
         UnwritableOutputError: a checkpoint cannot be written.
         UnusableDataError and others that `draw` raises, unchanged.
     """
@@ -227,7 +227,7 @@ def _say(line: str) -> None:
 
 
 def _draw_progress(course: Course, epoch: int, step: int, steps: int, loss: float) -> None:
-    """A bar on a terminal; silence in a log file."""
+    """A progress bar on a terminal, none in a log file."""
     if not sys.stderr.isatty():
         return
     filled = _BAR_WIDTH * step // steps

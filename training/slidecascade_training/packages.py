@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from slidecascade.cells.heads.table import outputs_of
 from slidecascade.errors import ModelPackageError
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.heads.table import outputs_of
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.spec import (
     ClassifierSpec,
     CropSpec,
     ModelClass,
-    SegmenterOptions,
     SegmenterSpec,
-    SoftmaxOptions,
     TrainingData,
 )
 from slidecascade.models.tensors import rgb_image
@@ -38,7 +38,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What every package states, whatever its network does; figures that are not finite are left out."""
+    """Fields of every package, for any task; NaN and infinite figures are omitted."""
 
     name: str
     version: int
@@ -54,7 +54,7 @@ class Statement:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As a specification takes them."""
+        """As fields of a specification."""
         finite = {name: round(value, 4) for name, value in self.accuracy.items() if np.isfinite(value)}
         return {
             "name": self.name,
@@ -68,9 +68,9 @@ class Statement:
 
 
 def segmenter_spec(
-    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: SegmenterOptions
+    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: UnetOptions
 ) -> SegmenterSpec:
-    """Of a network that returns the maps of the `unet` head for images of any size."""
+    """The specification of a network that returns the maps of the `unet` head for images of any size."""
     return SegmenterSpec(
         **stated.fields,
         task="segment",
@@ -84,9 +84,9 @@ def segmenter_spec(
 
 
 def classifier_spec(
-    stated: Statement, exported: Exported, *, input_px: int, crop_px: int, options: SoftmaxOptions | None = None
+    stated: Statement, exported: Exported, *, input_px: int, crop_px: int, options: ClassifierOptions | None = None
 ) -> ClassifierSpec:
-    """Of a network that returns softmax probabilities for crops of one size."""
+    """The specification of a network that returns softmax probabilities for crops of one size."""
     more = {} if options is None else {"options": options}
     return ClassifierSpec(
         **stated.fields,
@@ -144,17 +144,17 @@ def _exported(network: Any, pixels: Pixels, sizes_px: Sequence[tuple[int, int]] 
 def write(
     models_dir: Path, spec: SegmenterSpec | ClassifierSpec, exported: Exported, card: Card, *, max_batch: int = 32
 ) -> Path:
-    """Write ``models_dir/<name>``, whole or not at all, after the service has loaded it once; its folder.
+    """Write ``models_dir/<name>`` atomically, after the service has loaded it once; the folder.
 
     Raises:
-        ModelPackageError: the service would refuse the package.
+        ModelPackageError: when the service rejects the package.
         UnwritableOutputError: a full disk.
     """
     return write_package(models_dir, spec, exported.served, card.markdown, verify=_load_once, max_batch=max_batch)
 
 
 def _load_once(graph_path: Path) -> None:
-    """Load the package as the service will, before it is put in place."""
+    """Load the package as the service does, before it is renamed into place."""
     from slidecascade.models.repository import load_package
     from slidecascade.runners.local import LocalRunner
 

@@ -1,4 +1,4 @@
-"""Learning rates by step, as Keras schedules: part of the compiled step on every backend, resumed with it."""
+"""Learning rates by step, as Keras schedules, which are part of the compiled step on every backend."""
 
 from __future__ import annotations
 

@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from slidecascade import wire
-from slidecascade.analysis.flow import Failure, Progress, analyse, prepare, run_tiles, say_nothing
+from slidecascade.analysis import footprint
+from slidecascade.analysis.flow import AnyWork, Failure, Progress, analyse, prepare, run_tiles, say_nothing
 from slidecascade.analysis.lanes import Lanes
 from slidecascade.analysis.plan import RegionTask
-from slidecascade.analysis.sink import Sink
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis
-from slidecascade.cells.tile import TileWork
+from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.cores import usable_cores
 from slidecascade.errors import (
     InvalidRequestError,
@@ -27,21 +24,30 @@ from slidecascade.errors import (
     UnknownModelError,
     UnknownPipelineError,
 )
-from slidecascade.geometry import Box
+from slidecascade.geometry import Box, Grid
+from slidecascade.kinds.result import RegionResult
+from slidecascade.kinds.sink import Sink
+from slidecascade.kinds.table import KINDS, Kind
+from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
-from slidecascade.pipelines.load import Pipeline, load_pipelines
+from slidecascade.outputs.encoders import Encoders
+from slidecascade.outputs.files import Overview
+from slidecascade.pipelines.load import load_pipelines
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.doubts import SWAPPED, doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
-from slidecascade.slides.region import resolve_mpp, resolve_region
+from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
-from slidecascade.slides.source import OpenSource
+from slidecascade.slides.source import OpenSource, Pyramid
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.upload import decode_image
+from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
+from slidecascade.slides.view import SlideFrame
 from slidecascade.timing import Observer, Stopwatch
 
 KEPT_FACTS = 256
@@ -50,14 +56,15 @@ KEPT_FACTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished analysis, and the region's pixels for those who draw on them.
+    """A finished analysis, and the region's pixels for those who draw on them."""
 
-    `overview(max_side_px)` returns the region as ``(H, W, 3)`` uint8 RGB with no side longer than that, and the
-    level-0 pixels per pixel of it.
-    """
+    analysis: RegionResult
+    overview: Overview
 
-    analysis: Analysis
-    overview: Callable[[int], tuple[NDArray[np.uint8], float]]
+    @property
+    def cells(self) -> Analysis:
+        """The analysis of a pipeline that finds cells; raises InvalidRequestError for one of another kind."""
+        return cells_of(self.analysis)
 
 
 class Analyser:
@@ -66,6 +73,7 @@ class Analyser:
     Args:
         observer: told about stages, tiles and cells.
         runs: told about the runs of networks.
+        kinds: of pipeline, by name.
         make_runner: builds what runs the networks of the packages it is given; default: what the settings choose.
 
     Raises:
@@ -79,11 +87,14 @@ class Analyser:
         observer: Observer,
         runs: RunObserver | None = None,
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
+        kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
         self._settings = settings
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
-        self._pipelines = load_pipelines(self._packages, settings.pipelines_dir)
+        self._kinds = kinds
+        files = [kind.file for kind in kinds.values()]
+        self._pipelines: Mapping[str, Pipeline] = load_pipelines(self._packages, settings.pipelines_dir, files)
         if not self._pipelines:
             raise PipelineSpecError(
                 f"No pipeline can be served: the models folder holds {', '.join(self._packages) or 'no models'}; "
@@ -96,6 +107,11 @@ class Analyser:
         )
         self._facts = FactsCache(KEPT_FACTS)
         self._threads = settings.threads or usable_cores()
+        self.memory = Budget(
+            settings.memory_mib * 2**20 or usable_bytes() // 2,
+            retry_after_s=settings.retry_after_s,
+            notify=observer.memory,
+        )
         self._lanes = Lanes(self._threads, name="tile")
 
     def close(self) -> None:
@@ -134,19 +150,33 @@ class Analyser:
         image: bytes | None,
         control: Control,
         *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
         progress: Progress = say_nothing,
     ) -> Report:
         """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
 
         Blocks until done; `progress(done, total)` is called after each tile. Raises any of the request's errors
         in `slidecascade.errors`.
+
+        Args:
+            share: of `memory`; the region's memory is reserved in it, to be released when the answer is sent.
+            overview_side_px: longest side of the overview that will be asked of the report; 0: none will be.
         """
-        return self.run(self.prepare(request, image, control), control, progress=progress)
+        task = self.prepare(request, image, control, share=share, overview_side_px=overview_side_px)
+        return self.run(task, control, share=share, progress=progress)
 
     def prepare(
-        self, request: wire.RegionRequest, image: bytes | None, control: Control, *, is_bounded: bool = True
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        overview_side_px: int = 0,
+        is_bounded: bool = True,
     ) -> RegionTask:
-        """Check `request`, decode its image or open its slide, and fill in every default.
+        """Check `request`, decode its image or open its slide, and fill in every default; see `analyse`.
 
         Where `is_bounded`, a region of a slide has at most the setting's `max_region_px` pixels; what is worked on
         field by field may have any number.
@@ -154,13 +184,25 @@ class Analyser:
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
-        open_source = self._source(request, image)
-        with open_source() as source:
-            mpp = resolve_mpp(source, request.mpp)
+        with self._pyramid(request, image) as pyramid:
+            mpp = resolve_mpp(pyramid, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(source, asked, max_px=self._settings.max_region_px if is_bounded else None)
-            space, content_id = source.coordinate_space, source.content_id
-        control.check()  # decoding and opening can take long
+            region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px if is_bounded else None)
+            encoded = pyramid if isinstance(pyramid, EncodedImage) else None
+            found = self._expected(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
+            space = pyramid.coordinate_space
+            doubts = doubts_of(pyramid.stated, mpp)
+        held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
+        upload = None
+        if encoded is None:
+            share.reserve(held + found, control)
+        else:
+            held += len(encoded.data) + encoded.decoded_bytes
+            upload = _decoded(encoded, share, control, kept_bytes=held + found)
+        control.check()  # decoding and waiting can take long
+        open_source = self._opener(request, upload)
+        with open_source() as source:
+            content_id = source.content_id
         facts = self._facts.of(content_id, partial(compute_facts, open_source))
         return RegionTask(
             pipeline=pipeline,
@@ -172,10 +214,20 @@ class Analyser:
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
+            held_bytes=held,
+            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            origin=request.origin,
         )
 
-    def run(self, task: RegionTask, control: Control, *, progress: Progress = say_nothing) -> Report:
-        """Analyse a region whose every default is filled in."""
+    def run(
+        self,
+        task: RegionTask,
+        control: Control,
+        *,
+        share: Share = UNLIMITED,
+        progress: Progress = say_nothing,
+    ) -> Report:
+        """Analyse a region whose every default is filled in; what is found is held in `share`."""
         with self._refusing_strangers():
             analysis = analyse(
                 task,
@@ -185,23 +237,25 @@ class Analyser:
                 control=control,
                 observer=self._observer,
                 progress=progress,
+                kinds=self._kinds,
+                hold=lambda found: share.require(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
-    def tile_work(self, task: RegionTask, control: Control, stopwatch: Stopwatch) -> TileWork:
+    def tile_work(self, task: RegionTask, control: Control, stopwatch: Stopwatch) -> AnyWork:
         """What all tiles of `task` share; raises what `flow.prepare` does."""
-        return prepare(task, self._runner, control, stopwatch)
+        return prepare(task, self._kinds[task.pipeline.kind], self._runner, control, stopwatch)
 
     def run_tiles(
         self,
         task: RegionTask,
-        work: TileWork,
+        work: AnyWork,
         tiles: Sequence[Tile],
-        sink: Sink,
+        sink: Sink[Any],
         *,
         progress: Progress = say_nothing,
     ) -> tuple[Failure, ...]:
-        """Hand every one of `tiles` to `sink`; those that failed twice are returned; see `flow.run_tiles`.
+        """Pass every one of `tiles` to `sink`, and return those that failed twice; see `flow.run_tiles`.
 
         Tiles of regions that are asked for meanwhile are worked on first.
         """
@@ -224,7 +278,7 @@ class Analyser:
 
     @property
     def observer(self) -> Observer:
-        """Who is told about stages, tiles and cells."""
+        """Notified of stages, tiles and cells."""
         return self._observer
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
@@ -232,6 +286,10 @@ class Analyser:
 
     def pipeline(self, name: str) -> wire.PipelineInfo:
         return _pipeline_info(self._find_pipeline(name))
+
+    def encoders(self, pipeline: str) -> Encoders[Any]:
+        """What the results of a pipeline can be answered as; raises UnknownPipelineError."""
+        return self._kinds[self._find_pipeline(pipeline).kind].encoders
 
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return tuple(_model_info(package.spec) for package in self._packages.values())
@@ -259,17 +317,42 @@ class Analyser:
             raise UnknownPipelineError(f"There is no pipeline {name!r}; there are {known}.")
         return self._pipelines[name]
 
-    def _source(self, request: wire.RegionRequest, image: bytes | None) -> OpenSource:
+    def _expected(self, pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
+        """Memory of what `pipeline` may find; raises what is wrong with the pixel size of any model."""
+        grids: dict[str, Grid] = {}
+        for model in pipeline.models:
+            grids[model.name] = frame.grid(pipeline.mpp_of(model))
+            require_workable(region_l0, grids[model.name])
+        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
+        return expected
+
+    @contextmanager
+    def _pyramid(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[Pyramid]:
+        """What the upload or the slide states; no pixel is read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
                 "Send either an image or the id of a slide, and not both.",
                 errors=(("slide", "give either an uploaded image or a slide id"),),
             )
         if image is not None:
-            upload = decode_image(image, max_px=self._settings.max_region_px)
-            return lambda *, private=False: nullcontext(upload)
+            yield open_image(image, max_px=self._settings.max_region_px)
+            return
+        with self._slides.open(str(request.slide)) as slide:
+            yield slide
+
+    def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
+        if upload is not None:
+            return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
+
+
+def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
+    """The pixels of `image`, once there is memory in `share` for decoding it, of which `kept_bytes` are kept."""
+    share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
+    upload = image.decode()
+    share.shrink(kept_bytes)
+    return upload
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:
@@ -305,16 +388,20 @@ def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:
 
 
 def _pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
+    by_task = {
+        task: [model.name for model in pipeline.models if model.task == task] for task in ("segment", "classify")
+    }
     return wire.PipelineInfo(
         name=pipeline.name,
+        kind=pipeline.kind,
         title=pipeline.title,
         description=pipeline.description,
-        segmenter=pipeline.segmenter.name,
-        classifiers=tuple(stage.model.name for stage in pipeline.stages),
+        segmenter=next(iter(by_task["segment"]), None),
+        classifiers=tuple(by_task["classify"]),
         thresholds=dict(pipeline.thresholds),
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),
         heatmaps=tuple(
-            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmaps
+            wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmap_titles
         ),
     )
 

@@ -8,14 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from slidecascade.analysis.footprint import hold_freely
 from slidecascade.analysis.plan import RegionTask
-from slidecascade.analysis.sink import MemorySink, Sink, core_in_region_l0
 from slidecascade.cancellation import Control
-from slidecascade.cells.result import Analysis, UsedModel
-from slidecascade.cells.tile import TileWork
-from slidecascade.cells.tile_result import TileFailure, TileResult
 from slidecascade.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -26,7 +24,12 @@ from slidecascade.errors import (
     TilesFailedError,
 )
 from slidecascade.geometry import Grid, Size
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import RegionResult, Subject, UsedModel
+from slidecascade.kinds.sink import Sink, core_in_region_l0
+from slidecascade.kinds.table import KINDS, Kind
+from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.kinds.work import TileWork
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner, bound
 from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
@@ -36,6 +39,9 @@ LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles, in the thread that called `analyse`."""
+
+
+AnyWork = TileWork[Any, AnyTileResult]
 
 
 def say_nothing(done: int, total: int) -> None:
@@ -51,14 +57,19 @@ def analyse(
     control: Control,
     observer: Observer,
     progress: Progress = say_nothing,
-) -> Analysis:
-    """Find and classify the cells of a region.
+    kinds: Mapping[str, Kind] = KINDS,
+    hold: Callable[[int], None] = hold_freely,
+) -> RegionResult:
+    """Find in a region what its pipeline finds.
 
     Args:
         pool: runs tiles; `threads` says how many at a time.
         control: asked between steps whether to go on.
+        kinds: by name, that of the pipeline among them.
+        hold: called with the memory that what was found so far takes, in bytes; raises when there is not so much.
 
     Raises:
+        RegionTooLargeError, OverloadedError: when `hold` says so.
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
         RetryLaterError: when networks had too much to do, or were not there.
         ModelPackageError: when networks elsewhere are others than were asked for.
@@ -67,47 +78,48 @@ def analyse(
     """
     started = time.perf_counter()
     stopwatch = Stopwatch(observer)
-    work = prepare(task, runner, control, stopwatch)
+    kind = kinds[task.pipeline.kind]
+    work = prepare(task, kind, runner, control, stopwatch)
     tiles = _tiles(task, work, threads)
-    sink = MemorySink(task.pipeline, task.region_l0, work.grid)
-    failed = run_tiles(task, work, tiles, sink, pool=pool, threads=threads, observer=observer, progress=progress)
+    sink = kind.sink(task.pipeline, task.region_l0, work.grid)
+    held = _Held(sink, kind.footprint.kept, hold)
+    failed = run_tiles(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
     refuse_failures(task, work.grid, failed, len(tiles))
     with stopwatch.measure("collect"):
-        cells = sink.cells()
-        ends, tissue_map = sink.classes(cells, task.thresholds), sink.tissue()
-    analysis = Analysis(
-        pipeline=task.pipeline.name,
-        coordinate_space=task.coordinate_space,
-        facts=task.facts,
-        region_l0=task.region_l0,
-        mpp=task.mpp,
-        models=used_models(task.pipeline, work.grids),
-        thresholds=task.thresholds,
-        classes=task.pipeline.classes,
-        instances=cells,
-        class_index=ends,
-        heatmaps=task.pipeline.heatmaps,
-        tissue=tissue_map,
-        tiles=sink.report(),
-        timings_s={**stopwatch.seconds, "total": time.perf_counter() - started},
-        warnings=sink.warnings(),
-    )
-    _tell(observer, analysis)
-    return analysis
+        found: RegionResult = sink.finish(_subject(task, work.grids))
+    result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
+    _tell(observer, result)
+    return result
+
+
+class _Held:
+    """A sink whose memory is held: `kept` says what a tile takes of it, `hold` raises when there is none."""
+
+    def __init__(self, sink: Sink[Any], kept: Callable[[Any], int], hold: Callable[[int], None]) -> None:
+        self._sink, self._kept, self._hold = sink, kept, hold
+        self._bytes = 0
+
+    def take(self, result: AnyTileResult, /) -> None:
+        self._sink.take(result)
+        self._bytes += self._kept(result)
+        self._hold(self._bytes)
+
+    def fail(self, failure: TileFailure, /) -> None:
+        self._sink.fail(failure)
 
 
 def run_tiles(
     task: RegionTask,
-    work: TileWork,
+    work: AnyWork,
     tiles: Sequence[Tile],
-    sink: Sink,
+    sink: Sink[Any],
     *,
     pool: Executor,
     threads: int,
     observer: Observer,
     progress: Progress = say_nothing,
 ) -> tuple[Failure, ...]:
-    """Hand every tile to `sink`, in order; nothing is kept of those that did not fail, which are returned.
+    """Pass every tile to `sink`, in order, and return those that failed twice; nothing is kept of the others.
 
     Raises:
         RetryLaterError, ModelPackageError, DeadlineExceededError, CancelledError: as `analyse` does.
@@ -124,8 +136,8 @@ def run_tiles(
     return tuple(failed)
 
 
-def prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopwatch) -> TileWork:
-    """What all tiles of `task` share.
+def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stopwatch: Stopwatch) -> AnyWork:
+    """What all tiles of `task`, whose pipeline is of `kind`, share.
 
     Raises:
         UnreadableSlideError: the slide cannot be opened.
@@ -134,10 +146,10 @@ def prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopw
     with stopwatch.measure("read"):
         with task.open_source() as source:
             view = task.view(source)
-            grids = {model.name: view.grid(model.mpp) for model in task.pipeline.models}
+            grids = {model.name: view.grid(task.pipeline.mpp_of(model)) for model in task.pipeline.models}
         for grid in grids.values():
             require_workable(task.region_l0, grid)
-        return TileWork(
+        work: AnyWork = kind.work(
             pipeline=task.pipeline,
             region_l0=task.region_l0,
             grids=grids,
@@ -147,6 +159,7 @@ def prepare(task: RegionTask, runner: Runner, control: Control, stopwatch: Stopw
             control=control,
             stopwatch=stopwatch,
         )
+        return work
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +174,11 @@ class Failure:
         return f"{self.error.problem}: {self.error.detail}"
 
 
-Outcome = TileResult | Failure
+Outcome = AnyTileResult | Failure
 
 
-def _tiles(task: RegionTask, work: TileWork, threads: int) -> tuple[Tile, ...]:
-    needed, extent = work.grid.box_from_l0(task.region_l0), work.grid.size
+def _tiles(task: RegionTask, work: AnyWork, threads: int) -> tuple[Tile, ...]:
+    needed, extent = work.needed, work.grid.size
     if task.tile_px is None:
         side = default_tile_px(needed, extent, threads, halo_px=work.halo_px, multiple_of=work.aligned_to)
     else:
@@ -199,7 +212,7 @@ def _in_flight(
             future.cancel()
 
 
-def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -> Outcome:
+def _attempt(task: RegionTask, work: AnyWork, tile: Tile, observer: Observer) -> Outcome:
     """Work on a tile; once more if that failed."""
     outcome = _once(task, work, tile)
     if isinstance(outcome, Failure):
@@ -212,7 +225,7 @@ def _attempt(task: RegionTask, work: TileWork, tile: Tile, observer: Observer) -
     return outcome
 
 
-def _once(task: RegionTask, work: TileWork, tile: Tile, *, private: bool = False) -> Outcome:
+def _once(task: RegionTask, work: AnyWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
         with task.open_source(private=private) as source:
             return work.result(tile, task.view(source))
@@ -244,6 +257,20 @@ def refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[Failure], tot
     ) from first
 
 
+def _subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+    return Subject(
+        pipeline=task.pipeline.name,
+        coordinate_space=task.coordinate_space,
+        facts=task.facts,
+        region_l0=task.region_l0,
+        mpp=task.mpp,
+        models=used_models(task.pipeline, grids),
+        thresholds=task.thresholds,
+        doubts=task.doubts,
+        origin=task.origin,
+    )
+
+
 def used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
     """The models of `pipeline` in the order in which they run, each with the grid it reads, by name in `grids`."""
     return tuple(
@@ -259,12 +286,12 @@ def used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMode
     )
 
 
-def _tell(observer: Observer, analysis: Analysis) -> None:
-    tiles = analysis.tiles
+def _tell(observer: Observer, result: RegionResult) -> None:
+    tiles = result.tiles
     observer.tiles("done", tiles.total - tiles.background - len(tiles.failed))
     observer.tiles("background", tiles.background)
     observer.tiles("failed", len(tiles.failed))
-    for name, count in analysis.counts.items():
-        observer.cells(analysis.pipeline, name, count)
-    for warning in analysis.warnings:
+    for name, count in result.cell_counts.items():
+        observer.cells(result.pipeline, name, count)
+    for warning in result.warnings:
         observer.warning(warning.code)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.result import CoordinateSpace
 from slidecascade.geometry import Box, Mpp
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.result import CoordinateSpace, Origin
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
+from slidecascade.warning import AnswerWarning
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
@@ -32,8 +33,11 @@ class RegionTask:
         mpp: micrometres per level-0 pixel.
         facts: what holds for the slide as a whole.
         thresholds: one number per model of the pipeline.
-        tile_px: greatest side of a tile's core in the segmenter's pixels; None: chosen by the region's size.
-        shift: moves the seams (x, y), in the segmenter's pixels; the cells must not change.
+        tile_px: greatest side of a tile's core in pixels of the first model's grid.
+        held_bytes: memory that is held for the region, less that of what is found.
+        doubts: what makes any answer about this source doubtful, known beforehand.
+        origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
+        shift: moves the seams (x, y), in those pixels; what is found must not change.
     """
 
     pipeline: Pipeline
@@ -45,6 +49,9 @@ class RegionTask:
     thresholds: Mapping[str, float]
     tile_px: int | None = None
     allow_partial: bool = False
+    held_bytes: int = 0
+    doubts: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
     shift: tuple[int, int] = (0, 0)
 
     def view(self, source: Source) -> SlideView:

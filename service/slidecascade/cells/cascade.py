@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells import crops
 from slidecascade.geometry import Box, Grid
 from slidecascade.models.spec import ClassifierSpec
-from slidecascade.pipelines.load import Pipeline, Stage
+from slidecascade.pipelines.cells import CellsPipeline, Stage
+from slidecascade.slides import crops
 
 BATCH = 32
 """Cells per run of a classifier: enough to make the call's own cost vanish, few enough to stop in time."""
@@ -21,7 +21,7 @@ RunModel = Callable[[ClassifierSpec, NDArray[np.uint8]], NDArray[np.float32]]
 
 def classify(
     centroids_l0: NDArray[np.float64],
-    pipeline: Pipeline,
+    pipeline: CellsPipeline,
     *,
     grids: Mapping[str, Grid],
     floors: Mapping[str, float],
@@ -60,7 +60,7 @@ def chosen_class(probabilities: NDArray[np.float32], floor: float) -> NDArray[np
 
 
 def final_classes(
-    matrices: tuple[NDArray[np.float32], ...], pipeline: Pipeline, floors: Mapping[str, float], count: int
+    matrices: tuple[NDArray[np.float32], ...], pipeline: CellsPipeline, floors: Mapping[str, float], count: int
 ) -> NDArray[np.int64]:
     """``(count,)`` index into ``pipeline.classes`` of the class each cell ends in."""
     ends = np.zeros(count, np.int64)

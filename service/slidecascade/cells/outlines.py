@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.heads.labels import pixels_of
 from slidecascade.cells.instances import Instances
+from slidecascade.heads.labels import pixels_of
 
 
 @dataclass(frozen=True, slots=True)

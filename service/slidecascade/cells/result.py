@@ -1,86 +1,32 @@
-"""The result of analysing a region: all that an encoder may see."""
+"""The result of a `cells` pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells.instances import Instances
-from slidecascade.geometry import Box, Grid, Mpp
-from slidecascade.pipelines.classes import ClassTree
+from slidecascade.errors import InvalidRequestError
+from slidecascade.kinds.result import RegionResult
 from slidecascade.pipelines.heatmaps import HeatmapSpec
-from slidecascade.slides.facts import SlideFacts
-from slidecascade.warning import AnswerWarning
-
-CoordinateSpace = Literal["level0-pixels", "image-pixels"]
-
-
-@dataclass(frozen=True, slots=True)
-class UsedModel:
-    """A model that took part: identity, role, the grid it read and its class names."""
-
-    name: str
-    version: int
-    sha256: str
-    role: Literal["segmenter", "classifier"]
-    grid: Grid
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FailedTile:
-    """A tile that failed twice: its core in level-0 pixels, and why."""
-
-    core_l0: Box
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TileReport:
-    """Every tile accounted for."""
-
-    total: int
-    background: int
-    failed: tuple[FailedTile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TissueMap:
-    """Where tissue is: ``mask[y, x]`` covers grid pixel ``(x, y)`` of `grid` (a coarse one)."""
-
-    mask: NDArray[np.bool_]
-    grid: Grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
+class Analysis(RegionResult):
     """Cells of a region with their provenance.
 
-    `facts` holds what was computed once for the slide. `instances` is in level-0 pixels (pixels of the upload for
-    an image); `class_index` ``(N,)`` int64 points into `classes.ends`; `instances.probabilities[k]` has the
-    columns `models[k + 1].classes`. `mpp` is the level-0 pixel size. `timings_s` adds up seconds of work by stage
-    over threads.
+    `instances` is in level-0 pixels (pixels of the upload for an image); `class_index` ``(N,)`` int64 points into
+    `classes.ends`; `instances.probabilities[k]` has the columns `models[k + 1].classes`.
     """
 
-    pipeline: str
-    coordinate_space: CoordinateSpace
-    facts: SlideFacts
-    region_l0: Box
-    mpp: Mpp
-    models: tuple[UsedModel, ...]
-    thresholds: Mapping[str, float]
-    classes: ClassTree
+    kind: ClassVar[str] = "cells"
+
     instances: Instances
     class_index: NDArray[np.int64]
     heatmaps: tuple[HeatmapSpec, ...]
-    tissue: TissueMap
-    tiles: TileReport
-    timings_s: Mapping[str, float]
-    warnings: tuple[AnswerWarning, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -88,8 +34,25 @@ class Analysis:
         numbers = np.bincount(self.class_index, minlength=len(self.classes.ends))
         return {end.name: int(number) for end, number in zip(self.classes.ends, numbers, strict=True)}
 
+    @property
+    def cell_counts(self) -> dict[str, int]:
+        return self.counts
+
     def members(self, name: str) -> NDArray[np.bool_]:
         """``(N,)``: the cells of class `name` or of a class derived from it; none where there is no such class."""
         group = self.classes.groups.get(name)
         chosen: NDArray[np.bool_] = np.isin(self.class_index, group.members if group else ())
         return chosen
+
+
+def cells_of(result: RegionResult) -> Analysis:
+    """`result`, when it is of cells.
+
+    Raises:
+        InvalidRequestError: it is of another kind.
+    """
+    if not isinstance(result, Analysis):
+        raise InvalidRequestError(
+            f"The pipeline {result.pipeline!r} finds {result.kind}, no cells: choose one of the kind cells."
+        )
+    return result

@@ -1,9 +1,9 @@
 """Looking again, from further away, at what a tile could not decide.
 
-An object that may go on beyond what a tile sees, or touches one that may, is looked at in a square around it, and
-in a larger one where that does not decide it either. Most are decided by the first square. One that no square
-decides (a fold, a cell in a clump of giants) is taken as the largest square shows it, or not at all where that
-cuts it.
+A unit that a tile does not decide is looked at in a square around it, and in a larger one where that does not
+decide it either. Most are decided by the first square. One that no square decides (a fold, a cell in a clump of
+giants) is taken as the largest square shows it; where that cuts it, a label is not taken at all, and polygons are
+taken as the tile itself shows them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells.look import SMOOTHING_PX, Look, Place
+from slidecascade.cells.look import Look, Place
 from slidecascade.geometry import Box
 
 SQUARE_PX = (192, 320, 512)
@@ -23,7 +23,7 @@ SQUARE_PX = (192, 320, 512)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A look and which of its objects are taken, ``(N,)``."""
+    """A look, which of its units are taken and which are decided, ``(N,)`` both."""
 
     look: Look
     wanted: NDArray[np.bool_]
@@ -33,16 +33,20 @@ class Seen:
     def nothing_of(cls, look: Look) -> Seen:
         return cls(look, np.zeros(look.count, np.bool_), ~look.open())
 
+    def undecided_in(self, box: Box) -> NDArray[np.int64]:
+        """The units that are not decided and have a pixel in `box`."""
+        return np.flatnonzero(~self.decided & self.look.near(box)) + 1
+
     def takes(self, place: Place) -> bool:
-        label = self.look.label_at(place)
-        return label > 0 and bool(self.wanted[label - 1])
+        unit = self.look.unit_at(place)
+        return unit > 0 and bool(self.wanted[unit - 1])
 
     def decides(self, place: Place) -> bool:
-        label = self.look.label_at(place)
-        return label > 0 and bool(self.decided[label - 1])
+        unit = self.look.unit_at(place)
+        return unit > 0 and bool(self.decided[unit - 1])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SecondLook:
     """How to look again.
 
@@ -50,39 +54,48 @@ class SecondLook:
         look: gives what the segmenter sees in a box of its grid.
         whole: all that can be read of the slide.
         aligned_to: spacing of the lattice on which boxes lie.
-        receptive_px: how far from its sides a look shows nothing.
+        margin_px: how far from its sides a look decides nothing.
+        most_px: pixels read in all, after which what is left is taken as the tile shows it.
+        read_px: pixels read so far.
     """
 
     look: Callable[[Box], Look]
     whole: Box
     aligned_to: int
-    receptive_px: int
+    margin_px: int
+    most_px: int
+    read_px: int = 0
 
-    def settle(self, first: Look, undecided: NDArray[np.int64]) -> list[Seen]:
-        """What to take of `first`, of whose objects `undecided` are looked at again, and of further looks."""
-        decided = ~first.open()
-        own = Seen(first, decided.copy(), decided)
+    def settle(self, first: Seen, core: Box) -> list[Seen]:
+        """What to take of `first` and of further looks: all that is decided, and the rest that touches `core`."""
+        first.wanted[:] = first.decided
         further: list[Seen] = []
-        for label in undecided.tolist():
-            place = first.place_in(label)
+        for unit in first.undecided_in(core).tolist():
+            place = first.look.place_in(unit)
             if any(seen.takes(place) for seen in further):
-                continue  # two ends of one object
-            seen = self._seen_from(further, first.open_box(label), place)
-            found = seen.look.label_at(place)
+                continue  # two ends of one unit
+            seen = self._seen_from(further, first.look.open_box(unit), place) or first
+            found = seen.look.unit_at(place)
             if found and not seen.look.cut()[found - 1]:
                 seen.wanted[found - 1] = True
-        return [own, *further]
+            elif first.look.are_polygons:
+                first.wanted[unit - 1] = True
+        return [first, *further]
 
-    def _seen_from(self, further: list[Seen], box: Box, place: Place) -> Seen:
-        """A look that decides the object at `place`, or else the one from furthest away."""
+    def _seen_from(self, further: list[Seen], box: Box, place: Place) -> Seen | None:
+        """A look that decides the unit at `place`, or else the widest one; None: too much was read."""
         for seen in further:
             if seen.decides(place):
                 return seen
-        margin = self.receptive_px + SMOOTHING_PX + self.aligned_to
+        if self.read_px > self.most_px:
+            return None
+        margin = self.margin_px + self.aligned_to
         for side in SQUARE_PX:
             if max(box.width, box.height) + 2 * margin > side and side != SQUARE_PX[-1]:
                 continue
-            seen = Seen.nothing_of(self.look(self._square(box, place, side)))
+            square = self._square(box, place, side)
+            self.read_px += square.area
+            seen = Seen.nothing_of(self.look(square))
             if seen.decides(place):
                 break
         further.append(seen)

@@ -3,51 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cancellation import Control
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.look import Look, look_at
-from slidecascade.cells.second_look import SQUARE_PX, SecondLook
+from slidecascade.cells.look import Decoding, Look, look_at
+from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
+from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.models.spec import ClassifierSpec
-from slidecascade.pipelines.load import Pipeline
-from slidecascade.runners.runner import Runner
+from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
-from slidecascade.timing import Stopwatch
 
-_SEEN_PX = 16
-"""Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
+SECOND_LOOKS = 2
+"""Second looks read at most so many times the pixels of their tile."""
 
 EXACT_PX = 28
 """So far around a core maps are exact: a model's `halo_px` is the radius of its receptive field and this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileWork:
-    """Everything the tiles of a region share.
+class CellsWork(TileWork[CellsPipeline, TileResult]):
+    """Read, segment, decode, own, classify.
 
-    `region_l0` is the box whose cells are wanted, in level-0 pixels. `grids` holds the pixel grid of every model
-    by name; `thresholds` the foreground probability of the segmenter and the least class probability of each
-    classifier, by name.
+    `thresholds` holds the foreground probability of the segmenter and the least class probability of each
+    classifier.
     """
-
-    pipeline: Pipeline
-    region_l0: Box
-    grids: Mapping[str, Grid]
-    thresholds: Mapping[str, float]
-    dark_field: bool
-    runner: Runner
-    control: Control
-    stopwatch: Stopwatch
 
     @property
     def grid(self) -> Grid:
@@ -66,25 +53,24 @@ class TileWork:
     def result(self, tile: Tile, view: SlideView) -> TileResult:
         """Find the cells of `tile` in `view`."""
         self.control.check()
-        patch = self._read(view, self.grid, tile.read)
+        patch = self.read(view, self.grid, tile.read)
         blocks = tissue_blocks(patch, dark_field=self.dark_field)
-        core_blocks = _core_blocks(blocks, tile)
-        unstored_px = self._unstored_px(patch, tile, view)
-        if not core_blocks.any():
-            return self._nothing(tile, core_blocks, unstored_px)
+        tissue, unstored_px = core_blocks(blocks, tile), self.unstored_px(patch, tile, view)
+        if not tissue.any():
+            return self._nothing(tile, tissue, unstored_px)
         cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
         if not len(cells):
-            return self._nothing(tile, core_blocks, unstored_px)
+            return self._nothing(tile, tissue, unstored_px)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
             grids=self.grids,
             floors=self.thresholds,
-            read=lambda grid, box: self._read(view, grid, box),
+            read=lambda grid, box: self.read(view, grid, box),
             run=self._run_classifier,
         )
         classified = cells.with_probabilities(*probabilities)
-        return TileResult(tile.index, tile.core, core_blocks, classified, owned, near_seam, unstored_px)
+        return TileResult(tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px)
 
     @property
     def aligned_to(self) -> int:
@@ -101,65 +87,54 @@ class TileWork:
         """How far the maps of a read box depend on where it ends."""
         return max(0, self.pipeline.segmenter.halo_px - EXACT_PX)
 
-    def _read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[np.uint8]:
-        with self.stopwatch.measure("read"):
-            return view.read(grid, box)
-
     def _run_classifier(self, model: ClassifierSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.control.check()
-        with self.stopwatch.measure("classify"):
-            return self.runner.run(model.name, {model.input.name: images})["probabilities"]
+        return self.run(model, images)["probabilities"]
 
     def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
-        look = self._look(patch, tile.read)
-        undecided = self._undecided(look, tile)
+        first = Seen.nothing_of(self._look(patch, tile.read))
         whole = whole_lattice(self.grid.size, self.aligned_to)
-        if len(undecided) * SQUARE_PX[0] ** 2 > tile.read.area:
+        if len(first.undecided_in(tile.core)) * SQUARE_PX[0] ** 2 > tile.read.area:
             # Cheaper than one by one: all of the tile from further away.
             wide = tile.core.inflated(2 * self.halo_px).clipped(whole)
-            look = self._look(self._read(view, self.grid, wide), wide)
-            undecided = self._undecided(look, tile)
+            first = Seen.nothing_of(self._look(self.read(view, self.grid, wide), wide))
         again = SecondLook(
-            look=lambda box: self._look(self._read(view, self.grid, box), box),
+            look=lambda box: self._look(self.read(view, self.grid, box), box),
             whole=whole,
             aligned_to=self.aligned_to,
-            receptive_px=self.receptive_px,
+            margin_px=self._decoding.margin_px,
+            most_px=SECOND_LOOKS * max(tile.read.area, SQUARE_PX[-1] ** 2),
         )
-        seen = again.settle(look, undecided)
+        seen = again.settle(first, tile.core)
         reach = tile.core.inflated(seams.MARGIN_PX).clipped(self.grid.extent)
         with self.stopwatch.measure("decode"):
             parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
             return Instances.concatenate(parts)
 
-    def _undecided(self, look: Look, tile: Tile) -> NDArray[np.int64]:
-        """The objects of `look` that are not decided and whose centroid may lie in the core of `tile`."""
-        with self.stopwatch.measure("decode"):
-            return np.flatnonzero(look.open() & look.near(tile.core)) + 1
-
     def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
-        self.control.check()
-        with self.stopwatch.measure("segment"):
-            answer = self.runner.run(segmenter.name, {segmenter.input.name: patch[None]})
-        maps = answer["maps"][0]
+        answer = self.run(segmenter, patch[None])
+        outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
         with self.stopwatch.measure("decode"):
-            return look_at(
-                maps,
-                read,
-                self.grid.extent,
-                segmenter=segmenter,
-                foreground=self.thresholds[segmenter.name],
-                receptive_px=self.receptive_px,
-                min_area_px=self._min_area_px,
-                max_cell_px=self.max_cell_px,
-            )
+            return look_at(outputs, read, self.grid.extent, self._decoding)
+
+    @property
+    def _decoding(self) -> Decoding:
+        segmenter = self.pipeline.segmenter
+        return Decoding(
+            head=self.pipeline.head,
+            outputs=segmenter.outputs,
+            options=segmenter.options.model_copy(update={"foreground": self.thresholds[segmenter.name]}),
+            mpp=self.grid.mpp,
+            receptive_px=self.receptive_px,
+            max_cell_px=self.max_cell_px,
+        )
 
     @property
     def _min_area_px(self) -> float:
-        return max(1.0, self.pipeline.segmenter.options.min_area_um2 / self.grid.mpp**2)
+        return self.pipeline.segmenter.options.min_area_px(self.grid.mpp)
 
     def _own(
         self, found: Instances, blocks: NDArray[np.bool_], tile: Tile
@@ -174,25 +149,10 @@ class TileWork:
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: SlideView) -> float:
-        """Asks the source only where the patch, which shows `tile.read`, has the pure white of unstored pixels."""
-        left, top = tile.core.x - tile.read.x, tile.core.y - tile.read.y
-        seen = patch[top : top + tile.core.height : _SEEN_PX, left : left + tile.core.width : _SEEN_PX]
-        if not (seen == 255).all(axis=2).any():
-            return 0.0
-        with self.stopwatch.measure("read"):
-            return view.unstored_share(self.grid, tile.core) * tile.core.area
-
-    def _nothing(self, tile: Tile, core_blocks: NDArray[np.bool_], unstored_px: float) -> TileResult:
+    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileResult(tile.index, tile.core, core_blocks, empty, none, none, unstored_px)
-
-
-def _core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:
-    """The blocks of the read box that touch the core; its corner lies on their lattice, its end need not."""
-    left, top = (tile.core.x - tile.read.x) // BLOCK_PX, (tile.core.y - tile.read.y) // BLOCK_PX
-    return blocks[top : top + -(-tile.core.height // BLOCK_PX), left : left + -(-tile.core.width // BLOCK_PX)]
+        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px)
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:

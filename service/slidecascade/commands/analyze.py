@@ -1,7 +1,8 @@
-"""``slidecascade analyze``: an image or a slide of any size in this process, without a server.
+"""``slidecascade analyze``: an image or a slide in this process, without a server.
 
-The work is cut into fields, whose parts are kept in a folder of the results until these are written: the same
-command goes on where one that was stopped or killed has ended.
+For pipelines of the kind ``cells`` a slide may have any size: it is divided into fields, whose parts are kept
+inside the folder of results until these are complete, so that the same command continues after it was stopped or
+killed. Pipelines of other kinds analyse one region in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +20,17 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file
-from slidecascade.commands.progress import FieldProgress
+from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.jobs.claim import claimed
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.survey import Survey
-from slidecascade.outputs import heatmap
+from slidecascade.kinds.result import RegionResult
+from slidecascade.outputs import archive
+from slidecascade.outputs.colormap import COLORMAPS, Colormap
+from slidecascade.outputs.encoders import Drawing
 from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
+from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 STATE_FOLDER = ".slidecascade"
@@ -39,11 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
-    parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
     parser.add_argument(
-        "--colormap", choices=tuple(heatmap.COLORMAPS), default=heatmap.DEFAULT_COLORMAP, help="of the heatmaps"
+        "--origin",
+        choices=("slide", "bounds"),
+        default="slide",
+        help="what GeoJSON outlines count from: level 0's corner, or the scanned part's, as in QuPath",
     )
-    parser.add_argument("--gzip", action="store_true", help="write cells.geojson.gz in place of cells.geojson")
+    parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
+    parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
+    parser.add_argument("--gzip", action="store_true", help="write the GeoJSON as NAME.geojson.gz")
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
@@ -61,20 +71,43 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        task = analyser.prepare(request, image, Control(), is_bounded=False)
-        with claimed(arguments.out / STATE_FOLDER) as state:
-            collection = _collection(Survey(analyser, task, state / "parts"))
-            damaged = bool(collection.analysis.tiles.failed)
-            collection.write(
-                arguments.out,
-                partial(task.overview, damaged=damaged),
-                colormap=arguments.colormap,
-                gzip=arguments.gzip,
-            )
+        if analyser.pipeline(request.pipeline).kind == "cells":
+            _analyse_fields(analyser, request, image, arguments)
+        else:
+            _analyse_region(analyser, request, image, arguments)
     finally:
         analyser.close()
-    _print(collection, arguments.out)
     return 0
+
+
+def _analyse_fields(
+    analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
+) -> None:
+    """Cells, field by field."""
+    task = analyser.prepare(request, image, Control(), is_bounded=False)
+    with claimed(arguments.out / STATE_FOLDER) as state:
+        collection = _collection(Survey(analyser, task, state / "parts"))
+        damaged = bool(collection.analysis.tiles.failed)
+        collection.write(
+            arguments.out,
+            partial(task.overview, damaged=damaged),
+            colormap=Colormap.parse(arguments.colormap),
+            gzip=arguments.gzip,
+        )
+    _print(collection.analysis, collection.counts, arguments.out)
+
+
+def _analyse_region(
+    analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
+) -> None:
+    """Anything else, in memory."""
+    report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
+    encoders = analyser.encoders(request.pipeline)
+    drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
+    with writing_to(arguments.out):
+        files = encoders.files(report.analysis, report.overview, drawing)
+        archive.write_folder(files, arguments.out, gzip=arguments.gzip)
+    _print(report.analysis, report.analysis.counts, arguments.out)
 
 
 def _collection(survey: Survey) -> Collection:
@@ -99,13 +132,12 @@ def _collection(survey: Survey) -> Collection:
     return Collection(survey, reports, seconds=time.monotonic() - started)
 
 
-def _print(collection: Collection, folder: Path) -> None:
-    analysis = collection.analysis
+def _print(analysis: RegionResult, counts: Mapping[str, int], folder: Path) -> None:
     if failed := analysis.tiles.failed:
         sys.stderr.write(f"{len(failed)} of {analysis.tiles.total} tiles failed: see summary.json.\n")
     for warning in analysis.warnings:
         sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
-    for name, count in collection.counts.items():
+    for name, count in counts.items():
         sys.stdout.write(f"{count:8d}  {name}\n")
     sys.stdout.write(f"Results are in {folder}. {wire.RESEARCH_USE_ONLY}\n")
 
@@ -118,6 +150,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "thresholds": dict(arguments.threshold),
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
+        "origin": arguments.origin,
     }
     if arguments.region:
         fields["region"] = dict(zip(("x", "y", "width", "height"), arguments.region, strict=True))

@@ -32,7 +32,7 @@ from slidecascade.cores import usable_cores
 from slidecascade.errors import InvalidRequestError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors, batch_of
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings
 from slidecascade.staging import writing_to
@@ -159,7 +159,8 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     task = analyser.prepare(request, png, Control())
     report = analyser.run(task, Control())
     recorder.recording = False
-    if not len(report.analysis.instances):
+    analysis = report.cells
+    if not len(analysis.instances):
         raise InvalidRequestError(f"A region of {size_px} px holds no cells to measure: give a larger --size.")
     used = {model.name for model in report.analysis.models}
     packages = [package for package in recorder.packages if package.spec.name in used]
@@ -174,11 +175,11 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
             "a call at a time": lambda: [spread.run(*call) for call in recorder.calls],
             "http": lambda: _post(client, url, request, png),
             "four areas": lambda: analyser.run(large, Control()),
-            "geojson": lambda: b"".join(geojson.encode(report.analysis)),
+            "geojson": lambda: b"".join(geojson.encode(analysis)),
         }
         seconds = _alternate(contenders, rounds)
         memory = _memory(lambda: _post(client, url, request, png), process.pid)
-    writing = measure_writing(report.analysis)
+    writing = measure_writing(analysis)
     setup = min(("a thread per core", "a call at a time"), key=lambda name: statistics.median(seconds[name]))
     return RegionFigures(
         machine={"processor": _processor(), "cores": cores, "system": platform.platform()},
@@ -186,7 +187,7 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
         models={package.spec.name: package.spec.sha256 for package in packages},
         pipeline=pipeline,
         region_px=size_px,
-        cells=len(report.analysis.instances),
+        cells=len(analysis.instances),
         tiles=report.analysis.tiles.total,
         rounds=rounds,
         network_inputs={

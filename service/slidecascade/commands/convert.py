@@ -87,6 +87,8 @@ def told(parity: Parity) -> str:
         lines.append(f"Same class on {agreement.argmax_agreement:.1%} of them.")
     if agreement.object_agreement is not None:
         lines.append(f"Same objects: {agreement.object_agreement:.1%} of {agreement.objects}.")
+    elif agreement.objects == 0:
+        lines.append("Objects: none on these tiles, so that it is not known whether the same are found.")
     lines.append(f"{agreement.served_ms:g} ms per tile; {agreement.original_ms:g} ms in the original framework.")
     if parity.quantisation is not None:
         lines.append(_told_int8(parity.quantisation))

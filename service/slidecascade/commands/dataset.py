@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
     parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
     parser.add_argument(
+        "--annotation-origin",
+        choices=("slide", "bounds"),
+        help="what annotations count from: level 0's corner or the scanned part's (default: bounds for GeoJSON, "
+        "as in QuPath, unless the file states it; slide for XML)",
+    )
+    parser.add_argument(
         "--slide-mpp",
         type=_slide_mpp_of,
         action="append",
@@ -92,8 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
         stride_px=arguments.stride,
         within=arguments.within,
         outside_skipped=arguments.skip_outside,
+        annotation_origin=arguments.annotation_origin,
     )
-    built = build(options, tell=lambda line: sys.stderr.write(f"{line}\n"))
+    built = build(options, report=lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(built.balance.table())
     for reason, count in built.left_out.items():
         if count:

@@ -13,7 +13,7 @@ import numpy as np
 
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
-from slidecascade.outputs import geojson
+from slidecascade.outputs.cells import geojson
 from slidecascade.outputs.gzipped import gzipped
 
 CELLS = 1_000_000

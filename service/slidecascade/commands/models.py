@@ -16,8 +16,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from slidecascade.cells.decoding import decode
 from slidecascade.errors import ModelFailedError, UnknownModelError
+from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
+from slidecascade.heads.table import find
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.spec import SegmenterSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action, told in (
         ("list", "one line per model"),
         ("show", "all that a model's package states, and how far it is from what it was converted from"),
-        ("verify", "check sha256 and shapes, run each model and its head, and measure"),
+        ("verify", "check sha256 and tensors, run each model and its head, and measure"),
     ):
         action_parser = actions.add_parser(action, help=told)
         action_parser.add_argument("--models", type=Path, help="the models folder")
@@ -104,7 +105,7 @@ def _verified(package: ModelPackage) -> str:
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
         f"{spec.name}: sha256 and tensors are as stated, and it runs{told}.\n"
-        f"    {1000 * float(np.median(times)) / count:.2f} ms for one of {of_what} on one thread, "
+        f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
         f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
     )
 
@@ -136,18 +137,14 @@ def _head_run(package: ModelPackage, outputs: Tensors) -> str:
     Raises:
         ModelFailedError: for a classifier whose answers are no probabilities.
     """
-    spec = package.spec
-    if isinstance(spec, SegmenterSpec):
-        area_px = spec.options.min_area_um2 / spec.mpp**2
-        labels = decode(
-            {name: array[0] for name, array in outputs.items()}, spec.head, spec.options, min_area_px=area_px
-        )
-        return f"its head finds {int(labels.max())} objects in noise"
-    answer = outputs["probabilities"]
-    is_wrong = bool((answer < -1e-3).any() or (answer > 1 + 1e-3).any())
-    if spec.head == "softmax":
-        is_wrong |= bool(np.abs(answer.sum(axis=1) - 1).max() > 1e-2)
-    if is_wrong:
+    spec, head = package.spec, find(package.spec.head)
+    first = {name: array[0] for name, array in outputs.items()}
+    if isinstance(head, ObjectHead):
+        return f"its head finds {len(head.decode(first, spec.options, mpp=spec.mpp))} objects in noise"
+    if isinstance(head, MaskHead):
+        return f"its head gives {np.mean(head.mask(first, spec.options) > 0):.0%} of noise a class"
+    assert isinstance(head, ProbabilityHead)  # noqa: S101 - there are no other heads
+    if head.mismatch(head.probabilities(outputs)):
         raise ModelFailedError(
             f"Model {spec.name!r} answers with numbers that are no probabilities: convert it again."
         )

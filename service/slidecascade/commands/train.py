@@ -12,7 +12,7 @@ from pathlib import Path
 from slidecascade.errors import InvalidRequestError, MissingExtraError, SettingsError
 from slidecascade_training.backend import prepare_keras
 from slidecascade_training.datasets.split import VALIDATE
-from slidecascade_training.elsewhere import PackageRequest
+from slidecascade_training.exportprocess import PackageRequest
 from slidecascade_training.nuclei import users as nuclei
 from slidecascade_training.recipes import plots
 from slidecascade_training.recipes.package import package

@@ -1,1 +1,1 @@
-"""How the service runs: BentoML, uvicorn, and the processes of models."""
+"""Hosts the service: BentoML, uvicorn and the model processes."""

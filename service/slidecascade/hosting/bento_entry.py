@@ -1,8 +1,8 @@
 """The BentoML service around a `Process`.
 
-BentoML packages, allocates, starts and stops. What it would do to requests is switched off or replaced: its
-metrics and access lines hold raw paths, its errors have three shapes, its time limit neither stops the work nor
-lets go of its timers.
+BentoML packages, allocates, starts and stops. Its request handling is disabled or replaced: its metrics and
+access logs contain raw paths, its errors have three formats, and its timeout neither stops the work nor cancels
+its timers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
 from slidecascade.errors import SlideCascadeError
-from slidecascade.hosting.bento_model import UntimedService, forgo_folder, model_services
+from slidecascade.hosting.bento_model import UntimedService, model_services, remove_temp_folder
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
@@ -32,18 +32,18 @@ from slidecascade.web.middleware.exchange import Exchange
 
 
 def served() -> Process:
-    """The process BentoML has built in this interpreter."""
+    """The `Process` of the BentoML service in this interpreter."""
     process: Process = bentoml.get_current_service().process
     return process
 
 
 async def rest_api(scope: Scope, receive: Receive, send: Send) -> None:
-    """The REST API, for mounting before the process is there."""
+    """The REST API; can be mounted before the `Process` exists."""
     await served().rest(scope, receive, send)
 
 
 class Gate:
-    """What BentoML sends every request through: the guard of the process, around BentoML's own application."""
+    """ASGI middleware that applies the guard of the `Process` to BentoML's application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,22 +53,22 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if self._guarded is None:  # the process is built after this object and before the first request
+        if self._guarded is None:  # the `Process` is created after this object and before the first request
             self._guarded = served().guard(self._app)
         await self._guarded(scope, receive, send)
 
 
 class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
-    """What BentoML's clients send: the form of ``POST /v1/regions``, read by the same reader.
+    """The input of BentoML's clients: the form of ``POST /v1/regions``, parsed by the same parser.
 
-    BentoML's own would keep uploads on disk, and would fetch an address given in place of an image.
+    BentoML's own parser would store uploads on disk, and would fetch a URL sent in place of an image.
     """
 
     request: wire.RegionRequest
-    image: Path = Field(default=None)  # type: ignore[assignment]  # BentoML knows no file that may be absent
+    image: Path = Field(default=None)  # type: ignore[assignment]  # BentoML has no optional files
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> Self:
+    async def from_http_request(cls, request: Request, serde: object) -> Self:  # noqa: ARG003 - BentoML's signature
         with Exchange.of(request).noting():
             order = await served().regions.read_native(request)
         read: Self = cls.model_construct(request=order.request, image=order.image)
@@ -76,7 +76,7 @@ class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
 
 
 class EntryService(UntimedService):
-    """The service of regions: which services stand beside it is decided when it is served, not when packed."""
+    """The region service; its dependencies are chosen when it is served, not when the Bento is built."""
 
     def on_load_bento(self, bento: Any) -> None:
         for service in self.all_services().values():
@@ -87,20 +87,20 @@ class RegionService:
     """Finds and classifies the cells of slide regions. For Research Use Only."""
 
     dependencies: ClassVar[Mapping[str, str]] = {}
-    """Attributes that hold what BentoML gives for the service of a model, by the model's name."""
+    """Names of the attributes with the proxies of models' services, by model name."""
 
     def __init__(self) -> None:
         self.process = Process.open(read_settings(), services=self._services())
 
     def _services(self) -> Mapping[str, ModelProxy]:
-        """The services that run; none where BentoML would make the objects in this process."""
+        """The proxies of remote services; none where BentoML would create the objects in this process."""
         found = {}
         for model, attribute in self.dependencies.items():
             service = getattr(type(self), attribute).on
             if service.url is not None:
-                keep_address(service.name)
+                keep_socket_reachable(service.name)
                 found[model] = getattr(self, attribute)
-                forgo_folder(found[model])
+                remove_temp_folder(found[model])
         return found
 
     @bentoml.api(route=NATIVE_ROUTE, input_spec=RegionInput)  # type: ignore[untyped-decorator]  # untyped
@@ -109,17 +109,17 @@ class RegionService:
     ) -> dict[str, Any]:
         """Analyse a region of an uploaded image, or of the slide that `request` names.
 
-        Answers ``{"summary": ..., "cells": ...}``: the summary, and the cells as a GeoJSON FeatureCollection.
+        Returns ``{"summary": ..., "cells": ...}``: the summary, and the cells as a GeoJSON FeatureCollection.
         """
         with Exchange.of(ctx.request).noting():
-            # BentoML sends a response as it is; what its clients make of it is the dict.
+            # BentoML sends a response unchanged; its clients decode it to the dict.
             return await self.process.regions.answer_native(Order(request, image), ctx.request)  # type: ignore[return-value]
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]  # untyped
     @staticmethod
-    def refuse_bad_packages() -> None:
-        """Told once, before BentoML starts worker processes: it would start a failing one again and again."""
-        # Which GPU a network is on is told by our settings; BentoML would hand out numbers there are no GPUs for.
+    def validate_packages() -> None:
+        """Validate the packages once, before BentoML starts workers: it restarts a failing worker indefinitely."""
+        # The settings assign the GPUs; BentoML would assign indices of GPUs that do not exist.
         os.environ["BENTOML_DISABLE_GPU_ALLOCATION"] = "1"
         try:
             Process.open(read_settings()).close()
@@ -136,11 +136,11 @@ class RegionService:
         self.process.close()
 
 
-def keep_address(service: str) -> None:
-    """Make the socket of a BentoML service reachable when its name has gone.
+def keep_socket_reachable(service: str) -> None:
+    """Keep the socket of a BentoML service reachable after its path is removed.
 
-    On SIGTERM BentoML's supervisor removes the folder of sockets first, while regions are in flight that need new
-    connections yet. The socket itself stays, and an open handle leads to it.
+    On SIGTERM BentoML's supervisor removes the folder of sockets first, while regions in flight still open new
+    connections. The socket itself stays open and is reached through an open handle.
     """
     addresses = BentoMLContainer.remote_runner_mapping.get()
     if addresses[service].startswith("file:") and hasattr(os, "O_PATH"):
@@ -149,11 +149,11 @@ def keep_address(service: str) -> None:
 
 
 def make_service(settings: Settings) -> Any:
-    """The BentoML service, with one service beside it for every model whose runner is ``bento``.
+    """The BentoML service, which depends on one service for every model with the runner ``bento``.
 
     Raises:
-        ModelPackageError: when there is such a model and a package must not be served.
-        SettingsError: when a setting names a model that is not there.
+        ModelPackageError: when there is such a model and a package is invalid.
+        SettingsError: when a setting names an unknown model.
     """
     models = model_services(settings)
     attributes = {model: f"model_{number}" for number, model in enumerate(models)}
@@ -163,7 +163,7 @@ def make_service(settings: Settings) -> Any:
     service: Any = bentoml.service(
         name="slidecascade",
         service_class=EntryService,
-        workers=1,  # models are loaded once per worker: scale by processes on other ports or machines
+        workers=1,  # every worker loads all models: scale by processes on other ports or machines
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
     )(inner)
@@ -172,13 +172,13 @@ def make_service(settings: Settings) -> Any:
 
 
 def _forbid_tracking() -> None:
-    """For BentoML's own commands, which read the switch as they begin and keep what they read."""
+    """Disable BentoML's telemetry in its own commands, which read and cache the variable at startup."""
     forbid_telemetry()
     usage_stats.do_not_track.cache_clear()
 
 
 def __getattr__(name: str) -> Any:
-    """``SlideCascade``, which BentoML asks for by name: made then, for importing a module reads no settings."""
+    """``SlideCascade``, which BentoML imports by name; created on access, so that an import reads no settings."""
     if name != "SlideCascade":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _forbid_tracking()

@@ -1,8 +1,8 @@
-"""A model as a BentoML service: its network in a process of its own, shared by all who call it.
+"""A model as a BentoML service: its network in a separate process, shared by all clients.
 
-BentoML starts the process, carries pixels to it and asks it to stop. Its dispatcher of batchable calls is
-replaced: it takes down all calls it has joined when one is of another image size or makes the network fail, sheds
-calls by a guess at how long they will take, has a queue without end, and runs calls whose caller has left.
+BentoML starts the process, transfers the tensors and stops the process. Its dispatcher of batchable calls is
+replaced: it fails all calls of a batch when one has another image size or makes the network fail, rejects calls by
+an estimated latency, has an unbounded queue, and runs calls of disconnected clients.
 """
 
 from __future__ import annotations
@@ -35,40 +35,40 @@ from slidecascade.errors import (
 )
 from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.models.tensors import Tensors, batch_of
-from slidecascade.runners.bento import BEAT_S
-from slidecascade.runners.choice import batches, calls_at_once, names_by_kind, open_local
+from slidecascade.runners.bento import HEARTBEAT_S
+from slidecascade.runners.choice import batches, concurrent_calls, names_by_kind, open_local
 from slidecascade.runners.runner import Runner, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.web.middleware.drain import Drain
 from slidecascade.web.pool import Pool
-from slidecascade.web.regions import until_left
+from slidecascade.web.regions import wait_for_disconnect
 
 LOG = logging.getLogger(__name__)
 
-FOR_EVER = 1_000_000_000
-"""After so many calls or seconds BentoML's client takes a new session and closes the old one while it is used."""
+UNLIMITED = 1_000_000_000
+"""Effectively unlimited. At its limits BentoML's client renews its session and closes the old one during calls."""
 
-OUTLIVE_S = 15.0
-"""How much longer than the process that calls it a service may take to leave."""
+EXTRA_GRACE_S = 15.0
+"""Shutdown time of a model's service beyond that of the process that calls it."""
 
 _JOINED_CALLS = 64
 
 
 def service_name(model: str) -> str:
-    """What BentoML calls the service of `model`."""
+    """The BentoML name of the service of `model`."""
     return f"model-{model}"
 
 
 def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_share: float) -> Any:
     """The BentoML service of a model.
 
-    Its addresses hold the model's sha256, so that a caller never gets the answer of another model, such as one
-    that was put in its place before the service was started again.
+    Its routes contain the model's sha256, so that a client never gets outputs of another model, such as one that
+    replaced the package before the service restarted.
 
     Args:
-        settings: those of the whole; `device`, `batching` and the limits are kept to.
-        gpu: the number of the GPU to use, where the device is one.
-        gpu_share: how much of a GPU to ask BentoML's scheduler for.
+        settings: the service's settings; `device`, `batching` and the limits apply.
+        gpu: the index of the GPU to use, if the device is a GPU.
+        gpu_share: fraction of a GPU to request from BentoML's scheduler.
     """
     resources = {} if settings.device == "cpu" else {"resources": {"gpu": gpu_share}}
     settings = settings.model_copy(update={"gpus": str(gpu)})
@@ -76,9 +76,9 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
     class Model:
         def __init__(self) -> None:
             self.queue = open_queue(package, settings)
-            self.callers = Callers()
-            grace_s = settings.drain_notice_s + settings.drain_grace_s + OUTLIVE_S
-            self.drain = Drain(self.callers, notice_s=0.0, grace_s=grace_s)
+            self.clients = Clients()
+            grace_s = settings.drain_notice_s + settings.drain_grace_s + EXTRA_GRACE_S
+            self.drain = Drain(self.clients, notice_s=0.0, grace_s=grace_s)
 
         @bentoml.api(  # type: ignore[untyped-decorator]  # untyped
             batchable=True,
@@ -87,16 +87,16 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
             input_spec=Inputs,
         )
         def run(self, inputs: Any) -> dict[str, Any]:
-            """The network's outputs by name, arrays, for one array per input."""
+            """The network's output arrays by name, for input arrays by name."""
             return dict(self.queue.run(inputs, Control()))
 
         @bentoml.api(route=f"/{package.spec.sha256}/pulse")  # type: ignore[untyped-decorator]  # untyped
         async def pulse(self) -> AsyncIterator[str]:
-            """A beat every second, until either side leaves: the caller knows that this process is there, and this
-            process that it is still needed."""
-            with self.callers.one():
+            """A heartbeat every second until either side closes the stream: the client sees that this process is
+            alive, and this process that it is in use."""
+            with self.clients.connected():
                 yield "."
-                while not await self.callers.told_to_leave(within_s=BEAT_S):
+                while not await self.clients.wait_for_shutdown(timeout_s=HEARTBEAT_S):
                     yield "."
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]  # untyped
@@ -114,28 +114,28 @@ def model_service(package: ModelPackage, settings: Settings, *, gpu: int, gpu_sh
         workers=1,
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        traffic={"timeout": FOR_EVER},  # BentoML's client keeps to it too, and callers have limits of their own
-        runner_connection={"max_requests": FOR_EVER, "max_age": float(FOR_EVER)},
+        traffic={"timeout": UNLIMITED},  # also BentoML's client timeout; requests have deadlines of their own
+        runner_connection={"max_requests": UNLIMITED, "max_age": float(UNLIMITED)},
         **resources,
     )(Model)
 
 
-def forgo_folder(proxy: Any) -> None:
-    """Remove the folder that a client of BentoML's makes for files it may be sent: none is sent here, and a
-    process that is killed would leave it behind."""
+def remove_temp_folder(proxy: Any) -> None:
+    """Remove the temporary folder of a BentoML client: it receives no files, and a killed process would leave the
+    folder behind."""
     proxy.to_async._temp_dir.cleanup()
 
 
 class Factory(ServiceAppFactory):  # type: ignore[misc]  # untyped base
-    """What BentoML builds the application of a service with, whose client of itself has no folder."""
+    """BentoML's application factory, without the temporary folder of the service's client of itself."""
 
     async def create_instance(self, app: Starlette) -> None:
         await super().create_instance(app)
-        forgo_folder(self._service_instance.__self_proxy__)
+        remove_temp_folder(self._service_instance.__self_proxy__)
 
 
 class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
-    """A service without BentoML's time limit: `Control` stops the work itself, and keeps no timer afterwards."""
+    """A service without BentoML's timeout: `Control` stops the work itself and leaves no timers."""
 
     def to_asgi(self, is_main: bool = True) -> Starlette:
         self.inject_config()
@@ -146,11 +146,11 @@ class UntimedService(Service[Any]):  # type: ignore[misc]  # untyped base
         return app
 
     def prepare(self, factory: Any) -> None:
-        """Change what BentoML builds the application from."""
+        """Modify BentoML's application factory."""
 
 
 class ModelService(UntimedService):
-    """A service whose batchable calls go through its `Queue`."""
+    """A service whose batchable calls pass through its `Queue`."""
 
     def prepare(self, factory: Any) -> None:
         factory.dispatchers = dict.fromkeys(factory.dispatchers, Dispatcher())
@@ -158,14 +158,14 @@ class ModelService(UntimedService):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One caller's inputs and the request they came with, which tells when the caller leaves."""
+    """The inputs of a call and its request, which signals a client disconnect."""
 
     inputs: Tensors
     request: Request
 
 
 class Inputs(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
-    """The inputs of a call, arrays by name; on the service's side, the `Call`."""
+    """The inputs of a call, arrays by name; parsed to a `Call` in the service."""
 
     inputs: Any
 
@@ -180,7 +180,7 @@ class Inputs(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
 
 
 class Dispatcher:
-    """What BentoML asks in place of its own dispatcher: every call goes to the `Queue` by itself."""
+    """Replaces BentoML's dispatcher: passes every call to the `Queue` separately."""
 
     def __call__(self, _joined: object) -> Callable[[Call], Awaitable[Tensors | Response]]:
         return self._answer
@@ -190,26 +190,26 @@ class Dispatcher:
         try:
             return await queue.answer(call)
         except SlideCascadeError as error:
-            return _told(error)
+            return _error_response(error)
 
 
 class Queue:
-    """Calls of one model, each in a thread: they run side by side, or meet in the runner's own batches.
+    """A bounded queue of the calls of one model; each call runs in a thread, and the runner may batch them.
 
     Args:
-        runner: what runs them; closed with the queue.
-        threads: calls that are with the runner at a time.
-        most: images that may wait for a thread; one call larger than that waits alone.
+        runner: runs the calls; closed with the queue.
+        threads: number of concurrent calls of the runner.
+        max_items: maximum queued images; a single larger call is accepted into an empty queue.
     """
 
-    def __init__(self, runner: Runner, *, model: str, threads: int, most: int, retry_after_s: int) -> None:
+    def __init__(self, runner: Runner, *, model: str, threads: int, max_items: int, retry_after_s: int) -> None:
         self._runner = runner
         self._model = model
         self._pool = Pool(threads, name="call")
-        self._most = most
+        self._max_items = max_items
         self._retry_after_s = retry_after_s
         self._threads = threads
-        self._inside = 0
+        self._calls = 0
         self._waiting: dict[Control, int] = {}
         self._changed = threading.Lock()
 
@@ -218,52 +218,52 @@ class Queue:
         self._runner.close()
 
     def run(self, inputs: Tensors, control: Control) -> Tensors:
-        """Run the network now; raises what a `SharedRunner` does."""
+        """Run the network now; raises the errors of a `SharedRunner`."""
         return bound(self._runner, control).run(self._model, inputs)
 
     async def answer(self, call: Call) -> Tensors:
-        """The network's outputs for `call`, when its turn has come.
+        """Enqueue `call` and return the network's outputs.
 
         Raises:
-            OverloadedError: when too much is waiting.
-            CancelledError: when the caller has left.
-            ModelFailedError: when the network raised.
+            OverloadedError: when the queue is full.
+            CancelledError: when the client disconnected.
+            ModelFailedError: when the network failed.
         """
         control = Control()
-        self._enter(control, batch_of(call.inputs))
-        work = self._pool.submit(self._work, call.inputs, control)
-        left = asyncio.ensure_future(until_left(call.request))
-        first: set[asyncio.Future[Any]] = {work, left}
+        self._enqueue(control, batch_of(call.inputs))
+        work = self._pool.submit(self._run_in_thread, call.inputs, control)
+        disconnected = asyncio.ensure_future(wait_for_disconnect(call.request))
+        first: set[asyncio.Future[Any]] = {work, disconnected}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise CancelledError("The caller left while the network ran.")
+                raise CancelledError("The client disconnected while the network ran.")
             return work.result()
         finally:
-            self._begin(control)
-            self._inside -= 1
+            self._dequeue(control)
+            self._calls -= 1
             control.cancel()
-            left.cancel()
+            disconnected.cancel()
 
-    def _enter(self, control: Control, items: int) -> None:
+    def _enqueue(self, control: Control, items: int) -> None:
         with self._changed:
             waiting = sum(self._waiting.values())
-            if self._inside >= self._threads and waiting and waiting + items > self._most:
+            if self._calls >= self._threads and waiting and waiting + items > self._max_items:
                 raise OverloadedError(
-                    f"{waiting} images wait for model {self._model!r}, as many as may: try again later.",
+                    f"The queue of model {self._model!r} is full with {waiting} images: try again later.",
                     retry_after_s=self._retry_after_s,
                 )
             self._waiting[control] = items
-            self._inside += 1  # on the event loop only
+            self._calls += 1  # changed on the event loop only
 
-    def _begin(self, control: Control) -> None:
-        """The images of `control` wait no longer."""
+    def _dequeue(self, control: Control) -> None:
+        """Remove the images of `control` from the count of queued ones."""
         with self._changed:
             self._waiting.pop(control, None)
 
-    def _work(self, inputs: Tensors, control: Control) -> Tensors:
-        self._begin(control)
-        control.check()  # it may have waited for its thread
+    def _run_in_thread(self, inputs: Tensors, control: Control) -> Tensors:
+        self._dequeue(control)
+        control.check()  # the call may have been cancelled while it was queued
         try:
             return self.run(inputs, control)
         except ModelFailedError as error:
@@ -271,30 +271,30 @@ class Queue:
             raise
         except SlideCascadeError:
             raise
-        except Exception as error:  # the worker boundary: told as the caller expects it
+        except Exception as error:  # worker boundary: reported as an error that the client knows
             LOG.exception("model %r failed unexpectedly", self._model)
             raise ModelFailedError(f"Model {self._model!r} failed unexpectedly: see the service's log.") from error
 
 
 def open_queue(package: ModelPackage, settings: Settings) -> Queue:
-    """The queue before the network of `package`; on a CPU as many calls run at a time as there are cores.
+    """The queue of the network of `package`; on a CPU one concurrent call per core.
 
     Raises:
-        ModelPackageError: for a model that must not be served.
-        SettingsError: when a GPU was asked for and there is none to use.
+        ModelPackageError: for an invalid package.
+        SettingsError: when the device is a GPU and none is usable.
     """
-    here = settings.model_copy(update={"runner": "local", "runner_by_model": ""})
+    local = settings.model_copy(update={"runner": "local", "runner_by_model": ""})
     return Queue(
         open_local([package], settings, Unobserved()),
         model=package.spec.name,
-        threads=_JOINED_CALLS if batches(settings) else calls_at_once(here),
-        most=settings.max_queue_items,
+        threads=_JOINED_CALLS if batches(settings) else concurrent_calls(local),
+        max_items=settings.max_queue_items,
         retry_after_s=settings.retry_after_s,
     )
 
 
-class Callers:
-    """Who may still call this process: those who keep a `pulse` open."""
+class Clients:
+    """Counts connected clients, which are those with an open `pulse` stream."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -305,43 +305,43 @@ class Callers:
         return self._open
 
     def close(self) -> None:
-        """Nothing: callers finish their work, and may begin more for it."""
+        """Does nothing: connected clients may finish their requests, including with new calls."""
 
     def abandon(self) -> None:
-        """Tell those who are still there that they have to go."""
+        """Signal connected clients to disconnect."""
         self._closing.set()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """The time of one caller."""
+    def connected(self) -> Iterator[None]:
+        """Count one client while in the context."""
         self._open += 1
         try:
             yield
         finally:
             self._open -= 1
 
-    async def told_to_leave(self, *, within_s: float) -> bool:
-        """Whether callers have to go, now or within so many seconds."""
+    async def wait_for_shutdown(self, *, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` seconds for `abandon`; whether it was called."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await self._closing.wait()
         return self._closing.is_set()
 
 
-def _told(error: SlideCascadeError) -> Response:
-    """`error` as `runners.bento` reads it."""
-    told: dict[str, Any] = {"problem": error.problem, "detail": error.detail}
+def _error_response(error: SlideCascadeError) -> Response:
+    """`error` as a JSON response, in the format that `runners.bento` parses."""
+    body: dict[str, Any] = {"problem": error.problem, "detail": error.detail}
     if isinstance(error, RetryLaterError):
-        told["retry_after_s"] = error.retry_after_s
-    return JSONResponse(told, status_code=503 if isinstance(error, RetryLaterError) else 500)
+        body["retry_after_s"] = error.retry_after_s
+    return JSONResponse(body, status_code=503 if isinstance(error, RetryLaterError) else 500)
 
 
 def model_services(settings: Settings) -> Mapping[str, Any]:
-    """The BentoML services of the models that the settings give one, by name; the GPUs are dealt out in turn.
+    """The BentoML services of the models with the runner ``bento``, by name; GPUs are assigned round robin.
 
     Raises:
-        ModelPackageError: when there are such models and a package must not be served.
-        SettingsError: when a setting names a model that is not there.
+        ModelPackageError: when there are such models and a package is invalid.
+        SettingsError: when a setting names an unknown model.
     """
     if "bento" not in {settings.runner, *settings.runners_by_model.values()}:
         return {}

@@ -1,8 +1,7 @@
-"""How a process shows another that its event loop turns, and how the other notices that it does not.
+"""A heartbeat between processes: shows that an event loop is running, and detects that it hangs.
 
-A byte a second over a pipe. A process that is stopped, or whose event loop waits for something that never comes,
-sends none and does no work: it hangs. One that sends none but works may have much to do, or little of the machine:
-it is given longer.
+The sender writes a byte per second to a pipe. A stopped process, or one whose event loop is blocked, sends none
+and uses no CPU time: it hangs. One that sends none but uses CPU time may be overloaded and is allowed more time.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from pathlib import Path
 from typing import IO
 
 BEAT_S = 1.0
-"""From one beat to the next, and between two looks."""
+"""Interval between heartbeats, and between checks."""
 
 IDLE_BEATS = 4
-"""So many beats missed in a row by a process that does no work are a hang."""
+"""Consecutive missed heartbeats without CPU time that count as a hang."""
 
 BUSY_BEATS = 30
-"""So many missed by one that works, or of which that is not known."""
+"""Consecutive missed heartbeats that count as a hang while CPU time is used or unknown."""
 
 _LARGEST_READ = 4096
 
 
-def keep_beating(handle: int) -> None:
-    """Beat over the pipe `handle` for as long as the running event loop turns."""
+def send_heartbeats(handle: int) -> None:
+    """Write a heartbeat to the pipe `handle` every `BEAT_S` while the running event loop runs."""
     os.set_blocking(handle, False)
     loop = asyncio.get_running_loop()
 
     def beat() -> None:
-        # A pipe that nobody reads is full some day; one whose reader has gone ends this process by other means.
+        # A pipe without a reader fills up; when the parent has exited, this process exits by other means.
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(handle, b".")
         loop.call_later(BEAT_S, beat)
@@ -40,13 +39,13 @@ def keep_beating(handle: int) -> None:
     beat()
 
 
-def beats_to_its_end(pid: int, pipe: IO[bytes]) -> bool:
-    """Wait while the process `pid` beats over `pipe`: True when the pipe ends, False when the process hangs.
+def watch_heartbeats(pid: int, pipe: IO[bytes]) -> bool:
+    """Read heartbeats of the process `pid` from `pipe`: True when the pipe closes, False when the process hangs.
 
-    Time is counted in looks, so that when this process was itself stopped for a while nobody is blamed for it.
+    Time is counted in checks, so that a pause of this process is not taken for a hang of the other.
     """
     missed = idle = 0
-    worked_s = _worked_s(pid)
+    cpu_s = _cpu_time_s(pid)
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while missed < BUSY_BEATS and idle < IDLE_BEATS:
@@ -55,17 +54,17 @@ def beats_to_its_end(pid: int, pipe: IO[bytes]) -> bool:
                     return True
                 missed = idle = 0
                 continue
-            before_s, worked_s = worked_s, _worked_s(pid)
-            # Known in hundredths of a second: threads of a process that hangs may wake up now and then.
-            works = before_s is None or worked_s is None or worked_s > before_s
+            before_s, cpu_s = cpu_s, _cpu_time_s(pid)
+            # CPU time has a resolution of 10 ms, so occasional wake-ups in a hanging process do not count.
+            works = before_s is None or cpu_s is None or cpu_s > before_s
             missed, idle = missed + 1, 0 if works else idle + 1
     return False
 
 
-def _worked_s(pid: int) -> float | None:
-    """The processor time of a process and its threads in seconds; None where the system does not say."""
+def _cpu_time_s(pid: int) -> float | None:
+    """The CPU time of a process and its threads in seconds; None where /proc is not available."""
     try:
-        # After the name, which may hold anything: state, and as 12th and 13th of the rest the time used.
+        # The fields after the name, which may contain anything; utime and stime are the 12th and 13th of them.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None

@@ -1,7 +1,7 @@
-"""``slidecascade serve``: the BentoML service in this very process, without a supervisor beside it.
+"""``slidecascade serve``: runs the BentoML service in this process, without BentoML's supervisor.
 
-BentoML's own ``bentoml serve`` puts a supervisor in front that restarts a worker whose models are refused for
-ever and can be commanded over a local port by anybody on the machine. The service is the same under both.
+The supervisor of ``bentoml serve`` restarts a worker with invalid models indefinitely, and any local user can
+control it over a local port. The service is the same under both.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from types import FrameType
 from slidecascade import logs
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError
 from slidecascade.hosting.heaps import share_heaps
+from slidecascade.hosts import default_hosts
 from slidecascade.settings import Settings, unknown_settings
 
 LOG = logging.getLogger(__name__)
-_KEEP_ALIVE_S = 30
-"""Longer than clients keep idle connections, so that they do not send into one that is being closed."""
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; the exit code.
+    """Serve until a stop signal; the exit code.
 
     Raises:
-        ModelPackageError, PipelineSpecError: when something must not be served.
-        SettingsError: when a folder's name cannot be handed over.
-        ListenError: when the address cannot be listened on.
-        MissingExtraError: when the service is not installed.
+        ModelPackageError, PipelineSpecError: for an invalid package or pipeline.
+        SettingsError: when a folder's name cannot be passed in the environment.
+        ListenError: when the address cannot be bound.
+        MissingExtraError: when the service extra is not installed.
     """
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
     share_heaps()
-    _hand_over(settings)
+    if not settings.allowed_hosts:
+        settings = settings.model_copy(update={"allowed_hosts": default_hosts(settings.host)})
+    _export_settings(settings)
     logs.configure()
-    _tell_unknown()
+    _warn_unknown_settings()
     with _listener(settings.host, settings.port) as listener:
         return _run(settings, listener)
 
@@ -60,36 +61,37 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         LOG.info("listening", extra={"fields": {"host": host, "port": port}})
 
     with ModelProcesses(service):
-        return run(service.to_asgi(is_main=True), listener, ready=ready, keep_alive_s=_KEEP_ALIVE_S)
+        return run(service.to_asgi(is_main=True), listener, ready=ready, max_connections=settings.max_connections)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """What a stop signal does while no server has it: before one runs, and again when one has ended in order."""
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    """Handles stop signals while the server does not: before it starts and after it has shut down."""
     raise SystemExit(0)
 
 
-def _hand_over(settings: Settings) -> None:
-    """BentoML builds the service object itself, so the settings travel in the environment."""
+def _export_settings(settings: Settings) -> None:
+    """Write the settings to the environment, because BentoML creates the service object itself."""
     for name in settings.model_fields_set:
         value = getattr(settings, name)
         if value is not None:
             parts = tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
-            if isinstance(value, tuple) and any(os.pathsep in part for part in parts):
+            separator = "," if name == "allowed_hosts" else os.pathsep
+            if isinstance(value, tuple) and any(separator in part for part in parts):
                 raise SettingsError(
-                    f"A folder of {name} has {os.pathsep!r} in its name, which separates folders: rename it, or "
+                    f"A folder of {name} has {separator!r} in its name, which separates folders: rename it, or "
                     "give a link to it."
                 )
-            os.environ[f"SLIDECASCADE_{name.upper()}"] = os.pathsep.join(parts)
+            os.environ[f"SLIDECASCADE_{name.upper()}"] = separator.join(parts)
 
 
-def _tell_unknown() -> None:
-    """A line for each variable that looks like a setting and is none; its value is not told."""
+def _warn_unknown_settings() -> None:
+    """Log the name, not the value, of every variable with our prefix that is not a setting."""
     for name, meant in unknown_settings(os.environ).items():
         LOG.warning("unknown setting", extra={"fields": {"name": name, **({"meant": meant} if meant else {})}})
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; it accepts once the server listens on it, when the models are loaded."""
+    """A socket bound to the address; the server listens on it when the models are loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -100,12 +102,12 @@ def _listener(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except socket.gaierror as error:
-        raise ListenError(f"{host!r} is no address of this machine: give another --host.") from error
+        raise ListenError(f"{host!r} is not an address of this machine: set another --host.") from error
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ListenError(f"{host!r} is no address of this machine: give another --host.") from error
+            raise ListenError(f"{host!r} is not an address of this machine: set another --host.") from error
         reason = error.strerror or "the address is unknown"
         raise ListenError(
-            f"Port {port} on {host} cannot be listened on ({reason}): stop what uses it, or give another --port."
+            f"Cannot listen on port {port} of {host} ({reason}): free the port, or set another --port."
         ) from error
     return listener

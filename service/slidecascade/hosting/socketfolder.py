@@ -1,4 +1,4 @@
-"""The folder of a process's sockets, and those of processes that were killed and could not remove theirs."""
+"""The folder of a process's sockets, and the removal of folders left by killed processes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pathlib import Path
 
 PREFIX = "slidecascade-sockets-"
 _LONGEST_FOLDER = 90
-"""In bytes; the system's limit for a socket's path is 107."""
+"""In bytes; the maximum length of a socket's path is 107."""
 
 _YOUNG_S = 60.0
-"""A folder that is younger may not be locked yet."""
+"""A younger folder may not be locked yet."""
 
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A new folder that only this user may enter: what listens there opens pickles."""
+    """A new folder accessible to this user only, because its sockets accept pickles."""
     with ExitStack() as opened:
         folder = tempfile.mkdtemp(prefix=PREFIX)
         if len(os.fsencode(folder)) > _LONGEST_FOLDER:
             os.rmdir(folder)
-            folder = tempfile.mkdtemp(prefix=PREFIX, dir="/tmp")  # made unguessable
+            folder = tempfile.mkdtemp(prefix=PREFIX, dir="/tmp")  # mkdtemp's name is random
         opened.callback(shutil.rmtree, folder, ignore_errors=True)
-        # The lock goes with this process, however it ends: by that others know whether the folder is in use.
+        # The kernel releases the lock when this process ends, so the lock shows whether the folder is in use.
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         opened.callback(os.close, handle)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,9 +37,9 @@ def socket_folder() -> Iterator[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's folders of sockets in `parent` that no process holds."""
+    """Remove this user's folders of sockets in `parent` that no process has locked."""
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError), ExitStack() as opened:  # another's, or removed meanwhile, or in use
+        with suppress(OSError), ExitStack() as opened:  # another user's, already removed, or in use
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             opened.callback(os.close, handle)
             status = os.fstat(handle)

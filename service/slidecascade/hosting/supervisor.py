@@ -1,7 +1,7 @@
-"""The processes of models' services under ``slidecascade serve``: started, watched, started again, ended last.
+"""Supervisor of the model processes under ``slidecascade serve``: starts, monitors and restarts them.
 
-BentoML's supervisor ends all processes at once, while regions in flight still need their networks; this one ends
-them when the service that calls them has stopped.
+BentoML's supervisor stops all processes at once, while regions in flight still need their networks; this one
+stops the model processes after the service that calls them.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from slidecascade.errors import (
     SettingsError,
     SlideCascadeError,
 )
-from slidecascade.hosting.heartbeat import beats_to_its_end
+from slidecascade.hosting.heartbeat import watch_heartbeats
 from slidecascade.hosting.socketfolder import socket_folder
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
-_END_S = 5.0
-"""How long a process may take to leave before it is killed."""
+_EXIT_S = 5.0
+"""Time for a process to exit before it is killed."""
 
-_PAUSES_S = (0.0, 1.0, 5.0, 30.0)
-"""Before a process that has ended is started again: the longer, the more often it ended before it was ready."""
+_RESTART_DELAYS_S = (0.0, 1.0, 5.0, 30.0)
+"""Restart delays, by the number of consecutive exits before the process was ready."""
 
-_TOLD: dict[str, type[SlideCascadeError]] = {
+_REPORTED_ERRORS: dict[str, type[SlideCascadeError]] = {
     error.problem: error for error in (ModelPackageError, SettingsError, MissingExtraError)
 }
 
 
 class ModelProcesses:
-    """A process for each service that a BentoML service depends on, while in the context.
+    """Runs a process for each dependency of a BentoML service, while in the context.
 
-    Entering waits until all are ready. The sockets are this process's own: while one of the others is started
-    again, calls to it wait.
+    Entering waits until all are ready. This process owns the listening sockets, so calls to a restarting process
+    wait.
 
     Raises:
         ModelPackageError, SettingsError, MissingExtraError, ModelFailedError: when one cannot start.
@@ -72,8 +72,8 @@ class ModelProcesses:
                 listener.bind(str(path))
                 listener.listen(_BACKLOG)
                 addresses[name] = path_to_uri(str(path))
-                processes.append(_Kept(name, listener, first))
-            opened.callback(_end, processes)
+                processes.append(_SupervisedProcess(name, listener, first))
+            opened.callback(_stop_all, processes)
             for process in processes:
                 process.start()
             for _ in processes:
@@ -87,8 +87,8 @@ class ModelProcesses:
         self._opened.close()
 
 
-class _Kept(threading.Thread):
-    """One process, started again when it ends; `first` is told how the first start went."""
+class _SupervisedProcess(threading.Thread):
+    """Runs one process and restarts it when it exits; puts the result of the first start into `first`."""
 
     def __init__(self, name: str, listener: socket.socket, first: SimpleQueue[SlideCascadeError | None]) -> None:
         super().__init__(name=f"process of {name}", daemon=True)
@@ -96,84 +96,84 @@ class _Kept(threading.Thread):
         self._listener = listener
         self._first: SimpleQueue[SlideCascadeError | None] | None = first
         self._process: subprocess.Popen[bytes] | None = None
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._changed = threading.Lock()
 
     def run(self) -> None:
         failures = 0
-        while (process := self._begin()) is not None:
+        while (process := self._launch()) is not None:
             with cast("IO[bytes]", process.stdout) as channel:
-                failure = self._report(channel)
+                failure = self._startup_error(channel)
                 if self._first is not None:
                     self._first.put(failure)
                     self._first = None
                     if failure is not None:
                         return
-                self._outlast(process, channel)
-            if self._ending.is_set():
+                self._watch(process, channel)
+            if self._stopping.is_set():
                 return
             failures = failures + 1 if failure is not None else 0
-            LOG.error("%s: its process ended (%s) and is started again", self._service, process.returncode)
-            self._ending.wait(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            LOG.error("%s: process exited (%s), restarting", self._service, process.returncode)
+            self._stopping.wait(_RESTART_DELAYS_S[min(failures, len(_RESTART_DELAYS_S) - 1)])
 
-    def ask_to_leave(self) -> None:
+    def request_shutdown(self) -> None:
         with self._changed:
-            self._ending.set()
+            self._stopping.set()
             if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.close()  # by that it leaves, as it does when this process is killed
+                self._process.stdin.close()  # it exits on that, as it does when this process is killed
 
-    def end(self, *, at: float) -> None:
-        """Wait for it until the monotonic clock says `at`, then kill it."""
+    def stop(self, *, deadline: float) -> None:
+        """Wait for it to exit until the monotonic time `deadline`, then kill it."""
         process = self._process
         if process is None:
             return
         with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, at - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         if process.poll() is None:
-            LOG.warning("%s: its process did not leave and is killed", self._service)
+            LOG.warning("%s: process did not exit in time, killing it", self._service)
             _kill(process)
             process.wait()
 
-    def _begin(self) -> subprocess.Popen[bytes] | None:
+    def _launch(self) -> subprocess.Popen[bytes] | None:
         with self._changed:
-            if self._ending.is_set():
+            if self._stopping.is_set():
                 return None
             handle = self._listener.fileno()
-            # In a session of its own, where a terminal's Ctrl-C does not reach it before its callers are done.
-            self._process = subprocess.Popen(  # noqa: S603  # nothing here comes from outside
+            # In a separate session, so that a terminal's Ctrl-C does not stop it before the requests are done.
+            self._process = subprocess.Popen(  # noqa: S603  # no argument is external input
                 [sys.executable, "-m", "slidecascade.hosting.model_worker", self._service, str(handle)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                bufsize=0,  # what is read here is looked for below as well
+                bufsize=0,  # the heartbeat is read from the same descriptor with a selector
                 pass_fds=(handle,),
                 start_new_session=True,
             )
             return self._process
 
-    def _outlast(self, process: subprocess.Popen[bytes], channel: IO[bytes]) -> None:
-        """Wait for the end of the process; one that hangs is killed, unless it was asked to leave."""
-        if not beats_to_its_end(process.pid, channel) and not self._ending.is_set():
-            LOG.error("%s: its process hangs and is killed", self._service)
+    def _watch(self, process: subprocess.Popen[bytes], channel: IO[bytes]) -> None:
+        """Wait for the process to exit; kill it if it hangs, unless it is shutting down."""
+        if not watch_heartbeats(process.pid, channel) and not self._stopping.is_set():
+            LOG.error("%s: process hangs, killing it", self._service)
             _kill(process)
         process.wait()
 
-    def _report(self, channel: IO[bytes]) -> SlideCascadeError | None:
-        """What the process says when it is ready, or cannot be: None, or what is wrong."""
+    def _startup_error(self, channel: IO[bytes]) -> SlideCascadeError | None:
+        """The process's startup report: None when it is ready, else the error."""
         try:
-            told = json.loads(channel.readline())
-            return _TOLD[told["problem"]](told["detail"]) if told else None
+            report = json.loads(channel.readline())
+            return _REPORTED_ERRORS[report["problem"]](report["detail"]) if report else None
         except (ValueError, KeyError, TypeError):
             return ModelFailedError(f"The process of {self._service} ended before it was ready: see the log.")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: its id is its group's
+        os.killpg(process.pid, signal.SIGKILL)  # a session leader: its pid is its process group
 
 
-def _end(processes: list[_Kept]) -> None:
+def _stop_all(processes: list[_SupervisedProcess]) -> None:
     for process in processes:
-        process.ask_to_leave()
-    at = time.monotonic() + _END_S
+        process.request_shutdown()
+    deadline = time.monotonic() + _EXIT_S
     for process in processes:
-        process.end(at=at)
+        process.stop(deadline=deadline)

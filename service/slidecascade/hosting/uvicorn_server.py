@@ -1,47 +1,73 @@
-"""An ASGI application behind a socket in this very process, until told to stop."""
+"""Serves an ASGI application on a socket in this process until a stop signal."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
+from slidecascade.hosting.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
+from slidecascade.hosting.openconnections import OpenConnections, most_connections
 
 LOG = logging.getLogger(__name__)
 _BACKLOG = 2048
+"""Maximum connections waiting to be accepted."""
 
-_LAST_THREADS_S = 10.0
-"""How long threads may take to end once the service has stopped; an interpreter would wait for ever."""
+_ACCEPTS_PER_ITERATION = 16
+"""Connections accepted per loop iteration, so that others can be closed in between to make room."""
 
-_LAST_BYTES_S = 5
-"""How long slow readers may take to fetch their answers once the service stops."""
+_THREADS_GRACE_S = 10.0
+"""Time for threads to exit_now after shutdown; the interpreter would wait for them without limit."""
+
+_RESPONSES_GRACE_S = 5
+"""Time for slow clients to read their responses during shutdown."""
 
 
-def run(app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None], keep_alive_s: int) -> int:
-    """Serve `app` until a stop signal; the exit code. `ready` is called when it has started.
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    ready: Callable[[], None],
+    max_connections: int,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+) -> int:
+    """Serve `app` until a stop signal; the exit code. `ready` is called after startup.
+
+    At most `max_connections` connections are open, fewer if the limit of open files is lower.
 
     Raises:
-        SlideCascadeError: what kept the application from starting.
+        SlideCascadeError: when the application failed to start.
     """
-    service = _Start(app, ready)
+    service = _Startup(app, ready)
+    connection = partial(
+        Connection,
+        all_open=OpenConnections(most_connections(max_connections)),
+        timeouts=timeouts,
+        timeout_log=logs.Throttle(LOG, "connections timed out"),
+    )
     config = uvicorn.Config(
         service,
+        http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=keep_alive_s,
-        timeout_graceful_shutdown=_LAST_BYTES_S,
+        backlog=_ACCEPTS_PER_ITERATION,
+        timeout_keep_alive=math.ceil(timeouts.idle_s),
+        timeout_graceful_shutdown=_RESPONSES_GRACE_S,
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     except SystemExit as ended:
         if service.failure is not None:
             raise service.failure from None
@@ -49,20 +75,27 @@ def run(app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None], kee
     return 0
 
 
-def _end_at_the_latest() -> None:
-    """From now on the process ends within `_LAST_THREADS_S`, whatever its threads are stuck in."""
+def _force_exit() -> None:
+    """Exit the process after `_THREADS_GRACE_S`, even if threads still run."""
 
-    def end() -> None:
-        LOG.warning("threads left behind")
+    def exit_now() -> None:
+        LOG.warning("threads still running at exit")
         os._exit(1)
 
-    timer = threading.Timer(_LAST_THREADS_S, end)
+    timer = threading.Timer(_THREADS_GRACE_S, exit_now)
     timer.daemon = True
     timer.start()
 
 
-class _Start:
-    """The application, and what kept it from starting: the server tells its log only that something did."""
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # asyncio's backlog also limits accepts per iteration
+
+
+class _Startup:
+    """Wraps the application and keeps the error of a failed startup, which uvicorn only logs."""
 
     def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
         self._app = app
@@ -74,23 +107,23 @@ class _Start:
             await self._app(scope, receive, send)
             return
 
-        async def told(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._ready()
             elif message["type"] == "lifespan.startup.failed":
                 message = {"type": message["type"], "message": ""}  # it holds a stack trace
             await send(message)
 
-        async def heard() -> Message:
+        async def watched_receive() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                _end_at_the_latest()
+                _force_exit()
             return message
 
         try:
-            await self._app(scope, heard, told)
+            await self._app(scope, watched_receive, watched_send)
         except SlideCascadeError as error:
             self.failure = error
-            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the one sentence follows
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the error is reported by the caller
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             raise

@@ -6,7 +6,7 @@ for 64 pixels of the segmenter) and the grids of heatmaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -14,22 +14,26 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.analysis.sink import tissue_map, warnings_of
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, TileReport
+from slidecascade.cells.result import Analysis
 from slidecascade.jobs.parts import AT_EDGE, FieldReport, Parts
 from slidecascade.jobs.survey import Survey
-from slidecascade.outputs import archive, geojson, geoparquet, heatmap, overlay, png, summary
-from slidecascade.outputs.geoparquet import Table
+from slidecascade.kinds.result import TileReport
+from slidecascade.kinds.sink import tissue_map, warnings_of
+from slidecascade.outputs import archive, heatmap, overlay, png
+from slidecascade.outputs.cells import geojson, geoparquet, summary
+from slidecascade.outputs.cells.geoparquet import Table
+from slidecascade.outputs.cells.heatmap import Tally, of_tally
+from slidecascade.outputs.cells.overlay import shapes_of
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
+from slidecascade.outputs.summary import text
 from slidecascade.staging import write_file, writing_to
 
 _LIGHT_COLUMNS: Final = ["class", "centroid_x", "centroid_y", "area_px", AT_EDGE]
-
-Overview = Callable[[int], tuple[NDArray[np.uint8], float]]
-"""The region with no side longer than the argument, and its downsample; see `analysis.analyser.Report`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,12 @@ class Collection:
                 failed=survey.failed_tiles(list(reports)),
             ),
             timings_s={**_summed([report.seconds for report in reports]), "total": seconds},
-            warnings=warnings_of(
-                unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
-                seen_px=sum(report.seen_px for report in reports),
+            warnings=(
+                *survey.task.doubts,
+                *warnings_of(
+                    unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
+                    seen_px=sum(report.seen_px for report in reports),
+                ),
             ),
         )
         """All but the cells."""
@@ -94,7 +101,7 @@ class Collection:
 
     def geojson(self) -> Iterator[bytes]:
         """The feature collection, in pieces; a feature has the bytes it has in the answer to a region."""
-        yield geojson.head(self._provenance())
+        yield geojson.head(self._provenance(self.analysis))
         follows = False
         for portion in self.portions():
             yield from geojson.features(portion, follows=follows)
@@ -102,17 +109,17 @@ class Collection:
         yield geojson.END
 
     def geoparquet(self) -> Iterator[bytes]:
-        """The GeoParquet file, in pieces: a row group for each field."""
-        text = self._provenance().model_dump_json().encode()
-        return geoparquet.stream(self._tables(), geoparquet.table(self.analysis), provenance=text)
+        """The GeoParquet file, in pieces: a row group for each field. It counts from level 0's corner always."""
+        member = self._provenance(replace(self.analysis, origin="slide")).model_dump_json().encode()
+        return geoparquet.stream(self._tables(), geoparquet.table(self.analysis), provenance=member)
 
     def heatmaps(self) -> tuple[heatmap.Heatmap, ...]:
         """All heatmaps of the pipeline."""
-        tallies = [heatmap.Tally(self.analysis, spec) for spec in self.analysis.heatmaps]
+        tallies = [Tally(self.analysis, spec) for spec in self.analysis.heatmaps]
         for portion in self.portions() if tallies else ():
             for tally in tallies:
                 tally.add(portion)
-        return tuple(heatmap.of_tally(self.analysis, tally) for tally in tallies)
+        return tuple(of_tally(self.analysis, tally) for tally in tallies)
 
     def overlay(self, overview: Overview) -> NDArray[np.uint8]:
         """The picture of the region with all outlines, uint8 RGB; see `outputs.overlay`."""
@@ -124,25 +131,25 @@ class Collection:
             self.analysis, image, downsample=downsample, are_large=0 < self.cells <= 2 * large
         )
         for portion in self.portions():
-            picture.add(portion)
-        return picture.page(self.counts)
+            picture.add(shapes_of(portion))
+        return picture.page([(end.name, end.color, self.counts[end.name]) for end in self.analysis.classes.ends])
 
     def zip(
-        self, overview: Overview, *, colormap: str = heatmap.DEFAULT_COLORMAP, with_overlay: bool = True
+        self, overview: Overview, *, colormap: Colormap = Colormap.VIRIDIS, with_overlay: bool = True
     ) -> Iterator[bytes]:
         """The zip that a region is answered with, in pieces."""
         vertices = sum(report.vertices for report in self._reports)
         columns = sum(len(model.classes) for model in self.analysis.models[1:])
-        zip64 = archive.needs_zip64(self.cells, vertices, columns)
+        most_bytes = geojson.most_bytes_of(self.cells, vertices=vertices, probabilities=columns)
         small = self._small_files(overview if with_overlay else None, colormap)
-        return archive.zipped(small, "cells.geojson", self.geojson(), zip64=zip64)
+        return archive.encode(Files(small, "cells.geojson", self.geojson(), most_bytes))
 
     def write(
         self,
         folder: Path,
         overview: Overview | None,
         *,
-        colormap: str = heatmap.DEFAULT_COLORMAP,
+        colormap: Colormap = Colormap.VIRIDIS,
         with_geojson: bool = True,
         with_parquet: bool = True,
         with_heatmaps: bool = True,
@@ -166,10 +173,10 @@ class Collection:
                 if with_heatmaps or not name.startswith("heatmaps/"):
                     write_file(folder / name, small[name])
 
-    def _small_files(self, overview: Overview | None, colormap: str) -> Iterator[tuple[str, bytes]]:
+    def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
         maps = self.heatmaps()
         numbers = summary.of_counts(self.analysis, self.counts, maps, colormap=colormap)
-        yield "summary.json", numbers.model_dump_json(indent=2).encode()
+        yield "summary.json", text(numbers, indent=2)
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
@@ -184,8 +191,8 @@ class Collection:
                     replace(self.analysis, instances=share.adopted, class_index=share.adopted_class)
                 )
 
-    def _provenance(self) -> Provenance:
-        return provenance(self.analysis).model_copy(update={"counts": self.counts})
+    def _provenance(self, analysis: Analysis) -> Provenance:
+        return provenance(analysis).model_copy(update={"counts": self.counts})
 
     def _settled(self) -> tuple[tuple[_Share, ...], dict[str, int]]:
         """Each field's share, and the cells by class."""
@@ -231,7 +238,7 @@ class Collection:
         keep[edge.rows] = kept[: len(edge.rows)]
         adopted = edge.handed.take(kept[len(edge.rows) :])
         task = self._survey.task
-        ends = cascade.final_classes(adopted.probabilities, task.pipeline, task.thresholds, len(adopted))
+        ends = cascade.final_classes(adopted.probabilities, self._survey.pipeline, task.thresholds, len(adopted))
         return _Share(keep, adopted, ends)
 
 

@@ -16,6 +16,7 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.survey import cells_pipeline
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest
 
@@ -58,11 +59,13 @@ class Desk:
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
+            InvalidRequestError: the pipeline is not of the kind cells.
             StorageFullError: there is no room for results.
         """
         opened = self._opened()
         opened.folders.require_room()
-        self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
+        task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
+        cells_pipeline(task.pipeline)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,

@@ -14,13 +14,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.analysis.flow import AnyWork
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.tile import TileWork
-from slidecascade.cells.tile_result import TileFailure, TileResult
+from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.pipelines.load import Pipeline
+from slidecascade.kinds.tile_result import TileFailure
+from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.slides.tissue import BLOCK_PX
 
@@ -41,7 +42,7 @@ class Field:
 
 
 def plan_fields(
-    task: RegionTask, work: TileWork, *, threads: int, field_tiles: int = FIELD_TILES
+    task: RegionTask, work: AnyWork, *, threads: int, field_tiles: int = FIELD_TILES
 ) -> tuple[Field, ...]:
     """The fields of a task's region, whose cores partition it as those of tiles do.
 
@@ -52,7 +53,7 @@ def plan_fields(
     columns = sum(tile.core.y == tiles[0].core.y for tile in tiles)
     rows = len(tiles) // columns
     if task.tile_px is None and max(columns, rows) <= field_tiles:
-        needed, halo_px = work.grid.box_from_l0(task.region_l0), work.halo_px
+        needed, halo_px = work.needed, work.halo_px
         best = default_tile_px(needed, work.grid.size, threads, halo_px=halo_px, multiple_of=work.aligned_to)
         tiles = _tiles(task, work, best)
         return (Field(0, _around(tiles), tiles),)
@@ -68,9 +69,9 @@ def plan_fields(
     return tuple(Field(index, _around(block), tuple(block)) for index, block in enumerate(blocks))
 
 
-def _tiles(task: RegionTask, work: TileWork, tile_px: Size) -> tuple[Tile, ...]:
+def _tiles(task: RegionTask, work: AnyWork, tile_px: Size) -> tuple[Tile, ...]:
     return cover(
-        work.grid.box_from_l0(task.region_l0),
+        work.needed,
         work.grid.size,
         tile_px=tile_px,
         halo_px=work.halo_px,
@@ -116,17 +117,17 @@ class FieldSink:
         grid: the segmenter's.
     """
 
-    def __init__(self, field: Field, pipeline: Pipeline, grid: Grid) -> None:
+    def __init__(self, field: Field, pipeline: CellsPipeline, grid: Grid) -> None:
         self._field = field
         self._pipeline = pipeline
         self._grid = grid
         self._results: list[TileResult] = []
         self._failures: list[TileFailure] = []
 
-    def take(self, result: TileResult) -> None:
+    def take(self, result: TileResult, /) -> None:
         self._results.append(result)
 
-    def fail(self, failure: TileFailure) -> None:
+    def fail(self, failure: TileFailure, /) -> None:
         self._failures.append(failure)
 
     def result(self, thresholds: Mapping[str, float]) -> FieldResult:

@@ -19,7 +19,7 @@ from slidecascade.geometry import Box
 from slidecascade.jobs import frame
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.records import JobRecord
-from slidecascade.outputs import geojson, geoparquet
+from slidecascade.outputs.cells import geojson, geoparquet
 from slidecascade.staging import make_folder, write_file
 from slidecascade.wire import JSON, PARQUET, PNG
 

@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, CoordinateSpace, TileReport, TissueMap, UsedModel
+from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box, Grid, Mpp, Size
+from slidecascade.kinds.result import CoordinateSpace, Origin, TileReport, TissueMap, UsedModel
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
 
 NAME: Final = "frame.json"
 
@@ -31,6 +33,8 @@ class Frame:
     thresholds: Mapping[str, float]
     ends: tuple[CellClass, ...]
     tiles: TileReport
+    warnings: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
 
     @classmethod
     def of(cls, analysis: Analysis) -> Frame:
@@ -44,6 +48,8 @@ class Frame:
             thresholds=dict(analysis.thresholds),
             ends=analysis.classes.ends,
             tiles=analysis.tiles,
+            warnings=analysis.warnings,
+            origin=analysis.origin,
         )
 
     def analysis(self) -> Analysis:
@@ -63,6 +69,8 @@ class Frame:
             tissue=TissueMap(np.zeros((1, 1), np.bool_), Grid(0, 0, 1, Size(1, 1), self.mpp)),
             tiles=self.tiles,
             timings_s={},
+            warnings=self.warnings,
+            origin=self.origin,
         )
 
     def encode(self) -> bytes:

@@ -28,7 +28,7 @@ from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.errors import UnreadablePartError
 from slidecascade.jobs.fields import FieldResult
-from slidecascade.outputs import geoparquet
+from slidecascade.outputs.cells import geoparquet
 from slidecascade.staging import make_folder, write_file, write_files
 
 AT_EDGE: Final = "at_edge"

@@ -14,14 +14,17 @@ from slidecascade import __version__
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, refuse_failures, say_nothing, used_models
 from slidecascade.analysis.plan import RegionTask
-from slidecascade.analysis.sink import core_in_region_l0
 from slidecascade.cancellation import Control
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis, FailedTile, TileReport, TissueMap
-from slidecascade.errors import TilesFailedError
+from slidecascade.cells.result import Analysis
+from slidecascade.errors import InvalidRequestError, TilesFailedError
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, FieldSink, plan_fields
 from slidecascade.jobs.parts import FieldReport, Parts, Plan
+from slidecascade.kinds.result import FailedTile, TileReport, TissueMap
+from slidecascade.kinds.sink import core_in_region_l0
+from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.pipelines.spec import Pipeline
 from slidecascade.timing import Stopwatch
 
 LOG = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ class Survey:
         field_tiles: tiles of a field each way.
 
     Raises:
+        InvalidRequestError: the pipeline is not of the kind cells.
         UnreadableSlideError: the slide cannot be opened.
         RegionTooLargeError: a model's grid enlarges it too much.
         UnwritableOutputError: the folder cannot be written.
@@ -45,13 +49,14 @@ class Survey:
     ) -> None:
         self._analyser = analyser
         self.task = task
+        self.pipeline: CellsPipeline = cells_pipeline(task.pipeline)
         work = analyser.tile_work(task, Control(), Stopwatch(analyser.observer))
         self.grids = work.grids
         self.grid: Grid = work.grid
         self.fields: tuple[Field, ...] = plan_fields(task, work, threads=analyser.threads, field_tiles=field_tiles)
-        self.parts = Parts(folder, _plan(task, field_tiles, len(self.fields)))
+        self.parts = Parts(folder, _plan(task, self.pipeline, field_tiles, len(self.fields)))
         models = used_models(task.pipeline, self.grids)
-        nothing = Instances.empty([len(stage.model.classes) for stage in task.pipeline.stages])
+        nothing = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
         place = Grid(0, 0, 1, Size(1, 1), task.mpp)
         self.blank = Analysis(
             pipeline=task.pipeline.name,
@@ -64,10 +69,12 @@ class Survey:
             classes=task.pipeline.classes,
             instances=nothing,
             class_index=np.zeros(0, np.int64),
-            heatmaps=task.pipeline.heatmaps,
+            heatmaps=self.pipeline.heatmaps,
             tissue=TissueMap(np.zeros((1, 1), np.bool_), place),
             tiles=TileReport(total=0, background=0, failed=()),
             timings_s={},
+            warnings=task.doubts,
+            origin=task.origin,
         )
         """An analysis with everything but cells, tissue and numbers."""
 
@@ -96,7 +103,7 @@ class Survey:
         """
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
-        sink = FieldSink(field, self.task.pipeline, self.grid)
+        sink = FieldSink(field, self.pipeline, self.grid)
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
         if not self.task.allow_partial:
             refuse_failures(self.task, self.grid, failed, len(field.tiles))
@@ -134,9 +141,24 @@ class Survey:
             observer.cells(self.blank.pipeline, name, count)
 
 
-def _plan(task: RegionTask, field_tiles: int, fields: int) -> Plan:
-    specs = [model.model_dump_json() for model in task.pipeline.models]
-    parts = [__version__, *specs, repr(task.pipeline.stages), repr(task.facts)]
+def cells_pipeline(pipeline: Pipeline) -> CellsPipeline:
+    """`pipeline`, when it is of the kind that fields can be cut for.
+
+    Raises:
+        InvalidRequestError: it is of another kind.
+    """
+    if not isinstance(pipeline, CellsPipeline):
+        message = (
+            f"Jobs run pipelines of the kind cells, and {pipeline.name!r} is of the kind {pipeline.kind}: "
+            "analyse regions of the slide with it."
+        )
+        raise InvalidRequestError(message, (("pipeline", message),))
+    return pipeline
+
+
+def _plan(task: RegionTask, pipeline: CellsPipeline, field_tiles: int, fields: int) -> Plan:
+    specs = [model.model_dump_json() for model in pipeline.models]
+    parts = [__version__, *specs, repr(pipeline.stages), repr(task.facts)]
     return Plan(
         content_id=task.facts.content_id,
         pipeline=task.pipeline.name,

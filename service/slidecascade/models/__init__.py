@@ -1,1 +1,1 @@
-"""What a model package promises, and the repository of packages."""
+"""Model packages: their specification, tensors and repository."""

@@ -1,6 +1,6 @@
-"""``model.yaml`` as version 0.1.0 wrote it, which stated an input size and a head in place of tensors.
+"""Reads ``model.yaml`` files of version 0.1.0, which state an input size and a head instead of tensors.
 
-Every such network takes ``image``, uint8 RGB ``(N, H, W, 3)``, and returns what its head wants, at stride 1.
+Every such network takes ``image``, uint8 RGB ``(N, H, W, 3)``, and returns the outputs of its head at stride 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from slidecascade.cells.heads.table import outputs_of
+from slidecascade.heads.table import outputs_of
 from slidecascade.models.tensors import rgb_image
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -35,10 +35,10 @@ class _Edition1(BaseModel):
 
 
 def with_tensors(fields: Any) -> Any:
-    """The fields of a ``model.yaml`` with its tensors in place of ``input``; any other value as it is.
+    """The fields of a ``model.yaml`` with ``input`` replaced by tensors; any other value is returned unchanged.
 
     Raises:
-        pydantic.ValidationError: when `fields` are of version 0.1.0 and what the tensors derive from is wrong.
+        pydantic.ValidationError: when `fields` are of version 0.1.0 and invalid.
     """
     if not isinstance(fields, Mapping) or "input" not in fields or "inputs" in fields:
         return fields

@@ -1,8 +1,8 @@
-"""Whether an ONNX graph keeps tensors in other files, told from its bytes without the onnx package.
+"""Detects external data in a serialised ONNX graph, without the onnx package.
 
-ONNX Runtime looks for such files in the working directory when a graph comes from memory, so the sha256 of
-the graph alone would vouch for weights it does not hold. The field numbers are those of ``onnx.proto``
-(ONNX IR version 14); the wire format is that of protocol buffers.
+ONNX Runtime loads external data from the working directory when a graph is given as bytes, so the sha256 of the
+graph does not cover those weights. The field numbers are those of ``onnx.proto`` (ONNX IR version 14); the wire
+format is that of protocol buffers.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _NESTED: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-"""Message kinds that hold tensors, and their fields of such kinds by number."""
+"""Message types that contain tensors, and their fields of such types by number."""
 
 _EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def has_external_data(graph: bytes) -> bool:
-    """Whether any tensor of a serialised ``ModelProto``, nested ones included, names data outside `graph`.
+    """Whether any tensor of a serialised ``ModelProto``, including nested graphs, refers to external data.
 
     Raises:
-        ValueError: `graph` is not a serialised protocol buffer.
+        ValueError: when `graph` is not a serialised protocol buffer.
     """
-    # ONNX Runtime takes its own format for any file with this mark, and that format has external data too.
+    # ONNX Runtime reads data with this mark as its own format, which can have external data too.
     if graph[4:8] == b"ORTM":
         raise ValueError("the graph is in ONNX Runtime's own format")
-    # A stack instead of recursion: graphs may be nested deeper than Python's calls.
+    # A stack instead of recursion: graphs can be nested deeper than Python's recursion limit.
     pending = [("Model", 0, len(graph))]
     while pending:
         kind, start, end = pending.pop()
@@ -50,7 +50,7 @@ def has_external_data(graph: bytes) -> bool:
                 pending.append((_NESTED[kind][field], value, stop))
             if kind == "Tensor" and wire_type == _BYTES and field == _EXTERNAL_DATA:
                 return True
-            # Enums are cut to 32 bits.
+            # Enum values are truncated to 32 bits.
             located = kind == "Tensor" and wire_type == _VARINT and field == _DATA_LOCATION
             if located and value & 0xFFFFFFFF == _EXTERNAL:
                 return True
@@ -58,7 +58,7 @@ def has_external_data(graph: bytes) -> bool:
 
 
 def _fields(graph: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, wire type, value, end) of each field of a message; `value` of bytes is where they start."""
+    """(number, wire type, value, end) of each field of a message; for bytes `value` is their start."""
     position = start
     while position < end:
         key, position = _varint(graph, position, end)
@@ -73,12 +73,12 @@ def _fields(graph: bytes, start: int, end: int) -> Iterator[tuple[int, int, int,
         else:
             raise ValueError(f"wire type {wire_type} at byte {position}")
         if position > end or key >> 32 or field == 0:
-            raise ValueError(f"field {field} at byte {position} is not possible")
+            raise ValueError(f"field {field} at byte {position} is invalid")
         yield field, wire_type, value, position
 
 
 def _varint(graph: bytes, position: int, end: int) -> tuple[int, int]:
-    """The number at `position`, and the position behind it."""
+    """The varint at `position`, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if position >= end:
@@ -88,4 +88,4 @@ def _varint(graph: bytes, position: int, end: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number & 0xFFFFFFFFFFFFFFFF, position
-    raise ValueError(f"no number ends at byte {position}")
+    raise ValueError(f"unterminated varint at byte {position}")

@@ -1,7 +1,7 @@
-"""The model repository: packages, and the check that each is what its ``model.yaml`` says.
+"""The model repository: loads packages and validates them against their ``model.yaml``.
 
 A package is ``<name>/model.yaml``, ``<name>/config.pbtxt`` and ``<name>/<version>/model.onnx``: the layout of
-a Triton model repository with one more file.
+a Triton model repository with one additional file.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ _MODEL_SPEC: TypeAdapter[SegmenterSpec | ClassifierSpec] = TypeAdapter(ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
-    """A spec and the graph it vouches for."""
+    """A specification and the path of its graph."""
 
     spec: SegmenterSpec | ClassifierSpec
     onnx_path: Path
 
     def read(self) -> bytes:
-        """The graph.
+        """The bytes of the graph.
 
         Raises:
-            ModelPackageError: when it is not the file whose sha256 ``model.yaml`` states.
+            ModelPackageError: when its sha256 differs from ``model.yaml``.
         """
         graph = self.onnx_path.read_bytes()
         found = hashlib.sha256(graph).hexdigest()
         if found != self.spec.sha256:
             raise ModelPackageError(
-                f"Model {self.spec.name!r} is not the file its model.yaml vouches for: sha256 is {found[:12]}…, "
+                f"Model {self.spec.name!r} does not match its model.yaml: its sha256 is {found[:12]}…, "
                 f"expected {self.spec.sha256[:12]}…; restore the file or convert the model again."
             )
         return graph
 
 
 def load_package(folder: Path) -> ModelPackage:
-    """Read and verify the package in `folder`.
+    """Read and validate the package in `folder`.
 
     Raises:
-        ModelPackageError: when a file is missing, ``model.yaml`` is not valid, the graph has external data or
-            its sha256 is another one.
+        ModelPackageError: when a file is missing, ``model.yaml`` is invalid, the graph has external data or its
+            sha256 differs.
     """
     spec = _read_spec(folder)
     onnx_path = folder / str(spec.version) / "model.onnx"
@@ -59,12 +59,12 @@ def load_package(folder: Path) -> ModelPackage:
             f"Model {spec.name!r} has no {spec.version}/model.onnx: convert it again or remove its folder."
         )
     package = ModelPackage(spec, onnx_path)
-    _require_whole(package)
+    _reject_external_data(package)
     return package
 
 
-def _require_whole(package: ModelPackage) -> None:
-    """Refuse a graph whose weights are elsewhere: its sha256 would not vouch for them."""
+def _reject_external_data(package: ModelPackage) -> None:
+    """Reject a graph with external data, which its sha256 would not cover."""
     name = package.spec.name
     try:
         external = has_external_data(package.read())
@@ -74,27 +74,27 @@ def _require_whole(package: ModelPackage) -> None:
         ) from error
     if external:
         raise ModelPackageError(
-            f"Model {name!r} keeps weights outside its model.onnx, where no sha256 vouches for them: "
+            f"Model {name!r} keeps weights outside its model.onnx, where its sha256 does not cover them: "
             "convert it again without external data."
         )
 
 
 def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:
-    """All packages of a model repository by name; folders without ``model.yaml`` are not ours and left alone.
+    """All packages of a model repository by name; folders without ``model.yaml`` are ignored.
 
     Raises:
-        ModelPackageError: for the first package that must not be served, or when there is no such folder.
+        ModelPackageError: for the first invalid package, or when the folder does not exist.
     """
     if not models_dir.is_dir():
         raise ModelPackageError(
-            "The models folder does not exist: point --models or SLIDECASCADE_MODELS_DIR at one."
+            "The models folder does not exist: set --models or SLIDECASCADE_MODELS_DIR to one."
         )
     folders = sorted(path.parent for path in models_dir.glob("*/model.yaml"))
     return {package.spec.name: package for package in map(load_package, folders)}
 
 
 def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
-    """The text of ``model.yaml`` that reads as `spec`; defaults that were not stated are left out."""
+    """The text of the ``model.yaml`` of `spec`; unset defaults are omitted."""
     fields = spec.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
@@ -104,15 +104,17 @@ def _read_spec(folder: Path) -> SegmenterSpec | ClassifierSpec:
         fields = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
         spec = _MODEL_SPEC.validate_python(with_tensors(fields))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelPackageError(f"Model {folder.name!r} has no readable model.yaml: write it again.") from error
+        raise ModelPackageError(
+            f"Model {folder.name!r} has no readable model.yaml: restore it or convert the model again."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ModelPackageError(
-            f"Model {folder.name!r}: model.yaml is wrong at {where}: {first['msg']}."
+            f"Model {folder.name!r}: model.yaml is invalid at {where}: {first['msg']}."
         ) from error
     if spec.name != folder.name:
         raise ModelPackageError(
-            f"Model {folder.name!r}: model.yaml calls it {spec.name!r}; give folder and model one name."
+            f"Model {folder.name!r}: its name in model.yaml is {spec.name!r}: use the same name for the folder."
         )
     return spec

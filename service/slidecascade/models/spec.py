@@ -1,18 +1,34 @@
-"""What ``model.yaml`` states of a model: the statement that every check and description of it derives from."""
+"""The specification of a model, as read from ``model.yaml``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from slidecascade.cells.heads.table import require_outputs
+from slidecascade.heads.head import (
+    ClassifierOptions,
+    HeadOptions,
+    MaskHead,
+    ObjectHead,
+    ProbabilityHead,
+    SegmenterOptions,
+)
+from slidecascade.heads.table import find, require_outputs
 from slidecascade.models.tensors import InputSpec, OutputSpec, Signature
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ClassName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
-SegmenterHead = Literal["unet", "semantic"]
 
 
 class _SpecPart(BaseModel):
@@ -20,14 +36,14 @@ class _SpecPart(BaseModel):
 
 
 class ModelClass(_SpecPart):
-    """A class and its RGB colour. A name holds no colon: that joins the levels of a cascade."""
+    """A class and its RGB colour. Names contain no colon, which separates the levels of a cascade."""
 
     name: ClassName
     color: tuple[Channel, Channel, Channel]
 
 
 class CropSpec(_SpecPart):
-    """The square cut around a cell, in pixels at the model's mpp, before it is resized to the input size."""
+    """The square that is looked at, in pixels at the model's mpp, before it is resized to the input size."""
 
     size_px: Annotated[int, Field(ge=4, le=2048)]
 
@@ -76,26 +92,26 @@ class _AnyModelSpec(_SpecPart):
 
     @property
     def input(self) -> InputSpec:
-        """The input that shows a tile or a crop: the first."""
+        """The image input, which is the first."""
         return self.inputs[0]
 
 
-class SegmenterOptions(_SpecPart):
-    """Defaults of the heads of segmenters; `seed` and `prominence` are of the `unet` head only."""
-
-    foreground: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    seed: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    min_area_um2: Annotated[float, Field(ge=0)] = 8.0
-    prominence: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
 class SegmenterSpec(_AnyModelSpec):
-    """A network whose maps a head turns into cells. `halo_px` is read around each tile."""
+    """A network whose maps a head turns into objects or into a mask. `halo_px` is read around each tile."""
 
     task: Literal["segment"]
-    head: SegmenterHead
     halo_px: Annotated[int, Field(ge=0, le=1024)]
-    options: SegmenterOptions = SegmenterOptions()
+    options: SerializeAsAny[SegmenterOptions] = Field(default_factory=SegmenterOptions, validate_default=True)
+
+    @field_validator("head")
+    @classmethod
+    def _head_segments(cls, name: str) -> str:
+        return _require_sort(name, ObjectHead, MaskHead)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_are_the_heads(cls, options: Any, info: ValidationInfo) -> Any:
+        return _read_options(options, info)
 
     @field_validator("inputs")
     @classmethod
@@ -105,30 +121,26 @@ class SegmenterSpec(_AnyModelSpec):
             raise ValueError(f"a segmenter's input {image.name!r} takes any height and width: name them")
         return inputs
 
-    @model_validator(mode="after")
-    def _options_are_the_heads(self) -> Self:
-        if self.head != "unet" and self.options.model_fields_set & {"seed", "prominence"}:
-            raise ValueError(f"the {self.head} head has no seeds: leave options.seed and options.prominence out")
-        return self
-
-
-class SoftmaxOptions(_SpecPart):
-    """Defaults of the `softmax` head: the least probability a class must reach to be a cell's class."""
-
-    floor: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-
 
 class ClassifierSpec(_AnyModelSpec):
-    """A network that looks at one crop per cell and returns a probability per class.
+    """A network that classifies one crop per cell, or one patch of a slide, and returns a probability per class.
 
-    The probabilities of a `softmax` head sum to one, those of a `sigmoid` head are each their own; the most
-    probable class wins either way.
+    The most probable class is assigned, whether or not the head's probabilities sum to one.
     """
 
     task: Literal["classify"]
-    head: Literal["softmax", "sigmoid"]
     crop: CropSpec
-    options: SoftmaxOptions = SoftmaxOptions()
+    options: SerializeAsAny[ClassifierOptions] = Field(default_factory=ClassifierOptions, validate_default=True)
+
+    @field_validator("head")
+    @classmethod
+    def _head_classifies(cls, name: str) -> str:
+        return _require_sort(name, ProbabilityHead)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_are_the_heads(cls, options: Any, info: ValidationInfo) -> Any:
+        return _read_options(options, info)
 
     @field_validator("inputs")
     @classmethod
@@ -140,6 +152,30 @@ class ClassifierSpec(_AnyModelSpec):
     def crop_shape_px(self) -> tuple[int, int]:
         """Height and width of the input in pixels."""
         return _size_px(self.input)
+
+
+def _require_sort(name: str, *sorts: Any) -> str:
+    """`name`, when it is that of a head of one of `sorts`; raises ValueError otherwise."""
+    if not isinstance(find(name), sorts):
+        raise ValueError(f"the {name} head is not one for this task: correct `task` or `head`")
+    return name
+
+
+def _read_options(options: Any, info: ValidationInfo) -> Any:
+    """`options` as the type that the head names; left alone where the head itself is wrong."""
+    if "head" not in info.data:
+        return options
+    kind: type[HeadOptions] = find(info.data["head"]).options
+    if isinstance(options, HeadOptions):
+        options = options.model_dump(exclude_unset=True)
+    try:
+        return kind.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "options"
+        raise ValueError(
+            f"{where}: {first['msg']}; the {info.data['head']} head takes {', '.join(kind.model_fields)}"
+        ) from error
 
 
 def _size_px(image: InputSpec) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""The tensors that a network takes and returns: the part of ``model.yaml`` that its graph must agree with.
+"""The input and output tensors of a network, as stated in ``model.yaml`` and validated against its graph.
 
-Every check and description of a network's inputs and outputs derives from a `Signature`. The sizes of all outputs
-follow from those of the inputs, so that memory for them can be set aside before a network runs.
+Every check and description of a network's tensors derives from a `Signature`. Output shapes follow from input
+shapes, so that output memory can be allocated before a run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ ElementType = Literal[
     "float32",
     "float64",
 ]
-"""NumPy's name of the type of a tensor's elements."""
+"""NumPy's name of a tensor's dtype."""
 
 BATCH: Final = "batch"
-"""The name of the first dimension of every tensor: images that are run together."""
+"""The name of the first dimension of every tensor: the number of images."""
 
 TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
 ChannelName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
@@ -72,12 +72,12 @@ class _Tensor(_TensorPart):
                 f"the layout {self.layout!r} has {len(self.layout)} axes, the shape {len(self.shape)}"
             )
         if self.shape[0] != BATCH:
-            raise ValueError(f"the first dimension is {self.shape[0]!r}: every tensor begins with {BATCH!r}")
+            raise ValueError(f"the first dimension is {self.shape[0]!r}: it must be {BATCH!r}")
         for axis, size in zip(self.layout[1:], self.shape[1:], strict=True):
             if isinstance(size, str) and (axis not in "HW" or size == BATCH):
                 raise ValueError(f"the size of axis {axis} must be a number: only height and width may be free")
         if len(set(self.free)) != len(self.free):
-            raise ValueError("two of its free dimensions have one name")
+            raise ValueError("the names of its free dimensions must be unique")
         return self
 
     @model_validator(mode="after")
@@ -85,20 +85,20 @@ class _Tensor(_TensorPart):
         if self.channels and len(self.channels) != self.channel_count:
             raise ValueError(f"{len(self.channels)} channels are named, its shape has {self.channel_count}")
         if len(set(self.channels)) != len(self.channels):
-            raise ValueError("two of its channels have one name")
+            raise ValueError("the names of its channels must be unique")
         low, high = self.range
         if low is not None and high is not None and low >= high:
-            raise ValueError(f"its range ends at {high:g}, before it begins")
+            raise ValueError(f"the maximum of its range, {high:g}, is not above the minimum {low:g}")
         return self
 
     @property
     def free(self) -> tuple[str, ...]:
-        """The names of the dimensions that may have any size, without the batch."""
+        """The names of the free dimensions, without the batch."""
         return tuple(size for size in self.shape[1:] if isinstance(size, str))
 
     @property
     def channel_count(self) -> int:
-        """The size of axis C; 0 where there is none."""
+        """The size of axis C; 0 without such an axis."""
         size = self._size_of("C")
         return size if isinstance(size, int) else 0
 
@@ -108,17 +108,17 @@ class _Tensor(_TensorPart):
 
     @property
     def datatype(self) -> str:
-        """The element type in the words of the Open Inference Protocol."""
+        """The datatype's name in the Open Inference Protocol."""
         return _DATATYPES.get(self.dtype, self.dtype.upper())
 
     @property
     def onnx_type(self) -> str:
-        """The tensor's type in the words of ONNX Runtime."""
+        """The tensor type's name in ONNX Runtime."""
         return f"tensor({_ONNX_TYPES.get(self.dtype, self.dtype)})"
 
     @property
     def open_shape(self) -> Shape:
-        """The shape with -1 for dimensions that may have any size, as protocols write it."""
+        """The shape with -1 for free dimensions."""
         return tuple(-1 if isinstance(size, str) else size for size in self.shape)
 
     def _size_of(self, axis: str) -> int | str | None:
@@ -134,13 +134,13 @@ class InputSpec(_Tensor):
 
     Attributes:
         name: as in the graph.
-        dtype: NumPy's name of the element type.
-        layout: one letter per dimension: N batch, C channels, H height, W width, K a fixed number of others.
-        shape: a size or, where any size is taken, a name, per dimension; the first is ``batch``. A name stands for
-            one size in all of a network's tensors.
-        channels: what each channel shows, such as ``red``, ``green``, ``blue`` or ``nuclear``, ``membrane``.
-        range: lowest and highest value; null: the element type's own.
-        multiple_of: of what free heights and widths must be multiples.
+        dtype: NumPy's name of the dtype.
+        layout: one letter per dimension: N batch, C channels, H height, W width, K any other of fixed size.
+        shape: per dimension a size, or a name for a free dimension; the first is ``batch``. A name has the same
+            size in all tensors of a network.
+        channels: the meaning of each channel, such as ``red``, ``green``, ``blue`` or ``nuclear``, ``membrane``.
+        range: minimum and maximum value; null: those of the dtype.
+        multiple_of: free heights and widths must be multiples of this.
     """
 
     channels: Annotated[tuple[ChannelName, ...], Field(min_length=1)]
@@ -154,12 +154,12 @@ class InputSpec(_Tensor):
 
     @property
     def height_px(self) -> int | None:
-        """The one height that is taken; None where it is free."""
+        """The fixed height; None if it is free."""
         return self._fixed("H")
 
     @property
     def width_px(self) -> int | None:
-        """The one width that is taken; None where it is free."""
+        """The fixed width; None if it is free."""
         return self._fixed("W")
 
     def pixels(self, shape: Shape) -> int:
@@ -173,7 +173,7 @@ class OutputSpec(_Tensor):
     Attributes:
         name, dtype, layout, shape, channels, range: as of an input. Channels need no names.
         stride: input pixels per output pixel along free heights and widths.
-        meaning: what a value is, such as ``probability``, ``logit``, ``distance``, ``flow``.
+        meaning: the quantity, such as ``probability``, ``logit``, ``distance``, ``flow``.
     """
 
     stride: Annotated[int, Field(ge=1, le=256)] = 1
@@ -182,10 +182,10 @@ class OutputSpec(_Tensor):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """All that a network takes and returns, in the order of ``model.yaml``.
+    """All input and output tensors of a network, in the order of ``model.yaml``.
 
     Raises:
-        ValueError: when its tensors contradict each other.
+        ValueError: when the tensors are inconsistent.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -194,25 +194,25 @@ class Signature:
     def __post_init__(self) -> None:
         for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
             if not tensors:
-                raise ValueError(f"a network has at least one {kind}")
+                raise ValueError(f"a network needs at least one {kind}")
             if len({tensor.name for tensor in tensors}) != len(tensors):
-                raise ValueError(f"two {kind}s have one name")
+                raise ValueError(f"the names of {kind}s must be unique")
         multiples = self._multiples
         for output in self.outputs:
             for name in output.free:
                 if name not in multiples:
                     raise ValueError(
-                        f"output {output.name!r} has a free dimension {name!r} that no input has: give its size"
+                        f"output {output.name!r} has a free dimension {name!r} that no input has: state its size"
                     )
                 if multiples[name] % output.stride:
                     raise ValueError(
-                        f"output {output.name!r} has stride {output.stride}, of which multiple_of "
-                        f"{multiples[name]} of the inputs is no multiple"
+                        f"the inputs' multiple_of {multiples[name]} is not a multiple of the stride "
+                        f"{output.stride} of output {output.name!r}"
                     )
 
     @property
     def _multiples(self) -> Mapping[str, int]:
-        """Of what each free dimension must be a multiple."""
+        """The required divisor of each free dimension, by name."""
         multiples: dict[str, int] = {}
         for tensor in self.inputs:
             for name in tensor.free:
@@ -221,7 +221,7 @@ class Signature:
 
     @property
     def has_fixed_sizes(self) -> bool:
-        """Whether the batch is all that may vary."""
+        """Whether the batch is the only free dimension."""
         return not self._multiples
 
     @property
@@ -229,7 +229,7 @@ class Signature:
         return tuple(output.name for output in self.outputs)
 
     def input_shapes(self, *, batch: int, side_px: int) -> Mapping[str, Shape]:
-        """Shapes the network takes: `batch` images, free sides of the lowest multiple that reaches `side_px`."""
+        """Valid input shapes: `batch` images, free sides of the smallest multiple of at least `side_px`."""
         sizes = {name: -(-side_px // multiple) * multiple for name, multiple in self._multiples.items()}
         sizes[BATCH] = batch
         return {tensor.name: _bound(tensor, sizes) for tensor in self.inputs}
@@ -238,7 +238,7 @@ class Signature:
         """The shapes of the outputs for inputs of `shapes`.
 
         Raises:
-            ValueError: when the network does not take them; the message says why.
+            ValueError: when the network does not accept `shapes`; the message gives the reason.
         """
         sizes = self._sizes(shapes)
         return {output.name: _bound(output, sizes, stride=output.stride) for output in self.outputs}
@@ -248,19 +248,19 @@ class Signature:
         return max(tensor.pixels(shapes[tensor.name]) for tensor in self.inputs)
 
     def new_outputs(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Room for all outputs of `model` for `inputs`.
+        """Uninitialised arrays for all outputs of `model` for `inputs`.
 
         Raises:
-            ModelFailedError: when the network does not take `inputs`.
+            ModelFailedError: when the network does not accept `inputs`.
         """
         shapes = self.require_inputs(model, inputs)
         return {output.name: np.empty(shapes[output.name], output.numpy_dtype) for output in self.outputs}
 
     def require_inputs(self, model: str, inputs: Tensors) -> Mapping[str, Shape]:
-        """The shapes of the outputs of `model` for `inputs`.
+        """Validate `inputs` of `model`; the shapes of its outputs.
 
         Raises:
-            ModelFailedError: when names, types or shapes are not those stated.
+            ModelFailedError: when names, dtypes or shapes differ from those stated.
         """
         for tensor in self.inputs:
             if tensor.name in inputs and inputs[tensor.name].dtype != tensor.numpy_dtype:
@@ -273,10 +273,10 @@ class Signature:
             raise ModelFailedError(f"Model {model!r} cannot be run on these inputs: {error}.") from error
 
     def mismatch(self, outputs: Tensors, shapes: Mapping[str, Shape]) -> str | None:
-        """How `outputs` differ from what is stated, in words; None when they do not.
+        """A description of how `outputs` differ from the signature; None when they match.
 
         Args:
-            shapes: the shapes of the outputs, from `output_shapes`.
+            shapes: the expected shapes, from `output_shapes`.
         """
         if outputs.keys() != shapes.keys():
             return f"returns {', '.join(outputs) or 'nothing'}, its model.yaml states {', '.join(shapes)}"
@@ -293,13 +293,13 @@ class Signature:
         """The size of every free dimension, and of the batch."""
         names = [tensor.name for tensor in self.inputs]
         if shapes.keys() != set(names):
-            raise ValueError(f"it takes {', '.join(names)}, given were {', '.join(shapes) or 'none'}")
+            raise ValueError(f"it takes the inputs {', '.join(names)}, got {', '.join(shapes) or 'none'}")
         sizes: dict[str, int] = {}
         for tensor in self.inputs:
             found = shapes[tensor.name]
             if len(found) != len(tensor.shape) or not _fits(tensor, found, sizes):
                 raise ValueError(
-                    f"{tensor.name!r} has the shape {found} where {_text(tensor.shape)} is taken{_told(sizes)}"
+                    f"{tensor.name!r} has shape {found}, expected {_text(tensor.shape)}{_sizes_text(sizes)}"
                 )
         for name, multiple in self._multiples.items():
             if sizes[name] < 1 or sizes[name] % multiple:
@@ -310,7 +310,7 @@ class Signature:
 def rgb_image(
     *, height_px: int | None = None, width_px: int | None = None, multiple_of: int = 1, name: str = "image"
 ) -> InputSpec:
-    """An input of uint8 RGB images ``(N, H, W, 3)``; None: any size that is a multiple of `multiple_of`."""
+    """An input of uint8 RGB images ``(N, H, W, 3)``; a height or width of None is free."""
     return InputSpec(
         name=name,
         dtype="uint8",
@@ -323,22 +323,22 @@ def rgb_image(
 
 
 def batch_of(inputs: Tensors) -> int:
-    """How many images `inputs` hold.
+    """The batch size of `inputs`.
 
     Raises:
-        ModelFailedError: when they hold different numbers of images, or there are none.
+        ModelFailedError: when batch sizes differ, or an input has no batch axis.
     """
     counts = {len(array) for array in inputs.values() if array.ndim}
     if len(counts) != 1 or any(not array.ndim for array in inputs.values()):
         found = ", ".join(f"{name!r} {array.shape}" for name, array in inputs.items()) or "none"
         raise ModelFailedError(
-            f"The inputs {found} do not hold one number of images: give all of them the same batch axis."
+            f"The inputs {found} differ in batch size: use the same number of images for all of them."
         )
     return counts.pop()
 
 
 def image_bytes(*tensors: Tensors) -> int:
-    """Bytes of one image of the largest of `tensors`, such as all inputs and all outputs; at least 1."""
+    """Bytes per image of the largest of `tensors`, such as all inputs and all outputs; at least 1."""
     return max(1, *(sum(array[:1].nbytes for array in each.values()) for each in tensors))
 
 
@@ -348,7 +348,7 @@ def part_of(tensors: Tensors, start: int, stop: int) -> dict[str, NDArray[Any]]:
 
 
 def joined(parts: Iterable[Tensors]) -> dict[str, NDArray[Any]]:
-    """`parts` of one network's tensors, one after the other along the batch axis; one part is not copied."""
+    """`parts` of one network's tensors concatenated along the batch axis; a single part is not copied."""
     found = list(parts)
     if len(found) == 1:
         return dict(found[0])
@@ -356,7 +356,7 @@ def joined(parts: Iterable[Tensors]) -> dict[str, NDArray[Any]]:
 
 
 def require_finite(model: str, outputs: Tensors) -> None:
-    """Raises ModelFailedError when a value that `model` returned is NaN or infinite."""
+    """Raises ModelFailedError when an output of `model` is NaN or infinite."""
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelFailedError(
@@ -365,7 +365,7 @@ def require_finite(model: str, outputs: Tensors) -> None:
 
 
 def _fits(tensor: InputSpec, found: Shape, sizes: dict[str, int]) -> bool:
-    """Whether an array of the shape `found` is taken; notes the `sizes` of its free dimensions."""
+    """Whether an array of shape `found` matches `tensor`; adds its free dimensions to `sizes`."""
     return all(
         size == (sizes.setdefault(stated, size) if isinstance(stated, str) else stated)
         for stated, size in zip(tensor.shape, found, strict=True)
@@ -373,7 +373,7 @@ def _fits(tensor: InputSpec, found: Shape, sizes: dict[str, int]) -> bool:
 
 
 def _bound(tensor: InputSpec | OutputSpec, sizes: Mapping[str, int], *, stride: int = 1) -> Shape:
-    """The shape of `tensor` where its free dimensions have `sizes`."""
+    """The shape of `tensor` with the `sizes` of free dimensions."""
     return tuple(
         size if isinstance(size, int) else sizes[size] if size == BATCH else sizes[size] // stride
         for size in tensor.shape
@@ -384,5 +384,5 @@ def _text(shape: tuple[Dimension, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _told(sizes: Mapping[str, int]) -> str:
+def _sizes_text(sizes: Mapping[str, int]) -> str:
     return f" with {', '.join(f'{name} {size}' for name, size in sizes.items())}" if sizes else ""

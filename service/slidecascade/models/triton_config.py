@@ -1,4 +1,4 @@
-"""``config.pbtxt``: a model package as a Triton server reads it, derived from ``model.yaml``."""
+"""``config.pbtxt``, a model's configuration for Triton, derived from ``model.yaml``."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def triton_config(
 
     Args:
         spec: the model.
-        max_batch: most images the server may join.
-        warm_up_px: the least side of the images the server warms up with, where any size is taken.
+        max_batch: maximum images per batch.
+        warm_up_px: minimum side of the warm-up images, for free heights and widths.
     """
     signature = spec.signature
     shapes = signature.input_shapes(batch=1, side_px=warm_up_px)

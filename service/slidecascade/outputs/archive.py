@@ -6,87 +6,49 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from slidecascade.cells.result import Analysis
-from slidecascade.outputs import geojson, heatmap, overlay, png, summary
+from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.staging import write_file
 
 TEXT_LEVEL = 1
-"""Deflate level of the cells: higher levels save little and cost more than the rest of the encoding."""
+"""Deflate level of text: higher levels save little and cost more than the rest of the encoding."""
 
 PNG_LEVEL = 0
 """A PNG is compressed already. Deflate of level 0 keeps it as it is and, unlike the zip method "stored", says
 where it ends, which readers that cannot seek (such as Java's ``ZipInputStream``) need."""
 
+ZIP64_BYTES = 2**31
+"""A file that may be larger must be announced before its size is known. Not announced where it is not needed:
+readers that cannot seek trip over it."""
 
-def encode(
-    analysis: Analysis,
-    image_rgb: NDArray[np.uint8],
-    *,
-    downsample: float,
-    colormap: str = heatmap.DEFAULT_COLORMAP,
-) -> Iterator[bytes]:
-    """A zip of ``summary.json``, ``heatmaps/NAME.png``, ``overlay.png`` and ``cells.geojson``, in pieces.
 
-    `image_rgb` is uint8 RGB ``(H, W, 3)`` and covers the region at `downsample` level-0 pixels per pixel. One
-    picture or one piece of GeoJSON is in memory at a time. The same analysis gives the same bytes.
+def encode(files: Files) -> Iterator[bytes]:
+    """A zip of `files`, in pieces.
 
-    Raises:
-        InvalidRequestError: before the first piece, when there is no such colormap.
-        ModelFailedError: before the first piece, when the cells hold numbers that are not finite.
+    One small file or one piece of the large one is in memory at a time. The same files give the same bytes.
     """
-    heatmap.require_colormap(colormap)
-    cells = geojson.encode(analysis)
-    pictures = _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap)
-    columns = sum(int(matrix.shape[1]) for matrix in analysis.instances.probabilities)
-    zip64 = needs_zip64(len(analysis.instances), len(analysis.instances.vertices), columns)
-    return zipped(pictures, "cells.geojson", cells, zip64=zip64)
+    return _zipped(files.small, files.large_name, files.large, zip64=files.most_bytes >= ZIP64_BYTES)
 
 
-def write_folder(
-    analysis: Analysis,
-    image_rgb: NDArray[np.uint8],
-    folder: Path,
-    *,
-    downsample: float,
-    colormap: str = heatmap.DEFAULT_COLORMAP,
-    gzip: bool = False,
-) -> tuple[Path, ...]:
-    """The files of the zip in `folder`, which is made when needed; their paths.
+def write_folder(files: Files, folder: Path, *, gzip: bool = False) -> tuple[Path, ...]:
+    """`files` in `folder`, which is made when needed; their paths.
 
-    With `gzip` the cells are in ``cells.geojson.gz``, which takes a quarter of the space. A file appears complete
-    or not at all; one of the same name is replaced.
+    With `gzip` the large one is in ``NAME.gz``, which takes a quarter of the space. A file appears complete or not
+    at all; one of the same name is replaced.
 
     Raises:
-        InvalidRequestError, ModelFailedError: as `encode`, before anything is written.
         UnwritableOutputError: when the folder cannot be made or written.
     """
-    heatmap.require_colormap(colormap)
-    cells = geojson.encode(analysis)
     written = []
-    for name, content in _small_files(analysis, image_rgb, downsample=downsample, colormap=colormap):
+    for name, content in files.small:
         write_file(folder / name, content)
         written.append(folder / name)
-    large = folder / ("cells.geojson.gz" if gzip else "cells.geojson")
-    write_file(large, gzipped(cells) if gzip else cells)
+    large = folder / (f"{files.large_name}.gz" if gzip else files.large_name)
+    write_file(large, gzipped(files.large) if gzip else files.large)
     return (*written, large)
 
 
-def _small_files(
-    analysis: Analysis, image_rgb: NDArray[np.uint8], *, downsample: float, colormap: str
-) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of all files that fit in memory, each made when it is asked for."""
-    numbers = summary.summarise(analysis, colormap=colormap)
-    yield "summary.json", numbers.model_dump_json(indent=2).encode()
-    for spec in analysis.heatmaps:
-        yield f"heatmaps/{spec.name}.png", heatmap.encode_png(heatmap.compute(analysis, spec), colormap)
-    yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
-
-
-def zipped(
+def _zipped(
     small: Iterator[tuple[str, bytes]], large_name: str, large: Iterator[bytes], *, zip64: bool
 ) -> Iterator[bytes]:
     """A zip of `small` files by name and of one large one, in pieces, each made when it is asked for."""
@@ -102,15 +64,6 @@ def zipped(
                 member.write(piece)
                 yield outbox.take()
     yield outbox.take()
-
-
-def needs_zip64(cells: int, vertices: int, probabilities: int) -> bool:
-    """Whether the GeoJSON of so many cells, outlined by so many vertices and with so many probabilities each, may
-    exceed 2 GiB, which the zip must say before the size is known.
-
-    Not said where it is not needed: readers that cannot seek trip over it.
-    """
-    return vertices * 40 + cells * (1000 + 200 * probabilities) >= 2**31
 
 
 class _Outbox:

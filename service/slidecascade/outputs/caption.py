@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis
 
 MIN_WIDTH = 400
 """Strips are at least this wide, so that the research-use line stays whole."""
@@ -26,6 +25,9 @@ TEXT = (50, 50, 50)
 FAINT_TEXT = (110, 110, 110)
 PAPER = 255
 
+Counted = tuple[str, tuple[int, int, int], int]
+"""A class: name, colour, and how many there are of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -37,13 +39,13 @@ class _Entry:
     row: int
 
 
-def caption(analysis: Analysis, counts: Mapping[str, int], *, width: int, um_per_px: float) -> NDArray[np.uint8]:
+def caption(classes: Sequence[Counted], *, width: int, um_per_px: float) -> NDArray[np.uint8]:
     """The strip as uint8 RGB ``(h, width, 3)``: classes with counts, the research-use line, a scale bar.
 
     `counts` are the cells by class, in the order of the classes of `analysis`; `width` is at least `MIN_WIDTH`;
     `um_per_px` is the pixel size of the image above.
     """
-    entries = _arrange(analysis, counts, width)
+    entries = _arrange(classes, width)
     last = entries[-1].row + 1 if entries else 0
     bar_um = _bar_um(um_per_px)
     bar_x = width - MARGIN_PX - _text_width(_length(bar_um)) - 6 - round(bar_um / um_per_px)
@@ -59,16 +61,16 @@ def caption(analysis: Analysis, counts: Mapping[str, int], *, width: int, um_per
     return strip
 
 
-def _arrange(analysis: Analysis, counts: Mapping[str, int], width: int) -> list[_Entry]:
+def _arrange(classes: Sequence[Counted], width: int) -> list[_Entry]:
     """The classes from left to right, on as many rows as they need."""
     entries: list[_Entry] = []
     x, row = MARGIN_PX, 0
-    for cell_class, number in zip(analysis.classes.ends, counts.values(), strict=True):
-        label = f"{cell_class.name}  {number:,}"
+    for name, color, number in classes:
+        label = f"{name}  {number:,}"
         entry_width = SWATCH_PX + 5 + _text_width(label)
         if x > MARGIN_PX and x + entry_width > width - MARGIN_PX:
             x, row = MARGIN_PX, row + 1
-        entries.append(_Entry(label, cell_class.color, x, row))
+        entries.append(_Entry(label, color, x, row))
         x += entry_width + GAP_PX
     return entries
 

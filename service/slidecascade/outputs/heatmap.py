@@ -1,48 +1,22 @@
-"""Maps of where a class is frequent, and their colours.
-
-A fraction is smooth(numerator) / smooth(denominator) and a density is smooth(count) / smooth(tissue area),
-both with the same Gaussian: the edges of the region, holes in the tissue and failed tiles then bias neither.
-"""
+"""Maps over the region and their colours."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis
-from slidecascade.errors import InvalidRequestError, UnknownHeatmapError
+from slidecascade.errors import UnknownHeatmapError
 from slidecascade.outputs import png
-from slidecascade.outputs.areas import UM2_PER_MM2, tissue_um2
-from slidecascade.pipelines.heatmaps import HeatmapSpec
-
-DEFAULT_COLORMAP: Final = "viridis"
-COLORMAPS: Final = {
-    "viridis": cv2.COLORMAP_VIRIDIS,
-    "cividis": cv2.COLORMAP_CIVIDIS,
-    "magma": cv2.COLORMAP_MAGMA,
-    "inferno": cv2.COLORMAP_INFERNO,
-    "plasma": cv2.COLORMAP_PLASMA,
-    "jet": cv2.COLORMAP_JET,
-}
-"""All perceptually uniform except ``jet``, which is offered because pathology tools show it."""
+from slidecascade.outputs.colormap import Colormap
 
 LEGEND_STOPS: Final = 16
-MAX_GRID_SIDE: Final = 2048
-"""Most grid cells each way; a larger region gets larger grid cells."""
-
-MIN_COVER: Final = 0.05
-"""A density is told where at least this part of the smoothing window is tissue: a speck is no denominator."""
-
-TRUNCATE: Final = 3.0
-"""The Gaussian ends after this many standard deviations; cells farther away do not count."""
-
 PIXEL_UM: Final = 4.0
 """Side of a pixel of the PNG, unless the picture would be too small or too large to look at."""
 
@@ -57,10 +31,11 @@ class Heatmap:
 
     Attributes:
         values: ``(h, w)`` float32; ``values[y, x]`` covers a square of `grid_um` whose corner is
-            ``(x, y) * grid_um`` from the region's top left corner. NaN where there is no analysed tissue, or
-            nothing countable within three sigma.
+            ``(x, y) * grid_um`` from the region's top left corner, less what comes before it. NaN where nothing is
+            known: there is no analysed tissue, or nothing countable near.
         minimum, maximum: ends of the colour scale, in `unit`.
         width_um, height_um: extent of the region; the last column and row may reach beyond it.
+        before_x_um, before_y_um: how far the first column and row begin before the region's corner.
     """
 
     name: str
@@ -72,6 +47,8 @@ class Heatmap:
     grid_um: float
     width_um: float
     height_um: float
+    before_x_um: float = 0.0
+    before_y_um: float = 0.0
 
     @property
     def png_scale(self) -> int:
@@ -86,14 +63,24 @@ class Heatmap:
         return self.grid_um / self.png_scale
 
 
-def find(analysis: Analysis, name: str | None) -> HeatmapSpec:
-    """The heatmap of that name; None: the pipeline's first.
+class Named(Protocol):
+    """Whatever is called something."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def named(name: str | None, specs: Sequence[N], *, pipeline: str) -> N:
+    """The heatmap of `specs` of that name; None: the first.
 
     Raises:
         UnknownHeatmapError: listing the names there are.
     """
-    names = [spec.name for spec in analysis.heatmaps]
-    return analysis.heatmaps[names.index(require_name(name, names, pipeline=analysis.pipeline))]
+    names = [spec.name for spec in specs]
+    return specs[names.index(require_name(name, names, pipeline=pipeline))]
 
 
 def require_name(name: str | None, names: Sequence[str], *, pipeline: str) -> str:
@@ -109,144 +96,12 @@ def require_name(name: str | None, names: Sequence[str], *, pipeline: str) -> st
     return names[0] if name is None else name
 
 
-def require_colormap(colormap: str) -> str:
-    """`colormap`, when it is one of `COLORMAPS`.
-
-    Raises:
-        InvalidRequestError: otherwise, listing the names.
-    """
-    if colormap not in COLORMAPS:
-        message = f"There is no colormap {colormap!r}; choose one of: {', '.join(COLORMAPS)}."
-        raise InvalidRequestError(message, (("colormap", message),))
-    return colormap
-
-
-class Tally:
-    """Cells counted on the grid of a heatmap, which may come in several portions of a region's cells.
-
-    Args:
-        analysis: says which region, resolution and tissue; its own cells are not counted before `add`.
-    """
-
-    def __init__(self, analysis: Analysis, spec: HeatmapSpec) -> None:
-        region, mpp = analysis.region_l0, analysis.mpp
-        self.spec = spec
-        self.width_um, self.height_um = region.width * mpp, region.height * mpp
-        self.grid_um = max(spec.grid_um, max(self.width_um, self.height_um) / MAX_GRID_SIDE)
-        self.x_edges_l0 = region.x + _edges_um(self.width_um, self.grid_um) / mpp
-        self.y_edges_l0 = region.y + _edges_um(self.height_um, self.grid_um) / mpp
-        shape = (len(self.y_edges_l0) - 1, len(self.x_edges_l0) - 1)
-        self.chosen = np.zeros(shape, np.int32)
-        self.among = np.zeros(shape if spec.kind == "fraction" else (0, 0), np.int32)
-
-    def add(self, analysis: Analysis) -> None:
-        """Count the cells of `analysis`, which is of the same region."""
-        chosen = _members(analysis, self.spec.classes)
-        if self.spec.kind == "fraction":
-            counted = (
-                _members(analysis, self.spec.of) if self.spec.of else np.ones(len(analysis.instances), np.bool_)
-            )
-            _count(self.among, analysis, counted, self.grid_um)
-            chosen &= counted
-        _count(self.chosen, analysis, chosen, self.grid_um)
-
-
-def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
-    """The map `spec` asks for, over the region of `analysis`."""
-    tally = Tally(analysis, spec)
-    tally.add(analysis)
-    return of_tally(analysis, tally)
-
-
-def of_tally(analysis: Analysis, tally: Tally) -> Heatmap:
-    """The map of the cells that `tally` counted, over the tissue of `analysis`, which is of the same region."""
-    region, mpp, spec = analysis.region_l0, analysis.mpp, tally.spec
-    tissue = tissue_um2(analysis, tally.x_edges_l0, tally.y_edges_l0)
-    # By the region's own part of each bin: those at its right and bottom edge may be cut.
-    extent = np.outer(
-        np.diff(np.minimum(tally.y_edges_l0, region.bottom)), np.diff(np.minimum(tally.x_edges_l0, region.right))
-    ) * (mpp**2)
-    sigma = spec.sigma_um / tally.grid_um
-    covered = tissue > MIN_COVER * extent
-    amount = _smooth(tally.chosen.astype(np.float64), sigma)
-    if spec.kind == "fraction":
-        among = _smooth(tally.among.astype(np.float64), sigma)
-        told = covered & (among > 0)
-    else:
-        among = _smooth(tissue, sigma) / UM2_PER_MM2
-        told = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
-    values = np.full(tissue.shape, np.nan, np.float32)
-    np.divide(amount, among, out=values, where=told, casting="same_kind")
-    return Heatmap(
-        name=spec.name,
-        title=spec.title,
-        unit="fraction" if spec.kind == "fraction" else "cells/mm2",
-        values=values,
-        minimum=0.0,
-        maximum=_maximum(spec, values),
-        grid_um=tally.grid_um,
-        width_um=tally.width_um,
-        height_um=tally.height_um,
-    )
-
-
-def _edges_um(length_um: float, grid_um: float) -> NDArray[np.float64]:
-    # A region of exactly n grid cells must not get one more from rounding.
-    bins = max(1, math.ceil(length_um / grid_um - 1e-9))
-    return np.linspace(0, bins * grid_um, bins + 1)
-
-
-def _members(analysis: Analysis, names: tuple[str, ...]) -> NDArray[np.bool_]:
-    chosen = np.zeros(len(analysis.instances), np.bool_)
-    for name in names:
-        chosen |= analysis.members(name)
-    return chosen
-
-
-def _count(counts: NDArray[np.int32], analysis: Analysis, chosen: NDArray[np.bool_], grid_um: float) -> None:
-    """Add chosen cells to `counts` ``(h, w)`` by the grid cell that holds their centroid."""
-    if not chosen.any():
-        return
-    height, width = counts.shape
-    corner_l0 = np.array([analysis.region_l0.x, analysis.region_l0.y])
-    from_corner_um = (analysis.instances.centroids[chosen] - corner_l0) * analysis.mpp
-    place = np.clip((from_corner_um // grid_um).astype(np.int64), 0, [width - 1, height - 1])
-    # Only where there are cells: a portion of a slide touches a small part of its grid.
-    (left, top), (right, bottom) = place.min(axis=0), place.max(axis=0) + 1
-    columns = right - left
-    found = np.bincount((place[:, 1] - top) * columns + place[:, 0] - left, minlength=(bottom - top) * columns)
-    counts[top:bottom, left:right] += found.reshape(bottom - top, columns).astype(np.int32)
-
-
-def _smooth(grid: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Gaussian of `sigma` grid cells; nothing lies beyond the border."""
-    if sigma <= 0:
-        return grid
-    side = 2 * math.ceil(TRUNCATE * sigma) + 1
-    smooth: NDArray[np.float64] = cv2.GaussianBlur(
-        grid, (side, side), sigmaX=sigma, sigmaY=sigma, borderType=cv2.BORDER_CONSTANT
-    )
-    return smooth
-
-
-def _maximum(spec: HeatmapSpec, values: NDArray[np.float32]) -> float:
-    if spec.maximum is not None:
-        return spec.maximum
-    if spec.kind == "fraction":
-        return 1.0
-    top = float(np.nanmax(values, initial=0.0))
-    return top if top > 0 else 1.0
-
-
-def encode_png(heatmap: Heatmap, colormap: str = DEFAULT_COLORMAP) -> bytes:
+def encode_png(heatmap: Heatmap, colormap: Colormap = Colormap.VIRIDIS) -> bytes:
     """RGBA PNG of the region, `Heatmap.pixel_um` micrometres per pixel, transparent where values are NaN.
 
     Values are interpolated before they are coloured; the transparent part keeps the grid's own edges.
-
-    Raises:
-        InvalidRequestError: when there is no such colormap.
     """
-    table = _colors(colormap)
+    table = colormap.colors()
     known = ~np.isnan(heatmap.values)
     weights = _enlarge(heatmap, known.astype(np.float32), cv2.INTER_LINEAR)
     values = _enlarge(heatmap, np.where(known, heatmap.values, np.float32(0)), cv2.INTER_LINEAR)
@@ -263,17 +118,14 @@ def _enlarge(heatmap: Heatmap, grid: NDArray[np.float32], interpolation: int) ->
     height, width = grid.shape
     scale, pixel_um = heatmap.png_scale, heatmap.pixel_um
     large: NDArray[np.float32] = cv2.resize(grid, (width * scale, height * scale), interpolation=interpolation)
+    top, left = (round(before / pixel_um) for before in (heatmap.before_y_um, heatmap.before_x_um))
     rows, columns = (math.ceil(length / pixel_um - 1e-9) for length in (heatmap.height_um, heatmap.width_um))
-    return large[: max(1, rows), : max(1, columns)]
+    return large[top : top + max(1, rows), left : left + max(1, columns)]
 
 
-def legend(heatmap: Heatmap, colormap: str = DEFAULT_COLORMAP) -> wire.Legend:
-    """How to read the PNG.
-
-    Raises:
-        InvalidRequestError: when there is no such colormap.
-    """
-    table = _colors(colormap)
+def legend(heatmap: Heatmap, colormap: Colormap = Colormap.VIRIDIS) -> wire.Legend:
+    """How to read the PNG."""
+    table = colormap.colors()
     stops = table[np.linspace(0, 255, LEGEND_STOPS).round().astype(np.int64)].tolist()
     return wire.Legend(
         name=heatmap.name,
@@ -285,10 +137,3 @@ def legend(heatmap: Heatmap, colormap: str = DEFAULT_COLORMAP) -> wire.Legend:
         stops=tuple((red, green, blue) for red, green, blue in stops),
         pixel_um=heatmap.pixel_um,
     )
-
-
-def _colors(colormap: str) -> NDArray[np.uint8]:
-    """The 256 colours of a map from low to high, RGB ``(256, 3)``."""
-    ramp = np.arange(256, dtype=np.uint8)[:, None]
-    table: NDArray[np.uint8] = cv2.applyColorMap(ramp, COLORMAPS[require_colormap(colormap)])[:, 0, ::-1]
-    return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis
+from slidecascade.kinds.result import RegionResult
 
 
 class Provenance(wire.Answer):
@@ -13,9 +13,11 @@ class Provenance(wire.Answer):
 
     research_use_only: str = wire.RESEARCH_USE_ONLY
     coordinate_space: Literal["level0-pixels", "image-pixels"]
+    origin: Literal["slide", "bounds"]
     region: wire.RegionBox
     mpp: float
     pipeline: str
+    kind: str = "cells"
     models: tuple[wire.ModelUse, ...]
     thresholds: dict[str, float]
     slide: wire.SlideUse | None = None
@@ -25,13 +27,15 @@ class Provenance(wire.Answer):
     warnings: tuple[wire.AnswerWarning, ...]
 
 
-def provenance(analysis: Analysis) -> Provenance:
-    """Where the cells of `analysis` came from."""
+def provenance(analysis: RegionResult) -> Provenance:
+    """Where what was found came from."""
     return Provenance(
         coordinate_space=analysis.coordinate_space,
+        origin=analysis.origin,
         region=region_box(analysis),
         mpp=analysis.mpp,
         pipeline=analysis.pipeline,
+        kind=analysis.kind,
         models=model_uses(analysis),
         thresholds=dict(analysis.thresholds),
         slide=slide_use(analysis),
@@ -42,13 +46,13 @@ def provenance(analysis: Analysis) -> Provenance:
     )
 
 
-def region_box(analysis: Analysis) -> wire.RegionBox:
+def region_box(analysis: RegionResult) -> wire.RegionBox:
     """The analysed region, level-0 pixels."""
     return wire.RegionBox.of(*analysis.region_l0.as_tuple())
 
 
-def slide_use(analysis: Analysis) -> wire.SlideUse:
-    """The slide the cells are of."""
+def slide_use(analysis: RegionResult) -> wire.SlideUse:
+    """The slide."""
     bounds = analysis.facts.bounds_l0
     return wire.SlideUse(
         content_id=analysis.facts.content_id,
@@ -56,7 +60,7 @@ def slide_use(analysis: Analysis) -> wire.SlideUse:
     )
 
 
-def facts(analysis: Analysis) -> wire.Facts:
+def facts(analysis: RegionResult) -> wire.Facts:
     """What was computed once for the slide."""
     found = analysis.facts
     return wire.Facts(
@@ -66,7 +70,7 @@ def facts(analysis: Analysis) -> wire.Facts:
     )
 
 
-def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
+def model_uses(analysis: RegionResult) -> tuple[wire.ModelUse, ...]:
     """The models in the order in which they ran."""
     return tuple(
         wire.ModelUse(
@@ -81,12 +85,12 @@ def model_uses(analysis: Analysis) -> tuple[wire.ModelUse, ...]:
     )
 
 
-def warnings(analysis: Analysis) -> tuple[wire.AnswerWarning, ...]:
+def warnings(analysis: RegionResult) -> tuple[wire.AnswerWarning, ...]:
     """What makes the answer doubtful."""
     return tuple(wire.AnswerWarning(code=item.code, message=item.message) for item in analysis.warnings)
 
 
-def tile_counts(analysis: Analysis) -> wire.Tiles:
+def tile_counts(analysis: RegionResult) -> wire.Tiles:
     """Every tile accounted for; the failed ones by place and reason."""
     report = analysis.tiles
     failed = tuple(

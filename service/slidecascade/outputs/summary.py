@@ -1,78 +1,69 @@
-"""Numbers of a region: counts, fractions with their denominators, densities, areas, provenance."""
+"""What the summaries of all kinds have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from slidecascade import wire
-from slidecascade.cells.result import Analysis
-from slidecascade.outputs import heatmap
-from slidecascade.outputs.areas import analysed_mm2, tissue_mm2
+from slidecascade.kinds.result import RegionResult
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.extent import analysed_mm2, tissue_mm2
+from slidecascade.outputs.heatmap import Heatmap, legend
 from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts, warnings
-from slidecascade.pipelines.classes import ClassGroup
-
-ALL_CELLS = "all cells"
-"""The denominator of the fractions of top-level classes."""
 
 
-def summarise(analysis: Analysis, *, colormap: str = heatmap.DEFAULT_COLORMAP) -> wire.Summary:
-    """The summary of `analysis`; `colormap` is the one its heatmaps are drawn with.
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a kind adds to its summary; areas in mm2."""
 
-    Fractions and densities are told for every class and for every class others are derived from: ``Hepatocyte``
-    stands for all hepatocytes, as a part of all cells; ``Hepatocyte: Steatosis`` is a part of ``Hepatocyte``.
-
-    Raises:
-        InvalidRequestError: when there is no such colormap.
-    """
-    heatmap.require_colormap(colormap)
-    maps = [heatmap.compute(analysis, spec) for spec in analysis.heatmaps]
-    return of_counts(analysis, analysis.counts, maps, colormap=colormap)
+    fractions: dict[str, wire.Share]
+    densities_per_mm2: dict[str, float | None]
+    cells: int = 0
+    patches: wire.PatchFigures | None = None
+    areas: dict[str, wire.AreaFigures] | None = None
 
 
-def of_counts(
-    analysis: Analysis, counts: Mapping[str, int], maps: Sequence[heatmap.Heatmap], *, colormap: str
+def summary(
+    result: RegionResult,
+    figures: Figures,
+    heatmaps: Sequence[Heatmap],
+    colormap: Colormap,
+    *,
+    counts: Mapping[str, int] | None = None,
 ) -> wire.Summary:
-    """The summary of cells that were counted by class elsewhere; those of `analysis` itself do not matter."""
-    tissue_area_mm2 = tissue_mm2(analysis)
-    totals, cells = _totals(analysis, counts), sum(counts.values())
+    """The summary of `result`, whose `heatmaps` are drawn with `colormap`.
+
+    `counts` are those by class name, where they were counted elsewhere; default: those of `result`.
+    """
     return wire.Summary(
-        pipeline=analysis.pipeline,
-        coordinate_space=analysis.coordinate_space,
-        region=region_box(analysis),
-        mpp=analysis.mpp,
-        cells=cells,
-        counts=dict(counts),
-        fractions={name: _share(group, totals, cells) for name, group in analysis.classes.groups.items()},
-        densities_per_mm2={
-            name: round(number / tissue_area_mm2, 2) if tissue_area_mm2 > 0 else None
-            for name, number in totals.items()
-        },
-        area_mm2=round(analysed_mm2(analysis), 6),
-        tissue_area_mm2=round(tissue_area_mm2, 6),
-        thresholds=dict(analysis.thresholds),
-        tiles=tile_counts(analysis),
-        models=model_uses(analysis),
-        slide=slide_use(analysis),
-        facts=facts(analysis),
-        heatmaps=tuple(heatmap.legend(item, colormap) for item in maps),
-        timings_s={stage: round(seconds, 4) for stage, seconds in analysis.timings_s.items()},
-        warnings=warnings(analysis),
+        kind=result.kind,
+        pipeline=result.pipeline,
+        coordinate_space=result.coordinate_space,
+        region=region_box(result),
+        mpp=result.mpp,
+        cells=figures.cells,
+        counts=result.counts if counts is None else dict(counts),
+        fractions=figures.fractions,
+        densities_per_mm2=figures.densities_per_mm2,
+        patches=figures.patches,
+        areas=figures.areas,
+        area_mm2=round(analysed_mm2(result), 6),
+        tissue_area_mm2=round(tissue_mm2(result), 6),
+        thresholds=dict(result.thresholds),
+        tiles=tile_counts(result),
+        models=model_uses(result),
+        slide=slide_use(result),
+        facts=facts(result),
+        heatmaps=tuple(legend(item, colormap) for item in heatmaps),
+        timings_s={stage: round(seconds, 4) for stage, seconds in result.timings_s.items()},
+        warnings=warnings(result),
     )
 
 
-def _totals(analysis: Analysis, counts: Mapping[str, int]) -> dict[str, int]:
-    """Cells by class name, derived classes included in their parents, parents first."""
-    numbers = list(counts.values())
-    return {
-        name: sum(numbers[index] for index in group.members) for name, group in analysis.classes.groups.items()
-    }
-
-
-def _share(group: ClassGroup, totals: dict[str, int], cells: int) -> wire.Share:
-    numerator, denominator = totals[group.name], totals[group.parent] if group.parent else cells
-    return wire.Share(
-        value=round(numerator / denominator, 6) if denominator else None,
-        numerator=numerator,
-        denominator=denominator,
-        of=group.parent or ALL_CELLS,
-    )
+def text(summary: wire.Summary, *, indent: int | None = None) -> bytes:
+    """A summary as JSON, without the figures of other kinds."""
+    unused = {name for name in ("patches", "areas") if getattr(summary, name) is None}
+    if summary.kind != "cells":
+        unused.add("cells")
+    return summary.model_dump_json(indent=indent, exclude=unused).encode()

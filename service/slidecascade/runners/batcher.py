@@ -1,4 +1,4 @@
-"""Batching what many threads ask of one device: the threads around a `Schedule`."""
+"""Dynamic batching of concurrent calls: worker threads around a `Schedule`."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobser
 from slidecascade.runners.schedule import Batch, Call, InputKind, Key, Limits, Part, Schedule
 
 LOG = logging.getLogger(__name__)
-_LOOK_S = 0.05
-"""How often a thread that waits for its answer looks whether its caller has left."""
+_POLL_S = 0.05
+"""Interval at which a waiting thread checks for cancellation."""
 
-_LAST_RUN_S = 10.0
-"""How long closing waits for what runs."""
+_CLOSE_TIMEOUT_S = 10.0
+"""How long closing waits for running batches."""
 
 
 @dataclass(eq=False, kw_only=True)
 class _Pending(Call):
-    """A call, the thread that waits for it, and what it has got so far."""
+    """A call with its inputs, its partial outputs and the event its thread waits for."""
 
     inputs: Tensors
     control: Control
     outputs: list[tuple[int, Tensors]] = field(default_factory=list)
     answered: int = 0
     error: Exception | None = None
-    settled: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
 
-    def is_wanted(self, now: float) -> bool:
+    def is_active(self, now: float) -> bool:  # noqa: ARG002 - of `Call`: other calls expire
         return not self.control.cancelled and self.control.seconds_left > 0
 
     def answer(self, start: int, stop: int, outputs: Tensors) -> None:
-        """Images ``start:stop`` have given `outputs`."""
-        if self.settled.is_set():
+        """Store `outputs` of images ``start:stop``."""
+        if self.done.is_set():
             return
         self.outputs.append((start, outputs))
         self.answered += stop - start
         if self.answered == self.items:
-            self.settled.set()
+            self.done.set()
 
     def fail(self, error: Exception) -> None:
-        if not self.settled.is_set():
+        if not self.done.is_set():
             self.error = error
-            self.settled.set()
+            self.done.set()
 
     def result(self) -> Tensors:
         if self.error is not None:
@@ -59,16 +59,15 @@ class _Pending(Call):
 
 
 class Batcher:
-    """Runs what waits for the same model with inputs of the same shapes together; a `SharedRunner`.
+    """Batches queued calls of the same model with inputs of the same shapes; a `SharedRunner`.
 
-    The order of each caller's images is kept; callers get equal shares. Calls whose caller has left or is out of
-    time are not run. When a batch fails, its halves are run, and so on: only the call with the image at fault
-    fails.
+    The order of each caller's images is kept; callers get equal shares. Calls that are cancelled or past their
+    deadline are not run. A failed batch is bisected, so that only the call with the failing image fails.
 
     Args:
         runners: one worker thread each; runners of several devices, or one runner several times.
         limits: bounds of batches and queues.
-        observer: told how long images waited, and how large batches were and how long they took.
+        observer: receives waiting times, batch sizes and run times.
     """
 
     def __init__(
@@ -88,18 +87,18 @@ class Batcher:
             worker.start()
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
-        """As `Runner.run`, for a caller of this one call; also raises OverloadedError."""
+        """As `Runner.run`, without a deadline; also raises OverloadedError."""
         return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
         return CallerView(self._run, control)
 
     def close(self) -> None:
-        """Refuse what waits, let what runs end, close the runners."""
+        """Reject queued calls, wait for running batches, close the runners."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        ends_at = time.monotonic() + _LAST_RUN_S
+        ends_at = time.monotonic() + _CLOSE_TIMEOUT_S
         for worker in self._workers:
             worker.join(max(0.0, ends_at - time.monotonic()))
         for runner in dict.fromkeys(self._runners):
@@ -108,20 +107,20 @@ class Batcher:
     def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         if not batch_of(inputs):
             return self._runners[0].run(model, inputs)
-        call = self._enter(model, inputs, control)
+        call = self._enqueue(model, inputs, control)
         try:
-            while not call.settled.wait(min(_LOOK_S, max(0.0, control.seconds_left))):
+            while not call.done.wait(min(_POLL_S, max(0.0, control.seconds_left))):
                 control.check()
                 if self._closed:
                     raise self._closing_error()
         except SlideCascadeError:
-            self._leave(call)
+            self._dequeue(call)
             raise
         if isinstance(call.error, CancelledError):
-            control.check()  # it knows whether the caller left or ran out of time
+            control.check()  # raises CancelledError or DeadlineExceededError
         return call.result()
 
-    def _enter(self, model: str, inputs: Tensors, control: Control) -> _Pending:
+    def _enqueue(self, model: str, inputs: Tensors, control: Control) -> _Pending:
         control.check()
         now = time.monotonic()
         call = _Pending(
@@ -137,92 +136,92 @@ class Batcher:
             if self._closed:
                 raise self._closing_error()
             self._schedule.add(call)
-            self._tell_queue(model)
+            self._report_queue(model)
             self._changed.notify()
         return call
 
-    def _leave(self, call: _Pending) -> None:
-        """What of `call` is still in line is not run; what runs is not waited for."""
+    def _dequeue(self, call: _Pending) -> None:
+        """Remove the queued images of `call`; running ones are not waited for."""
         with self._changed:
             if self._schedule.remove(call):
-                self._tell_queue(call.key.model)
+                self._report_queue(call.key.model)
 
     def _work(self, runner: Runner) -> None:
         while (batch := self._next()) is not None:
             self._run_batch(runner, batch)
 
     def _next(self) -> Batch[_Pending] | None:
-        """The next batch, when it is time for it; None when closed."""
+        """Wait for the next batch; None when closed."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
                 turn = self._schedule.turn(now)
                 for call in turn.dropped:
-                    call.fail(CancelledError("The caller left while its images waited."))
-                    self._tell_queue(call.key.model)
+                    call.fail(CancelledError("The request was cancelled while its images were queued."))
+                    self._report_queue(call.key.model)
                 if turn.batch is not None:
-                    self._tell_queue(turn.batch.key.model)
+                    self._report_queue(turn.batch.key.model)
                     if self._schedule.waiting():
-                        self._changed.notify()  # another worker may take the rest
+                        self._changed.notify()  # another worker can take the rest
                     return turn.batch
-                self._changed.wait(None if turn.ask_at == math.inf else max(0.0, turn.ask_at - now))
+                self._changed.wait(None if turn.poll_at == math.inf else max(0.0, turn.poll_at - now))
         return None
 
     def _run_batch(self, runner: Runner, batch: Batch[_Pending]) -> None:
         model, started = batch.key.model, time.monotonic()
         for part in batch.parts:
             self._observer.waited(model, started - part.call.arrived_at)
-        if self._attempt(runner, batch.key, batch.parts):
+        if self._try_batch(runner, batch.key, batch.parts):
             seconds = time.monotonic() - started
             with self._changed:
                 self._schedule.ran(batch.key, size=batch.size, seconds=seconds)
             return
         halves = _halves(batch.parts)
         while halves:
-            parts = tuple(part for part in halves.pop() if _is_open(part.call))
-            if parts and not self._attempt(runner, batch.key, parts):
+            parts = tuple(part for part in halves.pop() if _is_pending(part.call))
+            if parts and not self._try_batch(runner, batch.key, parts):
                 halves += _halves(parts)
 
-    def _attempt(self, runner: Runner, key: Key, parts: Sequence[Part[_Pending]]) -> bool:
-        """Run `parts` together and answer their calls; False when that failed and may be split further."""
+    def _try_batch(self, runner: Runner, key: Key, parts: Sequence[Part[_Pending]]) -> bool:
+        """Run `parts` as one batch and complete their calls; False when it failed and can be split further."""
         count = sum(map(len, parts))
         size = padded_size(count, self._limits.sizes(key.pixels))
         started = time.monotonic()
         try:
             outputs = _run_padded(runner, key.model, parts, size)
-        except Exception as error:  # the worker boundary: a failing network must not end the worker
+        except Exception as error:  # worker boundary: a failing network must not end the worker
             if any(part.call is not parts[0].call for part in parts):
                 return False
             if not isinstance(error, SlideCascadeError):
-                LOG.exception("a network failed unexpectedly")
+                LOG.exception("model run failed unexpectedly")
             self._fail(parts[0].call, error)
             return True
         finally:
             self._observer.ran(key.model, size=count, seconds=time.monotonic() - started)
-        place = 0
-        with self._changed:  # two workers may have parts of one call
+        offset = 0
+        with self._changed:  # two workers can hold parts of one call
             for part in parts:
-                part.call.answer(part.start, part.stop, part_of(outputs, place, place + len(part)))
-                place += len(part)
+                part.call.answer(part.start, part.stop, part_of(outputs, offset, offset + len(part)))
+                offset += len(part)
         return True
 
     def _fail(self, call: _Pending, error: Exception) -> None:
         with self._changed:
             call.fail(error)
             if self._schedule.remove(call):
-                self._tell_queue(call.key.model)
+                self._report_queue(call.key.model)
 
-    def _tell_queue(self, model: str) -> None:
+    def _report_queue(self, model: str) -> None:
         self._observer.queued(model, self._schedule.waiting(model))
 
     def _closing_error(self) -> DrainingError:
         return DrainingError(
-            "The networks are being shut down: try again later.", retry_after_s=self._limits.retry_after_s
+            "The service is shutting down: try again later.", retry_after_s=self._limits.retry_after_s
         )
 
 
-def _is_open(call: _Pending) -> bool:
-    return not call.settled.is_set() and call.is_wanted(time.monotonic())
+def _is_pending(call: _Pending) -> bool:
+    return not call.done.is_set() and call.is_active(time.monotonic())
 
 
 def _key(model: str, inputs: Tensors) -> Key:
@@ -231,10 +230,10 @@ def _key(model: str, inputs: Tensors) -> Key:
 
 
 def _run_padded(runner: Runner, model: str, parts: Sequence[Part[_Pending]], size: int) -> Tensors:
-    """The outputs for the images of `parts`, run in a batch of `size`."""
+    """The outputs for the images of `parts`, run as a batch padded to `size`."""
     pieces = [part_of(part.call.inputs, part.start, part.stop) for part in parts]
     count = sum(map(len, parts))
-    # Padded with copies of an image that is there: nothing the network is not shown anyway.
+    # Padded with copies of a real image, so that padding cannot make the network fail.
     last = len(parts[-1])
     pieces += [part_of(pieces[-1], last - 1, last)] * (size - count)
     outputs = runner.run(model, joined(pieces))
@@ -248,6 +247,6 @@ def _run_padded(runner: Runner, model: str, parts: Sequence[Part[_Pending]], siz
 
 
 def _halves(parts: Sequence[Part[_Pending]]) -> list[tuple[Part[_Pending], ...]]:
-    """`parts` of more than one call in two; a call's images stay together, for they fail together."""
+    """`parts` split in two; the images of one call stay together because they fail together."""
     middle = len(parts) // 2
     return [tuple(parts[:middle]), tuple(parts[middle:])]

@@ -1,7 +1,7 @@
-"""Networks in BentoML services of their own, each in its own process. The only module that imports aiohttp.
+"""Client of the BentoML services of models, one process per model. The only module that imports aiohttp.
 
-What `bentoml.depends` gives speaks asyncio, and the work on tiles is done in threads: calls are made on an event
-loop in a thread of its own, so that the one that answers requests copies no pixels.
+The proxies of `bentoml.depends` are asynchronous and tiles are processed in threads. Calls are made on a separate
+event loop in its own thread, so that the loop that serves requests copies no pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from concurrent.futures import CancelledError as Abandoned
+from concurrent.futures import CancelledError as FutureCancelledError
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -37,55 +37,55 @@ from slidecascade.runners.server_metadata import Spec
 
 LOG = logging.getLogger(__name__)
 
-BEAT_S = 1.0
-"""How often a service that is there says so."""
+HEARTBEAT_S = 1.0
+"""Interval between heartbeats of a service."""
 
-SILENT_S = 10.0
-"""After so long without a beat a service is taken for stuck."""
+HEARTBEAT_TIMEOUT_S = 10.0
+"""Without a heartbeat for this long a service counts as lost."""
 
-RESTART_S = 20.0
-"""How long calls wait for a service that was lost: BentoML's supervisor takes ten seconds to see it."""
+RESTART_WAIT_S = 20.0
+"""How long calls wait for a lost service to restart: BentoML's supervisor takes ten seconds to notice."""
 
-PAUSE_S = 0.3
-"""Before a call is made again, and before a lost service is asked for again."""
+RETRY_DELAY_S = 0.3
+"""Delay before a retry of a call or of the heartbeat stream."""
 
 MAX_CALL_BYTES = 64 << 20
-_LOOK_S = 0.2
-"""How often a thread that waits for its answer looks whether its caller has left."""
+_POLL_S = 0.2
+"""Interval at which a waiting thread checks for cancellation."""
 
-_LAST_WORDS_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0
 
-LOST = (aiohttp.ClientError, OSError)
-"""What a call meets when its connection breaks; OSError includes the TimeoutError of a silent service."""
+CONNECTION_ERRORS = (aiohttp.ClientError, OSError)
+"""Errors of a lost connection; OSError includes the TimeoutError of a missing heartbeat."""
 
-_LATER = {error.problem: error for error in (OverloadedError, DrainingError, NotReadyError)}
-"""What a service tells of by name, with a time to come back."""
+_RETRYABLE = {error.problem: error for error in (OverloadedError, DrainingError, NotReadyError)}
+"""Problems a service reports together with `retry_after_s`."""
 
 T = TypeVar("T")
 
 
 class ModelProxy(Protocol):
-    """What `bentoml.depends` gives for the service of a model (see `slidecascade.hosting.bento_model`)."""
+    """The proxy that `bentoml.depends` returns for a model's service (see `slidecascade.hosting.bento_model`)."""
 
     @property
     def to_async(self) -> Any:
-        """Its ``call(name, ...)``: ``run(inputs=...)`` is awaited, ``pulse()`` is iterated over."""
+        """The asynchronous client: ``call("run", inputs=...)`` is awaited, ``call("pulse")`` is iterated."""
         ...
 
     async def close(self) -> None: ...
 
 
 class BentoRunner:
-    """Sends every batch to the service of its model; usable from many threads at once.
+    """Sends every batch to the service of its model. Thread-safe.
 
-    Making one asks the services nothing, so that they may start in any order. Each keeps a stream open in which it
-    says every second that it is there: readiness is known without asking, a call to a service that hangs is given
-    up, and a service that was told to stop knows by the stream that it is still needed.
+    The constructor makes no calls, so services can start in any order. Each service sends a heartbeat every second
+    over an open stream: readiness needs no request, calls to a hanging service are aborted, and a service that
+    is shutting down sees from the open stream that it is still in use.
 
     Args:
         packages: the models to run.
-        services: what `bentoml.depends` gives for each of them, by name.
-        retry_after_s: when a caller is to come back whom no service could serve, in seconds.
+        services: the proxy of each model's service, by model name.
+        retry_after_s: retry delay in seconds, reported when a service is unavailable.
     """
 
     def __init__(
@@ -105,63 +105,63 @@ class BentoRunner:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bento", daemon=True)
         self._thread.start()
-        self._listening = [self._begin(remote.listen()) for remote in self._remotes.values()]
+        self._listeners = [self._submit(remote.listen()) for remote in self._remotes.values()]
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         """See `Runner.run`.
 
         Raises:
-            ModelFailedError: when the network raised or its service returned what it must not.
-            NotReadyError: when the service is not there.
-            OverloadedError: when too many images wait for the service.
-            ModelPackageError: when the service runs another model than the package.
+            ModelFailedError: when the network failed or its service returned invalid outputs.
+            NotReadyError: when the service is unavailable.
+            OverloadedError: when the service's queue is full.
+            ModelPackageError: when the service runs a model other than the package.
         """
         return self._run(model, inputs, Control())
 
     def on_behalf_of(self, control: Control) -> Runner:
-        """A view of this runner for one caller, who is not kept beyond the caller's time limit.
+        """A view of this runner that observes the deadline and cancellation of `control`.
 
         Its `run` also raises what ``control.check()`` raises. It needs no closing.
         """
         return CallerView(self._run, control)
 
     def check_ready(self) -> None:
-        """Return when the service of every model has said so within the last seconds; does not wait.
+        """Check that every service has sent a recent heartbeat; does not wait.
 
         Raises:
-            NotReadyError: when one has not; the message says which.
-            ModelPackageError: when one runs another model than its package.
+            NotReadyError: when a service has not; the message names it.
+            ModelPackageError: when a service runs a model other than its package.
         """
         for remote in self._remotes.values():
-            remote.require_right()
-        if missing := [name for name, remote in self._remotes.items() if not remote.is_there]:
+            remote.require_expected_model()
+        if missing := [name for name, remote in self._remotes.items() if not remote.is_connected]:
             raise NotReadyError(
-                f"The services of {', '.join(missing)} are not there yet: see the service's log.",
+                f"The services of {', '.join(missing)} are not available yet: see the service's log.",
                 retry_after_s=self._retry_after_s,
             )
 
     def close(self) -> None:
-        """Give up the calls being made and close the connections."""
+        """Cancel the calls in flight and close the connections."""
         with self._closing:
             if self._closed:
                 return
             self._closed = True
         with suppress(TimeoutError):
-            self._begin(self._shut()).result(_LAST_WORDS_S)
+            self._submit(self._shut_down()).result(_CLOSE_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LAST_WORDS_S)
+        self._thread.join(_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._loop.close()
 
-    def _begin(self, work: Coroutine[Any, Any, T]) -> Any:
-        """The future of `work`, begun on the loop."""
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
+        """Schedule `work` on the loop; its future."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _shut(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
+    async def _shut_down(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for remote in self._remotes.values():
             await remote.close()
 
@@ -174,166 +174,164 @@ class BentoRunner:
         for start in range(0, batch_of(inputs), step):
             part = part_of(inputs, start, start + step)
             batch = {name: np.ascontiguousarray(array) for name, array in part.items()}
-            for name, array in self._answer(remote.run(batch), control).items():
+            for name, array in self._wait(remote.run(batch), control).items():
                 outputs[name][start : start + step] = array
         return outputs
 
-    def _answer(self, work: Coroutine[Any, Any, Tensors], control: Control) -> Tensors:
-        """What `work` returns, for as long as `control` has its caller wait."""
+    def _wait(self, work: Coroutine[Any, Any, Tensors], control: Control) -> Tensors:
+        """The result of `work`, within the deadline of `control`."""
         with self._closing:
             if self._closed:
                 work.close()
                 raise self._closing_error()
-            future = self._begin(work)
+            future = self._submit(work)
         try:
             while True:
                 try:
-                    answer: Tensors = future.result(min(_LOOK_S, max(0.0, control.seconds_left)))
+                    answer: Tensors = future.result(min(_POLL_S, max(0.0, control.seconds_left)))
                 except TimeoutError:
                     control.check()
                     if not self._thread.is_alive():
                         raise self._closing_error() from None
                 else:
                     return answer
-        except Abandoned:
+        except FutureCancelledError:
             raise self._closing_error() from None
         finally:
-            future.cancel()  # where nobody waits any more the connection is closed, which tells the service
+            future.cancel()  # closes the connection of an unfinished call, which cancels it in the service
 
     def _closing_error(self) -> DrainingError:
-        return DrainingError(
-            "The networks are being shut down: try again later.", retry_after_s=self._retry_after_s
-        )
+        return DrainingError("The service is shutting down: try again later.", retry_after_s=self._retry_after_s)
 
 
 class _Remote:
-    """The service of one model, as the loop sees it."""
+    """The service of one model; used on the event loop."""
 
     def __init__(self, spec: Spec, proxy: ModelProxy, retry_after_s: int) -> None:
         self.spec = spec
         self._proxy = proxy
         self._retry_after_s = retry_after_s
-        self._beats = asyncio.Event()
-        self._gone = asyncio.Event()
-        self._gone.set()
+        self._connected = asyncio.Event()
+        self._disconnected = asyncio.Event()
+        self._disconnected.set()
         self._lost_at = time.monotonic()
-        self._is_wrong = False
+        self._has_wrong_model = False
 
     @property
-    def is_there(self) -> bool:
-        return self._beats.is_set()
+    def is_connected(self) -> bool:
+        return self._connected.is_set()
 
-    def require_right(self) -> None:
-        """Raises ModelPackageError when the service was found to run another model."""
-        if self._is_wrong:
-            raise self._other_model()
+    def require_expected_model(self) -> None:
+        """Raises ModelPackageError when the service runs a model other than its package."""
+        if self._has_wrong_model:
+            raise self._wrong_model()
 
     async def listen(self) -> None:
-        """Keep the stream of beats open, for ever."""
+        """Keep the heartbeat stream open until cancelled."""
         while True:
             try:
-                await self._hear()
+                await self._read_heartbeats()
             except NotFound:
-                self._is_wrong = True  # its addresses hold the model's sha256
-            except (*LOST, BentoMLException, ValueError) as error:
-                LOG.debug("no beat of model %r: %s", self.spec.name, type(error).__name__)
-            if self.is_there:
-                LOG.warning("lost the service of model %r", self.spec.name)
+                self._has_wrong_model = True  # its routes contain the model's sha256
+            except (*CONNECTION_ERRORS, BentoMLException, ValueError) as error:
+                LOG.debug("no heartbeat from the service of model %r: %s", self.spec.name, type(error).__name__)
+            if self.is_connected:
+                LOG.warning("lost the connection to the service of model %r", self.spec.name)
                 self._lost_at = time.monotonic()
-            self._beats.clear()
-            self._gone.set()
-            await asyncio.sleep(PAUSE_S)
+            self._connected.clear()
+            self._disconnected.set()
+            await asyncio.sleep(RETRY_DELAY_S)
 
     async def run(self, inputs: Tensors) -> Tensors:
-        """The network's outputs for `inputs`; asked for once more when the service was lost."""
+        """The network's outputs for `inputs`; retried once when the connection was lost."""
         try:
-            return await self._ask(inputs)
-        except LOST as error:
-            LOG.warning("a call to the service of model %r broke off: %s", self.spec.name, type(error).__name__)
-        await asyncio.sleep(PAUSE_S)
+            return await self._call(inputs)
+        except CONNECTION_ERRORS as error:
+            LOG.warning("call to the service of model %r failed: %s", self.spec.name, type(error).__name__)
+        await asyncio.sleep(RETRY_DELAY_S)
         try:
-            return await self._ask(inputs)
-        except LOST as error:
-            raise self._away() from error
+            return await self._call(inputs)
+        except CONNECTION_ERRORS as error:
+            raise self._unavailable() from error
 
     async def close(self) -> None:
         await self._proxy.close()
 
-    async def _hear(self) -> None:
-        beats = self._proxy.to_async.call("pulse")
+    async def _read_heartbeats(self) -> None:
+        heartbeats = self._proxy.to_async.call("pulse")
         try:
             while True:
-                async with asyncio.timeout(SILENT_S):
-                    await anext(beats)
-                self._is_wrong = False
-                self._gone.clear()
-                self._beats.set()
+                async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                    await anext(heartbeats)
+                self._has_wrong_model = False
+                self._disconnected.clear()
+                self._connected.set()
         except StopAsyncIteration:
             return
         finally:
-            await beats.aclose()
+            await heartbeats.aclose()
 
-    async def _ask(self, inputs: Tensors) -> Tensors:
-        await self._until_there()
+    async def _call(self, inputs: Tensors) -> Tensors:
+        await self._wait_until_connected()
         call = asyncio.ensure_future(self._proxy.to_async.call("run", inputs=inputs))
-        gone = asyncio.ensure_future(self._gone.wait())
-        first: set[asyncio.Future[Any]] = {call, gone}
+        disconnected = asyncio.ensure_future(self._disconnected.wait())
+        first: set[asyncio.Future[Any]] = {call, disconnected}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
-                raise ConnectionResetError("the service fell silent")
+                raise ConnectionResetError("no heartbeat from the service")
             return self._checked(call.result(), inputs)
         except BentoMLException as error:
             raise self._failure(error) from error
         finally:
             call.cancel()
-            gone.cancel()
+            disconnected.cancel()
 
-    async def _until_there(self) -> None:
-        """Wait for a service that was lost a moment ago."""
-        self.require_right()
-        if not self.is_there:
-            left_s = self._lost_at + RESTART_S - time.monotonic()
+    async def _wait_until_connected(self) -> None:
+        """Wait for a service that is restarting."""
+        self.require_expected_model()
+        if not self.is_connected:
+            left_s = self._lost_at + RESTART_WAIT_S - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
-                    await self._beats.wait()
+                    await self._connected.wait()
             except TimeoutError:
-                self.require_right()
-                raise self._away() from None
+                self.require_expected_model()
+                raise self._unavailable() from None
 
-    def _other_model(self) -> ModelPackageError:
+    def _wrong_model(self) -> ModelPackageError:
         return ModelPackageError(
-            f"The service of model {self.spec.name!r} runs another model than was in the models folder at the "
-            "start: restart SlideCascade."
+            f"The service of model {self.spec.name!r} runs a model other than the one the models folder held at "
+            "startup: restart SlideCascade."
         )
 
-    def _away(self) -> NotReadyError:
+    def _unavailable(self) -> NotReadyError:
         return NotReadyError(
-            f"The service of model {self.spec.name!r} does not answer: try again later.",
+            f"The service of model {self.spec.name!r} is not available: try again later.",
             retry_after_s=self._retry_after_s,
         )
 
     def _checked(self, outputs: Any, inputs: Tensors) -> Tensors:
-        """`outputs`, when they are what `inputs` call for; their values were checked where the network ran."""
+        """`outputs`, validated by name, dtype and shape; the service has validated their values."""
         shapes = self.spec.signature.require_inputs(self.spec.name, inputs)
         if not isinstance(outputs, dict) or not all(isinstance(each, np.ndarray) for each in outputs.values()):
             raise ModelFailedError(
-                f"The service of model {self.spec.name!r} returned something else than arrays: verify the model."
+                f"The service of model {self.spec.name!r} did not return arrays: verify the model."
             )
         if mismatch := self.spec.signature.mismatch(outputs, shapes):
             raise ModelFailedError(f"The service of model {self.spec.name!r} {mismatch}: verify the model.")
         return outputs
 
     def _failure(self, error: BentoMLException) -> SlideCascadeError:
-        """What the answer of the service tells."""
+        """The error that a response of the service reports."""
         if isinstance(error, NotFound):
-            self._is_wrong = True
-            return self._other_model()
+            self._has_wrong_model = True
+            return self._wrong_model()
         try:
-            told = json.loads(error.message)
-            if told["problem"] == ModelFailedError.problem:
-                return ModelFailedError(told["detail"])
-            return _LATER[told["problem"]](told["detail"], retry_after_s=told["retry_after_s"])
+            report = json.loads(error.message)
+            if report["problem"] == ModelFailedError.problem:
+                return ModelFailedError(report["detail"])
+            return _RETRYABLE[report["problem"]](report["detail"], retry_after_s=report["retry_after_s"])
         except (ValueError, KeyError, TypeError):
             return ModelFailedError(
                 f"The service of model {self.spec.name!r} failed unexpectedly: see the service's log."

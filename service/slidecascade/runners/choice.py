@@ -1,4 +1,4 @@
-"""Which runner runs which model, as the settings say."""
+"""Creates the runner of each model from the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_SERVICES: Mapping[str, Any] = MappingProxyType({})
 
 _GPU_BATCH_PX = 2**24
 _CPU_BATCH_PX = 2**22
-"""For a U-Net on 2**24 px takes 4.4 GB, on every core at a time, and is no quicker for it."""
+"""Larger batches are no faster on a CPU, and a U-Net needs 4.4 GB per core for 2**24 px."""
 
 
 def open_runner(
@@ -34,15 +34,15 @@ def open_runner(
     *,
     services: Mapping[str, Any] = NO_SERVICES,
 ) -> Runner:
-    """What runs the networks of `packages`; every kind of runner gives the same results.
+    """The runner of the networks of `packages`; all kinds of runner return the same results.
 
     Args:
-        services: the BentoML services of models, by name; a model of the kind ``bento`` that has none, because
-            nothing is being served, runs in this process.
+        services: the BentoML services of models, by name; a model with the runner ``bento`` and no service, as in
+            commands other than ``serve``, runs in this process.
 
     Raises:
-        ModelPackageError: for a model that must not be served.
-        SettingsError: when a setting names a model that is not there, or a GPU that is not.
+        ModelPackageError: for an invalid package.
+        SettingsError: when a setting names an unknown model or an unusable GPU.
         MissingExtraError: when a runner's libraries are not installed.
     """
     chosen = _by_kind(packages, settings, services)
@@ -58,10 +58,10 @@ def open_runner(
     return next(iter(runners.values())) if len(chosen) == 1 else RoutedRunner(runners)
 
 
-def calls_at_once(settings: Settings) -> int:
-    """How many calls of `Runner.run` are worth making at a time, beside those of regions.
+def concurrent_calls(settings: Settings) -> int:
+    """Number of concurrent calls of `Runner.run`, besides those of regions.
 
-    Where calls are batched, or run elsewhere, as many as may come; on this machine's cores, one for each.
+    One per core where networks run unbatched on this machine, else `max_inferences_in_flight`.
     """
     kinds = {settings.runner, *settings.runners_by_model.values()}
     if kinds == {"local"} and not batches(settings):
@@ -70,26 +70,26 @@ def calls_at_once(settings: Settings) -> int:
 
 
 def names_by_kind(names: Iterable[str], settings: Settings) -> Mapping[RunnerKind, list[str]]:
-    """Which models the settings have run where.
+    """The models of each runner kind, from the settings.
 
     Raises:
-        SettingsError: when a setting names a model that is not among `names`.
+        SettingsError: when a setting names a model that is not in `names`.
     """
     known = list(names)
-    elsewhere = settings.runners_by_model
-    if unknown := sorted(elsewhere.keys() - set(known)):
+    overrides = settings.runners_by_model
+    if unknown := sorted(overrides.keys() - set(known)):
         raise SettingsError(
-            f"SLIDECASCADE_RUNNER_BY_MODEL names {unknown[0]!r}, which is not in the models folder; there are "
+            f"SLIDECASCADE_RUNNER_BY_MODEL names {unknown[0]!r}, which is not in the models folder: use one of "
             f"{', '.join(known)}."
         )
     chosen: dict[RunnerKind, list[str]] = defaultdict(list)
     for name in known:
-        chosen[elsewhere.get(name, settings.runner)].append(name)
+        chosen[overrides.get(name, settings.runner)].append(name)
     return chosen
 
 
 class RoutedRunner:
-    """Sends each model's inputs to the runner that has it."""
+    """Dispatches calls to the runner of each model."""
 
     def __init__(self, runners: Mapping[str, Runner]) -> None:
         self._runners = dict(runners)
@@ -144,11 +144,11 @@ def _open(
 
 
 def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: RunObserver) -> Runner:
-    """What runs the networks of `packages` in this process.
+    """A runner of the networks of `packages` in this process.
 
     Raises:
-        ModelPackageError: for a model that must not be served.
-        SettingsError: when a GPU was asked for and there is none to use.
+        ModelPackageError: for an invalid package.
+        SettingsError: when the device is a GPU and none is usable.
     """
     from slidecascade.runners.local import LocalRunner, Placement
 
@@ -172,10 +172,10 @@ def open_local(packages: Iterable[ModelPackage], settings: Settings, observer: R
     ]
     if not in_batches:
         return MeasuredRunner(runners[0], observer)
-    # A GPU does one thing after another; on a CPU calls side by side keep the cores busy.
+    # A GPU runs one batch after another; on a CPU concurrent calls keep the cores busy.
     return Batcher(runners if on_gpu else runners * usable_cores(), limits=limits, observer=observer)
 
 
 def batches(settings: Settings) -> bool:
-    """Whether calls on this machine are joined."""
+    """Whether calls on this machine are batched."""
     return settings.batching == "on" or (settings.batching == "auto" and settings.device != "cpu")

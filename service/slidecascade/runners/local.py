@@ -17,7 +17,7 @@ from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Shape, Signature, Tensors, batch_of, part_of, require_finite
 from slidecascade.privacy import forbid_telemetry
 
-forbid_telemetry()  # the one thing done at import: ONNX Runtime reads the switch while it is imported itself
+forbid_telemetry()  # at import, because ONNX Runtime reads the switch while it is being imported
 
 import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402
@@ -33,13 +33,14 @@ ORT_ERRORS = (
 )
 WARM_UP_PX = 64
 FATAL_ONLY = 4
-"""The severity from which on ONNX Runtime writes to stderr."""
+"""ONNX Runtime's minimum log severity."""
 
-MOST_SHAPES = 6
-"""Shapes of batches for each of which a network on a GPU keeps a session: two of tiles in three sizes of batch."""
+MAX_SESSIONS = 15
+"""Maximum sessions per network on a GPU, one per batch shape: two tile shapes and the three squares of second
+looks, in three batch sizes."""
 
-USUAL_BATCH = 8
-"""The size of batches TensorRT makes its engines best for."""
+OPTIMAL_BATCH = 8
+"""The batch size TensorRT optimises its engines for."""
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 Provider = tuple[str, dict[str, Any]]
@@ -53,11 +54,11 @@ class Placement:
     """Where sessions run.
 
     Attributes:
-        device: ``cpu``, or ``cuda`` or ``tensorrt`` for a GPU. TensorRT takes networks of a fixed input size: for
-            others its engines would have to be built for the largest tile there may be. Those run on CUDA.
-        gpu: the number of the GPU.
-        memory_mib: most memory a session may take on the GPU, in MiB; 0: all there is.
-        engine_dir: where TensorRT keeps its engines; None: it does not.
+        device: ``cpu``, ``cuda`` or ``tensorrt``. TensorRT runs networks of fixed input size; others run on CUDA,
+            since their engines would have to be built for the largest possible tile.
+        gpu: the index of the GPU.
+        memory_mib: maximum GPU memory of a session in MiB; 0: unlimited.
+        engine_dir: folder of TensorRT's engine cache; None: no cache.
     """
 
     device: Device = "cpu"
@@ -75,7 +76,7 @@ class Placement:
         return found
 
     def _cuda(self) -> dict[str, Any]:
-        # By default cuDNN tries out every algorithm for every new shape, and the arena doubles when it grows.
+        # Defaults: cuDNN benchmarks every algorithm for every new shape, and the arena doubles when it grows.
         options = {
             "device_id": self.gpu,
             "cudnn_conv_algo_search": "HEURISTIC",
@@ -85,7 +86,7 @@ class Placement:
 
     def _tensorrt(self, spec: Spec, most: int) -> dict[str, Any]:
         options: dict[str, Any] = {"device_id": self.gpu}
-        for name, count in (("min", 1), ("opt", min(USUAL_BATCH, most)), ("max", most)):
+        for name, count in (("min", 1), ("opt", min(OPTIMAL_BATCH, most)), ("max", most)):
             shapes = spec.signature.input_shapes(batch=count, side_px=1)
             profile = ",".join(f"{tensor}:{'x'.join(map(str, shape))}" for tensor, shape in shapes.items())
             options[f"trt_profile_{name}_shapes"] = profile
@@ -106,11 +107,11 @@ ON_CPU = Placement()
 
 
 class Sessions:
-    """The sessions of one network, and what it takes and returns.
+    """The sessions of one network, and its signature.
 
-    On CUDA there is one for each of the shapes of inputs last asked for. cuDNN's plans belong to a session
-    and are made anew whenever its input has another shape than the time before: on an H100 a region of 31 ms took
-    1.4 s, nearly all of it planning.
+    On CUDA there is one session for each of the most recently used input shapes. cuDNN's plans belong to a session
+    and are rebuilt whenever its input shape changes: with one session a region took 1.4 s on an H100 instead of
+    31 ms, nearly all of it planning.
     """
 
     def __init__(self, signature: Signature, make: Callable[[], ort.InferenceSession], *, by_shape: bool) -> None:
@@ -120,13 +121,13 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, inputs: Tensors) -> ort.InferenceSession:
-        """The session for arrays of the shapes of `inputs`, made if need be."""
+        """The session for the shapes of `inputs`, created on first use."""
         key = tuple((name, inputs[name].shape) for name in sorted(inputs)) if self._by_shape else ()
         with self._lock:
             session = self._kept.get(key) or self._make()
             self._kept[key] = session
             self._kept.move_to_end(key)
-            if len(self._kept) > MOST_SHAPES:
+            if len(self._kept) > MAX_SESSIONS:
                 self._kept.popitem(last=False)
         return session
 
@@ -134,18 +135,18 @@ class Sessions:
 class LocalRunner:
     """The networks of this process, shared by all threads.
 
-    On CPU the cores are kept busy by tiles side by side, not by threads inside one network: a shared session
-    with one thread per call was measured faster than sessions that spread each call over the cores.
+    On a CPU the cores are used by concurrent tiles, not by threads inside one network: a shared session with one
+    thread per call was measured to be faster than sessions that spread each call over the cores.
 
     Args:
         packages: the models to serve.
         threads_per_call: threads inside one network.
         placement: the device.
-        warm_up: sizes of batches, ascending, that a GPU is to have seen before the first request.
+        warm_up: batch sizes, ascending, that a GPU runs before the first request.
 
     Raises:
-        ModelPackageError: for a graph ONNX Runtime refuses, or whose shapes contradict its ``model.yaml``.
-        SettingsError: when a GPU was asked for and there is none to use.
+        ModelPackageError: for a graph ONNX Runtime rejects, or whose tensors contradict its ``model.yaml``.
+        SettingsError: when the device is a GPU and none is usable.
     """
 
     def __init__(
@@ -156,11 +157,11 @@ class LocalRunner:
         placement: Placement = ON_CPU,
         warm_up: Sequence[int] = (1,),
     ) -> None:
-        # Failures are raised as sentences; raw lines of the library on stderr would only repeat them.
+        # Failures are raised as errors; the library's own lines on stderr would only repeat them.
         ort.set_default_logger_severity(FATAL_ONLY)
         sizes: tuple[int, ...] = (1,)
         if placement.device != "cpu":
-            # The [gpu] extra brings CUDA and cuDNN as Python packages, which the loader does not find by itself.
+            # The [gpu] extra installs CUDA and cuDNN as Python packages, which the loader does not find by itself.
             ort.preload_dlls()
             sizes = tuple(warm_up)
         packages = tuple(packages)
@@ -172,7 +173,7 @@ class LocalRunner:
     def run(self, model: str, inputs: Tensors) -> Tensors:
         sessions = self._sessions[model]
         sessions.signature.require_inputs(model, inputs)
-        # The product of a single row is rounded in another way than that of several: no crop runs alone.
+        # Matrix products round differently for a single row (GEMV), so a single crop is duplicated.
         alone = model in self._classifiers and batch_of(inputs) == 1
         given = {name: np.repeat(array, 2, axis=0) for name, array in inputs.items()} if alone else inputs
         try:
@@ -188,18 +189,18 @@ class LocalRunner:
 
 
 def _open(package: ModelPackage, threads_per_call: int, placement: Placement, sizes: Sequence[int]) -> Sessions:
-    """Sessions that have been tried with batches of `sizes`."""
+    """Sessions of `package`, validated with one run for each batch size in `sizes`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
     providers = placement.providers(package.spec, most=sizes[-1])
     built = ort.get_available_providers()
-    if providers[0][0] not in built:  # asked first, for ONNX Runtime would tell of it in lines of its own
+    if providers[0][0] not in built:  # checked first, because ONNX Runtime would only log it
         raise SettingsError(_missing(placement.device, built))
 
     def make() -> ort.InferenceSession:
-        # From bytes: what is run is what was hashed; `load_package` refused graphs with external data.
+        # From bytes: what is run is what was hashed; `load_package` rejects graphs with external data.
         return ort.InferenceSession(graph, options, providers=providers)
 
     graph = package.read()
@@ -211,13 +212,14 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
             session = sessions.of(inputs)
         except ORT_ERRORS as error:
             raise ModelPackageError(
-                f"Model {package.spec.name!r} is refused by ONNX Runtime: convert it again. ({_first_line(error)})"
+                f"Model {package.spec.name!r} cannot be loaded by ONNX Runtime: convert it again. "
+                f"({_first_line(error)})"
             ) from error
         if session.get_providers()[0] != providers[0][0]:
-            # ONNX Runtime falls back to the CPU without a word that a program could catch.
+            # ONNX Runtime falls back to the CPU without raising an error.
             raise SettingsError(_missing(placement.device, session.get_providers()))
         _require_stated(package.spec, session)
-        _try(package.spec.name, sessions, inputs)
+        _test_run(package.spec.name, sessions, inputs)
     return sessions
 
 
@@ -232,7 +234,7 @@ def _run(sessions: Sessions, inputs: Tensors) -> Tensors:
 
 
 def _missing(device: Device, found: Sequence[str]) -> str:
-    """What to say when ONNX Runtime could make `found` alone of the providers of `device`."""
+    """The error message when ONNX Runtime offers only the providers `found` for `device`."""
     if "CUDAExecutionProvider" in found:
         return (
             f"SLIDECASCADE_DEVICE is {device!r}, but ONNX Runtime cannot load TensorRT: install NVIDIA's "
@@ -245,10 +247,10 @@ def _missing(device: Device, found: Sequence[str]) -> str:
 
 
 def _require_stated(spec: Spec, session: ort.InferenceSession) -> None:
-    """Check that the graph takes and returns the tensors that ``model.yaml`` states, and no others.
+    """Validate the graph's inputs and outputs against ``model.yaml``.
 
     Raises:
-        ModelPackageError: when it does not.
+        ModelPackageError: when they differ.
     """
     signature = spec.signature
     for kind, stated, found in (
@@ -271,7 +273,7 @@ def _require_stated(spec: Spec, session: ort.InferenceSession) -> None:
 
 
 def _agree(stated: Shape, found: Sequence[int | str | None]) -> bool:
-    """Whether no size that the graph fixes is stated otherwise; it may leave sizes open, or its whole shape."""
+    """Whether the sizes that the graph fixes equal the stated ones; the graph may leave any of them free."""
     if not found:
         return True
     return len(stated) == len(found) and all(
@@ -279,11 +281,11 @@ def _agree(stated: Shape, found: Sequence[int | str | None]) -> bool:
     )
 
 
-def _try(model: str, sessions: Sessions, inputs: Tensors) -> None:
-    """Run the network once on `inputs`, which also warms it up.
+def _test_run(model: str, sessions: Sessions, inputs: Tensors) -> None:
+    """Run the network once on `inputs`, to validate its outputs and to warm it up.
 
     Raises:
-        ModelPackageError: when it fails, or returns other types or shapes than ``model.yaml`` states.
+        ModelPackageError: when the run fails, or dtypes or shapes differ from those in ``model.yaml``.
     """
     shapes = sessions.signature.require_inputs(model, inputs)
     try:
@@ -291,7 +293,7 @@ def _try(model: str, sessions: Sessions, inputs: Tensors) -> None:
     except ORT_ERRORS as error:
         given = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         raise ModelPackageError(
-            f"Model {model!r} does not run on {given} as its model.yaml states: correct `inputs` or convert it "
+            f"Model {model!r} failed on {given}, which its model.yaml allows: correct `inputs` or convert it "
             f"again. ({_first_line(error)})"
         ) from error
     if mismatch := sessions.signature.mismatch(outputs, shapes):

@@ -1,4 +1,4 @@
-"""A runner that tells an observer about its runs."""
+"""A runner that reports its runs to an observer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
 
 
 class MeasuredRunner:
-    """`runner`, observed. Nothing waits here, so the waiting time of every call is 0.
+    """Reports the runs of `runner` to `observer`. There is no queue, so the waiting time of every call is 0.
 
-    Closing is left to whoever made `runner` where `owned` is false.
+    `owned`: whether closing this runner closes `runner`.
     """
 
     def __init__(self, runner: Runner, observer: RunObserver, *, owned: bool = True) -> None:

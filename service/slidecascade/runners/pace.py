@@ -1,14 +1,14 @@
-"""When a batch is worth waiting for. Pure arithmetic on times it is told: no clock, no threads.
+"""Decides how long a batch waits for further calls. Pure functions of the times passed in: no clock, no threads.
 
-Let a run of `n` images take ``a + b * n`` seconds, let `c` calls with together `n` images wait while nothing
-runs, and let the next call, of `m` images, be expected in `g` seconds. Added up over these ``c + 1`` calls,
-running at once costs ``(c + 1) * (a + b * n) + (a + b * m)`` seconds of somebody's time, for the newcomer finds
-the network busy; waiting for the newcomer costs ``(c + 1) * (g + a + b * (n + m))``. So it pays to wait when
+Let a run of `n` images take ``a + b * n`` seconds, let `c` calls with `n` images in total be queued while nothing
+runs, and let the next call, of `m` images, be expected in `g` seconds. Summed over these ``c + 1`` calls, the
+latency is ``(c + 1) * (a + b * n) + (a + b * m)`` when the batch runs at once, because the next call finds the
+network busy, and ``(c + 1) * (g + a + b * (n + m))`` when it waits. Waiting is shorter when
 
     (c + 1) * g + c * b * m < a
 
-`g` is measured separately for every number of waiting calls: callers who get their answers together come back
-together, so the next is close when the first of them is there, and far when all of them are.
+`g` is measured separately for every number of queued calls: callers whose calls complete in one batch call again
+at about the same time, so the next call is close after the first of them and far after the last.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NEWS = 0.3
-"""Weight of a new reading in a running mean."""
+_SMOOTHING = 0.3
+"""Weight of a new measurement in a running mean."""
 
-_SHARED = 0.75
-"""Part of a run taken to be `a` while only one batch size has been seen: enough to try a larger one once."""
+_FIXED_SHARE = 0.75
+"""Fraction of a run time taken as `a` while only one batch size was measured: enough to try a larger one once."""
 
-_PATIENCE = 4.0
-"""How many mean deviations beyond the mean to wait for a caller who is late (as TCP waits: RFC 6298)."""
+_GAP_DEVIATIONS = 4.0
+"""Mean deviations beyond the mean gap to wait for a late call (as TCP's retransmission timer: RFC 6298)."""
 
-_MOST_CALLS = 64
+_MAX_CALLS = 64
 
 
 class RunTimes:
-    """How long a network runs on `n` images of one shape, learned from its runs."""
+    """Estimates the run time of a network on `n` images of one shape, from measured runs."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self.fixed_s = 0.0
-        """`a`: seconds of a run whatever its size."""
+        """`a`: seconds per run, independent of its size."""
         self.per_item_s = 0.0
-        """`b`: seconds more for each image."""
+        """`b`: seconds per image."""
 
     def observe(self, size: int, seconds: float) -> None:
-        """A run on `size` images took `seconds`."""
+        """Record that a run on `size` images took `seconds`."""
         known = self._seconds.get(size)
-        # A first run may compile and allocate: what is far below it replaces it.
-        is_settled = known is not None and seconds > known / 2
-        self._seconds[size] = known + _NEWS * (seconds - known) if known and is_settled else seconds
+        # The first run may include compilation and allocation: a much shorter one replaces it.
+        is_steady = known is not None and seconds > known / 2
+        self._seconds[size] = known + _SMOOTHING * (seconds - known) if known and is_steady else seconds
         self._fit()
 
     def estimate(self, size: int) -> float:
-        """Seconds for a run on `size` images; 0 before anything is known."""
+        """Seconds for a run on `size` images; 0 before the first measurement."""
         return self._seconds.get(size) or self.fixed_s + self.per_item_s * size
 
     def _fit(self) -> None:
         if len(self._seconds) == 1:
             ((size, seconds),) = self._seconds.items()
-            self.fixed_s, self.per_item_s = seconds * _SHARED, seconds * (1 - _SHARED) / size
+            self.fixed_s, self.per_item_s = seconds * _FIXED_SHARE, seconds * (1 - _FIXED_SHARE) / size
             return
         sizes, seconds_of = np.array(list(self._seconds)), np.array(list(self._seconds.values()))
         spread = sizes - sizes.mean()
@@ -66,47 +66,47 @@ class RunTimes:
 
 @dataclass(slots=True)
 class _Gap:
-    """Running mean of a gap in seconds, and of how far readings are from it."""
+    """Running mean and mean deviation of a gap in seconds."""
 
     mean_s: float
     deviation_s: float
 
     def observe(self, seconds: float) -> None:
-        self.deviation_s += _NEWS * (abs(seconds - self.mean_s) - self.deviation_s)
-        self.mean_s += _NEWS * (seconds - self.mean_s)
+        self.deviation_s += _SMOOTHING * (abs(seconds - self.mean_s) - self.deviation_s)
+        self.mean_s += _SMOOTHING * (seconds - self.mean_s)
 
 
 class Pace:
-    """Whether to wait for more, for one queue. All times are seconds on one monotonic clock."""
+    """Decides whether one queue waits for more calls. All times are seconds on one monotonic clock."""
 
     def __init__(self) -> None:
         self.times = RunTimes()
         self._gaps: dict[int, _Gap] = {}
-        self._asked: tuple[float, int] | None = None
+        self._waiting_since: tuple[float, int] | None = None
         self._call_items = 1.0
 
     def arrived(self, now: float, items: int) -> None:
-        """A call of `items` images came in."""
-        self._call_items += _NEWS * (items - self._call_items)
-        if self._asked is None:
+        """Record the arrival of a call of `items` images."""
+        self._call_items += _SMOOTHING * (items - self._call_items)
+        if self._waiting_since is None:
             return
-        (asked_at, calls), self._asked = self._asked, None
+        (since, calls), self._waiting_since = self._waiting_since, None
         run_s = self.times.estimate(1)
         if not run_s:
             return
-        # Longer than a run is never worth waiting for, by how much does not matter.
-        gap = min(now - asked_at, 2 * run_s)
+        # A gap longer than a run is never worth waiting for, so larger values carry no information.
+        gap = min(now - since, 2 * run_s)
         self._gaps.setdefault(calls, _Gap(gap, gap / 2)).observe(gap)
 
     def wait_until(self, now: float, *, calls: int, items: int, latest: float = math.inf) -> float:
-        """Until when to wait for one more call while `calls` calls with `items` images do; `now`: not at all.
+        """Until when `calls` queued calls with `items` images wait for one more call; `now`: not at all.
 
         Args:
-            latest: when the first of the calls must have its answer.
+            latest: the earliest deadline of the calls.
         """
-        calls = min(calls, _MOST_CALLS)
-        if self._asked is None or self._asked[1] != calls:
-            self._asked = (now, calls)
+        calls = min(calls, _MAX_CALLS)
+        if self._waiting_since is None or self._waiting_since[1] != calls:
+            self._waiting_since = (now, calls)
         gap = self._gaps.get(calls)
         if gap is None:
             return now
@@ -114,14 +114,15 @@ class Pace:
         longest = gain / (calls + 1)
         if gap.mean_s >= longest:
             return now
-        until = self._asked[0] + min(gap.mean_s + _PATIENCE * gap.deviation_s, longest)
+        until = self._waiting_since[0] + min(gap.mean_s + _GAP_DEVIATIONS * gap.deviation_s, longest)
         return max(now, min(until, latest - 2 * self.times.estimate(items)))
 
 
 def batch_size(waiting: int, sizes: Sequence[int], times: RunTimes) -> int:
     """How many of `waiting` images to run now, when only batches of `sizes` (ascending) are run.
 
-    All of them padded to the next size, or fewer in a full batch now and the rest later: what is faster.
+    Either all of them, padded to the next size, or a full smaller batch now and the rest later, whichever is
+    estimated to be faster.
     """
     if waiting >= sizes[-1]:
         return sizes[-1]

@@ -1,4 +1,4 @@
-"""What every runner does."""
+"""The interface of all runners."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from slidecascade.cancellation import Control
 from slidecascade.models.tensors import Tensors
 
 RETRY_AFTER_S = 2
-"""When callers who cannot be served are to come back, where a runner is made without the service's settings."""
+"""Default retry delay in seconds, for runners created without the service's settings."""
 
 
 class Runner(Protocol):
-    """Runs networks by name; usable from many threads at once."""
+    """Runs networks by name. Thread-safe."""
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         """The outputs of the network `model` by name, for `inputs` by name.
 
-        Types and shapes of both are those of the model's `Signature`; the first axis of every array is the batch.
+        Dtypes and shapes are those of the model's `Signature`; the first axis of every array is the batch.
 
         Raises:
-            ModelFailedError: when the network does not take `inputs`, raised, or returned values that are not
-                finite.
+            ModelFailedError: when `inputs` do not match the signature, the run failed, or an output is NaN or
+                infinite.
         """
         ...
 
@@ -34,19 +34,19 @@ class Runner(Protocol):
 
 @runtime_checkable
 class SharedRunner(Runner, Protocol):
-    """A runner that weighs its callers against each other and stops working for those who have left."""
+    """A runner that schedules fairly between callers and drops cancelled calls."""
 
     def on_behalf_of(self, control: Control) -> Runner:
         """A view of this runner for one caller; it needs no closing.
 
-        Its `run` also raises what ``control.check()`` raises, and OverloadedError when too much is waiting.
+        Its `run` also raises what ``control.check()`` raises, and OverloadedError when the queue is full.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CallerView:
-    """A runner as one caller sees it: `run_for` is its `run` with the caller's `control`."""
+    """A runner bound to one caller: calls `run_for` with the caller's `control`."""
 
     run_for: Callable[[str, Tensors, Control], Tensors]
     control: Control
@@ -55,43 +55,43 @@ class CallerView:
         return self.run_for(model, inputs, self.control)
 
     def close(self) -> None:
-        """Nothing: what there is to close is the runner's."""
+        """Does nothing: the runner itself is closed by its owner."""
 
 
 def bound(runner: Runner, control: Control) -> Runner:
-    """`runner` for the caller of `control`, where it tells callers apart; else `runner` itself."""
+    """`runner` bound to `control` if it is a `SharedRunner`, else `runner` itself."""
     return runner.on_behalf_of(control) if isinstance(runner, SharedRunner) else runner
 
 
 @runtime_checkable
 class RemoteRunner(Runner, Protocol):
-    """A runner whose networks are somewhere else, where they may come and go."""
+    """A runner whose networks run in other processes or on other machines, which may be unavailable."""
 
     def check_ready(self) -> None:
-        """Ask whether all networks can be run now; blocks.
+        """Check that all networks can be run now; blocks.
 
         Raises:
-            NotReadyError: when one cannot.
-            ModelPackageError: when what is there is another model than its package.
+            NotReadyError: when a network is unavailable.
+            ModelPackageError: when a remote model differs from its package.
         """
         ...
 
 
 class RunObserver(Protocol):
-    """Told what networks are given to do; called from worker threads."""
+    """Receives events of network runs; called from worker threads."""
 
     def ran(self, model: str, *, size: int, seconds: float) -> None:
         """`model` ran once on `size` images and took `seconds`."""
 
     def waited(self, model: str, seconds: float) -> None:
-        """Images waited `seconds` for their turn."""
+        """The images of one call waited `seconds` for their run."""
 
     def queued(self, model: str, items: int) -> None:
-        """`items` images wait for `model` now."""
+        """`items` images are queued for `model` now."""
 
 
 class Unobserved:
-    """A run observer that keeps nothing."""
+    """A run observer that discards all events."""
 
     def ran(self, model: str, *, size: int, seconds: float) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Who is served next: queues of calls, fair shares, bounds. A pure object: no clock, no threads, no networks."""
+"""Scheduling of calls into batches: queues, fair shares, bounds. Pure: no clock, no threads, no networks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from slidecascade.errors import OverloadedError
 from slidecascade.runners.pace import Pace, batch_size, padded_size
 from slidecascade.runners.runner import RETRY_AFTER_S
 
-_MOST_IDLE = 256
+_MAX_IDLE_QUEUES = 256
 
-FULL = 8
-"""So many tiles keep a GPU busy: of 512 px, eight at once run 1.7 times as fast as one by one, 32 1.8 times."""
+SATURATING_BATCH = 8
+"""Batch size that saturates a GPU: for tiles of 512 px, 8 run 1.7 times as fast as single tiles, 32 1.8 times."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class InputKind:
-    """What must be equal of one input of calls that are joined: its name, element type and shape but the batch."""
+    """Name, dtype and shape without the batch axis of one input; equal for calls that are batched together."""
 
     name: str
     dtype: str
@@ -28,13 +28,13 @@ class InputKind:
 
     @property
     def pixels(self) -> int:
-        """Height times width of one image, whichever axes those are: no image has fewer rows than channels."""
+        """Height times width of one image: its two largest axes, since no image has fewer rows than channels."""
         return math.prod(sorted(self.shape)[-2:])
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What may be run together: one model, and inputs of one kind each, sorted by name."""
+    """Calls with equal keys can be batched: one model, and the kind of each input, sorted by name."""
 
     model: str
     inputs: tuple[InputKind, ...]
@@ -47,9 +47,9 @@ class Key:
 
 @dataclass(eq=False, kw_only=True)
 class Call:
-    """`items` images that one caller wants run; the first `taken` of them are in batches already.
+    """A call with `items` images, of which the first `taken` are already in batches.
 
-    `ends_at` is when the caller must have the answer; times are seconds on one monotonic clock.
+    `ends_at` is the deadline; times are seconds on one monotonic clock.
     """
 
     key: Key
@@ -59,8 +59,8 @@ class Call:
     ends_at: float = math.inf
     taken: int = 0
 
-    def is_wanted(self, now: float) -> bool:
-        """Whether somebody still waits for the answer."""
+    def is_active(self, now: float) -> bool:
+        """Whether the call is neither cancelled nor past its deadline."""
         return now < self.ends_at
 
 
@@ -94,14 +94,14 @@ class Batch(Generic[CallT]):
 
 @dataclass(frozen=True, slots=True)
 class Turn(Generic[CallT]):
-    """What to do now: run `batch`, or ask again at `ask_at` or when a call comes in.
+    """The next action: run `batch`, or poll again at `poll_at` or when a call arrives.
 
-    `dropped` are calls nobody waits for any more; they are out of the queue and will not be run.
+    `dropped` are cancelled or late calls, which were removed from the queue.
     """
 
     batch: Batch[CallT] | None
     dropped: tuple[CallT, ...]
-    ask_at: float = math.inf
+    poll_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ class Limits:
     """Bounds of batches and queues.
 
     Args:
-        batch_items: most images in a batch.
-        batch_px: most pixels in a batch of more than one image.
-        queue_items: most images that wait, over all models, when another caller comes. A caller's own do not
-            count: a region must not be overload to itself, whatever its tiles hold.
-        retry_after_s: what a call that finds the line full is told to wait, in seconds.
-        padded: whether batches are padded to a few sizes, for devices that plan anew for every shape.
+        batch_items: maximum images in a batch.
+        batch_px: maximum pixels in a batch of more than one image.
+        queue_items: maximum queued images, over all models, when another caller's call arrives. A caller's own
+            images do not count, so that a region cannot overload the queue by itself.
+        retry_after_s: retry delay in seconds, reported when the queue is full.
+        padded: whether batches are padded to a few sizes, for devices that plan for every shape.
     """
 
     batch_items: int = 32
@@ -124,21 +124,21 @@ class Limits:
     padded: bool = False
 
     def sizes(self, image_px: int) -> tuple[int, ...]:
-        """The sizes of batches of images of so many pixels: a few when padded, else any up to the last."""
+        """Allowed batch sizes for images of `image_px` pixels: a few when padded, else all up to the maximum."""
         most = max(1, min(self.batch_items, self.batch_px // max(1, image_px)))
         return few_sizes(most) if self.padded else tuple(range(1, most + 1))
 
 
 def few_sizes(most: int) -> tuple[int, ...]:
-    """Ascending, up to `most`, which is at least 1: a GPU plans anew, and keeps memory, for each it is shown."""
-    return tuple(sorted({1, min(FULL, most), most if most >= 2 * FULL else 1}))
+    """Batch sizes up to `most` (at least 1), ascending; few, because a GPU plans and allocates for each size."""
+    return tuple(sorted({1, min(SATURATING_BATCH, most), most if most >= 2 * SATURATING_BATCH else 1}))
 
 
 class _Queue(Generic[CallT]):
-    """Calls that may be run together: fair between callers by images, first come first served within each.
+    """Calls with one key: fair between callers by images, first in first out within a caller.
 
-    Start-time fair queueing (Goyal, Vin and Cheng 1996): the caller who has been given least is next, and one
-    who comes back begins where the line is now, or where it had got to itself.
+    Start-time fair queueing (Goyal, Vin and Cheng 1996): the caller with the least service is next; a caller that
+    returns starts at the current virtual time, or at its own if that is later.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -146,8 +146,8 @@ class _Queue(Generic[CallT]):
         self.pace = Pace()
         self.items = 0
         self._callers: dict[Hashable, deque[CallT]] = {}
-        self._given: dict[Hashable, int] = {}
-        self._line = 0
+        self._served: dict[Hashable, int] = {}
+        self._virtual_time = 0
 
     def __iter__(self) -> Iterator[CallT]:
         return (call for calls in self._callers.values() for call in calls)
@@ -155,32 +155,32 @@ class _Queue(Generic[CallT]):
     def add(self, call: CallT) -> None:
         if call.caller not in self._callers:
             self._callers[call.caller] = deque()
-            self._given[call.caller] = max(self._line, self._given.get(call.caller, 0))
+            self._served[call.caller] = max(self._virtual_time, self._served.get(call.caller, 0))
         self._callers[call.caller].append(call)
         self.items += call.items
 
     def remove(self, call: CallT) -> int:
-        """Take `call` out; how many of its images were still here."""
+        """Remove `call`; how many of its images were still queued."""
         calls = self._callers.get(call.caller, ())
         if call not in calls:
             return 0
         self._callers[call.caller].remove(call)
-        left = call.items - call.taken
-        self._gone(call.caller, left)
-        return left
+        removed = call.items - call.taken
+        self._removed(call.caller, removed)
+        return removed
 
     def waiting(self, caller: Hashable) -> int:
-        """Images of `caller`."""
+        """Queued images of `caller`."""
         return sum(call.items - call.taken for call in self._callers.get(caller, ()))
 
-    def unwanted(self, now: float) -> tuple[CallT, ...]:
-        return tuple(call for call in self if not call.is_wanted(now))
+    def inactive(self, now: float) -> tuple[CallT, ...]:
+        return tuple(call for call in self if not call.is_active(now))
 
     def take(self, count: int) -> tuple[Part[CallT], ...]:
         """The next `count` images."""
         parts: list[Part[CallT]] = []
         while count:
-            caller = min(self._callers, key=self._given.__getitem__)
+            caller = min(self._callers, key=self._served.__getitem__)
             calls = self._callers[caller]
             call = calls[0]
             part = Part(call, call.taken, min(call.items, call.taken + count))
@@ -189,101 +189,101 @@ class _Queue(Generic[CallT]):
                 calls.popleft()
             parts.append(part)
             count -= len(part)
-            self._line = self._given[caller]
-            self._given[caller] += len(part)
-            self._gone(caller, len(part))
+            self._virtual_time = self._served[caller]
+            self._served[caller] += len(part)
+            self._removed(caller, len(part))
         return tuple(parts)
 
-    def _gone(self, caller: Hashable, items: int) -> None:
+    def _removed(self, caller: Hashable, items: int) -> None:
         self.items -= items
         if not self._callers[caller]:
             del self._callers[caller]
-            # Kept while it matters: a caller must not jump the line by leaving it.
-            self._given = {
-                known: given
-                for known, given in self._given.items()
-                if known in self._callers or (self._callers and given > self._line)
+            # Kept while it matters: a caller must not gain priority by leaving the queue.
+            self._served = {
+                known: served
+                for known, served in self._served.items()
+                if known in self._callers or (self._callers and served > self._virtual_time)
             }
 
 
 @dataclass(slots=True)
 class Schedule(Generic[CallT]):
-    """All queues. Queues take turns, and so do callers within each: nobody waits behind a flood of others."""
+    """All queues, served round robin; callers within a queue are served fairly."""
 
     limits: Limits
     _queues: dict[Key, _Queue[CallT]] = field(default_factory=dict)
-    _line: OrderedDict[Key, _Queue[CallT]] = field(default_factory=OrderedDict)
+    _active: OrderedDict[Key, _Queue[CallT]] = field(default_factory=OrderedDict)
     _waiting: Counter[str] = field(default_factory=Counter)
 
     def waiting(self, model: str | None = None) -> int:
-        """Images that wait, for `model` or for all."""
+        """Queued images, of `model` or of all models."""
         return self._waiting.total() if model is None else self._waiting[model]
 
     def add(self, call: CallT) -> None:
-        """Put `call` in line.
+        """Enqueue `call`.
 
         Raises:
-            OverloadedError: when others wait, and that would be more than may.
+            OverloadedError: when it would exceed `queue_items` while other callers' images are queued.
         """
-        others = self.waiting() - sum(queue.waiting(call.caller) for queue in self._line.values())
+        others = self.waiting() - sum(queue.waiting(call.caller) for queue in self._active.values())
         if others and others + call.items > self.limits.queue_items:
             raise OverloadedError(
-                f"{others} images wait for the networks, too many to let {call.items} more in line: try "
+                f"The queue of the networks holds {others} images and has no room for {call.items} more: try "
                 "again later.",
                 retry_after_s=self.limits.retry_after_s,
             )
-        queue = self._line.setdefault(call.key, self._queue(call.key))
+        queue = self._active.setdefault(call.key, self._queue(call.key))
         queue.pace.arrived(call.arrived_at, call.items)
         queue.add(call)
         self._waiting[call.key.model] += call.items
 
     def remove(self, call: CallT) -> bool:
-        """Take `call` out of line; whether any of it was still there."""
-        left = self._line[call.key].remove(call) if call.key in self._line else 0
-        self._gone(call.key, left)
-        return left > 0
+        """Remove `call` from its queue; whether any of its images were still queued."""
+        removed = self._active[call.key].remove(call) if call.key in self._active else 0
+        self._removed(call.key, removed)
+        return removed > 0
 
     def turn(self, now: float) -> Turn[CallT]:
-        """What to do for the queue whose turn it is and that need not wait any longer."""
-        dropped = tuple(call for queue in self._line.values() for call in queue.unwanted(now))
+        """The next action, for the first queue that is due."""
+        dropped = tuple(call for queue in self._active.values() for call in queue.inactive(now))
         for call in dropped:
             self.remove(call)
-        ask_at = math.inf
-        for key, queue in self._line.items():
-            until = _until(queue, now)
-            if until <= now:
-                self._line.move_to_end(key)
+        poll_at = math.inf
+        for key, queue in self._active.items():
+            due_at = _due_at(queue, now)
+            if due_at <= now:
+                self._active.move_to_end(key)
                 return Turn(self._batch(key, queue), dropped)
-            ask_at = min(ask_at, until)
-        return Turn(None, dropped, ask_at)
+            poll_at = min(poll_at, due_at)
+        return Turn(None, dropped, poll_at)
 
     def ran(self, key: Key, *, size: int, seconds: float) -> None:
-        """A batch of `size` images took `seconds`."""
+        """Record that a batch of `size` images took `seconds`."""
         if key in self._queues:
             self._queues[key].pace.times.observe(size, seconds)
 
     def _batch(self, key: Key, queue: _Queue[CallT]) -> Batch[CallT]:
         count = batch_size(queue.items, queue.sizes, queue.pace.times)
         parts = queue.take(count)
-        self._gone(key, count)
+        self._removed(key, count)
         return Batch(key, parts, padded_size(count, queue.sizes))
 
-    def _gone(self, key: Key, items: int) -> None:
+    def _removed(self, key: Key, items: int) -> None:
         self._waiting[key.model] -= items
-        if key in self._line and not self._line[key].items:
-            del self._line[key]
+        if key in self._active and not self._active[key].items:
+            del self._active[key]
 
     def _queue(self, key: Key) -> _Queue[CallT]:
-        """The queue of `key`. Of idle ones a bounded number is kept: tiles at a region's edge have any shape."""
+        """The queue of `key`. The number of idle queues is bounded, because edge tiles have arbitrary shapes."""
         if key not in self._queues:
-            for idle in [known for known in self._queues if known not in self._line][:-_MOST_IDLE]:
+            for idle in [known for known in self._queues if known not in self._active][:-_MAX_IDLE_QUEUES]:
                 del self._queues[idle]
             self._queues[key] = _Queue(self.limits.sizes(key.pixels))
         return self._queues[key]
 
 
-def _until(queue: _Queue[CallT], now: float) -> float:
-    """When to run what waits in `queue`."""
+def _due_at(queue: _Queue[CallT], now: float) -> float:
+    """When to run the next batch of `queue`."""
     if queue.items >= queue.sizes[-1]:
         return now
     calls = tuple(queue)

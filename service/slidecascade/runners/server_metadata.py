@@ -1,4 +1,4 @@
-"""What an inference server states of a model, validated against the model's package."""
+"""Validates an inference server's metadata of a model against the model's package."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Signature
 
 Spec = SegmenterSpec | ClassifierSpec
 Tensor = tuple[str, str, Shape]
-"""A tensor's name, its type in the words of the KServe protocol and its shape, -1 where any size is taken."""
+"""A tensor's name, its KServe datatype and its shape, with -1 for free dimensions."""
 
-REMEDY = "point the server at the same models folder"
+REMEDY = "start the server on the same models folder"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that is served as its package promises."""
+    """A served model whose metadata matches its package."""
 
     name: str
     version: str
@@ -28,23 +28,23 @@ class ServedModel:
     max_batch: int
 
     def require_output(self, name: str, found: Shape, expected: Shape) -> None:
-        """Refuse an answer whose output `name` has another shape.
+        """Validate the shape of output `name`.
 
         Raises:
-            ModelFailedError: when it has.
+            ModelFailedError: when `found` is not `expected`.
         """
         if found != expected:
             raise ModelFailedError(
-                f"Model {self.name!r} on the Triton server returned {name!r} as {found} where {expected} was due: "
-                f"{REMEDY}."
+                f"Model {self.name!r} on the Triton server returned {name!r} with shape {found}, expected "
+                f"{expected}: {REMEDY}."
             )
 
 
 def require_served(spec: Spec, metadata: Any, config: Any) -> ServedModel:
-    """The model of `metadata` and `config`, messages of Triton's gRPC protocol.
+    """The served model of `metadata` and `config`, messages of Triton's gRPC protocol.
 
     Raises:
-        ModelPackageError: when its inputs, outputs or the sha256 in its ``config.pbtxt`` are not those of `spec`.
+        ModelPackageError: when its inputs, outputs or the sha256 in its ``config.pbtxt`` differ from `spec`.
     """
     signature = spec.signature
     for kind, stated, served in (
@@ -59,10 +59,10 @@ def require_served(spec: Spec, metadata: Any, config: Any) -> ServedModel:
     sha256 = config.parameters["sha256"].string_value if "sha256" in config.parameters else spec.sha256
     if sha256 != spec.sha256:
         raise ModelPackageError(
-            f"Model {spec.name!r} on the Triton server is another one than in the models folder: its sha256 is "
+            f"Model {spec.name!r} on the Triton server differs from the one in the models folder: its sha256 is "
             f"{sha256[:12]}…, expected {spec.sha256[:12]}…; {REMEDY}."
         )
-    # 0 is a model whose batches Triton leaves alone.
+    # 0: Triton does not batch this model and sets no maximum.
     return ServedModel(spec.name, str(spec.version), signature, config.max_batch_size or sys.maxsize)
 
 

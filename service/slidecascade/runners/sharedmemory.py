@@ -1,8 +1,7 @@
-"""Memory shared with an inference server on the same machine, lent to one call at a time.
+"""Memory regions shared with an inference server on the same machine, each used by one call at a time.
 
-A call's inputs lie at the start of its region, its outputs behind them. A call that got no answer leaves the
-server free to read and write the region at any later time, so that region is never lent again, and the server is
-asked to forget it until it does.
+A call's inputs lie at the start of its region, followed by its outputs. After a call without a response the server
+may still read and write the region, so it is never reused; unregistering it is retried until the server accepts.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SEGMENTS_DIR = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory, not a place for files
+SEGMENTS_DIR = Path("/dev/shm")  # noqa: S108 - Linux's mount of POSIX shared memory, not a temporary folder
 STEP_BYTES = 1 << 20
-"""Regions are whole multiples of this, so that a slightly larger tile fits into the region of the last one."""
+"""Regions are multiples of this, so that a slightly larger tile fits into an existing region."""
 
 ALIGN_BYTES = 64
-"""Arrays begin on a multiple of this, whatever their type."""
+"""Alignment of arrays within a region."""
 
 CLOSE_S = 1.0
-"""How long the end waits for the server to be done with regions."""
+"""How long closing waits for the server to release regions."""
 
 
 class RegionRefusedError(Exception):
-    """There is no memory to share, or the server does not take it; for the caller to do without."""
+    """No shared memory is available, or the server rejects it; the caller falls back to messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A segment the server knows as `name`. `generation` counts the servers seen so far."""
+    """A segment registered with the server as `name`. `generation` counts server restarts."""
 
     name: str
     memory: SharedMemory
@@ -49,24 +48,24 @@ class Region:
         return self.memory.size
 
     def write(self, array: NDArray[Any], *, offset: int) -> None:
-        """Put `array` at `offset` bytes."""
+        """Copy `array` to `offset` bytes."""
         np.ndarray(array.shape, array.dtype, self.memory.buf, offset)[...] = array
 
     def read_into(self, array: NDArray[Any], *, offset: int) -> None:
-        """Copy what lies at `offset` bytes, of the shape and type of `array`, into it."""
+        """Copy the data at `offset` bytes into `array`."""
         array[...] = np.ndarray(array.shape, array.dtype, self.memory.buf, offset)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where the arrays of one call lie in its region, by name: `offsets` and the `nbytes` of all of it."""
+class Layout:
+    """The layout of one call's arrays in its region: byte `offsets` by name, and `nbytes` in total."""
 
     offsets: Mapping[str, int]
     nbytes: int
 
     @classmethod
-    def of(cls, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Places:
-        """One array after the other, each on a multiple of `ALIGN_BYTES`."""
+    def of(cls, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Layout:
+        """Consecutive arrays, each aligned to `ALIGN_BYTES`."""
         offsets: dict[str, int] = {}
         end = 0
         for name, array in arrays:
@@ -76,11 +75,11 @@ class Places:
 
 
 class Regions:
-    """Regions, made when needed and used again. Thread-safe.
+    """A pool of regions, created on demand and reused. Thread-safe.
 
     Args:
-        register: tells the server of a region by its name, its key and its bytes.
-        unregister: makes the server forget a region by its name; false when it still uses it.
+        register: registers a region with the server by name, key and size in bytes.
+        unregister: unregisters a region by name; false when the server still uses it.
     """
 
     def __init__(self, *, register: Callable[[str, str, int], None], unregister: Callable[[str], bool]) -> None:
@@ -88,15 +87,18 @@ class Regions:
         self._unregister = unregister
         self._lock = threading.Lock()
         self._free: list[Region] = []
-        self._unwanted: list[str] = []
+        self._released: list[str] = []
         self._generation = 0
 
     @contextmanager
-    def lend(self, nbytes: int, *, is_lost: Callable[[BaseException], bool]) -> Iterator[Region]:
-        """A region of at least `nbytes` for one call; `is_lost` tells errors that leave it with the server.
+    def lease(self, nbytes: int, *, is_lost: Callable[[BaseException], bool]) -> Iterator[Region]:
+        """A region of at least `nbytes` for one call.
+
+        Args:
+            is_lost: whether the server may still use the region after an error.
 
         Raises:
-            RegionRefusedError: when this machine has no memory to share, or `register` says so.
+            RegionRefusedError: when no shared memory is available, or `register` raises it.
         """
         region = self._take(nbytes)
         try:
@@ -105,9 +107,9 @@ class Regions:
             if is_lost(error):
                 self._abandon(region)
             else:
-                self._give_back(region)
+                self._return(region)
             raise
-        self._give_back(region)
+        self._return(region)
 
     def _take(self, nbytes: int) -> Region:
         with self._lock:
@@ -116,35 +118,35 @@ class Regions:
         if region is not None and region.nbytes >= nbytes:
             return region
         if region is not None:
-            self._drop(region)
-        self._forget_unwanted()
+            self._discard(region)
+        self._unregister_released()
         return self._make(-(-nbytes // STEP_BYTES) * STEP_BYTES, generation)
 
-    def _give_back(self, region: Region) -> None:
+    def _return(self, region: Region) -> None:
         with self._lock:
             if region.generation == self._generation:
                 self._free.append(region)
                 return
-        self._drop(region)
+        self._discard(region)
 
     def _abandon(self, region: Region) -> None:
         _unlink(region.memory)
         with self._lock:
-            self._unwanted.append(region.name)
+            self._released.append(region.name)
 
     def renew(self) -> None:
-        """The server was lost, and another does not know the regions of the first."""
+        """Discard all regions: a restarted server does not know them."""
         with self._lock:
             free, self._free = self._free, []
             self._generation += 1
         for region in free:
-            self._drop(region)
+            self._discard(region)
 
     def close(self) -> None:
-        """Let go of every region. Calls in flight let go of theirs when they end."""
+        """Release every region. Calls in flight release theirs when they end."""
         self.renew()
         ends_at = time.monotonic() + CLOSE_S
-        while not self._forget_unwanted() and time.monotonic() < ends_at:
+        while not self._unregister_released() and time.monotonic() < ends_at:
             time.sleep(0.05)
 
     def _make(self, nbytes: int, generation: int) -> Region:
@@ -157,20 +159,20 @@ class Regions:
             raise
         return Region(name, memory, generation)
 
-    def _drop(self, region: Region) -> None:
+    def _discard(self, region: Region) -> None:
         _unlink(region.memory)
-        # Just after its answer the server may not be done with a region yet.
+        # The server may still hold a region just after its response.
         if not self._unregister(region.name):
             with self._lock:
-                self._unwanted.append(region.name)
+                self._released.append(region.name)
 
-    def _forget_unwanted(self) -> bool:
-        """Whether the server knows no region that nobody uses."""
+    def _unregister_released(self) -> bool:
+        """Unregister released regions; whether the server holds none of them any more."""
         with self._lock:
-            unwanted, self._unwanted = self._unwanted, []
-        still_used = [name for name in unwanted if not self._unregister(name)]
+            released, self._released = self._released, []
+        still_used = [name for name in released if not self._unregister(name)]
         with self._lock:
-            self._unwanted += still_used
+            self._released += still_used
         return not still_used
 
 
@@ -182,7 +184,7 @@ def _allocate(nbytes: int) -> SharedMemory:
     except OSError as error:
         raise RegionRefusedError(str(error)) from error
     try:
-        # Pages are given out on the first write, and where there are none left that write ends the process.
+        # Pages are allocated on first write; without free pages that write would kill the process (SIGBUS).
         with (SEGMENTS_DIR / memory.name.lstrip("/")).open("r+b") as segment:
             os.posix_fallocate(segment.fileno(), 0, nbytes)
     except OSError as error:

@@ -16,6 +16,7 @@ def on_white(rgba: NDArray[np.uint8]) -> Rgb:
     opaque = np.bitwise_and.reduce(np.ascontiguousarray(rgba).view("<u4"), axis=None) >> 24 == 255
     if opaque:
         return rgb
-    alpha = rgba[..., 3:].astype(np.uint32)
-    blended: Rgb = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    # 16 bits are enough: the sum is 255 x 255 + 127 at most.
+    alpha = rgba[..., 3:].astype(np.uint16)
+    blended: Rgb = ((rgb * alpha + (255 * (255 - alpha) + 127)) // np.uint16(255)).astype(np.uint8)
     return blended

@@ -6,7 +6,8 @@
 - Colour: divided by the full scale of the fewest bits out of 8, 10, 12, 14 and 16 that hold the largest
   sample. One factor for all channels, because stain colours carry meaning.
 
-Both depend on all pixels of the image, once; never on a tile.
+Both depend on all pixels of the image, once; never on a tile. Samples come in bands, so that they are never all
+held: both rules are tables of 65,536 entries.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ class Narrowing:
 
     def apply(self, samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """uint16 of any shape to uint8 of the same shape."""
-        levels = np.arange(65536, dtype=np.float64)
-        table = np.clip(np.rint((levels - self.low) * (255 / (self.high - self.low))), 0, 255).astype(np.uint8)
-        narrowed: NDArray[np.uint8] = table[samples]
+        narrowed: NDArray[np.uint8] = self.table[samples]
         return narrowed
+
+    @property
+    def table(self) -> NDArray[np.uint8]:
+        """``(65536,)`` uint8: what each sample becomes."""
+        levels = np.arange(65536, dtype=np.float64)
+        return np.clip(np.rint((levels - self.low) * (255 / (self.high - self.low))), 0, 255).astype(np.uint8)
 
 
 def grey_counts(samples: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -55,13 +60,3 @@ def colour_narrowing(largest: int) -> Narrowing:
     """For colour images whose largest sample of any channel is this."""
     bits = next(bits for bits in COLOUR_BITS if largest < 1 << bits)
     return Narrowing(0, (1 << bits) - 1)
-
-
-def narrow_grey(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """``(H, W)`` uint16 to uint8 by percentiles."""
-    return grey_narrowing(grey_counts(samples)).apply(samples)
-
-
-def narrow_colour(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """``(H, W, C)`` uint16 to uint8 by bit depth."""
-    return colour_narrowing(int(samples.max())).apply(samples)

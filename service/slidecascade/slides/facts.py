@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import tissue
+from slidecascade.slides.doubts import looks_swapped
 from slidecascade.slides.source import OpenSource, Source
 
 SAMPLES: Final = 5
@@ -36,6 +37,7 @@ class SlideFacts:
         dark_field: whether it is light on black, where nothing is glass.
         glass_min, glass_spread: the glass test that tells tissue, see `slidecascade.slides.tissue`.
         unread_squares: squares of the sample that could not be read.
+        red_blue_swapped: whether red and blue look exchanged, see `slidecascade.slides.doubts`.
     """
 
     content_id: str
@@ -44,6 +46,7 @@ class SlideFacts:
     glass_min: int = tissue.GLASS_MIN
     glass_spread: int = tissue.GLASS_SPREAD
     unread_squares: int = 0
+    red_blue_swapped: bool = False
 
 
 def compute_facts(open_source: OpenSource) -> SlideFacts:
@@ -63,10 +66,12 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
 
     squares = [pixels.reshape(-1, 1, 3) for _, pixels in readable(open_source, boxes, read)]
     sample = np.concatenate([*squares, np.zeros((1, 1, 3), np.uint8)])
+    dark_field = tissue.is_dark_field(sample)
     return SlideFacts(
         content_id=content_id,
         bounds_l0=bounds,
-        dark_field=tissue.is_dark_field(sample),
+        dark_field=dark_field,
+        red_blue_swapped=not dark_field and looks_swapped(sample),
         unread_squares=len(boxes) - len(squares),
     )
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
-from slidecascade.slides import tiff
+from slidecascade.slides import pngrows, tiff, tiffbands
+from slidecascade.slides.pngrows import PngHeader
 from slidecascade.slides.tiff import Bytes, Directory
 
 MediaType = Literal["image/png", "image/jpeg", "image/tiff", "image/webp"]
@@ -33,13 +34,22 @@ MAX_PARTS = 100_000
 MAX_SCANS = 100
 """Most scans of a JPEG: each is a pass over the whole image, and progressive encoders write about ten."""
 
+MAX_SCANNED_PX, FEW_SCANS = 10**9, 20
+"""Most pixels of all scans together, some seconds of decoding; more only in scans as few as encoders write."""
+
+_FIXED_BYTES = 16 * 2**20
+"""What any decoder may take besides so many bytes for each pixel: rows, tables, its own code."""
+
+_WEBP_PIXEL_BYTES = 9
+"""Of a WebP image, beyond the three that come out: its decoder holds it more than twice, in 4 bytes a pixel."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
     """`size` is as stored; `bits` of one sample; `orientation` (EXIF, 1 to 8) is still to be applied.
 
-    The decoders of TIFF files turn the image themselves, so there `orientation` is 1. `tile` is the size of the
-    tiles a TIFF image is stored in: decoders hold whole ones, however small the image is.
+    `tile` is the size of the tiles a TIFF image is stored in: decoders hold whole ones, however small the image.
+    `decoder_bytes` is the most memory decoding takes beyond the three bytes of every pixel that come out.
     """
 
     media_type: MediaType
@@ -47,6 +57,7 @@ class ImageHeader:
     bits: int
     orientation: int = 1
     tile: Size | None = None
+    decoder_bytes: int = 0
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -75,24 +86,30 @@ def _size(width: int, height: int) -> Size:
 
 def _read_png(data: bytes) -> ImageHeader:
     """PNG specification, 3rd edition: signature, then chunks (length, type, data, CRC), IHDR first."""
-    kind, width, height, bits = struct.unpack_from(">4sIIB", data, 12)
+    (kind,) = struct.unpack_from(">4s", data, 12)
     if kind != b"IHDR":
         raise UndecodableImageError(_NOT_AN_IMAGE)
+    header = PngHeader.parse(data[16:29])
+    size = _size(header.width, header.height)
     orientation: int | None = None
     position = 8
     for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"acTL":
+            raise UndecodableImageError("The PNG image is an animation: send one frame.")
         if kind == b"eXIf" and orientation is None:
             orientation = _exif_orientation(data[position + 8 : position + 8 + length])
         position += 12 + length
         if position > len(data):
             raise UndecodableImageError(_TRUNCATED)
         if kind == b"IEND":
-            return ImageHeader("image/png", _size(width, height), bits, orientation or 1)
+            decoder_bytes = pngrows.decoder_bytes(header)
+            return ImageHeader("image/png", size, header.bits, orientation or 1, decoder_bytes=decoder_bytes)
     raise UndecodableImageError(_TOO_MANY_PARTS)
 
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _WINDOW_BYTES = 2**20
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
@@ -101,24 +118,53 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     """ITU T.81 annex B: marker segments, among them scans, up to the end marker."""
-    frame: tuple[int, int, int] | None = None
+    frame: _JpegFrame | None = None
     orientation: int | None = None
     scans = 0
     for marker, start, end in _jpeg_segments(data):
         if marker in _JPEG_FRAMES and frame is None:
-            frame = struct.unpack_from(">BHH", data, start)
+            frame = _JpegFrame.parse(marker, data[start:end])
         elif marker == 0xE1 and orientation is None and data[start : start + 6] == b"Exif\0\0":
             orientation = _exif_orientation(data[start + 6 : end])
         elif marker == _JPEG_SCAN:
             scans += 1
-    if scans > MAX_SCANS:
-        raise UndecodableImageError(
-            f"The JPEG image has {scans} scans, at most {MAX_SCANS} are read: save it again and resend it."
-        )
     if frame is None or scans == 0:
         raise UndecodableImageError(_TRUNCATED)
-    bits, height, width = frame
-    return ImageHeader("image/jpeg", _size(width, height), bits, orientation or 1)
+    size = _size(frame.width, frame.height)
+    most = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED_PX // size.area))
+    if scans > most:
+        raise UndecodableImageError(
+            f"The JPEG image has {scans} scans, at most {most} are read of {size.width} x {size.height} pixels: "
+            "save it again and resend it."
+        )
+    orientation = orientation or 1
+    decoder_bytes = _FIXED_BYTES + frame.pixel_bytes(scans, turned=orientation > 1) * size.area
+    return ImageHeader("image/jpeg", size, frame.bits, orientation, decoder_bytes=decoder_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _JpegFrame:
+    """ITU T.81 annex B.2.2; `sampling` holds the factors of each component, as they are packed in one byte."""
+
+    marker: int
+    bits: int
+    width: int
+    height: int
+    sampling: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, marker: int, segment: bytes) -> _JpegFrame:
+        bits, height, width, components = struct.unpack_from(">BHHB", segment)
+        return cls(marker, bits, width, height, tuple(segment[7 : 6 + 3 * components : 3]))
+
+    def pixel_bytes(self, scans: int, *, turned: bool) -> int:
+        """Most bytes a pixel takes in the decoder, besides the three that come out."""
+        # The coefficients of an image in several scans, 16 bits each, wait for the last one.
+        coefficients = 2 * len(self.sampling) if scans > 1 or self.marker in _JPEG_PROGRESSIVE else 0
+        if self.sampling[:1] and self.sampling[1:] in {(), (0x11, 0x11)}:
+            # Decoded where it belongs, and turned there.
+            return max(coefficients, 3 if turned else 0)
+        return coefficients + 4  # whatever Pillow must decode: to four bytes
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -169,7 +215,10 @@ def _read_webp(data: bytes) -> ImageHeader:
         orientation = _webp_orientation(data)
     else:
         raise UndecodableImageError(_NOT_AN_IMAGE)
-    return ImageHeader("image/webp", _size(width, height), 8, orientation)
+    size = _size(width, height)
+    return ImageHeader(
+        "image/webp", size, 8, orientation, decoder_bytes=_FIXED_BYTES + _WEBP_PIXEL_BYTES * size.area
+    )
 
 
 def _webp_orientation(data: bytes) -> int:
@@ -197,7 +246,15 @@ def _read_tiff(data: bytes) -> ImageHeader:
     tile: Size | None = None
     if tiff.TILE_OFFSETS in directory.tags:
         tile = _size(directory.first(tiff.TILE_WIDTH, 0), directory.first(tiff.TILE_HEIGHT, 0))
-    return ImageHeader("image/tiff", size, directory.first(tiff.BITS, 1), tile=tile)
+    orientation = directory.first(tiff.ORIENTATION, 1)
+    return ImageHeader(
+        "image/tiff",
+        size,
+        directory.first(tiff.BITS, 1),
+        orientation if 1 <= orientation <= 8 else 1,
+        tile=tile,
+        decoder_bytes=_FIXED_BYTES + tiffbands.decoder_bytes(directory),
+    )
 
 
 def check_samples(directory: Directory) -> None:

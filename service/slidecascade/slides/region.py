@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 from slidecascade.errors import (
+    ImplausibleResolutionError,
     InvalidRequestError,
     MissingResolutionError,
     RegionOutsideSlideError,
     RegionTooLargeError,
 )
 from slidecascade.geometry import Box, Grid, Mpp
-from slidecascade.slides.source import Source
+from slidecascade.slides.doubts import MIN_MPP
+from slidecascade.slides.source import Pyramid
 
 MAX_PIXELS_OF_ONE = 6
 """Most grid pixels for each level-0 pixel of a large region: a model for 40x reads a scan at 20x, and a bit."""
@@ -20,7 +22,7 @@ MAX_ENLARGED_PX = 2**26
 """A region enlarged to no more grid pixels than these is not large: 1024 x 1024 pixels, 8 times each way."""
 
 
-def resolve_region(source: Source, requested: Box | None, *, max_px: int | None) -> Box:
+def resolve_region(source: Pyramid, requested: Box | None, *, max_px: int | None) -> Box:
     """The region to analyse, in level-0 pixels: `requested`, or all of `source`.
 
     Raises:
@@ -46,13 +48,25 @@ def resolve_region(source: Source, requested: Box | None, *, max_px: int | None)
     return region
 
 
-def resolve_mpp(source: Source, requested: Mpp | None) -> Mpp:
+def resolve_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
     """The pixel size of level 0 in micrometres: `requested` if given, else the source's own.
 
     Raises:
         InvalidRequestError: `requested` is not a positive number.
         MissingResolutionError: neither is there.
+        ImplausibleResolutionError: no microscope makes it.
     """
+    mpp = _stated_mpp(source, requested)
+    if mpp < MIN_MPP:
+        whose = "`mpp`" if requested is not None else "The pixel size that the slide states"
+        raise ImplausibleResolutionError(
+            f"{whose}, {mpp:g} um, is finer than any microscope makes it (from {MIN_MPP:g} um on): it may be ten "
+            "times too small; find out the right one and send it as `mpp`."
+        )
+    return mpp
+
+
+def _stated_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
     if requested is not None:
         if not (math.isfinite(requested) and requested > 0):
             message = "`mpp` must be a positive number of micrometres per pixel."

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
-from slidecascade.slides import content
+from slidecascade.slides import content, omexml
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.doubts import MAX_ANISOTROPY, Stated
 from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiffslide import SlideFile, TiffSlide
@@ -23,9 +24,7 @@ from slidecascade.slides.tiffslide import SlideFile, TiffSlide
 MIN_MPP, MAX_MPP = 0.01, 50.0
 """No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
 
-MAX_ANISOTROPY = 1.05
-"""Pixels longer one way than this factor have no single size."""
-
+_DESCRIPTION = "tiff.ImageDescription"
 _DICOM_SERIES = "dicom.SeriesInstanceUID"
 
 _BLOCK_PX = 256
@@ -56,6 +55,7 @@ class SlideInfo:
     level_sizes: tuple[Size, ...]
     level_downsamples: tuple[float, ...]
     bounds_l0: Box | None = None
+    sides_um: tuple[float, float] | None = None
 
 
 def can_open(path: Path) -> bool:
@@ -77,9 +77,11 @@ class Slide:
         self._content_id: str | None = None
         self._failed = False
         properties = handle.properties
+        sides_um = _sides_um(properties)
         self._info = SlideInfo(
             size_l0=Size(*handle.dimensions),
-            mpp=_mpp(properties),
+            mpp=_mpp(sides_um),
+            sides_um=sides_um,
             objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
             level_sizes=tuple(Size(*size) for size in handle.level_dimensions),
@@ -133,6 +135,10 @@ class Slide:
     @property
     def bounds_l0(self) -> Box | None:
         return self._info.bounds_l0
+
+    @property
+    def stated(self) -> Stated:
+        return Stated(self._info.sides_um, self._info.objective_power)
 
     @property
     def content_id(self) -> str:
@@ -245,10 +251,20 @@ def _positive(text: str | None) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _mpp(properties: Mapping[str, str]) -> Mpp | None:
+def _sides_um(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """Width and height of a level-0 pixel in micrometres: as OME-XML states them, else as OpenSlide finds them."""
+    if (stated := omexml.sides_um(properties.get(_DESCRIPTION))) is not None:
+        return stated
     x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
     y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    if x is None or y is None or not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
+    return None if x is None or y is None else (x, y)
+
+
+def _mpp(sides_um: tuple[float, float] | None) -> Mpp | None:
+    if sides_um is None:
+        return None
+    x, y = sides_um
+    if not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
         return None
     return (x + y) / 2
 

@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides.doubts import Stated
 
 Rgb = NDArray[np.uint8]
 """``(H, W, 3)`` uint8, red first."""
 
 
-class Source(Protocol):
-    """A slide or an uploaded image: a pyramid of at least one level, level 0 the finest.
+class Pyramid(Protocol):
+    """What a slide or an uploaded image states: at least one level, level 0 the finest. No pixel is needed for it.
 
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
     `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level. `content_id`
     is the same for the same bytes under any name; it raises UnreadableSlideError where they cannot be read.
-    `bounds_l0` is the part of level 0 the scanner filled, where the file states one.
+    `bounds_l0` is the part of level 0 the scanner filled, where the file states one; `stated` is the rest of it.
     """
 
     @property
@@ -43,6 +44,13 @@ class Source(Protocol):
 
     @property
     def bounds_l0(self) -> Box | None: ...
+
+    @property
+    def stated(self) -> Stated: ...
+
+
+class Source(Pyramid, Protocol):
+    """One whose pixels can be read."""
 
     def read_level(self, level: int, box: Box) -> Rgb:
         """The pixels of `box`, given in pixels of `level` and inside it; may be a read-only view.

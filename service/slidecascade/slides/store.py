@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from slidecascade.errors import SettingsError, UnknownSlideError
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
+from slidecascade.slides.slideid import id_of, path_of
 
 TILE_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept for all open slides together."""
@@ -32,7 +33,7 @@ class _Handle:
 
 
 class SlideStore:
-    """Slides under `roots`; an id is a path relative to a root, with forward slashes, the first root first.
+    """Slides under `roots`; an id is a path relative to a root, as `slideid` writes it, the first root first.
 
     At most `handles` slides that nobody reads stay open; a listing names at most `max_listing`.
     Safe to use from several threads.
@@ -62,9 +63,8 @@ class SlideStore:
                 budget -= 1
                 if budget < 0:
                     return tuple(sorted(ids)), True
-                slide_id = path.relative_to(root).as_posix()
-                known = slide_id in ids or not _is_plain(slide_id)
-                if known or _inside(root, path) is None or not can_open(path):
+                slide_id = id_of(path.relative_to(root).as_posix())
+                if slide_id in ids or _inside(root, path) is None or not can_open(path):
                     continue
                 if len(ids) == self._max_listing:
                     return tuple(sorted(ids)), True
@@ -107,9 +107,10 @@ class SlideStore:
                 self._drop(path)
 
     def _locate(self, slide_id: str) -> Path:
-        if _is_plain(slide_id):
+        name = path_of(slide_id)
+        if name is not None:
             for root in self._roots:
-                path = _inside(root, root / slide_id)
+                path = _inside(root, root / name)
                 if path is not None:
                     return path
         raise _unknown(slide_id)
@@ -162,15 +163,6 @@ class SlideStore:
         idle = [path for path, handle in self._handles.items() if handle.readers == 0]
         for path in idle[: max(0, len(self._handles) - self._capacity)]:
             self._drop(path)
-
-
-def _is_plain(slide_id: str) -> bool:
-    """Whether the id is a relative path in its shortest form, going down only, that JSON can carry."""
-    relative = PurePosixPath(slide_id)
-    downwards = slide_id == relative.as_posix() and not relative.is_absolute() and ".." not in relative.parts
-    return downwards and not any(
-        character in "\\\0" or "\ud800" <= character <= "\udfff" for character in slide_id
-    )
 
 
 def _unknown(slide_id: str) -> UnknownSlideError:

@@ -18,6 +18,8 @@ from slidecascade.geometry import Box, Size
 from slidecascade.slides import jpeg, jpeg2000, tiff
 from slidecascade.slides.tiff import ByteSource, Directory
 
+_JUDGED = frozenset((tiff.JPEG_COMPRESSION, *tiff.JPEG_2000_COMPRESSIONS, *tiff.DEFLATE_COMPRESSIONS))
+_JPEG_SCAN, _MAX_JPEG_SCANS = b"\xff\xda", 100
 _UNKNOWN, _WHOLE, _DAMAGED = 0, 1, 2
 
 _DEFLATED_BYTES = 2**14
@@ -30,20 +32,34 @@ def part_damage(source: ByteSource, directory: Directory, index: int) -> str | N
         return None
     compression = directory.first(tiff.COMPRESSION, 1)
     if compression == tiff.JPEG_COMPRESSION:
-        return jpeg.damage(jpeg.with_tables(directory.jpeg_tables, directory.part(source, index)))
+        stream = directory.part(source, index)
+        if stream.count(_JPEG_SCAN) > _MAX_JPEG_SCANS:
+            return f"more than {_MAX_JPEG_SCANS} scans"  # each is a pass over the whole part
+        return jpeg.damage(jpeg.with_tables(directory.jpeg_tables, stream))
     if compression in tiff.JPEG_2000_COMPRESSIONS:
         return jpeg2000.damage(directory.part(source, index))
     if compression in tiff.DEFLATE_COMPRESSIONS:
-        return _deflate_damage(directory.part(source, index))
+        return _deflate_damage(directory.part(source, index), most_bytes=_unpacked_bytes(directory))
     return None
 
 
-def _deflate_damage(data: bytes) -> str | None:
-    """What is wrong in a zlib stream (RFC 1950), inflated piece by piece and thrown away."""
+def _unpacked_bytes(directory: Directory) -> int:
+    """Bytes of a strip or tile, all its samples, when it is not compressed."""
+    bits = directory.first(tiff.BITS, 1) * directory.first(tiff.SAMPLES, 1)
+    return -(-directory.part_size.width * bits // 8) * directory.part_size.height
+
+
+def _deflate_damage(data: bytes, *, most_bytes: int) -> str | None:
+    """What is wrong in a zlib stream (RFC 1950), inflated piece by piece and thrown away.
+
+    It holds `most_bytes` at most; one that holds more is not inflated to its end.
+    """
     stream, view = zlib.decompressobj(), memoryview(data)
     try:
         for start in range(0, len(data), _DEFLATED_BYTES):
-            stream.decompress(view[start : start + _DEFLATED_BYTES])
+            most_bytes -= len(stream.decompress(view[start : start + _DEFLATED_BYTES]))
+            if most_bytes < 0:
+                return "more deflate data than there are pixels"
             if stream.eof:
                 return None
     except zlib.error as error:
@@ -53,10 +69,13 @@ def _deflate_damage(data: bytes) -> str | None:
 
 def first_damage(source: ByteSource, directory: Directory) -> str | None:
     """What is damaged in the first damaged part of a TIFF image, which is named; None when there is none."""
-    for index in range(len(directory.part_offsets)):
+    parts = min(len(directory.part_offsets), directory.part_count)
+    if directory.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) not in _JUDGED:
+        return None  # soon, for there may be a million parts
+    for index in range(parts):
         if (damage := part_damage(source, directory, index)) is not None:
             kind = "tile" if tiff.TILE_OFFSETS in directory.tags else "strip"
-            return f"{damage}, in {kind} {index} of {len(directory.part_offsets)}"
+            return f"{damage}, in {kind} {index} of {parts}"
     return None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION = 256, 257, 258, 259, 262, 266, 274
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT = 277, 278, 284, 339
 TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES = 322, 323, 347
@@ -29,12 +29,25 @@ _READ_TAGS = frozenset(
         *(PREDICTOR, EXTRA_SAMPLES),
     }
 )
+DECODING_TAGS = frozenset(
+    {
+        *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, ROWS_PER_STRIP, PLANAR),
+        *(280, 281, 292, 293, 317, 320, TILE_WIDTH, TILE_HEIGHT, 332, 334, 336, 338, SAMPLE_FORMAT),
+        *(340, 341, JPEG_TABLES, 529, 530, 531, 532, 50674),
+    }
+)
+"""What a decoder must know besides where the pixels are: sample values, fax options, predictor, palette, inks,
+alpha, JPEG tables, YCbCr, LERC. The rest is about the image."""
 
-JPEG_COMPRESSION, DEFLATE_COMPRESSIONS, JPEG_2000_COMPRESSIONS = 7, (8, 32946), (33003, 33004, 33005, 34712)
+UNCOMPRESSED, OLD_JPEG_COMPRESSION, JPEG_COMPRESSION = 1, 6, 7
+DEFLATE_COMPRESSIONS, JPEG_2000_COMPRESSIONS = (8, 32946), (33003, 33004, 33005, 34712)
 """Values of COMPRESSION."""
 
 RGB, YCBCR = 2, 6
 """Values of PHOTOMETRIC."""
+
+PLANES_APART = 2
+"""Value of PLANAR."""
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}
 """numpy type of the field types BYTE, SHORT, LONG, UNDEFINED, IFD and LONG8."""
@@ -77,10 +90,26 @@ class Bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
-    """One image of a TIFF file: its tags by number, and where the next directory is (0: nowhere)."""
+class Field:
+    """A tag as it is in the file: field type, number of values, and their bytes in the file's order."""
 
+    kind: int
+    count: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One image of a TIFF file: its tags by number, and where the next directory is (0: nowhere).
+
+    `fields` holds those of `DECODING_TAGS` as they are in the file, in byte `order` (as struct and numpy write
+    it); `big`: the file is a BigTIFF.
+    """
+
+    order: str
+    big: bool
     tags: dict[int, NDArray[np.uint64]]
+    fields: dict[int, Field]
     next_offset: int
 
     def first(self, tag: int, default: int) -> int:
@@ -100,6 +129,13 @@ class Directory:
         if TILE_OFFSETS in self.tags:
             return Size(self.first(TILE_WIDTH, 0), self.first(TILE_HEIGHT, 0))
         return Size(self.size.width, min(self.first(ROWS_PER_STRIP, self.size.height), self.size.height))
+
+    @property
+    def part_count(self) -> int:
+        """Stored parts that the image has pixels in, of all planes."""
+        width, height = max(self.part_size.width, 1), max(self.part_size.height, 1)
+        planes = self.first(SAMPLES, 1) if self.first(PLANAR, 1) == PLANES_APART else 1
+        return planes * -(-self.size.width // width) * -(-self.size.height // height)
 
     @property
     def part_offsets(self) -> NDArray[np.uint64]:
@@ -141,7 +177,7 @@ def first_directory(source: ByteSource) -> Directory:
 def read_directory(source: ByteSource, offset: int) -> Directory:
     """The directory at `offset`; raises what `directories` raises."""
     order, big = _layout(source)
-    count_format, entry_format, pointer = ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
+    count_format, entry_format, pointer = formats(big)
     count_bytes, inline = struct.calcsize("=" + count_format), struct.calcsize("=" + pointer)
     (count,) = struct.unpack(order + count_format, source.read(offset, count_bytes))
     if count > _MAX_ENTRIES:
@@ -151,6 +187,7 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
     if len(entries) < count * entry_bytes + inline:
         raise UndecodableImageError(_TRUNCATED)
     tags: dict[int, NDArray[np.uint64]] = {}
+    fields: dict[int, Field] = {}
     for index in range(count):
         tag, kind, length = struct.unpack_from(order + entry_format, entries, index * entry_bytes)
         field_bytes = length * (_FIELD_BYTES[kind] if kind < len(_FIELD_BYTES) else 0)
@@ -159,13 +196,22 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
         at = 0 if inside else struct.unpack(order + pointer, field)[0]
         if at + field_bytes > source.size:
             raise UndecodableImageError(_TRUNCATED)
-        if tag in _READ_TAGS and kind in _DTYPES and length:
-            if length > _MAX_VALUES:
-                raise UndecodableImageError(_TOO_MANY_PARTS)
-            values = field if inside else source.read(at, field_bytes)
+        if not field_bytes or tag not in _READ_TAGS | DECODING_TAGS:
+            continue
+        if length > _MAX_VALUES:
+            raise UndecodableImageError(_TOO_MANY_PARTS)
+        values = field[:field_bytes] if inside else source.read(at, field_bytes)
+        if tag in DECODING_TAGS:
+            fields[tag] = Field(kind, length, values)
+        if tag in _READ_TAGS and kind in _DTYPES:
             tags[tag] = np.frombuffer(values, order + _DTYPES[kind], length).astype(np.uint64)
     (next_offset,) = struct.unpack_from(order + pointer, entries, count * entry_bytes)
-    return Directory(tags, int(next_offset))
+    return Directory(order, big, tags, fields, int(next_offset))
+
+
+def formats(big: bool) -> tuple[str, str, str]:
+    """struct formats of the number of fields, of a field's tag, type and count, and of an offset."""
+    return ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
 
 
 def one_strip(strip: bytes, size: Size, tags: Mapping[int, NDArray[np.uint64]], order: str) -> bytes:

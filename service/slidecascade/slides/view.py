@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box, Grid, Mpp, Size
-from slidecascade.slides.source import Rgb, Source
+from slidecascade.slides.source import Pyramid, Rgb, Source
 
 NATIVE_TOLERANCE = 0.05
 """A level whose pixels differ from the wanted ones by at most this fraction is used as it is."""
@@ -29,7 +29,7 @@ _SUBPIXELS = 32
 _NO_SHIFT = 1e-6
 """Less than this part of a pixel is rounding, not a shift."""
 
-_PIECE_PX = 2**24
+MAX_PIECE_PX = 2**24
 """Most source pixels in memory for one piece of a read."""
 
 _PIECE_SIDE = 2**14
@@ -37,10 +37,10 @@ _PIECE_SIDE = 2**14
 
 
 @dataclass(frozen=True, slots=True)
-class SlideView:
-    """The pixels of `source`, whose level-0 pixels are `mpp_l0` micrometres wide."""
+class SlideFrame:
+    """Where the pixels of `source` are, whose level-0 pixels are `mpp_l0` micrometres wide."""
 
-    source: Source
+    source: Pyramid
     mpp_l0: Mpp = field(kw_only=True)
 
     @property
@@ -64,6 +64,43 @@ class SlideView:
             )
             raise InvalidRequestError(message, errors=(("mpp", message),))
         return self._native(ratio) or self._resampled(self.extent_l0, ratio)
+
+    def overview_grid(self, region_l0: Box, max_side_px: int) -> Grid:
+        """The pixels of a region's overview, counted from its corner, for those who read them in pieces."""
+        downsample = max(1.0, max(region_l0.width, region_l0.height) / max_side_px)
+        # Never a level's own pixels: none of them need start at the region's corner.
+        return self._resampled(region_l0, downsample)
+
+    def _native(self, ratio: float) -> Grid | None:
+        """The pixels of the level that is close to `ratio`, if one is."""
+        downsamples = self.source.level_downsamples
+        level = min(range(len(downsamples)), key=lambda index: abs(ratio / downsamples[index] - 1))
+        downsample = downsamples[level]
+        if abs(ratio / downsample - 1) > NATIVE_TOLERANCE:
+            return None
+        return Grid(0.0, 0.0, downsample, self.source.level_sizes[level], self.mpp_l0 * downsample)
+
+    def _resampled(self, box_l0: Box, ratio: float) -> Grid:
+        """Pixels of exactly `ratio` level-0 pixels over `box_l0`, from its corner on."""
+        # Less a hair, so that 3 pixels at a ratio of 1.0000000001 are 3 pixels.
+        size = Size(math.ceil(box_l0.width / ratio - 1e-6), math.ceil(box_l0.height / ratio - 1e-6))
+        return Grid(float(box_l0.x), float(box_l0.y), ratio, size, self.mpp_l0 * ratio)
+
+    def _level(self, grid: Grid) -> int:
+        """The coarsest level that is no coarser than `grid`; level 0 where even that is."""
+        fine_enough = [
+            index
+            for index, downsample in enumerate(self.source.level_downsamples)
+            if downsample <= grid.downsample
+        ]
+        return max(fine_enough, key=lambda index: self.source.level_downsamples[index], default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class SlideView(SlideFrame):
+    """The pixels of a slide."""
+
+    source: Source
 
     def read(self, grid: Grid, box: Box) -> Rgb:
         """``(box.height, box.width, 3)`` uint8 RGB of `box` in pixels of `grid`, one of this view's grids.
@@ -107,42 +144,12 @@ class SlideView:
         grid = self.overview_grid(region_l0, max_side_px)
         return self.read(grid, grid.extent), grid.downsample
 
-    def overview_grid(self, region_l0: Box, max_side_px: int) -> Grid:
-        """The pixels of `overview`, counted from the region's corner, for who reads them in pieces."""
-        downsample = max(1.0, max(region_l0.width, region_l0.height) / max_side_px)
-        # Never a level's own pixels: none of them need start at the region's corner.
-        return self._resampled(region_l0, downsample)
-
-    def _native(self, ratio: float) -> Grid | None:
-        """The pixels of the level that is close to `ratio`, if one is."""
-        downsamples = self.source.level_downsamples
-        level = min(range(len(downsamples)), key=lambda index: abs(ratio / downsamples[index] - 1))
-        downsample = downsamples[level]
-        if abs(ratio / downsample - 1) > NATIVE_TOLERANCE:
-            return None
-        return Grid(0.0, 0.0, downsample, self.source.level_sizes[level], self.mpp_l0 * downsample)
-
-    def _resampled(self, box_l0: Box, ratio: float) -> Grid:
-        """Pixels of exactly `ratio` level-0 pixels over `box_l0`, from its corner on."""
-        # Less a hair, so that 3 pixels at a ratio of 1.0000000001 are 3 pixels.
-        size = Size(math.ceil(box_l0.width / ratio - 1e-6), math.ceil(box_l0.height / ratio - 1e-6))
-        return Grid(float(box_l0.x), float(box_l0.y), ratio, size, self.mpp_l0 * ratio)
-
-    def _level(self, grid: Grid) -> int:
-        """The coarsest level that is no coarser than `grid`; level 0 where even that is."""
-        fine_enough = [
-            index
-            for index, downsample in enumerate(self.source.level_downsamples)
-            if downsample <= grid.downsample
-        ]
-        return max(fine_enough, key=lambda index: self.source.level_downsamples[index], default=0)
-
     def _read_inside(self, grid: Grid, box: Box) -> Rgb:
         """`box` inside the grid's extent, in pieces of bounded memory: where they are cut changes nothing."""
         level = self._level(grid)
         scale = grid.downsample / self.source.level_downsamples[level]
         too_long = max(box.width, box.height) * max(1.0, scale) > _PIECE_SIDE
-        if (too_long or box.area * scale**2 > _PIECE_PX) and box.area > 1:
+        if (too_long or box.area * scale**2 > MAX_PIECE_PX) and box.area > 1:
             return self._read_halves(grid, box)
         blocks = _Blocks(self.source, level, factor=max(1, math.floor(scale + 0.5)))
         shift_x, shift_y = np.array([grid.origin_x_l0, grid.origin_y_l0]) / self.source.level_downsamples[level]

@@ -34,12 +34,17 @@ class Process:
 
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
+        self._allowed_hosts = settings.allowed_hosts
         self._metrics = metrics
+        self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
             inferences=settings.max_inferences_in_flight,
+            max_arriving_bytes=max(
+                settings.max_arriving_bytes, settings.max_upload_bytes, settings.max_tensor_bytes
+            ),
             retry_after_s=settings.retry_after_s,
             metrics=metrics,
         )
@@ -92,7 +97,14 @@ class Process:
             is_ours = scope["type"] == "http" and scope["path"] in ALWAYS_OPEN
             await (self.rest if is_ours else others)(scope, receive, send)
 
-        return Boundary(routed, admission=self._admission, metrics=self._metrics, work_paths=WORK_PATHS)
+        return Boundary(
+            routed,
+            admission=self._admission,
+            metrics=self._metrics,
+            work_paths=WORK_PATHS,
+            allowed_hosts=self._allowed_hosts,
+            cors_origins=self._cors_origins,
+        )
 
     def close(self) -> None:
         if self._desk is not None:

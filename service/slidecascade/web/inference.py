@@ -19,12 +19,12 @@ from slidecascade.errors import (
 )
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors, joined
-from slidecascade.runners.choice import calls_at_once
+from slidecascade.runners.choice import concurrent_calls
 from slidecascade.settings import Settings
 from slidecascade.web.intake import read_bytes
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
-from slidecascade.web.regions import until_left
+from slidecascade.web.regions import wait_for_disconnect
 from slidecascade.web.tensors import MAX_JSON_BYTES, Inference
 from slidecascade.wire import JSON
 
@@ -40,7 +40,7 @@ class Inferences:
     def __init__(self, analyser: Analyser, settings: Settings) -> None:
         self._analyser = analyser
         self._settings = settings
-        self._pool = Pool(calls_at_once(settings), name="infer")
+        self._pool = Pool(concurrent_calls(settings), name="infer")
 
     def close(self) -> None:
         self._pool.close()
@@ -57,11 +57,12 @@ class Inferences:
         settings = self._settings
         exchange = Exchange.of(request)
         body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
+        exchange.place.enter()
         control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
         json_bytes = _json_bytes(request, len(body))
         work = self._pool.submit(self._infer, body, json_bytes, package, control, time.monotonic())
         exchange.place.work = work  # a thread keeps its request's place until it ends
-        left = asyncio.ensure_future(until_left(request))
+        left = asyncio.ensure_future(wait_for_disconnect(request))
         first: set[asyncio.Future[Any]] = {work, left}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)

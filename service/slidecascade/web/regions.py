@@ -14,32 +14,40 @@ from starlette.responses import Response, StreamingResponse
 from slidecascade.analysis.analyser import Analyser, Report
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
+from slidecascade.kinds.table import KINDS, offers
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import archive, geojson, heatmap, summary
-from slidecascade.outputs.heatmap import COLORMAPS, DEFAULT_COLORMAP
+from slidecascade.outputs import heatmap
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
+from slidecascade.web.encoding import ACCEPT_ENCODING, accepts_gzip
 from slidecascade.web.intake import Order, read_native_order, read_order
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
-from slidecascade.wire import GEOJSON, JSON, PNG, ZIP
+from slidecascade.wire import CSV, GEOJSON, JSON, PNG, ZIP
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OFFERS: Final = (GEOJSON, JSON, PNG, ZIP)
+_PACKED: Final = (GEOJSON, JSON, CSV)
+"""What gains from gzip: the others are packed already."""
+
+OFFERS: Final = offers(KINDS)
+"""What one kind of pipeline or another can be answered as."""
+
 _UNWIND_S: Final = 0.5
 """After the deadline, how long work may take to notice it and to end by itself, before it is answered for."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of an analysis is wanted: the media type, and how heatmaps are drawn."""
+    """What of an analysis is wanted: what the Accept header says, and how heatmaps are drawn."""
 
-    media_type: str
-    heatmap: str | None
-    colormap: str
+    accept: str
+    drawing: Drawing
 
 
 class Regions:
@@ -49,6 +57,7 @@ class Regions:
         self._analyser = analyser
         self._settings = settings
         self._metrics = metrics
+        metrics.memory_limit(analyser.memory.total)
         self._pool = Pool(settings.max_regions_in_flight, name="region")
 
     def close(self) -> None:
@@ -59,30 +68,50 @@ class Regions:
         view = read_view(request)
         settings = self._settings
         order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
-        self._require_heatmap(order, view)
+        Exchange.of(request).place.enter()
+        encoders = self._analyser.encoders(order.request.pipeline)
+        media_type = choose(view.accept, encoders.offers)
+        self._require_heatmap(order, media_type, view.drawing)
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
-        return await self._respond(_encode(report, view), view.media_type, request, limit_s=limit_s)
+        side_px = MAX_SIDE_PX if media_type == ZIP else 0
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
+        pieces = encoders.encode(media_type, report.analysis, report.overview, view.drawing)
+        return await self._respond(pieces, media_type, request, limit_s=limit_s)
 
     async def read_native(self, request: Request) -> Order:
         """What one of BentoML's clients orders; see `read_native_order`."""
         settings = self._settings
-        return await read_native_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
+        order = await read_native_order(
+            request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s
+        )
+        Exchange.of(request).place.enter()
+        return order
 
     async def answer_native(self, order: Order, request: Request) -> Response:
         """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
         limit_s = self._limit_s(order)
-        report = await self._analyse(order, request, limit_s=limit_s)
-        return await self._respond(_encode_native(report), JSON, request, limit_s=limit_s)
+        report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=0)
+        encoders = self._analyser.encoders(order.request.pipeline)
+        return await self._respond(encoders.native(report.analysis), JSON, request, limit_s=limit_s)
 
     def _limit_s(self, order: Order) -> float:
         """How long the region may take, counted from its admission: the time the upload took is part of it."""
         return min(order.request.deadline_s or self._settings.max_deadline_s, self._settings.max_deadline_s)
 
-    async def _analyse(self, order: Order, request: Request, *, limit_s: float) -> Report:
+    async def _analyse(self, order: Order, request: Request, *, limit_s: float, overview_side_px: int) -> Report:
         """The analysis; raises what `_outcome` and `Analyser.analyse` raise."""
         control = Control(deadline_s=max(limit_s - Exchange.of(request).seconds, 0.0))
-        work = self._begin(request, self._analyser.analyse, order.request, order.image, control)
+        share = self._analyser.memory.share()
+        Exchange.of(request).place.release = share.release
+        work = self._begin(
+            request,
+            self._analyser.analyse,
+            order.request,
+            order.image,
+            control,
+            share=share,
+            overview_side_px=overview_side_px,
+        )
         try:
             return await self._outcome(work, request, limit_s=limit_s)
         finally:
@@ -104,7 +133,7 @@ class Regions:
             CancelledError: when the caller leaves.
         """
         left_s = max(limit_s - Exchange.of(request).seconds, 0.0)
-        left = asyncio.ensure_future(until_left(request))
+        left = asyncio.ensure_future(wait_for_disconnect(request))
         first: set[asyncio.Future[Any]] = {work, left}
         try:
             await asyncio.wait(first, timeout=left_s + _UNWIND_S, return_when=asyncio.FIRST_COMPLETED)
@@ -119,20 +148,23 @@ class Regions:
         finally:
             left.cancel()
 
-    def _require_heatmap(self, order: Order, view: View) -> None:
-        """An unknown heatmap is told before the work, not after it."""
+    def _require_heatmap(self, order: Order, media_type: str, drawing: Drawing) -> None:
+        """An unknown heatmap is reported before the work, not after it."""
         pipeline = self._analyser.pipeline(order.request.pipeline)
-        if view.heatmap is not None or view.media_type == PNG:
+        if drawing.heatmap is not None or media_type == PNG:
             names = [item.name for item in pipeline.heatmaps]
-            heatmap.require_name(view.heatmap, names, pipeline=pipeline.name)
+            heatmap.require_name(drawing.heatmap, names, pipeline=pipeline.name)
 
     async def _respond(
         self, pieces: Iterator[bytes], media_type: str, request: Request, *, limit_s: float
     ) -> Response:
+        headers = {"Vary": f"Accept, {ACCEPT_ENCODING}"}
+        if media_type in _PACKED and accepts_gzip(",".join(request.headers.getlist(ACCEPT_ENCODING))):
+            pieces = gzipped(pieces)
+            headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)
         # The first piece is made before the answer begins, so that a failure can still be told.
         first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
-        headers = {"Vary": "Accept"}
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(self._sent(first, pieces, request), media_type=media_type, headers=headers)
@@ -162,49 +194,26 @@ def read_view(request: Request) -> View:
     """What Accept and the query ask for.
 
     Raises:
-        NotAcceptableError: when none of `OFFERS` is acceptable.
+        NotAcceptableError: when none of `OFFERS` is acceptable; which of them there are depends on the pipeline.
         InvalidRequestError: for a query parameter that is unknown, repeated or wrong.
     """
-    media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
+    accept = ",".join(request.headers.getlist("accept"))
+    choose(accept, OFFERS)
     query = request.query_params
     for name in query:
         if name not in ("heatmap", "colormap"):
             raise _wrong("query", "only 'heatmap' and 'colormap' are known here")
         if len(query.getlist(name)) > 1:
             raise _wrong(name, "give it once")
-    colormap = query.get("colormap", DEFAULT_COLORMAP)
-    if colormap not in COLORMAPS:
-        raise _wrong("colormap", f"must be one of {', '.join(COLORMAPS)}")
-    return View(media_type, query.get("heatmap"), colormap)
+    colormap = Colormap.parse(query.get("colormap", Colormap.VIRIDIS))
+    return View(accept, Drawing(query.get("heatmap"), colormap))
 
 
 def _wrong(field: str, message: str) -> InvalidRequestError:
     return InvalidRequestError(f"The query parameter {field!r} is wrong: {message}.", ((field, message),))
 
 
-async def until_left(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     """Returns when the caller has closed the connection; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _encode(report: Report, view: View) -> Iterator[bytes]:
-    """The answer, piece by piece; nothing is computed before the first is asked for."""
-    analysis = report.analysis
-    match view.media_type:
-        case "application/geo+json":
-            yield from geojson.encode(analysis)
-        case "application/json":
-            yield summary.summarise(analysis, colormap=view.colormap).model_dump_json().encode()
-        case "image/png":
-            spec = heatmap.find(analysis, view.heatmap)
-            yield heatmap.encode_png(heatmap.compute(analysis, spec), view.colormap)
-        case _:
-            image, downsample = report.overview(MAX_SIDE_PX)
-            yield from archive.encode(analysis, image, downsample=downsample, colormap=view.colormap)
-
-
-def _encode_native(report: Report) -> Iterator[bytes]:
-    yield b'{"summary":' + summary.summarise(report.analysis).model_dump_json().encode() + b',"cells":'
-    yield from geojson.encode(report.analysis)
-    yield b"}"

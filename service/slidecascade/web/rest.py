@@ -19,7 +19,7 @@ from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
-from slidecascade.outputs.heatmap import COLORMAPS
+from slidecascade.outputs.colormap import COLORMAPS
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.inference import Inferences
 from slidecascade.web.jobs import job_routes
@@ -40,6 +40,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownModelError: 404,
     errors.UnknownJobError: 404,
     errors.NotAcceptableError: 406,
+    errors.SlowRequestError: 408,
     errors.JobNotFinishedError: 409,
     errors.JobFinishedError: 409,
     errors.UploadTooLargeError: 413,
@@ -48,9 +49,11 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnsupportedMediaTypeError: 415,
     errors.InvalidRequestError: 422,
     errors.MissingResolutionError: 422,
+    errors.ImplausibleResolutionError: 422,
     errors.RegionOutsideSlideError: 422,
     errors.UndecodableImageError: 422,
     errors.UnreadableSlideError: 422,
+    errors.MisdirectedRequestError: 421,
     errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
     errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
@@ -292,7 +295,7 @@ _REGION_REQUEST: Final[dict[str, Any]] = {
 }
 _REGION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The cells, the summary, a heatmap or all of it, as Accept asks.",
+        "description": "What was found, its summary, a heatmap, a table or all of it, as Accept asks.",
         "content": {
             offer: {"schema": {"$ref": "#/components/schemas/Summary"} if offer == wire.JSON else {}}
             for offer in OFFERS

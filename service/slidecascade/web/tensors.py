@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -84,7 +85,7 @@ class Inference:
         Raises:
             MalformedRequestError: saying what cannot be used.
         """
-        request = _parse(body[:json_bytes])
+        request = _parse(body[:json_bytes].removeprefix(BOM_UTF8))  # editors of Windows write one
         self._id = request.id
         self._spec = spec
         self.timeout_s = request.parameters.timeout / 1e6 if request.parameters.timeout else None

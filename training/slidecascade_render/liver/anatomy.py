@@ -17,7 +17,7 @@ DUCT_WALL_UM: Final = 4.0  # from the ring of a bile duct's nuclei to either sid
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Hepatocytes, one row each. `plate` tells neighbouring liver plates apart (0 or 1)."""
+    """Hepatocytes, one row each. `plate` (0 or 1) distinguishes neighbouring liver plates."""
 
     x_um: Floats
     y_um: Floats

@@ -1,6 +1,6 @@
 """Labelled crops around nuclei of rendered tissue: what the classifiers of the `nash` pipeline are trained on.
 
-Every window is another specimen, stain, scanner and magnification, drawn from its seed. Crops follow the
+Every window has its own specimen, stain, scanner and magnification, sampled from its seed. Crops follow the
 served convention: at 0.25 um/px, upper left corner at round(centroid - size / 2), mirrored (without repeating the
 edge pixel) where they reach outside the window.
 """
@@ -21,20 +21,20 @@ Labels = npt.NDArray[np.int64]
 
 MPP: Final = 0.25
 _WINDOW_PX: Final = 768
-_SMALLEST_UM2: Final = 3.0  # less than this of a nucleus is no detection
+_SMALLEST_UM2: Final = 3.0  # smaller visible parts of a nucleus are not detected
 _SPOT_PX: Final = 2.5  # as fine as the nucleus of a flat cell
 _AROUND_PX: Final = 16.0
 _LEAST_CONTRAST: Final = 6.0  # grey levels
 _CLEAR_PX: Final = 13
 _MOST_SPOTS: Final = 60
-_EDGE_PX: Final = 16  # nuclei cut by the window's edge look like nothing a service would ask about
+_EDGE_PX: Final = 16  # nuclei cut by the window's edge do not occur in service
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One classifier: its classes and its crop. `truth` maps names of `CLASS_NAMES` to its classes.
 
-    `nothing` is the class of what a segmenter may find that is no nucleus; None: the classifier is not shown it.
+    `nothing` is the class of false detections of a segmenter; None: the classifier is not trained on them.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Task:
     nothing: str | None = None
 
     def class_of(self, kinds: npt.NDArray[np.uint8]) -> Labels:
-        """Class index for each index into `CLASS_NAMES`; -1 where this classifier has no say."""
+        """Class index for each index into `CLASS_NAMES`; -1 for classes without a target in this classifier."""
         table = [self.classes.index(self.truth[name]) if name in self.truth else -1 for name in CLASS_NAMES]
         return np.array(table, np.int64)[kinds]
 
@@ -149,7 +149,7 @@ def random_options(seed: int) -> tuple[TissueOptions, bool]:
 
 
 def random_tissue(seed: int) -> RenderedTissue:
-    """A window as the classifiers meet it: always presented as 0.25 um/px, whatever it was scanned at."""
+    """A window as input of the classifiers: treated as 0.25 um/px, independent of its true pixel size."""
     options, at_20x = random_options(seed)
     if not at_20x:
         return render(options, width_px=_WINDOW_PX, height_px=_WINDOW_PX)
@@ -161,7 +161,7 @@ def random_tissue(seed: int) -> RenderedTissue:
 
 
 def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class: int) -> Crops:
-    """Crops around the nuclei, off centre by a few pixels as a segmenter would leave them."""
+    """Crops around the nuclei, with offsets of a few pixels like those of a segmenter."""
     generator = np.random.default_rng([seed, 6])
     area_um2 = np.bincount(tissue.nuclei.ravel(), minlength=tissue.classes.size)[1:] * MPP**2
     from_edge = np.minimum(tissue.centroids, tissue.image.shape[1::-1] - tissue.centroids).min(axis=1)
@@ -182,9 +182,8 @@ def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class
 
 
 def dark_spots(tissue: RenderedTissue) -> npt.NDArray[np.float64]:
-    """The (x, y) of spots that are no nuclei but darker than what is around them (N, 2), the clearest first.
-
-    These are what a segmenter takes for nuclei by mistake: cytoplasm between vacuoles, red cells, torn edges.
+    """The (x, y) of spots (N, 2) that are not nuclei but darker than their surroundings, highest contrast first.
+    A segmenter may detect them as nuclei: cytoplasm between vacuoles, red cells, torn edges.
     """
     grey = cv2.cvtColor(tissue.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     contrast = cv2.GaussianBlur(grey, (0, 0), _AROUND_PX) - cv2.GaussianBlur(grey, (0, 0), _SPOT_PX)

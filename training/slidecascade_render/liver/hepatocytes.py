@@ -27,14 +27,14 @@ _MOST_STRAY: Final = 8
 
 
 def thinning_um(options: TissueOptions) -> float:
-    """How far off a dart can decide about another, in um."""
+    """Maximum distance at which a dart can affect another, in um."""
     return 2 * ROUNDS * 2 * SPACING * LARGEST_UM * options.cell_scale
 
 
 def _kinds_and_radii(options: TissueOptions, fat: Floats, keys: Keys) -> tuple[Ints, Floats]:
     """Class and radius in um of every candidate, from its key and the slow field `fat` (-1 to 1).
 
-    Fat comes in patches. Large cells are drawn more often than wanted, because they lose more darts.
+    Fat comes in patches. Large cells are sampled more often, because they lose more darts.
     """
     patch = np.clip(1.0 + 1.5 * fat * (1.0 - options.steatosis), 0.05, 2.2)
     steatosis = np.minimum(options.steatosis * patch, 1.0 - options.ballooning)
@@ -94,7 +94,7 @@ def fat_shares(sites: Sites, droplets: Droplets) -> Floats:
 
 
 def _fat_habit(options: TissueOptions, sites: Sites) -> Ints:
-    """How each steatotic cell keeps its fat: `_ONE`, `_FEW` or `_MANY` vacuoles; 0 for other cells."""
+    """Distribution of fat in each steatotic cell: `_ONE`, `_FEW` or `_MANY` vacuoles; 0 for other cells."""
     draw = uniform(sites.keys, 10)
     few = options.large_vacuoles + 0.55 * (1.0 - options.large_vacuoles)
     habit = np.select([draw < options.large_vacuoles, draw < few], [_ONE, _FEW], _MANY)

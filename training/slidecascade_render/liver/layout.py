@@ -1,6 +1,6 @@
-"""Where everything lies: cells, droplets, nuclei and vessels of the tissue plane, in micrometres.
+"""Layout of cells, droplets, nuclei and vessels in the tissue plane, in micrometres.
 
-What touches a window depends on its neighbourhood alone, so any window can be laid out by itself.
+The objects in a window depend on its neighbourhood only, so any window can be laid out independently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from slidecascade_render.liver.specimen import TissueOptions
 from slidecascade_render.liver.stroma import clearance, duct_nuclei, small_nuclei
 from slidecascade_render.window import Window
 
-_REACH_UM: Final = 50.0  # nothing is larger than this
+_REACH_UM: Final = 50.0  # maximum extent of an object
 _VESSEL_PITCH_UM: Final = 430.0
 
 
@@ -51,7 +51,7 @@ def _vessels(options: TissueOptions, window: Window) -> Vessels:
     turn = 2 * np.pi * uniform(keys, 4)
     shift = np.where(portal, 0.55 * (radius - lumen), 0.0)
     lumen_x, lumen_y = x + shift * np.cos(turn), y + shift * np.sin(turn)
-    # In the middle of what the vein leaves free, which is 34 um wide at least.
+    # In the middle of the part without the vein, which is at least 34 um wide.
     duct_off = 0.225 * radius + 0.775 * lumen
     duct = np.where(portal & (uniform(keys, 5) < 0.7), between(keys, 6, 4.5, 9.0), 0.0)
     return Vessels(

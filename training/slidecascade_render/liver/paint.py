@@ -1,6 +1,6 @@
 """Paints a layout as concentrations of haematoxylin, eosin and blood for every pixel, and the nuclei's labels.
 
-Every value is a function of the pixel's place in the plane alone, so windows meet without a seam.
+Every value is a function of the pixel's place in the plane alone, so adjacent windows have no seam.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _cell_tones(options: TissueOptions, sites: Sites) -> tuple[Field, Field]:
     keys = sites.keys
     tone = between(keys, 200, 0.60, 0.76)
     wispy = uniform(keys, 201)
-    # Fatty or not, cytoplasm is pale in the same ways: paleness must tell nothing about fat.
+    # Paleness of cytoplasm is independent of fat, so that it does not predict the class.
     usual = 0.45 * wispy**2 + options.glycogen * (0.1 + 0.35 * uniform(keys, 203)) * (1.0 - 0.4 * wispy**2)
     pale = np.where(sites.kind == BALLOONING, between(keys, 202, 0.80, 0.98), usual)
     return np.append(tone, 0.25).astype(np.float32), np.append(pale, 0.5).astype(np.float32)

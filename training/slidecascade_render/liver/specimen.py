@@ -1,4 +1,4 @@
-"""What a piece of rendered tissue is made of: the options every part of the renderer reads."""
+"""The options of the renderer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NORMAL, BALLOONING, STEATOSIS, IMMUNE, OTHER = 1, 2, 3, 4, 5
 class TissueOptions:
     """One specimen, one stain, one scanner. Equal options always give equal pixels.
 
-    Tissue: `steatosis` and `ballooning` are the wanted fractions of hepatocytes (together at most 1);
+    Tissue: `steatosis` and `ballooning` are the target fractions of hepatocytes (together at most 1);
     `immune_per_mm2` counts lymphocytes scattered in the lobule (portal tracts and inflamed foci hold more);
     `other_per_mm2` counts lining cells of sinusoids; `vessels` scales the number of portal tracts and veins;
     `glass` leaves blank glass around irregular pieces of tissue; `texture` scales the granularity of cytoplasm and
@@ -69,8 +69,8 @@ class TissueOptions:
     jpeg_quality: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that describe no tissue: ValueError."""
+        """Validate the options; raises ValueError."""
         if not 0.05 <= self.mpp <= 4.0:
-            raise ValueError(f"mpp must lie between 0.05 and 4 um/px, got {self.mpp}")
+            raise ValueError(f"mpp must be between 0.05 and 4 um/px, got {self.mpp}")
         if self.steatosis < 0 or self.ballooning < 0 or self.steatosis + self.ballooning > 1:
             raise ValueError("steatosis and ballooning are fractions that add up to at most 1")

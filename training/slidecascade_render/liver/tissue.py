@@ -1,4 +1,4 @@
-"""H&E-like liver tissue with exact truth, on a plane without end.
+"""H&E-like liver tissue with exact truth, on an unbounded plane.
 
 Any window of the plane can be rendered by itself and equals the same part of a larger rendering. The centre of
 pixel (x, y) lies at ((x + 0.5) * mpp, (y + 0.5) * mpp) um, so renderings at different mpp show the same cells.
@@ -27,7 +27,7 @@ from slidecascade_render.window import Window
 
 __all__ = ["CLASS_NAMES", "RenderedTissue", "TissueOptions", "main", "render"]
 
-# Painted at once: bounds the memory of the pixel fields, and of the tables of cells at low magnification.
+# Side of blocks; bounds the memory of pixel fields, and of cell tables at low magnification.
 _BLOCK_PX: Final = 1024
 _BLOCK_UM: Final = 1024.0
 

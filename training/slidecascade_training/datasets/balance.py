@@ -1,4 +1,4 @@
-"""How many examples of each class a data set has, in all and in each split."""
+"""Number of examples per class of a data set, in total and by split."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Balance:
         return "\n".join(lines) + "\n"
 
     def warnings(self) -> tuple[str, ...]:
-        """What a network trained on this will suffer from, one sentence each."""
-        told = []
+        """Warnings about missing or rare classes, one sentence each."""
+        warnings = []
         for name, train, validate in zip(self.classes, self.train, self.validate, strict=True):
             if not train:
-                told.append(f"The class {name!r} has no examples for training: annotate it on more slides.")
+                warnings.append(f"The class {name!r} has no examples for training: annotate it on more slides.")
             elif train < _FEW:
-                told.append(f"The class {name!r} has only {train} examples for training.")
+                warnings.append(f"The class {name!r} has only {train} examples for training.")
             if self.slides_validate and not validate:
-                told.append(f"The class {name!r} has no examples for validation: its figures will be missing.")
-        return tuple(told)
+                warnings.append(f"The class {name!r} has no examples for validation: its figures will be missing.")
+        return tuple(warnings)

@@ -1,4 +1,4 @@
-"""From slides and annotations to a data set: the only module that knows the order."""
+"""Builds a data set from slides and annotations; the only module that defines the order of steps."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from slidecascade.staging import staged_folder
 from slidecascade_evaluation.annotation import Annotation
 from slidecascade_training.datasets import labelling
 from slidecascade_training.datasets.balance import Balance
-from slidecascade_training.datasets.cropping import crops_at
+from slidecascade_training.datasets.cropping import crops_at, is_glass
 from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, write_index, write_png
 from slidecascade_training.datasets.labelling import Labelled
 from slidecascade_training.datasets.segmenting import cells_of
-from slidecascade_training.datasets.specimens import Specimen, pair
+from slidecascade_training.datasets.specimens import Origin, Specimen, pair
 from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
 from slidecascade_training.datasets.tiles import LabelledTile, labelled_tiles, stem_of
 from slidecascade_training.datasets.vocabulary import PALETTE, Vocabulary, folder_of
 
 _POINTS: Final = "points, which outline nothing"
-_EDGE_PX: Final = 1.0  # annotations drawn along the slide's edge overshoot by a hair
+_MOSTLY_GLASS: Final = 0.9
+_EDGE_PX: Final = 1.0  # tolerance for annotations drawn along the edge of the slide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOptions:
-    """What to cut out of which slides.
+    """Which crops or tiles to extract from which slides.
 
     Attributes:
         mpp: pixel size of the crops, the model's.
@@ -46,7 +47,8 @@ class DatasetOptions:
         validation: part of every class kept for validation; 0: none.
         stride_px: distance of crops within regions; default: `size_px`.
         within: class of polygons inside which everything is outlined, for ``outlines``.
-        outside_skipped: annotations outside the slide are left out rather than refused.
+        annotation_origin: what annotations count from; default: as `Specimen.corner_l0` says.
+        outside_skipped: whether annotations outside the slide are skipped instead of rejected.
     """
 
     slides_dir: Path
@@ -65,6 +67,7 @@ class DatasetOptions:
     stride_px: int | None = None
     within: str | None = None
     outside_skipped: bool = False
+    annotation_origin: Origin | None = None
 
     def opened(self, specimen: Specimen) -> AbstractContextManager[SlideView]:
         """The slide of `specimen`, see `Specimen.view`."""
@@ -82,18 +85,18 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class _Annotated:
-    """A slide with the annotations that count, and the areas within which everything is outlined."""
+    """A slide with the selected annotations, and the areas within which everything is outlined."""
 
     specimen: Specimen
     annotations: tuple[Annotation, ...]
     areas: tuple[Annotation, ...]
 
 
-def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: None) -> Built:
-    """Write the data set `options.out`, whole or not at all; `tell` gets a line for every slide.
+def build(options: DatasetOptions, *, report: Callable[[str], object] = lambda _: None) -> Built:
+    """Write the data set `options.out` atomically; `report` is called with a line for every slide.
 
     Raises:
-        InvalidRequestError, UnusableDataError: options, annotations or slides that cannot be used.
+        InvalidRequestError, UnusableDataError: invalid options, annotations or slides.
         UnwritableOutputError: a full disk.
         Errors of the production reading path: UnreadableSlideError, MissingResolutionError.
     """
@@ -109,7 +112,7 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
     require_slides(sum(bool(slide.annotations) for slide in annotated), share=options.validation)
     with staged_folder(options.out, is_durable=False) as folder:
         make = _tiles if options.way == "outlines" else _crops
-        examples = make(folder, annotated, classes, options, left_out, tell)
+        examples = make(folder, annotated, classes, options, left_out, report)
         counted = ("tiles",) if options.way == "outlines" else classes
         balance = Balance.of(counted, [(item.class_name or "tiles", item.slide, item.split) for item in examples])
         write_index(folder, _spec(options, classes, balance, left_out), examples)
@@ -118,7 +121,7 @@ def build(options: DatasetOptions, *, tell: Callable[[str], object] = lambda _: 
 
 def _require_absent(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InvalidRequestError(f"{folder} is there already: remove it or choose another --out.")
+        raise InvalidRequestError(f"{folder} exists: remove it or choose another --out.")
 
 
 def _require_sane(options: DatasetOptions) -> None:
@@ -147,7 +150,9 @@ def _stated_mpps(options: DatasetOptions) -> tuple[Mpp, ...]:
 
 def _require_known(options: DatasetOptions, specimens: Sequence[Specimen]) -> None:
     for name in options.slide_mpps.keys() - {specimen.slide_id for specimen in specimens}:
-        raise InvalidRequestError(f"--slide-mpp names {name!r}, which is no annotated slide: give its file name.")
+        raise InvalidRequestError(
+            f"--slide-mpp names {name!r}, which is not an annotated slide: use its file name."
+        )
 
 
 def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -> _Annotated:
@@ -157,7 +162,7 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
     areas = tuple(item for item in annotations if options.within and item.class_name == options.within)
     rest = tuple(item for item in annotations if not (options.within and item.class_name == options.within))
     if options.way == "outlines":
-        # An outline is an instance whatever its class, or without one.
+        # An outline is an instance regardless of its class.
         named = options.vocabulary.wanted[0] if options.vocabulary.wanted else "Nucleus"
         left_out[_POINTS] += sum(len(item.points_l0) for item in rest)
         rest = tuple(replace(item, class_name=item.class_name or named) for item in rest if item.is_polygon)
@@ -169,13 +174,15 @@ def _read(specimen: Specimen, options: DatasetOptions, left_out: Counter[str]) -
         left_out["polygons without area"] += flat
         counted = tuple(item for item in counted if not item.is_flat) if flat else counted
     with options.opened(specimen) as view:
+        corner = specimen.corner_l0(view.source.bounds_l0, options.annotation_origin)
+        counted, areas = (tuple(item.shifted(*corner) for item in part) for part in (counted, areas))
         inside = _inside(counted, view.source.size_l0, specimen, options.outside_skipped)
     left_out["outside the slide"] += len(counted) - len(inside)
     return _Annotated(specimen, inside, areas)
 
 
 def _require_shapes(annotated: Sequence[_Annotated], options: DatasetOptions) -> None:
-    """Told before any pixel is read: which classes have nothing of the kind that is cut out."""
+    """Check, before reading pixels, that every class has annotations of the kind to extract."""
     found = [item for slide in annotated for item in slide.annotations]
     if options.way == "outlines" and not found:
         raise UnusableDataError(
@@ -193,7 +200,7 @@ def _require_shapes(annotated: Sequence[_Annotated], options: DatasetOptions) ->
 def _inside(
     annotations: tuple[Annotation, ...], size: Size, specimen: Specimen, skipped: bool
 ) -> tuple[Annotation, ...]:
-    """The annotations whose places are on the slide."""
+    """The annotations that lie on the slide."""
     centres = [item.centres_l0 for item in annotations]
     fits = [
         bool(((centre >= -_EDGE_PX) & (centre <= np.array([size.width, size.height]) + _EDGE_PX)).all())
@@ -216,11 +223,12 @@ def _crops(
     classes: tuple[str, ...],
     options: DatasetOptions,
     left_out: Counter[str],
-    tell: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> list[Example]:
     for index, name in enumerate(classes):
         (folder / "crops" / folder_of(name, index)).mkdir(parents=True)
     counts: dict[str, list[int]] = {}
+    glass: Counter[str] = Counter()
     written: list[tuple[str, int, str, float, float]] = []
     for slide, labelled, view in _labelled(annotated, classes, options, left_out):
         slide_id = slide.specimen.slide_id
@@ -230,12 +238,26 @@ def _crops(
                 label = int(labelled.classes[row])
                 file = f"crops/{folder_of(classes[label], label)}/{slide_id}-{row}.png"
                 write_png(folder / file, image)
+                glass[slide_id] += is_glass(image)
                 x, y = labelled.centres_l0[row].tolist()
                 written.append((file, label, slide_id, round(x, 2), round(y, 2)))
-        tell(f"{slide_id}: {len(labelled.classes)} crops")
+        report(f"{slide_id}: {len(labelled.classes)} crops{_glass_text(glass[slide_id])}")
+    _require_tissue(glass.total(), len(written))
     _require_some({name: sum(row[index] for row in counts.values()) for index, name in enumerate(classes)})
     split = split_by_slide(_non_empty(counts), share=options.validation, seed=options.seed)
     return [Example(file, classes[label], slide, split[slide], x, y) for file, label, slide, x, y in written]
+
+
+def _glass_text(count: int) -> str:
+    return f", {count} of them nearly all glass: look at where they lie" if count else ""
+
+
+def _require_tissue(glass: int, total: int) -> None:
+    if total and glass >= _MOSTLY_GLASS * total:
+        raise UnusableDataError(
+            f"{glass} of {total} crops are nearly all glass: the annotations count from another corner or belong "
+            "to other slides; say which with --annotation-origin slide or bounds."
+        )
 
 
 def _non_empty(counts: Mapping[str, list[int]]) -> dict[str, list[int]]:
@@ -247,14 +269,14 @@ def _require_some(totals: Mapping[str, int]) -> None:
         if not total:
             raise UnusableDataError(
                 f"No crop has the class {name!r}: no cell lies where it is annotated, or it has no marks of the "
-                "kind that --from asks for; annotate it on other places or take another --from."
+                "kind that --from uses; annotate it in other places or use another --from."
             )
 
 
 def _labelled(
     annotated: Sequence[_Annotated], classes: Sequence[str], options: DatasetOptions, left_out: Counter[str]
 ) -> Iterator[tuple[_Annotated, Labelled, SlideView]]:
-    """Every slide with its labelled places and the way to its pixels."""
+    """Every slide with its labelled centres and access to its pixels."""
     for slide in annotated:
         with options.opened(slide.specimen) as view:
             labelled = _places(slide, view, classes, options, left_out)
@@ -285,7 +307,7 @@ def _tiles(
     _classes: tuple[str, ...],
     options: DatasetOptions,
     _left_out: Counter[str],
-    tell: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> list[Example]:
     counts = {slide.specimen.slide_id: [len(slide.annotations)] for slide in annotated if slide.annotations}
     split = split_by_slide(counts, share=options.validation, seed=options.seed)
@@ -298,7 +320,7 @@ def _tiles(
                 view, slide.annotations, slide.areas, mpp=options.mpp, size_px=options.size_px, name=slide_id
             ):
                 examples.append(_store_tile(folder, slide_id, tile, split.get(slide_id, TRAIN)))
-        tell(f"{slide_id}: {len(slide.annotations)} outlines in {len(examples) - before} tiles")
+        report(f"{slide_id}: {len(slide.annotations)} outlines in {len(examples) - before} tiles")
     if not examples:
         raise UnusableDataError(
             "No tile could be cut: the areas of --within are smaller than a tile, or nothing is outlined."

@@ -1,4 +1,4 @@
-"""Pixels around labelled places, cut exactly as the service cuts them."""
+"""Crops around labelled centres, extracted exactly as in the service."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells import crops
 from slidecascade.geometry import Mpp
+from slidecascade.slides import crops
+from slidecascade.slides.tissue import GLASS_MIN, GLASS_SPREAD
 from slidecascade.slides.view import SlideView
 from slidecascade_evaluation.annotation import Points
 
-_BLOCK_PX: Final = 1024  # places within a block are read at once; which one a place is in changes no pixel
+_NEARLY_ALL: Final = 0.95
+_BLOCK_PX: Final = 1024  # centres within a block are read together; blocks do not change pixels
 
 
 def crops_at(
@@ -21,12 +23,12 @@ def crops_at(
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
     """Crops ``(n, size_px, size_px, 3)`` uint8 RGB around `centres_l0` ``(N, 2)``, with the rows they belong to.
 
-    The same grid, rounding and mirroring as `slidecascade.cells.cascade`, so that a network meets in service the
+    The same grid, rounding and mirroring as `slidecascade.cells.cascade`, so that a network is served the same
     crops it was trained on.
 
     Raises:
-        UnreadableSlideError: the slide is damaged.
-        InvalidRequestError: the slide is far coarser than `mpp`.
+        UnreadableSlideError: when the slide is damaged.
+        InvalidRequestError: when the slide is much coarser than `mpp`.
     """
     grid = view.grid(mpp)
     corners = crops.corners_of(grid.grid_from_l0(centres_l0), size_px)
@@ -39,3 +41,10 @@ def crops_at(
         box = crops.bounds_of(corners[rows], size_px)
         local = corners[rows] - (box.x, box.y)
         yield rows, crops.cut(view.read(grid, box), local, size_px=size_px, height_px=size_px, width_px=size_px)
+
+
+def is_glass(image: npt.NDArray[np.uint8]) -> bool:
+    """Whether a crop, uint8 RGB ``(H, W, 3)``, is nearly all glass, by the service's own test of it."""
+    darkest, brightest = image.min(axis=2), image.max(axis=2)
+    glass = (darkest >= GLASS_MIN) & (brightest - darkest <= GLASS_SPREAD)
+    return bool(glass.mean() > _NEARLY_ALL)

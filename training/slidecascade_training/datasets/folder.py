@@ -5,8 +5,8 @@
     index.csv                                 one row per crop or tile: file, class, slide, split, place
     dataset.json                              what they are: pixel size, classes, how they were made, balance
 
-Plain files rather than shards of arrays: crops can be looked at, sorted out and corrected with any image viewer,
-and PNG keeps the pixels that the service would cut.
+Plain files rather than shards of arrays: crops can be inspected, sorted and corrected with any image viewer, and
+PNG is lossless.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DatasetSpec(BaseModel):
     seed: int = 0
     balance: dict[str, object] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
-    """What of the annotations is not in the set, by reason."""
+    """Number of omitted annotations, by reason."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,7 +75,8 @@ _TILE_COLUMNS = ("stem", "kind", "file", "slide", "split", "x_l0", "y_l0")
 
 
 def write_png(path: Path, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """RGB ``(H, W, 3)`` or labels ``(H, W)``; OSError when the disk is full, where cv2.imwrite says nothing."""
+    """RGB ``(H, W, 3)`` or labels ``(H, W)``; raises OSError when the disk is full, which cv2.imwrite does not
+    report."""
     stored = image[..., ::-1] if image.ndim == 3 else image
     done, coded = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 4])
     if not done:
@@ -105,7 +106,7 @@ def read_spec(folder: Path) -> DatasetSpec:
     """``dataset.json``.
 
     Raises:
-        UnusableDataError: it is not there or not one.
+        UnusableDataError: when it is missing or invalid.
     """
     try:
         return DatasetSpec.model_validate(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
@@ -118,10 +119,10 @@ def read_spec(folder: Path) -> DatasetSpec:
 
 
 def read_index(folder: Path) -> tuple[DatasetSpec, tuple[Example, ...]]:
-    """What `write_index` wrote, perhaps with rows added or removed by hand.
+    """Read the index of `write_index`, possibly with rows added or removed by hand.
 
     Raises:
-        UnusableDataError: no such set, or a row that does not fit it.
+        UnusableDataError: when there is no such set, or a row is invalid.
     """
     spec = read_spec(folder)
     try:
@@ -131,14 +132,14 @@ def read_index(folder: Path) -> tuple[DatasetSpec, tuple[Example, ...]]:
         raise _no_data_set(folder) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UnusableDataError(
-            "index.csv is not one that `slidecascade dataset` wrote: make the data set again."
+            "index.csv does not have the format of `slidecascade dataset`: create the data set again."
         ) from error
     _require_sound(spec, examples)
     return spec, examples
 
 
 def _no_data_set(folder: Path) -> UnusableDataError:
-    return UnusableDataError(f"{folder} holds no data set: give the folder that `slidecascade dataset` wrote.")
+    return UnusableDataError(f"{folder} contains no data set: give the folder that `slidecascade dataset` wrote.")
 
 
 def _example(row: dict[str, str]) -> Example:

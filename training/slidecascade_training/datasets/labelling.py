@@ -1,4 +1,4 @@
-"""Where the crops of a slide are, and which class each has."""
+"""Centres and classes of the crops of a slide."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def over_regions(
     """Crops on a square grid of `stride_l0` wherever its points lie in a polygon and on the slide of `size`.
 
     The grid starts at the slide's corner, so that overlapping regions of one class share their crops. Where
-    regions of several classes overlap, the smaller one is the finer statement and counts.
+    regions of several classes overlap, the smaller one is more specific and is used.
     """
     numbers = {name: index for index, name in enumerate(classes)}
     places: dict[tuple[int, int], int] = {}
@@ -70,7 +70,7 @@ class CellLabels:
 def of_cells(cells: Instances, annotations: Sequence[Annotation], classes: Sequence[str]) -> CellLabels:
     """Cells of a segmentation, each with the class of the point inside it, else of the region around it.
 
-    Of several regions around a cell the smallest counts; a cell with points of two classes is left out.
+    The smallest of several regions around a cell is used; a cell with points of two classes is omitted.
     """
     numbers = {name: index for index, name in enumerate(classes)}
     labels = np.full(len(cells), UNLABELLED, np.int64)
@@ -91,7 +91,7 @@ def _marked(
 ) -> tuple[npt.NDArray[np.int64], int]:
     """The class a point gives each cell, and how many points lie in none.
 
-    Points are few, set by hand; each looks at the cells whose centroid is near enough to hold it.
+    Points are few, since they are set by hand; each is tested against the cells with a near centroid.
     """
     marked = np.full(len(cells), UNLABELLED, np.int64)
     order = np.argsort(cells.centroids[:, 0], kind="stable")
@@ -113,11 +113,11 @@ def _marked(
 
 
 def _holder(cells: Instances, candidates: npt.NDArray[np.int64], x: float, y: float) -> int | None:
-    """The cell that holds the point, the one with the nearest centroid first."""
+    """The cell that contains the point; cells with a nearer centroid are tested first."""
     distances = np.hypot(*(cells.centroids[candidates] - (x, y)).T)
     for cell in candidates[np.argsort(distances, kind="stable")].tolist():
         outline = cells.vertices[cells.offsets[cell] : cells.offsets[cell + 1]]
-        # In float32 a level-0 position would lose its fraction: the outline is moved to the point.
+        # float32 would lose the fraction of a level-0 position, so the outline is shifted to the point.
         if cv2.pointPolygonTest((outline - (x, y)).astype(np.float32), (0.0, 0.0), False) >= 0:
             return int(cell)
     return None
@@ -129,7 +129,7 @@ def _larger_first(annotations: Sequence[Annotation]) -> list[Annotation]:
 
 
 def _grid_over(region: Annotation, stride: float, size: Size) -> Points:
-    # A region may reach far beyond its slide.
+    # A region may extend far beyond its slide.
     low = np.floor(np.maximum(region.rings_l0[0].min(axis=0), 0.0) / stride)
     high = np.ceil(np.minimum(region.rings_l0[0].max(axis=0), (size.width, size.height)) / stride)
     x, y = (np.arange(start, end) + 0.5 for start, end in zip(low, high, strict=True))

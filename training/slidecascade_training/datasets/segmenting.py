@@ -21,7 +21,7 @@ from slidecascade_evaluation.annotation import Annotation, Points
 from slidecascade_training.datasets.specimens import Specimen
 
 _MARGIN_UM: Final = 64.0
-"""Segmented beyond the outermost annotation, so that no labelled cell is at the edge of what the network sees."""
+"""Margin segmented beyond the outermost annotation, so that no labelled cell lies at the edge of the input."""
 
 
 def cells_of(
@@ -48,7 +48,7 @@ def cells_of(
     settings = read_settings(
         models_dir=models_dir,
         slide_roots=(slide.parent,) if is_slide else None,
-        max_region_px=whole.area,  # the person at this machine decides, not a server's limit
+        max_region_px=whole.area,  # the server's limit does not apply to the command line
     )
     request = wire.parse_request(
         {
@@ -61,7 +61,7 @@ def cells_of(
     analyser = Analyser(settings, observer=Silent())
     try:
         image = None if is_slide else slide.read_bytes()
-        return analyser.analyse(request, image, Control()).analysis.instances
+        return analyser.analyse(request, image, Control()).cells.instances
     finally:
         analyser.close()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from slidecascade.errors import (
     InvalidRequestError,
@@ -17,7 +17,7 @@ from slidecascade.errors import (
     UnreadableSlideError,
     UnusableDataError,
 )
-from slidecascade.geometry import Mpp
+from slidecascade.geometry import Box, Mpp
 from slidecascade.slides.region import resolve_mpp
 from slidecascade.slides.slide import Slide, can_open
 from slidecascade.slides.source import Source
@@ -30,14 +30,15 @@ from slidecascade_training.datasets import xmlfile
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 SLIDES: Final = frozenset({".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"})
 ANNOTATIONS: Final = (".geojson", ".json", ".xml", ".geojson.gz", ".json.gz")
+Origin = Literal["slide", "bounds"]
 MAX_ANNOTATION_BYTES: Final = 2**30
 MAX_IMAGE_PX: Final = 400_000_000
-"""Plain images are decoded whole; larger ones are to be pyramids."""
+"""Plain images are decoded as a whole; larger ones must be pyramids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """A slide or image, and the file that annotates it. `slide_id` is the slide's file name."""
+    """A slide or image, and its annotation file. `slide_id` is the slide's file name."""
 
     slide_path: Path
     annotation_path: Path
@@ -48,7 +49,7 @@ class Specimen:
 
     @contextmanager
     def view(self, mpp_if_unstated: Mpp | None) -> Iterator[SlideView]:
-        """The whole slide, read as the service reads it.
+        """The whole slide, read as in the service.
 
         Raises:
             MissingResolutionError: no pixel size in the slide and none given.
@@ -64,12 +65,12 @@ class Specimen:
                 mpp = resolve_mpp(source, mpp_if_unstated if source.mpp is None else None)
                 yield SlideView(source, mpp_l0=mpp)
         except (UnreadableSlideError, UndecodableImageError) as error:
-            # One of many slides: it must be told which.
+            # There are many slides: the message must name this one.
             raise type(error)(f"{self.slide_id}: {error}") from error
 
     @contextmanager
     def _source(self) -> Iterator[Source]:
-        if can_open(self.slide_path) or _is_slide(self.slide_path):  # a damaged one may not be recognised
+        if can_open(self.slide_path) or _is_slide(self.slide_path):  # damaged files may not be recognised
             slide = Slide.open(self.slide_path)
             try:
                 yield slide
@@ -87,7 +88,7 @@ class Specimen:
             ) from error
 
     def annotations(self) -> tuple[tuple[Annotation, ...], int]:
-        """The annotations, and how many objects were neither points nor polygons.
+        """The annotations as the file has them, and how many objects were neither points nor polygons.
 
         Raises:
             UnusableDataError: the file is not one of the formats read here.
@@ -95,13 +96,27 @@ class Specimen:
         name = self.annotation_path.name
         data = _read(self.annotation_path)
         if not data.strip():
-            raise UnusableDataError(f"{name} is empty: export the annotations again, or take it away.")
-        parse = xmlfile.parse if name.lower().endswith(".xml") else geojson.parse
-        return parse(data, name)
+            raise UnusableDataError(f"{name} is empty: export the annotations again, or remove it.")
+        return (xmlfile.parse if self._is_xml else geojson.parse)(data, name)
+
+    def corner_l0(self, bounds_l0: Box | None, origin: Origin | None) -> tuple[int, int]:
+        """The level-0 pixel that the annotations of a slide with these bounds count from.
+
+        QuPath shows the part of a slide that was scanned and counts from its corner, so that GeoJSON does unless
+        `origin`, or the file, says otherwise; ASAP and ImageScope count from level 0's.
+        """
+        if bounds_l0 is None:
+            return 0, 0
+        stated = origin or ("slide" if self._is_xml else geojson.stated_origin(_read(self.annotation_path)))
+        return (0, 0) if stated == "slide" else (bounds_l0.x, bounds_l0.y)
+
+    @property
+    def _is_xml(self) -> bool:
+        return self.annotation_path.name.lower().endswith(".xml")
 
 
 def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...], tuple[str, ...]]:
-    """Every slide that has an annotation file of its name, and the annotation files that have no slide.
+    """Every slide with an annotation file of its name, and the annotation files without a slide.
 
     ``liver.svs`` is annotated by ``liver.geojson`` or ``liver.svs.geojson``, likewise ``.json``, ``.xml`` and
     with ``.gz`` at the end of the first two.
@@ -141,7 +156,7 @@ def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...],
 
 
 def _require_distinct(specimens: list[Specimen]) -> None:
-    """Two slides of one stem would share an annotation file, and it can belong to one of them only."""
+    """Reject slides with the same stem, because an annotation file can belong to only one of them."""
     owners: dict[Path, Specimen] = {}
     for specimen in specimens:
         other = owners.setdefault(specimen.annotation_path, specimen)
@@ -165,7 +180,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """The file, unpacked where its name says so, of bounded size."""
+    """The content of the file, decompressed if its name ends in .gz, of bounded size."""
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as packed:
@@ -176,5 +191,5 @@ def _read(path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise UnusableDataError(f"{path.name} cannot be read: export the annotations again.") from error
     if len(data) > MAX_ANNOTATION_BYTES:
-        raise UnusableDataError(f"{path.name} holds more than 1 GiB: export fewer annotations at a time.")
+        raise UnusableDataError(f"{path.name} is larger than 1 GiB: export fewer annotations per file.")
     return data

@@ -1,4 +1,4 @@
-"""Which slides are kept for validation. Always whole slides: cells of one slide resemble each other."""
+"""Selects the slides for validation; whole slides, because cells of one slide are similar."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ VALIDATE: Final[Split] = "validate"
 def split_by_slide(counts: Mapping[str, Sequence[int]], *, share: float, seed: int = 0) -> Mapping[str, Split]:
     """The split of each slide, so that about `share` of every class is kept for validation.
 
-    Slides are taken in an order that depends on `seed` and their names only; each goes to validation when that
-    brings the classes' shares nearer to `share`. At least one slide stays on either side, and the same slides
-    give the same split.
+    Slides are visited in an order that depends on `seed` and their names only; each is assigned to validation if
+    that brings the classes' shares closer to `share`. Both splits have at least one slide, and the result is
+    deterministic.
 
     Args:
         counts: examples of each class, by slide.
@@ -48,7 +48,7 @@ def split_by_slide(counts: Mapping[str, Sequence[int]], *, share: float, seed: i
 
 
 def require_slides(count: int, *, share: float) -> None:
-    """See that slides can be kept for validation and others trained on.
+    """Check that there are slides for both validation and training.
 
     Raises:
         UnusableDataError: one slide only, and a `share` above 0.
@@ -67,7 +67,7 @@ def _distance(
     row: int | None,
     share: float,
 ) -> float:
-    """How far the classes' shares are from `share` when `row` is chosen too."""
+    """Distance of the classes' shares from `share` if `row` is selected too."""
     if row is not None and chosen[row]:
         return float("inf")
     kept = table[chosen].sum(axis=0) + (0 if row is None else table[row])

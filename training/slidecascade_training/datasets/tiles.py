@@ -38,10 +38,10 @@ def labelled_tiles(
     size_px: int,
     name: str,
 ) -> Iterator[LabelledTile]:
-    """Tiles of a square grid over the slide, with every outline drawn that touches them.
+    """Tiles of a square grid over the slide, with all outlines that touch them.
 
-    With `areas` (polygons within which everything is outlined) the tiles that lie inside one; without, those
-    that hold the centre of an outline.
+    With `areas` (polygons within which everything is outlined) the tiles inside one of them; without, those that
+    contain the centre of an outline.
 
     Raises:
         UnusableDataError: the slide `name` is smaller than a tile.
@@ -49,8 +49,8 @@ def labelled_tiles(
     grid = view.grid(mpp)
     if min(grid.size.width, grid.size.height) < size_px:
         raise UnusableDataError(
-            f"{name} has {grid.size.width} x {grid.size.height} pixels at {mpp:g} um per pixel, less than a tile "
-            f"of {size_px}: take a smaller --size."
+            f"{name} has {grid.size.width} x {grid.size.height} pixels at {mpp:g} um per pixel, smaller than a "
+            f"tile of {size_px}: use a smaller --size."
         )
     rings = [tuple(grid.grid_from_l0(ring) for ring in item.rings_l0) for item in outlines]
     low = np.array([item[0].min(axis=0) for item in rings]).reshape(-1, 2)
@@ -67,7 +67,7 @@ def stem_of(slide_id: str, tile: LabelledTile, split: Split) -> str:
     """A name of 16 hexadecimal digits; the first four encode the split as `slidecascade_evaluation.dsb2018`
     reads it.
 
-    So the recipe of the bundled nuclei model validates on the slides that were kept for it.
+    The recipe of the bundled nuclei model then validates on the slides selected for validation.
     """
     digest = hashlib.sha256(f"{slide_id}:{tile.x_l0}:{tile.y_l0}".encode()).hexdigest()
     first = int(digest[:4], 16) // _HELD_OUT * _HELD_OUT
@@ -106,8 +106,8 @@ def _moved_inside(corners: npt.NDArray[np.int64], grid: Grid, size_px: int) -> n
 def _drawn(rings: Sequence[tuple[Points, ...]], x: int, y: int, size_px: int) -> npt.NDArray[np.uint16]:
     """Polygons of the grid as labels 1 to n; where two overlap the later one is on top.
 
-    A pixel belongs to a polygon that holds its centre; OpenCV would add the outline, half a pixel all around, a
-    fifth of a small nucleus.
+    A pixel belongs to a polygon that contains its centre; OpenCV would add half a pixel all around, a fifth of a
+    small nucleus.
     """
     labels = np.zeros((size_px, size_px), np.uint16)
     for number, polygon in enumerate(rings, start=1):

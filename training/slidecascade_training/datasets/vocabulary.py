@@ -1,4 +1,4 @@
-"""The classes of a data set: which annotations count, and under which name."""
+"""The classes of a data set: selection and renaming of annotation classes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PALETTE: Final = (
     (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 114, 178), (230, 159, 0),
     (153, 153, 153),
 )  # fmt: skip
-"""Okabe and Ito (2008): told apart by colour-blind readers."""
+"""Palette of Okabe and Ito (2008), distinguishable with colour blindness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What the caller wants of class names.
+    """Selection and renaming of classes.
 
     Attributes:
-        wanted: the classes in order; empty: all that are found, sorted.
+        wanted: the classes in order; empty: all classes found, sorted.
         renamed: names in the annotations to names in the data set.
-        others_skipped: annotations of other classes than `wanted` are left out rather than refused.
+        others_skipped: whether annotations of other classes are skipped instead of rejected.
     """
 
     wanted: tuple[str, ...] = ()
@@ -41,10 +41,10 @@ class Vocabulary:
             raise InvalidRequestError("--classes names a class twice: name each once.")
 
     def applied(self, annotations: Sequence[Annotation], name: str) -> tuple[Annotation, ...]:
-        """The classified annotations of file `name` that count, under their new names.
+        """The selected annotations of file `name`, with renamed classes.
 
         Raises:
-            UnusableDataError: a class that is not wanted or that no model can have.
+            UnusableDataError: for a class that is not selected or is invalid as a class name.
         """
         kept = []
         for annotation in annotations:
@@ -55,7 +55,7 @@ class Vocabulary:
                 if self.others_skipped:
                     continue
                 raise UnusableDataError(
-                    f"{name} has the class {class_name!r}, which is none of {', '.join(self.wanted)}: add it to "
+                    f"{name} has the class {class_name!r}, not one of {', '.join(self.wanted)}: add it to "
                     "--classes, give it one of those names with --rename, or leave it out with --skip-others."
                 )
             if not _is_servable(class_name):
@@ -70,19 +70,19 @@ class Vocabulary:
         """The classes of the data set, in order.
 
         Raises:
-            UnusableDataError: nothing has a class, or a wanted class has no annotation.
+            UnusableDataError: when no annotation has a class, or a selected class has no annotation.
         """
         if not found:
             raise UnusableDataError("No annotation that counts has a class: classify them and export again.")
         if missing := [name for name in self.wanted if name not in found]:
             raise UnusableDataError(
-                f"There is no annotation of the class {missing[0]!r}: annotate some, or take it off --classes."
+                f"There is no annotation of the class {missing[0]!r}: annotate some, or remove it from --classes."
             )
         return self.wanted or tuple(sorted(found))
 
 
 def folder_of(class_name: str, index: int) -> str:
-    """A folder name for a class: its number keeps classes apart that differ in odd characters only."""
+    """A folder name for a class; the number distinguishes classes that differ in special characters only."""
     plain = re.sub(r"[^a-z0-9]+", "-", class_name.lower()).strip("-") or "class"
     return f"{index}-{plain}"
 

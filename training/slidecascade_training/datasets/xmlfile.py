@@ -1,7 +1,5 @@
-"""Annotation XML: ASAP and Aperio ImageScope, read as a stream of elements.
-
-defusedxml refuses document type declarations: annotations have none, and entities are how a small file becomes a
-large one or reads another.
+"""Annotation XML: ASAP and Aperio ImageScope, parsed as a stream. defusedxml rejects document type declarations,
+since entities can expand a small file or read other files.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ _SHORTEST: Final = 3  # corners of a polygon
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Carries the sentence through the parser."""
+    """Carries an error message through the parser."""
 
 
 @dataclass(slots=True)
 class _Shape:
-    """A shape while its corners are read."""
+    """A shape whose corners are being read."""
 
     kind: str
     class_name: str | None
@@ -41,7 +39,7 @@ class _Shape:
 
 
 class _Document(ContentHandler):
-    """Collects shapes of either dialect from start elements; all the data is in attributes."""
+    """Collects shapes of both dialects from start elements; all data is in attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +93,7 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
     """The annotations of an ASAP or ImageScope file, and how many shapes were neither points nor polygons.
 
     The class is ASAP's PartOfGroup; of ImageScope the layer's Name, its Description, or the region's Text.
-    Regions with NegativeROA are holes of the polygon of their layer that holds them.
+    Regions with NegativeROA are holes of the containing polygon of their layer.
 
     Raises:
         UnusableDataError: not XML, neither of the two dialects, or with a document type declaration.
@@ -122,7 +120,7 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
 
 def _position(attributes: Mapping[str, str]) -> tuple[float, float]:
     try:
-        # ASAP writes a decimal comma where the desktop's language has one.
+        # ASAP writes a decimal comma in locales that use one.
         x, y = (float(attributes[axis].replace(",", ".")) for axis in ("X", "Y"))
     except (KeyError, ValueError):
         raise _Refused("has a corner without a position: export the annotations again") from None
@@ -152,7 +150,7 @@ def _assembled(shapes: list[_Shape]) -> tuple[tuple[Annotation, ...], int]:
 
 
 def _ellipse(corners: Points) -> Points:
-    """ImageScope stores an ellipse by the corners of its box."""
+    """ImageScope stores an ellipse as the corners of its bounding box."""
     low, high = corners.min(axis=0), corners.max(axis=0)
     turn = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
     circle: Points = np.stack([np.cos(turn), np.sin(turn)], axis=1)

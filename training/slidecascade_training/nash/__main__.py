@@ -2,7 +2,7 @@
 
 `python -m slidecascade_training.nash --out DIR --seed S --package MODELS_DIR`
 
-The numbers of windows and steps are fixed, so a seed makes the same crops and batches on any machine. An
+The numbers of windows and steps are fixed, so a seed gives the same crops and batches on any machine. An
 interrupted run resumes.
 """
 
@@ -21,32 +21,34 @@ from slidecascade_training.nash.package import package
 from slidecascade_training.nash.recipe import (
     NashSettings,
     Result,
-    answers,
-    cool,
+    fit_calibration,
     measured,
+    predictions,
     recipe_of,
-    served_answers,
+    served_predictions,
     train,
 )
 
 
 def run(task: Task, out: Path, seeds: Seeds, *, steps: int, models_dir: Path | None) -> Result:
-    """Train one classifier, calibrate and convert it, measure the converted graph, and package it if asked."""
+    """Train one classifier, calibrate and convert it, measure the converted graph, and optionally package it."""
     cache, recipe = out / "crops", recipe_of(task)
     settings = NashSettings(
         recipe=task.name, seed=seeds.seed, windows=len(seeds.training), steps=steps, batch=recipe.batch
     )
     model, history = train(task, gathered(task, seeds.training, cache), out / task.name, settings)
     held_out = as_served(task, gathered(task, seeds.held_out, cache))
-    before = answers(model, recipe.pixels, held_out)
-    cooled = cool(model, recipe.pixels, as_served(task, gathered(task, seeds.calibration, cache)))
+    before = predictions(model, recipe.pixels, held_out)
+    calibration_fit = fit_calibration(
+        model, recipe.pixels, as_served(task, gathered(task, seeds.calibration, cache))
+    )
     exported = packages.export_classifier(model, recipe.pixels, input_px=task.input_px)
     result = measured(
         task,
-        served_answers(exported.graph, held_out),
+        served_predictions(exported.graph, held_out),
         before,
         held_out.labels,
-        cooled=cooled,
+        calibration_fit=calibration_fit,
         settings=settings,
         minutes=sum(epoch.seconds for epoch in history.epochs) / 60,
     )
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--package", type=Path, default=None, metavar="MODELS_DIR")
     given = parser.parse_args(arguments)
     if not 1 <= given.windows <= MOST_WINDOWS:
-        parser.error(f"--windows must lie between 1 and {MOST_WINDOWS}")
+        parser.error(f"--windows must be between 1 and {MOST_WINDOWS}")
     prepare_keras()
     seeds = Seeds.of(given.seed, given.windows)
     render_windows(seeds.all, given.out / "crops", given.workers)

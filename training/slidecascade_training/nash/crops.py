@@ -17,17 +17,17 @@ import numpy.typing as npt
 
 from slidecascade.staging import make_folder, write_file
 from slidecascade_render.liver.crops import CELL, HEPATOCYTE, Crops, Task, crops_of, random_tissue, resized
-from slidecascade_training.ahead import Batch
 from slidecascade_training.nash.variation import varied
+from slidecascade_training.prefetch import Batch
 
-_SET_ASIDE: Final = 20  # windows to calibrate on, and as many to measure on
+_SET_ASIDE: Final = 20  # windows for calibration, and as many for measurement
 MOST_WINDOWS: Final = 4_000
-_PER_CLASS: Final = 32  # crops of a window at most
+_PER_CLASS: Final = 32  # maximum crops of a window
 
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """The seed of a run, and the windows it trains, calibrates and measures on."""
+    """The seed of a run, and its windows for training, calibration and measurement."""
 
     seed: int
     training: range
@@ -47,14 +47,14 @@ class Seeds:
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Those that measure first: a run that is cut off while it renders has them."""
+        """All windows; those for measurement come first, so that an interrupted rendering has them."""
         return (*self.held_out, *self.calibration, *self.training)
 
 
 def render_windows(seeds: Sequence[int], cache: Path, workers: int) -> None:
     """Fill the cache with the crops of both classifiers."""
     make_folder(cache)
-    # Fresh processes: a fork of one that runs threads may hang.
+    # spawn: forking a multithreaded process can deadlock.
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         for count, _ in enumerate(pool.map(partial(_render_window, cache), seeds, chunksize=4), start=1):
@@ -67,7 +67,7 @@ def _render_window(cache: Path, seed: int) -> None:
 
 
 def rendered_crops(task: Task, seed: int, cache: Path) -> Crops:
-    """The crops of one random window, from the cache if they were made before; both tasks share the rendering."""
+    """The crops of one random window, from the cache if present; both tasks share the rendering."""
     path = cache / f"{task.name}-{seed}.npz"
     if not path.exists():
         tissue = random_tissue(seed)
@@ -94,7 +94,7 @@ def as_served(task: Task, crops: Crops) -> Crops:
 
 @dataclass(frozen=True, slots=True)
 class BalancedDraw:
-    """Batches of varied crops by step, every class equally likely, with one-hot answers."""
+    """Batches of augmented crops by step, classes equally likely, with one-hot targets."""
 
     task: Task
     crops: Crops

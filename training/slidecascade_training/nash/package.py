@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slidecascade.models.spec import ClassifierSpec, ModelClass, SoftmaxOptions, TrainingData
+from slidecascade.heads.head import ClassifierOptions
+from slidecascade.models.spec import ClassifierSpec, ModelClass, TrainingData
 from slidecascade_convert.modelcard import Card, table
 from slidecascade_render.liver.crops import MPP, Task
 from slidecascade_training import packages
@@ -13,7 +14,7 @@ from slidecascade_training.nash.recipe import Result
 from slidecascade_training.recipes.package import trained_facts
 
 _SUMMARY = """\
-**Demonstration weights, trained on rendered tissue only. They never saw a patient's slide.** {question} They make
+**Demonstration weights, trained on rendered tissue only. No patient's slide was used.** {question} They make
 the `nash` pipeline run out of the box; to analyse real tissue, convert and serve a classifier trained on it."""
 _MADE = """\
     python -m slidecascade_training.nash --only {name} --seed {seed} --windows {windows} --steps {steps} \\
@@ -24,7 +25,7 @@ stains, sizes of cells and nuclei, darkness of hepatocytes' nuclei, number and s
 basophilia, width and blood of sinusoids, clefts, inflammation, focus, sharpening, noise, JPEG quality and pixel
 size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged). {steps} steps of {batch} crops,
 every class equally often, each crop turned, scaled, restained, relit and refocused at random; {minutes:.0f}
-minutes in all. Seed {seed} decides everything that is random: windows {training} trained,
+minutes in all. Seed {seed} determines all random choices: windows {training} trained,
 {calibration} calibrated, {held_out} measured.
 
 {definition}"""
@@ -33,20 +34,20 @@ The served ONNX graph on crops of the held-out windows: **balanced accuracy {bal
 
 {confusion}
 
-Rows are the truth, columns the answers.
+Rows are the truth, columns the predictions.
 
-**Calibration.** The logits are divided by {temperature:.3f} inside the graph, which suits the calibration windows
-best. Expected calibration error (15 bins) on the held-out windows: {ece_before:.4f} before, {ece:.4f} after.
+**Calibration.** The logits are divided by {temperature:.3f} inside the graph, fitted on the calibration
+windows. Expected calibration error (15 bins) on the held-out windows: {ece_before:.4f} before, {ece:.4f} after.
 
 **Floor.** A cell none of whose classes reaches {floor:.2f} is `Unclassified` by default; it is the highest floor
 that leaves at most 2 % of the calibration crops without a class. On the held-out windows it leaves
-{unclassified:.1%} out; of those the best class would have been right {below:.0%} of the time, of the others it is
+{unclassified:.1%} out; for those the best class would have been right {below:.0%} of the time, of the others it is
 {above:.2%}."""
 _RENDERED = """\
-Held-out windows come from the same renderer: the figures say that the recipe works, not how well real tissue is
-  read. The temperature and the floor are as true of real tissue as the renderer is."""
+Held-out windows come from the same renderer: the figures show that the recipe works, not the accuracy
+  on real tissue. Temperature and floor apply to real tissue only as far as the renderer is realistic."""
 _NEVER_SEEN = """\
-Rendered tissue has no pigment, bile, necrosis, mitoses or folds; crops of those get an answer all the same."""
+Rendered tissue has no pigment, bile, necrosis, mitoses or folds; such crops are classified all the same."""
 
 _QUESTIONS = {
     "nash-cell": "Which cell does a nucleus belong to?",
@@ -63,7 +64,7 @@ vacuole of the neighbour, a sinusoid or a cleft does not count.""",
 }
 _MEASURED_BY = """\
 Real liver is measured and drawn by `python -m benchmarks.real_tissue`; nothing was trained on it."""
-_LOOKED_AT = {
+_CHECKED_BY_EYE = {
     "nash-cell": f"""\
 {_MEASURED_BY} On two GTEx tiles at 20x: round pale nuclei of normal parenchyma are hepatocytes, the dark ones of
 portal infiltrate are immune, and slivers of cytoplasm between vacuoles, red cells and lining cells are `Other`.
@@ -108,7 +109,11 @@ def _spec(task: Task, exported: packages.Exported, result: Result, seeds: Seeds)
         },
     )
     return packages.classifier_spec(
-        stated, exported, input_px=task.input_px, crop_px=task.crop_px, options=SoftmaxOptions(floor=result.floor)
+        stated,
+        exported,
+        input_px=task.input_px,
+        crop_px=task.crop_px,
+        options=ClassifierOptions(floor=result.floor),
     )
 
 
@@ -139,7 +144,7 @@ def _card(task: Task, spec: ClassifierSpec, result: Result, seeds: Seeds) -> Car
         ),
         measured=_measured(task, result),
         limits=(_RENDERED, _NEVER_SEEN, _LIMITS[task.name]),
-        sections={"Looked at": _LOOKED_AT[task.name]},
+        sections={"Checked by eye": _CHECKED_BY_EYE[task.name]},
     )
 
 

@@ -12,25 +12,25 @@ import numpy.typing as npt
 
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_render.liver.crops import Crops, Task
-from slidecascade_training.ahead import drawn_ahead
 from slidecascade_training.calibration import calibration_of, floor_for, temperature
 from slidecascade_training.checkpoint import History
 from slidecascade_training.claim import claim
 from slidecascade_training.fit import Course, Pixels, fit
 from slidecascade_training.nash.crops import BalancedDraw
+from slidecascade_training.prefetch import prefetched
 from slidecascade_training.recipes import networks
 from slidecascade_training.recipes.figures import Figures, figures_of
 from slidecascade_training.recipes.run import SCORES, compiled
 from slidecascade_training.recipes.table import Recipe, find_recipe
 from slidecascade_training.schedule import RatePlan
 
-EPOCH_STEPS: Final = 100  # between two checkpoints
+EPOCH_STEPS: Final = 100  # between checkpoints
 
 Floats = npt.NDArray[np.float32]
 
 
 def recipe_of(task: Task) -> Recipe:
-    """The users' recipe of the same network, for this crop."""
+    """The users' recipe with the same network, for this crop."""
     return replace(
         find_recipe("small-classifier"),
         name=task.name,
@@ -43,7 +43,7 @@ def recipe_of(task: Task) -> Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NashSettings:
-    """All that decides what a run learns; kept in ``run.json``."""
+    """All settings of a run; stored in ``run.json``."""
 
     recipe: str
     seed: int
@@ -54,16 +54,16 @@ class NashSettings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the served graph answered about crops of windows no training step saw, and what went into it.
+    """Predictions of the served graph for crops of held-out windows, and the settings of the run.
 
     Attributes:
         probabilities: float32 ``(N, C)`` of the held-out crops.
         figures: of these.
         temperature: divides the logits inside the graph.
         ece_before: the expected calibration error without it.
-        floor: the least probability of a class.
+        floor: the minimum probability of an assigned class.
         settings: of the run.
-        minutes: that training took.
+        minutes: duration of training.
     """
 
     probabilities: Floats
@@ -85,7 +85,7 @@ class Result:
 
     @property
     def unclassified(self) -> float:
-        """The share of the crops whose winner stays below the floor."""
+        """The fraction of crops whose highest probability is below the floor."""
         return float(np.mean(self.probabilities.max(axis=1) < self.floor))
 
     @property
@@ -105,7 +105,7 @@ def train(task: Task, crops: Crops, folder: Path, settings: NashSettings) -> tup
     """Train in `folder`, from its last checkpoint on; the network of the last step.
 
     Raises:
-        InvalidRequestError: `folder` holds another run.
+        InvalidRequestError: when `folder` contains another run.
         TrainingFailedError, UnwritableOutputError: see `slidecascade_training.fit.fit`.
     """
     claim(folder, settings)
@@ -114,33 +114,33 @@ def train(task: Task, crops: Crops, folder: Path, settings: NashSettings) -> tup
     model = compiled(recipe, len(task.classes), plan, seed=settings.seed)
     course = Course(steps=settings.steps, epoch_steps=EPOCH_STEPS, kept="last", score=SCORES[recipe.task])
     draw = BalancedDraw(task, crops, settings.batch, settings.seed)
-    with drawn_ahead(draw, stop=settings.steps) as ahead:
-        history = fit(model, ahead, course, folder, pixels=recipe.pixels, plan=plan)
+    with prefetched(draw, stop=settings.steps) as batches:
+        history = fit(model, batches, course, folder, pixels=recipe.pixels, plan=plan)
     return model, history
 
 
-def cool(model: Any, pixels: Pixels, calibration: Crops) -> tuple[float, float]:
-    """Divide the model's logits by the temperature that suits `calibration`, inside its last layer.
+def fit_calibration(model: Any, pixels: Pixels, calibration: Crops) -> tuple[float, float]:
+    """Divide the model's logits by the temperature fitted on `calibration`, inside its last layer.
 
-    Returns the temperature, and the floor that suits the cooled probabilities.
+    Returns the temperature, and the floor for the calibrated probabilities.
     """
-    # Logits up to a constant of each row, which softmax does not see.
-    logits = np.log(np.maximum(answers(model, pixels, calibration), 1e-30))
+    # Logits up to a constant per row, to which softmax is invariant.
+    logits = np.log(np.maximum(predictions(model, pixels, calibration), 1e-30))
     factor = temperature(logits, calibration.labels)
     last = model.layers[-1]
     last.set_weights([weights / factor for weights in last.get_weights()])
-    return factor, floor_for(answers(model, pixels, calibration))
+    return factor, floor_for(predictions(model, pixels, calibration))
 
 
-def answers(model: Any, pixels: Pixels, crops: Crops) -> Floats:
+def predictions(model: Any, pixels: Pixels, crops: Crops) -> Floats:
     """Probabilities (N, C) of the network."""
     starts = range(0, crops.labels.size, 256)
     parts = [np.asarray(model.predict_on_batch(pixels.of(crops.images[start : start + 256]))) for start in starts]
     return np.asarray(np.concatenate(parts), np.float32)
 
 
-def served_answers(graph: Any, crops: Crops) -> Floats:
-    """Probabilities (N, C) of the served graph itself, asked about uint8 crops."""
+def served_predictions(graph: Any, crops: Crops) -> Floats:
+    """Probabilities (N, C) of the served graph for uint8 crops."""
     forbid_telemetry()
     import onnxruntime
 
@@ -155,18 +155,18 @@ def measured(
     before: Floats,
     labels: npt.NDArray[np.int64],
     *,
-    cooled: tuple[float, float],
+    calibration_fit: tuple[float, float],
     settings: NashSettings,
     minutes: float,
 ) -> Result:
-    """The result of a run, from answers with and without the temperature of `cooled`."""
+    """The result of a run, from predictions with and without the temperature of `calibration_fit`."""
     return Result(
         probabilities=probabilities,
         labels=labels,
         figures=figures_of(probabilities, labels, task.classes),
-        temperature=cooled[0],
+        temperature=calibration_fit[0],
         ece_before=calibration_of(before, labels).error,
-        floor=cooled[1],
+        floor=calibration_fit[1],
         settings=settings,
         minutes=minutes,
     )

@@ -1,4 +1,4 @@
-"""Crops as other scanners, stains and hands would have made them: what a classifier sees while it is trained."""
+"""Augmentation of training crops: variation of scanner, stain and preparation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def varied(images: Images, size_px: int, generator: np.random.Generator) -> Fiel
     """Turned, mirrored, scaled, restained, relit, blurred or sharpened, and noisy copies of square RGB crops.
 
     `images` uint8 (N, S, S, 3); returns float32 (N, size_px, size_px, 3), 0 to 255. Stains vary as mixtures of
-    optical densities (after Tellez and others 2018), so that no colour stands for a class.
+    optical densities (after Tellez and others 2018), so that colour does not identify a class.
     """
     turned = np.stack([_turned(image, generator) for image in images])
     restained = _restained(turned, generator)

@@ -2,8 +2,8 @@
 
 `python -m slidecascade_training.nuclei --data DSB2018 --nucls NUCLS --tissue 40 --out RUN`
 
-`KERAS_BACKEND` chooses TensorFlow, JAX or PyTorch. A run that was cut off resumes at its last checkpoint, and step
-`n` sees the same crops whenever and wherever it is run. `slidecascade_training.nuclei.package` then tunes,
+`KERAS_BACKEND` chooses TensorFlow, JAX or PyTorch. An interrupted run resumes at its last checkpoint, and step
+`n` gets the same crops on any machine. `slidecascade_training.nuclei.package` then tunes,
 measures and packages it.
 """
 
@@ -24,21 +24,21 @@ from slidecascade_training.recipes.settings import data_sha256_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; an interrupted run goes on."""
+    """Train; an interrupted run is resumed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the DSB 2018 set")
-    parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, trained on as well")
-    parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, trained on as well")
+    parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, for training")
+    parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, for training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints and settings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="default: the recipe's")
-    parser.add_argument("--batch", type=int, help="crops in a step (default: the recipe's)")
+    parser.add_argument("--batch", type=int, help="crops per step (default: the recipe's)")
     parser.add_argument("--fold", help="hold one source of images out; see slidecascade_training.nuclei.folds")
     parser.add_argument(
         "--scaling",
         choices=("kinds", "objects"),
         default="kinds",
-        help="show each kind at scales that suit it, or objects at 8 to 100 px across (default: kinds)",
+        help="scale images by factors of their kind, or to objects of 8 to 100 px (default: kinds)",
     )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
     given = parser.parse_args(arguments)

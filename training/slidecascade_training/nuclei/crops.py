@@ -11,22 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_evaluation.dsb2018 import COLOUR, FLUORESCENCE, GREY, NUCLS, NucleiImage
-from slidecascade_training.ahead import Batch
 from slidecascade_training.nuclei.staining import CROP_PX, render_stained, to_bytes
 from slidecascade_training.nuclei.targets import target_planes
 from slidecascade_training.nuclei.tissue import TISSUE
+from slidecascade_training.prefetch import Batch
 
 Image = npt.NDArray[np.uint8]
 
 
 Scaling = Literal["kinds", "objects"]
-"""How large images are shown: factors that suit each kind, or whatever makes objects of all sizes."""
+"""Scaling of images: by factors of each kind, or to objects of all sizes."""
 
 OBJECTS_PX: Final = (8.0, 100.0)
 """Diameters of objects under the scaling "objects"."""
-_LARGEST_STEP: Final = 4.0  # larger factors would show nothing but interpolation
+_LARGEST_STEP: Final = 4.0  # larger factors only interpolate
 
-# How often a source is drawn, and the range of scales it is shown at.
+# Sampling weight and range of scales of a source.
 _SHARES = {FLUORESCENCE: 0.5, COLOUR: 0.22, GREY: 0.06, NUCLS: 0.13, TISSUE: 0.09}
 _SCALES = {
     FLUORESCENCE: (0.6, 1.6),
@@ -115,7 +115,7 @@ def _warp(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
             pick = rng.integers(len(ys))
             centre = np.array([xs[pick], ys[pick]]) * 4 + rng.uniform(-CROP_PX / 3, CROP_PX / 3, 2)
     scale = np.exp(rng.uniform(*np.log(item.scales)))
-    # Keep the crop inside the image where it fits; what sticks out is mirrored.
+    # Keep the crop inside the image if it fits; the rest is mirrored.
     margin = np.minimum(CROP_PX / 2 / scale, np.array([width, height]) / 2)
     centre = np.clip(centre, margin, np.array([width, height]) - margin)
     stretch = np.exp(rng.normal(0, 0.07))
@@ -140,7 +140,7 @@ def _warp(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
 
 
 def _mirror_at_edges(image: Image, planes: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-    """Cut the crop at one or two of its sides, and put what is left's mirror image there."""
+    """Cut the crop at one or two sides and fill the gap with the mirrored rest."""
     is_cut = rng.permutation([True, rng.random() < 0.5, False, False])
     top, bottom, left, right = (rng.integers(8, CROP_PX // 3, 4) * is_cut).tolist()
     kept = np.s_[top : CROP_PX - bottom, left : CROP_PX - right]
@@ -169,7 +169,7 @@ def _vary_fluorescence(image: Image, planes: Image, rng: np.random.Generator) ->
 
 
 def _vary_stain(image: Image, rng: np.random.Generator) -> Image:
-    """Mix and scale optical densities, shift hue, turn grey or invert now and then."""
+    """Mix and scale optical densities, shift hue, occasionally convert to grey or invert."""
     density = -np.log(np.maximum(image, 1).astype(np.float32) / 255.0)
     mix = np.eye(3) + rng.normal(0, 0.07, (3, 3))
     mix *= np.exp(rng.normal(0, 0.18, (1, 3))) * np.exp(rng.normal(0, 0.18))

@@ -1,10 +1,10 @@
-"""Train the nuclei network once for each fold, and measure every network on the source it never saw.
+"""Train the nuclei network once per fold, and measure every network on its held-out source.
 
 `python -m slidecascade_training.nuclei.cross_validation --data DSB2018 --nucls NUCLS --tissue 40 --out RUNS`
 
-A folder in RUNS for each fold; a run that was cut off resumes at its last checkpoint, a finished one is only
-measured. ``folds.json`` and ``folds.md`` have the figures. A fold is decoded with the thresholds that suit the
-other folds best, so that nothing of it was chosen by itself; ``thresholds`` are those that suit all folds. On an
+RUNS has a folder for each fold; an interrupted run resumes at its last checkpoint, a finished one is only
+measured. ``folds.json`` and ``folds.md`` contain the results. A fold is decoded with the best thresholds of the
+other folds, so its own images are not used for selection; ``thresholds`` are the best ones over all folds. On an
 H100 a fold of 6000 steps takes about ten minutes with `KERAS_BACKEND=jax`.
 """
 
@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from slidecascade.cores import usable_cores
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.staging import write_files
 from slidecascade_convert.modelcard import table
 from slidecascade_evaluation import dsb2018
@@ -40,23 +40,23 @@ from slidecascade_training.recipes.settings import data_sha256_of
 from slidecascade_training.recipes.table import NUCLEI, find_recipe
 
 MOST_TUNED: Final = 40
-"""Images of a fold that thresholds are chosen by: evenly over its index."""
+"""The images of a fold for choosing thresholds, evenly spaced in its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """A fold's figures on all its held-out images, with the thresholds that suit the other folds."""
+    """A fold's metrics on all its held-out images, with the thresholds of the other folds."""
 
     name: str
-    options: SegmenterOptions
+    options: UnetOptions
     accuracy: Accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class CrossValidation:
-    """The result of all folds, and the thresholds that suit all of them."""
+    """The results of all folds, and the best thresholds over all of them."""
 
-    options: SegmenterOptions
+    options: UnetOptions
     folds: tuple[FoldResult, ...]
 
     @property
@@ -91,7 +91,7 @@ def cross_validate(maps: Sequence[tuple[str, Sequence[Mapped]]]) -> CrossValidat
         ValueError: there are fewer than two folds.
     """
     if len(maps) < 2:
-        raise ValueError("thresholds for a fold are chosen by the others: take two folds at least")
+        raise ValueError("thresholds for a fold are chosen on the others: use at least two folds")
     by_fold = np.stack([_scores(_spread(images)) for _, images in maps])
     results = []
     for index, (name, images) in enumerate(maps):
@@ -137,13 +137,13 @@ def train_fold(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and measure all folds; an interrupted run goes on."""
+    """Train and measure all folds; an interrupted run is resumed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the DSB 2018 set")
-    parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, trained on as well")
-    parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, trained on as well")
+    parser.add_argument("--nucls", type=Path, help="folder of the NuCLS crops, for training")
+    parser.add_argument("--tissue", type=int, default=0, help="windows of rendered liver, for training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, one folder for each fold")
-    parser.add_argument("--folds", nargs="+", metavar="NAME", help="two at least (default: all)")
+    parser.add_argument("--folds", nargs="+", metavar="NAME", help="at least two (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of each fold (default: the recipe's)")
     parser.add_argument("--batch", type=int, help="crops in a step (default: the recipe's)")
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folds = Folds.of(dsb2018.read_index(given.data))
     chosen = folds.folds if given.folds is None else tuple(map(folds.find, given.folds))
     if len(chosen) < 2:
-        parser.error("--folds needs two names at least: thresholds for a fold are chosen by the others")
+        parser.error("--folds needs at least two names: thresholds for a fold are chosen on the others")
     prepare_keras()
     nucls = list(dsb2018.read_nucls(given.nucls)) if given.nucls else []
     others = [*nucls, *render_tissue(given.tissue, given.seed)]

@@ -1,8 +1,8 @@
 """Leave-one-source-out folds of the Data Science Bowl 2018 set.
 
-Images of one kind and size are mostly of one microscope. A network chosen by images of the microscopes it was
-trained on looks better than it is, so each fold holds a whole source out. Images of the set's own validation split
-are in no fold: by them nothing is chosen.
+Images of one kind and size are mostly of one microscope. Selection on images of the training microscopes
+overestimates accuracy, so each fold holds out a whole source. Images of the set's validation split are in no
+fold and not used for selection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from slidecascade.errors import InvalidRequestError
 from slidecascade_evaluation.dsb2018 import Entry
 
 FEWEST: Final = 12
-"""Images of a source with a fold of its own; smaller sources of a kind share one."""
+"""Minimum images of a source with its own fold; smaller sources of a kind share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What is trained on, and the source or sources held out; no source is on both sides."""
+    """Training images and held-out images; no source is in both."""
 
     name: str
     training: tuple[Entry, ...]

@@ -12,7 +12,7 @@ DETAIL_WIDTH: Final = 8
 
 
 def stride_of(widths: Sequence[int]) -> int:
-    """What an image's height and width must be a multiple of, for a network of these levels."""
+    """The required divisor of height and width, for a network of these levels."""
     return 1 << len(widths)
 
 
@@ -22,8 +22,8 @@ def build_network(widths: Sequence[int] = WIDTHS) -> Any:
     After Ronneberger et al. (2015), with two changes that halve its cost: the first convolution has stride 2 and
     the maps return to full resolution by a depth-to-space rearrangement (Shi et al., 2016), also used between
     levels. H and W are multiples of `stride_of` the widths. Three convolutions at the bottom and one at the top,
-    instead of two and two, widen the view at no cost. A narrow pair of convolutions at full resolution corrects
-    the maps where the image has detail that half the resolution lost; it starts at no correction.
+    instead of two and two, enlarge the receptive field at no cost. A narrow pair of convolutions at full
+    resolution corrects the maps for detail lost at half the resolution; it is initialised to no correction.
     """
     import keras
     from keras import layers, ops

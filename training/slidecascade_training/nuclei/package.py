@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from slidecascade.errors import ModelPackageError
-from slidecascade.models.spec import ModelClass, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads.unet import UnetOptions
+from slidecascade.models.spec import ModelClass, SegmenterSpec, TrainingData
 from slidecascade_convert.modelcard import Card, table
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import Accuracy
@@ -35,7 +36,7 @@ from slidecascade_training.recipes.table import NUCLEI, find_recipe
 NAME = "nuclei-unet"
 VERSION = 1
 _PARTING_PX = 28
-# The grey images kept for tuning are too few to choose by.
+# There are too few grey tuning images for selection.
 _TUNED_ON = (dsb2018.FLUORESCENCE, dsb2018.COLOUR)
 
 
@@ -43,14 +44,14 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     """Export a run's network, tune, measure and write the package into `models_dir`.
 
     Raises:
-        InvalidRequestError: `run` holds no run.
-        ModelPackageError: the run has not come to its end, or the exported graph differs from the network.
+        InvalidRequestError: when `run` contains no run.
+        ModelPackageError: when the run is not finished, or the exported graph differs from the network.
     """
     settings = read_claim(run, NucleiSettings)
     network, history = trained(run, settings)
     if history.steps < settings.steps:
         raise ModelPackageError(
-            f"{run} has done {history.steps} of {settings.steps} steps: train it to its end first."
+            f"{run} has done {history.steps} of {settings.steps} steps: finish training first."
         )
     exported = packages.export_segmenter(network, find_recipe(NUCLEI).pixels)
     predict = graph_predictor(exported.graph, stride_of(settings.widths))
@@ -62,7 +63,7 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
 
 def _spec(
     exported: packages.Exported,
-    options: SegmenterOptions,
+    options: UnetOptions,
     measured: Mapping[str, Accuracy],
     settings: NucleiSettings,
 ) -> SegmenterSpec:
@@ -98,15 +99,15 @@ def _training_data(settings: NucleiSettings) -> tuple[TrainingData, ...]:
 
 
 def halo_px(radius_px: int, stride: int) -> int:
-    """The view and as far beyond it as the parting of touching nuclei looks, in whole strides."""
+    """The halo: receptive field plus the range of the watershed, in whole strides."""
     return -(-(radius_px + _PARTING_PX) // stride) * stride
 
 
 def view_radius_px(widths: Sequence[int]) -> int:
-    """How far from a pixel the network's answer can depend on the image, in pixels, along x or y.
+    """The radius of the network's receptive field in pixels, along x or y.
 
-    A fresh network with absolute weights has no cancelling paths, and on a black image it answers 0, so one lit
-    pixel shows everywhere it reaches. Every place relative to the stride is tried.
+    A fresh network with absolute weights has no cancelling paths, and on a black image its output is 0, so a
+    single lit pixel shows its influence. All offsets relative to the stride are tried.
     """
     import keras
 
@@ -123,7 +124,7 @@ def view_radius_px(widths: Sequence[int]) -> int:
 
 
 def _card(spec: SegmenterSpec, settings: NucleiSettings, measured: Mapping[str, Accuracy]) -> Card:
-    options, widths = spec.options, ", ".join(map(str, settings.widths))
+    options, widths = UnetOptions.model_validate(spec.options.model_dump()), ", ".join(map(str, settings.widths))
     radius_px = view_radius_px(settings.widths)
     beyond_px, stride = spec.halo_px - radius_px, stride_of(settings.widths)
     return Card(
@@ -168,16 +169,16 @@ def _measured(measured: Mapping[str, Accuracy]) -> str:
 
 _NETWORK = """\
 A U-Net of {levels} levels ({widths} filters from half of the resolution down), batch norm folded on export,
-depth-to-space upsampling, and a narrow correction at full resolution. A pixel's answer depends on pixels at most
-{radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give the maps of the whole image in
-their cores and {beyond} px beyond, as far as the parting of touching nuclei looks."""
+depth-to-space upsampling, and a narrow correction at full resolution. An output pixel depends on input pixels at
+most {radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give the maps of the whole image
+in their cores and {beyond} px beyond, the range of the watershed."""
 _DATA = """\
 - Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, CC0: 664 images. Validation when
   `int(stem[:4], 16) % 5 == 0`; of the rest, `int(stem[4:8], 16) % 10 == 0` tuned the thresholds; the others
   trained.
 - NuCLS breast H&E: {settings.nucls_images} crops of 256 px, CC0, training only.
 - Rendered liver tissue at 0.5 um per pixel: {settings.tissue_windows} windows of 512 px, training only.
-- A part of the fluorescence crops was shown in training as rendered haematoxylin and eosin."""
+- A part of the fluorescence crops was converted to rendered haematoxylin and eosin in training."""
 _MADE = """\
 {settings.steps} steps of {settings.batch} crops of 192 px, from scratch, the rate along one cosine.
 
@@ -186,10 +187,10 @@ _MADE = """\
         --scaling {settings.scaling} --out RUN
     python -m slidecascade_training.nuclei.package --data DSB2018 --run RUN --models models"""
 _LIMITS = (
-    "The bright-field validation images are few (10 colour, 3 grey): read their figures with that in mind.",
+    "The bright-field validation images are few (10 colour, 3 grey): interpret their metrics accordingly.",
     "Of the grey cytology images many nuclei are not matched; do not rely on the network there.",
     "Nuclei wider than about 90 px, twice the network's view, may be split; rescale such images first.",
-    "No instance truth of liver or skin was measured; look at the outlines before trusting counts there.",
+    "There is no instance truth for liver or skin; inspect the outlines before relying on counts there.",
 )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slidecascade_training.ahead import drawn_ahead
 from slidecascade_training.backend import imported_keras
 from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, compile_network, fit
 from slidecascade_training.nuclei.crops import CropDraw, Scaling, TrainingImage
 from slidecascade_training.nuclei.network import WIDTHS, build_network
+from slidecascade_training.prefetch import prefetched
 from slidecascade_training.recipes.table import NUCLEI, Recipe, find_recipe
 from slidecascade_training.schedule import RatePlan
 
@@ -21,7 +21,7 @@ EPOCH_STEPS: Final = 100  # between two checkpoints
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NucleiSettings:
-    """All that decides what a run learns; kept in ``run.json``.
+    """All settings of a run; stored in ``run.json``.
 
     Attributes:
         data_sha256: of the data set's lists.
@@ -54,7 +54,7 @@ def settings_of(
     fold: str | None = None,
     scaling: Scaling = "kinds",
 ) -> NucleiSettings:
-    """The recipe's numbers where nothing else is asked for."""
+    """The recipe's default settings."""
     recipe = find_recipe(NUCLEI)
     return NucleiSettings(
         recipe=recipe.name,
@@ -82,16 +82,16 @@ def train(pool: Sequence[TrainingImage], folder: Path, settings: NucleiSettings)
         steps=settings.steps,
         epoch_steps=EPOCH_STEPS,
         kept="last",
-        remedy="look for odd images, or start again in another --out with another --seed",
+        remedy="check the images, or restart in another --out with another --seed",
     )
     draw = CropDraw(tuple(pool), settings.batch, settings.seed)
-    with drawn_ahead(draw, stop=settings.steps, in_processes=True) as ahead:
-        history = fit(network, ahead, course, folder, pixels=recipe.pixels, plan=plan)
+    with prefetched(draw, stop=settings.steps, in_processes=True) as batches:
+        history = fit(network, batches, course, folder, pixels=recipe.pixels, plan=plan)
     return network, history
 
 
 def trained(folder: Path, settings: NucleiSettings) -> tuple[Any, History]:
-    """The network of the last checkpoint in `folder`, which may not be the run's last.
+    """The network of the last checkpoint in `folder`, possibly of an unfinished run.
 
     Raises:
         TrainingFailedError: the checkpoint cannot be read.

@@ -1,4 +1,4 @@
-"""What a run of the nuclei recipe on a user's tiles came to: ``report/report.json`` and pictures."""
+"""The report of a run of the nuclei recipe on a user's tiles: ``report/report.json`` and plots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.staging import make_folder, write_file
 from slidecascade_evaluation import dsb2018
 from slidecascade_training.checkpoint import History
@@ -21,10 +21,10 @@ from slidecascade_training.recipes.table import NUCLEI, find_recipe
 
 
 def write_nuclei_report(network: Any, data: Path, run: Path, settings: NucleiSettings, history: History) -> Report:
-    """Choose thresholds, measure `network` on the slides kept for validation, and write ``report`` in `run`.
+    """Choose thresholds, measure `network` on the validation slides, and write ``report`` in `run`.
 
     Raises:
-        UnwritableOutputError: a full disk.
+        UnwritableOutputError: when the disk is full.
     """
     folder = run / "report"
     make_folder(folder)
@@ -47,6 +47,6 @@ def write_nuclei_report(network: Any, data: Path, run: Path, settings: NucleiSet
     return Report(measured_on, detail["figures"])
 
 
-def _tried(data: Path, split: dsb2018.Split, predict: Predict, options: SegmenterOptions) -> Iterator[cells.Tried]:
+def _tried(data: Path, split: dsb2018.Split, predict: Predict, options: UnetOptions) -> Iterator[cells.Tried]:
     for item in dsb2018.read_images(data, split):
         yield cells.Tried(f"{item.stem}.png", item.image, item.labels, decode(predict(item.image), options))

@@ -1,8 +1,8 @@
-"""Fluorescence crops shown as rendered haematoxylin and eosin.
+"""Converts fluorescence crops to rendered haematoxylin and eosin.
 
-Fluorescence images have the most instances and the sharpest truth, bright-field ones are few. So a part of
-the fluorescence crops is shown as rendered haematoxylin and eosin: the nuclei keep their truth and take the
-optical densities of a stain over a made-up tissue (Beer-Lambert law; stain vectors around those of Ruifrok and
+Fluorescence images have the most instances and the sharpest truth, bright-field ones are few. Therefore some
+fluorescence crops are converted to rendered haematoxylin and eosin: the nuclei keep their truth and get the
+optical densities of a stain over synthetic tissue (Beer-Lambert law; stain vectors around those of Ruifrok and
 Johnston, 2001).
 """
 
@@ -23,7 +23,7 @@ _EOSIN = np.array([0.09, 0.95, 0.28], np.float32)
 
 
 def render_stained(image: Image, planes: Image, rng: np.random.Generator) -> Image:
-    """Show a fluorescence crop as haematoxylin and eosin over a made-up tissue."""
+    """Convert a fluorescence crop to haematoxylin and eosin over synthetic tissue."""
     cell = cv2.GaussianBlur(planes[..., 0], (0, 0), rng.uniform(0.5, 1.0)).astype(np.float32) / 255.0
     depth = planes[..., 1].astype(np.float32) / 255.0
     texture = image[..., 0].astype(np.float32)
@@ -41,7 +41,7 @@ def render_stained(image: Image, planes: Image, rng: np.random.Generator) -> Ima
 
 
 def _noise(rng: np.random.Generator, radius: float) -> Field:
-    """A smooth random field of about unit spread whose grains have the given radius in pixels."""
+    """A smooth random field of about unit variance with grains of the given radius in pixels."""
     coarse = max(1, int(radius))
     side = -(-CROP_PX // coarse) + 2
     field = rng.normal(0, 1, (side, side)).astype(np.float32)
@@ -51,7 +51,7 @@ def _noise(rng: np.random.Generator, radius: float) -> Field:
 
 
 def _vacuoles(rng: np.random.Generator) -> Field:
-    """1 in tissue, near 0 in round holes, which stained nuclei may lie beside or over."""
+    """1 in tissue, near 0 in round holes, which nuclei may touch or overlap."""
     tissue = np.ones((CROP_PX, CROP_PX), np.float32)
     if rng.random() < 0.5:
         for _ in range(rng.integers(1, 40)):

@@ -1,4 +1,4 @@
-"""What the nuclei network learns of label images."""
+"""Training targets of the nuclei network, from label images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 
 WEIGHT_UNIT: Final = 16.0
-"""Weights travel in a uint8 plane, in sixteenths."""
+"""Weights are stored as uint8, in units of 1/16."""
 
 
 def target_planes(labels: npt.NDArray[np.int32]) -> Image:
     """Foreground (0 or 255), distance to the rim relative to the instance's greatest (0 to 255), and weight.
 
     The relative distance does not change with scale, so the planes can be warped like the image. Weights (in
-    1/16) favour small instances, which count as much as large ones, and seams between touching instances. The
-    ground beside an instance weighs as much as the instance, or small ones would come out too large.
+    1/16) favour small instances, which count as much as large ones, and seams between touching instances.
+    Background next to an instance has the weight of the instance, otherwise small ones are predicted too large.
     """
     as_float = labels.astype(np.float32)
     square = np.ones((3, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""From the network's maps to nuclei: the served head, its thresholds, and how well they do."""
+"""Decodes the network's maps with the served head, chooses its thresholds and measures them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
-from slidecascade.models.spec import SegmenterOptions
+from slidecascade.heads import unet
+from slidecascade.heads.unet import UnetOptions
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.matching import Labels
@@ -30,9 +30,9 @@ Predict = Callable[[Image], Maps]
 
 MPP: Final = 0.5
 MULTIPLE_OF: Final = 8
-MIDDLING: Final = SegmenterOptions(foreground=0.5, seed=0.35, prominence=0.15, min_area_um2=6.0)
-"""For runs with too few images to choose by."""
-FEW: Final = 4  # images; thresholds chosen by fewer fit those images alone
+MIDDLING: Final = UnetOptions(foreground=0.5, seed=0.35, prominence=0.15, min_area_um2=6.0)
+"""Defaults for runs with too few images for selection."""
+FEW: Final = 4  # images; with fewer the thresholds would overfit
 
 _FOREGROUNDS: Final = (0.45, 0.5, 0.55, 0.6)
 _SEEDS: Final = (0.25, 0.35, 0.45, 0.55)
@@ -84,7 +84,7 @@ def _padded(run: Callable[[Image], Maps], multiple_of: int) -> Predict:
     return predict
 
 
-def decode(maps: Maps, options: SegmenterOptions) -> Labels:
+def decode(maps: Maps, options: UnetOptions) -> Labels:
     """The served head at the model's pixel size."""
     return unet.decode(
         maps,
@@ -96,7 +96,7 @@ def decode(maps: Maps, options: SegmenterOptions) -> Labels:
 
 
 def mapped(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> list[Mapped]:
-    """Every image in four quarter turns: few images alone would choose by chance."""
+    """Every image in four rotations, since few images alone give random choices."""
     return [
         Mapped(item.kind, np.rot90(item.labels, turns), predict(np.ascontiguousarray(np.rot90(item.image, turns))))
         for item in images
@@ -105,23 +105,23 @@ def mapped(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> list[Mapp
 
 
 GRID: Final = tuple(
-    SegmenterOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
+    UnetOptions(foreground=foreground, seed=seed, prominence=prominence, min_area_um2=6.0)
     for foreground, seed, prominence in product(_FOREGROUNDS, _SEEDS, _PROMINENCES)
 )
-"""The options that are compared first; the smallest area is chosen after them."""
+"""The options to compare first; the minimum area is chosen afterwards."""
 
 
-def scores(images: Sequence[Mapped], grid: Sequence[SegmenterOptions]) -> Floats:
+def scores(images: Sequence[Mapped], grid: Sequence[UnetOptions]) -> Floats:
     """The mean of AP at IoU 0.5 and mean AP for each of `grid`, over images, one at least."""
 
-    def score(options: SegmenterOptions) -> float:
+    def score(options: UnetOptions) -> float:
         accuracy = measure([(item.truth, decode(item.maps, options)) for item in images])
         return 0.5 * (accuracy.ap50 + accuracy.mean_ap)
 
     return np.array([score(options) for options in grid])
 
 
-def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> SegmenterOptions:
+def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> UnetOptions:
     """The options with the best `scores`, the kinds of image weighing the same.
 
     Args:
@@ -136,7 +136,7 @@ def tune(images: Sequence[Mapped], *, kinds: Sequence[str] | None = None) -> Seg
     return tune_groups([[item for item in images if item.kind == kind] for kind in chosen])
 
 
-def tune_groups(groups: Sequence[Sequence[Mapped]]) -> SegmenterOptions:
+def tune_groups(groups: Sequence[Sequence[Mapped]]) -> UnetOptions:
     """The options with the best mean of `scores` over groups of images, which weigh the same.
 
     Raises:
@@ -149,15 +149,15 @@ def tune_groups(groups: Sequence[Sequence[Mapped]]) -> SegmenterOptions:
     return areas[int(np.mean([scores(group, areas) for group in groups], axis=0).argmax())]
 
 
-def chosen_options(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> SegmenterOptions:
-    """Thresholds that suit the images kept for choosing them, or middling ones where too few are kept."""
+def chosen_options(images: Sequence[dsb2018.NucleiImage], predict: Predict) -> UnetOptions:
+    """Thresholds chosen on the tuning images, or defaults if there are too few."""
     return tune(mapped(images, predict)) if len(images) >= FEW else MIDDLING
 
 
 def measure_by_kind(
-    images: Sequence[dsb2018.NucleiImage], predict: Predict, options: SegmenterOptions
+    images: Sequence[dsb2018.NucleiImage], predict: Predict, options: UnetOptions
 ) -> Mapping[str, Accuracy]:
-    """Accuracy with the served head: all images under ``all``, then every kind there is; no image gives none."""
+    """Accuracy with the served head: all images under ``all``, then by kind; empty without images."""
     results = [(item.kind, item.labels, decode(predict(item.image), options)) for item in images]
     if not results:
         return {}
@@ -170,7 +170,7 @@ def measure_by_kind(
 
 
 def accuracy_of(measured: Mapping[str, Accuracy], *, by_kind: bool) -> dict[str, float]:
-    """What ``model.yaml`` states, from `measure_by_kind`."""
+    """The accuracy in ``model.yaml``, from `measure_by_kind`."""
     if not measured:
         return {}
     whole = measured["all"]

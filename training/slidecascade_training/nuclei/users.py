@@ -12,7 +12,7 @@ from slidecascade_evaluation import dsb2018
 from slidecascade_training import packages
 from slidecascade_training.claim import claim, read_claim
 from slidecascade_training.datasets.folder import DatasetSpec
-from slidecascade_training.elsewhere import PackageRequest, answer, package_by
+from slidecascade_training.exportprocess import PackageRequest, answer, package_by
 from slidecascade_training.nuclei.crops import prepare
 from slidecascade_training.nuclei.recipe import NucleiSettings, settings_of, train, trained
 from slidecascade_training.nuclei.report import write_nuclei_report
@@ -32,9 +32,8 @@ from slidecascade_training.recipes.table import NUCLEI, find_recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NucleiRun:
-    """A run in the folder `out` on the tiles in `data`; the same run is resumed.
-
-    `steps` in all; None: as many as the bundled model was trained.
+    """A run in the folder `out` on the tiles in `data`; an existing run is resumed. `steps`: total; None: as for
+    the bundled model.
     """
 
     data: Path
@@ -46,8 +45,8 @@ class NucleiRun:
         """Train from the last checkpoint on, and measure the network.
 
         Raises:
-            UnusableDataError: `data` is no set of tiles with labels that can be learned from.
-            InvalidRequestError: `out` holds another run.
+            UnusableDataError: when `data` is not a set of labelled tiles usable for training.
+            InvalidRequestError: when `out` contains another run.
             TrainingFailedError: the loss became NaN.
             UnwritableOutputError: a full disk.
         """
@@ -67,15 +66,15 @@ def read_tiles(data: Path) -> DatasetSpec:
     Raises:
         UnusableDataError: no tiles with labels.
     """
-    # Any size will do: the recipe cuts crops of its own.
+    # Any size is valid: the recipe extracts its own crops.
     return TrainingSet.read(data, replace(find_recipe(NUCLEI), multiple_of=1)).spec
 
 
 def package(request: PackageRequest) -> None:
-    """Export, choose thresholds, measure and write ``models_dir/name``, whole or not at all.
+    """Export, choose thresholds, measure, and write ``models_dir/name`` atomically.
 
     Raises:
-        ModelPackageError: the graph differs from the network, or the service would refuse it.
+        ModelPackageError: the graph differs from the network, or the service rejects it.
         UnwritableOutputError: a full disk.
     """
     package_by(package_run, request)
@@ -86,7 +85,7 @@ def package_run(request: PackageRequest) -> None:
     settings = read_claim(request.run, NucleiSettings)
     network, history = trained(request.run, settings)
     if not history.epochs:
-        raise ModelPackageError(f"{request.run} holds no trained network: train it first.")
+        raise ModelPackageError(f"{request.run} contains no trained network: train it first.")
     exported = packages.export_segmenter(network, find_recipe(NUCLEI).pixels)
     predict = graph_predictor(exported.graph)
     options = chosen_options(list(dsb2018.read_images(request.data, "tune")), predict)
@@ -124,7 +123,7 @@ def _card(spec: SegmenterSpec) -> Card:
         facts=trained_facts(spec),
         made=f"`slidecascade train {NUCLEI}` on the data set {spec.training_data[0].name!r}.",
         measured=measured_on_slides(spec.accuracy),
-        limits=("How it does on slides of another laboratory or scanner is not known.",),
+        limits=("Accuracy on slides of other laboratories or scanners is unknown.",),
         sections={},
     )
 

@@ -1,7 +1,8 @@
-"""Views of a training image: turned, mirrored, bent, stained and focused differently. Numpy and OpenCV only.
+"""Augmented views of a training image: rotation, mirroring, elastic deformation, stain and blur. Numpy and
+OpenCV only.
 
-Staining varies in the space of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), as Tellez et al. (2018)
-found best for classifiers that meet other laboratories' slides.
+Staining varies in the space of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001), which Tellez et al.
+(2018) found best for generalisation to other laboratories.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _HED: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How far views may go; 0 turns a part off.
+    """Strength of each augmentation; 0 disables it.
 
     Attributes:
-        right_angles: turned by multiples of 90 degrees and mirrored.
+        right_angles: rotation by multiples of 90 degrees, and mirroring.
         rotation_deg: turned further by up to so many degrees, edges mirrored.
         stain: each stain's amount times 1 ± stain, and plus up to a tenth of that.
         blur_px: Gaussian blur with a sigma of up to so many pixels, in every other view.
@@ -49,7 +50,7 @@ def view_of(
 ) -> tuple[Image, Image | None]:
     """A view of an RGB image ``(H, W, 3)``, and of `labels` ``(H, W, C)`` bent the same way.
 
-    Everything random comes from `generator`: the same state gives the same view.
+    All randomness comes from `generator`: equal states give equal views.
     """
     if given.right_angles:
         turns, mirrored = int(generator.integers(4)), bool(generator.integers(2))

@@ -1,4 +1,4 @@
-"""What a segmenter finds of the cells of tiles: figures, and the worst tiles with outlines."""
+"""Metrics of a segmenter on tiles, and the worst tiles with outlines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from slidecascade.cells.heads import unet
 from slidecascade.geometry import Mpp
+from slidecascade.heads import unet
 from slidecascade.staging import write_file
 from slidecascade_evaluation.matching import Labels
 from slidecascade_evaluation.scores import Accuracy, Tally, pooled, tally_of
@@ -34,7 +34,7 @@ class Tried:
 
 
 def decoded(maps: npt.NDArray[np.uint8], mpp: Mpp) -> Labels:
-    """Cells ``(H, W)`` of the maps ``(H, W, 2)`` of the recipe unet-256, by the head that serves them."""
+    """Cells ``(H, W)`` from the maps ``(H, W, 2)`` of the recipe unet-256, by the served head."""
     return unet.decode(maps, foreground=FOREGROUND, seed=SEED, min_area_px=MIN_AREA_UM2 / mpp**2)
 
 
@@ -44,7 +44,7 @@ def describe(tiles: Iterable[Tried], folder: Path, title: str) -> dict[str, Any]
     Raises:
         UnwritableOutputError: a full disk.
     """
-    # Brings the service's libraries along, which training itself does not need.
+    # Imported here, because it imports the service's libraries, which training does not need.
     from slidecascade_evaluation import plots
     from slidecascade_evaluation.trial import ImageResult, Look
 
@@ -57,25 +57,25 @@ def describe(tiles: Iterable[Tried], folder: Path, title: str) -> dict[str, Any]
             yield Look(result, tile.image, tile.truth, tile.found)
 
     worst = heapq.nsmallest(_WORST, looks(), key=lambda look: look.result.tally.figures.ap50)
-    write_file(folder / "worst.png", plots.looked_at(worst, title))
+    write_file(folder / "worst.png", plots.image_grid(worst, title))
     total = pooled(tallies)
     return {
         "examples": len(tallies),
         "figures": figures_of(tallies),
         "cells": {"truth": total.truth, "found": total.predicted},
-        "worst_tiles": [_told(look.result.stem, look.result.tally) for look in worst],
+        "worst_tiles": [_tile_fields(look.result.stem, look.result.tally) for look in worst],
     }
 
 
 def figures_of(tallies: Sequence[Tally]) -> dict[str, float]:
-    """What a report prints and ``model.yaml`` states of a segmenter, from the tallies of tiles, one at least."""
+    """Metrics of a segmenter for report and ``model.yaml``, from the tallies of at least one tile."""
     found = Accuracy.of(tallies)
     return {
         "ap50": found.ap50, "ap50_pooled": found.ap50_pooled, "mean_ap": found.mean_ap, "dice": found.dice,
     }  # fmt: skip
 
 
-def _told(file: str, tally: Tally) -> dict[str, Any]:
+def _tile_fields(file: str, tally: Tally) -> dict[str, Any]:
     return {
         "file": file,
         "ap50": round(tally.figures.ap50, 4),

@@ -1,4 +1,4 @@
-"""What a classifier's answers are worth: figures by scikit-learn, NaN where they are undefined."""
+"""Metrics of classifiers, by scikit-learn; NaN where undefined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """Of one class against the rest; NaN where there is nothing to divide by."""
+    """Of one class against the rest; NaN if the denominator is 0."""
 
     name: str
     examples: int
@@ -26,7 +26,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`confusion` int64 ``(C, C)``: rows are the truth, columns the answers."""
+    """`confusion` int64 ``(C, C)``: rows are the truth, columns the predictions."""
 
     confusion: Labels
     classes: tuple[ClassFigures, ...]
@@ -87,7 +87,7 @@ def roc_curve(scores: npt.NDArray[np.floating], is_positive: npt.NDArray[np.bool
 
 
 def worst_mistakes(probabilities: npt.NDArray[np.float32], truth: Labels, count: int) -> Labels:
-    """Rows answered wrong, the most certain first, at most `count`."""
+    """Misclassified rows, highest probability first, at most `count`."""
     answers = np.argmax(probabilities, axis=1)
     wrong = np.flatnonzero(answers != truth)
     certainty = probabilities[wrong, answers[wrong]]

@@ -1,4 +1,4 @@
-"""The networks recipes train, built by Keras 3 with random weights; no backend is named."""
+"""The networks of the recipes, in Keras 3 with random weights, for any backend."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def small_classifier(input_px: int, classes: int) -> Any:
 
 
 def tiny_classifier(input_px: int, classes: int) -> Any:
-    """A few thousand weights: to try a data set, and for tests."""
+    """A few thousand weights, for trying a data set and for tests."""
     from slidecascade_training.recipes.xception import xception as small
 
     return small(input_px=input_px, classes=classes, stem=(8, 16), widths=(24,), name="tiny_classifier")
@@ -46,7 +46,7 @@ def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Any:
     """The U-Net (Ronneberger et al. 2015) of the 2018 Data Science Bowl, with two maps: foreground and interior.
 
     RGB float32 0 to 1 ``(N, H, W, 3)``, H and W multiples of 16, to ``(N, H, W, 2)``. The reference has the
-    foreground alone; without the interior touching nuclei could not be told apart by the served head.
+    foreground alone; the served head needs the interior to separate touching nuclei.
     """
     import keras
     from keras import layers

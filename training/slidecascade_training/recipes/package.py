@@ -7,14 +7,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from slidecascade.models.spec import ClassifierSpec, SegmenterOptions, SegmenterSpec, TrainingData
+from slidecascade.heads.unet import UnetOptions
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TrainingData
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_convert.modelcard import Card, figures_table
 from slidecascade_evaluation.scores import tally_of
 from slidecascade_training.checkpoint import Checkpoints
 from slidecascade_training.claim import read_claim
 from slidecascade_training.datasets.folder import Example
-from slidecascade_training.elsewhere import PackageRequest, answer, package_by
+from slidecascade_training.exportprocess import PackageRequest, answer, package_by
 from slidecascade_training.packages import (
     Exported,
     Statement,
@@ -38,10 +39,10 @@ _SIZES: Final = ((256, 256), (80, 144))
 
 
 def package(request: PackageRequest) -> None:
-    """Write ``models_dir/name``, whole or not at all.
+    """Write ``models_dir/name`` atomically.
 
     Raises:
-        ModelPackageError: the graph differs from the network, or the service would refuse the package.
+        ModelPackageError: the graph differs from the network, or the service rejects the package.
         UnwritableOutputError: a full disk.
     """
     package_by(package_run, request)
@@ -80,7 +81,7 @@ def _spec(
     )
     if recipe.task == "classify":
         return classifier_spec(stated, exported, input_px=recipe.input_px, crop_px=data.spec.size_px)
-    options = SegmenterOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
+    options = UnetOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
     return segmenter_spec(
         stated, exported, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options
     )
@@ -136,7 +137,7 @@ The graph differs from the network by at most {max_difference:.2g} ({unit})."""
         facts=trained_facts(spec),
         made=made,
         measured=measured_on_slides(spec.accuracy),
-        limits=("How it does on slides of another laboratory or scanner is not known.",),
+        limits=("Accuracy on slides of other laboratories or scanners is unknown.",),
         sections={},
     )
 
@@ -154,8 +155,8 @@ def trained_facts(spec: SegmenterSpec | ClassifierSpec) -> dict[str, str]:
 def measured_on_slides(accuracy: dict[str, float]) -> str:
     """The card's figures of a network trained on a user's slides."""
     if not accuracy:
-        return "Nothing: no slide was kept for validation, so nobody knows how good it is."
-    return "The served graph on slides no training step saw:\n\n" + figures_table(accuracy)
+        return "None: no slide was kept for validation, so the accuracy is unknown."
+    return "The served graph on held-out slides:\n\n" + figures_table(accuracy)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures of a run's report. The only module that knows matplotlib; it never opens a window."""
+"""Plots of a run's report; does not open windows. The only module that uses matplotlib."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A crop the network answered wrong."""
+    """A misclassified crop."""
 
     image: npt.NDArray[np.uint8]
     truth: str
@@ -32,13 +32,13 @@ class Mistake:
 
 
 def require_matplotlib() -> None:
-    """Told before hours of training rather than after.
+    """Check for matplotlib before hours of training.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        import matplotlib as mpl  # noqa: F401 - only whether it is there
+        import matplotlib as mpl  # noqa: F401 - only checks the installation
     except ImportError as error:
         raise MissingExtraError(
             "matplotlib is not installed: install slidecascade[train] for `slidecascade train`."
@@ -46,7 +46,7 @@ def require_matplotlib() -> None:
 
 
 def draw_curves(path: Path, history: History, score: str) -> None:
-    """Loss and score by epoch; `score` is what that is."""
+    """Loss and score by epoch; `score` is the name of the score."""
     figure, (losses, scores) = _figure(1, 2, width=10, height=4)
     epochs = np.arange(1, len(history.epochs) + 1)
     for axes, name, label in ((losses, "loss", "loss"), (scores, "score", score)):
@@ -105,7 +105,7 @@ def draw_roc(path: Path, figures: Figures, probabilities: npt.NDArray[np.float32
 
 
 def draw_calibration(path: Path, calibration: Calibration) -> None:
-    """How often answers of a probability are right."""
+    """Fraction of correct predictions by probability."""
     figure, axes = _figure(1, 1, width=5.5, height=5)
     filled = calibration.counts > 0
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
@@ -129,7 +129,7 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
 
 
 def draw_tiles(path: Path, examples: Sequence[tuple[npt.NDArray[Any], ...]]) -> None:
-    """Tiles with the foreground asked for and the foreground found."""
+    """Tiles with true and predicted foreground."""
     figure, grid = _figure(max(1, len(examples)), 3, width=9, height=3 * max(1, len(examples)))
     for row, pictures in zip(np.reshape(grid, (-1, 3)), examples, strict=False):
         for axes, picture, title in zip(row, pictures, ("tile", "asked for", "found"), strict=True):

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from slidecascade.errors import TrainingFailedError
 from slidecascade.staging import make_folder, write_file
-from slidecascade_training.ahead import drawn_ahead
 from slidecascade_training.fit import train_step
+from slidecascade_training.prefetch import prefetched
 from slidecascade_training.recipes import plots
 from slidecascade_training.recipes.run import compiled, training_batches
 from slidecascade_training.recipes.samples import TrainingSet
@@ -23,7 +23,7 @@ from slidecascade_training.schedule import RatePlan
 
 HIGHEST: Final = 1.0
 _SMOOTHING: Final = 0.9
-_HOPELESS: Final = 4.0  # times the best loss: it will not come back
+_HOPELESS: Final = 4.0  # times the best loss, after which it does not recover
 _FEWEST: Final = 10
 
 
@@ -33,13 +33,13 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
     Starts from random weights and keeps none. The loss is smoothed over about ten steps.
 
     Raises:
-        TrainingFailedError: the loss became NaN before anything could be seen.
+        TrainingFailedError: when the loss is NaN in the first steps.
     """
     plan = RatePlan(kind="range-test", highest=HIGHEST, steps=steps)
     model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed)
     losses: list[float] = []
     smoothed = 0.0
-    with drawn_ahead(training_batches(data, recipe, settings), stop=steps) as draw:
+    with prefetched(training_batches(data, recipe, settings), stop=steps) as draw:
         for step in range(steps):
             model.reset_metrics()
             loss = float(train_step(model, draw(step), recipe.pixels)["loss"])
@@ -50,7 +50,7 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
             if losses[-1] > _HOPELESS * min(losses):
                 break
     if len(losses) < _FEWEST:
-        raise TrainingFailedError("The loss became NaN after a few steps at a tiny rate: look at the images.")
+        raise TrainingFailedError("The loss became NaN after a few steps at a tiny rate: check the images.")
     rates = np.array([plan.rate_at(step) for step in range(len(losses))])
     advice = advised(rates, np.array(losses))
     _write(folder, rates, np.array(losses), advice)
@@ -58,9 +58,9 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
 
 
 def advised(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> float:
-    """A tenth of the rate at which the smoothed loss is lowest: there it still falls, and does not yet waver.
+    """A tenth of the rate at which the smoothed loss is lowest: there it still decreases steadily.
 
-    Where the loss falls fastest would be nearer to the idea, but the first noisy steps would often win.
+    The steepest decrease is the usual criterion, but noise in the first steps often dominates it.
     """
     return float(rates[int(np.argmin(losses))] / 10)
 

@@ -1,4 +1,4 @@
-"""What a run came to: ``report/report.json`` and pictures."""
+"""The report of a run: ``report/report.json`` and plots."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.staging import make_folder, write_file
-from slidecascade_training.ahead import drawn_ahead
 from slidecascade_training.checkpoint import History
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
+from slidecascade_training.prefetch import prefetched
 from slidecascade_training.recipes import cells, plots
 from slidecascade_training.recipes.figures import Figures, figures_of, worst_mistakes
 from slidecascade_training.recipes.run import SCORES, drawing
@@ -29,7 +29,7 @@ _TILES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures a caller prints: measured on `measured_on`, which is the training part when nothing was kept."""
+    """Metrics to print, measured on `measured_on`: the training split if there is no validation split."""
 
     measured_on: Split
     figures: dict[str, float]
@@ -46,9 +46,9 @@ def write_report(
     measured_on = VALIDATE if data.validate else TRAIN
     examples = data.validate or data.train
     make_folder(folder)
-    answers = _answers(model, data, recipe, settings, examples)
+    predictions = _predict(model, data, recipe, settings, examples)
     plots.draw_curves(folder / "curves.png", history, SCORES[recipe.task])
-    detail = (_classifier if recipe.task == "classify" else _segmenter)(answers, data, examples, folder)
+    detail = (_classifier if recipe.task == "classify" else _segmenter)(predictions, data, examples, folder)
     report = {
         "settings": asdict(settings),
         "epochs": [asdict(epoch) for epoch in history.epochs],
@@ -62,13 +62,13 @@ def write_report(
     return Report(measured_on, detail["figures"])
 
 
-def _answers(
+def _predict(
     model: Any, data: TrainingSet, recipe: Recipe, settings: RunSettings, examples: tuple[Example, ...]
 ) -> npt.NDArray[np.float32]:
     """The model's outputs for `examples`, in order."""
     draw = drawing(data, recipe, weighted=False)
     asked = ExampleBatches(examples, draw, settings.batch, None)
-    with drawn_ahead(asked, stop=len(asked)) as drawn:
+    with prefetched(asked, stop=len(asked)) as drawn:
         inputs = (recipe.pixels.of(drawn(index).images) for index in range(len(asked)))
         return np.concatenate([np.asarray(model.predict_on_batch(images)) for images in inputs])
 
@@ -82,13 +82,13 @@ def _classifier(
     plots.draw_roc(folder / "roc.png", figures, probabilities, truth)
     plots.draw_calibration(folder / "calibration.png", figures.calibration)
     rows = worst_mistakes(probabilities, truth, _MISTAKES)
-    answers = np.argmax(probabilities, axis=1)
+    predictions = np.argmax(probabilities, axis=1)
     mistakes = [
         plots.Mistake(
             data.image(examples[row], data.spec.size_px),
             names[truth[row]],
-            names[answers[row]],
-            float(probabilities[row, answers[row]]),
+            names[predictions[row]],
+            float(probabilities[row, predictions[row]]),
         )
         for row in rows.tolist()
     ]
@@ -137,7 +137,7 @@ def _segmenter(
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """JSON has no NaN, so undefined metrics are null."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from slidecascade_training.ahead import Batch, drawn_ahead
 from slidecascade_training.backend import imported_keras
 from slidecascade_training.checkpoint import History
 from slidecascade_training.fit import Course, compile_network, fit
+from slidecascade_training.prefetch import Batch, prefetched
 from slidecascade_training.recipes.losses import overlap_loss, soft_dice
 from slidecascade_training.recipes.samples import Draw, DrawCrop, DrawTile, ExampleBatches, TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
@@ -19,7 +19,7 @@ from slidecascade_training.recipes.table import Recipe
 from slidecascade_training.schedule import RatePlan
 
 SCORES: Final[Mapping[str, str]] = MappingProxyType({"classify": "accuracy", "segment": "Dice"})
-"""What the score of an epoch is, by task."""
+"""Name of the score, by task."""
 
 
 def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
@@ -38,7 +38,7 @@ def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
 
 
 def drawing(data: TrainingSet, recipe: Recipe, *, weighted: bool) -> Draw:
-    """How examples become what the network sees."""
+    """Converts examples to the network's input."""
     if recipe.task == "segment":
         return DrawTile(data, recipe)
     weights = data.class_weights
@@ -72,8 +72,8 @@ def train(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: Path
         score=SCORES[recipe.task],
     )
     with ExitStack() as pools:
-        draw = pools.enter_context(drawn_ahead(training, stop=plan.steps))
-        validate = pools.enter_context(drawn_ahead(held_out, stop=len(held_out)))
+        draw = pools.enter_context(prefetched(training, stop=plan.steps))
+        validate = pools.enter_context(prefetched(held_out, stop=len(held_out)))
 
         def validation() -> Iterable[Batch]:
             return map(validate, range(len(held_out)))

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import UnusableDataError
-from slidecascade_training.ahead import Batch, Floats
 from slidecascade_training.datasets.folder import DatasetSpec, Example, read_index
 from slidecascade_training.datasets.split import TRAIN, VALIDATE
+from slidecascade_training.prefetch import Batch, Floats
 from slidecascade_training.recipes.augment import Augmentation, Image, view_of
 from slidecascade_training.recipes.table import Recipe
 
@@ -38,8 +38,8 @@ class TrainingSet:
         """Read the index and the header of every image.
 
         Raises:
-            UnusableDataError: of another kind than the recipe wants, a class without examples for training, or an
-                image that is not 8-bit RGB of the stated size.
+            UnusableDataError: of another kind than the recipe wants, a class without examples for training, or
+            an image that is not 8-bit RGB of the stated size.
         """
         spec, examples = read_index(folder)
         wanted = "crops" if recipe.task == "classify" else "tiles"
@@ -79,7 +79,7 @@ class TrainingSet:
                     )
 
     def _require_image(self, file: str, colour: int, bits: int) -> None:
-        """From the header alone: a hundred thousand files are checked in seconds."""
+        """Reads only the header: a hundred thousand files are checked in seconds."""
         try:
             with (self.folder / file).open("rb") as opened:
                 head = opened.read(26)
@@ -102,7 +102,7 @@ class TrainingSet:
 
     @property
     def class_weights(self) -> Floats:
-        """For each class what makes all classes weigh the same, 1 on average over the examples."""
+        """Weights by class that balance the classes, 1 on average over the examples."""
         counts = np.bincount(self.class_numbers(self.train), minlength=len(self.spec.classes))
         weights: Floats = (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
         return weights
@@ -133,7 +133,7 @@ def _decoded(path: Path, how: int) -> npt.NDArray[Any]:
         image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), how)
     except OSError as error:
         raise UnusableDataError(
-            f"{path.name} can no longer be read: leave the data set alone meanwhile."
+            f"{path.name} can no longer be read: do not change the data set during training."
         ) from error
     if image is None:
         raise UnusableDataError(f"{path.name} is damaged: make the data set again.")
@@ -205,9 +205,9 @@ def target_maps(labels: npt.NDArray[np.int32]) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class ExampleBatches:
-    """Batches of examples by step. With a `seed` shuffled anew in each epoch; without, the examples in order.
+    """Batches of examples by step. With a `seed`, shuffled in each epoch; without, in order.
 
-    An example's view is a function of the seed, the epoch and its place alone.
+    An example's view is a function of seed, epoch and position only.
     """
 
     examples: Sequence[Example]

@@ -1,4 +1,4 @@
-"""How one run is done: the recipe's numbers, with the caller's in their place."""
+"""Settings of a run: the recipe's defaults with the caller's overrides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from slidecascade_training.claim import claim
 from slidecascade_training.recipes.table import Recipe, ScheduleName
 
 RANGE_TEST: Final = ("rates.json", "rates.png")
-"""Files of the learning-rate range test, which goes before the run it advises."""
+"""Files of the learning-rate range test, which precedes the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """All that decides what a run does; kept in ``run.json``, so that a run is resumed as it was begun."""
+    """All settings of a run; stored in ``run.json``, so that it is resumed with the same settings."""
 
     recipe: str
     data_sha256: str
@@ -44,10 +44,10 @@ class RunSettings:
         seed: int = 0,
         class_weights: bool = True,
     ) -> RunSettings:
-        """The recipe's defaults where nothing else is asked for.
+        """The settings of a run, with the recipe's defaults.
 
         Raises:
-            InvalidRequestError: a number that makes no run.
+            InvalidRequestError: for an invalid number.
         """
         made = cls(
             recipe=recipe.name,
@@ -73,12 +73,13 @@ class RunSettings:
         return made
 
     def claim(self, folder: Path) -> None:
-        """Make `folder` this run's, or find that it is; see `slidecascade_training.claim.claim`."""
+        """Create `folder` for this run, or check that it belongs to it; see
+        `slidecascade_training.claim.claim`."""
         claim(folder, self, beside=RANGE_TEST)
 
 
 def data_sha256_of(data: Path) -> str:
-    """Distinguishes data sets by their lists; of no list where there is none, which is reported elsewhere."""
+    """Distinguishes data sets by their lists; empty without a list, which is reported when it is read."""
     digest = hashlib.sha256()
     for name in ("dataset.json", "index.csv"):
         path = data / name

@@ -18,7 +18,7 @@ ScheduleName = Literal["constant", "cosine", "cyclical"]
 
 
 class Build(Protocol):
-    """Makes a keras.Model with random weights for `classes` classes."""
+    """Builds a keras.Model with random weights for `classes` classes."""
 
     def __call__(self, classes: int) -> Any: ...
 
@@ -28,12 +28,12 @@ class Recipe:
     """A network and how it is trained.
 
     Attributes:
-        input_px: side of what the network sees; crops of another size are resized to it.
+        input_px: side of the network's input; crops of another size are resized to it.
         scale, offset: pixel values 0 to 255 become ``value * scale + offset``, also in the served graph.
         rate: highest learning rate of the schedule.
         multiple_of, halo_px: of a segmenter, see `slidecascade.models.spec.SegmenterSpec`.
         loss: of a segmenter, where it is not that of the reference U-Net.
-        steps: length of a recipe that draws crops without end, which has no epochs of its data.
+        steps: length of a recipe that samples crops continuously, without epochs.
     """
 
     name: str
@@ -95,7 +95,7 @@ _ALL: Final = (
         summary="U-Net with 16 to 256 filters, tiles of 256 px with instance labels",
         task="segment",
         input_px=256,
-        build=lambda classes: networks.unet(),
+        build=lambda _: networks.unet(),
         scale=1 / 255,
         offset=0.0,
         batch=8,
@@ -109,7 +109,7 @@ _ALL: Final = (
         summary="the recipe of the bundled nuclei model, crops of 192 px of tiles of any size",
         task="segment",
         input_px=192,
-        build=lambda classes: build_network(),
+        build=lambda _: build_network(),
         scale=1 / 255,
         offset=0.0,
         batch=64,
@@ -124,7 +124,7 @@ _ALL: Final = (
 )
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
 NUCLEI: Final = "nuclei"
-"""The recipe of the bundled nuclei model, which draws crops by steps; see `slidecascade_training.nuclei`."""
+"""The recipe of the bundled nuclei model, which samples crops by step; see `slidecascade_training.nuclei`."""
 
 
 def find_recipe(name: str) -> Recipe:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope, Send
 
-from slidecascade.errors import SlideCascadeError
+from slidecascade.errors import SlideCascadeError, release_frames
 from slidecascade.web.middleware.admission import Place
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -29,7 +29,7 @@ class Exchange:
     """Filled in while the request is answered.
 
     `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
-    `place` is the one it was admitted to, or one that nobody counts.
+    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -38,6 +38,7 @@ class Exchange:
     sent_bytes: int = 0
     complete: bool = False
     error: SlideCascadeError | None = None
+    last: bool = False
     place: Place = field(default_factory=Place)
 
     @classmethod
@@ -59,6 +60,15 @@ class Exchange:
         """Since the request began."""
         return time.monotonic() - self.started
 
+    def mark(self, headers: MutableHeaders) -> None:
+        """Put on an answer what every answer carries."""
+        headers[REQUEST_ID_HEADER] = self.request_id
+        # Answers hold findings about patients: nothing between here and the client may keep them.
+        headers.setdefault("Cache-Control", "no-store")
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        if self.last:
+            headers["Connection"] = "close"
+
     def recording(self, send: Send) -> Send:
         """`send`, with the request id put on the answer, and the answer noted here."""
 
@@ -66,9 +76,7 @@ class Exchange:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
                 headers = MutableHeaders(raw=list(message.get("headers", ())))
-                headers[REQUEST_ID_HEADER] = self.request_id
-                # Answers hold findings about patients: nothing between here and the caller may keep them.
-                headers.setdefault("Cache-Control", "no-store")
+                self.mark(headers)
                 message = {**message, "headers": headers.raw}
             elif message["type"] == "http.response.body":
                 self.sent_bytes += len(message.get("body", b""))
@@ -76,6 +84,13 @@ class Exchange:
             await send(message)
 
         return recorded
+
+    def end(self) -> None:
+        """Let go of everything but the numbers: the server keeps this as long as the connection lives."""
+        if self.error is not None:
+            release_frames(self.error)
+        self.error = None
+        self.place = Place()
 
     @contextmanager
     def noting(self) -> Iterator[None]:

@@ -12,11 +12,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidecascade import logs
-from slidecascade.errors import RetryLaterError, SlideCascadeError
+from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
+from slidecascade.web.encoding import encoded
+from slidecascade.web.entry import require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.cors import Cors
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.middleware.head import Head, bodiless
 from slidecascade.web.rest import http_problem, problem_response
 from slidecascade.wire import PROBLEM
 
@@ -34,15 +38,25 @@ class Boundary:
     """Around an application: request ids, admission, the last catch of errors, one log line, the metrics.
 
     `work_paths` are those whose POST is a region: it needs a place before its body is read, as an inference does.
+    `allowed_hosts` are the names to answer for, any when there are none.
     """
 
     def __init__(
-        self, app: ASGIApp, *, admission: Admission, metrics: Metrics, work_paths: frozenset[str]
+        self,
+        app: ASGIApp,
+        *,
+        admission: Admission,
+        metrics: Metrics,
+        work_paths: frozenset[str],
+        allowed_hosts: tuple[str, ...] = (),
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
-        self._app = app
+        self._app = Head(app)
         self._admission = admission
         self._metrics = metrics
         self._work_paths = work_paths
+        self._allowed_hosts = allowed_hosts
+        self._answered: ASGIApp = Cors(self._answer, cors_origins) if cors_origins else self._answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,12 +65,16 @@ class Boundary:
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
-                await self._answer(exchange, scope, receive, in_protocol(scope, exchange.recording(send)))
+                send = encoded(scope, bodiless(scope, exchange.recording(send)))
+                await self._answered(scope, receive, in_protocol(scope, send))
             finally:
                 self._settle(exchange, scope)
+                exchange.end()
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange.of(Request(scope))
         try:
+            self._require_entry(exchange, scope)
             async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
         except Exception as error:  # the request boundary: nothing gets past it untold
@@ -64,12 +82,19 @@ class Boundary:
                 exchange.error = error
             else:
                 LOG.exception("unexpected error")
+                release_frames(error)
             if exchange.complete:
                 return
             if exchange.status is not None:
                 # Too late to say so: only a broken connection tells the caller that this was not all.
                 raise ConnectionAbortedError("The answer broke off.") from None
             await problem_response(error, exchange.request_id)(scope, receive, send)
+
+    def _require_entry(self, exchange: Exchange, scope: Scope) -> None:
+        exchange.last = True  # of a request that is not even this what follows may be anything
+        require_clear_framing(scope)
+        require_host(scope, self._allowed_hosts)
+        exchange.last = False
 
     @asynccontextmanager
     async def _admitted(self, exchange: Exchange, scope: Scope) -> AsyncIterator[None]:

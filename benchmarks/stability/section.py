@@ -1,0 +1,71 @@
+"""The section on cells of changed images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+
+
+def section(results: Path) -> list[str]:
+    """The parts that have been measured."""
+    changes, scales = _changes(results), _scales(results)
+    return [*changes, *([""] if changes and scales else []), *scales]
+
+
+def _changes(results: Path) -> list[str]:
+    figures = record.read(results / "stability.json")
+    if figures is None:
+        return []
+    return [
+        "## Cells of changed images",
+        "",
+        *record.paragraph(
+            f"`python -m benchmarks.stability`: tiles of up to {figures['side_px']} px at {figures['mpp']:g} "
+            "um/px, "
+            "as they are and changed in ways that leave the cells what they are. *Found again*: cells of the "
+            "unchanged "
+            f"tile that have a partner at IoU {figures['iou']:g}; *same class*: of these; *extra*: cells that "
+            "only the "
+            "changed tile has, over the cells of the unchanged one."
+        ),
+        *record.line(figures),
+        "",
+        "| tiles | pipeline | change | cells | found again | same class | extra |",
+        "|---|---|---|---|---|---|---|",
+        *map(_row, figures["rows"]),
+    ]
+
+
+def _row(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['images']} | {row['pipeline']} | {row['change']} | {row['cells']} "
+        f"| {_share(row['found_again'], row['cells'])} | {_share(row['same_class'], row['found_again'])} "
+        f"| {_share(row['extra'], row['cells'])} |"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _scales(results: Path) -> list[str]:
+    figures = record.read(results / "scales.json")
+    if figures is None:
+        return []
+    return [
+        "## The same cells at two pixel sizes",
+        "",
+        "`python -m benchmarks.stability.scales`: tissue as scanned and resampled, each with the pixel size it",
+        "then has; *both* is 2 x matched / (cells of one + cells of the other), at IoU 0.5.",
+        *record.line(figures),
+        "",
+        "| images | resampling | cells | cells resampled | both |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['images']} | {row['resampling']} | {row['as_they_are']} | {row['resampled']} "
+            f"| {row['share']:.1%} |"
+            for row in figures["rows"]
+        ),
+    ]

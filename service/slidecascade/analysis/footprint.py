@@ -1,0 +1,104 @@
+"""What a region may take of memory, worked out before any of it is taken.
+
+Not part of it is what the process takes however many regions there are: the networks, and the tiles in flight, of
+which there are as many as threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slidecascade.cells.instances import Instances
+from slidecascade.geometry import Box, Grid
+from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.pipelines.patches import PatchesPipeline
+from slidecascade.slides.view import MAX_PIECE_PX
+
+CELL_COPIES = 4
+"""A region's cells are held by tile, joined, and sorted, with an index of their vertices; measured: 3.7."""
+
+CELLS_BYTES_PER_PX = 2
+"""Cells, with their copies, per pixel of the grid they are found in: 1000 of 2 kB in a square of 1000 x 1000.
+
+What cells take beyond is reserved when they are found.
+"""
+
+SQUARE_BYTES = 64
+"""Of a square of a lattice and a class: probabilities in tiles, joined and copied, and indices."""
+
+AREAS_BYTES_PER_PX = 32
+"""Of a mask's pixel: labels of 4 bytes in tiles, joined and padded for tracing, and what is traced of them."""
+
+PICTURE_BYTES_PER_PX = 26
+"""Of a pixel of the overview: read, resampled, drawn on twice and compressed; measured: 24."""
+
+SLIDE_BYTES_PER_PX = 8
+"""Of a pixel that is read from a slide to be made smaller: RGBA, then RGB, then the smaller ones."""
+
+
+def answer_bytes(region_l0: Box, *, overview_side_px: int, decoded: bool) -> int:
+    """Memory of a region's answer, its cells not included.
+
+    Args:
+        overview_side_px: longest side of the overview that the answer shows; 0: it shows none.
+        decoded: whether the source holds its pixels in memory.
+    """
+    if not overview_side_px:
+        return 0
+    area = region_l0.area
+    read = 0 if decoded else SLIDE_BYTES_PER_PX * min(area, MAX_PIECE_PX)
+    return PICTURE_BYTES_PER_PX * min(area, overview_side_px**2) + read
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The memory of what a kind of pipeline finds, until the answer is sent.
+
+    Attributes:
+        expected: of a region, from pipeline, region in level-0 pixels, and grids by model.
+        kept: of a tile's result.
+    """
+
+    expected: Callable[[Any, Box, Mapping[str, Grid]], int]
+    kept: Callable[[Any], int]
+
+
+def hold_freely(size: int) -> None:
+    """The memory of those who are alone."""
+
+
+def expected_cells_bytes(pipeline: CellsPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the cells of a region.
+
+    Cells are found in the halo around it, too, before those outside of the region are dropped.
+    """
+    grid, halo_px = grids[pipeline.segmenter.name], pipeline.segmenter.halo_px
+    return CELLS_BYTES_PER_PX * grid.box_from_l0(region_l0).inflated(halo_px).clipped(grid.extent).area
+
+
+def cells_bytes(cells: Instances) -> int:
+    """Memory of cells until the answer is sent."""
+    points = cells.centroids.nbytes + cells.vertices.nbytes + cells.offsets.nbytes
+    numbers = cells.areas.nbytes + cells.scores.nbytes + sum(matrix.nbytes for matrix in cells.probabilities)
+    return CELL_COPIES * (points + numbers)
+
+
+def expected_patches_bytes(pipeline: PatchesPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the lattice of a region: its probabilities, and its tiles as text."""
+    squares = grids[pipeline.classifier.name].box_from_l0(region_l0).area / pipeline.stride_px**2
+    return int(SQUARE_BYTES * (squares + 1) * len(pipeline.classifier.classes))
+
+
+def expected_areas_bytes(pipeline: AreasPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+    """Memory of the mask of a region."""
+    return AREAS_BYTES_PER_PX * grids[pipeline.segmenter.name].box_from_l0(region_l0).area
+
+
+CELLS_FOOTPRINT: Final = Footprint(expected_cells_bytes, lambda result: cells_bytes(result.cells))
+PATCHES_FOOTPRINT: Final = Footprint(
+    expected_patches_bytes, lambda result: SQUARE_BYTES * result.probabilities.size
+)
+AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, lambda result: AREAS_BYTES_PER_PX * result.labels.size)

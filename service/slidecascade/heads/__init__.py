@@ -1,0 +1,1 @@
+"""Heads: one module per kind of network output, each with one object in `heads.table`."""

@@ -1,0 +1,124 @@
+"""What the results of all kinds of pipeline have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.pipelines.classes import ClassTree
+from slidecascade.slides.facts import SlideFacts
+from slidecascade.warning import AnswerWarning
+
+CoordinateSpace = Literal["level0-pixels", "image-pixels"]
+Origin = Literal["slide", "bounds"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsedModel:
+    """A model that took part: identity, role, the grid it read and its class names."""
+
+    name: str
+    version: int
+    sha256: str
+    role: Literal["segmenter", "classifier"]
+    grid: Grid
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTile:
+    """A tile that failed twice: its core in level-0 pixels, and why."""
+
+    core_l0: Box
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileReport:
+    """Every tile accounted for."""
+
+    total: int
+    background: int
+    failed: tuple[FailedTile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TissueMap:
+    """Where tissue is: ``mask[y, x]`` covers grid pixel ``(x, y)`` of `grid` (a coarse one)."""
+
+    mask: NDArray[np.bool_]
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What was analysed, and with what.
+
+    `facts` holds what was computed once for the slide; `region_l0` is in level-0 pixels (pixels of the upload for
+    an image), and `mpp` is the size of these. `thresholds` has a number for each model. `doubts` is what makes any
+    answer about the slide doubtful; `origin` says what written outlines count from.
+    """
+
+    pipeline: str
+    coordinate_space: CoordinateSpace
+    facts: SlideFacts
+    region_l0: Box
+    mpp: Mpp
+    models: tuple[UsedModel, ...]
+    thresholds: Mapping[str, float]
+    doubts: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionResult(ABC):
+    """What was found in a region: all that an encoder may see. Each kind derives its own.
+
+    All of it counts from the corner of level 0; `origin` says what written outlines count from.
+
+    Attributes:
+        classes: every class that what is found can be of.
+        tissue: where tissue is.
+        tiles: every tile accounted for.
+        timings_s: seconds of work by stage, added up over threads.
+        warnings: what makes the answer doubtful.
+        Others: see `Subject`.
+    """
+
+    kind: ClassVar[str]
+
+    pipeline: str
+    coordinate_space: CoordinateSpace
+    facts: SlideFacts
+    region_l0: Box
+    mpp: Mpp
+    models: tuple[UsedModel, ...]
+    thresholds: Mapping[str, float]
+    classes: ClassTree
+    tissue: TissueMap
+    tiles: TileReport
+    timings_s: Mapping[str, float]
+    warnings: tuple[AnswerWarning, ...] = ()
+    origin: Origin = "slide"
+
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        """The level-0 pixel (x, y) that output coordinates count from."""
+        bounds = self.facts.bounds_l0
+        return (bounds.x, bounds.y) if self.origin == "bounds" and bounds is not None else (0, 0)
+
+    @property
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """How many of what the kind finds there are, by class name, zero included."""
+
+    @property
+    def cell_counts(self) -> dict[str, int]:
+        """Cells by class name; empty for a kind that finds none."""
+        return {}

@@ -1,0 +1,126 @@
+"""Where the results of tiles go.
+
+The flow hands over every tile once, in reading order, and keeps nothing: what memory an analysis takes is up to
+its sink. The sink of a region keeps all tiles and makes a `RegionResult` of them; each kind derives its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from slidecascade.geometry import Box, Grid, Size
+from slidecascade.kinds.result import FailedTile, RegionResult, Subject, TileReport, TissueMap
+from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.pipelines.spec import Pipeline
+from slidecascade.slides import tissue
+from slidecascade.warning import AnswerWarning
+
+MIN_UNSTORED = 0.01
+"""Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
+
+T = TypeVar("T", bound=AnyTileResult)
+T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
+P = TypeVar("P", bound=Pipeline)
+
+
+class Sink(Protocol[T_contra]):
+    """Takes the tiles of an analysis, in reading order, from one thread."""
+
+    def take(self, result: T_contra, /) -> None:
+        """A tile that was analysed, or found to be background."""
+        ...
+
+    def fail(self, failure: TileFailure, /) -> None:
+        """A tile that failed twice."""
+        ...
+
+
+class MemorySink(ABC, Generic[P, T]):
+    """Keeps the tiles of a region in memory.
+
+    Args:
+        pipeline: what is run.
+        region_l0: the region, in level-0 pixels.
+        grid: the one in which tiles are cut.
+    """
+
+    def __init__(self, pipeline: P, region_l0: Box, grid: Grid) -> None:
+        self._pipeline = pipeline
+        self._region_l0 = region_l0
+        self._grid = grid
+        self._results: list[T] = []
+        self._failures: list[TileFailure] = []
+
+    def take(self, result: T, /) -> None:
+        self._results.append(result)
+
+    def fail(self, failure: TileFailure, /) -> None:
+        self._failures.append(failure)
+
+    @abstractmethod
+    def finish(self, subject: Subject) -> RegionResult:
+        """What all tiles together say of the region, without timings."""
+
+    def tissue(self) -> TissueMap:
+        """The tissue blocks of the slide that meet the region."""
+        return tissue_map(self._results, self._region_l0, self._grid)
+
+    def warnings(self) -> tuple[AnswerWarning, ...]:
+        """What makes the answer doubtful."""
+        return warnings_of(
+            unstored_px=sum(result.unstored_px for result in self._results),
+            seen_px=sum(result.core.area for result in self._results),
+        )
+
+    def report(self) -> TileReport:
+        """Every tile accounted for."""
+        return TileReport(
+            total=len(self._results) + len(self._failures),
+            background=sum(result.is_background for result in self._results),
+            failed=tuple(
+                FailedTile(core_in_region_l0(item.core, self._grid, self._region_l0), item.reason)
+                for item in self._failures
+            ),
+        )
+
+
+def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> TissueMap:
+    """The tissue blocks of the slide that meet `region_l0`, put together from `results`; `grid` is theirs."""
+    block, needed = tissue.BLOCK_PX, grid.box_from_l0(region_l0)
+    left, top = needed.x // block, needed.y // block
+    size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
+    mask = np.zeros((size.height, size.width), np.bool_)
+    for result in results:
+        rows, columns = result.tissue.shape
+        place = Box(result.core.x // block, result.core.y // block, columns, rows)
+        inside = place.clipped(Box(left, top, size.width, size.height))
+        part, target = inside.shifted(-place.x, -place.y), inside.shifted(-left, -top)
+        mask[target.y : target.bottom, target.x : target.right] = result.tissue[
+            part.y : part.bottom, part.x : part.right
+        ]
+    corner_x, corner_y = grid.l0_from_grid(np.array([[left, top]]) * block)[0].tolist()
+    return TissueMap(mask, Grid(corner_x, corner_y, grid.downsample * block, size, grid.mpp * block))
+
+
+def warnings_of(*, unstored_px: float, seen_px: int) -> tuple[AnswerWarning, ...]:
+    """What makes an answer doubtful when so many of the pixels seen, in the segmenter's grid, are not stored."""
+    unstored = unstored_px / max(1, seen_px)
+    if unstored < MIN_UNSTORED:
+        return ()
+    message = (
+        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
+        "file was not written to its end; look at it in a viewer."
+    )
+    return (AnswerWarning("no-stored-pixels", message),)
+
+
+def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:
+    """`core` in whole level-0 pixels inside the region; boxes that meet in the grid meet here."""
+    left, top = grid.l0_from_grid(np.array([[core.x, core.y]]))[0]
+    right, bottom = grid.l0_from_grid(np.array([[core.right, core.bottom]]))[0]
+    x, y = round(left), round(top)
+    return Box(x, y, round(right) - x, round(bottom) - y).clipped(region_l0)

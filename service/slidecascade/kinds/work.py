@@ -1,0 +1,100 @@
+"""The work on one tile, as far as it is the same for every kind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.cancellation import Control
+from slidecascade.geometry import Box, Grid
+from slidecascade.kinds.tile_result import AnyTileResult
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.tensors import Tensors
+from slidecascade.pipelines.spec import Pipeline
+from slidecascade.runners.runner import Runner
+from slidecascade.slides.tiling import Tile
+from slidecascade.slides.tissue import BLOCK_PX
+from slidecascade.slides.view import SlideView
+from slidecascade.timing import Stopwatch
+
+_SEEN_PX = 16
+"""Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
+
+P = TypeVar("P", bound=Pipeline)
+T_co = TypeVar("T_co", bound=AnyTileResult, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileWork(ABC, Generic[P, T_co]):
+    """Everything the tiles of a region share. Each kind derives its own.
+
+    `region_l0` is the box that is wanted, in level-0 pixels. `grids` holds the pixel grid of every model by name;
+    `thresholds` a number for each.
+    """
+
+    pipeline: P
+    region_l0: Box
+    grids: Mapping[str, Grid]
+    thresholds: Mapping[str, float]
+    dark_field: bool
+    runner: Runner
+    control: Control
+    stopwatch: Stopwatch
+
+    @property
+    @abstractmethod
+    def grid(self) -> Grid:
+        """The grid in which tiles are cut."""
+
+    @property
+    @abstractmethod
+    def aligned_to(self) -> int:
+        """Spacing of the lattice of tiles, a multiple of the network's stride and of the tissue blocks."""
+
+    @property
+    @abstractmethod
+    def halo_px(self) -> int:
+        """Pixels read around a core, a multiple of `aligned_to`."""
+
+    @property
+    def needed(self) -> Box:
+        """What tiles have to cover, in pixels of the grid."""
+        return self.grid.box_from_l0(self.region_l0)
+
+    @abstractmethod
+    def result(self, tile: Tile, view: SlideView) -> T_co:
+        """What there is in `tile` of `view`; a straight line, for concurrency lives outside."""
+
+    def read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[np.uint8]:
+        """The pixels of a box of a grid."""
+        with self.stopwatch.measure("read"):
+            return view.read(grid, box)
+
+    def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[np.uint8]) -> Tensors:
+        """What `model` returns for ``(N, H, W, 3)`` images; raises what the control raises."""
+        self.control.check()
+        with self.stopwatch.measure("segment" if model.task == "segment" else "classify"):
+            return self.runner.run(model.name, {model.input.name: images})
+
+    def unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: SlideView) -> float:
+        """The pixels of the core that the source does not store; `patch` shows `tile.read`.
+
+        The source is asked only where the patch has the pure white of unstored pixels.
+        """
+        left, top = tile.core.x - tile.read.x, tile.core.y - tile.read.y
+        seen = patch[top : top + tile.core.height : _SEEN_PX, left : left + tile.core.width : _SEEN_PX]
+        if not (seen == 255).all(axis=2).any():
+            return 0.0
+        with self.stopwatch.measure("read"):
+            return view.unstored_share(self.grid, tile.core) * tile.core.area
+
+
+def core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:
+    """The tissue blocks of the read box that touch the core, whose corner lies on their lattice."""
+    left, top = (tile.core.x - tile.read.x) // BLOCK_PX, (tile.core.y - tile.read.y) // BLOCK_PX
+    return blocks[top : top + -(-tile.core.height // BLOCK_PX), left : left + -(-tile.core.width // BLOCK_PX)]

@@ -1,0 +1,125 @@
+"""What areas can be answered as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from slidecascade import wire
+from slidecascade.areas.result import AreasResult
+from slidecascade.outputs import heatmap, overlay, png
+from slidecascade.outputs.annotations import (
+    COLLECTION_END,
+    MOST_BYTES_EACH,
+    collection_begin,
+    joined,
+    written,
+)
+from slidecascade.outputs.areas.heatmap import compute
+from slidecascade.outputs.areas.rle import rle_csv
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
+from slidecascade.outputs.files import Files, Overview
+from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.outputs.ids import id_namespace
+from slidecascade.outputs.overlay import MAX_SIDE_PX
+from slidecascade.outputs.provenance import provenance
+from slidecascade.outputs.summary import Figures, summary, text
+from slidecascade.wire import CSV, GEOJSON, JSON, PNG
+
+
+def encode_geojson(result: AreasResult) -> Iterator[bytes]:
+    """A feature collection of QuPath annotations with holes, in pieces; coordinates are level-0 pixels."""
+    yield collection_begin(provenance(result))
+    areas_um2 = (result.areas_px * result.grid.mpp**2).tolist()
+    classes = [result.classes.ends[index] for index in result.class_index.tolist()]
+    measurements = [{"Area µm^2": round(area, 2)} for area in areas_um2]
+    yield from joined(
+        written(id_namespace(result).bytes, result.rings, classes, measurements, origin_l0=result.origin_l0)
+    )
+    yield COLLECTION_END
+
+
+def summarise(
+    result: AreasResult, heatmaps: tuple[Heatmap, ...], colormap: Colormap = Colormap.VIRIDIS
+) -> wire.Summary:
+    """The summary of `result`: how many areas there are of each class, how large, and what part of the tissue."""
+    tissue = tissue_mm2(result)
+    areas = {
+        name: wire.AreaFigures(
+            count=result.counts[name],
+            area_mm2=round(pixels * result.grid.mpp**2 / UM2_PER_MM2, 6),
+            tissue_share=round(pixels * result.grid.mpp**2 / UM2_PER_MM2 / tissue, 6) if tissue > 0 else None,
+        )
+        for name, pixels in result.pixels.items()
+    }
+    densities = {name: round(number / tissue, 2) if tissue > 0 else None for name, number in result.counts.items()}
+    return summary(result, Figures({}, densities, areas=areas), heatmaps, colormap)
+
+
+def heatmaps_of(result: AreasResult) -> tuple[Heatmap, ...]:
+    """All heatmaps of `result`."""
+    return tuple(compute(result, spec) for spec in result.heatmaps)
+
+
+def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
+    """Summary, heatmaps, overlay, ``mask.tiff``, ``areas_rle.csv`` and ``areas.geojson``."""
+    most_bytes = 4096 + len(result.rings) * MOST_BYTES_EACH + len(result.rings.vertices) * 40
+    return Files(_small(result, overview, drawing), "areas.geojson", encode_geojson(result), most_bytes)
+
+
+def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
+    maps = heatmaps_of(result)
+    yield "summary.json", text(summarise(result, maps, drawing.colormap), indent=2)
+    for item in maps:
+        yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+    image_rgb, downsample = overview(MAX_SIDE_PX)
+    drawn = overlay.draw(
+        result,
+        overlay.shapes_of(result.rings, result.class_index, result.classes, list(result.counts.values())),
+        image_rgb,
+        downsample=downsample,
+        typical_l0=float(np.sqrt(np.median(result.areas_px)) if len(result.areas_px) else 0.0)
+        * result.grid.downsample,
+    )
+    yield "overlay.png", png.encode(drawn)
+    if result.labels.size:
+        yield "mask.tiff", _tiff(result)
+    yield "areas_rle.csv", b"".join(rle_csv(result))
+
+
+def _tiff(result: AreasResult) -> bytes:
+    """The mask as 8-bit greys: the number of a pixel's class, counted from 1; LZW."""
+    done, data = cv2.imencode(".tiff", result.mask)
+    if not done:
+        raise ValueError(f"OpenCV cannot write a mask of {result.mask.shape} as TIFF.")
+    return data.tobytes()
+
+
+def _geojson(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
+    yield from encode_geojson(result)
+
+
+def _summary(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
+    yield text(summarise(result, heatmaps_of(result), drawing.colormap))
+
+
+def _heatmap(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
+    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
+    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
+
+
+def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
+    yield from rle_csv(result)
+
+
+def _native(result: AreasResult) -> Iterator[bytes]:
+    yield b'{"summary":' + text(summarise(result, heatmaps_of(result))) + b',"areas":'
+    yield from encode_geojson(result)
+    yield b"}"
+
+
+ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)

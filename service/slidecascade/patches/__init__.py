@@ -1,0 +1,1 @@
+"""The kind `patches`: the work on a tile, its result and its parts."""

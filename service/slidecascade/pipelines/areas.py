@@ -1,0 +1,131 @@
+"""Pipelines of the kind ``areas``: one semantic network, whose mask is the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from slidecascade.errors import PipelineSpecError
+from slidecascade.heads.head import MaskHead
+from slidecascade.heads.table import find
+from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.pipelines.spec import (
+    FileKind,
+    HeatmapTitle,
+    Pipeline,
+    PipelineSpec,
+    SpecPart,
+    own_classes,
+    require_classes,
+    require_segmenter,
+)
+
+MOST_SMALL_PX = 4096
+"""A region is read this much further at most, to see whether what its edge cuts is a small area."""
+
+
+class CoverageMapFields(SpecPart):
+    """A heatmap of the share of a neighbourhood that a class covers."""
+
+    name: Name
+    title: str
+    class_name: Annotated[str, Field(alias="class")]
+    grid_um: Annotated[float, Field(ge=1, le=10_000)] = 64.0
+    maximum: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class AreasSpec(PipelineSpec):
+    """A pipeline file of this kind.
+
+    Areas smaller than `min_area_um2` are left out; default: those of the model's options.
+    """
+
+    kind: Literal["areas"]
+    segmenter: Name
+    min_area_um2: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    heatmaps: Annotated[tuple[CoverageMapFields, ...], Field(min_length=1)]
+
+    @property
+    def model_names(self) -> frozenset[str]:
+        return frozenset({self.segmenter})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageMap:
+    """A heatmap: of the share that class number `class_index` of the network covers of squares of `grid_um`."""
+
+    name: str
+    title: str
+    class_index: int
+    grid_um: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AreasPipeline(Pipeline):
+    """A semantic network and what is made of its mask."""
+
+    kind: ClassVar[str] = "areas"
+
+    segmenter: SegmenterSpec
+    head: MaskHead[Any]
+    min_area_um2: float
+    heatmaps: tuple[CoverageMap, ...]
+
+    @property
+    def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
+        return (self.segmenter,)
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """The probability from which a pixel is of a class."""
+        return {self.segmenter.name: self.segmenter.options.foreground}
+
+    @property
+    def heatmap_titles(self) -> tuple[HeatmapTitle, ...]:
+        return tuple(HeatmapTitle(name=item.name, title=item.title, kind="coverage") for item in self.heatmaps)
+
+
+def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeline:
+    """The pipeline that `spec` describes; raises PipelineSpecError when it names what its model does not have."""
+    segmenter = require_segmenter(spec.name, spec.segmenter, models)
+    head = find(segmenter.head)
+    if not isinstance(head, MaskHead):
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} makes no mask."
+        )
+    if len(segmenter.classes) > 255:
+        raise PipelineSpecError(f"Pipeline {spec.name!r}: a mask has at most 255 classes.")
+    require_classes(spec.name, tuple(item.class_name for item in spec.heatmaps), segmenter)
+    least = segmenter.options.min_area_um2 if spec.min_area_um2 is None else spec.min_area_um2
+    if least / segmenter.mpp**2 > MOST_SMALL_PX:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: min_area_um2 may be {MOST_SMALL_PX * segmenter.mpp**2:g} at most at "
+            f"{segmenter.mpp:g} um/px."
+        )
+    return AreasPipeline(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        classes=own_classes(segmenter),
+        segmenter=segmenter,
+        head=head,
+        min_area_um2=least,
+        heatmaps=tuple(
+            CoverageMap(
+                name=item.name,
+                title=item.title,
+                class_index=segmenter.class_names.index(item.class_name),
+                grid_um=item.grid_um,
+                maximum=item.maximum,
+            )
+            for item in spec.heatmaps
+        ),
+    )
+
+
+FILE = FileKind("areas", AreasSpec, assemble)

@@ -1,0 +1,196 @@
+"""Pipelines of the kind ``cells``: a segmenter, a cascade of classifiers, heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from slidecascade.errors import PipelineSpecError
+from slidecascade.heads.head import ObjectHead
+from slidecascade.heads.table import find
+from slidecascade.models.repository import ModelPackage
+from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.pipelines.classes import CellClass, ClassTree
+from slidecascade.pipelines.heatmaps import HeatmapSpec
+from slidecascade.pipelines.spec import (
+    FileKind,
+    HeatmapTitle,
+    Pipeline,
+    PipelineSpec,
+    Probability,
+    SpecPart,
+    require_classifier,
+    require_segmenter,
+)
+
+UNCLASSIFIED = CellClass(("Unclassified",), (153, 153, 153))
+NOWHERE = -1
+
+
+class StageSpec(SpecPart):
+    """A classifier and the class of the stage before that it refines; None: it sees every cell.
+
+    `floor` is the least probability a class must reach here; None: the floor of the model's own options.
+    """
+
+    model: Name
+    select: str | None = None
+    floor: Probability | None = None
+
+
+class HeatmapFields(SpecPart):
+    """See `slidecascade.pipelines.heatmaps.HeatmapSpec`."""
+
+    name: Name
+    title: str
+    kind: Literal["fraction", "density"]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    of: tuple[str, ...] = ()
+    grid_um: Annotated[float, Field(ge=1, le=1000)] = 16.0
+    sigma_um: Annotated[float, Field(ge=1, le=1000)] = 40.0
+    maximum: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _a_fraction_has_a_whole(self) -> HeatmapFields:
+        if (self.kind == "fraction") != bool(self.of):
+            raise ValueError("a fraction needs `of`, a density has none")
+        if self.sigma_um > 50 * self.grid_um:
+            raise ValueError("sigma_um may be at most 50 times grid_um: take a coarser grid")
+        return self
+
+
+class CellsSpec(PipelineSpec):
+    """A pipeline file of this kind, which is also that of a file that states none."""
+
+    kind: Literal["cells"] = "cells"
+    segmenter: Name
+    cascade: tuple[StageSpec, ...] = ()
+    heatmaps: Annotated[tuple[HeatmapFields, ...], Field(min_length=1)]
+
+    @property
+    def model_names(self) -> frozenset[str]:
+        return frozenset({self.segmenter, *(stage.model for stage in self.cascade)})
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A classifier, and the index of the class of the stage before that it refines; None: it sees every cell.
+
+    A cell none of whose classes reaches the probability `floor` is unclassified, unless a request asks otherwise.
+    """
+
+    model: ClassifierSpec
+    parent: int | None
+    floor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellsPipeline(Pipeline):
+    """A segmenter and the cascade behind it.
+
+    `leaves[k][c]` is the index in `classes.ends` of class ``c`` of stage ``k``, `NOWHERE` for a class that stage
+    ``k + 1`` refines; the last entry, ``leaves[k][-1]``, is for cells that stage ``k`` saw but for which no class
+    was probable enough.
+    """
+
+    kind: ClassVar[str] = "cells"
+
+    segmenter: SegmenterSpec
+    head: ObjectHead[Any]
+    stages: tuple[Stage, ...]
+    leaves: tuple[tuple[int, ...], ...]
+    heatmaps: tuple[HeatmapSpec, ...]
+
+    @property
+    def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
+        return (self.segmenter, *(stage.model for stage in self.stages))
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """Foreground probability of the segmenter, then the floors of the classifiers."""
+        floors = {stage.model.name: stage.floor for stage in self.stages}
+        return {self.segmenter.name: self.segmenter.options.foreground} | floors
+
+    @property
+    def heatmap_titles(self) -> tuple[HeatmapTitle, ...]:
+        return tuple(HeatmapTitle(name=item.name, title=item.title, kind=item.kind) for item in self.heatmaps)
+
+
+def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeline:
+    """The pipeline that `spec` describes; raises PipelineSpecError when its models do not fit together."""
+    segmenter = require_segmenter(spec.name, spec.segmenter, models)
+    head = find(segmenter.head)
+    if not isinstance(head, ObjectHead):
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} finds no objects."
+        )
+    stages = _stages(spec, models)
+    classes, leaves = _class_tree(segmenter, stages)
+    for heatmap in spec.heatmaps:
+        for wanted in (*heatmap.classes, *heatmap.of):
+            if wanted not in classes.groups:
+                raise PipelineSpecError(
+                    f"Pipeline {spec.name!r}: heatmap {heatmap.name!r} names the class {wanted!r}; "
+                    f"there are {', '.join(end.name for end in classes.ends)}."
+                )
+    return CellsPipeline(
+        name=spec.name,
+        title=spec.title,
+        description=spec.description,
+        segmenter=segmenter,
+        head=head,
+        stages=stages,
+        classes=classes,
+        leaves=leaves,
+        heatmaps=tuple(HeatmapSpec(**dict(heatmap)) for heatmap in spec.heatmaps),
+    )
+
+
+def _stages(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    for position, fields in enumerate(spec.cascade):
+        model = require_classifier(spec.name, fields.model, models)
+        before = [item.name for item in stages[-1].model.classes] if stages else []
+        if (fields.select is None) != (position == 0) or (fields.select and fields.select not in before):
+            raise PipelineSpecError(
+                f"Pipeline {spec.name!r}: stage {position + 1} must "
+                + ("select one of " + ", ".join(before) if before else "see every cell, without `select`")
+                + "."
+            )
+        parent = None if fields.select is None else before.index(fields.select)
+        floor = model.options.floor if fields.floor is None else fields.floor
+        stages.append(Stage(model, parent, floor))
+    return tuple(stages)
+
+
+def _class_tree(
+    segmenter: SegmenterSpec, stages: tuple[Stage, ...]
+) -> tuple[ClassTree, tuple[tuple[int, ...], ...]]:
+    """All final classes, and for each stage where its classes are among them."""
+    if not stages:
+        first = segmenter.classes[0]
+        return ClassTree((CellClass((first.name,), first.color),)), ()
+    classes: list[CellClass] = []
+    leaves: list[tuple[int, ...]] = []
+    prefix: tuple[str, ...] = ()
+    for position, stage in enumerate(stages):
+        refined = stages[position + 1].parent if position + 1 < len(stages) else None
+        places: list[int] = []
+        ends = [CellClass((item.name,), item.color) for item in stage.model.classes]
+        for index, end in enumerate([*ends, UNCLASSIFIED]):
+            if index == refined:
+                # No cell ends here: the next stage decides, and overwrites this place.
+                places.append(NOWHERE)
+                continue
+            places.append(len(classes))
+            classes.append(CellClass(prefix + end.path, end.color))
+        leaves.append(tuple(places))
+        if refined is not None:
+            prefix += (stage.model.classes[refined].name,)
+    return ClassTree(tuple(classes)), tuple(leaves)
+
+
+FILE = FileKind("cells", CellsSpec, assemble)

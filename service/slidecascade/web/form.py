@@ -1,0 +1,102 @@
+"""The two parts of a multipart form, put together while they arrive; nothing touches the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from slidecascade.errors import MalformedRequestError, UploadTooLargeError
+from slidecascade.web.body import Body
+from slidecascade.web.preamble import Preamble
+
+MAX_JSON_BYTES: Final = 2**20
+"""Largest JSON document: a request is a handful of fields."""
+
+_NAMES: Final = frozenset({"image", "request"})
+
+
+async def read_form(body: Body, content_type: str) -> dict[str, bytes]:
+    """The parts of the form in `body` by name; file names are not looked at.
+
+    Raises:
+        MalformedRequestError: when the body is no such form, or a part is repeated or has another name.
+        UploadTooLargeError: when the part ``request`` is larger than `MAX_JSON_BYTES`.
+        DeadlineExceededError, CancelledError: as `Body.next`.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
+    # The parser holds the parts by their callbacks. Were it held by them, too, each upload would outlive its
+    # request until the cycle collector comes by.
+    parts = _Parts()
+    try:
+        parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict
+    except FormParserError as error:
+        raise MalformedRequestError("The boundary of the multipart form cannot be used.") from error
+    preamble = Preamble(boundary)
+    while (chunk := await body.next()) is not None:
+        try:
+            parser.write(preamble.without(chunk))
+        except FormParserError as error:
+            raise MalformedRequestError("The body is not a multipart form with that boundary.") from error
+    return parts.finish()
+
+
+class _Parts:
+    """Called by the parser with what it finds; each part grows in one buffer."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, BytesIO] = {}
+        self._name: str | None = None
+        self._header = (b"", b"")
+        self._ended = False
+
+    def callbacks(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def finish(self) -> dict[str, bytes]:
+        if not self._ended:
+            raise MalformedRequestError("The multipart form ends before its last boundary.")
+        return {name: content.getvalue() for name, content in self._contents.items()}
+
+    def _begin_part(self) -> None:
+        self._name = None
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0] + data[start:end], b"")
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0], self._header[1] + data[start:end])
+
+    def _end_header(self) -> None:
+        (name, value), self._header = self._header, (b"", b"")
+        if name.lower() == b"content-disposition":
+            self._name = parse_options_header(value)[1].get(b"name", b"").decode("latin-1")
+
+    def _end_headers(self) -> None:
+        if self._name not in _NAMES:
+            raise MalformedRequestError("The form has a part that is neither 'image' nor 'request': remove it.")
+        if self._name in self._contents:
+            raise MalformedRequestError(f"The form has the part {self._name!r} twice: send it once.")
+        self._contents[self._name] = BytesIO()
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        content = self._contents[str(self._name)]
+        if self._name == "request" and content.tell() + end - start > MAX_JSON_BYTES:
+            raise UploadTooLargeError(f"The part 'request' is larger than {MAX_JSON_BYTES} bytes.")
+        content.write(memoryview(data)[start:end])
+
+    def _end(self) -> None:
+        self._ended = True

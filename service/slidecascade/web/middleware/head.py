@@ -1,0 +1,42 @@
+"""HEAD wherever there is GET: the same answer without its content (RFC 9110, section 9.3.2)."""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Head:
+    """Around an application that knows GET only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, send)
+        finally:
+            if "route" in asked:  # the log and the metrics name it
+                scope["route"] = asked["route"]
+
+
+def bodiless(scope: Scope, send: Send) -> Send:
+    """`send`; of an answer to HEAD the head alone is sent, and where GET is allowed HEAD is listed beside it."""
+    is_head = scope["method"] == "HEAD"
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 405:
+            headers = MutableHeaders(raw=list(message.get("headers", ())))
+            allowed = {name.strip() for name in headers.get("allow", "").split(",")}
+            if "GET" in allowed:
+                headers["allow"] = ", ".join(sorted(allowed | {"HEAD"}))
+                message = {**message, "headers": headers.raw}
+        elif is_head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sent

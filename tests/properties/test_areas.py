@@ -1,0 +1,113 @@
+"""Areas: those of a region are what the whole slide has there, in any tiling."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from slidecascade.areas.result import AreasResult
+from slidecascade.geometry import Box
+from toy_kinds import ToyKinds, coloured, filled
+
+WIDTH, HEIGHT = 420, 340
+SMALLEST_UM2 = 30.0
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyKinds:
+    return ToyKinds(tmp_path_factory.mktemp("toy"), areas={"min_area_um2": SMALLEST_UM2})
+
+
+def run(toy: ToyKinds, image: NDArray[np.uint8], **options: object) -> AreasResult:
+    found = toy.run("toy-areas", image, **options)  # type: ignore[arg-type]
+    assert isinstance(found, AreasResult)
+    return found
+
+
+def pieces(mask: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Class and pixels of every piece, from the whole mask at once."""
+    found = []
+    for number in range(1, int(mask.max(initial=0)) + 1):
+        count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
+        found += [(number, labels == label) for label in range(1, count)]
+    return found
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> Box:
+    x, y = draw(st.integers(0, WIDTH - 1)), draw(st.integers(0, HEIGHT - 1))
+    return Box(x, y, draw(st.integers(1, WIDTH - x)), draw(st.integers(1, HEIGHT - y)))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    region_l0=regions(),
+    mpp=st.sampled_from([0.5, 0.25, 0.31]),
+    tile_px=st.none() | st.integers(64, 300),
+    shift=st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    threads=st.sampled_from([1, 2]),
+)
+def test_the_mask_of_a_region_is_that_of_the_slide(
+    toy: ToyKinds,
+    seed: int,
+    region_l0: Box,
+    mpp: float,
+    tile_px: int | None,
+    shift: tuple[int, int],
+    threads: int,
+) -> None:
+    """Bit for bit, small areas that the region's edge cuts included; its areas are the pieces of that mask."""
+    image = coloured(seed, WIDTH, HEIGHT, 12)
+    whole = run(toy, image, mpp=mpp)
+    part = run(toy, image, mpp=mpp, region_l0=region_l0, tile_px=tile_px, shift=shift, threads=threads)
+
+    box = part.box
+    assert box == part.box.clipped(whole.box)
+    expected = whole.mask[box.y : box.bottom, box.x : box.right]
+    np.testing.assert_array_equal(part.mask, expected)
+    found = pieces(expected)
+    assert len(found) == len(part.rings) == len(part.class_index)
+    for number, pixels in found:
+        label = part.labels[pixels]
+        assert (label == label[0]).all()
+        assert part.areas_px[label[0] - 1] == pixels.sum() == (part.labels == label[0]).sum()
+        assert part.class_index[label[0] - 1] == number - 1
+
+
+def test_an_area_larger_than_any_tile_is_one_with_its_holes(toy: ToyKinds) -> None:
+    """A frame over many tiles has one outer ring and one hole, and holds exactly the pixels of the mask."""
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[20:300, 20:380] = (230, 40, 40)
+    image[60:260, 60:340] = (230, 190, 210)
+    found = run(toy, image, tile_px=64)
+    assert found.counts == {"Red": 1, "Green": 0}
+    assert np.diff(found.rings.piece_offsets).tolist() == [2]
+    assert (filled(found.rings, 0, (HEIGHT, WIDTH)) == (found.mask == 1)).all()
+    assert found.areas_px.tolist() == [280 * 360 - 200 * 280]
+    assert found.pixels == {"Red": 280 * 360 - 200 * 280, "Green": 0}
+
+
+def test_whether_an_area_is_small_is_a_matter_of_the_slide(toy: ToyKinds) -> None:
+    """The corner of a large area stays in a region that shows ten pixels of it; a small area is gone in both."""
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[100:140, 100:140] = (230, 40, 40)
+    image[200:205, 200:205] = (40, 210, 40)
+    part = run(toy, image, region_l0=Box(60, 60, 42, 45))
+    assert part.areas_px.tolist() == [10]
+    assert run(toy, image).counts == {"Red": 1, "Green": 0}
+
+
+def test_areas_are_in_level0_pixels(toy: ToyKinds) -> None:
+    """Outlines of a network that reads at half of level 0's resolution."""
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[100:180, 60:140] = (40, 210, 40)
+    found = run(toy, image, mpp=0.25)
+    assert found.grid.downsample == 2
+    assert found.rings.vertices.tolist() == [[60, 100], [140, 100], [140, 180], [60, 180]] or sorted(
+        found.rings.vertices.tolist()
+    ) == [[60, 100], [60, 180], [140, 100], [140, 180]]

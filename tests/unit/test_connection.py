@@ -1,0 +1,208 @@
+"""How long a client may keep a connection waiting; real sockets, an application of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from slidecascade import logs
+from slidecascade.hosting.connection import Connection, Timeouts
+from slidecascade.hosting.openconnections import OpenConnections
+
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+SHORT_S = 0.2
+LONG_S = 60.0
+NEVER = Timeouts(head_s=LONG_S, rest_s=LONG_S, idle_s=LONG_S, read_s=LONG_S)
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Open = Callable[[], Awaitable[Client]]
+
+
+class App:
+    """Answers without reading the body, with `size` bytes, once it is released."""
+
+    def __init__(self) -> None:
+        self.size = 2
+        self.held = asyncio.Event()
+        self.held.set()
+        self.finished = asyncio.Event()
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await self.held.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for start in range(0, self.size, 2**16):
+            more = start + 2**16 < self.size
+            await send({"type": "http.response.body", "body": b"x" * min(2**16, self.size), "more_body": more})
+        self.finished.set()
+
+
+@asynccontextmanager
+async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIterator[Open]:
+    """A listener on loopback whose connections are ours."""
+    config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_keep_alive=int(LONG_S))
+    make = partial(
+        Connection,
+        config,
+        ServerState(),
+        {},
+        all_open=OpenConnections(limit),
+        timeouts=timeouts,
+        timeout_log=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
+    )
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    writers: list[asyncio.StreamWriter] = []
+
+    async def connect() -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        return reader, writer
+
+    try:
+        async with asyncio.timeout(20):
+            yield connect
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        server.close()
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    """What is sent until the connection closes."""
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+async def trickle(writer: asyncio.StreamWriter, at_once: bytes, slowly: bytes) -> None:
+    """Send the second byte by byte."""
+    writer.write(at_once)
+    for byte in slowly:
+        await asyncio.sleep(0.02)
+        writer.write(bytes([byte]))
+
+
+def but(**shorter: float) -> Timeouts:
+    """A server that waits long, except for one thing."""
+    return Timeouts(**({"head_s": LONG_S, "rest_s": LONG_S, "idle_s": LONG_S, "read_s": LONG_S} | shorter))
+
+
+async def test_a_silent_connection_is_closed(app: App) -> None:
+    """A client that sends nothing gets nothing."""
+    async with serving(app, but(head_s=SHORT_S)) as connect:
+        reader, _ = await connect()
+        assert await read_all(reader) == b""
+
+
+async def test_a_head_that_trickles_is_answered_408(app: App) -> None:
+    """Each byte does not begin the time anew."""
+    async with serving(app, but(head_s=SHORT_S)) as connect:
+        reader, writer = await connect()
+        sender = asyncio.create_task(trickle(writer, GET[:5], GET[5:-1] * 100))
+        assert (await read_all(reader)).startswith(b"HTTP/1.1 408 ")
+        sender.cancel()
+
+
+async def test_an_idle_connection_is_closed(app: App) -> None:
+    """After an answer a client has so long for its next request."""
+    async with serving(app, but(idle_s=SHORT_S)) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        assert (await read_all(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_second_head_that_does_not_end_is_closed(app: App) -> None:
+    """The time for a head counts on a connection that was in use, too."""
+    async with serving(app, but(head_s=SHORT_S)) as connect:
+        reader, writer = await connect()
+        writer.write(GET + GET[:10])
+        assert b"HTTP/1.1 408 " in await read_all(reader)
+
+
+async def test_a_body_that_nobody_reads_is_waited_for_shortly(app: App) -> None:
+    """The client has its answer: the rest of its body is thrown away for a while, whatever it sends."""
+    async with serving(app, but(rest_s=SHORT_S)) as connect:
+        reader, writer = await connect()
+        sender = asyncio.create_task(trickle(writer, POST, b"y" * 99))
+        assert (await read_all(reader)).startswith(b"HTTP/1.1 200 ")
+        sender.cancel()
+
+
+async def test_a_body_that_nobody_read_but_that_ends_keeps_the_connection(app: App) -> None:
+    """The next request is answered on the same connection."""
+    async with serving(app, NEVER) as connect:
+        reader, writer = await connect()
+        for _ in range(2):
+            writer.write(POST)
+            assert await reader.readuntil(b"xx\r\n0\r\n\r\n")
+            writer.write(b"y" * 100)
+
+
+async def test_work_is_waited_for(app: App) -> None:
+    """None of these times counts while the application works on an answer."""
+    app.held.clear()
+    quick = Timeouts(head_s=SHORT_S, rest_s=SHORT_S, idle_s=SHORT_S, read_s=SHORT_S)
+    async with serving(app, quick) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 3 * SHORT_S)
+        app.held.set()
+        assert (await read_all(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(app: App) -> None:
+    """An answer that nobody fetches does not keep its request for good."""
+    app.size = 2**27
+    async with serving(app, but(read_s=SHORT_S)) as connect:
+        reader, writer = await connect()
+        writer.write(GET)
+        await app.finished.wait()  # it would wait for the client otherwise
+        assert len(await read_all(reader)) < app.size
+
+
+async def test_the_longest_waiting_makes_room(app: App) -> None:
+    """Beyond the limit the connection that has waited longest is closed, not the new one."""
+    async with serving(app, NEVER, limit=2) as connect:
+        (first, _), (second, second_writer) = await connect(), await connect()
+        third, third_writer = await connect()
+        assert await read_all(first) == b""
+        for reader, writer in ((second, second_writer), (third, third_writer)):
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connections_in_use_are_not_closed(app: App) -> None:
+    """When requests are worked on in all of them, a new one is refused and says when to come again."""
+    app.held.clear()
+    async with serving(app, NEVER, limit=2) as connect:
+        busy = [await connect() for _ in range(2)]
+        for _, writer in busy:
+            writer.write(GET)
+        await asyncio.sleep(0)
+        while True:
+            reader, writer = await connect()
+            writer.write(GET)
+            if answer := await read_all(reader):
+                break
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after" in answer.lower()
+        assert b"x-request-id" in answer.lower()
+        app.held.set()
+        for reader, _ in busy:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
