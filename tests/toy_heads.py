@@ -58,11 +58,12 @@ class _Stars(ObjectHead[StarsOptions]):
 
     def extent(self, outputs: Tensors, options: StarsOptions, *, mpp: float) -> NDArray[np.uint8]:
         candidates = self._candidates(outputs["maps"][:, :, 0], options)
-        side = 2 * MAX_RADIUS_PX + 1
+        # Octagons suppress each other at most 6 px apart: half of it around each joins them.
+        side = 2 * (MAX_RADIUS_PX // 2) + 1
         return np.asarray(cv2.dilate(candidates, np.ones((side, side), np.uint8)), np.uint8)
 
     def reach_px(self, options: StarsOptions, *, mpp: float) -> int:
-        return MAX_RADIUS_PX + 2
+        return MAX_RADIUS_PX
 
     def _candidates(self, dark: NDArray[np.uint8], options: StarsOptions) -> NDArray[np.uint8]:
         dark = np.ascontiguousarray(dark)

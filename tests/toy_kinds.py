@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +23,7 @@ from slidecascade.kinds.table import KINDS
 from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.runner import Runner
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.source import OpenSource
 from slidecascade.slides.upload import RegionImage
@@ -83,7 +84,10 @@ def write_pipelines(folder: Path, *files: dict[str, Any]) -> Path:
 
 
 class ToyKinds:
-    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them."""
+    """Pipelines of `areas` and `patches`, loaded; `run` analyses an image with one of them.
+
+    `run` hands on what else it is given to `analyse`.
+    """
 
     def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
         packages = load_repository(write_models(folder / "models"))
@@ -102,6 +106,9 @@ class ToyKinds:
         tile_px: int | None = 1 << 12,
         shift: tuple[int, int] = (0, 0),
         threads: int = 1,
+        thresholds: Mapping[str, float] | None = None,
+        runner: Runner | None = None,
+        **more: Any,
     ) -> RegionResult:
         source = RegionImage(image)
         opened: OpenSource = lambda *, private=False: nullcontext(source)  # noqa: E731 - as short as it is
@@ -112,13 +119,19 @@ class ToyKinds:
             mpp=mpp,
             coordinate_space="image-pixels",
             facts=FACTS,
-            thresholds=self.pipelines[pipeline].thresholds,
+            thresholds=thresholds or self.pipelines[pipeline].thresholds,
             tile_px=tile_px,
             shift=shift,
         )
         with ThreadPoolExecutor(threads) as pool:
             return analyse(
-                task, runner=self.runner, pool=pool, threads=threads, control=Control(), observer=Silent()
+                task,
+                runner=runner or self.runner,
+                pool=pool,
+                threads=threads,
+                control=Control(),
+                observer=Silent(),
+                **more,
             )
 
 

@@ -100,6 +100,21 @@ def test_whether_an_area_is_small_is_a_matter_of_the_slide(toy: ToyKinds) -> Non
     part = run(toy, image, region_l0=Box(60, 60, 42, 45))
     assert part.areas_px.tolist() == [10]
     assert run(toy, image).counts == {"Red": 1, "Green": 0}
+    # The region ends where tiles end, too: what lies beyond is read for this alone.
+    image[100:140, 100:140] = (230, 190, 210)
+    image[100:140, 126:166] = (230, 40, 40)
+    assert run(toy, image, region_l0=Box(60, 60, 68, 45)).areas_px.tolist() == [10]
+
+
+def test_where_there_is_no_tissue_there_is_no_area(toy: ToyKinds) -> None:
+    """Squares of glass are blank whatever the network finds there, in any tiling."""
+    image = np.full((HEIGHT, WIDTH, 3), (255, 240, 240), np.uint8)  # glass, and a little red
+    image[30:60, 30:60] = (230, 40, 40)
+    thresholds = {"toy-mask": 0.1}
+    whole = run(toy, image, thresholds=thresholds)
+    tiled = run(toy, image, thresholds=thresholds, tile_px=64, region_l0=Box(0, 0, 300, 130))
+    assert whole.pixels["Red"] == 128 * 128
+    np.testing.assert_array_equal(tiled.mask, whole.mask[:130, :300])
 
 
 def test_areas_are_in_level0_pixels(toy: ToyKinds) -> None:

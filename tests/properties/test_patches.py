@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
+from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.patches.result import PatchesResult
 from slidecascade.patches.tile import PatchesWork
+from slidecascade.runners.runner import Runner
 from toy_kinds import ToyKinds
 from toy_pipeline import blobs
 
@@ -99,6 +101,28 @@ def test_a_square_sees_its_context_and_white_beyond_the_slide(toy: ToyKinds) -> 
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         expected = slow_probability(image, column, row)
         assert found.probabilities[row, column, 0] == pytest.approx(expected, abs=1e-4)
+
+
+class Counting:
+    """A runner that counts the images it is given."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.images = 0
+
+    def run(self, model: str, inputs: Tensors) -> Tensors:
+        self.images += batch_of(inputs)
+        return self._runner.run(model, inputs)
+
+    def close(self) -> None:
+        """Nothing: the runner is another's."""
+
+
+def test_only_the_squares_of_a_region_are_looked_at(toy: ToyKinds) -> None:
+    """Those of the same tile whose middle is elsewhere cost nothing."""
+    counting = Counting(toy.runner)
+    found = run(toy, pictured(3), region_l0=Box(33, 40, 50, 70), runner=counting)
+    assert counting.images == found.is_seen.sum() > 6
 
 
 def test_glass_is_not_looked_at(toy: ToyKinds) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
 from slidecascade.geometry import Box
 from slidecascade.heads.unet import OUTPUTS, UNET, UnetOptions
+from toy_heads import STARS, StarsOptions
 
 SIDE_PX = 640
 EXTENT = Box(0, 0, SIDE_PX, SIDE_PX)
@@ -145,3 +148,18 @@ def test_squares_stay_in_the_slide(corner: tuple[int, int]) -> None:
     plane = Plane(chains(3, 80, 12))
     plane.cells(Box(*corner, 160, 160))
     assert all(EXTENT.encloses(box) and box.x % 8 == box.y % 8 == 0 for box in plane.read)
+
+
+def test_a_polygon_is_decided_only_where_its_competitors_are_seen() -> None:
+    """Its own extent ends inside; but so near the side a better one may lie beyond, as it does here."""
+    maps = np.zeros((200, 200, 2), np.uint8)
+    maps[100, 94], maps[100, 100] = 251, 255  # radii of 6 px both
+    decoding = replace(DECODING, head=STARS, options=StarsOptions(overlap=0.55, min_area_um2=1.0), receptive_px=0)
+
+    near = look_at({"maps": maps[:, :99]}, Box(0, 0, 99, 200), EXTENT, decoding)
+    far = look_at({"maps": maps}, Box(0, 0, 200, 200), EXTENT, decoding)
+
+    assert (len(near.objects), near.count, near.open().tolist()) == (1, 1, [True])
+    assert (len(far.objects), far.count, far.open().tolist()) == (1, 1, [False])
+    assert far.cells(~far.open(), reach=EXTENT, min_area_px=1).centroids.tolist() == [[100.5, 100.5]]
+    assert len(near.cells(~near.open(), reach=EXTENT, min_area_px=1)) == 0

@@ -10,8 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.areas import tile as areas
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid
+from slidecascade.patches import tile as patches
 from slidecascade.pipelines.areas import AreasPipeline
 from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.pipelines.patches import PatchesPipeline
@@ -26,11 +31,17 @@ CELLS_BYTES_PER_PX = 2
 What cells take beyond is reserved when they are found.
 """
 
-SQUARE_BYTES = 64
-"""Of a square of a lattice and a class: probabilities in tiles, joined and copied, and indices."""
+SQUARE_BYTES, PROBABILITY_BYTES = 320, 40
+"""Of a square of a lattice, and of each of its probabilities: in tiles, joined, outlined, and while an answer is
+written; measured: 280 with one class."""
 
 AREAS_BYTES_PER_PX = 32
-"""Of a mask's pixel: labels of 4 bytes in tiles, joined and padded for tracing, and what is traced of them."""
+"""Of a mask's pixel: its label in tiles, joined and numbered with indices, or its part of a heatmap; measured:
+28."""
+
+AREAS_BYTES_PER_EDGE = 120
+"""Of a side at which a pixel of one area meets another: outlines are followed along all of them at once; measured:
+112."""
 
 PICTURE_BYTES_PER_PX = 26
 """Of a pixel of the overview: read, resampled, drawn on twice and compressed; measured: 24."""
@@ -87,18 +98,39 @@ def cells_bytes(cells: Instances) -> int:
 
 
 def expected_patches_bytes(pipeline: PatchesPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
-    """Memory of the lattice of a region: its probabilities, and its tiles as text."""
-    squares = grids[pipeline.classifier.name].box_from_l0(region_l0).area / pipeline.stride_px**2
-    return int(SQUARE_BYTES * (squares + 1) * len(pipeline.classifier.classes))
+    """Memory of the lattice of a region, as large as its tiles make it."""
+    grid, stride = grids[pipeline.classifier.name], pipeline.stride_px
+    covered = grid.box_from_l0(region_l0).inflated(patches.lattice_px(pipeline)).clipped(grid.extent)
+    squares = -(-covered.width // stride) * -(-covered.height // stride)
+    return lattice_bytes(squares, len(pipeline.classifier.classes))
+
+
+def lattice_bytes(squares: int, classes: int) -> int:
+    """Memory of a lattice with a probability for each of `classes` until the answer is sent."""
+    return squares * (SQUARE_BYTES + PROBABILITY_BYTES * classes)
 
 
 def expected_areas_bytes(pipeline: AreasPipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
-    """Memory of the mask of a region."""
-    return AREAS_BYTES_PER_PX * grids[pipeline.segmenter.name].box_from_l0(region_l0).area
+    """Memory of the mask of a region, as large as its tiles make it.
+
+    What outlines take, which may be short or run around every pixel, is reserved when they are found.
+    """
+    grid = grids[pipeline.segmenter.name]
+    needed = areas.needed_box(pipeline, region_l0, grid)
+    return AREAS_BYTES_PER_PX * needed.inflated(areas.lattice_px(pipeline)).clipped(grid.extent).area
+
+
+def labels_bytes(labels: NDArray[np.int32]) -> int:
+    """Memory of ``(h, w)`` labels of areas, and of their outlines, until the answer is sent."""
+    edges = np.count_nonzero(labels[:, 1:] != labels[:, :-1]) + np.count_nonzero(labels[1:] != labels[:-1])
+    return AREAS_BYTES_PER_PX * labels.size + AREAS_BYTES_PER_EDGE * int(edges)
+
+
+def _squares_bytes(probabilities: NDArray[np.float32]) -> int:
+    rows, columns, classes = probabilities.shape
+    return lattice_bytes(rows * columns, classes)
 
 
 CELLS_FOOTPRINT: Final = Footprint(expected_cells_bytes, lambda result: cells_bytes(result.cells))
-PATCHES_FOOTPRINT: Final = Footprint(
-    expected_patches_bytes, lambda result: SQUARE_BYTES * result.probabilities.size
-)
-AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, lambda result: AREAS_BYTES_PER_PX * result.labels.size)
+PATCHES_FOOTPRINT: Final = Footprint(expected_patches_bytes, lambda result: _squares_bytes(result.probabilities))
+AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, lambda result: labels_bytes(result.labels))

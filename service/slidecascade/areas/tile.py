@@ -36,7 +36,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
 
     @property
     def aligned_to(self) -> int:
-        return math.lcm(self.pipeline.segmenter.input.multiple_of, SQUARE_PX)
+        return lattice_px(self.pipeline)
 
     @property
     def halo_px(self) -> int:
@@ -44,12 +44,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
 
     @property
     def needed(self) -> Box:
-        """The region, and so far around it that what its edge cuts is seen to be a small area or not.
-
-        A connected area that goes on for as many pixels as the smallest one has is not smaller.
-        """
-        margin = max(0, math.ceil(smallest_px(self.pipeline, self.grid)) - 1)
-        return self.grid.box_from_l0(self.region_l0).inflated(margin).clipped(self.grid.extent)
+        return needed_box(self.pipeline, self.region_l0, self.grid)
 
     def result(self, tile: Tile, view: SlideView) -> AreasTileResult:
         """The pieces in the core of `tile`."""
@@ -116,6 +111,20 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
             part = np.zeros_like(mask) if is_inside else mask.copy()
             part[window] = mask[window] if is_inside else 0
             yield part, is_inside
+
+
+def lattice_px(pipeline: AreasPipeline) -> int:
+    """Spacing of the lattice of tiles, a multiple of the network's stride and of the squares."""
+    return math.lcm(pipeline.segmenter.input.multiple_of, SQUARE_PX)
+
+
+def needed_box(pipeline: AreasPipeline, region_l0: Box, grid: Grid) -> Box:
+    """The region, and so far around it that what its edge cuts is seen to be a small area or not; in `grid`.
+
+    A connected area that goes on for as many pixels as the smallest one has is not smaller.
+    """
+    margin = max(0, math.ceil(smallest_px(pipeline, grid)) - 1)
+    return grid.box_from_l0(region_l0).inflated(margin).clipped(grid.extent)
 
 
 def smallest_px(pipeline: AreasPipeline, grid: Grid) -> float:

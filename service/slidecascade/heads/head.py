@@ -59,7 +59,8 @@ class Head(ABC, Generic[O]):
 class ObjectHead(Head[S]):
     """A head that finds objects.
 
-    What it finds must be local, so that every tile that sees enough around it finds it. Objects lie in `extent`.
+    What it finds must be local, so that every tile that sees enough around it finds it. Objects lie in `extent`;
+    of polygons, at least their anchors and centroids do.
 
     - A head that returns `Labels` promises that what becomes of an object depends on the outputs in it, in objects
       that touch it (at a side or a corner), in extent of no object that does, and up to `reach_px` pixels around
@@ -80,7 +81,10 @@ class ObjectHead(Head[S]):
 
     @abstractmethod
     def extent(self, outputs: Tensors, options: S, *, mpp: float) -> npt.NDArray[np.uint8]:
-        """``(H, W)``: 255 where objects may lie, their anchors and all candidates for them included, else 0."""
+        """``(H, W)``: 255 where objects may lie, else 0.
+
+        For polygons: a set that holds anchor and centroid of all candidates, and joins those that compete.
+        """
 
     @abstractmethod
     def reach_px(self, options: S, *, mpp: float) -> int:

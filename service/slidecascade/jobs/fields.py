@@ -95,7 +95,7 @@ class FieldResult:
         class_index: ``(N,)`` the class each of them ends in.
         at_edge: ``(N,)`` the cells so near to a neighbouring field that it may have found them too.
         edge: the tissue of the field's core, its unstored pixels, and the cells its tiles handed over.
-        seen_px: pixels of the core that were analysed, in the segmenter's grid.
+        seen_px: pixels of the region that were analysed, in the segmenter's grid.
         tiles, background: how many tiles there were, and how many of them held glass only.
         failures: the tiles that failed twice.
     """
@@ -115,12 +115,14 @@ class FieldSink:
 
     Args:
         grid: the segmenter's.
+        region: what is analysed, in pixels of that grid.
     """
 
-    def __init__(self, field: Field, pipeline: CellsPipeline, grid: Grid) -> None:
+    def __init__(self, field: Field, pipeline: CellsPipeline, grid: Grid, *, region: Box) -> None:
         self._field = field
         self._pipeline = pipeline
         self._grid = grid
+        self._region = region
         self._results: list[TileResult] = []
         self._failures: list[TileFailure] = []
 
@@ -150,7 +152,7 @@ class FieldSink:
                 near_seam=np.ones(len(handed), np.bool_),
                 unstored_px=sum(result.unstored_px for result in self._results),
             ),
-            seen_px=sum(result.core.area for result in self._results),
+            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
             background=sum(result.is_background for result in self._results),
             failures=tuple(self._failures),
         )

@@ -103,7 +103,7 @@ class Survey:
         """
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
-        sink = FieldSink(field, self.pipeline, self.grid)
+        sink = FieldSink(field, self.pipeline, self.grid, region=work.needed)
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
         if not self.task.allow_partial:
             refuse_failures(self.task, self.grid, failed, len(field.tiles))

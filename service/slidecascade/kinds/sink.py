@@ -71,9 +71,10 @@ class MemorySink(ABC, Generic[P, T]):
 
     def warnings(self) -> tuple[AnswerWarning, ...]:
         """What makes the answer doubtful."""
+        region = self._grid.box_from_l0(self._region_l0)
         return warnings_of(
             unstored_px=sum(result.unstored_px for result in self._results),
-            seen_px=sum(result.core.area for result in self._results),
+            seen_px=sum(result.core.clipped(region).area for result in self._results),
         )
 
     def report(self) -> TileReport:

@@ -18,7 +18,7 @@ class AnyTileResult:
         index: the tile's position in reading order.
         core: the part of the slide it owns, in pixels of the grid in which tiles are cut.
         tissue: ``(h, w)`` bool, the tissue blocks of the core; none in a background tile.
-        unstored_px: pixels of the core, in that grid, for which the source stores nothing.
+        unstored_px: pixels of the core's part in the region, in that grid, for which the source stores nothing.
     """
 
     index: int

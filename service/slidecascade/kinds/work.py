@@ -82,16 +82,17 @@ class TileWork(ABC, Generic[P, T_co]):
             return self.runner.run(model.name, {model.input.name: images})
 
     def unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: SlideView) -> float:
-        """The pixels of the core that the source does not store; `patch` shows `tile.read`.
+        """The pixels of the core's part in the region that the source does not store; `patch` shows `tile.read`.
 
         The source is asked only where the patch has the pure white of unstored pixels.
         """
-        left, top = tile.core.x - tile.read.x, tile.core.y - tile.read.y
-        seen = patch[top : top + tile.core.height : _SEEN_PX, left : left + tile.core.width : _SEEN_PX]
+        wanted = tile.core.clipped(self.grid.box_from_l0(self.region_l0))
+        left, top = wanted.x - tile.read.x, wanted.y - tile.read.y
+        seen = patch[top : top + wanted.height : _SEEN_PX, left : left + wanted.width : _SEEN_PX]
         if not (seen == 255).all(axis=2).any():
             return 0.0
         with self.stopwatch.measure("read"):
-            return view.unstored_share(self.grid, tile.core) * tile.core.area
+            return view.unstored_share(self.grid, wanted) * wanted.area
 
 
 def core_blocks(blocks: NDArray[np.bool_], tile: Tile) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
 
     @property
     def aligned_to(self) -> int:
-        return math.lcm(self.pipeline.stride_px, BLOCK_PX)
+        return lattice_px(self.pipeline)
 
     @property
     def start_px(self) -> int:
@@ -103,6 +103,11 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
             )
             parts.append(self.pipeline.head.probabilities(self.run(model, images))[: len(batch)])
         return np.concatenate(parts)
+
+
+def lattice_px(pipeline: PatchesPipeline) -> int:
+    """Spacing of the lattice of tiles, a multiple of the squares and of the blocks of tissue."""
+    return math.lcm(pipeline.stride_px, BLOCK_PX)
 
 
 def _squares_with(blocks: NDArray[np.bool_], rows: int, columns: int, blocks_each: int) -> NDArray[np.bool_]:
