@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -16,6 +18,7 @@ from prometheus_client import (
 from slidecascade import __version__
 from slidecascade.errors import DrainingError, NotReadyError, OverloadedError
 from slidecascade.warning import WARNING_CODES
+from slidecascade.wire import JobStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
@@ -106,6 +109,12 @@ class Metrics:
         self._inferences_limit = Gauge(
             "slidecascade_inferences_limit", "Most inferences worked on at a time.", registry=registry
         )
+        self._jobs = Gauge(
+            "slidecascade_jobs",
+            "Jobs that are kept, by status; asked at every scrape.",
+            ("status",),
+            registry=registry,
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests refused for now.", ("reason",), registry=registry
         )
@@ -149,6 +158,11 @@ class Metrics:
     def inferences(self, count: int) -> None:
         """`count` inferences are in flight now."""
         self._inferences.set(count)
+
+    def jobs(self, counts: Mapping[JobStatus, int]) -> None:
+        """So many jobs are there by status."""
+        for status, count in counts.items():
+            self._jobs.labels(status).set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

@@ -267,6 +267,13 @@ def test_jobs_are_listed_page_by_page(jobs_server: Server) -> None:
     assert problem(httpx.get(url, params={"cursor": "nonsense"})) == (422, "invalid-request")
 
 
+def test_jobs_are_counted(jobs_server: Server, finished: str) -> None:
+    """By status, at every scrape."""
+    listed = httpx.get(f"{jobs_server.url}/v1/jobs", params={"status": "succeeded", "limit": "500"}).json()["jobs"]
+    assert finished in {job["id"] for job in listed}
+    assert jobs_server.metric('slidecascade_jobs{status="succeeded"}') == len(listed)
+
+
 def test_a_job_is_followed_by_events(jobs_server: Server, finished: str) -> None:
     """``progress`` until ``done``; who comes back with the last id is not told the same again."""
     job = submit(jobs_server)["id"]

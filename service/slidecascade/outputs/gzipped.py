@@ -22,6 +22,6 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def gunzipped(path: Path) -> Iterator[bytes]:
     """The content of a gzip file, in pieces of 1 MiB."""
-    with igzip.open(path, "rb") as file:
+    with igzip.open(path, "rb") as file:  # type: ignore[no-untyped-call]  # the library leaves it untyped
         while piece := file.read(2**20):
             yield piece
