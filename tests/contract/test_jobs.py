@@ -344,12 +344,14 @@ def test_a_stop_in_order_leaves_the_work_to_the_next_process(
     start_jobs: Callable[..., Server], tmp_path: Path
 ) -> None:
     """SIGTERM ends the process within the field at hand; the next process goes on."""
-    server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1)
+    server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1, drain_notice_s=0.0)
     job = submit(server)["id"]
     server.wait(lambda: show(server, job)["status"] == "running", seconds=LIMIT_S)
     assert server.stop() == 0
+    assert "job succeeded" not in server.log.read_text(encoding="utf-8")
     again = start_jobs(tmp_path / "jobs")
     assert ended(again, job)["status"] == "succeeded"
+    assert "work taken over" in again.log.read_text(encoding="utf-8")
     assert again.stop() == 0
 
 
