@@ -271,6 +271,13 @@ def test_jobs_are_listed_page_by_page(jobs_server: Server) -> None:
     assert problem(httpx.get(url, params={"cursor": "nonsense"})) == (422, "invalid-request")
 
 
+def test_jobs_are_counted(jobs_server: Server, finished: str) -> None:
+    """By status, at every scrape."""
+    listed = httpx.get(f"{jobs_server.url}/v1/jobs", params={"status": "succeeded", "limit": "500"}).json()["jobs"]
+    assert finished in {job["id"] for job in listed}
+    assert jobs_server.metric('slidecascade_jobs{status="succeeded"}') == len(listed)
+
+
 def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     """``progress`` until ``done``; who comes back with the last id is not told the same again."""
     job = submit(jobs_server)["id"]
@@ -349,12 +356,14 @@ def test_a_stop_in_order_leaves_the_work_to_the_next_process(
     start_jobs: Callable[..., Server], tmp_path: Path
 ) -> None:
     """SIGTERM ends the process within the field at hand; the next process goes on."""
-    server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1)
+    server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1, drain_notice_s=0.0)
     job = submit(server)["id"]
     server.wait(lambda: show(server, job)["status"] == "running", seconds=LIMIT_S)
     assert server.stop() == 0
+    assert "job succeeded" not in server.log.read_text(encoding="utf-8")
     again = start_jobs(tmp_path / "jobs")
     assert ended(again, job)["status"] == "succeeded"
+    assert "work taken over" in again.log.read_text(encoding="utf-8")
     assert again.stop() == 0
 
 

@@ -18,7 +18,7 @@ from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord, Records, open_database
 from slidecascade.jobs.survey import cells_pipeline
 from slidecascade.settings import Settings
-from slidecascade.wire import JobRequest
+from slidecascade.wire import JobRequest, JobStatus
 
 T = TypeVar("T")
 
@@ -86,6 +86,10 @@ class Desk:
     ) -> tuple[JobRecord, ...]:
         """See `Records.list`."""
         return self._opened().records.list(limit=limit, before=before, status=status, label=label)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Jobs by status; nothing while that cannot be known."""
+        return {} if self._open is None else self._open.records.counts()
 
     def cancel(self, job: str) -> JobRecord:
         """The job, which is not worked on any more.

@@ -11,7 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 import sqlalchemy as sa
 
@@ -193,6 +193,16 @@ class Records:
         wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ACTIVE)).order_by(_JOBS.c.created_at)
         with self._engine.begin() as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Jobs by status, those without any included; nothing while the database is away."""
+        by_status = sa.select(_JOBS.c.status, sa.func.count()).group_by(_JOBS.c.status)
+        try:
+            with self._engine.begin() as connection:
+                found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
+        except sa.exc.SQLAlchemyError:
+            return {}
+        return {status: found.get(status, 0) for status in get_args(JobStatus)}
 
     def is_current(self, job: str, attempt: int) -> bool:
         """Whether this attempt of a job is not done, cancelled or replaced."""

@@ -185,7 +185,7 @@ def create_app(
     if desk is not None:
         app.include_router(job_routes(desk, lookups, status_of, is_open=lambda: not admission.closed))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(metrics, admission, readiness))
+    app.include_router(_operation_routes(metrics, admission, readiness, desk, lookups))
     app.include_router(kserve_routes(analyser, inferences, admission, readiness))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
@@ -247,7 +247,9 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(metrics: Metrics, admission: Admission, readiness: Readiness) -> APIRouter:
+def _operation_routes(
+    metrics: Metrics, admission: Admission, readiness: Readiness, desk: Desk | None, lookups: Pool
+) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -263,6 +265,8 @@ def _operation_routes(metrics: Metrics, admission: Admission, readiness: Readine
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
     async def show_metrics() -> Response:
         await readiness.tell()
+        if desk is not None:
+            metrics.jobs(await lookups.run(desk.counts))
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
 
     return router
