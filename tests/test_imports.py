@@ -58,6 +58,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
     frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),
+    frozenset({"slidecascade.jobs"}),
     frozenset({"slidecascade_convert", "slidecascade.web"}),
     frozenset(
         {
@@ -93,8 +94,10 @@ ONE_IMPORTER = {
         "slidecascade.hosting.supervisor",
         "slidecascade.runners.bento",
     },
-    "pyarrow": {"slidecascade.cells.arrow"},
+    "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
+    "dbos": {"slidecascade.jobs.durable"},
+    "sqlalchemy": {"slidecascade.jobs.records"},
 }
 """Which modules of the service import a foreign library."""
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, closing
 from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import ModelInfo, PipelineInfo, SlideInfo, SlideList
-from slidecascade_client import calls
+from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
 from slidecascade_client.connections import AsyncConnections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.jobs import AsyncJob
 from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
@@ -81,6 +82,47 @@ class AsyncClient:
         )
         return await self._perform(call)
 
+    async def submit(
+        self,
+        slide: str,
+        *,
+        pipeline: str,
+        mpp: float | None = None,
+        region: RegionInput | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        allow_partial: bool = False,
+        outputs: Sequence[str] | None = None,
+        label: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob:
+        """See `Client.submit`."""
+        call = jobcalls.submit(
+            slide,
+            pipeline=pipeline,
+            mpp=mpp,
+            region=region,
+            thresholds=thresholds,
+            allow_partial=allow_partial,
+            outputs=outputs,
+            label=label,
+            idempotency_key=idempotency_key,
+        )
+        return self._job(await self._perform(call))
+
+    async def job(self, job_id: str) -> AsyncJob:
+        """A job by its id."""
+        return self._job(await self._perform(jobcalls.show(job_id)))
+
+    async def jobs(self, *, status: str | None = None, label: str | None = None) -> AsyncIterator[AsyncJob]:
+        """All jobs, or those of a status or label, the newest first."""
+        cursor = None
+        while True:
+            page = await self._perform(jobcalls.jobs(status=status, label=label, cursor=cursor))
+            for info in page.jobs:
+                yield self._job(info)
+            if (cursor := page.cursor) is None:
+                return
+
     async def pipelines(self) -> tuple[PipelineInfo, ...]:
         """All pipelines: their models, classes and heatmaps."""
         return await self._perform(calls.pipelines())
@@ -126,6 +168,9 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._endpoint.origin}>"
+
+    def _job(self, info: JobInfo) -> AsyncJob:
+        return AsyncJob(info, perform=self._perform, sleep=self._sleep)
 
     async def _perform(self, call: Call[T]) -> T:
         with closing(exchange(call, self._endpoint, self._dialled)) as steps:

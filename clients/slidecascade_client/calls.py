@@ -61,16 +61,16 @@ def analyze_region(
 ) -> Call[RegionResult]:
     """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
     if (image is None) == (slide is None):
-        raise _invalid("image", "give either an image or the id of a slide")
+        raise invalid("image", "give either an image or the id of a slide")
     fields = {
         "pipeline": pipeline,
-        "mpp": _plain(mpp),
+        "mpp": plain(mpp),
         "slide": slide,
-        "region": _region_box(region),
-        "thresholds": _plain_thresholds(thresholds),
-        "tile_px": _plain(tile_px),
-        "allow_partial": _plain(allow_partial),
-        "deadline_s": _plain(deadline_s),
+        "region": region_box(region),
+        "thresholds": plain_thresholds(thresholds),
+        "tile_px": plain(tile_px),
+        "allow_partial": plain(allow_partial),
+        "deadline_s": plain(deadline_s),
         "origin": origin,
     }
     try:
@@ -78,9 +78,9 @@ def analyze_region(
         document = request.model_dump_json(exclude_defaults=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise _invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
+        raise invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from error
     except PydanticSerializationError as error:
-        raise _invalid("pipeline, slide or thresholds", "a name holds characters that are not Unicode") from error
+        raise invalid("pipeline, slide or thresholds", "a name holds characters that are not Unicode") from error
     return Call(
         method="POST",
         path="/v1/regions",
@@ -104,7 +104,7 @@ def pipelines() -> Call[tuple[PipelineInfo, ...]]:
 def pipeline(name: str) -> Call[PipelineInfo]:
     return Call(
         method="GET",
-        path=f"/v1/pipelines/{_segment(name)}",
+        path=f"/v1/pipelines/{segment(name)}",
         accept=JSON,
         read=lambda reply: reply.take_json(PipelineInfo),
     )
@@ -122,7 +122,7 @@ def models() -> Call[tuple[ModelInfo, ...]]:
 def model(name: str) -> Call[ModelInfo]:
     return Call(
         method="GET",
-        path=f"/v1/models/{_segment(name)}",
+        path=f"/v1/models/{segment(name)}",
         accept=JSON,
         read=lambda reply: reply.take_json(ModelInfo),
     )
@@ -169,14 +169,14 @@ def _unhealthy(error: SlideCascadeClientError) -> bool:
     raise error  # e.g. 404: this is another service, and waiting for it would never end
 
 
-def _region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
+def region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
     """`region` as the request takes it, its values still to be checked there."""
     if region is None or isinstance(region, RegionBox):
         return region
     try:
         x, y, width, height = map(_whole, region)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _invalid("region", "give whole pixels as (x, y, width, height)") from error
+        raise invalid("region", "give whole pixels as (x, y, width, height)") from error
     return {"x": x, "y": y, "width": width, "height": height}
 
 
@@ -193,26 +193,28 @@ def _whole(value: SupportsIndex | float) -> int:
     return operator.index(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A NumPy scalar as Python's number, so that a float32 or int64 passes; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _plain_thresholds(thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+def plain_thresholds(thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+    """Thresholds as Python's numbers; raises InvalidRequestError when they are no mapping."""
     if thresholds is None:
         return {}
     if not isinstance(thresholds, Mapping):
-        raise _invalid("thresholds", "give a mapping of model names to numbers in [0, 1]")
-    return {name: _plain(value) for name, value in thresholds.items()}
+        raise invalid("thresholds", "give a mapping of model names to numbers in [0, 1]")
+    return {name: plain(value) for name, value in thresholds.items()}
 
 
-def _invalid(field: str, message: str) -> InvalidRequestError:
+def invalid(field: str, message: str) -> InvalidRequestError:
+    """The error for a field that is found wrong before anything is sent."""
     error = InvalidRequestError(f"Nothing was sent, because {field} is wrong: {message}.")
     error.fields = (FieldError(field=field, message=message),)
     return error
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
     """`name` as one segment of a path; its dots too, because ``..`` would be resolved away."""
     return _quoted(name, safe="").replace(".", "%2E")
 
@@ -221,10 +223,10 @@ def _quoted(name: str, *, safe: str) -> str:
     try:
         return quote(name, safe=safe)
     except (TypeError, UnicodeEncodeError) as error:
-        raise _invalid("the name", "give text that is Unicode, e.g. an id as `slides` lists it") from error
+        raise invalid("the name", "give text that is Unicode, e.g. an id as `slides` lists it") from error
 
 
 def _slide_path(slide_id: str) -> str:
     """A slide id keeps its slashes (some proxies refuse ``%2F``) unless they would make another path."""
     quoted = _quoted(slide_id, safe="/")
-    return _segment(slide_id) if {"", ".", ".."} & set(quoted.split("/")) else quoted
+    return segment(slide_id) if {"", ".", ".."} & set(quoted.split("/")) else quoted

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import ModelInfo, PipelineInfo, SlideInfo, SlideList
-from slidecascade_client import calls
+from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
 from slidecascade_client.connections import Connections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.jobs import Job
 from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
@@ -113,6 +114,60 @@ class Client:
             )
         )
 
+    def submit(
+        self,
+        slide: str,
+        *,
+        pipeline: str,
+        mpp: float | None = None,
+        region: RegionInput | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        allow_partial: bool = False,
+        outputs: Sequence[str] | None = None,
+        label: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Have a whole slide, or a region of any size, analysed as a job that survives the service's processes.
+
+        Args:
+            slide: id of a slide, as `slides` lists them.
+            pipeline, mpp, region, thresholds, allow_partial: as for `analyze_region`.
+            outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
+            label: yours, to find the job by.
+            idempotency_key: the same key and request give the same job; default: a new one.
+
+        Raises:
+            InvalidRequestError: when a field is wrong, also before anything was sent.
+            IdempotencyMismatchError: the key was used for another request.
+            SlideCascadeClientError: in general.
+        """
+        call = jobcalls.submit(
+            slide,
+            pipeline=pipeline,
+            mpp=mpp,
+            region=region,
+            thresholds=thresholds,
+            allow_partial=allow_partial,
+            outputs=outputs,
+            label=label,
+            idempotency_key=idempotency_key,
+        )
+        return self._job(self._perform(call))
+
+    def job(self, job_id: str) -> Job:
+        """A job by its id."""
+        return self._job(self._perform(jobcalls.show(job_id)))
+
+    def jobs(self, *, status: str | None = None, label: str | None = None) -> Iterator[Job]:
+        """All jobs, or those of a status or label, the newest first."""
+        cursor = None
+        while True:
+            page = self._perform(jobcalls.jobs(status=status, label=label, cursor=cursor))
+            for info in page.jobs:
+                yield self._job(info)
+            if (cursor := page.cursor) is None:
+                return
+
     def pipelines(self) -> tuple[PipelineInfo, ...]:
         """All pipelines: their models, classes and heatmaps."""
         return self._perform(calls.pipelines())
@@ -168,6 +223,9 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.origin}>"
+
+    def _job(self, info: JobInfo) -> Job:
+        return Job(info, perform=self._perform, sleep=self._sleep)
 
     def _perform(self, call: Call[T]) -> T:
         with closing(exchange(call, self._endpoint, self._dialled)) as steps:

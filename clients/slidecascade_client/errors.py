@@ -16,10 +16,12 @@
     │   ├── ImplausibleResolutionError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError
     │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
+    ├── JobFailedError, JobCancelledError    how a job ended that was waited for
     └── ServiceFailedError            5xx: the request may be fine
-        ├── InternalServiceError, ModelFailedError, TilesFailedError
+        ├── InternalServiceError, ModelFailedError, TilesFailedError, StorageFullError, UnreadablePartError
         └── DeadlineExceededError     the request's own deadline passed (a TimeoutError too)
 
 A class is chosen by the ``type`` of the problem document, which is stable; a type this version does not know,
@@ -199,6 +201,26 @@ class UnknownModelError(RequestRefusedError):
     problem_name = "unknown-model"
 
 
+class UnknownJobError(RequestRefusedError):
+    problem_name = "unknown-job"
+
+
+class JobNotFinishedError(RequestRefusedError):
+    problem_name = "job-not-finished"
+
+
+class JobFinishedError(RequestRefusedError):
+    problem_name = "job-finished"
+
+
+class IdempotencyMismatchError(RequestRefusedError):
+    problem_name = "idempotency-mismatch"
+
+
+class ResultTooLargeError(RequestRefusedError):
+    problem_name = "result-too-large"
+
+
 class MisdirectedRequestError(RequestRefusedError):
     problem_name = "misdirected-request"
 
@@ -232,6 +254,26 @@ class TilesFailedError(ServiceFailedError):
     def tiles(self) -> tuple[FailedTile, ...]:
         """The failed tiles, in level-0 pixels, with the reason."""
         return (self.problem.tiles or ()) if self.problem else ()
+
+
+class StorageFullError(ServiceFailedError):
+    """There is no room for the results of another job."""
+
+    problem_name = "storage-full"
+
+
+class UnreadablePartError(ServiceFailedError):
+    """A part of a job's results is missing or damaged on the service's disk."""
+
+    problem_name = "unreadable-part"
+
+
+class JobFailedError(SlideCascadeClientError):
+    """A job that was waited for has failed; ``problem`` says why."""
+
+
+class JobCancelledError(SlideCascadeClientError):
+    """A job that was waited for was cancelled."""
 
 
 class DeadlineExceededError(ServiceFailedError, TimeoutError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 from uuid import uuid4
 
@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 class Call(Generic[T]):
     """One call of the API.
 
-    `read` turns a successful reply into the result; `recover` may turn a failure into one. No further try
-    starts after `retry_within_s`, whatever the retry policy allows; `time_limit_s` bounds the whole call.
+    `path` may hold a query; `headers` go beside those of every call. `read` turns a successful reply into the
+    result; `recover` may turn a failure into one. No further try starts after `retry_within_s`, whatever the retry
+    policy allows; `time_limit_s` bounds the whole call.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Call(Generic[T]):
     accept: str
     read: Callable[[Reply], T]
     body: Body | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     recover: Callable[[SlideCascadeClientError], T] | None = None
     retry_within_s: float = math.inf
     time_limit_s: float = math.inf
@@ -139,6 +141,7 @@ def _first_send(call: Call[T], endpoint: Endpoint, *, ends_at: float) -> Send:
         "accept": call.accept,
         "user-agent": f"slidecascade-client/{__version__}",
         "x-request-id": request_id,
+        **call.headers,
     }
     if endpoint.api_key is not None:
         headers["authorization"] = f"Bearer {endpoint.api_key}"

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from slidecascade.wire import ZIP, JsonObject, Summary
 from slidecascade_client.cells import Cells
 from slidecascade_client.errors import UnexpectedAnswerError
+from slidecascade_client.localfiles import is_inside
 from slidecascade_client.reply import PackedReply, Reply
 from slidecascade_client.shapes import Area, Tile, areas_of, tiles_of
 
@@ -105,7 +106,7 @@ class RegionResult:
         if missing:
             raise self._reply.unexpected(f"The archive of the answer lacks {', '.join(sorted(missing))}")
         # Such a name would make `save` write outside its folder.
-        if not all(_stays_inside(name) for name in self.files):
+        if not all(is_inside(name) for name in self.files):
             raise self._reply.unexpected("The archive of the answer holds a file name that leaves its folder")
         if not {info.compress_type for info in self._archive.infolist()} <= _METHODS:
             raise self._reply.unexpected("The archive of the answer is packed in an unknown way")
@@ -246,9 +247,3 @@ class RegionResult:
 
     def _damaged(self, name: str) -> UnexpectedAnswerError:
         return self._reply.unexpected(f"{name} in the answer is damaged")
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether `name` is a plain relative path on every system."""
-    parts = name.split("/")
-    return not (set(parts) & {"", ".", ".."}) and not set(name) & set("\\:\0")

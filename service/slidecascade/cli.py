@@ -33,7 +33,7 @@ CALLERS_FAULT = (
     errors.UnusableDataError,
 )
 
-REFUSALS = (400, 404, 406, 413, 415, 422)
+REFUSALS = (400, 404, 406, 409, 413, 415, 422)
 """What a served process answers to a request that was wrong."""
 
 
@@ -53,6 +53,8 @@ class Command:
 COMMANDS = (
     Command("serve", "serve", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
+    Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
+    Command("worker", "worker", "Work on the jobs of servers that share a database."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),

@@ -11,7 +11,12 @@
     ├── MissingResolutionError       no pixel size in the source, none in the request
     ├── ImplausibleResolutionError   a pixel size that no microscope makes
     ├── RegionOutsideSlideError      the region is not inside the slide
-    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError
+    ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
+    ├── ResultTooLargeError          more cells were asked for than are sent at a time
+    ├── IdempotencyMismatchError     the key was used before with another body
+    ├── StorageFullError             results have no room on the disk
+    ├── UnreadablePartError          a part of an analysis is missing or damaged
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
     ├── DeadlineExceededError        the request's own time limit passed
@@ -129,6 +134,34 @@ class UnknownHeatmapError(SlideCascadeError, LookupError):
 
 class UnknownModelError(SlideCascadeError, LookupError):
     problem, title = "unknown-model", "Unknown model"
+
+
+class UnknownJobError(SlideCascadeError, LookupError):
+    problem, title = "unknown-job", "Unknown job"
+
+
+class JobNotFinishedError(SlideCascadeError):
+    problem, title = "job-not-finished", "Job not finished"
+
+
+class JobFinishedError(SlideCascadeError):
+    problem, title = "job-finished", "Job finished"
+
+
+class ResultTooLargeError(SlideCascadeError):
+    problem, title = "result-too-large", "Result too large"
+
+
+class IdempotencyMismatchError(SlideCascadeError):
+    problem, title = "idempotency-mismatch", "Idempotency mismatch"
+
+
+class StorageFullError(SlideCascadeError):
+    problem, title = "storage-full", "Storage full"
+
+
+class UnreadablePartError(SlideCascadeError):
+    problem, title = "unreadable-part", "Unreadable part"
 
 
 class UnreadableSlideError(SlideCascadeError):

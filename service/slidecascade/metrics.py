@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -16,6 +18,7 @@ from prometheus_client import (
 from slidecascade import __version__
 from slidecascade.errors import DrainingError, NotReadyError, OverloadedError
 from slidecascade.warning import WARNING_CODES
+from slidecascade.wire import JobStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED = "unmatched"
@@ -116,6 +119,12 @@ class Metrics:
         self._body_bytes = Gauge(
             "slidecascade_bodies_arriving_bytes", "Size of the request bodies being received.", registry=registry
         )
+        self._jobs = Gauge(
+            "slidecascade_jobs",
+            "Jobs that are kept, by status; asked at every scrape.",
+            ("status",),
+            registry=registry,
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests rejected temporarily.", ("reason",), registry=registry
         )
@@ -171,6 +180,11 @@ class Metrics:
         """Set the number and the received bytes of incomplete request bodies."""
         self._bodies.set(bodies)
         self._body_bytes.set(size_bytes)
+
+    def jobs(self, counts: Mapping[JobStatus, int]) -> None:
+        """Set the number of jobs by status."""
+        for status, count in counts.items():
+            self._jobs.labels(status).set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

@@ -134,6 +134,24 @@ class Settings(BaseSettings):
     max_tensor_bytes: int = Field(default=64 * 2**20, ge=1)
     """Maximum body of ``/v2/.../infer`` in bytes: 16 tiles of 1024 x 1024 px are 48 MiB in binary form."""
 
+    jobs_dir: Path | None = None
+    """Folder for jobs, their results, and their SQLite database; none: jobs are disabled."""
+
+    jobs_database_url: str | None = None
+    """Postgres database for jobs, ``postgresql+psycopg://...``, for several processes; none: SQLite, for one."""
+
+    max_fields_in_flight: int = Field(default=2, ge=1)
+    """Maximum concurrent fields of jobs in a process; each uses all threads except near its end."""
+
+    max_jobs: int = Field(default=1000, ge=1)
+    """Maximum unfinished jobs; more are rejected as ``overloaded``."""
+
+    jobs_min_free_bytes: int = Field(default=2**30, ge=0)
+    """Minimum free space in the folder of jobs, in bytes; with less, jobs are rejected as ``storage-full``."""
+
+    jobs_lease_s: float = Field(default=3.0, gt=0)
+    """Time without a heartbeat after which the other processes take over the fields of a process, in seconds."""
+
     slide_handles: int = Field(default=16, ge=1)
     """Maximum number of open slides."""
 

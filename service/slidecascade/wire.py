@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +17,7 @@ JSON = "application/json"
 PNG = "image/png"
 CSV = "text/csv"
 ZIP = "application/zip"
+PARQUET = "application/vnd.apache.parquet"
 PROBLEM = "application/problem+json"
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
@@ -383,6 +385,97 @@ class Problem(Answer):
     def name(self) -> str:
         """The stable name, e.g. ``missing-resolution``."""
         return self.type.removeprefix(PROBLEM_PREFIX)
+
+
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+JobOutput = Literal["geojson", "parquet", "heatmaps"]
+
+
+class JobRequest(WireModel):
+    """A slide, or a region of it of any size, to analyse as a job."""
+
+    pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        description="slide id as listed by /v1/slides"
+    )
+    region: RegionBox | None = Field(default=None, description="default: all of the slide")
+    mpp: Resolution | None = Field(
+        default=None, description="micrometres per pixel; required when the slide states none"
+    )
+    thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
+        default_factory=dict, max_length=MAX_THRESHOLDS, description="by model name, as for a region"
+    )
+    allow_partial: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="finish even when tiles failed"
+    )
+    outputs: tuple[JobOutput, ...] = Field(
+        default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files that are written"
+    )
+    label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="yours, to find the job by"
+    )
+
+    def region_request(self) -> RegionRequest:
+        """The request of the region that the job is, of any size."""
+        return RegionRequest(
+            pipeline=self.pipeline,
+            slide=self.slide,
+            region=self.region,
+            mpp=self.mpp,
+            thresholds=self.thresholds,
+            allow_partial=self.allow_partial,
+        )
+
+
+class JobProgress(Answer):
+    """How far a job is; `fields_total` is null until its slide was cut into fields."""
+
+    fields_done: int
+    fields_total: int | None
+    fraction: float
+    cells: int
+    eta_s: float | None = Field(description="seconds left, as far as can be told")
+
+
+class JobLinks(Answer):
+    """Paths on this server."""
+
+    self: str
+    events: str
+    result: str | None = Field(default=None, description="once the job has succeeded")
+    files: str | None = None
+    cells: str | None = None
+
+
+class JobInfo(Answer):
+    """A job; times are in UTC."""
+
+    id: str
+    status: JobStatus
+    pipeline: str
+    slide: str
+    label: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: JobProgress
+    error: Problem | None = None
+    links: JobLinks
+
+
+class JobList(Answer):
+    jobs: tuple[JobInfo, ...]
+    cursor: str | None = Field(default=None, description="send it to get the next ones; null: there are no more")
+
+
+class JobFile(Answer):
+    name: str
+    bytes: int
+    media_type: str
+
+
+class JobFileList(Answer):
+    files: tuple[JobFile, ...]
 
 
 JsonObject = dict[str, Any]

@@ -60,7 +60,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(workplace: Path, start_server: StartServer) -> str:
     """A served process whose slide root is the README's."""
-    return start_server(slides=workplace / "slides").url
+    return start_server(slides=workplace / "slides", jobs_dir=workplace / "jobs").url
 
 
 @pytest.mark.parametrize("command", [line for line in _commands() if line.startswith("curl")])

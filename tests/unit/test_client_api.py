@@ -178,8 +178,9 @@ def test_both_clients_have_the_same_methods() -> None:
     sync, later = _public(Client), _public(AsyncClient)
     assert sync.keys() == later.keys()
     for name, method in sync.items():
-        assert inspect.signature(method) == inspect.signature(later[name])
-        assert inspect.iscoroutinefunction(later[name])
+        ours, theirs = str(inspect.signature(method)), str(inspect.signature(later[name]))
+        assert ours == theirs.replace("AsyncIterator", "Iterator").replace("AsyncJob", "Job")
+        assert inspect.iscoroutinefunction(later[name]) or inspect.isasyncgenfunction(later[name])
 
 
 def test_the_public_names_are_listed() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,8 @@ from typing import Any
 
 from slidecascade import wire
 from slidecascade.analysis import footprint
-from slidecascade.analysis.flow import Progress, analyse, say_nothing
+from slidecascade.analysis.flow import AnyWork, Failure, Progress, analyse, prepare, run_tiles, say_nothing
+from slidecascade.analysis.lanes import Lanes
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
@@ -26,6 +26,7 @@ from slidecascade.errors import (
 )
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.result import RegionResult
+from slidecascade.kinds.sink import Sink
 from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
 from slidecascade.models.repository import ModelPackage, load_repository
@@ -44,9 +45,10 @@ from slidecascade.slides.region import require_workable, resolve_mpp, resolve_re
 from slidecascade.slides.slide import SlideInfo
 from slidecascade.slides.source import OpenSource, Pyramid
 from slidecascade.slides.store import SlideStore
+from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.slides.view import SlideFrame
-from slidecascade.timing import Observer
+from slidecascade.timing import Observer, Stopwatch
 
 KEPT_FACTS = 256
 """Slides whose facts are kept; those of one take less than a kilobyte."""
@@ -110,11 +112,11 @@ class Analyser:
             retry_after_s=settings.retry_after_s,
             notify=observer.memory,
         )
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
+        self._lanes = Lanes(self._threads, name="tile")
 
     def close(self) -> None:
         """Stop the threads and let go of slides and sessions."""
-        self._pool.shutdown(cancel_futures=True)
+        self._lanes.shutdown()
         self._runner.close()
         self._slides.close()
 
@@ -172,15 +174,20 @@ class Analyser:
         *,
         share: Share = UNLIMITED,
         overview_side_px: int = 0,
+        is_bounded: bool = True,
     ) -> RegionTask:
-        """Check `request`, decode its image or open its slide, and fill in every default; see `analyse`."""
+        """Check `request`, decode its image or open its slide, and fill in every default; see `analyse`.
+
+        Where `is_bounded`, a region of a slide has at most the setting's `max_region_px` pixels; what is worked on
+        field by field may have any number.
+        """
         control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         with self._pyramid(request, image) as pyramid:
             mpp = resolve_mpp(pyramid, request.mpp)
             asked = None if request.region is None else Box(**request.region.model_dump())
-            region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px)
+            region = resolve_region(pyramid, asked, max_px=self._settings.max_region_px if is_bounded else None)
             encoded = pyramid if isinstance(pyramid, EncodedImage) else None
             found = self._expected(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
             space = pyramid.coordinate_space
@@ -225,7 +232,7 @@ class Analyser:
             analysis = analyse(
                 task,
                 runner=self._runner,
-                pool=self._pool,
+                pool=self._lanes.people,
                 threads=self._threads,
                 control=control,
                 observer=self._observer,
@@ -234,6 +241,45 @@ class Analyser:
                 hold=lambda found: share.require(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
+
+    def tile_work(self, task: RegionTask, control: Control, stopwatch: Stopwatch) -> AnyWork:
+        """What all tiles of `task` share; raises what `flow.prepare` does."""
+        return prepare(task, self._kinds[task.pipeline.kind], self._runner, control, stopwatch)
+
+    def run_tiles(
+        self,
+        task: RegionTask,
+        work: AnyWork,
+        tiles: Sequence[Tile],
+        sink: Sink[Any],
+        *,
+        progress: Progress = say_nothing,
+    ) -> tuple[Failure, ...]:
+        """Pass every one of `tiles` to `sink`, and return those that failed twice; see `flow.run_tiles`.
+
+        Tiles of regions that are asked for meanwhile are worked on first.
+        """
+        with self._refusing_strangers():
+            return run_tiles(
+                task,
+                work,
+                tiles,
+                sink,
+                pool=self._lanes.jobs,
+                threads=self._threads,
+                observer=self._observer,
+                progress=progress,
+            )
+
+    @property
+    def threads(self) -> int:
+        """Tiles worked on at a time."""
+        return self._threads
+
+    @property
+    def observer(self) -> Observer:
+        """Notified of stages, tiles and cells."""
+        return self._observer
 
     def pipelines(self) -> tuple[wire.PipelineInfo, ...]:
         return tuple(map(_pipeline_info, self._pipelines.values()))

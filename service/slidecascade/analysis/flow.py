@@ -79,11 +79,12 @@ def analyse(
     started = time.perf_counter()
     stopwatch = Stopwatch(observer)
     kind = kinds[task.pipeline.kind]
-    work = _prepare(task, kind, runner, control, stopwatch)
+    work = prepare(task, kind, runner, control, stopwatch)
     tiles = _tiles(task, work, threads)
     sink = kind.sink(task.pipeline, task.region_l0, work.grid)
     held = _Held(sink, kind.footprint.kept, hold)
-    _run(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
+    failed = run_tiles(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
+    refuse_failures(task, work.grid, failed, len(tiles))
     with stopwatch.measure("collect"):
         found: RegionResult = sink.finish(_subject(task, work.grids))
     result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
@@ -107,7 +108,7 @@ class _Held:
         self._sink.fail(failure)
 
 
-def _run(
+def run_tiles(
     task: RegionTask,
     work: AnyWork,
     tiles: Sequence[Tile],
@@ -116,26 +117,32 @@ def _run(
     pool: Executor,
     threads: int,
     observer: Observer,
-    progress: Progress,
-) -> None:
-    """Hand every tile to `sink`, in order; nothing is kept of those that did not fail.
+    progress: Progress = say_nothing,
+) -> tuple[Failure, ...]:
+    """Pass every tile to `sink`, in order, and return those that failed twice; nothing is kept of the others.
 
     Raises:
-        TilesFailedError, UnreadableSlideError, ModelFailedError: as `analyse` does.
+        RetryLaterError, ModelPackageError, DeadlineExceededError, CancelledError: as `analyse` does.
     """
-    failed: list[_Failure] = []
+    failed: list[Failure] = []
     outcomes = _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles)
     for done, outcome in enumerate(outcomes, start=1):
-        if isinstance(outcome, _Failure):
+        if isinstance(outcome, Failure):
             failed.append(outcome)
             sink.fail(TileFailure(outcome.tile.index, outcome.tile.core, outcome.reason))
         else:
             sink.take(outcome)
         progress(done, len(tiles))
-    _refuse_failures(task, work.grid, failed, len(tiles))
+    return tuple(failed)
 
 
-def _prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stopwatch: Stopwatch) -> AnyWork:
+def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stopwatch: Stopwatch) -> AnyWork:
+    """What all tiles of `task`, whose pipeline is of `kind`, share.
+
+    Raises:
+        UnreadableSlideError: the slide cannot be opened.
+        RegionTooLargeError: a model's grid enlarges the region to more pixels than are worked on.
+    """
     with stopwatch.measure("read"):
         with task.open_source() as source:
             view = task.view(source)
@@ -156,7 +163,9 @@ def _prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, sto
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Failure:
+    """A tile that failed twice, and its last error."""
+
     tile: Tile
     error: SlideCascadeError
 
@@ -165,7 +174,7 @@ class _Failure:
         return f"{self.error.problem}: {self.error.detail}"
 
 
-Outcome = AnyTileResult | _Failure
+Outcome = AnyTileResult | Failure
 
 
 def _tiles(task: RegionTask, work: AnyWork, threads: int) -> tuple[Tile, ...]:
@@ -206,10 +215,10 @@ def _in_flight(
 def _attempt(task: RegionTask, work: AnyWork, tile: Tile, observer: Observer) -> Outcome:
     """Work on a tile; once more if that failed."""
     outcome = _once(task, work, tile)
-    if isinstance(outcome, _Failure):
+    if isinstance(outcome, Failure):
         observer.tiles("retried", 1)
         outcome = _once(task, work, tile, private=True)
-    if isinstance(outcome, _Failure):
+    if isinstance(outcome, Failure):
         if isinstance(outcome.error, (RetryLaterError, ModelPackageError)):
             raise outcome.error  # not this tile's fault: the whole region may succeed later
         LOG.error("a tile failed twice: %s", outcome.error.problem, exc_info=outcome.error)
@@ -223,13 +232,18 @@ def _once(task: RegionTask, work: AnyWork, tile: Tile, *, private: bool = False)
     except (CancelledError, DeadlineExceededError):
         raise
     except SlideCascadeError as error:
-        return _Failure(tile, error)
+        return Failure(tile, error)
     except Exception:  # the worker boundary: a fault in one tile is that tile's failure
         LOG.exception("a tile failed unexpectedly")
-        return _Failure(tile, ModelFailedError("The tile failed unexpectedly: see the service's log."))
+        return Failure(tile, ModelFailedError("The tile failed unexpectedly: see the service's log."))
 
 
-def _refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[_Failure], total: int) -> None:
+def refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[Failure], total: int) -> None:
+    """Raises for `failed` of `total` tiles, unless `task` allows a partial answer and there is one.
+
+    Raises:
+        TilesFailedError, UnreadableSlideError, ModelFailedError: as `analyse` does.
+    """
     if not failed or (task.allow_partial and len(failed) < total):
         return
     first = failed[0].error
@@ -250,14 +264,15 @@ def _subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
         facts=task.facts,
         region_l0=task.region_l0,
         mpp=task.mpp,
-        models=_used_models(task.pipeline, grids),
+        models=used_models(task.pipeline, grids),
         thresholds=task.thresholds,
         doubts=task.doubts,
         origin=task.origin,
     )
 
 
-def _used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
+def used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedModel, ...]:
+    """The models of `pipeline` in the order in which they run, each with the grid it reads, by name in `grids`."""
     return tuple(
         UsedModel(
             name=model.name,

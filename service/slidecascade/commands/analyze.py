@@ -1,10 +1,18 @@
-"""``slidecascade analyze``: a region in this process, without a server."""
+"""``slidecascade analyze``: an image or a slide in this process, without a server.
+
+For pipelines of the kind ``cells`` a slide may have any size: it is divided into fields, whose parts are kept
+inside the folder of results until these are complete, so that the same command continues after it was stopped or
+killed. Pipelines of other kinds analyse one region in memory.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from slidecascade import wire
@@ -12,7 +20,11 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file
-from slidecascade.commands.progress import bar
+from slidecascade.commands.progress import FieldProgress, bar
+from slidecascade.jobs.claim import claimed
+from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.survey import Survey
+from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs import archive
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
 from slidecascade.outputs.encoders import Drawing
@@ -20,6 +32,9 @@ from slidecascade.settings import read_settings
 from slidecascade.slides.slide import can_open
 from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
+
+STATE_FOLDER = ".slidecascade"
+"""Inside the folder of results, while these are not complete."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--origin",
         choices=("slide", "bounds"),
         default="slide",
-        help="what outlines count from: level 0's corner, or the scanned part's, as in QuPath",
+        help="what GeoJSON outlines count from: level 0's corner, or the scanned part's, as in QuPath",
     )
     parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
     parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
@@ -56,22 +71,75 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
-        encoders = analyser.encoders(request.pipeline)
-        drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
-        with writing_to(arguments.out):
-            files = encoders.files(report.analysis, report.overview, drawing)
-            archive.write_folder(files, arguments.out, gzip=arguments.gzip)
+        if analyser.pipeline(request.pipeline).kind == "cells":
+            _analyse_fields(analyser, request, image, arguments)
+        else:
+            _analyse_region(analyser, request, image, arguments)
     finally:
         analyser.close()
-    if failed := report.analysis.tiles.failed:
-        sys.stderr.write(f"{len(failed)} of {report.analysis.tiles.total} tiles failed: see summary.json.\n")
-    for warning in report.analysis.warnings:
-        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
-    for name, count in report.analysis.counts.items():
-        sys.stdout.write(f"{count:8d}  {name}\n")
-    sys.stdout.write(f"Results are in {arguments.out}. {wire.RESEARCH_USE_ONLY}\n")
     return 0
+
+
+def _analyse_fields(
+    analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
+) -> None:
+    """Cells, field by field."""
+    task = analyser.prepare(request, image, Control(), is_bounded=False)
+    with claimed(arguments.out / STATE_FOLDER) as state:
+        collection = _collection(Survey(analyser, task, state / "parts"))
+        damaged = bool(collection.analysis.tiles.failed)
+        collection.write(
+            arguments.out,
+            partial(task.overview, damaged=damaged),
+            colormap=Colormap.parse(arguments.colormap),
+            gzip=arguments.gzip,
+        )
+    _print(collection.analysis, collection.counts, arguments.out)
+
+
+def _analyse_region(
+    analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
+) -> None:
+    """Anything else, in memory."""
+    report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
+    encoders = analyser.encoders(request.pipeline)
+    drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
+    with writing_to(arguments.out):
+        files = encoders.files(report.analysis, report.overview, drawing)
+        archive.write_folder(files, arguments.out, gzip=arguments.gzip)
+    _print(report.analysis, report.analysis.counts, arguments.out)
+
+
+def _collection(survey: Survey) -> Collection:
+    """All fields, those that are not done yet run one after the other."""
+    started = time.monotonic()
+    known = [(field, report) for field, report in survey.reports()]
+    done = [report for _, report in known if report is not None]
+    if done:
+        sys.stderr.write(f"Going on: {len(done)} of {len(known)} fields are done already.\n")
+    progress = FieldProgress(
+        survey.tiles_total,
+        done=sum(report.tiles for report in done),
+        cells=sum(report.cells for report in done),
+    )
+    reports = []
+    for field, before in known:
+        report = before or survey.run(field, Control(), progress=progress.draw)
+        if before is None:
+            progress.finish(report.tiles, report.cells)
+        reports.append(report)
+    progress.end()
+    return Collection(survey, reports, seconds=time.monotonic() - started)
+
+
+def _print(analysis: RegionResult, counts: Mapping[str, int], folder: Path) -> None:
+    if failed := analysis.tiles.failed:
+        sys.stderr.write(f"{len(failed)} of {analysis.tiles.total} tiles failed: see summary.json.\n")
+    for warning in analysis.warnings:
+        sys.stderr.write(f"Warning ({warning.code}): {warning.message}\n")
+    for name, count in counts.items():
+        sys.stdout.write(f"{count:8d}  {name}\n")
+    sys.stdout.write(f"Results are in {folder}. {wire.RESEARCH_USE_ONLY}\n")
 
 
 def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.RegionRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from slidecascade.analysis.flow import Progress
 
@@ -22,3 +23,42 @@ def bar(noun: str) -> Progress:
         sys.stderr.flush()
 
     return draw
+
+
+class FieldProgress:
+    """A bar of the tiles of a slide, with the cells found and the seconds left; silence in a log file.
+
+    Args:
+        total: tiles of all fields.
+        done, cells: those of fields that were done before.
+    """
+
+    def __init__(self, total: int, *, done: int, cells: int) -> None:
+        self._total = total
+        self._done = self._done_before = done
+        self._cells = cells
+        self._started = time.monotonic()
+
+    def draw(self, tiles: int, _total: int) -> None:
+        """So many tiles of the field that is worked on are done."""
+        if not sys.stderr.isatty():
+            return
+        done = self._done + tiles
+        filled = BAR_WIDTH * done // max(1, self._total)
+        new = done - self._done_before
+        left_s = (time.monotonic() - self._started) / new * (self._total - done) if new else None
+        left = "" if left_s is None else f", {left_s:.0f} s left"
+        bar = "#" * filled + "." * (BAR_WIDTH - filled)
+        sys.stderr.write(f"\r[{bar}] {done}/{self._total} tiles, {self._cells:,} cells{left}\033[K")
+        sys.stderr.flush()
+
+    def finish(self, tiles: int, cells: int) -> None:
+        """A field is done."""
+        self._done += tiles
+        self._cells += cells
+        self.draw(0, 0)
+
+    def end(self) -> None:
+        """All are."""
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")

@@ -7,6 +7,7 @@ its sink. The sink of a region keeps all tiles and makes a `RegionResult` of the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -66,35 +67,15 @@ class MemorySink(ABC, Generic[P, T]):
 
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
-        block, needed = tissue.BLOCK_PX, self._grid.box_from_l0(self._region_l0)
-        left, top = needed.x // block, needed.y // block
-        size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
-        mask = np.zeros((size.height, size.width), np.bool_)
-        for result in self._results:
-            rows, columns = result.tissue.shape
-            place = Box(result.core.x // block, result.core.y // block, columns, rows)
-            inside = place.clipped(Box(left, top, size.width, size.height))
-            part, target = inside.shifted(-place.x, -place.y), inside.shifted(-left, -top)
-            mask[target.y : target.bottom, target.x : target.right] = result.tissue[
-                part.y : part.bottom, part.x : part.right
-            ]
-        corner_x, corner_y = self._grid.l0_from_grid(np.array([[left, top]]) * block)[0].tolist()
-        return TissueMap(
-            mask, Grid(corner_x, corner_y, self._grid.downsample * block, size, self._grid.mpp * block)
-        )
+        return tissue_map(self._results, self._region_l0, self._grid)
 
     def warnings(self) -> tuple[AnswerWarning, ...]:
         """What makes the answer doubtful."""
-        unstored_px = sum(result.unstored_px for result in self._results)
         region = self._grid.box_from_l0(self._region_l0)
-        unstored = unstored_px / max(1, sum(result.core.clipped(region).area for result in self._results))
-        if unstored < MIN_UNSTORED:
-            return ()
-        message = (
-            f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
-            "file was not written to its end; look at it in a viewer."
+        return warnings_of(
+            unstored_px=sum(result.unstored_px for result in self._results),
+            seen_px=sum(result.core.clipped(region).area for result in self._results),
         )
-        return (AnswerWarning("no-stored-pixels", message),)
 
     def report(self) -> TileReport:
         """Every tile accounted for."""
@@ -106,6 +87,36 @@ class MemorySink(ABC, Generic[P, T]):
                 for item in self._failures
             ),
         )
+
+
+def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> TissueMap:
+    """The tissue blocks of the slide that meet `region_l0`, put together from `results`; `grid` is theirs."""
+    block, needed = tissue.BLOCK_PX, grid.box_from_l0(region_l0)
+    left, top = needed.x // block, needed.y // block
+    size = Size(-(-needed.right // block) - left, -(-needed.bottom // block) - top)
+    mask = np.zeros((size.height, size.width), np.bool_)
+    for result in results:
+        rows, columns = result.tissue.shape
+        place = Box(result.core.x // block, result.core.y // block, columns, rows)
+        inside = place.clipped(Box(left, top, size.width, size.height))
+        part, target = inside.shifted(-place.x, -place.y), inside.shifted(-left, -top)
+        mask[target.y : target.bottom, target.x : target.right] = result.tissue[
+            part.y : part.bottom, part.x : part.right
+        ]
+    corner_x, corner_y = grid.l0_from_grid(np.array([[left, top]]) * block)[0].tolist()
+    return TissueMap(mask, Grid(corner_x, corner_y, grid.downsample * block, size, grid.mpp * block))
+
+
+def warnings_of(*, unstored_px: float, seen_px: int) -> tuple[AnswerWarning, ...]:
+    """What makes an answer doubtful when so many of the pixels seen, in the segmenter's grid, are not stored."""
+    unstored = unstored_px / max(1, seen_px)
+    if unstored < MIN_UNSTORED:
+        return ()
+    message = (
+        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
+        "file was not written to its end; look at it in a viewer."
+    )
+    return (AnswerWarning("no-stored-pixels", message),)
 
 
 def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:

@@ -42,7 +42,8 @@ class _Entry:
 def caption(classes: Sequence[Counted], *, width: int, um_per_px: float) -> NDArray[np.uint8]:
     """The strip as uint8 RGB ``(h, width, 3)``: classes with counts, the research-use line, a scale bar.
 
-    `width` is at least `MIN_WIDTH`; `um_per_px` is the pixel size of the image above.
+    `counts` are the cells by class, in the order of the classes of `analysis`; `width` is at least `MIN_WIDTH`;
+    `um_per_px` is the pixel size of the image above.
     """
     entries = _arrange(classes, width)
     last = entries[-1].row + 1 if entries else 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.kinds.result import RegionResult
-from slidecascade.outputs.caption import MIN_WIDTH, PAPER, caption
+from slidecascade.outputs.caption import MIN_WIDTH, PAPER, Counted, caption
 from slidecascade.pipelines.classes import ClassTree
 from slidecascade.rings import Rings
 
@@ -80,22 +80,50 @@ def draw(
     Raises:
         ValueError: when the image is not uint8 RGB, or does not cover the region at `downsample`.
     """
-    _require_region(result, image_rgb, downsample)
-    height, width = image_rgb.shape[:2]
-    outlined = np.array(image_rgb, order="C")
-    # OpenCV's antialiased line of 1 px is too faint to tell colours on stained nuclei and its line of 2 px puts
-    # down 4 px of ink. Lines of 1 px at four corners put down 2.2 px when 0.5 px apart and 2.7 px when 1 px apart.
-    corners_px = _CORNERS * (0.5 if typical_l0 / downsample >= LARGE_CELL_PX else 0.25)
-    for shape in shapes:
-        for corner_px in corners_px if len(shape.vertices) else ():
-            rings = _rings(result, shape, downsample, corner_px)
-            cv2.polylines(outlined, rings, True, shape.color, 1, cv2.LINE_AA, _SHIFT_BITS)
-    entries = [(shape.name, shape.color, shape.count) for shape in shapes]
-    strip = caption(entries, width=max(width, MIN_WIDTH), um_per_px=result.mpp * downsample)
-    page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
-    page[:height, :width] = outlined
-    page[height:] = strip
-    return page
+    picture = Overlay(result, image_rgb, downsample=downsample, are_large=typical_l0 / downsample >= LARGE_CELL_PX)
+    picture.add(shapes)
+    return picture.page([(shape.name, shape.color, shape.count) for shape in shapes])
+
+
+class Overlay:
+    """A picture to which the outlines of a region are added in any number of portions.
+
+    Args:
+        result: the region.
+        image_rgb, downsample: as for `draw`.
+        are_large: whether shapes are typically `LARGE_CELL_PX` wide in the image.
+
+    Raises:
+        ValueError: as `draw` does.
+    """
+
+    def __init__(
+        self, result: RegionResult, image_rgb: NDArray[np.uint8], *, downsample: float, are_large: bool
+    ) -> None:
+        _require_region(result, image_rgb, downsample)
+        self._result = result
+        self._outlined = np.array(image_rgb, order="C")
+        self._downsample = downsample
+        # OpenCV's antialiased line of 1 px is too faint to tell colours on stained nuclei and its line of 2 px
+        # puts down 4 px of ink. Lines of 1 px at four corners put down 2.2 px when 0.5 px apart, 2.7 px when 1 px.
+        self._corners_px = _CORNERS * (0.5 if are_large else 0.25)
+
+    def add(self, shapes: Sequence[Shapes]) -> None:
+        """Draw `shapes`, each over those before."""
+        for shape in shapes:
+            for corner_px in self._corners_px if len(shape.vertices) else ():
+                rings = _rings(self._result, shape, self._downsample, corner_px)
+                cv2.polylines(self._outlined, rings, True, shape.color, 1, cv2.LINE_AA, _SHIFT_BITS)
+
+    def page(self, classes: Sequence[Counted]) -> NDArray[np.uint8]:
+        """The picture and the strip that explains it; see `draw`."""
+        height, width = self._outlined.shape[:2]
+        um_per_px = self._result.mpp * self._downsample
+        strip = caption(classes, width=max(width, MIN_WIDTH), um_per_px=um_per_px)
+        page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
+        page[:height, :width] = self._outlined
+        page[height:] = strip
+        return page
 
 
 def _require_region(result: RegionResult, image_rgb: NDArray[np.uint8], downsample: float) -> None:

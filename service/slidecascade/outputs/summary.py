@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slidecascade import wire
@@ -25,9 +25,17 @@ class Figures:
 
 
 def summary(
-    result: RegionResult, figures: Figures, heatmaps: Sequence[Heatmap], colormap: Colormap
+    result: RegionResult,
+    figures: Figures,
+    heatmaps: Sequence[Heatmap],
+    colormap: Colormap,
+    *,
+    counts: Mapping[str, int] | None = None,
 ) -> wire.Summary:
-    """The summary of `result`, whose `heatmaps` are drawn with `colormap`."""
+    """The summary of `result`, whose `heatmaps` are drawn with `colormap`.
+
+    `counts` are those by class name, where they were counted elsewhere; default: those of `result`.
+    """
     return wire.Summary(
         kind=result.kind,
         pipeline=result.pipeline,
@@ -35,7 +43,7 @@ def summary(
         region=region_box(result),
         mpp=result.mpp,
         cells=figures.cells,
-        counts=result.counts,
+        counts=result.counts if counts is None else dict(counts),
         fractions=figures.fractions,
         densities_per_mm2=figures.densities_per_mm2,
         patches=figures.patches,

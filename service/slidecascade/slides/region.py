@@ -22,13 +22,13 @@ MAX_ENLARGED_PX = 2**26
 """A region enlarged to no more grid pixels than these is not large: 1024 x 1024 pixels, 8 times each way."""
 
 
-def resolve_region(source: Pyramid, requested: Box | None, *, max_px: int) -> Box:
+def resolve_region(source: Pyramid, requested: Box | None, *, max_px: int | None) -> Box:
     """The region to analyse, in level-0 pixels: `requested`, or all of `source`.
 
     Raises:
         InvalidRequestError: the region has no pixels.
         RegionOutsideSlideError: part of it is outside the source.
-        RegionTooLargeError: more than `max_px` pixels.
+        RegionTooLargeError: more than `max_px` pixels; None: any number will do.
     """
     size = source.size_l0
     region = Box(0, 0, size.width, size.height) if requested is None else requested
@@ -40,7 +40,7 @@ def resolve_region(source: Pyramid, requested: Box | None, *, max_px: int) -> Bo
             f"The region {region.width} x {region.height} at ({region.x}, {region.y}) is not inside the image "
             f"of {size.width} x {size.height} level-0 pixels: choose one that is."
         )
-    if region.area > max_px:
+    if max_px is not None and region.area > max_px:
         raise RegionTooLargeError(
             f"The region has {region.width} x {region.height} pixels; at most {max_px} are taken at a time: "
             "choose a smaller `region`."

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade.analysis.analyser import Analyser
+from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
@@ -50,6 +51,7 @@ class Process:
         self.drain = Drain(self._admission, notice_s=settings.drain_notice_s, grace_s=settings.drain_grace_s)
         self.regions = Regions(analyser, settings, metrics)
         self._inferences = Inferences(analyser, settings)
+        self._desk = None if settings.jobs_dir is None else Desk(analyser, settings, settings.jobs_dir)
         self.rest: ASGIApp = create_app(
             analyser,
             self.regions,
@@ -58,6 +60,7 @@ class Process:
             admission=self._admission,
             lookups=self._lookups,
             readiness=self._readiness,
+            desk=self._desk,
         )
 
     @classmethod
@@ -79,6 +82,8 @@ class Process:
         """What is left to do when the server has started; in its event loop."""
         self.drain.take_over()
         self._readiness.begin()
+        if self._desk is not None:
+            self._desk.start()
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """The boundary around `app`, a server's application with `rest` mounted in it.
@@ -102,6 +107,8 @@ class Process:
         )
 
     def close(self) -> None:
+        if self._desk is not None:
+            self._desk.stop()
         self.regions.close()
         self._inferences.close()
         self._lookups.close()

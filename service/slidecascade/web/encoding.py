@@ -60,7 +60,10 @@ def encoded(scope: Scope, send: Send) -> Send:
 
 def _is_packable(start: Message) -> bool:
     headers = Headers(raw=list(start.get("headers", ())))
-    return headers.get("content-type", "").startswith(_PACKABLE) and "content-encoding" not in headers
+    # A part of a file stays as it is: its range counts bytes of the file.
+    if "content-encoding" in headers or "content-range" in headers:
+        return False
+    return headers.get("content-type", "").startswith(_PACKABLE)
 
 
 def _packed(start: Message, content: Message) -> tuple[Message, Message]:

@@ -68,7 +68,7 @@ async def read_native_order(request: Request, *, max_bytes: int, max_s: float) -
     """
     media_type = _media_type(request)
     if media_type == JSON:
-        return Order(_parse(_NativeDocument, await _document(request, max_bytes, max_s)).request, None)
+        return Order(parse(_NativeDocument, await _document(request, max_bytes, max_s)).request, None)
     if media_type == FORM:
         return await _read_form(request, max_bytes, max_s)
     if media_type == URLENCODED:
@@ -84,7 +84,7 @@ def parse_request(document: bytes) -> RegionRequest:
         MalformedRequestError: when it is not a JSON object.
         InvalidRequestError: listing the fields that are wrong.
     """
-    return _parse(RegionRequest, document)
+    return parse(RegionRequest, document)
 
 
 async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
@@ -98,7 +98,13 @@ class _NativeDocument(WireModel):
     request: RegionRequest
 
 
-def _parse(model: type[Model], document: bytes) -> Model:
+def parse(model: type[Model], document: bytes) -> Model:
+    """`document` as JSON of `model`.
+
+    Raises:
+        MalformedRequestError: when it is not a JSON object.
+        InvalidRequestError: listing the fields that are wrong.
+    """
     if document.count(b":") > MAX_MEMBERS:
         raise InvalidRequestError(
             f"The request has more than {MAX_MEMBERS} fields: leave out those that are not documented.",

@@ -17,10 +17,12 @@ from starlette.responses import Response
 
 from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
+from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
 from slidecascade.outputs.colormap import COLORMAPS
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.inference import Inferences
+from slidecascade.web.jobs import job_routes
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX, kserve_routes
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.exchange import Exchange
@@ -36,10 +38,14 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownPipelineError: 404,
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
+    errors.UnknownJobError: 404,
     errors.NotAcceptableError: 406,
     errors.SlowRequestError: 408,
+    errors.JobNotFinishedError: 409,
+    errors.JobFinishedError: 409,
     errors.UploadTooLargeError: 413,
     errors.RegionTooLargeError: 413,
+    errors.ResultTooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.InvalidRequestError: 422,
     errors.MissingResolutionError: 422,
@@ -48,15 +54,23 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UndecodableImageError: 422,
     errors.UnreadableSlideError: 422,
     errors.MisdirectedRequestError: 421,
+    errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
     errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
     errors.TilesFailedError: 500,
+    errors.UnreadablePartError: 500,
     errors.ModelFailedError: 502,
     errors.DrainingError: 503,
     errors.NotReadyError: 503,
     errors.DeadlineExceededError: 504,
+    errors.StorageFullError: 507,
 }
 """Every error a request can end in; one that is missing here is a fault of ours: 500."""
+
+
+def status_of(problem: str) -> int:
+    """The HTTP status of a problem by its name; 500 for one that no request ends in."""
+    return next((status for kind, status in STATUS.items() if kind.problem == problem), 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +167,9 @@ def create_app(
     admission: Admission,
     lookups: Pool,
     readiness: Readiness,
+    desk: Desk | None = None,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk."""
+    """The API over one analyser; `lookups` runs what may wait for a disk. Without a `desk` it takes no jobs."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -167,8 +182,10 @@ def create_app(
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
+    if desk is not None:
+        app.include_router(job_routes(desk, lookups, status_of, is_open=lambda: not admission.closed))
     app.include_router(_catalogue_routes(analyser, lookups))
-    app.include_router(_operation_routes(metrics, admission, readiness))
+    app.include_router(_operation_routes(metrics, admission, readiness, desk, lookups))
     app.include_router(kserve_routes(analyser, inferences, admission, readiness))
     app.include_router(docs_router(app))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
@@ -230,7 +247,9 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     return router
 
 
-def _operation_routes(metrics: Metrics, admission: Admission, readiness: Readiness) -> APIRouter:
+def _operation_routes(
+    metrics: Metrics, admission: Admission, readiness: Readiness, desk: Desk | None, lookups: Pool
+) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", summary="Whether the process works")
@@ -246,6 +265,8 @@ def _operation_routes(metrics: Metrics, admission: Admission, readiness: Readine
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
     async def show_metrics() -> Response:
         await readiness.tell()
+        if desk is not None:
+            metrics.jobs(await lookups.run(desk.counts))
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
 
     return router
@@ -293,7 +314,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, extra = models_json_schema(
-            [(wire.RegionRequest, "validation"), (wire.Summary, "serialization"), (wire.Problem, "serialization")],
+            [
+                (wire.RegionRequest, "validation"),
+                (wire.JobRequest, "validation"),
+                (wire.Summary, "serialization"),
+                (wire.Problem, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         schemas = document["components"]["schemas"] | extra["$defs"]

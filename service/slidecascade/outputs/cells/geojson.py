@@ -27,11 +27,14 @@ from slidecascade.cells.result import Analysis
 from slidecascade.errors import ModelFailedError
 from slidecascade.outputs.columns import four_decimals, lines, side_by_side, two_decimals
 from slidecascade.outputs.ids import id_namespace, ids
-from slidecascade.outputs.provenance import provenance
+from slidecascade.outputs.provenance import Provenance, provenance
 from slidecascade.outputs.rings import closed_rings
 from slidecascade.pipelines.classes import CellClass
 
 CHUNK_CELLS = 1536
+END = b"\n]}\n"
+"""What comes after the features."""
+
 
 # Stands for what differs from cell to cell: a string that is no class or model name.
 _SLOT = "\x00"
@@ -47,27 +50,52 @@ def encode(analysis: Analysis) -> Iterator[bytes]:
     Raises:
         ModelFailedError: before the first piece, when a coordinate, area or score is not a finite number.
     """
-    _refuse_non_finite(analysis)
+    refuse_non_finite(analysis)
     return _pieces(analysis)
 
 
 def _pieces(analysis: Analysis) -> Iterator[bytes]:
-    member = orjson.dumps(provenance(analysis).model_dump(mode="json"))
-    yield b'{"type":"FeatureCollection","slidecascade":' + member + b',"features":[\n'
-    features = _Features(analysis)
+    yield head(provenance(analysis))
+    yield from features(analysis)
+    yield END
+
+
+def head(member: Provenance) -> bytes:
+    """What comes before the features."""
+    document = orjson.dumps(member.model_dump(mode="json"))
+    return b'{"type":"FeatureCollection","slidecascade":' + document + b',"features":[\n'
+
+
+def features(analysis: Analysis, *, follows: bool = False) -> Iterator[bytes]:
+    """The features alone, in pieces, separated by commas and newlines; `follows`: others come before them."""
+    texts = _Features(analysis)
     for start in range(0, len(analysis.instances), CHUNK_CELLS):
-        yield features.text(start, min(start + CHUNK_CELLS, len(analysis.instances)))
-    yield b"\n]}\n"
+        if follows and not start:
+            yield b",\n"
+        yield texts.text(start, min(start + CHUNK_CELLS, len(analysis.instances)))
+
+
+def cell_ids(analysis: Analysis) -> NDArray[np.bytes_]:
+    """``(N,)`` the id of every cell as 36 ASCII characters."""
+    cells = analysis.instances
+    rings = closed_rings(cells.vertices, cells.offsets)
+    return side_by_side(len(rings), *ids(id_namespace(analysis).bytes, rings))
 
 
 def most_bytes(analysis: Analysis) -> int:
     """More than the feature collection can have."""
     cells = analysis.instances
     columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
-    return len(cells.vertices) * 40 + len(cells) * (1000 + 200 * columns)
+    return most_bytes_of(len(cells), vertices=len(cells.vertices), probabilities=columns)
 
 
-def _refuse_non_finite(analysis: Analysis) -> None:
+def most_bytes_of(cells: int, *, vertices: int, probabilities: int) -> int:
+    """The same for so many cells with so many vertices in all and so many probabilities each."""
+    return vertices * 40 + cells * (1000 + 200 * probabilities)
+
+
+def refuse_non_finite(analysis: Analysis) -> None:
+    """Raises ModelFailedError when a coordinate, area or score is not a finite number."""
     cells = analysis.instances
     # One bad number makes the sum bad: no temporary array as large as the cells.
     if not all(math.isfinite(float(array.sum())) for array in (cells.vertices, cells.areas, cells.scores)):

@@ -28,28 +28,57 @@ TRUNCATE: Final = 3.0
 """The Gaussian ends after this many standard deviations; cells farther away do not count."""
 
 
+class Tally:
+    """Cells counted on the grid of a heatmap, in any number of portions of a region's cells.
+
+    Args:
+        analysis: states region, pixel size and tissue; its own cells are not counted before `add`.
+    """
+
+    def __init__(self, analysis: Analysis, spec: HeatmapSpec) -> None:
+        region, mpp = analysis.region_l0, analysis.mpp
+        self.spec = spec
+        self.width_um, self.height_um = region.width * mpp, region.height * mpp
+        self.grid_um = max(spec.grid_um, max(self.width_um, self.height_um) / MAX_GRID_SIDE)
+        self.x_edges_l0 = region.x + _edges_um(self.width_um, self.grid_um) / mpp
+        self.y_edges_l0 = region.y + _edges_um(self.height_um, self.grid_um) / mpp
+        shape = (len(self.y_edges_l0) - 1, len(self.x_edges_l0) - 1)
+        self.chosen = np.zeros(shape, np.int32)
+        self.among = np.zeros(shape if spec.kind == "fraction" else (0, 0), np.int32)
+
+    def add(self, analysis: Analysis) -> None:
+        """Count the cells of `analysis`, which is of the same region."""
+        chosen = _members(analysis, self.spec.classes)
+        if self.spec.kind == "fraction":
+            everyone = np.ones(len(analysis.instances), np.bool_)
+            counted = _members(analysis, self.spec.of) if self.spec.of else everyone
+            _count(self.among, analysis, counted, self.grid_um)
+            chosen &= counted
+        _count(self.chosen, analysis, chosen, self.grid_um)
+
+
 def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
     """The map `spec` asks for, over the region of `analysis`."""
-    region, mpp = analysis.region_l0, analysis.mpp
-    width_um, height_um = region.width * mpp, region.height * mpp
-    grid_um = max(spec.grid_um, max(width_um, height_um) / MAX_GRID_SIDE)
-    x_edges_l0 = region.x + _edges_um(width_um, grid_um) / mpp
-    y_edges_l0 = region.y + _edges_um(height_um, grid_um) / mpp
-    tissue = tissue_um2(analysis, x_edges_l0, y_edges_l0)
+    tally = Tally(analysis, spec)
+    tally.add(analysis)
+    return of_tally(analysis, tally)
+
+
+def of_tally(analysis: Analysis, tally: Tally) -> Heatmap:
+    """The map of the cells that `tally` counted, over the tissue of `analysis`, which is of the same region."""
+    region, mpp, spec = analysis.region_l0, analysis.mpp, tally.spec
+    tissue = tissue_um2(analysis, tally.x_edges_l0, tally.y_edges_l0)
     # By the region's own part of each bin: those at its right and bottom edge may be cut.
     extent = np.outer(
-        np.diff(np.minimum(y_edges_l0, region.bottom)), np.diff(np.minimum(x_edges_l0, region.right))
+        np.diff(np.minimum(tally.y_edges_l0, region.bottom)), np.diff(np.minimum(tally.x_edges_l0, region.right))
     ) * (mpp**2)
-    sigma = spec.sigma_um / grid_um
+    sigma = spec.sigma_um / tally.grid_um
     covered = tissue > MIN_COVER * extent
-    chosen = _members(analysis, spec.classes)
+    amount = _smooth(tally.chosen.astype(np.float64), sigma)
     if spec.kind == "fraction":
-        counted = _members(analysis, spec.of) if spec.of else np.ones(len(analysis.instances), np.bool_)
-        amount = _smooth(_count(analysis, chosen & counted, tissue.shape, grid_um), sigma)
-        among = _smooth(_count(analysis, counted, tissue.shape, grid_um), sigma)
+        among = _smooth(tally.among.astype(np.float64), sigma)
         told = covered & (among > 0)
     else:
-        amount = _smooth(_count(analysis, chosen, tissue.shape, grid_um), sigma)
         among = _smooth(tissue, sigma) / UM2_PER_MM2
         told = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
     values = np.full(tissue.shape, np.nan, np.float32)
@@ -61,9 +90,9 @@ def compute(analysis: Analysis, spec: HeatmapSpec) -> Heatmap:
         values=values,
         minimum=0.0,
         maximum=_maximum(spec, values),
-        grid_um=grid_um,
-        width_um=width_um,
-        height_um=height_um,
+        grid_um=tally.grid_um,
+        width_um=tally.width_um,
+        height_um=tally.height_um,
     )
 
 
@@ -80,16 +109,19 @@ def _members(analysis: Analysis, names: tuple[str, ...]) -> NDArray[np.bool_]:
     return chosen
 
 
-def _count(
-    analysis: Analysis, chosen: NDArray[np.bool_], shape: tuple[int, ...], grid_um: float
-) -> NDArray[np.float64]:
-    """Chosen cells by the grid cell that holds their centroid, ``(h, w)``."""
-    height, width = shape
+def _count(counts: NDArray[np.int32], analysis: Analysis, chosen: NDArray[np.bool_], grid_um: float) -> None:
+    """Add chosen cells to `counts` ``(h, w)`` by the grid cell that holds their centroid."""
+    if not chosen.any():
+        return
+    height, width = counts.shape
     corner_l0 = np.array([analysis.region_l0.x, analysis.region_l0.y])
     from_corner_um = (analysis.instances.centroids[chosen] - corner_l0) * analysis.mpp
     place = np.clip((from_corner_um // grid_um).astype(np.int64), 0, [width - 1, height - 1])
-    counts = np.bincount(place[:, 1] * width + place[:, 0], minlength=height * width)
-    return counts.reshape(height, width).astype(np.float64)
+    # Only where there are cells: a portion of a slide touches a small part of its grid.
+    (left, top), (right, bottom) = place.min(axis=0), place.max(axis=0) + 1
+    columns = right - left
+    found = np.bincount((place[:, 1] - top) * columns + place[:, 0] - left, minlength=(bottom - top) * columns)
+    counts[top:bottom, left:right] += found.reshape(bottom - top, columns).astype(np.int32)
 
 
 def _smooth(grid: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from slidecascade import wire
 from slidecascade.cells.result import Analysis
@@ -37,8 +37,15 @@ def summarise(
     """
     if heatmaps is None:
         heatmaps = heatmaps_of(analysis)
+    return of_counts(analysis, analysis.counts, heatmaps, colormap=colormap)
+
+
+def of_counts(
+    analysis: Analysis, counts: Mapping[str, int], heatmaps: Sequence[Heatmap], *, colormap: Colormap
+) -> wire.Summary:
+    """The summary of cells that were counted by class elsewhere; the cells in `analysis` itself are ignored."""
     tissue_area_mm2 = tissue_mm2(analysis)
-    totals, cells = _totals(analysis), len(analysis.instances)
+    totals, cells = _totals(analysis, counts), sum(counts.values())
     figures = Figures(
         cells=cells,
         fractions={name: _share(group, totals, cells) for name, group in analysis.classes.groups.items()},
@@ -47,12 +54,12 @@ def summarise(
             for name, number in totals.items()
         },
     )
-    return summary(analysis, figures, heatmaps, colormap)
+    return summary(analysis, figures, heatmaps, colormap, counts=counts)
 
 
-def _totals(analysis: Analysis) -> dict[str, int]:
+def _totals(analysis: Analysis, counts: Mapping[str, int]) -> dict[str, int]:
     """Cells by class name, derived classes included in their parents, parents first."""
-    numbers = list(analysis.counts.values())
+    numbers = list(counts.values())
     return {
         name: sum(numbers[index] for index in group.members) for name, group in analysis.classes.groups.items()
     }

@@ -1,0 +1,204 @@
+"""A job, as the clients hand it out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from slidecascade.wire import PROBLEM_PREFIX, JobInfo, JobProgress, JobStatus
+from slidecascade_client import jobcalls
+from slidecascade_client.cells import Cells
+from slidecascade_client.errors import JobCancelledError, JobFailedError
+from slidecascade_client.exchange import Call
+from slidecascade_client.localfiles import save_file, stays_inside
+from slidecascade_client.result import RegionResult
+
+T = TypeVar("T")
+ENDED = ("succeeded", "failed", "cancelled")
+POLL_S = 1.0
+"""How often a job is asked after while it is waited for."""
+
+
+class Perform(Protocol):
+    """What a client does with a call."""
+
+    def __call__(self, call: Call[T], /) -> T: ...
+
+
+class AsyncPerform(Protocol):
+    """The same for asyncio."""
+
+    def __call__(self, call: Call[T], /) -> Awaitable[T]: ...
+
+
+class _Known:
+    """What is known of a job without asking."""
+
+    def __init__(self, info: JobInfo) -> None:
+        self.info = info
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def status(self) -> JobStatus:
+        """When it was asked after last."""
+        return self.info.status
+
+    @property
+    def ended(self) -> bool:
+        return self.info.status in ENDED
+
+    def _require_success(self) -> None:
+        """Raises JobFailedError or JobCancelledError for a job that ended in another way."""
+        if self.info.status == "cancelled":
+            raise JobCancelledError(f"The job {self.id} was cancelled: `retry` goes on with it.")
+        if self.info.status == "failed":
+            problem = self.info.error
+            detail = problem.detail if problem else "The service does not say why."
+            name = problem.type.removeprefix(PROBLEM_PREFIX) if problem else "unknown"
+            raise JobFailedError(f"The job {self.id} failed ({name}): {detail}", problem=problem)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}: {self.status}>"
+
+
+class Job(_Known):
+    """A job of a `Client`. `info` is what the service said last."""
+
+    def __init__(self, info: JobInfo, *, perform: Perform, sleep: Callable[[float], None]) -> None:
+        super().__init__(info)
+        self._perform = perform
+        self._sleep = sleep
+
+    def refresh(self) -> JobInfo:
+        """Ask the service how the job is."""
+        self.info = self._perform(jobcalls.show(self.id))
+        return self.info
+
+    def progress(self, *, poll_s: float = POLL_S) -> Iterator[JobProgress]:
+        """Yields whenever the job has come further, and at its end.
+
+        Raises:
+            JobFailedError, JobCancelledError: when it ended so.
+        """
+        told = None
+        while True:
+            progress = self.refresh().progress
+            if told is None or (progress.fields_done, progress.fields_total) != told or self.ended:
+                told = (progress.fields_done, progress.fields_total)
+                yield progress
+            if self.ended:
+                break
+            self._sleep(poll_s)
+        self._require_success()
+
+    def wait(self, *, poll_s: float = POLL_S) -> JobInfo:
+        """The job when it has succeeded; raises as `progress` does."""
+        for _ in self.progress(poll_s=poll_s):
+            pass
+        return self.info
+
+    def result(self) -> RegionResult:
+        """All that came of the slide, as of a region; waits for the job's end."""
+        self.wait()
+        return self._perform(jobcalls.result(self.id))
+
+    def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:
+        """The cells whose outlines' boxes meet (x, y, width, height) in level-0 pixels."""
+        return self._perform(jobcalls.cells(self.id, bbox, class_name))
+
+    def files(self) -> tuple[str, ...]:
+        """The names of the job's files."""
+        return tuple(file.name for file in self._perform(jobcalls.files(self.id)).files)
+
+    def fetch(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the job's files into `folder`, made if needed; each appears whole."""
+        target = Path(folder)
+        for name in self.files():
+            save_file(self._perform(jobcalls.file(self.id, name)), stays_inside(name), target)
+        return target
+
+    def cancel(self) -> JobInfo:
+        """Stop the work."""
+        self.info = self._perform(jobcalls.cancel(self.id))
+        return self.info
+
+    def retry(self) -> JobInfo:
+        """Go on with a job that failed or was cancelled; fields that are done are kept."""
+        self.info = self._perform(jobcalls.retry(self.id))
+        return self.info
+
+    def delete(self) -> None:
+        """Remove the job, which has ended, and its files from the service."""
+        self._perform(jobcalls.delete(self.id))
+
+
+class AsyncJob(_Known):
+    """`Job` for asyncio; see there."""
+
+    def __init__(self, info: JobInfo, *, perform: AsyncPerform, sleep: Callable[[float], Awaitable[None]]) -> None:
+        super().__init__(info)
+        self._perform = perform
+        self._sleep = sleep
+
+    async def refresh(self) -> JobInfo:
+        """Ask the service how the job is."""
+        self.info = await self._perform(jobcalls.show(self.id))
+        return self.info
+
+    async def progress(self, *, poll_s: float = POLL_S) -> AsyncIterator[JobProgress]:
+        """See `Job.progress`."""
+        told = None
+        while True:
+            progress = (await self.refresh()).progress
+            if told is None or (progress.fields_done, progress.fields_total) != told or self.ended:
+                told = (progress.fields_done, progress.fields_total)
+                yield progress
+            if self.ended:
+                break
+            await self._sleep(poll_s)
+        self._require_success()
+
+    async def wait(self, *, poll_s: float = POLL_S) -> JobInfo:
+        """See `Job.wait`."""
+        async for _ in self.progress(poll_s=poll_s):
+            pass
+        return self.info
+
+    async def result(self) -> RegionResult:
+        """See `Job.result`."""
+        await self.wait()
+        return await self._perform(jobcalls.result(self.id))
+
+    async def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:
+        """See `Job.cells`."""
+        return await self._perform(jobcalls.cells(self.id, bbox, class_name))
+
+    async def files(self) -> tuple[str, ...]:
+        """See `Job.files`."""
+        return tuple(file.name for file in (await self._perform(jobcalls.files(self.id))).files)
+
+    async def fetch(self, folder: str | os.PathLike[str]) -> Path:
+        """See `Job.fetch`."""
+        target = Path(folder)
+        for name in await self.files():
+            save_file(await self._perform(jobcalls.file(self.id, name)), stays_inside(name), target)
+        return target
+
+    async def cancel(self) -> JobInfo:
+        """See `Job.cancel`."""
+        self.info = await self._perform(jobcalls.cancel(self.id))
+        return self.info
+
+    async def retry(self) -> JobInfo:
+        """See `Job.retry`."""
+        self.info = await self._perform(jobcalls.retry(self.id))
+        return self.info
+
+    async def delete(self) -> None:
+        """See `Job.delete`."""
+        await self._perform(jobcalls.delete(self.id))

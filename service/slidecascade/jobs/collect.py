@@ -1,0 +1,263 @@
+"""From parts to files: GeoJSON, GeoParquet, summary, heatmaps, overlay, zip, with one part in memory at a time.
+
+What is kept of all parts together are the cells at the fields' edges (about one in a hundred), the tissue (a byte
+for 64 pixels of the segmenter) and the grids of heatmaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slidecascade.cells import cascade, seams
+from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis
+from slidecascade.jobs.parts import AT_EDGE, FieldReport, Parts
+from slidecascade.jobs.survey import Survey
+from slidecascade.kinds.result import TileReport
+from slidecascade.kinds.sink import tissue_map, warnings_of
+from slidecascade.outputs import archive, heatmap, overlay, png
+from slidecascade.outputs.cells import geojson, geoparquet, summary
+from slidecascade.outputs.cells.geoparquet import Table
+from slidecascade.outputs.cells.heatmap import Tally, of_tally
+from slidecascade.outputs.cells.overlay import shapes_of
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.files import Files, Overview
+from slidecascade.outputs.gzipped import gzipped
+from slidecascade.outputs.provenance import Provenance, provenance
+from slidecascade.outputs.summary import text
+from slidecascade.staging import write_file, writing_to
+
+_LIGHT_COLUMNS: Final = ["class", "centroid_x", "centroid_y", "area_px", AT_EDGE]
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What of a field is in the result: rows of its part, and cells it handed over that no field owns."""
+
+    keep: NDArray[np.bool_]
+    adopted: Instances
+    adopted_class: NDArray[np.int64]
+
+
+class Collection:
+    """The cells of all fields of a survey, each once; in portions of one field.
+
+    Args:
+        reports: of all fields, in order.
+
+    Raises:
+        TilesFailedError: all tiles failed.
+        UnreadablePartError: a part is gone or damaged.
+    """
+
+    def __init__(self, survey: Survey, reports: Sequence[FieldReport], *, seconds: float) -> None:
+        self._parts: Parts = survey.parts
+        self._reports = tuple(reports)
+        self._survey = survey
+        self.analysis = replace(
+            survey.blank,
+            tissue=tissue_map(
+                (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
+            ),
+            tiles=TileReport(
+                total=sum(report.tiles for report in reports),
+                background=sum(report.background for report in reports),
+                failed=survey.failed_tiles(list(reports)),
+            ),
+            timings_s={**_summed([report.seconds for report in reports]), "total": seconds},
+            warnings=(
+                *survey.task.doubts,
+                *warnings_of(
+                    unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
+                    seen_px=sum(report.seen_px for report in reports),
+                ),
+            ),
+        )
+        """All but the cells."""
+        self._shares, self.counts = self._settled()
+
+    @property
+    def cells(self) -> int:
+        return sum(self.counts.values())
+
+    def portions(self) -> Iterator[Analysis]:
+        """The cells of each field in turn, as an analysis with no others; fields without any are left out."""
+        for report, share in zip(self._reports, self._shares, strict=True):
+            if not share.keep.any() and not len(share.adopted):
+                continue
+            cells, classes = geoparquet.cells_of(self._parts.rows(report.index), self.analysis)
+            if not share.keep.all():
+                cells, classes = cells.take(share.keep), classes[share.keep]
+            if len(share.adopted):
+                cells = Instances.concatenate([cells, share.adopted])
+                classes = np.concatenate([classes, share.adopted_class])
+            yield replace(self.analysis, instances=cells, class_index=classes)
+
+    def geojson(self) -> Iterator[bytes]:
+        """The feature collection, in pieces; a feature has the bytes it has in the answer to a region."""
+        yield geojson.head(self._provenance(self.analysis))
+        follows = False
+        for portion in self.portions():
+            yield from geojson.features(portion, follows=follows)
+            follows = True
+        yield geojson.END
+
+    def geoparquet(self) -> Iterator[bytes]:
+        """The GeoParquet file, in pieces: a row group for each field. It counts from level 0's corner always."""
+        member = self._provenance(replace(self.analysis, origin="slide")).model_dump_json().encode()
+        return geoparquet.stream(self._tables(), geoparquet.table(self.analysis), provenance=member)
+
+    def heatmaps(self) -> tuple[heatmap.Heatmap, ...]:
+        """All heatmaps of the pipeline."""
+        tallies = [Tally(self.analysis, spec) for spec in self.analysis.heatmaps]
+        for portion in self.portions() if tallies else ():
+            for tally in tallies:
+                tally.add(portion)
+        return tuple(of_tally(self.analysis, tally) for tally in tallies)
+
+    def overlay(self, overview: Overview) -> NDArray[np.uint8]:
+        """The picture of the region with all outlines, uint8 RGB; see `outputs.overlay`."""
+        image, downsample = overview(overlay.MAX_SIDE_PX)
+        large_px = np.pi * (overlay.LARGE_CELL_PX * downsample / 2) ** 2
+        large = sum(int((portion.instances.areas >= large_px).sum()) for portion in self.portions())
+        # At least half of them: as when their median is large.
+        picture = overlay.Overlay(
+            self.analysis, image, downsample=downsample, are_large=0 < self.cells <= 2 * large
+        )
+        for portion in self.portions():
+            picture.add(shapes_of(portion))
+        return picture.page([(end.name, end.color, self.counts[end.name]) for end in self.analysis.classes.ends])
+
+    def zip(
+        self, overview: Overview, *, colormap: Colormap = Colormap.VIRIDIS, with_overlay: bool = True
+    ) -> Iterator[bytes]:
+        """The zip that a region is answered with, in pieces."""
+        vertices = sum(report.vertices for report in self._reports)
+        columns = sum(len(model.classes) for model in self.analysis.models[1:])
+        most_bytes = geojson.most_bytes_of(self.cells, vertices=vertices, probabilities=columns)
+        small = self._small_files(overview if with_overlay else None, colormap)
+        return archive.encode(Files(small, "cells.geojson", self.geojson(), most_bytes))
+
+    def write(
+        self,
+        folder: Path,
+        overview: Overview | None,
+        *,
+        colormap: Colormap = Colormap.VIRIDIS,
+        with_geojson: bool = True,
+        with_parquet: bool = True,
+        with_heatmaps: bool = True,
+        gzip: bool = True,
+    ) -> None:
+        """Write the files into `folder`; each appears whole or not at all, and ``summary.json`` last.
+
+        Raises:
+            UnwritableOutputError: the folder cannot be made or written.
+            UnreadablePartError: a part is gone or damaged.
+        """
+        with writing_to(folder):
+            if with_geojson and gzip:
+                write_file(folder / "cells.geojson.gz", gzipped(self.geojson()))
+            elif with_geojson:
+                write_file(folder / "cells.geojson", self.geojson())
+            if with_parquet:
+                write_file(folder / "cells.parquet", self.geoparquet())
+            small = dict(self._small_files(overview, colormap))
+            for name in sorted(small, key="summary.json".__eq__):
+                if with_heatmaps or not name.startswith("heatmaps/"):
+                    write_file(folder / name, small[name])
+
+    def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
+        maps = self.heatmaps()
+        numbers = summary.of_counts(self.analysis, self.counts, maps, colormap=colormap)
+        yield "summary.json", text(numbers, indent=2)
+        for item in maps:
+            yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
+        if overview is not None:
+            yield "overlay.png", png.encode(self.overlay(overview))
+
+    def _tables(self) -> Iterator[Table]:
+        for report, share in zip(self._reports, self._shares, strict=True):
+            rows = geoparquet.without(self._parts.rows(report.index), AT_EDGE)
+            yield rows if share.keep.all() else geoparquet.select(rows, share.keep)
+            if len(share.adopted):
+                yield geoparquet.table(
+                    replace(self.analysis, instances=share.adopted, class_index=share.adopted_class)
+                )
+
+    def _provenance(self, analysis: Analysis) -> Provenance:
+        return provenance(analysis).model_copy(update={"counts": self.counts})
+
+    def _settled(self) -> tuple[tuple[_Share, ...], dict[str, int]]:
+        """Each field's share, and the cells by class."""
+        edges = [self._edge(report) for report in self._reports]
+        keep = seams.settle(
+            np.concatenate([np.zeros((0, 2)), *(edge.centroids for edge in edges)]),
+            np.concatenate([np.zeros(0), *(edge.areas for edge in edges)]),
+            tile_index=np.repeat(np.arange(len(edges)), [len(edge.areas) for edge in edges]).astype(np.int64),
+            owned=np.concatenate([np.zeros(0, np.bool_), *(edge.owned for edge in edges)]),
+            near_seam=np.ones(sum(len(edge.areas) for edge in edges), np.bool_),
+        )
+        totals = np.zeros(len(self.analysis.classes.ends), np.int64)
+        shares = []
+        start = 0
+        for report, edge in zip(self._reports, edges, strict=True):
+            kept = keep[start : start + len(edge.areas)]
+            start += len(edge.areas)
+            share = self._share(report, edge, kept)
+            totals += edge.totals - np.bincount(edge.row_class[~kept[: len(edge.rows)]], minlength=len(totals))
+            totals += np.bincount(share.adopted_class, minlength=len(totals))
+            shares.append(share)
+        names = [end.name for end in self.analysis.classes.ends]
+        return tuple(shares), dict(zip(names, totals.tolist(), strict=True))
+
+    def _edge(self, report: FieldReport) -> _Edge:
+        rows = self._parts.rows(report.index, _LIGHT_COLUMNS)
+        classes = geoparquet.class_index(rows, self.analysis)
+        at_edge = np.flatnonzero(geoparquet.flags_of(rows, AT_EDGE))
+        centroids, areas = geoparquet.centroids_and_areas(rows)
+        handed = self._parts.edge(report.index).cells
+        return _Edge(
+            rows=at_edge,
+            row_class=classes[at_edge],
+            handed=handed,
+            centroids=np.concatenate([centroids[at_edge], handed.centroids]),
+            areas=np.concatenate([areas[at_edge], handed.areas]),
+            owned=np.arange(len(at_edge) + len(handed)) < len(at_edge),
+            totals=np.bincount(classes, minlength=len(self.analysis.classes.ends)),
+        )
+
+    def _share(self, report: FieldReport, edge: _Edge, kept: NDArray[np.bool_]) -> _Share:
+        keep = np.ones(report.cells, np.bool_)
+        keep[edge.rows] = kept[: len(edge.rows)]
+        adopted = edge.handed.take(kept[len(edge.rows) :])
+        task = self._survey.task
+        ends = cascade.final_classes(adopted.probabilities, self._survey.pipeline, task.thresholds, len(adopted))
+        return _Share(keep, adopted, ends)
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """The cells of a field that neighbours may have found too: rows of its part, then those it handed over.
+
+    `rows` are places in the part, `row_class` their classes; `totals` counts all cells of the part by class.
+    """
+
+    rows: NDArray[np.int64]
+    row_class: NDArray[np.int64]
+    handed: Instances
+    centroids: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    owned: NDArray[np.bool_]
+    totals: NDArray[np.int64]
+
+
+def _summed(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    stages = dict.fromkeys(stage for reading in readings for stage in reading)
+    return {stage: sum(reading.get(stage, 0.0) for reading in readings) for stage in stages}

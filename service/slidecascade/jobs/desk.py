@@ -1,0 +1,209 @@
+"""Where jobs are handed in, asked after and called off; and what starts and stops the work on them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
+from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
+from slidecascade.jobs.folders import Folders
+from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.survey import cells_pipeline
+from slidecascade.settings import Settings
+from slidecascade.wire import JobRequest, JobStatus
+
+T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
+
+
+class Desk:
+    """The jobs of one process; nothing is opened before `start`.
+
+    Args:
+        folder: of jobs, results, and of the database unless the settings name one.
+    """
+
+    def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+        self._analyser = analyser
+        self._settings = settings
+        self._folder = folder
+        self._open: _Open | None = None
+
+    def start(self) -> None:
+        """Open the database and begin to work.
+
+        Raises:
+            SettingsError: another process works on the jobs of this folder, or the database cannot be reached.
+            UnwritableOutputError: the folder cannot be made.
+        """
+        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder))
+
+    def stop(self) -> None:
+        """Break off the work, which the next process goes on with."""
+        if self._open is not None:
+            opened, self._open = self._open, None
+            _beside(opened.close)
+
+    def submit(self, request: JobRequest, *, request_id: str, key: str | None) -> tuple[JobRecord, bool]:
+        """The job of `request`, which will be worked on whatever happens, and whether it is a new one.
+
+        Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
+
+        Raises:
+            InvalidRequestError: the pipeline is not of the kind cells.
+            StorageFullError: there is no room for results.
+        """
+        opened = self._opened()
+        opened.folders.require_room()
+        task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
+        cells_pipeline(task.pipeline)
+        record, is_new = opened.records.add(
+            request,
+            request_id=request_id,
+            key=key,
+            most_active=self._settings.max_jobs,
+            retry_after_s=self._settings.retry_after_s,
+        )
+        if record.status == "queued":
+            opened.durable.submit(record.id, record.attempt)
+        return record, is_new
+
+    def show(self, job: str) -> JobRecord:
+        """Raises UnknownJobError."""
+        return self._opened().records.get(job)
+
+    def list(
+        self, *, limit: int, before: tuple[float, str] | None, status: str | None, label: str | None
+    ) -> tuple[JobRecord, ...]:
+        """See `Records.list`."""
+        return self._opened().records.list(limit=limit, before=before, status=status, label=label)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Jobs by status; nothing while that cannot be known."""
+        return {} if self._open is None else self._open.records.counts()
+
+    def cancel(self, job: str) -> JobRecord:
+        """The job, which is not worked on any more.
+
+        Raises:
+            UnknownJobError
+            JobFinishedError: it has ended.
+        """
+        opened = self._opened()
+        record = opened.records.get(job)
+        if not opened.records.end(job, record.attempt, "cancelled"):
+            raise JobFinishedError(f"The job has {record.status} already: there is nothing to cancel.")
+        opened.durable.cancel(job)
+        return opened.records.get(job)
+
+    def retry(self, job: str) -> JobRecord:
+        """The job, queued again; fields that are done are not run again.
+
+        Raises:
+            UnknownJobError
+            JobNotFinishedError: it is not done yet.
+            JobFinishedError: it has succeeded.
+        """
+        opened = self._opened()
+        record = opened.records.retry(job)
+        if record is None:
+            record = opened.records.get(job)
+            if record.ended:
+                raise JobFinishedError("The job has succeeded: submit a new one to run it again.")
+            raise JobNotFinishedError("The job is not done yet: cancel it before it is retried.")
+        opened.durable.submit(record.id, record.attempt)
+        return record
+
+    def delete(self, job: str) -> None:
+        """Remove a job and its results.
+
+        Raises:
+            UnknownJobError
+            JobNotFinishedError: it has not ended.
+        """
+        opened = self._opened()
+        opened.records.get(job)
+        if not opened.records.remove(job):
+            raise JobNotFinishedError("The job is not done yet: cancel it before it is deleted.")
+        opened.durable.forget(job)
+        opened.folders.remove(job)
+
+    def results(self, job: str) -> Folders:
+        """The folders, in which the results of `job` are complete.
+
+        Raises:
+            UnknownJobError
+            JobNotFinishedError: it has not succeeded.
+        """
+        opened = self._opened()
+        record = opened.records.get(job)
+        if record.status != "succeeded":
+            raise JobNotFinishedError(f"The job is {record.status} and has no results: see its `error` or wait.")
+        return opened.folders
+
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise NotReadyError("Jobs are not taken now: try again later.", retry_after_s=1)
+        return self._open
+
+
+class _Open:
+    """What a desk holds while it works."""
+
+    def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+        # Here, for it takes a second: processes without jobs do without.
+        from slidecascade.jobs.durable import Durable
+        from slidecascade.jobs.foreman import Foreman
+
+        self.folders = Folders(folder, min_free_bytes=settings.jobs_min_free_bytes)
+        url = settings.jobs_database_url
+        self._lock = None if url is not None else _claim(folder)
+        self._engines = (open_database(url, folder), open_database(url, folder))
+        self.records = Records(self._engines[0])
+        self.durable = Durable(
+            self._engines[1],
+            self.records,
+            fields=settings.max_fields_in_flight,
+            lease_s=settings.jobs_lease_s,
+            is_alone=url is None,
+        )
+        self._foreman = Foreman(analyser, self.records, self.folders, self.durable)
+        self.durable.start(self._foreman)
+        LOG.info("jobs are worked on", extra={"fields": {"unfinished": len(self.records.active())}})
+
+    def close(self) -> None:
+        self._foreman.stop()
+        self.durable.stop()
+        for engine in self._engines:
+            engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _beside(work: Callable[[], T]) -> T:
+    """What `work` returns, done in another thread: DBOS refuses to begin or end in one that has an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
+def _claim(folder: Path) -> int:
+    """An open file that no other process has locked; SQLite is for one process."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise SettingsError(
+            "Another process works on the jobs of this SLIDECASCADE_JOBS_DIR: stop it, or set "
+            "SLIDECASCADE_JOBS_DATABASE_URL to a Postgres database that both use."
+        ) from error
+    return handle

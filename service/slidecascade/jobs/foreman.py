@@ -1,0 +1,184 @@
+"""The work of jobs in this process: cut a slide, run a field, collect the parts. The worker boundary."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
+from slidecascade.errors import (
+    CancelledError,
+    ModelPackageError,
+    RetryLaterError,
+    SlideCascadeError,
+    UnwritableOutputError,
+)
+from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.durable import Durable, Stopped
+from slidecascade.jobs.folders import Folders
+from slidecascade.jobs.records import Failure, JobRecord, Records
+from slidecascade.jobs.survey import Survey
+
+LOG = logging.getLogger(__name__)
+
+KEPT_SURVEYS: Final = 8
+_ASK_S: Final = 0.5
+"""How often work asks whether its job was cancelled."""
+
+_LONGEST_WAIT_S: Final = 30.0
+"""Between two tries where networks or the disk are not there."""
+
+
+class Foreman:
+    """Does what `Durable` hands out; usable from many threads at once."""
+
+    def __init__(self, analyser: Analyser, records: Records, folders: Folders, durable: Durable) -> None:
+        self._analyser = analyser
+        self._records = records
+        self._folders = folders
+        self._durable = durable
+        self._surveys: OrderedDict[str, Survey] = OrderedDict()
+        self._opening = threading.Lock()
+        self._stopping = threading.Event()
+        self._controls: set[Control] = set()
+
+    def stop(self) -> None:
+        """Break off all work, which is left to the next process."""
+        self._stopping.set()
+        for control in tuple(self._controls):
+            control.cancel()
+
+    def plan(self, job: str, attempt: int) -> None:
+        """Cut the slide into fields and queue those that are not done."""
+
+        def cut(record: JobRecord, _control: Control) -> None:
+            survey = self._survey(record)
+            reports = {field.index: report for field, report in survey.reports()}
+            done = {index: report.cells for index, report in reports.items() if report is not None}
+            if not self._records.start(job, attempt, fields_total=len(reports), done=done):
+                return
+            self._durable.submit_fields(job, attempt, [index for index in reports if index not in done])
+            if len(done) == len(reports):
+                self._durable.submit_collect(job, attempt)
+
+        self._do(job, attempt, cut)
+
+    def field(self, job: str, attempt: int, index: int) -> None:
+        """Run a field, unless its part is there; the last one queues the end of the job."""
+
+        def run(record: JobRecord, control: Control) -> None:
+            survey = self._survey(record)
+            field = survey.fields[index]
+            report = survey.done(field) or survey.run(field, control, progress=self._watch(record, control))
+            LOG.info("field done", extra={"fields": {"job": job, "field": index, "cells": report.cells}})
+            if self._records.finish_field(job, index, report.cells):
+                self._durable.submit_collect(job, attempt)
+
+        self._do(job, attempt, run)
+
+    def collect(self, job: str, attempt: int) -> None:
+        """Write the files of a job; fields whose parts have gone are run again."""
+
+        def write(record: JobRecord, control: Control) -> None:
+            survey = self._survey(record)
+            watch = self._watch(record, control)
+            reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
+            control.check()
+            seconds = time.time() - (record.started_at or record.created_at)
+            collection = Collection(survey, reports, seconds=seconds)
+            self._folders.write_results(record, collection, survey.task)
+            if self._records.end(job, attempt, "succeeded"):
+                LOG.info("job succeeded", extra={"fields": {"job": job, "fields": len(reports)}})
+
+        self._do(job, attempt, write)
+        self._forget(job)
+
+    def give_up(self, job: str, attempt: int) -> None:
+        """The job fails: its work has killed too many processes."""
+        failure = Failure(
+            "worker-lost",
+            "Worker lost",
+            "The processes that worked on this job died again and again: see their logs, then retry the job.",
+        )
+        if self._records.end(job, attempt, "failed", failure):
+            LOG.error("job given up", extra={"fields": {"job": job}})
+            self._durable.cancel(job)
+
+    def _do(self, job: str, attempt: int, work: Callable[[JobRecord, Control], None]) -> None:
+        """`work`, again and again while something it needs is not there; its errors end the job."""
+        wait_s = 1.0
+        while self._records.is_current(job, attempt):
+            control = Control()
+            self._controls.add(control)
+            try:
+                self._stop_here()
+                work(self._records.get(job), control)
+            except CancelledError:
+                self._stop_here()
+            except (RetryLaterError, UnwritableOutputError) as error:
+                LOG.warning("job waits", extra={"fields": {"job": job, "problem": error.problem}})
+                self._stopping.wait(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                continue
+            except SlideCascadeError as error:
+                self._fail(job, attempt, error)
+            except Exception as error:  # the worker boundary: a fault in one job ends that job
+                LOG.exception("a job failed unexpectedly", extra={"fields": {"job": job}})
+                self._fail(job, attempt, error)
+            finally:
+                self._controls.discard(control)
+            return
+
+    def _stop_here(self) -> None:
+        if self._stopping.is_set():
+            raise Stopped
+
+    def _fail(self, job: str, attempt: int, error: Exception) -> None:
+        if isinstance(error, SlideCascadeError) and not isinstance(error, ModelPackageError):
+            failure = Failure(error.problem, error.title, error.detail)
+        else:
+            failure = Failure("internal-error", "Internal error", "The job failed unexpectedly: see the log.")
+        if self._records.end(job, attempt, "failed", failure):
+            LOG.error("job failed", extra={"fields": {"job": job, "problem": failure.problem}})
+            self._durable.cancel(job)
+        self._forget(job)
+
+    def _watch(self, record: JobRecord, control: Control) -> Callable[[int, int], None]:
+        """Called after each tile: breaks the work off when its job was cancelled."""
+        asked_at = time.monotonic()
+
+        def look(_done: int, _total: int) -> None:
+            nonlocal asked_at
+            if time.monotonic() - asked_at >= _ASK_S:
+                asked_at = time.monotonic()
+                if not self._records.is_current(record.id, record.attempt):
+                    control.cancel()
+            control.check()
+
+        return look
+
+    def _survey(self, record: JobRecord) -> Survey:
+        """The survey of a job, kept for its next fields."""
+        with self._opening:
+            survey = self._surveys.get(record.id)
+            if survey is None:
+                task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
+                survey = Survey(self._analyser, task, self._parts(record))
+                self._surveys[record.id] = survey
+                while len(self._surveys) > KEPT_SURVEYS:
+                    self._surveys.popitem(last=False)
+            self._surveys.move_to_end(record.id)
+            return survey
+
+    def _parts(self, record: JobRecord) -> Path:
+        return self._folders.of(record.id) / "parts"
+
+    def _forget(self, job: str) -> None:
+        with self._opening:
+            self._surveys.pop(job, None)

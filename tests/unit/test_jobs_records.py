@@ -1,0 +1,110 @@
+"""Rows of jobs: states change once, keys make one job, progress counts each field once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
+from slidecascade.jobs.records import Failure, JobRecord, Records, open_database
+from slidecascade.wire import JobRequest
+
+REQUEST = JobRequest(pipeline="nash", slide="a.svs", label="x")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    database = open_database(None, tmp_path)
+    yield Records(database)
+    database.dispose()
+
+
+def add(records: Records, *, key: str | None = None, request: JobRequest = REQUEST) -> JobRecord:
+    return records.add(request, request_id="r", key=key, most_active=100, retry_after_s=2)[0]
+
+
+def test_a_job_ends_once(records: Records) -> None:
+    """Whoever is first; a retry is another attempt, which the work of the first cannot end."""
+    job = add(records).id
+    assert records.is_current(job, 1)
+    assert records.end(job, 1, "failed", Failure("model-failed", "Model failed", "It did."))
+    assert not records.end(job, 1, "succeeded")
+    told = records.get(job)
+    assert (told.status, told.failure) == ("failed", Failure("model-failed", "Model failed", "It did."))
+    retried = records.retry(job)
+    assert retried is not None
+    assert (retried.status, retried.attempt, retried.failure) == ("queued", 2, None)
+    assert not records.is_current(job, 1)
+    assert not records.end(job, 1, "succeeded")
+    assert records.end(job, 2, "succeeded")
+    assert records.retry(job) is None
+
+
+def test_a_field_counts_once(records: Records) -> None:
+    """However often it is reported; the last one says that all are done."""
+    job = add(records).id
+    assert records.start(job, 1, fields_total=3, done={0: 10})
+    assert not records.finish_field(job, 1, 5)
+    assert not records.finish_field(job, 1, 5)
+    assert records.finish_field(job, 2, 7)
+    told = records.get(job)
+    assert (told.fields_done, told.fields_total, told.fields_before, told.cells) == (3, 3, 1, 22)
+    records.end(job, 1, "cancelled")
+    assert not records.start(job, 1, fields_total=3, done={})
+
+
+def test_a_key_is_one_job_however_many_ask_at_once(records: Records) -> None:
+    """From many threads: one row, the same id for all."""
+    found: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def ask() -> None:
+        barrier.wait()
+        found.append(add(records, key="k").id)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    with pytest.raises(IdempotencyMismatchError):
+        add(records, key="k", request=REQUEST.model_copy(update={"label": "y"}))
+    assert len(records.list(limit=10)) == 1
+
+
+def test_the_number_of_jobs_is_bounded(records: Records) -> None:
+    """Those that have ended do not count; a repeated key is answered all the same."""
+    job = records.add(REQUEST, request_id="r", key="k", most_active=1, retry_after_s=2)[0].id
+    with pytest.raises(OverloadedError):
+        records.add(REQUEST, request_id="r", key=None, most_active=1, retry_after_s=2)
+    assert records.add(REQUEST, request_id="r", key="k", most_active=1, retry_after_s=2) == (
+        records.get(job),
+        False,
+    )
+    records.end(job, 1, "succeeded")
+    records.add(REQUEST, request_id="r", key=None, most_active=1, retry_after_s=2)
+
+
+def test_a_job_is_forgotten_with_its_fields(records: Records) -> None:
+    """Only when it has ended."""
+    job = add(records).id
+    records.start(job, 1, fields_total=1, done={0: 3})
+    assert not records.remove(job)
+    records.end(job, 1, "succeeded")
+    assert records.remove(job)
+    with pytest.raises(UnknownJobError):
+        records.get(job)
+
+
+def test_workers_that_say_nothing_are_not_alive(records: Records) -> None:
+    """Those seen within the lease are; one that leaves in order is not."""
+    assert records.beat("a", lease_s=30) == ("a",)
+    assert set(records.beat("b", lease_s=30)) == {"a", "b"}
+    records.leave("a")
+    assert records.beat("b", lease_s=30) == ("b",)
+    assert records.beat("c", lease_s=-1) == ()
