@@ -112,7 +112,7 @@ class UnexpectedAnswerError(SlideCascadeClientError):
 
 
 class RetryLaterError(SlideCascadeClientError):
-    """The same request may succeed later; ``retry_after_s`` says when to try, if it was told."""
+    """The same request may succeed later; ``retry_after_s`` is the wait the service asked for, if any."""
 
 
 class OverloadedError(RetryLaterError):

@@ -21,7 +21,7 @@ class RetryPolicy:
     A call is tried again after a connection error and after 429, 502, 503 and 504. Repeating is safe: an
     analysis changes nothing on the server. Before try ``n + 1`` the client waits as long as ``Retry-After``
     asked, plus a random part of ``min(max_delay_s, base_delay_s * 2 ** (n - 1))``; the jitter stays on top of
-    ``Retry-After`` because all callers that were turned away were told the same number.
+    ``Retry-After`` because all rejected clients received the same value.
     (Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
 
     Attributes:

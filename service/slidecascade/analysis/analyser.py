@@ -181,7 +181,7 @@ class Analyser:
         Where `is_bounded`, a region of a slide has at most the setting's `max_region_px` pixels; what is worked on
         field by field may have any number.
         """
-        control.check()  # it may have waited for its thread: nothing is decoded for a caller who has left
+        control.check()  # it may have waited for its thread: nothing is decoded after a client disconnect
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         with self._pyramid(request, image) as pyramid:

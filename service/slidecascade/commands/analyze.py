@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the folder, print the counts; returns the exit code."""
     require_file(arguments.input)
-    # Failed tiles are told at the end; their stack traces are for a service's log.
+    # Failed tiles are reported at the end; their stack traces are for a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     slide = can_open(arguments.input)
     settings = read_settings(

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
-    # Failed tiles are told at the end; their stack traces are for a service's log.
+    # Failed tiles are reported at the end; their stack traces are for a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     question = Question(
         pipeline=arguments.pipeline,

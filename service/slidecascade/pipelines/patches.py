@@ -31,7 +31,7 @@ class PatchFields(SpecPart):
     """The lattice, in pixels of `mpp`.
 
     Square ``(x, y)`` of the lattice covers ``[stride * x, stride * (x + 1))`` of the slide's pixels, counted from
-    the slide's corner, and so on down; it is a multiple of the blocks by which tissue is told. The classifier is
+    the slide's corner, and so on down; it is a multiple of the blocks of the tissue test. The classifier is
     given the `context_px` around its middle, as it is or resized to the network's input. `context_px` and `mpp`
     are the model's own where they are not stated.
     """

@@ -1,6 +1,6 @@
 """What identifies a slide: a digest of its files that needs no full read.
 
-A slide of gigabytes is told from any other by the sizes of its files, their heads and tails, and blocks spread
+A slide of gigabytes is identified by the sizes of its files, their heads and tails, and blocks spread
 evenly over them: two scans differ in all of these, for scanners write compressed pixels. OpenSlide's
 ``quickhash-1`` (a digest of properties and of the smallest level, where the format has one) takes part. Names of
 files do not, so that a copy under another name is the same slide.

@@ -1,6 +1,6 @@
 """What an image file says about itself, read without decoding a pixel.
 
-The four formats are told apart by their first bytes, never by name or declared media type. Each reader also
+The four formats are distinguished by their first bytes, never by name or declared media type. Each reader also
 follows the file's own structure to its end, because decoders fill what is missing with grey: a file that
 stops early is refused here.
 """

@@ -161,7 +161,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
 
 
 def job_info(record: JobRecord, status_of: StatusOf) -> wire.JobInfo:
-    """A job as it is told."""
+    """A job as the API reports it."""
     path = f"/v1/jobs/{record.id}"
     succeeded = record.status == "succeeded"
     error = None

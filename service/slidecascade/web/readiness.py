@@ -29,7 +29,7 @@ class Readiness:
     """Answers health checks, and tells the metrics at every scrape, so that an alert needs no one who probes.
 
     A server that hangs is given up after many seconds: those who ask meanwhile wait for the same question, not in
-    line behind each other's, and are told before it is answered. Used from the event loop only.
+    line behind each other's, and get their result before it is answered. Used from the event loop only.
     """
 
     def __init__(self, analyser: Analyser, metrics: Metrics, *, retry_after_s: int) -> None:

@@ -163,7 +163,7 @@ class Regions:
             pieces = gzipped(pieces)
             headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)
-        # The first piece is made before the answer begins, so that a failure can still be told.
+        # The first piece is made before the answer begins, so that a failure can still be reported.
         first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
