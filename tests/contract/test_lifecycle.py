@@ -171,7 +171,7 @@ def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> Non
     own_server.process.send_signal(signal.SIGTERM)
     answer = upload.answer()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-    assert "stopped before it was done" in answer.json()["error"]
+    assert "stopped before the request was finished" in answer.json()["error"]
     assert own_server.process.wait(20) == 0
 
 

@@ -1,4 +1,4 @@
-"""The REST API: its routes, its errors, and the one table that gives each error its HTTP status."""
+"""The REST API: routes, errors, and the table of HTTP statuses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.MisdirectedRequestError: 421,
     errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
-    errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
+    errors.CancelledError: 499,  # the client has disconnected: for the log and the metrics
     errors.TilesFailedError: 500,
     errors.UnreadablePartError: 500,
     errors.ModelFailedError: 502,
@@ -65,17 +65,17 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.DeadlineExceededError: 504,
     errors.StorageFullError: 507,
 }
-"""Every error a request can end in; one that is missing here is a fault of ours: 500."""
+"""HTTP status of each error of a request; others are internal errors (500)."""
 
 
 def status_of(problem: str) -> int:
-    """The HTTP status of a problem by its name; 500 for one that no request ends in."""
+    """The HTTP status of a problem by its name; 500 if it is not an error of requests."""
     return next((status for kind, status in STATUS.items() if kind.problem == problem), 500)
 
 
 @dataclass(frozen=True, slots=True)
 class _Http:
-    """What an HTTP status of the framework means, where no error of ours says more."""
+    """Problems for HTTP statuses of the framework."""
 
     problem: str
     title: str
@@ -83,21 +83,19 @@ class _Http:
 
 
 _HTTP: Final[Mapping[int, _Http]] = {
-    400: _Http("malformed-request", "Malformed request", "The request could not be read: check its form."),
-    404: _Http("not-found", "Not found", "There is nothing at this address: GET /docs lists what there is."),
-    405: _Http("method-not-allowed", "Method not allowed", "Use a method that Allow names."),
+    400: _Http("malformed-request", "Malformed request", "The request could not be parsed: check its format."),
+    404: _Http("not-found", "Not found", "There is no resource at this address: see GET /docs for the routes."),
+    405: _Http("method-not-allowed", "Method not allowed", "Use a method that the Allow header lists."),
     413: _Http("upload-too-large", "Upload too large", "Send a smaller body."),
     415: _Http("unsupported-media-type", "Unsupported media type", "Send multipart/form-data or JSON."),
-    422: _Http("invalid-request", "Invalid request", "A field of the request is wrong: see /openapi.json."),
-    500: _Http(
-        "internal-error", "Internal error", "The service failed: tell its operator the request_id to look up."
-    ),
+    422: _Http("invalid-request", "Invalid request", "A field of the request is invalid: see /openapi.json."),
+    500: _Http("internal-error", "Internal error", "The service failed: report the request_id to its operator."),
     503: _Http("not-ready", "Not ready", "The service is not ready: try again later."),
 }
 
 
 def problem_response(error: Exception, request_id: str) -> Response:
-    """The ``application/problem+json`` answer to any error."""
+    """The ``application/problem+json`` response for an error."""
     if isinstance(error, errors.SlideCascadeError) and type(error) in STATUS:
         return _answer_domain_error(error, request_id)
     if isinstance(error, HTTPException):
@@ -106,15 +104,15 @@ def problem_response(error: Exception, request_id: str) -> Response:
 
 
 def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem for a bare HTTP status; one we have no words for becomes 400 or 500."""
+    """The problem for an HTTP status; a status without an entry becomes 400 or 500."""
     known = status if status in _HTTP else 400 if status < 500 else 500
-    told = _HTTP[known]
+    entry = _HTTP[known]
     return _response(
         wire.Problem(
-            type=wire.PROBLEM_PREFIX + told.problem,
-            title=told.title,
+            type=wire.PROBLEM_PREFIX + entry.problem,
+            title=entry.title,
             status=known,
-            detail=told.detail,
+            detail=entry.detail,
             request_id=request_id,
         ),
         {"Retry-After": "1", **(headers or {})} if known == 503 else headers,
@@ -169,7 +167,7 @@ def create_app(
     readiness: Readiness,
     desk: Desk | None = None,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk. Without a `desk` it takes no jobs."""
+    """The API for one analyser; `lookups` runs blocking disk access. Without a `desk` it accepts no jobs."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -235,11 +233,11 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     async def show_model(name: str) -> wire.ModelInfo:
         return analyser.model(name)
 
-    @router.get("/slides", summary="List the slides that can be named in requests")
+    @router.get("/slides", summary="List the slides that requests can name")
     async def list_slides() -> wire.SlideList:
         return await lookups.run(analyser.slides)
 
-    # ":path" because an id holds slashes where slides lie in folders.
+    # ":path" because the ids of slides in folders contain slashes.
     @router.get("/slides/{slide_id:path}", summary="Show a slide")
     async def show_slide(slide_id: str) -> wire.SlideInfo:
         return await lookups.run(analyser.slide, slide_id)
@@ -252,19 +250,21 @@ def _operation_routes(
 ) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/livez", summary="Whether the process works")
+    @router.get("/livez", summary="Check that the process is alive")
     async def live() -> wire.Health:
         return wire.Health(status="alive")
 
-    @router.get("/readyz", summary="Whether to send requests here", responses={503: {"model": wire.Problem}})
+    @router.get(
+        "/readyz", summary="Check that the service can accept requests", responses={503: {"model": wire.Problem}}
+    )
     async def ready() -> wire.Health:
         admission.require_open()
         await readiness.require()
         return wire.Health(status="ready")
 
-    @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
+    @router.get("/metrics", summary="Metrics in the format of Prometheus", response_class=Response)
     async def show_metrics() -> Response:
-        await readiness.tell()
+        await readiness.update_gauge()
         if desk is not None:
             metrics.jobs(await lookups.run(desk.counts))
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
@@ -299,7 +299,7 @@ _REGION_REQUEST: Final[dict[str, Any]] = {
 }
 _REGION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "What was found, its summary, a heatmap, a table or all of it, as Accept asks.",
+        "description": "The objects, their summary, a heatmap, a table or a zip of all, by Accept.",
         "content": {
             offer: {"schema": {"$ref": "#/components/schemas/Summary"} if offer == wire.JSON else {}}
             for offer in OFFERS
@@ -310,7 +310,7 @@ _REGION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with the models it does not see, because those routes read and write bytes themselves."""
+    """FastAPI's document with the models of routes that read and write bytes themselves."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, extra = models_json_schema(
@@ -323,7 +323,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             ref_template="#/components/schemas/{model}",
         )
         schemas = document["components"]["schemas"] | extra["$defs"]
-        # What FastAPI would answer to wrong parameters is answered as a problem here.
+        # FastAPI's response to invalid parameters is replaced by a problem.
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
