@@ -124,7 +124,7 @@ def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled
         problem = told(response)
         assert (problem.status, problem.name, response.headers["retry-after"]) == (503, "draining", "2")
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
-    time.sleep(1)  # longer than the notice: the region in flight keeps the listener open
+    own_server.wait_for_end_of_notice()  # the region in flight keeps the listener open
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
     answer = upload.finish()
     assert answer.status_code == 200
@@ -154,7 +154,7 @@ def test_a_drain_finishes_inferences_in_flight(gate: Gate) -> None:
     late = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
     assert (late.status_code, late.headers["retry-after"], list(late.json())) == (503, "2", ["error"])
     assert "stopping" in late.json()["error"]
-    time.sleep(1)  # longer than the notice: the inference in flight keeps the listener open
+    own_server.wait_for_end_of_notice()  # the inference in flight keeps the listener open
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
     gate.open()
     answer = upload.answer()

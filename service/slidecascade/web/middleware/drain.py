@@ -13,6 +13,9 @@ from typing import Protocol
 
 LOG = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WAITING = "waiting for requests in flight"
+"""The log message at the end of the notice, when the listener stays open only for requests in flight."""
+
 _POLL_S = 0.05
 _LAST_WORDS_S = 2.0
 """Time for sending the ``draining`` responses after the grace period."""
@@ -82,6 +85,8 @@ class Drain:
         self._admission.close()
         ends_at = asyncio.get_running_loop().time() + self._grace_s
         await asyncio.sleep(min(self._notice_s, self._grace_s))
+        if in_flight := self._admission.in_flight:
+            LOG.info(WAITING, extra={"fields": {"in_flight": in_flight}})
         if not await self._is_idle(ends_at):
             LOG.warning("abandoned", extra={"fields": {"in_flight": self._admission.in_flight}})
             self._admission.abandon()
