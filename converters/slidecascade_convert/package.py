@@ -67,7 +67,7 @@ def write_package(
         spec: What ``model.yaml`` states; its sha256 is that of `graph`.
         graph: The graph, with the inputs and outputs that `spec` states.
         card_markdown: The model card.
-        verify: Called with the written ``model.onnx``; it refuses the package by raising.
+        verify: called with the written ``model.onnx``; raises an error to reject the package.
         max_batch: Largest batch a Triton server may form.
         parity_json: How far the graph is from its source, kept beside it.
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
