@@ -345,7 +345,7 @@ def test_int8_is_tried_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (None, [], 2, "does not exist"),
         (b"", [], 1, "empty"),
-        (b"hello, this is text", [], 1, "none of the files"),
+        (b"hello, this is text", [], 1, "format of the source is not supported"),
         (b"\x08\x08" + b"\xff" * 40, [], 1, "damaged|cannot be converted"),
         (b"PK\x03\x04nonsense", [], 1, "damaged"),
         (b"\x89HDF\r\n\x1a\nnonsense", [], 1, "damaged"),
