@@ -26,7 +26,7 @@ from slidecascade.outputs.encoders import Drawing, Encoders
 from slidecascade.outputs.files import Overview
 from slidecascade.settings import Settings
 from slidecascade.web.context import Process
-from slidecascade.web.rest import STATUS
+from slidecascade.web.statuses import STATUS
 
 AS_JSON = {"Content-Type": "application/json"}
 FORM = {"image": ("patient-7.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
@@ -557,7 +557,7 @@ async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) 
     """Client generators see one schema for every error: the Problem, or under /v2 that protocol's own."""
     document = (await client.get("/openapi.json")).json()
     errors = [
-        (path.startswith("/v2/"), answer["content"])
+        (path.startswith("/v2"), answer["content"])
         for path, operations in document["paths"].items()
         for operation in operations.values()
         for status, answer in operation["responses"].items()
