@@ -568,3 +568,15 @@ async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) 
     assert all(content == problem for in_protocol, content in errors if not in_protocol)
     assert all(list(content) == ["application/json"] for in_protocol, content in errors if in_protocol)
     assert not [name for name in document["components"]["schemas"] if "ValidationError" in name]
+
+
+async def test_every_operation_states_that_the_server_may_stop(client: httpx.AsyncClient) -> None:
+    """503 while it drains, but for health and metrics, which are answered then."""
+    document = (await client.get("/openapi.json")).json()
+    missing = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if "503" not in operation["responses"]
+    }
+    assert missing == {"/livez", "/metrics", "/v2/health/live"}

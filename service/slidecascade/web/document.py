@@ -102,8 +102,25 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["responses"] = _responses(path, operation)
+        _link_jobs(document["paths"])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _link_jobs(paths: dict[str, Any]) -> None:
+    """State that the id of a submitted job is what the operations on a job take."""
+    links = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"job_id": "$response.body#/id"},
+        }
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if path.startswith("/v1/jobs/{job_id}")
+    }
+    for status, answer in paths["/v1/jobs"]["post"]["responses"].items() if links else ():
+        if status in ("200", "202"):
+            answer["links"] = links
 
 
 def _responses(path: str, operation: dict[str, Any]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _add_events(
         responses={
             200: {
                 "description": "Server-sent events `progress` and `done`.",
-                "content": {EVENTS: {"schema": {"type": "string"}}},
+                "content": {EVENTS: {"schema": {}}},
             },
             **problems(errors.UnknownJobError),
         },
