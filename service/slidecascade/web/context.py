@@ -13,10 +13,11 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
+from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.drain import Drain
-from slidecascade.web.middleware.problems import ALWAYS_OPEN, Boundary, ProblemAnswers
+from slidecascade.web.middleware.problems import Boundary, ProblemAnswers
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions

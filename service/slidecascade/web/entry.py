@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from slidecascade.errors import MalformedRequestError, MisdirectedRequestError
 from slidecascade.hosts import host_name
+
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+"""Paths that are answered while the process drains."""
 
 
 def require_clear_framing(scope: Scope) -> None:

@@ -14,11 +14,22 @@ from starlette.types import Message, Scope, Send
 
 from slidecascade import __version__
 from slidecascade.analysis.analyser import Analyser
-from slidecascade.errors import UnknownModelError
+from slidecascade.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    MalformedRequestError,
+    ModelFailedError,
+    NotReadyError,
+    OverloadedError,
+    UnknownModelError,
+    UnsupportedMediaTypeError,
+    UploadTooLargeError,
+)
 from slidecascade.models.repository import ModelPackage
-from slidecascade.web.inference import Inferences
+from slidecascade.web.inference import BINARY, JSON_LENGTH, Inferences
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.readiness import Readiness
+from slidecascade.web.statuses import problems
 from slidecascade.web.tensors import metadata
 from slidecascade.wire import JSON, PROBLEM
 
@@ -27,6 +38,53 @@ ERROR_CONTENT: Final[dict[str, Any]] = {
     JSON: {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
 }
 """The protocol's errors in the OpenAPI document."""
+
+_MODEL: Final = "/models/{name}"
+_VERSION: Final = f"{_MODEL}/versions/{{version}}"
+_SHOW: Final[dict[str, Any]] = {
+    "summary": "Show the inputs and outputs of a model",
+    "responses": problems(UnknownModelError),
+}
+_READY: Final[dict[str, Any]] = {
+    "summary": "Check that a model can be run",
+    "responses": problems(UnknownModelError, NotReadyError),
+}
+_REQUEST_SCHEMA: Final = {"$ref": "#/components/schemas/InferRequest"}
+_INFER: Final[dict[str, Any]] = {
+    "summary": "Run a model on tensors",
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "The outputs, as JSON, or as JSON with the binary data of tensors behind it.",
+            "content": {JSON: {"schema": {"type": "object"}}, BINARY: {"schema": {}}},
+        },
+        **problems(
+            MalformedRequestError,
+            UnknownModelError,
+            UploadTooLargeError,
+            UnsupportedMediaTypeError,
+            OverloadedError,
+            ModelFailedError,
+            NotReadyError,
+            DeadlineExceededError,
+        ),
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "description": "JSON; binary data of tensors may follow it.",
+            "content": {JSON: {"schema": _REQUEST_SCHEMA}},
+        },
+        "parameters": [
+            {
+                "name": JSON_LENGTH,
+                "in": "header",
+                "schema": {"type": "integer", "minimum": 0},
+                "description": "Bytes of the JSON, where binary data follow it; at most all of the body.",
+            }
+        ],
+    },
+}
 
 _BAD_REQUEST, _UNPROCESSABLE = 400, 422
 _INFER_PATH: Final = re.compile(rf"{PREFIX}/models/[^/]+(/versions/[^/]+)?/infer")
@@ -46,7 +104,11 @@ def kserve_routes(
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @router.get("/health/ready", summary="Check that all models can be run")
+    @router.get(
+        "/health/ready",
+        summary="Check that all models can be run",
+        responses=problems(NotReadyError, DrainingError),
+    )
     async def ready() -> dict[str, bool]:
         admission.require_open()
         await readiness.require()
@@ -58,21 +120,34 @@ def kserve_routes(
 
 def _model_routes(router: APIRouter, analyser: Analyser, inferences: Inferences, readiness: Readiness) -> None:
     """Each route with and without the model's version in the path."""
-    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
 
-        @router.get(path, summary="Show the inputs and outputs of a model")
-        async def model(name: str, version: str | None = None) -> dict[str, Any]:
-            return metadata(_package(analyser, name, version).spec)
+    @router.get(_MODEL, **_SHOW)
+    async def model(name: str) -> dict[str, Any]:
+        return metadata(_package(analyser, name, None).spec)
 
-        @router.get(f"{path}/ready", summary="Check that a model can be run")
-        async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-            _package(analyser, name, version)
-            await readiness.require()
-            return {"name": name, "ready": True}
+    @router.get(_VERSION, **_SHOW)
+    async def model_version(name: str, version: str) -> dict[str, Any]:
+        return metadata(_package(analyser, name, version).spec)
 
-        @router.post(f"{path}/infer", summary="Run a model on tensors", response_class=Response)
-        async def infer(request: Request, name: str, version: str | None = None) -> Response:
-            return await inferences.answer(request, _package(analyser, name, version))
+    @router.get(f"{_MODEL}/ready", **_READY)
+    async def model_ready(name: str) -> dict[str, Any]:
+        _package(analyser, name, None)
+        await readiness.require()
+        return {"name": name, "ready": True}
+
+    @router.get(f"{_VERSION}/ready", **_READY)
+    async def model_version_ready(name: str, version: str) -> dict[str, Any]:
+        _package(analyser, name, version)
+        await readiness.require()
+        return {"name": name, "ready": True}
+
+    @router.post(f"{_MODEL}/infer", **_INFER)
+    async def infer(request: Request, name: str) -> Response:
+        return await inferences.answer(request, _package(analyser, name, None))
+
+    @router.post(f"{_VERSION}/infer", **_INFER)
+    async def infer_version(request: Request, name: str, version: str) -> Response:
+        return await inferences.answer(request, _package(analyser, name, version))
 
 
 def _package(analyser: Analyser, name: str, version: str | None) -> ModelPackage:

@@ -35,40 +35,40 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class _InputParameters(_Part):
+class InferInputParameters(_Part):
     binary_data_size: int | None = Field(default=None, ge=0)
     shared_memory_region: str | None = None
 
 
-class _Input(_Part):
+class InferInput(_Part):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    parameters: _InputParameters = _InputParameters()
+    parameters: InferInputParameters = InferInputParameters()
     data: list[Any] | None = None
 
 
-class _OutputParameters(_Part):
+class InferOutputParameters(_Part):
     binary_data: bool | None = None
     classification: int = 0
     shared_memory_region: str | None = None
 
 
-class _Output(_Part):
+class InferOutput(_Part):
     name: str
-    parameters: _OutputParameters = _OutputParameters()
+    parameters: InferOutputParameters = InferOutputParameters()
 
 
-class _Parameters(_Part):
+class InferParameters(_Part):
     binary_data_output: bool = False
     timeout: int | None = Field(default=None, ge=0)
 
 
-class _Request(_Part):
+class InferRequest(_Part):
     id: str | None = Field(default=None, max_length=256)
-    parameters: _Parameters = _Parameters()
-    inputs: tuple[_Input, ...]
-    outputs: tuple[_Output, ...] = ()
+    parameters: InferParameters = InferParameters()
+    inputs: tuple[InferInput, ...]
+    outputs: tuple[InferOutput, ...] = ()
 
 
 class Inference:
@@ -138,9 +138,9 @@ def _described(tensor: InputSpec | OutputSpec) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.open_shape)}
 
 
-def _parse(document: bytes) -> _Request:
+def _parse(document: bytes) -> InferRequest:
     try:
-        return _Request.model_validate_json(document)
+        return InferRequest.model_validate_json(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -151,10 +151,10 @@ def _parse(document: bytes) -> _Request:
         raise MalformedRequestError(f"The field {where} of the request is invalid: {first['msg']}.") from None
 
 
-def _wanted(request: _Request, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...]:
+def _wanted(request: InferRequest, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...]:
     """The requested outputs in the requested order, or all, and whether each is returned as binary data."""
     stated = {output.name: output for output in spec.outputs}
-    asked = request.outputs or tuple(_Output(name=name) for name in stated)
+    asked = request.outputs or tuple(InferOutput(name=name) for name in stated)
     wanted: dict[str, tuple[OutputSpec, bool]] = {}
     for output in asked:
         if output.name not in stated or output.name in wanted:
@@ -172,7 +172,7 @@ def _wanted(request: _Request, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...
     return tuple(wanted.values())
 
 
-def _sent(request: _Request, spec: Spec) -> tuple[tuple[InputSpec, _Input], ...]:
+def _sent(request: InferRequest, spec: Spec) -> tuple[tuple[InputSpec, InferInput], ...]:
     """Each tensor of the request and its specification, in the request's order."""
     stated = {tensor.name: tensor for tensor in spec.inputs}
     sent = sorted((tensor.name[:64], tensor.datatype[:16]) for tensor in request.inputs)
@@ -220,7 +220,7 @@ def _require_shapes(shapes: Mapping[str, Shape], spec: Spec, max_images: int) ->
     return image_px
 
 
-def _arrays(sent: tuple[tuple[InputSpec, _Input], ...], binary: bytes) -> Tensors:
+def _arrays(sent: tuple[tuple[InputSpec, InferInput], ...], binary: bytes) -> Tensors:
     """The tensors by name; binary data are concatenated in the order of the tensors that have them."""
     arrays: dict[str, NDArray[Any]] = {}
     start = 0
@@ -245,7 +245,7 @@ def _arrays(sent: tuple[tuple[InputSpec, _Input], ...], binary: bytes) -> Tensor
     return arrays
 
 
-def _from_binary(binary: bytes, start: int, tensor: _Input, stated: InputSpec) -> NDArray[Any]:
+def _from_binary(binary: bytes, start: int, tensor: InferInput, stated: InputSpec) -> NDArray[Any]:
     count = math.prod(tensor.shape)
     if stated.dtype == "bool":  # the protocol allows any byte, NumPy only 0 and 1
         return np.asarray(np.frombuffer(binary, np.uint8, count, start) != 0).reshape(tensor.shape)
@@ -253,8 +253,8 @@ def _from_binary(binary: bytes, start: int, tensor: _Input, stated: InputSpec) -
     return np.require(found, requirements="A")  # may be unaligned after an input of another type
 
 
-def _from_json(tensor: _Input, stated: InputSpec) -> NDArray[Any]:
-    """The tensor from its JSON values, flat or nested."""
+def _from_json(tensor: InferInput, stated: InputSpec) -> NDArray[Any]:
+    """The tensor whose values are in the JSON, flat or nested."""
     try:
         values = np.asarray(tensor.data)
     except ValueError:  # rows of different lengths

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -15,7 +14,7 @@ from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.encoding import encoded
-from slidecascade.web.entry import require_clear_framing, require_host
+from slidecascade.web.entry import ALWAYS_OPEN, require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.cors import Cors
@@ -26,9 +25,6 @@ from slidecascade.wire import PROBLEM
 
 LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger(f"{logs.OWN}.access")
-
-ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-"""Paths that are served while the process drains."""
 
 _CLIENT_GONE = 499
 _FAULTS = frozenset({500, 502})
