@@ -140,7 +140,7 @@ def test_refused_uploads_leave_no_memory_behind(
 
 
 def test_clients_who_leave_leave_no_memory_behind(uncollected: Server, connect: Connect) -> None:
-    """What had arrived of a body is gone a second after its client disconnected."""
+    """The received part of a body is freed a second after its client disconnects."""
     before_mib = resident_mib(uncollected)
     for _ in range(UPLOADS):
         connect().leave(FORM)

@@ -58,7 +58,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def watched(start_server: StartServer, slide_root: Path) -> Server:
-    """A process with one place, so that a second region is turned away, whose networks run in batches."""
+    """A process with one place, so that a second region is rejected; its networks run in batches."""
     return start_server(slides=slide_root, max_regions_in_flight=1, batching="on")
 
 
@@ -99,7 +99,7 @@ def _is_ready(prometheus: Prometheus) -> bool:
 
 
 def traffic(server: Server, tissue_png: bytes) -> None:
-    """A bit of everything: answers, mistakes, a region turned away, a caller who leaves."""
+    """Responses, errors, a rejected region, and a client disconnect."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
         request = json.dumps({"pipeline": "nash", "mpp": 0.5})
         files: dict[str, Any] = {"image": tissue_png, "request": (None, request)}

@@ -217,7 +217,7 @@ def test_certificates_that_cannot_be_read_are_named(
 
 @contextmanager
 def _tls_server(folder: Path) -> Iterator[str]:
-    """A server whose certificate nobody has signed but itself."""
+    """A server with a self-signed certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes a certificate, is not on this machine")
     key, certificate = folder / "key.pem", folder / "certificate.pem"

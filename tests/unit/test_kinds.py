@@ -228,7 +228,7 @@ def test_pipelines_of_all_kinds_stand_side_by_side(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         (toy_kinds.AREAS | {"kind": "volumes"}, "wrong at kind: there are cells, patches, areas"),
         (toy_kinds.AREAS | {"kind": 3}, "wrong at kind"),
@@ -257,9 +257,9 @@ def test_pipelines_of_all_kinds_stand_side_by_side(folder: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_file_is_refused(folder: Path, fields: dict[str, Any], told: str) -> None:
+def test_a_wrong_file_is_refused(folder: Path, fields: dict[str, Any], reported: str) -> None:
     """The message says what is wrong, by the field's place in the file."""
-    with pytest.raises(PipelineSpecError, match=told):
+    with pytest.raises(PipelineSpecError, match=reported):
         load(folder, fields)
 
 

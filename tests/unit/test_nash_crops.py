@@ -56,7 +56,7 @@ def test_every_option_keeps_windows_seamless(tissue: RenderedTissue) -> None:
     assert np.array_equal(part.classes[part.nuclei], tissue.classes[tissue.nuclei[inside]])
 
 
-def test_dark_spots_are_no_nuclei(tissue: RenderedTissue) -> None:
+def test_dark_spots_are_not_nuclei(tissue: RenderedTissue) -> None:
     """They keep away from every nucleus and from the edge, and are darker than what is around them."""
     spots = dark_spots(tissue).astype(int)
     assert 5 <= len(spots) <= 60

@@ -44,7 +44,7 @@ class Damaged(RegionImage):
 
 
 @pytest.mark.parametrize(("brightness", "dark"), [(240, False), (10, True)])
-def test_facts_tell_dark_field_and_record_what_they_rest_on(brightness: int, dark: bool) -> None:
+def test_facts_detect_dark_field_and_record_their_sample(brightness: int, dark: bool) -> None:
     """Field, glass test and content id, for any reader of the answer."""
     source = RegionImage(image(brightness))
     facts = compute_facts(opener(source))  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ async def test_a_boundary_is_needed(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/png", "application/x-www-form-urlencoded", ";"])
-async def test_other_media_types_are_told_what_is_read(content_type: str) -> None:
+async def test_other_media_types_get_the_supported_ones(content_type: str) -> None:
     """A body of another type is not looked at."""
     with pytest.raises(UnsupportedMediaTypeError, match="multipart/form-data"):
         await read([b"x"], content_type)
@@ -275,9 +275,9 @@ def test_few_of_many_wrong_fields_are_listed() -> None:
     with pytest.raises(InvalidRequestError, match="and 1000 more") as caught:
         parse_request(json.dumps(fields).encode())
     assert len(caught.value.errors) == MAX_ERRORS
-    told = repr(caught.value.errors) + caught.value.detail
-    assert len(told) < 5000
-    assert "secret" not in told
+    reported = repr(caught.value.errors) + caught.value.detail
+    assert len(reported) < 5000
+    assert "secret" not in reported
 
 
 def test_far_too_many_fields_are_not_looked_at() -> None:
@@ -369,7 +369,7 @@ def test_whole_numbers_may_be_written_with_a_point() -> None:
 
 @pytest.mark.parametrize("value", ["0.5", "1e300", "-1e10", "NaN", "Infinity", "true", '"0"', "[0]", "null"])
 def test_other_values_are_not_pixels(value: str) -> None:
-    """Nothing is rounded, and what JSON calls by another name is no number."""
+    """Nothing is rounded, and other JSON types are not numbers."""
     document = f'{{"pipeline": "nash", "region": {{"x": {value}, "y": 0, "width": 5, "height": 5}}}}'
     with pytest.raises(InvalidRequestError) as caught:
         parse_request(document.encode())
