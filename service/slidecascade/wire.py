@@ -41,6 +41,9 @@ MAX_ERRORS = 20
 """Maximum number of field errors in a response."""
 
 MAX_NAME = 100
+TEXT = r"^[^\x00]*$"
+"""Text that a database can keep."""
+
 WHOLE = BeforeValidator(whole)
 Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE), WHOLE]
 Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE), WHOLE]
@@ -411,7 +414,7 @@ class JobRequest(WireModel):
     outputs: tuple[JobOutput, ...] = Field(
         default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files that are written"
     )
-    label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    label: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = Field(
         default=None, description="yours, to find the job by"
     )
 
