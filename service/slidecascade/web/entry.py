@@ -1,4 +1,4 @@
-"""What a request must be before anything else is looked at: framed without doubt, and meant for this server."""
+"""First checks of a request: unambiguous framing and an allowed host."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def _is_range(value: bytes) -> bool:
 
 
 def require_clear_framing(scope: Scope) -> None:
-    """Raises MalformedRequestError when where the body ends is in doubt (RFC 9112, section 6.1).
+    """Raise MalformedRequestError when the length of the body is ambiguous (RFC 9112, section 6.1).
 
-    A proxy in front may have decided otherwise, and taken a part of the body for the next request: after the
-    answer the connection must be closed. So it must after a request in another version, which may be anything.
+    A proxy may have interpreted it differently and treat a part of the body as the next request: after the
+    response the connection must be closed. The same holds for a request in another version of HTTP.
     """
     if scope.get("http_version", "1.1") not in _VERSIONS:
         raise MalformedRequestError("The request is in a version of HTTP that is not spoken here: use HTTP/1.1.")
@@ -58,17 +58,19 @@ def require_clear_framing(scope: Scope) -> None:
     if "content-length" in headers:
         raise MalformedRequestError("The request has both Content-Length and Transfer-Encoding: send one of them.")
     if scope.get("http_version") == "1.0":
-        raise MalformedRequestError("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
+        raise MalformedRequestError(
+            "HTTP/1.0 does not define Transfer-Encoding: send Content-Length, or use HTTP/1.1."
+        )
 
 
 def require_host(scope: Scope, allowed: Collection[str]) -> None:
-    """Raises MisdirectedRequestError when the request is for none of the `allowed` hosts; none: any will do.
+    """Raise MisdirectedRequestError when the request's host is not in `allowed`; empty: any host.
 
-    A request without Host passes: no browser sends one.
+    A request without Host is accepted: browsers always send it.
     """
     host = Headers(scope=scope).get("host")
     if allowed and host is not None and host_name(host) not in allowed:
         raise MisdirectedRequestError(
-            "This server does not answer for that host: use one of its names, or have its operator add this one "
+            "This server does not serve that host: use one of its names, or ask its operator to add this one "
             "to SLIDECASCADE_ALLOWED_HOSTS."
         )

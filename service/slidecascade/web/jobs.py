@@ -1,4 +1,4 @@
-"""The routes of jobs: handed in, listed, followed, fetched."""
+"""The routes of jobs: submit, list, follow, fetch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
 _BODY_S: Final = 30.0
 _LOOK_S: Final = 0.5
-"""How often the events of a job are looked for."""
+"""Polling interval of the events of a job."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _REQUEST_BODY: Final[dict[str, Any]] = {
@@ -75,11 +75,11 @@ _BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]
 _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
 
 StatusOf = Callable[[str], int]
-"""The HTTP status of a problem by its name."""
+"""Returns the HTTP status of a problem by its name."""
 
 
 def job_routes(desk: Desk, lookups: Pool, status_of: StatusOf, *, is_open: Callable[[], bool]) -> APIRouter:
-    """The routes over `desk`; `lookups` runs what may wait for a disk. Events end when the server is not open."""
+    """The routes for `desk`; `lookups` runs blocking disk access. Event streams end when the server shuts down."""
     router = APIRouter(prefix="/v1", tags=["jobs"])
     _add_states(router, desk, lookups, status_of)
     _add_events(router, desk, lookups, status_of, is_open)
@@ -103,11 +103,11 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         order = parse(wire.JobRequest, await read_json(request, max_s=_BODY_S))
         key = _idempotency_key(request)
         record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
-        told = info(record)
+        job = info(record)
         return Response(
-            told.model_dump_json(),
+            job.model_dump_json(),
             status_code=202 if is_new else 200,
-            headers={"Location": told.links.self},
+            headers={"Location": job.links.self},
             media_type=wire.JSON,
         )
 
@@ -138,7 +138,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
 
     @router.post(
         "/jobs/{job_id}/retry",
-        summary="Go on with a job that failed or was cancelled",
+        summary="Resume a job that failed or was cancelled",
         status_code=202,
         responses=problems(
             errors.UnknownJobError,
@@ -153,7 +153,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
 
     @router.delete(
         "/jobs/{job_id}",
-        summary="Remove a job that has ended, and its results",
+        summary="Delete a finished job and its results",
         status_code=204,
         responses=problems(errors.UnknownJobError, errors.JobNotFinishedError),
     )
@@ -190,7 +190,7 @@ def _add_events(
 def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     @router.get(
         "/jobs/{job_id}/result",
-        summary="Fetch a result as Accept asks",
+        summary="Fetch a result in the format of Accept",
         response_class=Response,
         responses={
             200: {"description": "The result.", "content": {offer: {"schema": {}} for offer in OFFERS}},
@@ -229,7 +229,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
 
     @router.get(
         "/jobs/{job_id}/cells",
-        summary="The cells of a box",
+        summary="List the cells in a box",
         response_class=Response,
         responses={
             200: {"description": "A FeatureCollection.", "content": {wire.GEOJSON: {"schema": {}}}},
@@ -249,7 +249,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
 
 
 def job_info(record: JobRecord, status_of: StatusOf) -> wire.JobInfo:
-    """A job as the API reports it."""
+    """A job in the format of the API."""
     path = f"/v1/jobs/{record.id}"
     succeeded = record.status == "succeeded"
     error = None
@@ -300,7 +300,7 @@ def _progress(record: JobRecord) -> wire.JobProgress:
 async def _events(
     look: Callable[[], Awaitable[JobRecord | None]], info: Callable[[JobRecord], wire.JobInfo], last_id: str | None
 ) -> AsyncIterator[bytes]:
-    """``progress`` whenever there is any, and ``done`` at the end; ids name states, so that none is sent twice."""
+    """Events ``progress`` at every change and ``done`` at the end; ids identify states, to avoid repetition."""
     while (record := await look()) is not None:
         state = f"{record.attempt}-{record.status}-{record.fields_done}"
         if record.ended:
@@ -312,12 +312,12 @@ async def _events(
         await asyncio.sleep(_LOOK_S)
 
 
-def _event(name: str, state: str, told: wire.JobInfo) -> bytes:
-    return f"event: {name}\nid: {state}\ndata: {told.model_dump_json()}\n\n".encode()
+def _event(name: str, state: str, job: wire.JobInfo) -> bytes:
+    return f"event: {name}\nid: {state}\ndata: {job.model_dump_json()}\n\n".encode()
 
 
 def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None) -> Response:
-    """A result as an answer; raises when the job was not asked to write it."""
+    """A result as a response; raises an error if it is not among the job's outputs."""
     headers = {"Vary": "Accept"}
     if media_type == wire.ZIP:
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
@@ -335,14 +335,14 @@ def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | Non
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
-    """The files that a region's zip has; raises before the first piece when the job did not write the cells."""
+    """The files of a region's zip; raises before the first chunk when the job did not write the cells."""
     large = _written(folders, job, "cells.geojson.gz")
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
         if file.name not in ("cells.geojson.gz", "cells.parquet")
     )
-    # Packed to a fifth or a quarter, never to an eighth.
+    # Compression reaches a fifth or a quarter, never an eighth.
     return archive.encode(Files(small, "cells.geojson", gunzipped(large.path), 8 * large.size_bytes))
 
 
@@ -350,7 +350,7 @@ def _written(folders: Folders, job: str, name: str) -> ResultFile:
     file = folders.file(job, name)
     if file is None:
         raise NotAcceptableError(
-            f"The job was not asked to write {name}: ask for another answer, or submit it with other `outputs`."
+            f"The job's outputs do not include {name}: request another format, or submit it with other `outputs`."
         )
     return file
 
@@ -363,7 +363,7 @@ def _file(folders: Folders, job: str, name: str) -> ResultFile:
 
 
 def _file_response(file: ResultFile) -> FileResponse:
-    """With ETag, and as much of it as Range asks for."""
+    """A file with ETag and support for Range."""
     return FileResponse(file.path, media_type=file.media_type, filename=file.path.name)
 
 
@@ -391,11 +391,11 @@ def _position(cursor: str) -> tuple[float, str]:
             raise ValueError(created_at)
         return seconds, job
     except ValueError:
-        raise _wrong("cursor", "send the one that the list before ended with") from None
+        raise _wrong("cursor", "send the cursor of the previous list") from None
 
 
 def _wrong(field: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field!r} is wrong: {message}.", ((field, message),))
+    return InvalidRequestError(f"{field!r} is invalid: {message}.", ((field, message),))
 
 
 def _utc(seconds: float) -> datetime:

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Http:
-    """What an HTTP status of the framework means, where no error of ours says more."""
+    """Problems for HTTP statuses of the framework."""
 
     problem: str
     title: str
@@ -45,22 +45,20 @@ class _Http:
 
 
 _HTTP: Final[Mapping[int, _Http]] = {
-    400: _Http("malformed-request", "Malformed request", "The request could not be read: check its form."),
-    404: _Http("not-found", "Not found", "There is nothing at this address: GET /docs lists what there is."),
-    405: _Http("method-not-allowed", "Method not allowed", "Use a method that Allow names."),
+    400: _Http("malformed-request", "Malformed request", "The request could not be parsed: check its format."),
+    404: _Http("not-found", "Not found", "There is no resource at this address: see GET /docs for the routes."),
+    405: _Http("method-not-allowed", "Method not allowed", "Use a method that the Allow header lists."),
     413: _Http("upload-too-large", "Upload too large", "Send a smaller body."),
     415: _Http("unsupported-media-type", "Unsupported media type", "Send multipart/form-data or JSON."),
     416: _Http("range-not-satisfiable", "Range not satisfiable", "The file ends before that: see Content-Range."),
-    422: _Http("invalid-request", "Invalid request", "A field of the request is wrong: see /openapi.json."),
-    500: _Http(
-        "internal-error", "Internal error", "The service failed: tell its operator the request_id to look up."
-    ),
+    422: _Http("invalid-request", "Invalid request", "A field of the request is invalid: see /openapi.json."),
+    500: _Http("internal-error", "Internal error", "The service failed: report the request_id to its operator."),
     503: _Http("not-ready", "Not ready", "The service is not ready: try again later."),
 }
 
 
 def problem_response(error: Exception, request_id: str) -> Response:
-    """The ``application/problem+json`` answer to any error."""
+    """The ``application/problem+json`` response for an error."""
     if isinstance(error, errors.SlideCascadeError) and type(error) in STATUS:
         return _answer_domain_error(error, request_id)
     if isinstance(error, HTTPException):
@@ -69,15 +67,15 @@ def problem_response(error: Exception, request_id: str) -> Response:
 
 
 def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem for a bare HTTP status; one we have no words for becomes 400 or 500."""
+    """The problem for an HTTP status; a status without an entry becomes 400 or 500."""
     known = status if status in _HTTP else 400 if status < 500 else 500
-    told = _HTTP[known]
+    entry = _HTTP[known]
     return _response(
         wire.Problem(
-            type=wire.PROBLEM_PREFIX + told.problem,
-            title=told.title,
+            type=wire.PROBLEM_PREFIX + entry.problem,
+            title=entry.title,
             status=known,
-            detail=told.detail,
+            detail=entry.detail,
             request_id=request_id,
         ),
         {"Retry-After": "1", **(headers or {})} if known == 503 else headers,
@@ -132,7 +130,7 @@ def create_app(
     readiness: Readiness,
     desk: Desk | None = None,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk. Without a `desk` it takes no jobs."""
+    """The API for one analyser; `lookups` runs blocking disk access. Without a `desk` it accepts no jobs."""
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -220,11 +218,11 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     async def show_model(name: str) -> wire.ModelInfo:
         return analyser.model(name)
 
-    @router.get("/slides", summary="List the slides that can be named in requests")
+    @router.get("/slides", summary="List the slides that requests can name")
     async def list_slides() -> wire.SlideList:
         return await lookups.run(analyser.slides)
 
-    # ":path" because an id holds slashes where slides lie in folders.
+    # ":path" because the ids of slides in folders contain slashes.
     @router.get(
         "/slides/{slide_id:path}",
         summary="Show a slide",
@@ -241,13 +239,13 @@ def _operation_routes(
 ) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/livez", summary="Whether the process works")
+    @router.get("/livez", summary="Check that the process is alive")
     async def live() -> wire.Health:
         return wire.Health(status="alive")
 
     @router.get(
         "/readyz",
-        summary="Whether to send requests here",
+        summary="Check that the service can accept requests",
         responses=problems(errors.NotReadyError, errors.DrainingError),
     )
     async def ready() -> wire.Health:
@@ -255,9 +253,9 @@ def _operation_routes(
         await readiness.require()
         return wire.Health(status="ready")
 
-    @router.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse)
+    @router.get("/metrics", summary="Metrics in the format of Prometheus", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
-        await readiness.tell()
+        await readiness.update_gauge()
         if desk is not None:
             metrics.jobs(await lookups.run(desk.counts))
         return Response(metrics.expose(), media_type=CONTENT_TYPE)

@@ -31,7 +31,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.MisdirectedRequestError: 421,
     errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
-    errors.CancelledError: 499,  # nobody is there to read it: for the log and the metrics
+    errors.CancelledError: 499,  # the client has disconnected: for the log and the metrics
     errors.TilesFailedError: 500,
     errors.UnreadablePartError: 500,
     errors.ModelFailedError: 502,
@@ -40,11 +40,11 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.DeadlineExceededError: 504,
     errors.StorageFullError: 507,
 }
-"""Every error a request can end in; one that is missing here is a fault of ours: 500."""
+"""HTTP status of each error of a request; others are internal errors (500)."""
 
 
 def status_of(problem: str) -> int:
-    """The HTTP status of a problem by its name; 500 for one that no request ends in."""
+    """The HTTP status of a problem by its name; 500 if it is not an error of requests."""
     return next((status for kind, status in STATUS.items() if kind.problem == problem), 500)
 
 
