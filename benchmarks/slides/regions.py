@@ -24,7 +24,7 @@ from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box, Mpp
@@ -103,7 +103,7 @@ class Bench:
             region_l0=region_l0,
             mpp=self.mpp,
             coordinate_space="level0-pixels",
-            facts=compute_facts(self.open_source),
+            find_facts=known(compute_facts(self.open_source)),
             thresholds=self.pipeline.thresholds,
             tile_px=tile_px,
             shift=shift,

@@ -16,7 +16,7 @@ from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
@@ -94,7 +94,7 @@ class Bench:
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=mpp,
             coordinate_space="image-pixels",
-            facts=compute_facts(open_source),
+            find_facts=known(compute_facts(open_source)),
             thresholds={segmenter.name: segmenter.options.foreground} | floors,
             tile_px=tile_px,
             shift=shift,

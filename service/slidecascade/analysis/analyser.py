@@ -12,7 +12,8 @@ from slidecascade import wire
 from slidecascade.analysis import footprint
 from slidecascade.analysis.flow import AnyWork, Failure, Progress, analyse, prepare, run_tiles, say_nothing
 from slidecascade.analysis.lanes import Lanes
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known, no_wait
+from slidecascade.analysis.uploading import Uploading
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.cores import usable_cores
@@ -39,7 +40,8 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
-from slidecascade.slides.doubts import SWAPPED, doubts_of
+from slidecascade.slides.arriving import ArrivingImage
+from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.slide import SlideInfo
@@ -52,6 +54,9 @@ from slidecascade.timing import Observer, Stopwatch
 
 KEPT_FACTS = 256
 """Slides whose facts are kept; those of one take less than a kilobyte."""
+
+
+Upload = RegionImage | ArrivingImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,11 @@ class Analyser:
             share: of `memory`; the region's memory is reserved in it, to be released when the answer is sent.
             overview_side_px: longest side of the overview that will be asked of the report; 0: none will be.
         """
-        task = self.prepare(request, image, control, share=share, overview_side_px=overview_side_px)
-        return self.run(task, control, share=share, progress=progress)
+        with Uploading(share, control) as uploading:
+            task = self._prepare(
+                request, image, control, share, uploading.begin, overview_side_px=overview_side_px, is_bounded=True
+            )
+            return self._run(task, control, uploading.hold, progress)
 
     def prepare(
         self,
@@ -181,6 +189,26 @@ class Analyser:
         Where `is_bounded`, a region of a slide has at most the setting's `max_region_px` pixels; what is worked on
         field by field may have any number.
         """
+
+        def decoded(encoded: EncodedImage, kept_bytes: int) -> RegionImage:
+            return _decoded(encoded, share, control, kept_bytes=kept_bytes)
+
+        return self._prepare(
+            request, image, control, share, decoded, overview_side_px=overview_side_px, is_bounded=is_bounded
+        )
+
+    def _prepare(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        share: Share,
+        decode: Callable[[EncodedImage, int], Upload],
+        *,
+        overview_side_px: int,
+        is_bounded: bool,
+    ) -> RegionTask:
+        """As `prepare`; `decode` gives the pixels of an upload, with the number of bytes that are kept."""
         control.check()  # it may have waited for its thread: nothing is decoded after a client disconnect
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
@@ -193,30 +221,32 @@ class Analyser:
             space = pyramid.coordinate_space
             doubts = doubts_of(pyramid.stated, mpp)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
-        upload = None
+        upload: Upload | None = None
         if encoded is None:
             share.reserve(held + found, control)
         else:
             held += len(encoded.data) + encoded.decoded_bytes
-            upload = _decoded(encoded, share, control, kept_bytes=held + found)
+            upload = decode(encoded, held + found)
         control.check()  # decoding and waiting can take long
         open_source = self._opener(request, upload)
         with open_source() as source:
             content_id = source.content_id
-        facts = self._facts.of(content_id, partial(compute_facts, open_source))
+        facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
+        arriving = upload if isinstance(upload, ArrivingImage) else None
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
-            facts=facts,
+            find_facts=facts if arriving else known(facts()),
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
             held_bytes=held,
-            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            stated_doubts=doubts,
             origin=request.origin,
+            wait_for_rows=arriving.wait_for if arriving else no_wait,
         )
 
     def run(
@@ -228,6 +258,9 @@ class Analyser:
         progress: Progress = say_nothing,
     ) -> Report:
         """Analyse a region whose every default is filled in; what is found is held in `share`."""
+        return self._run(task, control, share.require, progress)
+
+    def _run(self, task: RegionTask, control: Control, hold: Callable[[int], None], progress: Progress) -> Report:
         with self._refusing_strangers():
             analysis = analyse(
                 task,
@@ -238,7 +271,7 @@ class Analyser:
                 observer=self._observer,
                 progress=progress,
                 kinds=self._kinds,
-                hold=lambda found: share.require(task.held_bytes + found),
+                hold=lambda found: hold(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -340,7 +373,7 @@ class Analyser:
         with self._slides.open(str(request.slide)) as slide:
             yield slide
 
-    def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
+    def _opener(self, request: wire.RegionRequest, upload: Upload | None) -> OpenSource:
         if upload is not None:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)

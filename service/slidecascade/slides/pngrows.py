@@ -1,11 +1,11 @@
 """PNG decoded a few rows at a time (PNG specification, 3rd edition).
 
 Readers of PNG hold the whole image in the samples it is stored in, up to 8 bytes a pixel, and a file of a few
-kilobytes can be ten thousand pixels wide and high. Here the compressed stream is inflated by bands of rows, one band
-ahead of the one whose filters are undone. Rows that refer to the pixel before alone, as OpenCV writes all of them,
-are added up; all five row filters are undone by OpenCV's reader: each band is given to it as a small PNG of its
-own, uncompressed, that begins with the last row of the band before. To it the bytes are plain grey or RGB; what
-they mean (palette, few bits, transparency, interlacing) is applied to what comes back.
+kilobytes can be ten thousand pixels wide and high. Here the compressed stream is inflated by bands of rows, one
+band ahead of the one whose filters are undone. Rows that refer to the pixel before alone, as OpenCV writes all of
+them, are added up; all five row filters are undone by OpenCV's reader: each band is given to it as a small PNG of
+its own, uncompressed, that begins with the last row of the band before. To it the bytes are plain grey or RGB;
+what they mean (palette, few bits, transparency, interlacing) is applied to what comes back.
 
 Metadata is never looked at, so what is compressed in it cannot grow.
 """
@@ -216,7 +216,7 @@ def _unfiltered(
 
 
 def _sums(rows: bytes, pixel_bytes: int, *, row_bytes: int) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
-    """As `_undo_filters`, three times as fast, of rows without a filter and with Sub; None where one has another."""
+    """As `_undo_filters`, three times as fast, of rows without a filter or with Sub; None where another is used."""
     stored = np.frombuffer(rows, np.uint8).reshape(-1, row_bytes + 1)
     filters = stored[:, 0]
     if filters.max() > _SUB:
