@@ -216,7 +216,7 @@ def _unfiltered(
 
 
 def _sums(rows: bytes, pixel_bytes: int, *, row_bytes: int) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
-    """As `_undo_filters`, three times as fast, of rows without a filter or with Sub; None where another is used."""
+    """As `_undo_filters`, three times as fast, where all rows have no filter or Sub; None for others."""
     stored = np.frombuffer(rows, np.uint8).reshape(-1, row_bytes + 1)
     filters = stored[:, 0]
     if filters.max() > _SUB:
