@@ -31,13 +31,14 @@ from slidecascade.kinds.result import RegionResult
 from slidecascade.kinds.sink import Sink
 from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
 from slidecascade.outputs.encoders import Encoders
 from slidecascade.outputs.files import Overview
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
+from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.slides.arriving import ArrivingImage
@@ -95,7 +96,7 @@ class Analyser:
     ) -> None:
         self._settings = settings
         self._observer = observer
-        self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
+        self._packages: Mapping[str, ModelPackage] = served_packages(settings)
         self._kinds = kinds
         files = [kind.file for kind in kinds.values()]
         self._pipelines: Mapping[str, Pipeline] = load_pipelines(self._packages, settings.pipelines_dir, files)

@@ -54,6 +54,13 @@ class TrainingData(_SpecPart):
     split: str = ""
 
 
+class Int8Spec(_SpecPart):
+    """The same network in int8, in a graph beside the float32 one."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    accuracy: dict[str, float] = Field(default_factory=dict)
+
+
 class _AnyModelSpec(_SpecPart):
     name: Name
     version: Annotated[int, Field(ge=1)]
@@ -67,6 +74,7 @@ class _AnyModelSpec(_SpecPart):
     training_data: tuple[TrainingData, ...]
     accuracy: dict[str, float] = Field(default_factory=dict)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    int8: Int8Spec | None = None
 
     @field_validator("classes")
     @classmethod
