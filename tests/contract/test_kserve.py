@@ -20,7 +20,7 @@ from served_process import Server, StartServer
 from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
-from slidecascade.settings import read_settings
+from slidecascade.settings import bundled_models_dir, read_settings
 
 PACKAGES = served_packages(read_settings())
 BINARY = "application/octet-stream"
