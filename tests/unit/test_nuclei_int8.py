@@ -24,12 +24,12 @@ IMAGES = [RNG.integers(0, 256, (1, 16, 24, 3), np.uint8) for _ in range(4)]
 
 def uneven_network(*, last: str = "Conv") -> onnx.ModelProto:
     """Two convolutions, the first read beside its own maxima by the second; its channels differ a thousandfold."""
-    sizes = np.float32([0.01, 1, 10, 0.1])
+    sizes = np.array([0.01, 1, 10, 0.1], np.float32)
     weights = {
         "w1": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32) * sizes[:, None, None, None] / 255,
-        "b1": (np.float32([0.1, 0.2, 0.3, 0.4]) * sizes),
+        "b1": (np.array([0.1, 0.2, 0.3, 0.4], np.float32) * sizes),
         "w2": RNG.normal(size=(2, 8, 1, 1)).astype(np.float32),
-        "b2": np.float32([0.5, -0.5]),
+        "b2": np.array([0.5, -0.5], np.float32),
     }
     kernel: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
@@ -57,7 +57,10 @@ def ranges(model: onnx.ModelProto) -> NDArray[np.float32]:
     shown.CopyFrom(model)
     shown.graph.output.append(helper.make_tensor_value_info("r1", TensorProto.FLOAT, None))
     session = open_session(shown)
-    return np.max([session.run(["r1"], {"image": image})[0].max(axis=(0, 2, 3)) for image in IMAGES], axis=0)
+    found: NDArray[np.float32] = np.max(
+        [session.run(["r1"], {"image": image})[0].max(axis=(0, 2, 3)) for image in IMAGES], axis=0
+    )
+    return found
 
 
 def test_equalising_changes_ranges_and_no_output() -> None:

@@ -121,7 +121,8 @@ def _ranges(
     shown.CopyFrom(model)
     for name in tensors:
         shown.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session, found = open_session(shown), {}
+    session = open_session(shown)
+    found: dict[str, Floats] = {}
     for image in images:
         for name, values in zip(tensors, session.run(list(tensors), {"image": image}), strict=True):
             found[name] = np.maximum(found.get(name, np.float32(0)), values.max(axis=(0, 2, 3)))

@@ -164,12 +164,12 @@ def add_int8(data: Path, nucls: Path, models_dir: Path) -> dict[str, float]:
     graph = quantised(package.onnx_path, images)
     options = UnetOptions.model_validate(package.spec.options.model_dump())
     validation = list(dsb2018.read_images(data, "validate"))
-    predictors = [graph_predictor(_read(package.onnx_path)), graph_predictor(graph)]
-    accuracy = checked(validation, *predictors, options)
+    float32, int8 = graph_predictor(_read(package.onnx_path)), graph_predictor(graph)
+    accuracy = checked(validation, float32, int8, options)
     content = graph.SerializeToString()
-    int8 = Int8Spec(sha256=hashlib.sha256(content).hexdigest(), accuracy=accuracy)
+    stated = Int8Spec(sha256=hashlib.sha256(content).hexdigest(), accuracy=accuracy)
     write_file(package.onnx_path.with_name(INT8_FILE), content)
-    spec = package.spec.model_copy(update={"int8": int8})
+    spec = package.spec.model_copy(update={"int8": stated})
     write_file(folder / "model.yaml", model_yaml(spec).encode())
     return accuracy
 
