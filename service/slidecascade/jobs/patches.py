@@ -125,7 +125,7 @@ class PatchesSurvey(Survey):
     @property
     def recipe(self) -> str:
         pipeline = self.pipeline
-        return repr((pipeline.stride_px, pipeline.context_px, pipeline.mpp))
+        return repr((pipeline.stride_px, pipeline.context_px, pipeline.mpp, pipeline.edge))
 
     def sink(self, field: Field, region: Box) -> PatchesFieldSink:
         return PatchesFieldSink(field, self.pipeline, region=region, parts=self.parts)

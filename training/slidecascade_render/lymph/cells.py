@@ -194,7 +194,9 @@ def _tumour(options: NodeOptions, follicles: Follicles, window: Window) -> Cells
     scale = options.cell_scale * options.tumour_size
     sites, chosen = _sites(options, follicles, window, 64, 10.4 * scale, 6.9 * scale)
     at = sites.at
-    alone = np.where(at.is_node & (at.near > 0), 0.03 * options.single_cells**2, 0.0) if options.tumour > 0 else 0.0
+    alone = (
+        np.where(at.is_node & (at.near > 0), 0.03 * options.single_cells**2, 0.0) if options.tumour > 0 else 0.0
+    )
     found = chosen(np.where(at.is_tumour & (at.lumen < 0), 0.95, alone))
     keys = found.keys
     odd = uniform(keys, 22) ** 3
@@ -206,7 +208,9 @@ def _tumour(options: NodeOptions, follicles: Follicles, window: Window) -> Cells
         alpha=between(keys, 19, 0.6, 0.95),
         eosin=between(keys, 16, 0.34, 0.62),
         haematoxylin=(0.03 + 0.30 * options.tumour_basophilia) * between(keys, 17, 0.7, 1.3),
-        dark=np.clip(0.34 + 0.45 * options.tumour_density + 0.30 * (uniform(keys, 14) - 0.4) + 0.3 * odd, 0.25, 1.2),
+        dark=np.clip(
+            0.34 + 0.45 * options.tumour_density + 0.30 * (uniform(keys, 14) - 0.4) + 0.3 * odd, 0.25, 1.2
+        ),
         open=np.clip(0.9 - 0.7 * options.tumour_density + 0.3 * (uniform(keys, 15) - 0.5), 0.0, 1.0),
         nucleolus=uniform(keys, 18),
         is_tumour=np.ones(len(keys), np.bool_),

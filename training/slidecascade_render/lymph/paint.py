@@ -75,9 +75,9 @@ def _fibres(canvas: Canvas, options: NodeOptions) -> Field:
     bend = 9.0 * Noise(options.seed, 32, 60.0).over(canvas.x_um, canvas.y_um)
     across = (0.5 * canvas.x_um[None, :] + 0.87 * canvas.y_um[:, None] + bend) / 5.5
     wave = np.sin(across + 1.5 * texture(canvas, options.seed, 33, 9.0))
-    return (0.46 + 0.22 * wave * np.float32(options.texture) + 0.12 * texture(canvas, options.seed, 34, 2.2)).astype(
-        np.float32
-    )
+    return (
+        0.46 + 0.22 * wave * np.float32(options.texture) + 0.12 * texture(canvas, options.seed, 34, 2.2)
+    ).astype(np.float32)
 
 
 def _paint_fat(canvas: Canvas, options: NodeOptions, at: Regions) -> None:
@@ -121,9 +121,7 @@ def _paint_vessels(canvas: Canvas, options: NodeOptions, at: Regions) -> None:
             canvas.blood[box] += lumen * ramp((red[box] + np.float32(0.25)) / np.float32(0.4)) * np.float32(0.75)
 
 
-def _paint_cells(
-    canvas: Canvas, options: NodeOptions, cells: Cells, tumour: npt.NDArray[np.bool_]
-) -> None:
+def _paint_cells(canvas: Canvas, options: NodeOptions, cells: Cells, tumour: npt.NDArray[np.bool_]) -> None:
     """Bodies first, nuclei over them; tumour cells are added to `tumour`."""
     grain = texture(canvas, options.seed, 36, 1.3) * np.float32(options.texture * (1 - 0.7 * options.smudge))
     foam = texture(canvas, options.seed, 37, 3.0)

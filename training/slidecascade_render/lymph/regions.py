@@ -51,8 +51,8 @@ class Follicles:
 class Regions:
     """Fields at some places.
 
-    `depth_um` is how deep in the node a place lies, negative outside; `sinus`, `fibre` and `nest` are positive in a
-    sinus, a band of collagen, a nest of tumour, and grow inwards by about one in 30 um; `lumen` likewise in a
+    `depth_um` is how deep in the node a place lies, negative outside; `sinus`, `fibre` and `nest` are positive in
+    a sinus, a band of collagen, a nest of tumour, and grow inwards by about one in 30 um; `lumen` likewise in a
     gland of a nest; `mantle` and `germinal` are true in the parts of a follicle; `near` is positive where single
     tumour cells may lie.
     """
@@ -97,7 +97,9 @@ def regions(options: NodeOptions, follicles: Follicles, x_um: Values, y_um: Valu
     fibre = 5.0 * (0.15 * options.fibrosis - 0.01 - np.abs(sample(Noise(seed, 9, 230.0)) + 0.2 * wobble))
     around = np.where(reach > -0.06, (0.9 * options.desmoplasia - 0.2) - 0.6 * np.maximum(-nest, 0.0), -1.0)
     mantle, germinal = _in_follicles(follicles, x_um + 12.0 * wobble, y_um - 9.0 * wobble)
-    return Regions(depth, sinus, np.maximum(fibre, around), nest, np.minimum(lumen, nest), reach + 0.5, mantle, germinal)
+    return Regions(
+        depth, sinus, np.maximum(fibre, around), nest, np.minimum(lumen, nest), reach + 0.5, mantle, germinal
+    )
 
 
 def _in_follicles(

@@ -15,8 +15,9 @@ class NodeOptions:
     in [0, 1] puts collagen around them. `follicles` scales the number of follicles, `germinal` the share of them
     with a germinal centre; `sinuses` in [0, 1] widens sinuses, `histiocytes` in [0, 1] fills them; `looseness` in
     [0, 1] parts lymphocytes by white gaps; `cell_scale` is a factor on all cells; `fibrosis` in [0, 1] lays bands
-    of collagen; `outside_is_fat` puts fat around the node rather than glass; `edge` shifts it: -1 shows mostly what lies outside, 2
-    the inner node alone; `texture` scales chromatin and fibres; `smudge` in [0, 1] blurs chromatin.
+    of collagen; `outside_is_fat` puts fat around the node rather than glass; `edge` shifts it:
+    -1 shows mostly what lies outside, 2 the inner node alone; `texture` scales chromatin and fibres; `smudge` in
+    [0, 1] blurs chromatin.
     Stain and scanner: as `slidecascade_render.liver.specimen.TissueOptions`.
     """
 

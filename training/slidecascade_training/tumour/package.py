@@ -15,18 +15,18 @@ from slidecascade_training.tumour.contexts import INPUT_PX, TUMOUR, Windows
 _SUMMARY = f"""\
 **Demonstration weights, trained on rendered lymph nodes only. The network never saw a real slide with labels.**
 Does the centre {STRIDE_PX} x {STRIDE_PX} px of a {CONTEXT_PX} x {CONTEXT_PX} px context hold tumour? It makes the
-`tumor-heatmap` pipeline run out of the box; to analyse real tissue, convert and serve a network trained on it, such
-as InceptionV3 on CAMELYON16."""
+`tumor-heatmap` pipeline run out of the box; to analyse real tissue, convert and serve a network trained on it,
+such as InceptionV3 on CAMELYON16."""
 _MADE = """\
     python -m slidecascade_training.tumour --seed {seed} --windows {windows} --steps {steps} \\
         --out runs/tumour --package models
 
-{windows} rendered windows of 256 x 256 um, each another node, stain and scanner: follicles with and without germinal
-centres, sinuses with histiocytes, plasma cells, vessels, capsule, collagen, fat; nests of tumour with and without
-glands and stroma, and single cells; sizes and darkness of tumour cells, hues and strengths of both stains, focus,
-sharpening, noise, JPEG quality and pixel size. Two of five windows have no tumour. {steps} steps of {batch} contexts,
-both classes equally often, each turned, scaled, restained, relit and refocused at random; {minutes:.0f} minutes on
-one thread of a CPU. Windows {training} trained, {calibration} calibrated, {held_out} measured."""
+{windows} rendered windows of 256 x 256 um, each another node, stain and scanner: follicles with and without
+germinal centres, sinuses with histiocytes, plasma cells, vessels, capsule, collagen, fat; nests of tumour with and
+without glands and stroma, and single cells; sizes and darkness of tumour cells, hues and strengths of both stains, focus,
+sharpening, noise, JPEG quality and pixel size. Two of five windows have no tumour. {steps} steps of {batch}
+contexts, both classes equally often, each turned, scaled, restained, relit and refocused at random; {minutes:.0f}
+minutes on one thread of a CPU. Windows {training} trained, {calibration} calibrated, {held_out} measured."""
 _MEASURED = """\
 The served ONNX graph on {count} contexts of the held-out windows, cut at 0.25 um/px as they are served:
 **balanced accuracy {balanced:.4f}**, ROC AUC {auc:.4f}.
@@ -36,10 +36,9 @@ The served ONNX graph on {count} contexts of the held-out windows, cut at 0.25 u
 Rows are the truth, columns the predictions. The logits are divided by {temperature:.3f} inside the graph. Expected
 calibration error (15 bins): {ece_before:.4f} before, {ece:.4f} after."""
 _LIMITS = (
-    "Held-out windows come from the same renderer: the figures show that the recipe works, not the accuracy on "
-    "real tissue.",
-    "Rendered nodes have no necrosis, mitoses, folds, ink, tattoo pigment, silicone or foreign bodies; tumours of "
-    "small cells, such as lobular carcinoma, resemble the lymphocytes around them.",
+    "Held-out windows come from the same renderer: the figures do not state the accuracy on real tissue.",
+    "Rendered nodes have no necrosis, mitoses, folds, ink, tattoo pigment, silicone or foreign bodies.",
+    "Tumours of small cells, such as lobular carcinoma, resemble the lymphocytes around them.",
     "Real germinal centres, granulomas and sinus histiocytosis may be taken for tumour.",
 )
 

@@ -4,53 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from slidecascade import wire
 from slidecascade.outputs import heatmap, overlay, png
-from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
 from slidecascade.outputs.patches.csv import grid_csv
+from slidecascade.outputs.patches.gridfiles import grid_npy, grid_tiff
 from slidecascade.outputs.patches.heatmap import compute
-from slidecascade.outputs.summary import Figures, summary, text
+from slidecascade.outputs.patches.summary import summarise
+from slidecascade.outputs.summary import text
 from slidecascade.patches.result import PatchesResult
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
 GRID_FILES = frozenset({"grid.csv", "grid.npy", "grid.tiff"})
 """The files that hold the lattice."""
-
-ALL_PATCHES = "all patches"
-"""The denominator of the fractions of classes."""
-
-
-def summarise(
-    result: PatchesResult, heatmaps: tuple[Heatmap, ...], colormap: Colormap = Colormap.VIRIDIS
-) -> wire.Summary:
-    """The summary of `result`: how many squares are of each class, and the outlines of these."""
-    seen = int(result.is_seen.sum())
-    fractions = {
-        name: wire.Share(
-            value=round(number / seen, 6) if seen else None, numerator=number, denominator=seen, of=ALL_PATCHES
-        )
-        for name, number in result.counts.items()
-    }
-    side_um = result.stride_px * result.grid.mpp
-    outlines = np.bincount(result.outlines.class_index, minlength=len(result.classes.ends)).tolist()
-    names = [end.name for end in result.classes.ends]
-    figures = wire.PatchFigures(
-        patches=seen,
-        patch_um=round(side_um, 4),
-        columns=result.probabilities.shape[1],
-        rows=result.probabilities.shape[0],
-        first_column=result.first[0],
-        first_row=result.first[1],
-        outlines=dict(zip(names, outlines, strict=True)),
-    )
-    return summary(result, Figures(fractions, {}, patches=figures), heatmaps, colormap)
 
 
 def heatmaps_of(result: PatchesResult) -> tuple[Heatmap, ...]:
@@ -59,7 +28,7 @@ def heatmaps_of(result: PatchesResult) -> tuple[Heatmap, ...]:
 
 
 def files(result: PatchesResult, overview: Overview, drawing: Drawing) -> Files:
-    """``summary.json``, ``heatmaps/NAME.png``, ``overlay.png``, ``grid.csv`` and ``tiles.geojson``."""
+    """Summary, heatmaps, overlay, ``grid.csv``, ``grid.npy``, ``grid.tiff`` and ``tiles.geojson``."""
     large = geojson.encode(result)
     return Files(_small(result, overview, drawing), "tiles.geojson", large, geojson.most_bytes(result))
 
@@ -81,6 +50,9 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
     )
     yield "overlay.png", png.encode(drawn)
     yield "grid.csv", b"".join(grid_csv(result))
+    yield "grid.npy", grid_npy(result)
+    if result.is_seen.size:
+        yield "grid.tiff", grid_tiff(result)
 
 
 def _geojson(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
