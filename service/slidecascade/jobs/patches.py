@@ -109,7 +109,7 @@ class PatchesResults:
                 if name == "summary.json":
                     summary = content
                 elif ("grid" in outputs or name not in GRID_FILES) and (
-                    "heatmaps" in outputs or not name.startswith("heatmaps/")
+                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
                 ):
                     write_file(folder / name, content)
             write_file(folder / "summary.json", summary)

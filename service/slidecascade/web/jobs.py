@@ -50,6 +50,9 @@ _GEOJSON: Final = ".geojson.gz"
 _ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
 """How the file ends that is the answer of a media type; its name is the kind's."""
 
+_PICTURES: Final = {"map": "heatmaps", "figure": "figures"}
+"""The folder of the pictures of a style."""
+
 StatusOf = Callable[[str], int]
 """The HTTP status of a problem by its name."""
 
@@ -137,7 +140,11 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
         folders = await lookups.run(desk.results, job_id)
-        return await lookups.run(_result, folders, job_id, media_type, request.query_params.get("heatmap"))
+        query = request.query_params
+        folder = _PICTURES.get(query.get("style", "map"))
+        if folder is None:
+            raise _wrong("style", f"must be one of {', '.join(_PICTURES)}")
+        return await lookups.run(_result, folders, job_id, media_type, query.get("heatmap"), folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job")
     async def list_files(job_id: str) -> wire.JobFileList:
@@ -232,7 +239,7 @@ def _event(name: str, state: str, told: wire.JobInfo) -> bytes:
     return f"event: {name}\nid: {state}\ndata: {told.model_dump_json()}\n\n".encode()
 
 
-def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None) -> Response:
+def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None, folder: str) -> Response:
     """A result as an answer; raises when the job was not asked to write it."""
     headers = {"Vary": "Accept"}
     if media_type == wire.ZIP:
@@ -242,7 +249,7 @@ def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | Non
         file = _written(folders, job, _GEOJSON)
         return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
-        maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
+        maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
         names = [file.path.stem for file in maps]
         name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
         return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)

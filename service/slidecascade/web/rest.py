@@ -20,6 +20,7 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
 from slidecascade.outputs.colormap import COLORMAPS
+from slidecascade.outputs.encoders import STYLES
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.inference import Inferences
 from slidecascade.web.jobs import job_routes
@@ -295,6 +296,7 @@ _REGION_REQUEST: Final[dict[str, Any]] = {
     "parameters": [
         {"name": "heatmap", "in": "query", "schema": {"type": "string"}, "description": "for image/png"},
         {"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}},
+        {"name": "style", "in": "query", "schema": {"type": "string", "enum": list(STYLES)}},
     ],
 }
 _REGION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {

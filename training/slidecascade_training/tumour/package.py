@@ -23,8 +23,8 @@ _MADE = """\
 
 {windows} rendered windows of 256 x 256 um, each another node, stain and scanner: follicles with and without
 germinal centres, sinuses with histiocytes, plasma cells, vessels, capsule, collagen, fat; nests of tumour with and
-without glands and stroma, and single cells; sizes and darkness of tumour cells, hues and strengths of both stains, focus,
-sharpening, noise, JPEG quality and pixel size. Two of five windows have no tumour. {steps} steps of {batch}
+without glands and stroma, and single cells; sizes and darkness of tumour cells, hues and strengths of both stains,
+focus, sharpening, noise, JPEG quality and pixel size. Two of five windows have no tumour. {steps} steps of {batch}
 contexts, both classes equally often, each turned, scaled, restained, relit and refocused at random; {minutes:.0f}
 minutes on one thread of a CPU. Windows {training} trained, {calibration} calibrated, {held_out} measured."""
 _MEASURED = """\

@@ -20,8 +20,9 @@ from slidecascade.outputs.annotations import (
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
@@ -86,6 +87,9 @@ def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterato
         * result.grid.downsample,
     )
     yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    colormaps = [drawing.colormap]
+    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
     if result.labels.size:
         yield "mask.tiff", _tiff(result)
     yield "areas_rle.csv", b"".join(rle_csv(result))
@@ -107,9 +111,13 @@ def _summary(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
     yield text(summarise(result, heatmaps_of(result), drawing.colormap))
 
 
+def heatmap_of(result: AreasResult, name: str | None) -> Heatmap:
+    """The heatmap of that name; None: the first."""
+    return compute(result, heatmap.named(name, result.heatmaps, pipeline=result.pipeline))
+
+
 def _heatmap(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
-    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
+    yield heatmap.encode_png(heatmap_of(result, drawing.heatmap), drawing.colormap)
 
 
 def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
@@ -122,4 +130,4 @@ def _native(result: AreasResult) -> Iterator[bytes]:
     yield b"}"
 
 
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)
+ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native, heatmap_of)

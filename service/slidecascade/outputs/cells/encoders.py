@@ -8,8 +8,10 @@ from slidecascade.cells.result import Analysis
 from slidecascade.outputs import heatmap, png
 from slidecascade.outputs.cells import geojson, overlay, summary
 from slidecascade.outputs.cells.heatmap import compute
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
+from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.summary import text
 from slidecascade.wire import GEOJSON, JSON, PNG
@@ -32,7 +34,12 @@ def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator
     for item in maps:
         yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
     image_rgb, downsample = overview(MAX_SIDE_PX)
-    yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
+    drawn = overlay.draw(analysis, image_rgb, downsample=downsample)
+    yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    yield from figures(
+        analysis, maps, shown, outlined=drawn, counts=counted(analysis), colormaps=[drawing.colormap]
+    )
 
 
 def _geojson(analysis: Analysis, _drawing: Drawing) -> Iterator[bytes]:
@@ -43,9 +50,13 @@ def _summary(analysis: Analysis, drawing: Drawing) -> Iterator[bytes]:
     yield text(summary.summarise(analysis, colormap=drawing.colormap))
 
 
+def heatmap_of(analysis: Analysis, name: str | None) -> Heatmap:
+    """The heatmap of that name; None: the first."""
+    return compute(analysis, heatmap.named(name, analysis.heatmaps, pipeline=analysis.pipeline))
+
+
 def _heatmap(analysis: Analysis, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, analysis.heatmaps, pipeline=analysis.pipeline)
-    yield heatmap.encode_png(compute(analysis, spec), drawing.colormap)
+    yield heatmap.encode_png(heatmap_of(analysis, drawing.heatmap), drawing.colormap)
 
 
 def _native(analysis: Analysis) -> Iterator[bytes]:
@@ -54,4 +65,4 @@ def _native(analysis: Analysis) -> Iterator[bytes]:
     yield b"}"
 
 
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap}, files, _native)
+ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap}, files, _native, heatmap_of)

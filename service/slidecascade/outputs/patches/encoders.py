@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slidecascade.outputs import heatmap, overlay, png
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.overlay import MAX_SIDE_PX
@@ -49,6 +51,9 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
         typical_l0=result.stride_px * result.grid.downsample,
     )
     yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    colormaps = [drawing.colormap, Colormap.JET]
+    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
     yield "grid.csv", b"".join(grid_csv(result))
     yield "grid.npy", grid_npy(result)
     if result.is_seen.size:
@@ -63,9 +68,13 @@ def _summary(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
     yield text(summarise(result, heatmaps_of(result), drawing.colormap))
 
 
+def heatmap_of(result: PatchesResult, name: str | None) -> Heatmap:
+    """The heatmap of that name; None: the first."""
+    return compute(result, heatmap.named(name, result.heatmaps, pipeline=result.pipeline))
+
+
 def _heatmap(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
-    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
+    yield heatmap.encode_png(heatmap_of(result, drawing.heatmap), drawing.colormap)
 
 
 def _csv(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
@@ -78,4 +87,4 @@ def _native(result: PatchesResult) -> Iterator[bytes]:
     yield b"}"
 
 
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)
+ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native, heatmap_of)
