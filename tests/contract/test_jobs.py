@@ -161,8 +161,8 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     url = f"{jobs_server.url}/v1/jobs/{finished}/files"
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
-        "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png", "overlay.png",
-        "summary.json",
+        "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
+        "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
