@@ -15,7 +15,7 @@ from slidecascade.outputs import figure
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, counted
 from slidecascade.outputs.figure import Overviewed
-from slidecascade.outputs.patches.encoders import ENCODERS, heatmap_of
+from slidecascade.outputs.patches.encoders import ANSWERS, ENCODERS
 from slidecascade.patches.result import PatchesResult
 from slidecascade.wire import PNG
 from toy_kinds import TISSUE, ToyKinds
@@ -51,7 +51,7 @@ def overview(side_px: int) -> tuple[NDArray[np.uint8], float]:
 
 def drawn(result: PatchesResult, colormap: Colormap = Colormap.VIRIDIS) -> NDArray[np.uint8]:
     shown = Overviewed(image(), 1.0)
-    return opened(figure.map_figure(result, heatmap_of(result, None), shown, counted(result), colormap))
+    return opened(figure.map_figure(result, ANSWERS.named(result, None), shown, counted(result), colormap))
 
 
 def at(page: NDArray[np.uint8], x: int, y: int) -> NDArray[np.uint8]:
@@ -124,7 +124,7 @@ def test_every_shape_of_region_has_a_figure(result: PatchesResult, width: int, h
     """Text stays on the page however narrow the region."""
     narrow = replace(result, region_l0=Box(0, 0, width, height))
     picture = Overviewed(np.full((height, width, 3), 200, np.uint8), 1.0)
-    item = heatmap_of(result, None) if width > WIDTH and height > HEIGHT else None
+    item = ANSWERS.named(result, None) if width > WIDTH and height > HEIGHT else None
     data = (
         figure.outline_figure(narrow, picture, counted(narrow))
         if item is None
