@@ -29,7 +29,7 @@ from slidecascade.models.spec import ModelClass
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 
 Kind = Literal["crops", "tiles"]
-Way = Literal["points", "regions", "pipeline", "outlines"]
+Way = Literal["points", "regions", "pipeline", "outlines", "patches"]
 MAX_LABEL = 2**16 - 1
 
 

@@ -21,8 +21,9 @@ from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
@@ -74,7 +75,8 @@ def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
 
 
 def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    yield from ANSWERS.small_files(result, drawing)
+    maps = ANSWERS.heatmaps_of(result)
+    yield from ANSWERS.small_files(result, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
     drawn = overlay.draw(
         result,
@@ -85,6 +87,9 @@ def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterato
         * result.grid.downsample,
     )
     yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    colormaps = [drawing.colormap]
+    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
     if result.labels.size:
         yield "mask.tiff", _tiff(result)
     yield "areas_rle.csv", b"".join(rle_csv(result))
@@ -103,5 +108,8 @@ def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
 
 
 ENCODERS = Encoders(
-    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap, CSV: _csv}, files, ANSWERS.native
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap, CSV: _csv},
+    files,
+    ANSWERS.native,
+    ANSWERS.named,
 )
