@@ -73,9 +73,9 @@ def test_the_mask_of_a_region_is_that_of_the_slide(
     found = pieces(expected)
     assert len(found) == len(part.rings) == len(part.class_index)
     for number, pixels in found:
-        label = part.labels[pixels]
+        label = part.labels[0][pixels]
         assert (label == label[0]).all()
-        assert part.areas_px[label[0] - 1] == pixels.sum() == (part.labels == label[0]).sum()
+        assert part.areas_px[label[0] - 1] == pixels.sum() == (part.labels[0] == label[0]).sum()
         assert part.class_index[label[0] - 1] == number - 1
 
 

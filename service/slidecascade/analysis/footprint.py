@@ -117,12 +117,12 @@ def expected_areas_bytes(pipeline: AreasPipeline, region_l0: Box, grids: Mapping
     """
     grid = grids[pipeline.segmenter.name]
     needed = areas.needed_box(pipeline, region_l0, grid)
-    return AREAS_BYTES_PER_PX * needed.inflated(areas.lattice_px(pipeline)).clipped(grid.extent).area
+    return pipeline.layers * AREAS_BYTES_PER_PX * needed.inflated(areas.lattice_px(pipeline)).clipped(grid.extent).area
 
 
 def labels_bytes(labels: NDArray[np.int32]) -> int:
-    """Memory of ``(h, w)`` labels of areas, and of their outlines, until the answer is sent."""
-    edges = np.count_nonzero(labels[:, 1:] != labels[:, :-1]) + np.count_nonzero(labels[1:] != labels[:-1])
+    """Memory of ``(L, h, w)`` labels of areas, and of their outlines, until the answer is sent."""
+    edges = np.count_nonzero(labels[..., 1:] != labels[..., :-1]) + np.count_nonzero(labels[:, 1:] != labels[:, :-1])
     return AREAS_BYTES_PER_PX * labels.size + AREAS_BYTES_PER_EDGE * int(edges)
 
 

@@ -18,7 +18,7 @@ from slidecascade.geometry import Box
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
-from slidecascade.rings import trace
+from slidecascade.rings import Rings, trace
 
 
 class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
@@ -26,9 +26,10 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
 
     def finish(self, subject: Subject) -> AreasResult:
         box = owned_box(self._region_l0, self._grid)
-        labels, classes = self._areas(box)
+        labels, classes, sums = self._areas(box)
         pixels = np.bincount(labels.ravel(), minlength=len(classes) + 1)[1:].astype(np.int64)
-        rings = trace(labels).transformed(scale=1.0, shift_x=box.x, shift_y=box.y)
+        rings = _traced(labels).transformed(scale=1.0, shift_x=box.x, shift_y=box.y)
+        is_stated = self._pipeline.head.states_probabilities
         grid = self._grid
         return AreasResult(
             pipeline=subject.pipeline,
@@ -49,12 +50,13 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
             labels=labels,
             class_index=classes,
             areas_px=pixels,
+            probabilities=sums / np.maximum(pixels, 1) / 255.0 if is_stated else np.full(len(pixels), np.nan),
             rings=rings.transformed(scale=grid.downsample, shift_x=grid.origin_x_l0, shift_y=grid.origin_y_l0),
             heatmaps=self._pipeline.heatmaps,
         )
 
-    def _areas(self, box: Box) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The areas in `box` in reading order, ``(h, w)`` and their classes ``(N,)``."""
+    def _areas(self, box: Box) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """The areas in `box` in reading order, ``(L, h, w)``, their classes and sums of probabilities ``(N,)``."""
         starts = np.cumsum([0, *(len(result.piece_px) for result in self._results)])
         pieces = _Pieces(
             classes=_joined([result.piece_classes for result in self._results]),
@@ -68,16 +70,20 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
         kept = pieces.inside & (totals[on_slide.roots()] >= smallest_px(self._pipeline, self._grid))
         in_region = Unions(pieces.count)
         in_region.join(touching[pieces.inside[touching].all(axis=1)])
-        areas = np.where(kept, in_region.roots() + 1, 0)
-        labels = np.zeros((box.height, box.width), np.int32)
+        roots = in_region.roots()
+        areas = np.where(kept, roots + 1, 0)
+        of_pieces = _joined([result.piece_sums for result in self._results])
+        sums = np.bincount(roots, weights=of_pieces, minlength=pieces.count).astype(np.int64)
+        labels = np.zeros((self._pipeline.layers, box.height, box.width), np.int32)
         for start, result in zip(starts.tolist(), self._results, strict=False):
             numbers = np.append(0, areas[start : start + len(result.piece_px)]).astype(np.int32)
             shown = result.core.clipped(box)
             here, there = shown.shifted(-box.x, -box.y), shown.shifted(-result.core.x, -result.core.y)
-            labels[here.y : here.bottom, here.x : here.right] = numbers[
-                result.labels[there.y : there.bottom, there.x : there.right]
+            labels[:, here.y : here.bottom, here.x : here.right] = numbers[
+                result.labels[:, there.y : there.bottom, there.x : there.right]
             ]
-        return _numbered(labels, pieces.classes)
+        numbered, order = _numbered(labels, pieces.count)
+        return numbered, pieces.classes[order], sums[order]
 
     def _touching(self, starts: NDArray[np.int64], box: Box) -> list[NDArray[np.int64]]:
         """Pairs of pieces side by side over seams of tiles and over the region's edge, as ``(K, 2)`` numbers."""
@@ -87,16 +93,16 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
             core, labels = result.core, result.labels
             right, below = by_corner.get((core.right, core.y)), by_corner.get((core.x, core.bottom))
             if right is not None:
-                pairs.append(_pairs(labels[:, -1], self._results[right].labels[:, 0], starts[[index, right]]))
+                pairs.append(_pairs(labels[..., -1], self._results[right].labels[..., 0], starts[[index, right]]))
             if below is not None:
-                pairs.append(_pairs(labels[-1], self._results[below].labels[0], starts[[index, below]]))
+                pairs.append(_pairs(labels[:, -1], self._results[below].labels[:, 0], starts[[index, below]]))
             own = starts[[index, index]]
             for x in (box.x - core.x, box.right - core.x):
                 if 0 < x < core.width:
-                    pairs.append(_pairs(labels[:, x - 1], labels[:, x], own))
+                    pairs.append(_pairs(labels[..., x - 1], labels[..., x], own))
             for y in (box.y - core.y, box.bottom - core.y):
                 if 0 < y < core.height:
-                    pairs.append(_pairs(labels[y - 1], labels[y], own))
+                    pairs.append(_pairs(labels[:, y - 1], labels[:, y], own))
         return pairs
 
 
@@ -125,18 +131,27 @@ def _pairs(first: NDArray[np.int32], second: NDArray[np.int32], starts: NDArray[
     return np.unique(sides, axis=0) - 1 + starts
 
 
-def _numbered(
-    labels: NDArray[np.int32], classes: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Labels ``1..N`` by first pixels, and their classes; `classes` is by former label less 1."""
+def _traced(labels: NDArray[np.int32]) -> Rings:
+    """The outlines of areas ``1..N`` of ``(L, h, w)``, whose numbers go on from layer to layer."""
+    traced = []
+    before = 0
+    for layer in labels:
+        last = max(before, int(layer.max(initial=0)))
+        traced.append(trace(np.where(layer > 0, layer - np.int32(before), np.int32(0))))
+        before = last
+    return Rings.concatenate(traced)
+
+
+def _numbered(labels: NDArray[np.int32], count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Labels ``1..N`` by first pixels, and ``(N,)`` what they were before, less 1; `count` of them at most."""
     where = np.flatnonzero(labels)
-    first = np.full(len(classes) + 1, labels.size, np.int64)
+    first = np.full(count + 1, labels.size, np.int64)
     first[labels.ravel()[where[::-1]]] = where[::-1]  # of several values for one index the last is kept
     order = np.argsort(first, kind="stable")
     order = order[first[order] < labels.size]
-    numbers = np.zeros(len(classes) + 1, np.int32)
+    numbers = np.zeros(count + 1, np.int32)
     numbers[order] = np.arange(1, len(order) + 1)
-    return numbers[labels], classes[order - 1]
+    return numbers[labels], order - 1
 
 
 def _joined(parts: list[NDArray[np.int64]] | list[NDArray[np.bool_]]) -> NDArray[np.int64]:

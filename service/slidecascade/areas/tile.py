@@ -26,6 +26,17 @@ Coarser than the blocks of tissue, so that what is white inside an area stays in
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """As in `AreasTileResult`."""
+
+    labels: NDArray[np.int32]
+    classes: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    is_inside: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
     """A mask in tiles. The whole halo is the network's receptive field: in its core a mask is that of any tile."""
@@ -52,51 +63,57 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         patch = self.read(view, self.grid, tile.read)
         tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
         unstored_px = self.unstored_px(patch, tile, view)
+        layers = self.pipeline.layers
         if not tissue.any():
-            nothing = np.zeros(0, np.int64)
-            blank = np.zeros((tile.core.height, tile.core.width), np.int32)
-            return AreasTileResult(
-                tile.index, tile.core, tissue, blank, nothing, nothing, nothing > 0, unstored_px=unstored_px
-            )
-        mask = self._mask(patch, tile, tissue)
+            return _result(tile, tissue, _nowhere(layers, tile.core), unstored_px)
+        masks, probabilities = self._masks(patch, tile, tissue)
         with self.stopwatch.measure("decode"):
-            labels, classes, pixels, inside = self._pieces(mask, tile.core)
-        return AreasTileResult(
-            tile.index, tile.core, tissue, labels, classes, pixels, inside, unstored_px=unstored_px
-        )
+            return _result(tile, tissue, self._pieces(masks, probabilities, tile.core), unstored_px)
 
-    def _mask(self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The classes of the core's pixels, counted from 1."""
-        segmenter = self.pipeline.segmenter
+    def _masks(
+        self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The classes of the core's pixels, counted from 1, ``(L, h, w)``, and their probabilities if stated."""
+        segmenter, head = self.pipeline.segmenter, self.pipeline.head
         options = segmenter.options.model_copy(update={"foreground": self.thresholds[segmenter.name]})
         outputs = {name: array[0] for name, array in self.run(segmenter, patch[None]).items()}
         self.control.check()
         core = tile.core.shifted(-tile.read.x, -tile.read.y)
+        window = np.s_[core.y : core.bottom, core.x : core.right]
         with self.stopwatch.measure("decode"):
-            mask = self.pipeline.head.mask(outputs, options)[core.y : core.bottom, core.x : core.right]
-            return np.where(_squares_with(tissue, mask.shape), mask, np.uint8(0))
+            masks = head.masks(outputs, options)[:, *window]
+            probabilities = head.probabilities_of(outputs)
+            kept = np.where(_squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
+            return kept, None if probabilities is None else probabilities[window]
 
     def _pieces(
-        self, mask: NDArray[np.uint8], core: Box
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Labels, and classes, pixels and sides of the region's edge by label."""
-        labels = np.zeros(mask.shape, np.int32)
+        self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box
+    ) -> _Pieces:
+        labels = np.zeros(masks.shape, np.int32)
         classes: list[NDArray[np.int64]] = []
         pixels: list[NDArray[np.int64]] = []
+        sums: list[NDArray[np.int64]] = []
         inside: list[NDArray[np.bool_]] = []
-        for part, is_inside in self._sides(mask, core):
-            for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
-                chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
-                count, found, stats, _ = cv2.connectedComponentsWithStats(chosen, connectivity=4, ltype=cv2.CV_32S)
-                np.copyto(labels, found + sum(len(part) for part in classes), where=found > 0)
-                classes.append(np.full(count - 1, number, np.int64))
-                pixels.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
-                inside.append(np.full(count - 1, is_inside, np.bool_))
+        so_far = 0
+        for layer, mask in enumerate(masks):
+            for part, is_inside in self._sides(mask, core):
+                for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
+                    chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
+                    count, found, stats, _ = cv2.connectedComponentsWithStats(
+                        chosen, connectivity=4, ltype=cv2.CV_32S
+                    )
+                    np.copyto(labels[layer], found + so_far, where=found > 0)
+                    so_far += count - 1
+                    classes.append(np.full(count - 1, number, np.int64))
+                    pixels.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
+                    inside.append(np.full(count - 1, is_inside, np.bool_))
+                    sums.append(_sums(found, count, None if probabilities is None else probabilities[..., number]))
         none = np.zeros(0, np.int64)
-        return (
+        return _Pieces(
             labels,
             np.concatenate([none, *classes]),
             np.concatenate([none, *pixels]),
+            np.concatenate([none, *sums]),
             np.concatenate([none > 0, *inside]),
         )
 
@@ -111,6 +128,34 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
             part = np.zeros_like(mask) if is_inside else mask.copy()
             part[window] = mask[window] if is_inside else 0
             yield part, is_inside
+
+
+def _result(tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px: float) -> AreasTileResult:
+    return AreasTileResult(
+        tile.index,
+        tile.core,
+        tissue,
+        pieces.labels,
+        pieces.classes,
+        pieces.pixels,
+        pieces.sums,
+        pieces.is_inside,
+        unstored_px=unstored_px,
+    )
+
+
+def _nowhere(layers: int, core: Box) -> _Pieces:
+    """No piece."""
+    nothing = np.zeros(0, np.int64)
+    return _Pieces(np.zeros((layers, core.height, core.width), np.int32), nothing, nothing, nothing, nothing > 0)
+
+
+def _sums(found: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    """``(count - 1,)``: sums of `probability` over the pieces of `found`; whole numbers, so in any order."""
+    if probability is None:
+        return np.zeros(count - 1, np.int64)
+    totals = np.bincount(found.ravel(), weights=probability.ravel(), minlength=count)
+    return totals[1:].astype(np.int64)
 
 
 def lattice_px(pipeline: AreasPipeline) -> int:

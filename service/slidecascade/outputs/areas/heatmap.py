@@ -26,7 +26,7 @@ def compute(result: AreasResult, spec: CoverageMap) -> Heatmap:
     grid, box = result.grid, result.box
     x = _bins(box.x, box.width, columns, grid.downsample, grid.origin_x_l0 - region.x, mpp / grid_um)
     y = _bins(box.y, box.height, rows, grid.downsample, grid.origin_y_l0 - region.y, mpp / grid_um)
-    of_class = (result.mask == spec.class_index + 1).astype(np.int64)
+    of_class = result.covered(spec.class_index).astype(np.int64)
     covered = np.diff(np.diff(_cumulated(of_class)[np.ix_(y, x)], axis=0), axis=1)
     seen = np.outer(np.diff(y), np.diff(x))
     tissue = tissue_um2(
