@@ -388,7 +388,7 @@ class Problem(Answer):
 
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid"]
 
 
 class JobRequest(WireModel):
@@ -409,7 +409,9 @@ class JobRequest(WireModel):
         default=False, description="finish even when tiles failed"
     )
     outputs: tuple[JobOutput, ...] = Field(
-        default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files that are written"
+        default=("geojson", "parquet", "heatmaps", "grid"),
+        max_length=16,
+        description="the files that are written, those of them that the pipeline's kind has",
     )
     label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         default=None, description="yours, to find the job by"

@@ -294,12 +294,37 @@ def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     assert set(names[:-1]) == {"progress"}
 
 
-@pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
-def test_a_pipeline_of_another_kind_is_rejected(jobs_server: Server, pipeline: str) -> None:
-    """Jobs run pipelines of the kind cells; the answer says so."""
-    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": pipeline}, timeout=30)
+def test_a_pipeline_of_a_kind_without_fields_is_rejected(jobs_server: Server) -> None:
+    """The answer names the kinds that jobs run."""
+    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": "toy-areas"}, timeout=30)
     assert problem(answer) == (422, "invalid-request")
-    assert "kind cells" in answer.json()["detail"]
+    assert "kinds cells, patches" in answer.json()["detail"]
+
+
+def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The grid of a job is that of the region; GeoJSON, zip, files and the client have it."""
+    job = str(submit(jobs_server, pipeline="toy-patches")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    grid = httpx.get(result, headers={"Accept": "text/csv"}, timeout=60).raise_for_status()
+    assert grid.headers["content-type"].startswith("text/csv")
+    box = {"x": 0, "y": 0, "width": 512, "height": HEIGHT}
+    region = {"pipeline": "toy-patches", "slide": SLIDE, "mpp": MPP, "region": box}
+    part = httpx.post(
+        f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": "text/csv"}, timeout=60
+    ).raise_for_status()
+    rows = set(grid.text.splitlines())
+    assert 1 < len(part.text.splitlines()) <= len(rows)
+    assert rows.issuperset(part.text.splitlines())
+    tiles = httpx.get(result, headers=GEOJSON, timeout=60).json()["features"]
+    assert sum(item["properties"]["objectType"] == "tile" for item in tiles) == len(rows) - 1
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.tiles) == len(rows) - 1
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names >= {"tiles.geojson.gz", "grid.csv", "summary.json", "overlay.png"}
+    cells = httpx.get(f"{jobs_server.url}/v1/jobs/{job}/cells?bbox=0,0,9,9", timeout=30)
+    assert problem(cells) == (422, "invalid-request")
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:

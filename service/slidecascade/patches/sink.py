@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.rings import Rings, trace
+from slidecascade.slides.tissue import BLOCK_PX
 
 
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
@@ -96,6 +98,27 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         in_grid = rings.transformed(scale=stride, shift_x=squares.x * stride, shift_y=squares.y * stride)
         clipped = in_grid.clipped(width=grid.size.width, height=grid.size.height)
         return clipped.transformed(scale=grid.downsample, shift_x=grid.origin_x_l0, shift_y=grid.origin_y_l0)
+
+
+def joined(
+    results: Iterable[PatchesTileResult], index: int, core: Box, pipeline: PatchesPipeline
+) -> PatchesTileResult:
+    """The tiles of a block as one tile, whose core is that of all; NaN and no tissue where tiles failed."""
+    stride, block = pipeline.stride_px, BLOCK_PX
+    columns, rows = -(-core.width // stride), -(-core.height // stride)
+    first = (core.x // stride, core.y // stride)
+    found = np.full((rows, columns, len(pipeline.classifier.classes)), np.nan, np.float32)
+    tissue = np.zeros((-(-core.height // block), -(-core.width // block)), np.bool_)
+    unstored_px = 0.0
+    for result in results:
+        x, y = result.first[0] - first[0], result.first[1] - first[1]
+        height, width = result.probabilities.shape[:2]
+        found[y : y + height, x : x + width] = result.probabilities
+        left, top = (result.core.x - core.x) // block, (result.core.y - core.y) // block
+        height, width = result.tissue.shape
+        tissue[top : top + height, left : left + width] = result.tissue
+        unstored_px += result.unstored_px
+    return PatchesTileResult(index, core, tissue, first, found, unstored_px=unstored_px)
 
 
 def _squares_before(at_l0: int, stride_px: int, downsample: float) -> int:

@@ -30,7 +30,7 @@ from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
 
-OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.PARQUET, wire.ZIP)
+OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
 _BODY_S: Final = 30.0
@@ -45,6 +45,10 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
     },
     "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}],
 }
+
+_GEOJSON: Final = ".geojson.gz"
+_ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
+"""How the file ends that is the answer of a media type; its name is the kind's."""
 
 StatusOf = Callable[[str], int]
 """The HTTP status of a problem by its name."""
@@ -235,36 +239,36 @@ def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | Non
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
-        file = _written(folders, job, "cells.geojson.gz")
+        file = _written(folders, job, _GEOJSON)
         return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
         maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
         names = [file.path.stem for file in maps]
         name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
         return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)
-    name = "summary.json" if media_type == wire.JSON else "cells.parquet"
-    return FileResponse(_written(folders, job, name).path, media_type=media_type, headers=headers)
+    return FileResponse(_written(folders, job, _ENDINGS[media_type]).path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
     """The files that a region's zip has; raises before the first piece when the job did not write the cells."""
-    large = _written(folders, job, "cells.geojson.gz")
+    large = _written(folders, job, _GEOJSON)
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
-        if file.name not in ("cells.geojson.gz", "cells.parquet")
+        if not file.name.endswith((_GEOJSON, ".parquet"))
     )
     # Packed to a fifth or a quarter, never to an eighth.
-    return archive.encode(Files(small, "cells.geojson", gunzipped(large.path), 8 * large.size_bytes))
+    return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))
 
 
-def _written(folders: Folders, job: str, name: str) -> ResultFile:
-    file = folders.file(job, name)
-    if file is None:
-        raise NotAcceptableError(
-            f"The job was not asked to write {name}: ask for another answer, or submit it with other `outputs`."
-        )
-    return file
+def _written(folders: Folders, job: str, ending: str) -> ResultFile:
+    """The file at the top of the results whose name ends so."""
+    for file in folders.files(job):
+        if "/" not in file.name and file.name.endswith(ending):
+            return file
+    raise NotAcceptableError(
+        f"The job did not write *{ending}: ask for another answer, or submit it with other `outputs`."
+    )
 
 
 def _file(folders: Folders, job: str, name: str) -> ResultFile:

@@ -20,6 +20,9 @@ from slidecascade.outputs.summary import Figures, summary, text
 from slidecascade.patches.result import PatchesResult
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
+GRID_FILES = frozenset({"grid.csv", "grid.npy", "grid.tiff"})
+"""The files that hold the lattice."""
+
 ALL_PATCHES = "all patches"
 """The denominator of the fractions of classes."""
 
