@@ -130,6 +130,6 @@ def test_a_heatmap_shows_the_part_that_a_class_covers(toy: ToyKinds) -> None:
 def test_a_region_without_a_pixel_of_its_own_is_answered(toy: ToyKinds, region: Box) -> None:
     """Where the network's pixels are larger than the region, there may be none whose middle lies in it."""
     result = found(toy, mpp=0.1, region_l0=region)
-    assert len(list(rle_csv(result))) == 3
+    assert b"".join(rle_csv(result)).count(b"\n") == 3
     assert b"".join(encode_geojson(result)).endswith(b"]}\n")
     assert heatmaps_of(result)[0].values.shape == (1, 1)

@@ -48,7 +48,7 @@ class Runs:
 
     @classmethod
     def concatenate(cls, *parts: Runs) -> Runs:
-        """All runs of `parts`, whose labels count through already, sorted; what is joined end to end is one."""
+        """All runs of `parts`, whose labels count through already, sorted."""
         columns, tops, bottoms, labels = (
             np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in parts)])
             for name in ("columns", "tops", "bottoms", "labels")
@@ -63,18 +63,56 @@ class Runs:
         """The same runs with other labels."""
         return Runs(self.columns, self.tops, self.bottoms, labels)
 
+    def moved(self, x: int, y: int) -> Runs:
+        """The same runs, so many pixels to the right and down."""
+        return Runs(self.columns + x, self.tops + y, self.bottoms + y, self.labels)
+
     def pixels(self, count: int) -> NDArray[np.int64]:
         """``(count,)``: pixels by label."""
         sums = np.zeros(count, np.int64)
         np.add.at(sums, self.labels, self.bottoms - self.tops)
         return sums
 
+    def touching(self) -> NDArray[np.int64]:
+        """``(K, 2)``: runs that share a side; runs must not overlap."""
+        return np.concatenate([self._beside(), self._below()])
+
+    def merged(self) -> Runs:
+        """The same pixels, runs of one label that follow each other without a gap made one."""
+        order = np.lexsort((self.tops, self.labels, self.columns))
+        runs = self.take(order)
+        is_first = np.ones(len(runs), np.bool_)
+        is_first[1:] = (
+            (runs.columns[1:] != runs.columns[:-1])
+            | (runs.labels[1:] != runs.labels[:-1])
+            | (runs.tops[1:] != runs.bottoms[:-1])
+        )
+        starts = np.flatnonzero(is_first)
+        ends = np.append(starts[1:], len(runs))[: len(starts)] - 1
+        joined = Runs(runs.columns[starts], runs.tops[starts], runs.bottoms[ends], runs.labels[starts])
+        return joined.take(np.lexsort((joined.tops, joined.columns)))
+
+    def painted(self, box: Box) -> NDArray[np.bool_]:
+        """``(box.height, box.width)``: the pixels of all runs; those beyond `box` are left out."""
+        here = self.within(box.x, box.right)
+        tops, bottoms = (np.clip(ends, box.y, box.bottom) - box.y for ends in (here.tops, here.bottoms))
+        lengths = np.maximum(bottoms - tops, 0)
+        nth = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        mask = np.zeros((box.height, box.width), np.bool_)
+        mask[np.repeat(tops, lengths) + nth, np.repeat(here.columns - box.x, lengths)] = True
+        return mask
+
+    def within(self, left: int, right: int) -> Runs:
+        """Those in the columns ``left..right - 1``."""
+        first, last = np.searchsorted(self.columns, (left, right))
+        return self.take(np.arange(first, last))
+
     def components(self) -> tuple[Runs, int]:
         """The runs labelled by the areas they form, pixels that share sides, whatever their labels were; and how
         many areas there are, which are numbered by their first runs.
         """
         joined = Unions(len(self))
-        joined.join(np.concatenate([self._beside(), self._below()]))
+        joined.join(self.touching())
         names, numbers = np.unique(joined.roots(), return_inverse=True)
         return self.labelled(numbers.astype(np.int64)), len(names)
 

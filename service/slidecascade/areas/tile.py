@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.areas.runs import Runs
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
@@ -28,13 +29,38 @@ Coarser than the blocks of tissue, so that what is white inside an area stays in
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """As in `AreasTileResult`."""
+    """As in `AreasTileResult`; the first `painted` pieces have their runs."""
 
-    labels: NDArray[np.int32]
+    runs: Runs
     classes: NDArray[np.int64]
-    pixels: NDArray[np.int64]
     sums: NDArray[np.int64]
     is_inside: NDArray[np.bool_]
+    edges: int
+    painted: int
+
+    @classmethod
+    def none(cls) -> _Pieces:
+        nothing = np.zeros(0, np.int64)
+        return cls(Runs.concatenate(), nothing, nothing, nothing > 0, 0, 0)
+
+    def with_pieces(self, number: int, sums: NDArray[np.int64], *, is_inside: bool) -> _Pieces:
+        """And the pieces of class `number`."""
+        return replace(
+            self,
+            classes=np.append(self.classes, np.full(len(sums), number)).astype(np.int64),
+            sums=np.append(self.sums, sums),
+            is_inside=np.append(self.is_inside, np.full(len(sums), is_inside)),
+        )
+
+    def with_runs(self, runs: Runs, edges: int) -> _Pieces:
+        """And the runs of the pieces that were added since the last time."""
+        numbered = runs.labelled(runs.labels + self.painted)
+        return replace(
+            self,
+            runs=Runs.concatenate(self.runs, numbered),
+            edges=self.edges + edges,
+            painted=len(self.classes),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +89,8 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         patch = self.read(view, self.grid, tile.read)
         tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
         unstored_px = self.unstored_px(patch, tile, view)
-        layers = self.pipeline.layers
         if not tissue.any():
-            return _result(tile, tissue, _nowhere(layers, tile.core), unstored_px)
+            return _result(tile, tissue, _Pieces.none(), unstored_px)
         masks, probabilities = self._masks(patch, tile, tissue)
         with self.stopwatch.measure("decode"):
             return _result(tile, tissue, self._pieces(masks, probabilities, tile.core), unstored_px)
@@ -89,33 +114,19 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
     def _pieces(
         self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box
     ) -> _Pieces:
-        labels = np.zeros(masks.shape, np.int32)
-        classes: list[NDArray[np.int64]] = []
-        pixels: list[NDArray[np.int64]] = []
-        sums: list[NDArray[np.int64]] = []
-        inside: list[NDArray[np.bool_]] = []
-        so_far = 0
-        for layer, mask in enumerate(masks):
-            for part, is_inside in self._sides(mask, core):
+        found = _Pieces.none()
+        for layer in masks:
+            labels = np.zeros(layer.shape, np.int32)
+            for part, is_inside in self._sides(layer, core):
                 for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
                     chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
-                    count, found, stats, _ = cv2.connectedComponentsWithStats(
-                        chosen, connectivity=4, ltype=cv2.CV_32S
-                    )
-                    np.copyto(labels[layer], found + so_far, where=found > 0)
-                    so_far += count - 1
-                    classes.append(np.full(count - 1, number, np.int64))
-                    pixels.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
-                    inside.append(np.full(count - 1, is_inside, np.bool_))
-                    sums.append(_sums(found, count, None if probabilities is None else probabilities[..., number]))
-        none = np.zeros(0, np.int64)
-        return _Pieces(
-            labels,
-            np.concatenate([none, *classes]),
-            np.concatenate([none, *pixels]),
-            np.concatenate([none, *sums]),
-            np.concatenate([none > 0, *inside]),
-        )
+                    count, numbers = cv2.connectedComponents(chosen, connectivity=4, ltype=cv2.CV_32S)
+                    np.copyto(labels, numbers + int(labels.max(initial=0)), where=numbers > 0)
+                    probability = None if probabilities is None else probabilities[..., number]
+                    sums = _sums(numbers, count, probability)
+                    found = found.with_pieces(number, sums, is_inside=is_inside)
+            found = found.with_runs(Runs.of_labels(labels, x=core.x, y=core.y), _edges(labels))
+        return found
 
     def _sides(self, mask: NDArray[np.uint8], core: Box) -> Iterator[tuple[NDArray[np.uint8], bool]]:
         """The mask inside of the region, and outside of it where the core reaches beyond."""
@@ -135,19 +146,19 @@ def _result(tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px:
         tile.index,
         tile.core,
         tissue,
-        pieces.labels,
+        pieces.runs,
         pieces.classes,
-        pieces.pixels,
         pieces.sums,
         pieces.is_inside,
+        pieces.edges,
         unstored_px=unstored_px,
     )
 
 
-def _nowhere(layers: int, core: Box) -> _Pieces:
-    """No piece."""
-    nothing = np.zeros(0, np.int64)
-    return _Pieces(np.zeros((layers, core.height, core.width), np.int32), nothing, nothing, nothing, nothing > 0)
+def _edges(labels: NDArray[np.int32]) -> int:
+    """Sides inside of ``(h, w)`` at which labels change."""
+    across = np.count_nonzero(labels[:, 1:] != labels[:, :-1])
+    return int(across + np.count_nonzero(labels[1:] != labels[:-1]))
 
 
 def _sums(found: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:

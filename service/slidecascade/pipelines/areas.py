@@ -81,11 +81,6 @@ class AreasPipeline(Pipeline):
     heatmaps: tuple[CoverageMap, ...]
 
     @property
-    def layers(self) -> int:
-        """Of a mask: one, or one for each class where classes overlap."""
-        return len(self.segmenter.classes) if self.head.overlaps else 1
-
-    @property
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
         return (self.segmenter,)
 

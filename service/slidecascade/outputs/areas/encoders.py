@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 from slidecascade import wire
 from slidecascade.areas.result import AreasResult
+from slidecascade.geometry import Size
 from slidecascade.outputs import heatmap, overlay, png
 from slidecascade.outputs.annotations import (
     COLLECTION_END,
@@ -17,6 +19,7 @@ from slidecascade.outputs.annotations import (
     joined,
     written,
 )
+from slidecascade.outputs.areas import masktiff
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
@@ -36,11 +39,23 @@ def encode_geojson(result: AreasResult) -> Iterator[bytes]:
     yield collection_begin(provenance(result))
     areas_um2 = (result.areas_px * result.grid.mpp**2).tolist()
     classes = [result.classes.ends[index] for index in result.class_index.tolist()]
-    measurements = [{"Area µm^2": round(area, 2)} for area in areas_um2]
+    measurements = [
+        _measured(area_um2, probability)
+        for area_um2, probability in zip(areas_um2, result.probabilities.tolist(), strict=True)
+    ]
     yield from joined(
         written(id_namespace(result).bytes, result.rings, classes, measurements, origin_l0=result.origin_l0)
     )
     yield COLLECTION_END
+
+
+def _measured(area_um2: float, probability: float) -> dict[str, float]:
+    """An area's measurements, named as QuPath names those it has."""
+    measured = {
+        "Area µm^2": round(area_um2, 2),
+        "Equivalent diameter µm": round(2 * math.sqrt(area_um2 / math.pi), 2),
+    }
+    return measured if math.isnan(probability) else measured | {"Mean probability": round(probability, 4)}
 
 
 def summarise(
@@ -86,17 +101,16 @@ def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterato
         * result.grid.downsample,
     )
     yield "overlay.png", png.encode(drawn)
-    if result.labels.size:
+    if result.box.area:
         yield "mask.tiff", _tiff(result)
     yield "areas_rle.csv", b"".join(rle_csv(result))
 
 
 def _tiff(result: AreasResult) -> bytes:
-    """The mask as 8-bit greys: the number of a pixel's class, counted from 1; LZW."""
-    done, data = cv2.imencode(".tiff", result.mask)
-    if not done:
-        raise ValueError(f"OpenCV cannot write a mask of {result.mask.shape} as TIFF.")
-    return data.tobytes()
+    """The mask as 8-bit greys at the network's resolution, see `AreasResult.rows`; deflated, it is small."""
+    file = io.BytesIO()
+    masktiff.write(file, result.rows, Size(result.box.width, result.box.height), mpp=result.grid.mpp)
+    return file.getvalue()
 
 
 def _geojson(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:

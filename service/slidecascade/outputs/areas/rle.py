@@ -39,9 +39,10 @@ def id_of(name: str) -> bytes:
 def _strips(
     result: AreasResult, index: int, x: NDArray[np.int64], y: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    for left in range(0, result.box.width, STRIP_PX):
-        strip = result.covered(index, left, left + STRIP_PX)
-        yield enlarged(Runs.of_labels(strip.astype(np.int32), x=left), x, y, result.region_l0.height)
+    box, runs = result.box, result.of_class(index)
+    for left in range(box.x, box.right, STRIP_PX):
+        strip = runs.within(left, left + STRIP_PX).moved(-box.x, -box.y)
+        yield enlarged(strip, x, y, result.region_l0.height)
 
 
 def enlarged(
