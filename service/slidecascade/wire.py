@@ -388,7 +388,7 @@ class Problem(Answer):
 
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps", "grid"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
 
 
 class JobRequest(WireModel):
@@ -409,7 +409,7 @@ class JobRequest(WireModel):
         default=False, description="finish even when tiles failed"
     )
     outputs: tuple[JobOutput, ...] = Field(
-        default=("geojson", "parquet", "heatmaps", "grid"),
+        default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
         max_length=16,
         description="the files that are written, those of them that the pipeline's kind has",
     )

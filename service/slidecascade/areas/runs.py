@@ -147,12 +147,6 @@ def outlines(runs: Runs, count: int) -> Rings:
     return Rings.concatenate(traced)
 
 
-def box_of(runs: Runs) -> Box:
-    """The smallest box around all runs; there is one at least."""
-    x, y = int(runs.columns.min()), int(runs.tops.min())
-    return Box(x, y, int(runs.columns.max()) + 1 - x, int(runs.bottoms.max()) - y)
-
-
 def _boxes(runs: Runs, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """``(count, 2)``: width and height of each label's box; `runs` are sorted by label."""
     first = starts[:-1]

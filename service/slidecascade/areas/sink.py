@@ -18,9 +18,11 @@ from slidecascade.areas.runs import Runs, outlines
 from slidecascade.areas.tile import owned_box, smallest_px
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.areas.unions import Unions
+from slidecascade.geometry import Box
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.slides.tissue import BLOCK_PX
 
 
 class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
@@ -60,7 +62,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
 
     def _areas(self) -> tuple[Runs, NDArray[np.int64], NDArray[np.int64]]:
         """The areas of the region by first pixels in reading order: runs, and ``(N,)`` classes and sums."""
-        pieces = _joined(self._results)
+        pieces = _pieces_of(self._results)
         touching = pieces.touching()
         on_slide = Unions(pieces.count)
         on_slide.join(touching)
@@ -102,7 +104,7 @@ class _Pieces:
         return np.concatenate(pairs)
 
 
-def _joined(results: Sequence[AreasTileResult]) -> _Pieces:
+def _pieces_of(results: Sequence[AreasTileResult]) -> _Pieces:
     starts = np.cumsum([0, *(len(result.piece_classes) for result in results)]).tolist()
     nothing = np.zeros(0, np.int64)
     return _Pieces(
@@ -115,6 +117,27 @@ def _joined(results: Sequence[AreasTileResult]) -> _Pieces:
         np.concatenate([nothing, *(result.piece_classes for result in results)]),
         np.concatenate([nothing, *(result.piece_sums for result in results)]),
         np.concatenate([nothing > 0, *(result.is_inside for result in results)]),
+    )
+
+
+def joined(results: Sequence[AreasTileResult], index: int, core: Box) -> AreasTileResult:
+    """Tiles of a field as one, whose core is `core`; pieces stay as they are, for `AreasSink` joins them."""
+    pieces = _pieces_of(results)
+    tissue = np.zeros((-(-core.height // BLOCK_PX), -(-core.width // BLOCK_PX)), np.bool_)
+    for result in results:
+        rows, columns = result.tissue.shape
+        top, left = (result.core.y - core.y) // BLOCK_PX, (result.core.x - core.x) // BLOCK_PX
+        tissue[top : top + rows, left : left + columns] = result.tissue
+    return AreasTileResult(
+        index,
+        core,
+        tissue,
+        pieces.runs,
+        pieces.classes,
+        pieces.sums,
+        pieces.inside,
+        sum(result.edges for result in results),
+        unstored_px=sum(result.unstored_px for result in results),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
@@ -32,6 +33,10 @@ from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.summary import Figures, summary, text
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
+
+
+MASK: Final = "mask.tiff"
+RLE: Final = "areas_rle.csv"
 
 
 def encode_geojson(result: AreasResult) -> Iterator[bytes]:
@@ -80,13 +85,15 @@ def heatmaps_of(result: AreasResult) -> tuple[Heatmap, ...]:
     return tuple(compute(result, spec) for spec in result.heatmaps)
 
 
-def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
+def files(result: AreasResult, overview: Overview, drawing: Drawing, *, with_rle: bool = True) -> Files:
     """Summary, heatmaps, overlay, ``mask.tiff``, ``areas_rle.csv`` and ``areas.geojson``."""
     most_bytes = 4096 + len(result.rings) * MOST_BYTES_EACH + len(result.rings.vertices) * 40
-    return Files(_small(result, overview, drawing), "areas.geojson", encode_geojson(result), most_bytes)
+    return Files(_small(result, overview, drawing, with_rle=with_rle), "areas.geojson", encode_geojson(result), most_bytes)
 
 
-def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
+def _small(
+    result: AreasResult, overview: Overview, drawing: Drawing, *, with_rle: bool
+) -> Iterator[tuple[str, bytes]]:
     maps = heatmaps_of(result)
     yield "summary.json", text(summarise(result, maps, drawing.colormap), indent=2)
     for item in maps:
@@ -102,8 +109,9 @@ def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterato
     )
     yield "overlay.png", png.encode(drawn)
     if result.box.area:
-        yield "mask.tiff", _tiff(result)
-    yield "areas_rle.csv", b"".join(rle_csv(result))
+        yield MASK, _tiff(result)
+    if with_rle:
+        yield RLE, b"".join(rle_csv(result))
 
 
 def _tiff(result: AreasResult) -> bytes:

@@ -35,12 +35,7 @@ def write(file: BinaryIO, rows: Rows, size: Size, *, mpp: Mpp) -> None:
     """Write a mask of `size` pixels of `mpp` micrometres to `file`, which can seek.
 
     A band of `TILE_PX` rows of each level is in memory at a time.
-
-    Raises:
-        ValueError: the mask has no pixels.
     """
-    if min(size.width, size.height) < 1:
-        raise ValueError("A mask without pixels cannot be written as TIFF.")
     file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0))
     levels = list(_levels(size))
     for top in range(0, size.height, TILE_PX):
