@@ -39,7 +39,9 @@ def slow_encoding(mask: NDArray[np.bool_]) -> str:
 def encoded(runs: Runs, width_px: int, height_px: int, strip_px: int) -> str:
     """The encoding, strip by strip."""
     strips = (runs.within(left, left + strip_px) for left in range(0, width_px, strip_px))
-    return b"".join(encode(begins_of(each.columns, each.tops, each.bottoms, height_px) for each in strips)).decode()
+    return b"".join(
+        encode(begins_of(each.columns, each.tops, each.bottoms, height_px) for each in strips)
+    ).decode()
 
 
 @settings(max_examples=150, deadline=None)

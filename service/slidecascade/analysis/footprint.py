@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slidecascade.areas import tile as areas
 from slidecascade.areas.tile_result import AreasTileResult

@@ -56,7 +56,9 @@ class AreasResult(RegionResult):
         mask = np.zeros((bottom - top, self.box.width), np.uint8)
         for number in range(len(self.classes.ends)):
             value = 1 << number if self.overlaps else number + 1
-            painted = self.of_class(number).painted(Box(self.box.x, self.box.y + top, self.box.width, bottom - top))
+            painted = self.of_class(number).painted(
+                Box(self.box.x, self.box.y + top, self.box.width, bottom - top)
+            )
             mask |= painted.astype(np.uint8) * np.uint8(value)
         return mask
 

@@ -24,7 +24,9 @@ def decode(encoding: str, *, width_px: int, height_px: int, name: str) -> Runs:
     try:
         numbers = np.array(encoding.split(), np.int64)
     except (ValueError, OverflowError) as error:
-        raise InvalidRequestError(f"The run lengths of {name!r} hold what is not a whole number: {error}.") from error
+        raise InvalidRequestError(
+            f"The run lengths of {name!r} hold what is not a whole number: {error}."
+        ) from error
     if len(numbers) % 2:
         raise InvalidRequestError(
             f"The run lengths of {name!r} are {len(numbers)} numbers, which are no pairs of start and length: the "
@@ -43,13 +45,18 @@ def decode(encoding: str, *, width_px: int, height_px: int, name: str) -> Runs:
 
 
 def _require_runs(
-    begins: NDArray[np.int64], lengths: NDArray[np.int64], ends: NDArray[np.int64], pixels: int, size: str, name: str
+    begins: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    pixels: int,
+    size: str,
+    name: str,
 ) -> None:
     if (lengths < 1).any() or (begins < 0).any():
         wrong = int(np.flatnonzero((lengths < 1) | (begins < 0))[0])
         raise InvalidRequestError(
-            f"Run {wrong + 1} of {name!r} starts at {begins[wrong] + 1} and has length {lengths[wrong]}: starts and "
-            "lengths are at least 1."
+            f"Run {wrong + 1} of {name!r} starts at {begins[wrong] + 1} and has length {lengths[wrong]}: "
+            "starts and lengths are at least 1."
         )
     if len(begins) and int(ends.max()) > pixels:
         raise InvalidRequestError(
@@ -80,8 +87,8 @@ def encode(strips: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Ite
     """
     pending = np.zeros((0, 2), np.int64)
     is_first = True
-    for begins, lengths in strips:
-        begins, lengths = merged(np.append(pending[:, 0], begins), np.append(pending[:, 1], lengths))
+    for strip in strips:
+        begins, lengths = merged(*(np.append(pending[:, axis], strip[axis]) for axis in (0, 1)))
         if not len(begins):
             continue
         pending = np.array([[begins[-1], lengths[-1]]], np.int64)
@@ -92,9 +99,7 @@ def encode(strips: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Ite
         yield _text(pending[:, 0], pending[:, 1], is_first=is_first)
 
 
-def merged(
-    begins: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def merged(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Runs in ascending order, those that touch made one."""
     if not len(begins):
         return begins, lengths

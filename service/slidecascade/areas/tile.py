@@ -111,9 +111,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
             kept = np.where(_squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
             return kept, None if probabilities is None else probabilities[window]
 
-    def _pieces(
-        self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box
-    ) -> _Pieces:
+    def _pieces(self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box) -> _Pieces:
         found = _Pieces.none()
         for layer in masks:
             labels = np.zeros(layer.shape, np.int32)

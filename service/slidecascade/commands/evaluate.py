@@ -1,4 +1,4 @@
-"""``slidecascade evaluate``: how well a pipeline finds the cells of images whose cells are known."""
+"""``slidecascade evaluate``: how well a pipeline finds known cells, or covers known areas, of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
 from slidecascade.staging import write_files
 from slidecascade.timing import Silent
-from slidecascade_evaluation import report, truth
+from slidecascade_evaluation import masks, report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
 
@@ -23,7 +23,10 @@ from slidecascade_training.datasets.folder import read_spec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", required=True, help="nuclei, nash or one of your own")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of x.png with x_labels.png, x_inst.png or x.geojson"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of x.png with x_labels.png, x_inst.png or x.geojson; with x_mask.png for a pipeline of areas",
     )
     parser.add_argument(
         "--split", choices=truth.SPLITS, help="of a folder with index.csv; default: validate, or all without one"
@@ -50,28 +53,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print, write the folder; returns the exit code."""
+    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
+    analyser = Analyser(read_settings(models_dir=arguments.models), observer=Silent())
+    try:
+        if analyser.pipeline(arguments.pipeline).kind == "areas":
+            return _run_masks(arguments, analyser)
+        return _run_cells(arguments, analyser)
+    finally:
+        analyser.close()
+
+
+def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     if arguments.out:
         from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
-    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     question = Question(
         pipeline=arguments.pipeline,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         thresholds=dict(arguments.threshold),
         class_names=dict(arguments.class_names),
     )
-    analyser = Analyser(read_settings(models_dir=arguments.models), observer=Silent())
-    try:
-        trial = run_trial(analyser, question, specimens, progress=bar("images"))
-    finally:
-        analyser.close()
+    trial = run_trial(analyser, question, specimens, progress=bar("images"))
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
     # First: a full disk does not take the figures away.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
+    return 0
+
+
+def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = masks.run_masks(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp,
+        thresholds=dict(arguments.threshold),
+        progress=bar("images"),
+    )
+    text = json.dumps(masks.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else masks.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode()})
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from slidecascade_render.canvas import ramp
 from slidecascade_render.darts import places, thinned
 from slidecascade_render.kidney.section import Section
-from slidecascade_render.lattice import Field, Floats, between, normal, uniform
+from slidecascade_render.lattice import Field, Floats, normal, uniform
 from slidecascade_render.window import Window
 
 _PITCH_UM: Final = 150.0
@@ -113,9 +113,7 @@ def _sclerosed(depth: Field, fine: Field, coarse: Field, chances: Floats) -> Pai
     )
 
 
-def vessel(
-    across: Field, down: Field, radius_um: float, chances: Floats, fine: Field, coarse: Field
-) -> Paint:
+def vessel(across: Field, down: Field, radius_um: float, chances: Floats, fine: Field, coarse: Field) -> Paint:
     """An artery with a wall of smooth muscle, or a vein: a thin wall around an open lumen."""
     depth, angle = outline(across, down, radius_um, chances)
     is_artery = chances[12] < 0.6

@@ -5,6 +5,7 @@ What is seen at a place is a function of the seed and the place, so windows of o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +60,7 @@ def render(seed: int, *, mpp: float, x_px: int, y_px: int, width_px: int, height
     x_um = (left * times + np.arange(columns * times) + 0.5) * fine
     y_um = (top * times + np.arange(rows * times) + 0.5) * fine
     layers = _parenchyma(seed, section, x_um, y_um)
-    _place_bodies(layers, seed, section, fine)
+    _place_bodies(layers, seed, section)
     edge = _edge(layers, seed, section)
     light = _transmitted(layers, section)
     light = cv2.resize(light, (columns, rows), interpolation=cv2.INTER_AREA) if times > 1 else light
@@ -100,7 +101,15 @@ def _parenchyma(seed: int, section: Section, x_um: Floats, y_um: Floats) -> _Lay
     return _tubules(section, found, medulla, noise, x_um, y_um)
 
 
-def _tubules(section, found, medulla, noise, x_um, y_um):  # type: ignore[no-untyped-def]
+def _tubules(
+    section: Section,
+    found: Cells,
+    medulla: Field,
+    noise: Callable[[int, float], Field],
+    x_um: Floats,
+    y_um: Floats,
+) -> _Layers:
+    """Paint the cells of `found` as tubules between interstitium; `noise` is by channel and pitch in um."""
     contrast = np.float32(section.contrast)
     grain, speck, patch = noise(5, 9.0), noise(9, 16.0), noise(6, 70.0)
     gap = 0.06 + 0.24 * section.fibrosis * ramp(0.5 + 1.4 * noise(7, 160.0))
@@ -130,7 +139,7 @@ def _tubules(section, found, medulla, noise, x_um, y_um):  # type: ignore[no-unt
     )
 
 
-def _place_bodies(layers: _Layers, seed: int, section: Section, mpp: float) -> None:
+def _place_bodies(layers: _Layers, seed: int, section: Section) -> None:
     x_um, y_um = layers.x_um, layers.y_um
     window = Window(float(x_um[0]), float(y_um[0]), float(x_um[-1]), float(y_um[-1]))
     found = bodies(seed, section, window)
@@ -184,11 +193,11 @@ def _edge(layers: _Layers, seed: int, section: Section) -> Field:
             (layers.pas, 0.26 + 0.12 * fibres),
             (layers.cytoplasm, 0.22 + 0.10 * fibres),
         ):
-            stain += alpha * (value - stain)
+            np.add(stain, alpha * (value - stain), out=stain)
         layers.depth_um[alpha > 0.5] = -1e3
     tissue = ramp(edge / 6.0 + 0.5)
     for stain in (layers.haematoxylin, layers.pas, layers.cytoplasm):
-        stain *= tissue
+        np.multiply(stain, tissue, out=stain)
     return edge
 
 

@@ -28,9 +28,7 @@ def cells(seed: int, channel: int, u: Field, v: Field) -> Cells:
     """The cells at ``(u, v)``, (H, W) each, in units of the pitch."""
     column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
     left, top = int(column.min()) - 1, int(row.min()) - 1
-    grid_column, grid_row = np.meshgrid(
-        np.arange(left, int(column.max()) + 2), np.arange(top, int(row.max()) + 2)
-    )
+    grid_column, grid_row = np.meshgrid(np.arange(left, int(column.max()) + 2), np.arange(top, int(row.max()) + 2))
     keys = place_keys(seed, channel, grid_column, grid_row)
     x = (grid_column + 0.5 + _JITTER * (uniform(keys, 1) - 0.5)).astype(np.float32)
     y = (grid_row + 0.5 + _JITTER * (uniform(keys, 2) - 0.5)).astype(np.float32)

@@ -3,7 +3,8 @@
 `python -m slidecascade_training.kidney --out RUN`
 
 Everything it sees is rendered. An interrupted run resumes at its last checkpoint.
-`slidecascade_training.kidney.package` then chooses the threshold on rendered sections it never saw, and packages it.
+`slidecascade_training.kidney.package` then chooses the threshold on rendered sections it never saw, and packages
+it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def stride_of(widths: Sequence[int]) -> int:
 
 
 def build_network(widths: Sequence[int] = WIDTHS, maps: int = 2) -> Any:
-    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, maps)``: foreground and relative depth of nuclei.
+    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, maps)``: of nuclei, foreground and depth.
 
     After Ronneberger et al. (2015), with two changes that halve its cost: the first convolution has stride 2 and
     the maps return to full resolution by a depth-to-space rearrangement (Shi et al., 2016), also used between

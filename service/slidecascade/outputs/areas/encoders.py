@@ -34,7 +34,6 @@ from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.summary import Figures, summary, text
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
-
 MASK: Final = "mask.tiff"
 RLE: Final = "areas_rle.csv"
 
@@ -88,7 +87,9 @@ def heatmaps_of(result: AreasResult) -> tuple[Heatmap, ...]:
 def files(result: AreasResult, overview: Overview, drawing: Drawing, *, with_rle: bool = True) -> Files:
     """Summary, heatmaps, overlay, ``mask.tiff``, ``areas_rle.csv`` and ``areas.geojson``."""
     most_bytes = 4096 + len(result.rings) * MOST_BYTES_EACH + len(result.rings.vertices) * 40
-    return Files(_small(result, overview, drawing, with_rle=with_rle), "areas.geojson", encode_geojson(result), most_bytes)
+    return Files(
+        _small(result, overview, drawing, with_rle=with_rle), "areas.geojson", encode_geojson(result), most_bytes
+    )
 
 
 def _small(

@@ -1,7 +1,8 @@
 """Masks as tiled, pyramidal TIFF files that OpenSlide and QuPath open, written band by band.
 
-8-bit greys, which are the numbers of classes, in a BigTIFF of deflated tiles; a level has half the width and height
-of the one before, and the value of the upper left of each four pixels, so that values stay numbers of classes.
+8-bit greys, which are the numbers of classes, in a BigTIFF of deflated tiles; a level has half the width and
+height of the one before, and the value of the upper left of each four pixels, so that values stay numbers of
+classes.
 TIFF 6.0 and the BigTIFF layout of libtiff.
 """
 

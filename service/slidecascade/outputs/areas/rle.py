@@ -68,7 +68,9 @@ def runs(
 
 
 def edges_l0(grid: Grid, box: Box, region_l0: Box) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``(box.width + 1,)`` and ``(box.height + 1,)``: where in the region's level-0 pixels those of `box` begin."""
+    """Where in the region the pixels of `box` begin, in level-0 pixels: ``(box.width + 1,)`` and
+    ``(box.height + 1,)``.
+    """
     return (
         _edges(box.x, box.width, grid.downsample, grid.origin_x_l0 - region_l0.x, region_l0.width),
         _edges(box.y, box.height, grid.downsample, grid.origin_y_l0 - region_l0.y, region_l0.height),
