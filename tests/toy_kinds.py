@@ -89,8 +89,8 @@ class ToyKinds:
     `run` hands on what else it is given to `analyse`.
     """
 
-    def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
-        packages = load_repository(write_models(folder / "models"))
+    def __init__(self, folder: Path, *, mask_head: str = "classes", **changes: dict[str, Any]) -> None:
+        packages = load_repository(write_models(folder / "models", mask_head=mask_head))
         files = (AREAS | changes.get("areas", {}), PATCHES | changes.get("patches", {}))
         pipelines = write_pipelines(folder / "pipelines", *files)
         self.pipelines = load_pipelines(packages, pipelines, [kind.file for kind in KINDS.values()])

@@ -100,7 +100,7 @@ class _Level:
             tile = np.zeros((TILE_PX, TILE_PX), np.uint8)
             part = band[:, left : left + TILE_PX]
             tile[: part.shape[0], : part.shape[1]] = part
-            data = zlib.compress(tile, 1)
+            data = zlib.compress(tile.tobytes(), 1)
             self._offsets.append(file.tell())
             self._lengths.append(len(data))
             file.write(data)
