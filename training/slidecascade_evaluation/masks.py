@@ -1,12 +1,13 @@
 """How well a pipeline of areas covers what masks cover: pixels by slide and pooled, and areas as objects.
 
 Each image ``x.png`` or ``x_image.png`` has a mask ``x_mask.png`` beside it, whose pixels are the numbers of
-classes, counted from 1; for a pipeline of one class all that is not 0. The slide of an image is its name up to the
-first underscore.
+classes, counted from 1; for a pipeline of one class all that is not 0. The slide of an image is what ``index.csv``
+says, as `slidecascade dataset` writes it; without, its name up to the first underscore.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,12 +68,13 @@ class MaskTrial:
     mpp: float
     thresholds: Mapping[str, float]
     images: Mapping[str, Mapping[str, MaskTally]]
+    slide_of: Mapping[str, str]
 
     @property
     def slides(self) -> dict[str, dict[str, MaskTally]]:
         found: dict[str, dict[str, MaskTally]] = {}
         for stem, classes in self.images.items():
-            slide = found.setdefault(stem.split("_")[0], {})
+            slide = found.setdefault(self.slide_of[stem], {})
             for name, tally in classes.items():
                 slide[name] = slide.get(name, MaskTally()) + tally
         return found
@@ -99,25 +101,50 @@ def tally_of(true: Bools, found: Bools) -> MaskTally:
     return MaskTally(int((true & found).sum()), int(found.sum()), int(true.sum()), objects)
 
 
-def find_pairs(folder: Path) -> tuple[tuple[str, Path, Path], ...]:
-    """Stem, image and mask of every image in `folder` that has a mask.
+@dataclass(frozen=True)
+class Pair:
+    """An image, the slide it is of, and its mask."""
+
+    stem: str
+    slide: str
+    image: Path
+    mask: Path
+
+
+def find_pairs(folder: Path, split: str | None = None) -> tuple[Pair, ...]:
+    """Every image in `folder` that has a mask; where ``index.csv`` names a split, those of `split` alone.
+
+    Args:
+        split: ``train``, ``validate`` or ``all``; default: ``validate``.
 
     Raises:
         InvalidRequestError: there is none.
     """
     masks = {path.stem.removesuffix(_MASK): path for path in sorted(folder.glob(f"*{_MASK}.*"))}
-    pairs = [
-        (path.stem.removesuffix(_IMAGE), path, masks[path.stem.removesuffix(_IMAGE)])
-        for path in sorted(folder.iterdir() if folder.is_dir() else [])
-        if path.suffix.lower() in _IMAGES
-        and not path.stem.endswith(_MASK)
-        and path.stem.removesuffix(_IMAGE) in masks
-    ]
+    index = _index(folder / "index.csv")
+    wanted = split or "validate"
+    pairs = []
+    for path in sorted(folder.iterdir() if folder.is_dir() else []):
+        stem = path.stem.removesuffix(_IMAGE)
+        if path.suffix.lower() not in _IMAGES or path.stem.endswith(_MASK) or stem not in masks:
+            continue
+        slide, own_split = index.get(stem, (stem.split("_")[0], None))
+        if wanted == "all" or own_split in (None, wanted):
+            pairs.append(Pair(stem, slide, path, masks[stem]))
     if not pairs:
+        part = f" in its split {wanted}" if index and wanted != "all" else ""
         raise InvalidRequestError(
-            f"{folder} has no image with a mask: give a folder of x.png or x_image.png with x_mask.png."
+            f"{folder} has no image with a mask{part}: give a folder of x.png or x_image.png with x_mask.png."
         )
     return tuple(pairs)
+
+
+def _index(path: Path) -> dict[str, tuple[str, str | None]]:
+    """Slide and split by stem, as `slidecascade dataset` writes them."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as lines:
+        return {row["stem"]: (row["slide"], row.get("split")) for row in csv.DictReader(lines)}
 
 
 def run_masks(
@@ -126,6 +153,7 @@ def run_masks(
     folder: Path,
     *,
     mpp: float | None = None,
+    split: str | None = None,
     thresholds: Mapping[str, float] | None = None,
     progress: Progress = say_nothing,
 ) -> MaskTrial:
@@ -141,14 +169,14 @@ def run_masks(
         raise InvalidRequestError(f"The pipeline {pipeline!r} finds no areas: choose one of the kind areas.")
     own = analyser.model(info.segmenter).mpp if mpp is None else mpp
     request = wire.parse_request({"pipeline": pipeline, "mpp": own, "thresholds": dict(thresholds or {})})
-    pairs = find_pairs(folder)
+    pairs = find_pairs(folder, split)
     images: dict[str, dict[str, MaskTally]] = {}
-    for number, (stem, image, mask) in enumerate(pairs):
-        result = analyser.analyse(request, image.read_bytes(), Control()).analysis
+    for number, pair in enumerate(pairs):
+        result = analyser.analyse(request, pair.image.read_bytes(), Control()).analysis
         assert isinstance(result, AreasResult)  # noqa: S101 - of a pipeline of this kind
-        images[stem] = _compared(result, mask)
+        images[pair.stem] = _compared(result, pair.mask)
         progress(number + 1, len(pairs))
-    return MaskTrial(pipeline, own, dict(result.thresholds), images)
+    return MaskTrial(pipeline, own, dict(result.thresholds), images, {pair.stem: pair.slide for pair in pairs})
 
 
 def document(trial: MaskTrial) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from slidecascade_training.datasets.build import DatasetOptions, build
 from slidecascade_training.datasets.folder import Way
 from slidecascade_training.datasets.vocabulary import Vocabulary
 
-_WAYS: dict[str, Way] = {"points": "points", "regions": "regions", "pipeline": "pipeline", "outlines": "outlines"}
+_WAYS: dict[str, Way] = {
+    "points": "points",
+    "regions": "regions",
+    "pipeline": "pipeline",
+    "outlines": "outlines",
+    "masks": "masks",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         required=True,
-        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides",
+        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides; a csv of masks",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set, not there yet")
     parser.add_argument("--mpp", type=float, required=True, help="um per pixel of the crops: the model's")
@@ -31,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="way",
         nargs="+",
         default=["points"],
-        metavar=("points|regions|pipeline NAME|outlines", "NAME"),
+        metavar=("points|regions|pipeline NAME|outlines|masks", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
         "pipeline NAME: cells that pipeline finds, labelled by the points in them or the regions around them; "
-        "outlines: tiles with label images, for segmenters; what is not outlined in a tile counts as background",
+        "outlines: tiles with label images, for segmenters; what is not outlined in a tile counts as background; "
+        "masks: tiles with masks, from a table of run lengths (id,encoding) as --annotations",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
     parser.add_argument(
@@ -78,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     way, *rest = arguments.way
     if way not in _WAYS or len(rest) != (way == "pipeline"):
-        raise InvalidRequestError("--from is points, regions, outlines, or pipeline and a pipeline's name.")
+        raise InvalidRequestError("--from is points, regions, outlines, masks, or pipeline and a pipeline's name.")
     options = DatasetOptions(
         slides_dir=arguments.slides,
         annotations_dir=arguments.annotations,

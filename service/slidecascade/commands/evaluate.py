@@ -89,7 +89,8 @@ def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
         analyser,
         arguments.pipeline,
         arguments.data,
-        mpp=arguments.mpp,
+        mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
+        split=arguments.split,
         thresholds=dict(arguments.threshold),
         progress=bar("images"),
     )

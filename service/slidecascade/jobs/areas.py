@@ -1,9 +1,9 @@
 """Fields of the kind `areas`.
 
 A field is kept as one large tile: the pieces of its tiles, as runs, and its tissue, in ``00012.npz``
-(`areas/npz.py`). All fields together make what the tiles of a region make, by the same steps: pieces that
-touch are joined, over seams of tiles and of fields alike. A few bytes for each run of the slide are held in memory,
-never the mask; what is written is made in pieces.
+(`areas/npz.py`). All fields together make what the tiles of a region make, by the same steps: pieces that touch
+are joined, over seams of tiles and of fields alike. A few bytes for each run of the slide are held in memory,
+never the mask.
 """
 
 from __future__ import annotations
