@@ -8,14 +8,17 @@ from typing import Final
 import numpy as np
 
 from slidecascade_render.canvas import ramp
-from slidecascade_render.darts import places, thinned
+from slidecascade_render.darts import ROUNDS, SPACING, places, thinned
 from slidecascade_render.kidney.section import Section
 from slidecascade_render.lattice import Field, Floats, normal, uniform
 from slidecascade_render.window import Window
 
 _PITCH_UM: Final = 150.0
-_MOST_UM: Final = 190.0
+_MOST_UM: Final = 140.0
 """Radius of the largest body."""
+
+_FROM_UM: Final = ROUNDS * 2 * SPACING * (1.12 * _MOST_UM + 8.0) + 2 * _PITCH_UM
+"""How far away a body can be that decides on whether there is another: each round looks at neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Bodies:
 
 def bodies(seed: int, section: Section, window: Window) -> Bodies:
     """All that touch `window`, in a fixed order."""
-    margin = window.grown(3.5 * _MOST_UM + 2 * _PITCH_UM)
+    margin = window.grown(_FROM_UM + 2 * _MOST_UM)
     x, y, keys = places(seed, 301, margin, _PITCH_UM)
     is_vessel = uniform(keys, 10) < 0.2
     # What a section shows of a sphere is often not its middle.
@@ -43,7 +46,7 @@ def bodies(seed: int, section: Section, window: Window) -> Bodies:
     radius = np.where(is_vessel, 12.0 + 95.0 * uniform(keys, 13) ** 3, radius).clip(12.0, _MOST_UM)
     exists = uniform(keys, 14) < np.where(is_vessel, 0.65, section.crowding)
     kept = thinned(x, y, radius * 1.12 + 8.0, uniform(keys, 15), exists, pitch_um=_PITCH_UM)
-    kept &= window.grown(_MOST_UM * 1.5).holds(x, y)
+    kept &= window.grown(2 * _MOST_UM).holds(x, y)
     chances = np.stack([uniform(keys[kept], 20 + index) for index in range(16)], axis=-1)
     return Bodies(x[kept], y[kept], radius[kept], is_vessel[kept], chances.reshape(-1, 16))
 

@@ -53,7 +53,7 @@ def render(seed: int, *, mpp: float, x_px: int, y_px: int, width_px: int, height
     """The window whose upper left pixel is (x_px, y_px) of the plane of `seed`, at `mpp` um per pixel."""
     section = draw(seed)
     times = max(1, int(np.ceil(mpp / PAINTED_MPP)))
-    margin = int(np.ceil(3.0 * section.blur_um / mpp)) + 1
+    margin = int(np.ceil(4.0 * section.blur_um / mpp)) + 1
     left, top = x_px - margin, y_px - margin
     columns, rows = width_px + 2 * margin, height_px + 2 * margin
     fine = mpp / times
@@ -66,7 +66,7 @@ def render(seed: int, *, mpp: float, x_px: int, y_px: int, width_px: int, height
     light = cv2.resize(light, (columns, rows), interpolation=cv2.INTER_AREA) if times > 1 else light
     light = cv2.GaussianBlur(light, (0, 0), section.blur_um / mpp)
     inner = np.s_[margin : margin + height_px, margin : margin + width_px]
-    noise = white_noise(seed, x_px=x_px % 1024, y_px=y_px % 1024, width_px=width_px, height_px=height_px)
+    noise = white_noise(seed, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px)
     pixels = np.clip(np.rint(light[inner] + np.float32(section.noise) * noise), 0, 255).astype(np.uint8)
     depth = np.where(edge > 0, layers.depth_um, np.float32(-1e3))
     depth = cv2.resize(depth, (columns, rows), interpolation=cv2.INTER_AREA) if times > 1 else depth
