@@ -140,7 +140,14 @@ def test_results_are_negotiated(jobs_server: Server, finished: str) -> None:
     parquet = get("application/vnd.apache.parquet").content
     assert pq.read_table(io.BytesIO(parquet)).num_rows == cells
     with zipfile.ZipFile(io.BytesIO(get("application/zip").content)) as archive:
-        assert set(archive.namelist()) == {"cells.geojson", "summary.json", "heatmaps/red.png", "overlay.png"}
+        assert set(archive.namelist()) == {
+            "cells.geojson",
+            "summary.json",
+            "heatmaps/red.png",
+            "overlay.png",
+            "figures/red.png",
+            "figures/overlay.png",
+        }
         assert len(json.loads(archive.read("cells.geojson"))["features"]) == cells
     assert problem(httpx.get(url, headers={"Accept": "text/csv"}, timeout=30)) == (406, "not-acceptable")
     light = submit(jobs_server, outputs=["parquet"])["id"]
@@ -154,7 +161,8 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     url = f"{jobs_server.url}/v1/jobs/{finished}/files"
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
-        "cells.geojson.gz", "cells.parquet", "heatmaps/red.png", "overlay.png", "summary.json",
+        "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
+        "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
@@ -443,7 +451,7 @@ def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: P
         assert len(box) > 5
         assert job.fetch(tmp_path / "files") == tmp_path / "files"
         assert {path.name for path in (tmp_path / "files").iterdir()} == {
-            "cells.geojson.gz", "cells.parquet", "heatmaps", "overlay.png", "summary.json",
+            "cells.geojson.gz", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json",
         }  # fmt: skip
         assert [found.id for found in client.jobs(label="client")] == [job.id]
         with pytest.raises(JobFinishedError):

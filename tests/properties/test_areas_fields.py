@@ -97,7 +97,8 @@ def test_the_files_are_those_of_the_region(analyser: Analyser, tmp_path: Path) -
         names.add(name)
         if name != "summary.json":
             assert (tmp_path / "out" / name).read_bytes() == content, name
-    assert names == {"summary.json", "heatmaps/red.png", "overlay.png", "mask.tiff", "areas_rle.csv"}
+    pictures = {"heatmaps/red.png", "figures/red.png", "overlay.png", "figures/overlay.png"}
+    assert names == {"summary.json", "mask.tiff", "areas_rle.csv"} | pictures
     results.write(tmp_path / "few", report.overview, outputs={"rle"})
     assert {path.name for path in (tmp_path / "few").iterdir()} == {"areas_rle.csv", "summary.json", "overlay.png"}
 

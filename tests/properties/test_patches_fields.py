@@ -24,7 +24,8 @@ from slidecascade.jobs.table import open_survey
 from slidecascade.kinds.table import KINDS
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.patches import geojson
-from slidecascade.outputs.patches.encoders import files, summarise
+from slidecascade.outputs.patches.encoders import files
+from slidecascade.outputs.patches.summary import summarise
 from slidecascade.patches import npz
 from slidecascade.patches.result import PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult

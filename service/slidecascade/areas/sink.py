@@ -19,6 +19,7 @@ from slidecascade.areas.tile import owned_box, smallest_px
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.areas.unions import Unions
 from slidecascade.geometry import Box
+from slidecascade.kinds.mosaic import paste
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
@@ -36,19 +37,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
         is_stated = self._pipeline.head.states_probabilities
         grid = self._grid
         return AreasResult(
-            pipeline=subject.pipeline,
-            coordinate_space=subject.coordinate_space,
-            facts=subject.facts,
-            region_l0=subject.region_l0,
-            mpp=subject.mpp,
-            models=subject.models,
-            thresholds=subject.thresholds,
-            classes=self._pipeline.classes,
-            tissue=self.tissue(),
-            tiles=self.report(),
-            timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
-            origin=subject.origin,
+            **self.common(subject),
             grid=grid,
             box=box,
             runs=runs,
@@ -123,11 +112,12 @@ def _pieces_of(results: Sequence[AreasTileResult]) -> _Pieces:
 def joined(results: Sequence[AreasTileResult], index: int, core: Box) -> AreasTileResult:
     """Tiles of a field as one, whose core is `core`; pieces stay as they are, for `AreasSink` joins them."""
     pieces = _pieces_of(results)
-    tissue = np.zeros((-(-core.height // BLOCK_PX), -(-core.width // BLOCK_PX)), np.bool_)
+    blocks = Box(core.x // BLOCK_PX, core.y // BLOCK_PX, -(-core.width // BLOCK_PX), -(-core.height // BLOCK_PX))
+    tissue = np.zeros((blocks.height, blocks.width), np.bool_)
     for result in results:
         rows, columns = result.tissue.shape
-        top, left = (result.core.y - core.y) // BLOCK_PX, (result.core.x - core.x) // BLOCK_PX
-        tissue[top : top + rows, left : left + columns] = result.tissue
+        place = Box(result.core.x // BLOCK_PX, result.core.y // BLOCK_PX, columns, rows)
+        paste(result.tissue, place, tissue, blocks)
     return AreasTileResult(
         index,
         core,

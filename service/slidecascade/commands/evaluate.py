@@ -1,4 +1,4 @@
-"""``slidecascade evaluate``: how well a pipeline finds known cells, or covers known areas, of images."""
+"""``slidecascade evaluate``: the accuracy of a pipeline on images with ground truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slidecascade_training.datasets.folder import read_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", required=True, help="nuclei, nash or one of your own")
+    parser.add_argument("--pipeline", required=True, help="nuclei, nash or a custom pipeline")
     parser.add_argument(
         "--data",
         type=Path,
@@ -29,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of x.png with x_labels.png, x_inst.png or x.geojson; with x_mask.png for a pipeline of areas",
     )
     parser.add_argument(
-        "--split", choices=truth.SPLITS, help="of a folder with index.csv; default: validate, or all without one"
+        "--split",
+        choices=truth.SPLITS,
+        help="split of a folder with index.csv; default: validate, or all images without index.csv",
     )
     parser.add_argument(
         "--mpp",
         type=float,
-        help="um per pixel of the images; default: what dataset.json says, else the segmenter's own",
+        help="um per pixel of the images; default: that of dataset.json, else that of the segmenter",
     )
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="which class of the pipeline a class of the truth is, e.g. 1=Immune",
+        help="class of the pipeline for a class of the ground truth, e.g. 1=Immune",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
@@ -52,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print, write the folder; returns the exit code."""
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    """Evaluate, print the metrics and write the folder; returns the exit code."""
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     analyser = Analyser(read_settings(models_dir=arguments.models), observer=Silent())
     try:
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     if arguments.out:
-        from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
+        from slidecascade_evaluation import plots  # only with --out, because it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
     question = Question(
@@ -77,7 +79,7 @@ def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     )
     trial = run_trial(analyser, question, specimens, progress=bar("images"))
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
-    # First: a full disk does not take the figures away.
+    # Printed first, so that a full disk does not lose the metrics.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})

@@ -107,7 +107,7 @@ class AreasResults:
                 if name == "summary.json":
                     summary = content
                 elif ("mask" in outputs or name != MASK) and (
-                    "heatmaps" in outputs or not name.startswith("heatmaps/")
+                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
                 ):
                     write_file(folder / name, content)
             write_file(folder / "summary.json", summary)

@@ -32,6 +32,7 @@ from slidecascade.outputs.cells.geoparquet import Table
 from slidecascade.outputs.cells.heatmap import Tally, of_tally
 from slidecascade.outputs.cells.overlay import shapes_of
 from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
@@ -161,7 +162,7 @@ class Collection:
                 write_file(folder / "cells.parquet", self.geoparquet())
             small = dict(self._small_files(overview, colormap))
             for name in sorted(small, key="summary.json".__eq__):
-                if "heatmaps" in outputs or not name.startswith("heatmaps/"):
+                if "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
                     write_file(folder / name, small[name])
 
     def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
@@ -171,7 +172,18 @@ class Collection:
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
-            yield "overlay.png", png.encode(self.overlay(overview))
+            drawn = self.overlay(overview)
+            yield "overlay.png", png.encode(drawn)
+            image_rgb, downsample = overview(overlay.MAX_SIDE_PX)
+            ends = self.analysis.classes.ends
+            yield from figures(
+                self.analysis,
+                maps,
+                Overviewed(image_rgb, downsample),
+                outlined=drawn,
+                counts=[(end.name, end.color, self.counts[end.name]) for end in ends],
+                colormaps=[colormap],
+            )
 
     def _tables(self) -> Iterator[Table]:
         for report, share in zip(self._reports, self._shares, strict=True):

@@ -109,7 +109,7 @@ class PatchesResults:
                 if name == "summary.json":
                     summary = content
                 elif ("grid" in outputs or name not in GRID_FILES) and (
-                    "heatmaps" in outputs or not name.startswith("heatmaps/")
+                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
                 ):
                     write_file(folder / name, content)
             write_file(folder / "summary.json", summary)
@@ -125,7 +125,7 @@ class PatchesSurvey(Survey):
     @property
     def recipe(self) -> str:
         pipeline = self.pipeline
-        return repr((pipeline.stride_px, pipeline.context_px, pipeline.mpp))
+        return repr((pipeline.stride_px, pipeline.context_px, pipeline.mpp, pipeline.edge))
 
     def sink(self, field: Field, region: Box) -> PatchesFieldSink:
         return PatchesFieldSink(field, self.pipeline, region=region, parts=self.parts)
