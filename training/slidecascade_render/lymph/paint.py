@@ -29,8 +29,8 @@ def paint(
 ) -> tuple[Canvas, npt.NDArray[np.bool_]]:
     """The stains at the pixel centres with columns `x_um` (W,) and rows `y_um` (H,), and where tumour is."""
     size = (y_um.size, x_um.size)
-    stains = [np.zeros(size, np.float32) for _ in range(3)]
-    canvas = Canvas(x_um, y_um, options.mpp, *stains, np.zeros(size, np.int32))
+    haematoxylin, eosin, blood = (np.zeros(size, np.float32) for _ in range(3))
+    canvas = Canvas(x_um, y_um, options.mpp, haematoxylin, eosin, blood, np.zeros(size, np.int32))
     at = regions(options, follicles, x_um[None, :], y_um[:, None], lambda noise: noise.over(x_um, y_um))
     _paint_ground(canvas, options, at)
     if options.outside_is_fat:
@@ -75,9 +75,8 @@ def _fibres(canvas: Canvas, options: NodeOptions) -> Field:
     bend = 9.0 * Noise(options.seed, 32, 60.0).over(canvas.x_um, canvas.y_um)
     across = (0.5 * canvas.x_um[None, :] + 0.87 * canvas.y_um[:, None] + bend) / 5.5
     wave = np.sin(across + 1.5 * texture(canvas, options.seed, 33, 9.0))
-    return (
-        0.46 + 0.22 * wave * np.float32(options.texture) + 0.12 * texture(canvas, options.seed, 34, 2.2)
-    ).astype(np.float32)
+    strands = 0.46 + 0.22 * wave * np.float32(options.texture) + 0.12 * texture(canvas, options.seed, 34, 2.2)
+    return np.asarray(strands, np.float32)
 
 
 def _paint_fat(canvas: Canvas, options: NodeOptions, at: Regions) -> None:
@@ -100,7 +99,8 @@ def _paint_fat(canvas: Canvas, options: NodeOptions, at: Regions) -> None:
 def _paint_vessels(canvas: Canvas, options: NodeOptions, at: Regions) -> None:
     """Small vessels with a pink wall, a lumen, and red cells in it."""
     window = Window(canvas.x_um[0], canvas.y_um[0], canvas.x_um[-1], canvas.y_um[-1]).grown(2 * _MOST_VESSEL_UM)
-    x, y, keys = (grid.ravel() for grid in places(options.seed, 53, window, _VESSEL_PITCH_UM))
+    grid_x, grid_y, grid_keys = places(options.seed, 53, window, _VESSEL_PITCH_UM)
+    x, y, keys = grid_x.ravel(), grid_y.ravel(), grid_keys.ravel()
     chosen = uniform(keys, 54) < 0.5
     red = texture(canvas, options.seed, 35, 5.2)
     for cx, cy, key in zip(x[chosen].tolist(), y[chosen].tolist(), keys[chosen], strict=True):
@@ -144,7 +144,7 @@ def _paint_body(
     canvas.cover(
         box,
         alpha,
-        np.float32(cells.haematoxylin[row]),
+        float(cells.haematoxylin[row]),
         np.float32(cells.eosin[row]) * (1 + np.float32(0.35) * foam),
     )
     if cells.is_tumour[row]:
@@ -167,13 +167,13 @@ def _paint_nucleus(canvas: Canvas, cells: Cells, row: int, box: Box, grain: Fiel
     inside_um = (1.0 - reach) * np.float32(across_um)
     vesicular = np.float32(cells.open[row])
     rim = np.exp(-np.square(inside_um / np.float32(0.6)))
-    stain = np.float32(cells.dark[row]) * (1 - np.float32(0.35) * vesicular)
-    stain = stain + (0.20 + 0.22 * vesicular) * grain + (0.06 + 0.30 * vesicular) * rim
+    body = np.float32(cells.dark[row]) * (1 - np.float32(0.35) * vesicular)
+    stain: Field = body + (0.20 + 0.22 * vesicular) * grain + (0.06 + 0.30 * vesicular) * rim
     if cells.nucleolus[row] > 0.35:
         spot = np.square(u - np.float32(0.7 * (draw[2] - 0.5))) + np.square(v - np.float32(0.7 * (draw[3] - 0.5)))
         stain = stain + np.float32(0.6 * cells.nucleolus[row]) * np.exp(-spot / np.float32(0.05))
     edge = np.float32(max(0.7, 1.1 * canvas.mpp))
-    canvas.cover(box, ramp(inside_um / edge + np.float32(0.5)), np.maximum(stain, 0.1), np.float32(0.35))
+    canvas.cover(box, ramp(inside_um / edge + np.float32(0.5)), np.maximum(stain, 0.1), 0.35)
 
 
 def _open_gaps(canvas: Canvas, options: NodeOptions, at: Regions) -> None:

@@ -37,10 +37,8 @@ class Follicles:
     @staticmethod
     def around(options: NodeOptions, window: Window) -> Follicles:
         """Those that reach into the window."""
-        x, y, keys = (
-            grid.ravel()
-            for grid in places(options.seed, 40, window.grown(2 * MOST_FOLLICLE_UM), FOLLICLE_PITCH_UM)
-        )
+        grid_x, grid_y, grid_keys = places(options.seed, 40, window.grown(2 * MOST_FOLLICLE_UM), FOLLICLE_PITCH_UM)
+        x, y, keys = grid_x.ravel(), grid_y.ravel(), grid_keys.ravel()
         radius = between(keys, 41, 80.0, MOST_FOLLICLE_UM)
         germinal = np.where(uniform(keys, 42) < options.germinal, radius * between(keys, 43, 0.45, 0.75), 0.0)
         chosen = uniform(keys, 44) < 0.55 * options.follicles
