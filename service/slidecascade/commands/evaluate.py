@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the metrics and write the folder; returns the exit code."""
     # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
-    settings = read_settings(models_dir=arguments.models, slide_roots=(arguments.data.resolve(),))
+    roots = (arguments.data.resolve(),) if arguments.data.is_dir() else None
+    settings = read_settings(models_dir=arguments.models, slide_roots=roots)
     analyser = Analyser(settings, observer=Silent())
     try:
         kind = analyser.pipeline(arguments.pipeline).kind
