@@ -89,8 +89,9 @@ class ToyKinds:
     `run` hands on what else it is given to `analyse`.
     """
 
-    def __init__(self, folder: Path, *, mask_head: str = "classes", **changes: dict[str, Any]) -> None:
-        packages = load_repository(write_models(folder / "models", mask_head=mask_head))
+    def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
+        head = changes.get("mask", {}).get("head", "classes")
+        packages = load_repository(write_models(folder / "models", mask_head=head))
         files = (AREAS | changes.get("areas", {}), PATCHES | changes.get("patches", {}))
         pipelines = write_pipelines(folder / "pipelines", *files)
         self.pipelines = load_pipelines(packages, pipelines, [kind.file for kind in KINDS.values()])

@@ -140,7 +140,7 @@ def test_areas_are_in_level0_pixels(toy: ToyKinds) -> None:
 
 def test_classes_may_overlap(tmp_path: Path) -> None:
     """A network of sigmoids: each class by itself, in any tiling, with a bit each in the mask."""
-    toy = ToyKinds(tmp_path, mask_head="overlapping")
+    toy = ToyKinds(tmp_path, mask={"head": "overlapping"})
     image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
     image[40:200, 40:300] = (230, 40, 40)
     image[100:260, 200:380] = (40, 210, 40)

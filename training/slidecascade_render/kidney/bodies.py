@@ -11,7 +11,7 @@ from slidecascade_render.canvas import ramp
 from slidecascade_render.darts import ROUNDS, SPACING, places, thinned
 from slidecascade_render.kidney.section import Section
 from slidecascade_render.lattice import Field, Floats, normal, uniform
-from slidecascade_render.window import Window
+from slidecascade_render.window import Bools, Window
 
 _PITCH_UM: Final = 150.0
 _MOST_UM: Final = 140.0
@@ -28,7 +28,7 @@ class Bodies:
     x_um: Floats
     y_um: Floats
     radius_um: Floats
-    is_vessel: Floats
+    is_vessel: Bools
     chances: Floats
 
     def __len__(self) -> int:

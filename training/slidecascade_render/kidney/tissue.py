@@ -144,7 +144,7 @@ def _place_bodies(layers: _Layers, seed: int, section: Section) -> None:
     window = Window(float(x_um[0]), float(y_um[0]), float(x_um[-1]), float(y_um[-1]))
     found = bodies(seed, section, window)
     cortex = Noise(seed, 4, 1500.0).at(found.x_um, found.y_um) + section.medulla < 0.05
-    for index in np.flatnonzero((found.is_vessel > 0) | cortex).tolist():
+    for index in np.flatnonzero(found.is_vessel | cortex).tolist():
         _place(layers, seed, section, found, index)
 
 
@@ -180,7 +180,7 @@ def _cover(layers: _Layers, box: tuple[slice, slice], paint: Paint) -> None:
 def _edge(layers: _Layers, seed: int, section: Section) -> Field:
     """Cut the tissue along its edge; the distance to it in um, positive inside, roughly."""
     x_um, y_um = layers.x_um, layers.y_um
-    edge = np.float32(section.edge_um) + (
+    edge: Field = np.float32(section.edge_um) + (
         1100.0 * _noise(x_um, y_um, seed, 31, 2600.0)
         + 130.0 * _noise(x_um, y_um, seed, 32, 420.0)
         + 22.0 * _noise(x_um, y_um, seed, 33, 45.0)

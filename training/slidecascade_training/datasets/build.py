@@ -351,7 +351,7 @@ def _build_masks(options: DatasetOptions, report: Callable[[str], object]) -> Bu
             share=options.validation,
             seed=options.seed,
         )
-        examples = []
+        examples: list[Example] = []
         for specimen, text in pairs:
             slide_id, before = specimen.slide_id, len(examples)
             with options.opened(specimen) as view:

@@ -148,4 +148,4 @@ def sampled(runs: Runs, grid: Grid, box: Box, height_l0: int) -> npt.NDArray[np.
     asked = middles[0][None, :] * step + np.minimum(middles[1], height_l0 - 1)[:, None]
     before = np.searchsorted(near.columns * step + near.tops, asked, side="right") - 1
     ends = (near.columns * step + near.bottoms)[np.maximum(before, 0)]
-    return ((before >= 0) & (asked < ends)).astype(np.uint8)
+    return np.asarray((before >= 0) & (asked < ends), np.uint8)
