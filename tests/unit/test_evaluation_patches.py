@@ -134,7 +134,7 @@ def test_a_perfect_map_scores_one(analyser: Analyser, tmp_path: Path) -> None:
     plots = patches.plots(trial)
     assert set(plots) == {
         *("roc.png", "precision_recall.png", "froc.png"),
-        *("slides/first.png.png", "slides/second.png.png"),
+        *("slide-first.png.png", "slide-second.png.png"),
     }
 
 

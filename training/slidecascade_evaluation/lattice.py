@@ -34,8 +34,8 @@ class MaskedSlide:
     mask: Path
 
 
-def find_masked(folder: Path) -> tuple[MaskedSlide, ...]:
-    """The slides and images of a folder, by name.
+def find_masked(folder: Path, masks_dir: Path | None = None) -> tuple[MaskedSlide, ...]:
+    """The slides and images of a folder, by name; their masks lie beside them, or in `masks_dir`.
 
     Raises:
         UnusableDataError: there are none, or one has no mask.
@@ -44,7 +44,8 @@ def find_masked(folder: Path) -> tuple[MaskedSlide, ...]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.endswith(MASK_ENDINGS) or not (can_open(path) or path.suffix.lower() in (".png", ".jpg")):
             continue
-        masks = [mask for ending in MASK_ENDINGS if (mask := path.with_name(path.stem + ending)).is_file()]
+        names = [path.stem + ending for ending in MASK_ENDINGS]
+        masks = [mask for name in names if (mask := (masks_dir or folder) / name).is_file()]
         if not masks:
             raise UnusableDataError(
                 f"{path.name} has no mask: put {path.stem}{MASK_ENDINGS[0]} beside it, black where there is none."

@@ -26,7 +26,7 @@ _SQUARE: Final = (5.2, 5.0)
 def draw(trial: PatchesTrial) -> Mapping[str, bytes]:
     """PNG files by name."""
     files = {"roc.png": _roc(trial), "precision_recall.png": _precision(trial), "froc.png": _froc(trial)}
-    return files | {f"slides/{slide.name}.png": _beside(slide, trial.class_name) for slide in trial.slides}
+    return files | {f"slide-{slide.name}.png": _beside(slide, trial.class_name) for slide in trial.slides}
 
 
 def _roc(trial: PatchesTrial) -> bytes:

@@ -30,7 +30,7 @@ from slidecascade.models.spec import ModelClass
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 
 Kind = Literal["crops", "tiles"]
-Way = Literal["points", "regions", "pipeline", "outlines", "masks"]
+Way = Literal["points", "regions", "pipeline", "outlines", "masks", "patches"]
 MAX_LABEL = 2**16 - 1
 
 
