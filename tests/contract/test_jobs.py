@@ -302,11 +302,34 @@ def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     assert set(names[:-1]) == {"progress"}
 
 
-def test_a_pipeline_of_a_kind_without_fields_is_rejected(jobs_server: Server) -> None:
-    """The answer names the kinds that jobs run."""
-    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": "toy-areas"}, timeout=30)
-    assert problem(answer) == (422, "invalid-request")
-    assert "kinds cells, patches" in answer.json()["detail"]
+def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The areas of a job are those of the region; run lengths, mask, summary, files and the client have them."""
+    job = str(submit(jobs_server, pipeline="toy-areas")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    region = {"pipeline": "toy-areas", "slide": SLIDE, "mpp": MPP}
+    for accept in ("text/csv", GEOJSON["Accept"]):
+        ours = httpx.get(result, headers={"Accept": accept}, timeout=60).raise_for_status()
+        whole = httpx.post(
+            f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": accept}, timeout=60
+        ).raise_for_status()
+        if accept == "text/csv":
+            assert ours.text == whole.text
+            assert ours.text.startswith("id,encoding\n")
+        else:
+            assert ours.json()["features"] == whole.json()["features"]
+            assert whole.json()["features"]
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.areas) == len(whole.json()["features"])
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names == {
+        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "summary.json"
+    }  # fmt: skip
+    few = str(submit(jobs_server, pipeline="toy-areas", outputs=["rle"])["id"])
+    assert ended(jobs_server, few)["status"] == "succeeded"
+    files = httpx.get(f"{jobs_server.url}/v1/jobs/{few}/files", timeout=30).json()["files"]
+    assert {item["name"] for item in files} == {"areas_rle.csv", "overlay.png", "summary.json"}
 
 
 def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:

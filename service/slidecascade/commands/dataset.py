@@ -16,7 +16,13 @@ from slidecascade_training.datasets.vocabulary import Vocabulary
 DEFAULT_STRIDE_PX = 128
 """Side of a square of patches."""
 
-_WAYS: dict[str, Way] = {"points": "points", "regions": "regions", "pipeline": "pipeline", "outlines": "outlines"}
+_WAYS: dict[str, Way] = {
+    "points": "points",
+    "regions": "regions",
+    "pipeline": "pipeline",
+    "outlines": "outlines",
+    "masks": "masks",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         required=True,
-        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides",
+        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides; a csv of masks",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set; must not exist")
     parser.add_argument(
@@ -37,10 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="way",
         nargs="+",
         default=["points"],
-        metavar=("points|regions|pipeline NAME|outlines|patches", "NAME"),
+        metavar=("points|regions|pipeline NAME|outlines|masks|patches", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
         "pipeline NAME: cells found by that pipeline, labelled by the points in them or the regions around them; "
         "outlines: tiles with label images, for segmenters; pixels of a tile outside outlines are background; "
+        "masks: tiles with masks, from a table of run lengths (id,encoding) as --annotations; "
         "patches: contexts of --size around squares of --stride, labelled by NAME_mask.tif in --annotations",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all classes found")
@@ -100,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_patches(arguments)
     if way not in _WAYS or len(rest) != (way == "pipeline"):
         raise InvalidRequestError(
-            "--from is invalid: use points, regions, outlines, patches, or pipeline and a pipeline's name."
+            "--from is invalid: use points, regions, outlines, masks, patches, or pipeline and a pipeline's name."
         )
     options = DatasetOptions(
         slides_dir=arguments.slides,

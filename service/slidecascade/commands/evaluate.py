@@ -15,7 +15,7 @@ from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
 from slidecascade.staging import write_files
 from slidecascade.timing import Silent
-from slidecascade_evaluation import patches, report, truth
+from slidecascade_evaluation import masks, patches, report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
 
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         required=True,
-        help="folder of x.png with x_labels.png, x_inst.png or x.geojson; of slides with x_mask.tif for patches",
+        help="folder of x.png with x_labels.png, x_inst.png or x.geojson; of images with x_mask.png for areas, of "
+        "slides with x_mask.tif for patches",
     )
     parser.add_argument(
         "--split",
@@ -57,13 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print, write the folder; returns the exit code."""
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    """Evaluate, print the metrics and write the folder; returns the exit code."""
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
-    settings = read_settings(models_dir=arguments.models, slide_roots=(arguments.data.resolve(),))
+    roots = (arguments.data.resolve(),) if arguments.data.is_dir() else None
+    settings = read_settings(models_dir=arguments.models, slide_roots=roots)
     analyser = Analyser(settings, observer=Silent())
     try:
-        if analyser.pipeline(arguments.pipeline).kind == "patches":
+        kind = analyser.pipeline(arguments.pipeline).kind
+        if kind == "areas":
+            return _run_masks(arguments, analyser)
+        if kind == "patches":
             return _run_patches(arguments, analyser)
         return _run_cells(arguments, analyser)
     finally:
@@ -87,6 +92,23 @@ def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
+    return 0
+
+
+def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = masks.run_masks(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
+        split=arguments.split,
+        thresholds=dict(arguments.threshold),
+        progress=bar("images"),
+    )
+    text = json.dumps(masks.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else masks.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode()})
     return 0
 
 

@@ -31,7 +31,7 @@ from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
 
-OUTPUTS = frozenset({"geojson", "parquet", "heatmaps", "grid"})
+OUTPUTS = frozenset({"geojson", "parquet", "heatmaps", "grid", "mask", "rle"})
 """What files a job may be asked for; a kind writes those of them that it has."""
 
 

@@ -9,12 +9,17 @@ from typing import Final
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.errors import InvalidRequestError
+from slidecascade.jobs.areas import AreasSurvey
 from slidecascade.jobs.collect import CellsSurvey
 from slidecascade.jobs.patches import PatchesSurvey
 from slidecascade.jobs.survey import Survey
 from slidecascade.pipelines.spec import Pipeline
 
-SURVEYS: Final[Mapping[str, type[Survey]]] = {"cells": CellsSurvey, "patches": PatchesSurvey}
+SURVEYS: Final[Mapping[str, type[Survey]]] = {
+    "cells": CellsSurvey,
+    "patches": PatchesSurvey,
+    "areas": AreasSurvey,
+}
 """The surveys of the kinds that can be worked on field by field, by name of the kind."""
 
 

@@ -12,7 +12,7 @@ from slidecascade.wire.problems import Problem
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps", "grid"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
 
 
 class JobRequest(WireModel):
@@ -33,7 +33,7 @@ class JobRequest(WireModel):
         default=False, description="finish even if tiles fail"
     )
     outputs: tuple[JobOutput, ...] = Field(
-        default=("geojson", "parquet", "heatmaps", "grid"),
+        default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
         max_length=16,
         description="the files to write, those of them that the pipeline's kind has",
     )
