@@ -201,7 +201,7 @@ def test_a_broken_chunk_ends_the_request(limited: Server, connect: Connect) -> N
     ],
 )
 def test_on_loopback_only_its_names_are_answered_for(connect: Connect, host: bytes, status: int) -> None:
-    """A page that leads its own name to loopback learns nothing, not even that the process lives."""
+    """A page that resolves its own name to loopback (DNS rebinding) gets no response of the API or health."""
     connection = connect()
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
     response = answer(connection)

@@ -17,11 +17,12 @@ from tritonclient.utils import InferenceServerException
 
 import toy_models
 from served_process import Server, StartServer
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import bundled_models_dir, read_settings
 
-PACKAGES = load_repository(bundled_models_dir())
+PACKAGES = served_packages(read_settings())
 BINARY = "application/octet-stream"
 
 
@@ -198,7 +199,7 @@ def test_images_of_a_wrong_multiple_are_rejected(server: Server) -> None:
 
 
 def test_a_good_request_by_hand(server: Server) -> None:
-    """Binary data in, JSON out when nothing else is asked for; an unknown Content-Type does not matter."""
+    """Binary data in, JSON out by default; an unknown Content-Type is accepted."""
     response = call(server, GOOD + PIXELS, json_bytes=len(GOOD), **{"Content-Type": "text/plain"})
     assert response.status_code == 200
     answer = response.json()

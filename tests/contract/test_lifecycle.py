@@ -77,7 +77,7 @@ def gate(tmp_path: Path, slide_root: Path) -> Iterator[Gate]:
 
 
 def test_overload_is_reported_before_the_body_is_sent(gate: Gate) -> None:
-    """While all slots are taken a client learns at once when to try again; it need not send its image first."""
+    """While all slots are taken a client gets Retry-After before it sends its image."""
     server = gate.server
     first, second = Upload(server), Upload(server)
     first.send()

@@ -87,7 +87,14 @@ def test_a_slide_region_is_answered_in_every_form(client: httpx.Client) -> None:
     archive = client.post("/v1/regions", json=request, headers={"Accept": wire.ZIP})
     with zipfile.ZipFile(BytesIO(archive.content)) as files:
         assert files.testzip() is None
-        assert {"cells.geojson", "summary.json", "heatmaps/density.png", "overlay.png"} == set(files.namelist())
+        assert {
+            "cells.geojson",
+            "summary.json",
+            "heatmaps/density.png",
+            "overlay.png",
+            "figures/density.png",
+            "figures/overlay.png",
+        } == set(files.namelist())
         assert json.loads(files.read("cells.geojson"))["features"] == features
 
 
@@ -261,7 +268,7 @@ def test_real_slides_that_cannot_be_analysed(start_server: Any, shared_data: Pat
 
 
 def test_request_ids_are_kept_or_made(client: httpx.Client) -> None:
-    """A valid id comes back on every kind of answer, another is replaced."""
+    """A valid id is returned in every kind of response, an invalid one is replaced."""
     for path in ("/livez", "/readyz", "/healthz", "/metrics", "/docs", "/nothing", "/v1/slides", "/schema.json"):
         assert client.get(path, headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
         made = client.get(path, headers={"X-Request-Id": "no good"}).headers["x-request-id"]

@@ -76,7 +76,7 @@ def classify(runner: Runner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def known_regions(server: TritonServer) -> set[str]:
-    """Names of the shared memory that the server knows of."""
+    """Names of the shared memory regions registered with the server."""
     with triton.InferenceServerClient(server.url) as client:
         return set(client.get_system_shared_memory_status().regions)
 
@@ -105,7 +105,7 @@ def test_the_cells_are_those_of_the_local_runner(
 
 @BOTH_WAYS
 def test_a_large_batch_is_split_in_order(server: TritonServer, local: LocalRunner, shared_memory: bool) -> None:
-    """More images than the served model takes at once come back as one array, in their order, writable."""
+    """More images than the served model takes at once are returned as one writable array in their order."""
     runner = TritonRunner([CELL], url=server.url, shared_memory=shared_memory)
     images = crops(70)[:, ::-1]  # not contiguous
     outputs = runner.run("nash-cell", {"image": images})["probabilities"]
@@ -118,7 +118,7 @@ def test_a_large_batch_is_split_in_order(server: TritonServer, local: LocalRunne
 
 
 def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> None:
-    """Calls of many threads never see each other's memory, and every region is given back at the end."""
+    """Calls of many threads never see each other's memory, and every region is released at the end."""
     runner = TritonRunner([CELL], url=server.url, shared_memory=True)
     batches = [crops(1 + seed % 5, seed=seed) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
@@ -199,7 +199,7 @@ def test_another_model_is_refused(server: TritonServer, change: str) -> None:
 
 
 def test_a_version_that_is_not_served_is_not_ready(server: TritonServer) -> None:
-    """The version of model.yaml is asked for, not just any."""
+    """The version of model.yaml is requested."""
     package = replace(CELL, spec=CELL.spec.model_copy(update={"version": 7}))
     runner = TritonRunner([package, UNET], url=server.url)
     with pytest.raises(NotReadyError, match="not ready to run 'nash-cell' version 7:"):

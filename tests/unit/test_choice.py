@@ -89,7 +89,7 @@ def test_batching_changes_no_cell(toy: ToyPipeline, packages: list[ModelPackage]
 def test_on_a_cpu_networks_are_called_directly(
     packages: list[ModelPackage], fields: dict[str, Any], kind: type[Runner]
 ) -> None:
-    """Unless batching is asked for."""
+    """Unless batching is enabled."""
     runner = open_runner(packages, Settings(**fields), Unobserved())
     assert isinstance(runner, kind)
     runner.close()
@@ -109,7 +109,7 @@ def test_every_runner_is_measured(packages: list[ModelPackage]) -> None:
 
 
 def test_models_can_run_in_different_places() -> None:
-    """Each call goes to the runner that has the model; each runner is asked and closed once."""
+    """Each call goes to the runner that has the model; each runner is checked and closed once."""
     here, there = Elsewhere(), Elsewhere(NotReadyError("Not there.", retry_after_s=1))
     runner = RoutedRunner({"a": here, "b": there, "c": here})
     for model in "abcb":
@@ -297,7 +297,7 @@ def test_a_full_queue_reports_the_retry_time_of_the_settings(packages: list[Mode
 
 
 def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> None:
-    """Calls of any size come back whole, in order, through batches of another size."""
+    """Calls of any size are returned complete and in order, through batches of other sizes."""
     runner = LocalRunner(packages)
     batcher = open_runner(packages, Settings(batching="on", max_batch=4), Unobserved())
     pixels = np.random.default_rng(1).integers(0, 256, (11, 72, 72, 3), np.uint8)

@@ -58,7 +58,7 @@ def test_analyze_writes_the_files_of_the_zip(
 def test_wrong_calls_get_one_sentence(
     tile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, reported: str
 ) -> None:
-    """The exit code says whose fault it was; stderr holds no stack trace; no folder is left behind."""
+    """The exit code distinguishes invalid calls from failures; stderr has no stack trace; no folder remains."""
     with_out = ["analyze", str(tile), "--out", str(tmp_path / "out"), *arguments]
     try:
         result = main(with_out)

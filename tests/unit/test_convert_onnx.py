@@ -80,7 +80,7 @@ def test_a_frozen_batch_is_freed(tmp_path: Path, batch: int) -> None:
 
 
 def test_half_precision_and_uint8_inputs_are_fed_their_own_type(tmp_path: Path) -> None:
-    """A float16 network gets float16 and its answer is given back as float32."""
+    """A float16 network gets float16 and its output is returned as float32."""
     made = toy_onnx.classifier(element=np.float16)
     _, run = convert(tmp_path, made, normalisation=SCALED, **CLASSIFY)
     assert run(IMAGES).dtype == np.float32

@@ -60,7 +60,7 @@ def test_an_exit_is_not_a_hang() -> None:
 
 
 def test_a_stopped_process_hangs() -> None:
-    """It does not end, and it does not come back."""
+    """It neither exits nor continues."""
     with beating() as (process, pipe):
         os.kill(process.pid, signal.SIGSTOP)
         assert not watch_heartbeats(process.pid, pipe)

@@ -92,7 +92,7 @@ async def test_calls_run_side_by_side() -> None:
 
 
 async def test_images_that_may_wait_are_counted() -> None:
-    """One call of any size may wait alone; what goes beyond the number is refused with the time to come back."""
+    """One call of any size may wait alone; calls beyond the limit are rejected with Retry-After."""
     runner = Gated(2)
     calls = queue(runner, threads=1, max_items=4)
     first = start(calls.answer(Caller().call()))

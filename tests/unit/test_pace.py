@@ -63,7 +63,7 @@ class World:
 
 
 def soon(seed: int = 1) -> Callable[[], float]:
-    """Callers who come back after 0.1 to 0.3 ms."""
+    """Callers that call again after 0.1 to 0.3 ms."""
     chance = random.Random(seed)  # noqa: S311 - a simulation
     return lambda: chance.uniform(1e-4, 3e-4)
 
@@ -103,7 +103,7 @@ def test_calls_do_not_wait_when_batches_gain_nothing(callers: int) -> None:
 
 
 def test_rare_callers_are_not_kept_waiting() -> None:
-    """Eight callers who each come once a second are served on their own and at once, as good as always."""
+    """Eight callers with a call per second each are almost always served separately and immediately."""
     chance = random.Random(7)  # noqa: S311 - a simulation
     world = World(fixed_s=0.010, per_item_s=0.0002)
     world.run(8, answers=800, think=lambda: chance.expovariate(1.0))

@@ -26,7 +26,7 @@ def _package(models_dir: Path, **changes: Any) -> Path:
 
 
 def test_a_good_package_is_loaded_and_run(tmp_path: Path) -> None:
-    """Maps come back as the graph computes them."""
+    """Maps are returned as the graph computes them."""
     _package(tmp_path)
     packages = load_repository(tmp_path)
     runner = LocalRunner(packages.values())

@@ -1,4 +1,4 @@
-"""Regions of shared memory: lent to one call at a time, and never left behind."""
+"""Regions of shared memory: used by one call at a time, and always removed."""
 
 from __future__ import annotations
 

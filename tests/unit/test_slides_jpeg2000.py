@@ -1,4 +1,4 @@
-"""JPEG 2000 data that is cut is noticed; whole data of every kind is not taken for cut."""
+"""Truncated JPEG 2000 data is detected; complete data of every variant is not reported as truncated."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_what_is_parted_and_joined_is_the_same(count: int, cuts: list[int]) -> N
 
 
 def test_calls_are_bounded_by_what_is_larger_the_inputs_or_the_outputs() -> None:
-    """A network may return many times the bytes it takes; tensors of no image count for nothing."""
+    """A network may return many times the bytes it takes; tensors without images have no bytes."""
     small: Tensors = {"a": np.zeros((4, 8), np.uint8)}
     large: Tensors = {"b": np.zeros((4, 9), np.float32), "c": np.zeros(4)}
     assert image_bytes(small, large) == image_bytes(large, small) == 9 * 4 + 8

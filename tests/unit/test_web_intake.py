@@ -263,14 +263,14 @@ def test_a_wrong_field_is_named(document: str, field: str) -> None:
 
 
 def test_all_wrong_fields_are_listed() -> None:
-    """The caller learns of every wrong field at once."""
+    """The error lists all invalid fields."""
     with pytest.raises(InvalidRequestError, match="and 1 more") as caught:
         parse_request(b'{"pipeline": "", "mpp": 0}')
     assert {name for name, _ in caught.value.errors} == {"pipeline", "mpp"}
 
 
 def test_few_of_many_wrong_fields_are_listed() -> None:
-    """A request that is wrong a thousand times gets a short answer; neither long names nor values come back."""
+    """A request that is wrong a thousand times gets a short answer; without long names and values."""
     fields = {f"field-{number}" + "x" * 10_000: "secret" for number in range(1000)}
     with pytest.raises(InvalidRequestError, match="and 1000 more") as caught:
         parse_request(json.dumps(fields).encode())

@@ -231,7 +231,7 @@ async def test_the_catalogue_is_answered(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("asked", ["abc-1.2_X", "a" * 64])
 async def test_a_valid_request_id_is_kept(client: httpx.AsyncClient, asked: str) -> None:
-    """The caller's id comes back."""
+    """The client's id is returned."""
     assert (await client.get("/livez", headers={"X-Request-Id": asked})).headers["x-request-id"] == asked
 
 
@@ -298,7 +298,7 @@ async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, an
 
 
 async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
-    """Two that do not fit together are answered one after the other, and their memory is given back."""
+    """Two that do not fit together are answered one after another, and their memory is released."""
     analyser.needs_bytes = 600 * 2**20
     analyser.hold.set()
     both = [asyncio.create_task(post(client)) for _ in range(2)]
@@ -317,7 +317,7 @@ async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser
 async def test_memory_that_is_not_there_in_time_is_overloaded(
     client: httpx.AsyncClient, analyser: FakeAnalyser
 ) -> None:
-    """The caller is asked to come again; a region that never fits is too large."""
+    """The response is 429; a region that never fits is too large."""
     analyser.needs_bytes = 600 * 2**20
     analyser.hold.set()
     busy = asyncio.create_task(post(client))
@@ -371,7 +371,7 @@ async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, ana
 async def test_a_stuck_thread_is_answered_for(
     client: httpx.AsyncClient, analyser: FakeAnalyser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
+    """Work that ignores its deadline is abandoned in time, and counts as load until its thread ends."""
     freed = threading.Event()
 
     def stuck(*_: object, **__: object) -> None:
@@ -528,7 +528,7 @@ def _series(page: str) -> set[str]:
 async def test_log_lines_name_no_slide(
     client: httpx.AsyncClient, analyser: FakeAnalyser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line per request, with template and id; nothing of what was asked for or uploaded."""
+    """One line per request, with template and id; no data of the request or upload."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     logs.configure()

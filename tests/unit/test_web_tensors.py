@@ -1,4 +1,4 @@
-"""Tensors of one request: read, run in parts whose memory has a bound, and answered as was asked."""
+"""Tensors of one request: parsed, run in parts of bounded memory, and returned in the requested format."""
 
 from __future__ import annotations
 
