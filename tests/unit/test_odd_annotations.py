@@ -135,7 +135,7 @@ def test_one_crop_is_cut(dataset: Run, tmp_path: Path, name: str) -> None:
     assert code == 0, said
     assert len(list((tmp_path / "data" / "crops").rglob("*.png"))) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"annotations", "data"}
-    assert ("Left out: 1" in said) == ("beside it" in name)
+    assert ("Skipped: 1" in said) == ("beside it" in name)
 
 
 _GEOJSON = "not GeoJSON as QuPath writes it"
