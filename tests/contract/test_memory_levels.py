@@ -27,10 +27,10 @@ def test_memory_levels_off_under_load(start_server: StartServer, tmp_path: Path)
     toy = ToyPipeline(tmp_path)
     server = start_server(models=toy.models_dir, pipelines_dir=toy.pipelines_dir, threads=2)
     image = bytes(cv2.imencode(".png", blobs(1, 1200, 1200, 400)[:, :, ::-1])[1])
-    request = json.dumps({"pipeline": "toy", "mpp": 0.5})
+    request = json.dumps({"pipeline": "toy", "mpp": 0.5}).encode()
 
     def post(_number: int) -> None:
-        form = {"image": ("a.png", image), "request": (None, request)}
+        form = {"image": ("a.png", image), "request": ("request.json", request)}
         httpx.post(f"{server.url}/v1/regions", files=form, timeout=120).raise_for_status()
 
     with ThreadPoolExecutor(CALLERS) as callers:

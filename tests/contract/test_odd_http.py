@@ -82,7 +82,7 @@ class _Received:
 
 class _Kept(io.BufferedReader):
     def __init__(self, data: io.BytesIO) -> None:
-        super().__init__(data, 1)  # type: ignore[arg-type]  # nothing beyond this answer is taken
+        super().__init__(data, 1)  # nothing beyond this answer is taken
 
     def close(self) -> None:
         """The next answer follows."""

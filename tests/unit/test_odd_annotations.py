@@ -41,7 +41,7 @@ def text(*features: Any, **members: Any) -> bytes:
     return json.dumps({"type": "FeatureCollection", "features": list(features), **members}).encode()
 
 
-def asap(*corners: tuple[Any, Any], kind: str = "Polygon") -> bytes:
+def asap(*corners: Any, kind: str = "Polygon") -> bytes:
     inside = "".join(f'<Coordinate Order="x" X="{x}" Y="{y}"/>' for x, y in corners)
     return (
         f'<ASAP_Annotations><Annotations><Annotation Type="{kind}" PartOfGroup="Red"><Coordinates>{inside}'
@@ -187,10 +187,10 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(dataset: Run, tmp_path: Pa
 
 
 XML: Final[dict[str, tuple[bytes, int, str]]] = {
-    "a spline": (asap(*map(tuple, SQUARE), kind="Spline"), 0, "s0.png: 1 crops"),
+    "a spline": (asap(*SQUARE, kind="Spline"), 0, "s0.png: 1 crops"),
     "UTF-16": (
         b'<?xml version="1.0" encoding="utf-16"?>'.decode().encode("utf-16")
-        + asap(*map(tuple, SQUARE)).decode().encode("utf-16-le"),
+        + asap(*SQUARE).decode().encode("utf-16-le"),
         0,
         "s0.png: 1 crops",
     ),
