@@ -19,6 +19,7 @@ from slidecascade.hosting.openconnections import OpenConnections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+RETRY_AFTER_S = 17
 SHORT_S = 0.2
 LONG_S = 60.0
 NEVER = Timeouts(head_s=LONG_S, rest_s=LONG_S, idle_s=LONG_S, read_s=LONG_S)
@@ -68,6 +69,7 @@ async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIte
         all_open=OpenConnections(limit),
         timeouts=timeouts,
         timeout_log=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
+        retry_after_s=RETRY_AFTER_S,
     )
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -215,7 +217,7 @@ async def test_connections_in_use_are_not_closed(app: App) -> None:
             if answer := await read_all(reader):
                 break
         assert answer.startswith(b"HTTP/1.1 429 ")
-        assert b"retry-after" in answer.lower()
+        assert f"retry-after: {RETRY_AFTER_S}\r\n".encode() in answer.lower()
         assert b"x-request-id" in answer.lower()
         app.held.set()
         for reader, _ in busy:
