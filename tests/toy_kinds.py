@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import toy_models
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.geometry import Box
 from slidecascade.kinds.result import RegionResult
@@ -119,7 +119,7 @@ class ToyKinds:
             region_l0=region_l0 or Box(0, 0, image.shape[1], image.shape[0]),
             mpp=mpp,
             coordinate_space="image-pixels",
-            facts=FACTS,
+            find_facts=known(FACTS),
             thresholds=thresholds or self.pipelines[pipeline].thresholds,
             tile_px=tile_px,
             shift=shift,

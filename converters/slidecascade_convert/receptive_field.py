@@ -283,10 +283,13 @@ class _Walk:
             scale = float(scales[dim])
             if scale < 1 or not scale.is_integer():
                 raise _UnknownFieldError(f"a Resize by {scale:g}")
-            at = np.arange(len(axis))
-            # Linear interpolation also reads a neighbour on each side.
-            near = axis if mode == b"nearest" or scale == 1 else axis.taken(at - 1, at + 1)
-            axes.append(_repeated(near, int(scale)))
+            if mode == b"nearest" or scale == 1:
+                axes.append(_repeated(axis, int(scale)))
+            elif attributes.get("coordinate_transformation_mode", b"half_pixel").endswith(b"half_pixel"):
+                at = (np.arange(len(axis) * int(scale)) + 0.5) / scale - 0.5
+                axes.append(axis.taken(np.floor(at).astype(np.int64), np.ceil(at).astype(np.int64)))
+            else:
+                raise _UnknownFieldError("a linear Resize that is not centred")
         return _Field(field.dims, (axes[0], axes[1]))
 
     def _pad(self, node: onnx.NodeProto, attributes: dict[str, Any], field: _Field) -> _Field:
@@ -314,6 +317,14 @@ class _Walk:
         _require_other_axis(field, [attributes.get("axis", 0)])
         return field
 
+    def _gather(self, node: onnx.NodeProto, attributes: dict[str, Any], field: _Field) -> _Field:
+        """Channels by a list of constant indices."""
+        _require_other_axis(field, [attributes.get("axis", 0)])
+        chosen = self._constant(node, 1)
+        if chosen is None or chosen.ndim != 1:
+            raise _UnknownFieldError("a Gather of other than a constant list of channels")
+        return field
+
     def _matmul(self, node: onnx.NodeProto, _attributes: dict[str, Any], field: _Field) -> _Field:
         """A matrix of weights on the last dimension, which must be the channels."""
         _require_other_axis(field, [-1])
@@ -330,6 +341,7 @@ _Rule = Callable[[_Walk, Any, dict[str, Any], _Field], _Field]
 _RULES: dict[str, _Rule] = {
     "ConvTranspose": _Walk._transposed,
     "DepthToSpace": _Walk._depth_to_space,
+    "Gather": _Walk._gather,
     "MatMul": _Walk._matmul,
     "Pad": _Walk._pad,
     "Resize": _Walk._resize,

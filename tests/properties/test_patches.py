@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from slidecascade.errors import PipelineSpecError
 from slidecascade.geometry import Box
 from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.patches.result import PatchesResult
@@ -109,7 +110,7 @@ def test_a_square_sees_its_context_and_white_beyond_the_slide(toy: ToyKinds) -> 
         assert found.probabilities[row, column, 0] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("stride", [16, 24, 64])
+@pytest.mark.parametrize("stride", [16, 24, 40])
 @pytest.mark.parametrize("edge", ["white", "clamp"])
 @pytest.mark.parametrize("tile_px", [64, 4096])
 def test_contexts_at_the_edges_are_as_the_pipeline_says(
@@ -125,6 +126,12 @@ def test_contexts_at_the_edges_are_as_the_pipeline_says(
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         expected = slow_probability(image, column, row, clamp=edge == "clamp", stride=stride)
         assert found.probabilities[row, column, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stride_larger_than_the_context_is_rejected(tmp_path: Path) -> None:
+    """Parts of squares would be seen by nobody."""
+    with pytest.raises(PipelineSpecError, match="stride_px is 64 and context_px 44"):
+        ToyKinds(tmp_path, patches={"patch": {"context_px": CONTEXT, "stride_px": 64, "mpp": 0.5}})
 
 
 class Counting:

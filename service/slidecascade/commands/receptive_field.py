@@ -29,8 +29,8 @@ def described(spec: SegmenterSpec) -> str:
 def verified(spec: SegmenterSpec, runner: Runner, inputs: Tensors, outputs: Tensors) -> str:
     """As `described`, with the receptive field measured on `inputs`, for which the network returned `outputs`.
 
-    A square in the middle of the image is replaced by its inverse; outputs that change depend on it. The result is a
-    lower bound, because rounding hides small changes.
+    A square in the middle of the image is replaced by its inverse; outputs that change depend on it. The result is
+    a lower bound, because rounding hides small changes.
 
     Raises:
         ModelFailedError: when the measured field is larger than the stated one.
@@ -48,7 +48,8 @@ def verified(spec: SegmenterSpec, runner: Runner, inputs: Tensors, outputs: Tens
             f"({measured}): convert it again."
         )
     if stated is None and measured_px is not None:
-        return f"no receptive field is stated; the one of at least {measured_px} px (measured) {_fit(spec, measured_px)}"
+        fit = _fit(spec, measured_px)
+        return f"no receptive field is stated; the one of at least {measured_px} px (measured) {fit}"
     return f"{described(spec)} ({measured})"
 
 
@@ -58,11 +59,13 @@ def _fit(spec: SegmenterSpec, field_px: int) -> str:
     needed_px = (field_px - 1) // 2 + margin_px
     if needed_px <= spec.halo_px:
         return f"fits the halo of {spec.halo_px} px"
-    return f"does not fit the halo of {spec.halo_px} px: outlines may differ by tile; set halo_px to {needed_px} or more"
+    return (
+        f"does not fit the halo of {spec.halo_px} px: outlines may differ by tile; set it to at least {needed_px}"
+    )
 
 
 def _measured_reach_px(spec: SegmenterSpec, runner: Runner, inputs: Tensors, outputs: Tensors) -> int | None:
-    """Distance from the changed square to the farthest changed output, in pixels; None: up to a side of the image."""
+    """Distance from the changed square to the farthest changed output, in pixels; None: the whole image."""
     image, array = spec.input, inputs[spec.input.name]
     height, width = (array.shape[image.layout.index(axis)] for axis in "HW")
     side = -(-CHANGED_PX // image.multiple_of) * image.multiple_of

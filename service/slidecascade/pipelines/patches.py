@@ -128,6 +128,12 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
     shown = tuple(item.class_name for item in spec.heatmaps)
     outlined = tuple(dict.fromkeys(spec.outlines or shown))
     require_classes(spec.name, (*shown, *outlined), classifier)
+    context_px = spec.patch.context_px or classifier.crop.size_px
+    if spec.patch.stride_px > context_px:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: stride_px is {spec.patch.stride_px} and context_px {context_px}, so the "
+            "classifier would not see all of a square: use a smaller stride or a larger context."
+        )
     index = classifier.class_names.index
     return PatchesPipeline(
         name=spec.name,
@@ -137,7 +143,7 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
         classifier=classifier,
         head=head,
         stride_px=spec.patch.stride_px,
-        context_px=spec.patch.context_px or classifier.crop.size_px,
+        context_px=context_px,
         mpp=spec.patch.mpp or classifier.mpp,
         edge=spec.patch.edge,
         threshold=spec.threshold,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,8 +25,7 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
-from slidecascade.web.form import MAX_JSON_BYTES
-from slidecascade.web.intake import parse, read_bytes
+from slidecascade.web.intake import parse, read_json
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
@@ -71,7 +71,7 @@ _SUBMIT_ERRORS: Final = (
     errors.StorageFullError,
 )
 _RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
-_BBOX: Final = re.compile(r"-?[0-9]{1,10},-?[0-9]{1,10},[1-9][0-9]{0,9},[1-9][0-9]{0,9}")
+_BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
 _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
 
 _GEOJSON: Final = ".geojson.gz"
@@ -107,8 +107,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         openapi_extra=_REQUEST_BODY,
     )
     async def submit(request: Request) -> Response:
-        document = await read_bytes(request, max_bytes=MAX_JSON_BYTES, max_s=_BODY_S)
-        order = parse(wire.JobRequest, document)
+        order = parse(wire.JobRequest, await read_json(request, max_s=_BODY_S))
         key = _idempotency_key(request)
         record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
         job = info(record)
@@ -122,7 +121,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
         status: wire.JobStatus | None = None,
-        label: str | None = None,
+        label: Annotated[str | None, Query(pattern=wire.TEXT)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
         cursor: str | None = None,
     ) -> wire.JobList:
@@ -399,7 +398,9 @@ def _cursor(record: JobRecord) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created_at, job = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        return float(created_at), job
+        if not math.isfinite(seconds := float(created_at)):
+            raise ValueError(created_at)
+        return seconds, job
     except ValueError:
         raise _wrong("cursor", "send the cursor of the previous list") from None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, Answer, Fraction, Resolution, WireModel
+from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, TEXT, Answer, Fraction, Resolution, WireModel
 from slidecascade.wire.problems import Problem
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
@@ -37,7 +37,7 @@ class JobRequest(WireModel):
         max_length=16,
         description="the files to write, those of them that the pipeline's kind has",
     )
-    label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    label: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = Field(
         default=None, description="a label to find the job by"
     )
 
