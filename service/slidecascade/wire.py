@@ -395,8 +395,8 @@ class JobRequest(WireModel):
     """A slide, or a region of it of any size, to analyse as a job."""
 
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
-    slide: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        description="slide id as listed by /v1/slides"
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="slide id as listed by /v1/slides; not with an uploaded image"
     )
     region: RegionBox | None = Field(default=None, description="default: all of the slide")
     mpp: Resolution | None = Field(
@@ -411,8 +411,14 @@ class JobRequest(WireModel):
     outputs: tuple[JobOutput, ...] = Field(
         default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files that are written"
     )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide", description="what GeoJSON coordinates count from, as for a region"
+    )
     label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         default=None, description="yours, to find the job by"
+    )
+    notify: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="name of a webhook target that the operator has configured"
     )
 
     def region_request(self) -> RegionRequest:
@@ -424,7 +430,31 @@ class JobRequest(WireModel):
             mpp=self.mpp,
             thresholds=self.thresholds,
             allow_partial=self.allow_partial,
+            origin=self.origin,
         )
+
+
+MAX_BATCH = 500
+IdempotencyKey = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,255}$")]
+
+
+class JobOrder(JobRequest):
+    """A job of a batch."""
+
+    idempotency_key: IdempotencyKey | None = Field(
+        default=None, description="the same key and request: the same job, as the header of a single one"
+    )
+
+    @property
+    def job(self) -> JobRequest:
+        """The request without its key."""
+        return JobRequest.model_validate(self.model_dump(exclude={"idempotency_key"}))
+
+
+class JobBatch(WireModel):
+    """Jobs to submit together; each is accepted or rejected by itself."""
+
+    jobs: tuple[JobOrder, ...] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class JobProgress(Answer):
@@ -453,7 +483,7 @@ class JobInfo(Answer):
     id: str
     status: JobStatus
     pipeline: str
-    slide: str
+    slide: str | None = Field(description="null for an uploaded image")
     label: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -463,9 +493,45 @@ class JobInfo(Answer):
     links: JobLinks
 
 
+class JobBatchItem(Answer):
+    """What came of one job of a batch: `job` or `problem`, and the status that it would have had by itself."""
+
+    status: int
+    job: JobInfo | None = None
+    problem: Problem | None = None
+
+
+class JobBatchResult(Answer):
+    """In the order of the request."""
+
+    jobs: tuple[JobBatchItem, ...]
+
+
 class JobList(Answer):
     jobs: tuple[JobInfo, ...]
     cursor: str | None = Field(default=None, description="send it to get the next ones; null: there are no more")
+
+
+NotificationState = Literal["waiting", "delivered", "dead"]
+
+
+class NotificationInfo(Answer):
+    """A notification of a job's end; `id` is its ``webhook-id``."""
+
+    id: str
+    job: str
+    target: str
+    event: str
+    state: NotificationState
+    attempts: int
+    created_at: datetime
+    next_at: datetime | None = Field(default=None, description="when the next attempt is made")
+    ended_at: datetime | None = Field(default=None, description="when it was delivered or given up")
+    error: str | None = Field(default=None, description="why the last attempt failed")
+
+
+class NotificationList(Answer):
+    notifications: tuple[NotificationInfo, ...]
 
 
 class JobFile(Answer):

@@ -17,8 +17,8 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
 )
 from slidecascade.web.body import Body
-from slidecascade.web.form import MAX_JSON_BYTES, read_form
-from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
+from slidecascade.web.form import MAX_JSON_BYTES, TakeImage, read_form
+from slidecascade.wire import JSON, JobRequest, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,6 +87,30 @@ def parse_request(document: bytes) -> RegionRequest:
     return parse(RegionRequest, document)
 
 
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """A job to run; `has_image` when its image was given to the caller."""
+
+    request: JobRequest
+    has_image: bool
+
+
+async def read_job(request: Request, *, max_bytes: int, max_s: float, take: TakeImage) -> JobOrder:
+    """The job in the body of `request`; `take` gets its image, if it has one, in pieces. Raises as `read_order`."""
+    media_type = _media_type(request)
+    if media_type == JSON:
+        return JobOrder(parse(JobRequest, await _document(request, max_bytes, max_s)), has_image=False)
+    if media_type != FORM:
+        raise UnsupportedMediaTypeError(
+            f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
+        )
+    body = Body(request, max_bytes=max_bytes, max_s=max_s)
+    parts = await read_form(body, request.headers["content-type"], take=take)
+    if "request" not in parts:
+        raise MalformedRequestError("The form has no part 'request': add it, with the request as JSON.")
+    return JobOrder(parse(JobRequest, parts["request"]), has_image="image" in parts)
+
+
 async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
     """The whole body, whatever its type; as patient as `read_order`, and raises what it raises of the body."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -98,17 +122,17 @@ class _NativeDocument(WireModel):
     request: RegionRequest
 
 
-def parse(model: type[Model], document: bytes) -> Model:
+def parse(model: type[Model], document: bytes, *, max_members: int = MAX_MEMBERS) -> Model:
     """`document` as JSON of `model`.
 
     Raises:
         MalformedRequestError: when it is not a JSON object.
         InvalidRequestError: listing the fields that are wrong.
     """
-    if document.count(b":") > MAX_MEMBERS:
+    if document.count(b":") > max_members:
         raise InvalidRequestError(
-            f"The request has more than {MAX_MEMBERS} fields: leave out those that are not documented.",
-            (("request", f"has more than {MAX_MEMBERS} fields"),),
+            f"The request has more than {max_members} fields: leave out those that are not documented.",
+            (("request", f"has more than {max_members} fields"),),
         )
     try:
         return model.model_validate_json(document.removeprefix(BOM_UTF8))  # editors of Windows write one

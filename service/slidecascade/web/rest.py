@@ -39,6 +39,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
     errors.UnknownJobError: 404,
+    errors.UnknownNotificationError: 404,
     errors.NotAcceptableError: 406,
     errors.SlowRequestError: 408,
     errors.JobNotFinishedError: 409,
@@ -265,8 +266,8 @@ def _operation_routes(
     @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
     async def show_metrics() -> Response:
         await readiness.tell()
-        if desk is not None:
-            metrics.jobs(await lookups.run(desk.counts))
+        if desk is not None and (numbers := await lookups.run(desk.numbers)) is not None:
+            metrics.jobs(numbers)
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
 
     return router
@@ -317,6 +318,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [
                 (wire.RegionRequest, "validation"),
                 (wire.JobRequest, "validation"),
+                (wire.JobBatch, "validation"),
                 (wire.Summary, "serialization"),
                 (wire.Problem, "serialization"),
             ],
