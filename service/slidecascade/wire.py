@@ -117,6 +117,14 @@ def parse_request(fields: object) -> RegionRequest:
         raise refusal(error) from None
 
 
+def parse_order(fields: object) -> JobOrder:
+    """A job of a batch, as `parse_request`."""
+    try:
+        return JobOrder.model_validate(fields)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
 def refusal(error: ValidationError) -> InvalidRequestError:
     """An error with the first `MAX_ERRORS` invalid fields.
 

@@ -66,6 +66,11 @@ class Desk:
             opened, self._open = self._open, None
             _beside(opened.close)
 
+    @property
+    def max_upload_bytes(self) -> int:
+        """Most bytes of a job's body."""
+        return max(self._settings.max_job_upload_bytes, self._settings.max_upload_bytes)
+
     def begin_upload(self, stated_bytes: int) -> Upload:
         """A place for the image of a job that is submitted when all of it has arrived, else discarded.
 
@@ -205,6 +210,12 @@ class Desk:
         if found is None:
             raise UnknownNotificationError("There is no such notification: GET /v1/notifications lists them.")
         return found
+
+    def field(self, job: str, index: int) -> tuple[JobRecord, bytes | None]:
+        """The job and the cells of one of its fields, see `Folders.field`. Raises UnknownJobError."""
+        opened = self._opened()
+        record = opened.records.get(job)
+        return record, opened.folders.field(record, index)
 
     def results(self, job: str) -> Folders:
         """The folders, in which the results of `job` are complete.

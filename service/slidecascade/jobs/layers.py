@@ -1,7 +1,7 @@
 """Pictures of a job's result to lay over the slide: its classes and its heatmaps, as tiles of a deep-zoom pyramid.
 
-Levels are those of Deep Zoom: the greatest shows level 0 pixel by pixel, each one below halves the sides, rounded up.
-Tiles have 256 px and no overlap; those at the right and the bottom are smaller.
+Levels are those of Deep Zoom: the greatest shows level 0 pixel by pixel, each one below halves the sides, rounded
+up. Tiles have 256 px and no overlap; those at the right and the bottom are smaller.
 
 Written when the job's files are:
 
@@ -51,7 +51,7 @@ class _Record(BaseModel):
 
 
 class HeatmapLayer(_Record):
-    """A heatmap's values ``(h, w)``: the one at column and row 0 begins at `corner_l0` and is `cell_l0` px wide."""
+    """A heatmap's values ``(h, w)``: the first one begins at `corner_l0`; each is `cell_l0` px wide."""
 
     name: str
     corner_l0: tuple[float, float]
@@ -182,12 +182,13 @@ class Layers:
             part = raster[top : top + size.height * step, left : left + size.width * step]
             return _shrunk(np.asarray(part), colors, size, step)
         drawn = np.zeros((size.height, size.width), np.uint8)
-        low, high = corner * downsample, (corner + [size.width, size.height]) * downsample
+        low, high = corner * downsample, (corner + np.array([size.width, size.height])) * downsample
         for index, (left_l0, top_l0, right_l0, bottom_l0) in self._record.boxes_l0.items():
             if left_l0 < high[0] and right_l0 > low[0] and top_l0 < high[1] and bottom_l0 > low[1]:
                 cells = FieldCells.decode((self._folder / field_name(index)).read_bytes())
                 _draw(drawn, cells, corner.astype(np.float64), float(downsample))
-        return colors[drawn]
+        picture: NDArray[np.uint8] = colors[drawn]
+        return picture
 
     def _heatmap(
         self, place: int, corner: NDArray[np.int64], size: Size, downsample: int, colormap: Colormap
@@ -251,10 +252,8 @@ def _draw(pixels: NDArray[np.uint8], cells: FieldCells, corner: NDArray[np.float
         cv2.fillPoly(pixels, chosen, place + 1, cv2.LINE_8, _SHIFT_BITS)
 
 
-def _shrunk(
-    part: NDArray[np.uint8], colors: NDArray[np.uint8], size: Size, step: int
-) -> NDArray[np.uint8]:
-    """`part` of the raster at a `step` times coarser level: the mean colour of what is covered, and how much is."""
+def _shrunk(part: NDArray[np.uint8], colors: NDArray[np.uint8], size: Size, step: int) -> NDArray[np.uint8]:
+    """`part` of the raster at a `step` times coarser level: the mean colour of what is covered, and its share."""
     if step == 1:
         return colors[part]
     height, width = size.height * step, size.width * step

@@ -1,7 +1,7 @@
 """Notifications that are still to be delivered: a row each, written in the transaction that ends the job.
 
-A process that dies between the end of a job and the delivery, or during it, leaves the row; another one delivers it
-under the same id. A notification can therefore arrive twice, and its id states that it is the same one.
+A process that dies between the end of a job and the delivery, or during it, leaves the row; another one delivers
+it under the same id. A notification can therefore arrive twice, and its id states that it is the same one.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Outbox:
 
     def delivered(self, notification: str) -> None:
         """The target has accepted it."""
-        self._set(notification, state="delivered", ended_at=time.time(), attempts=_OUTBOX.c.attempts + 1, error=None)
+        self._set(
+            notification, state="delivered", ended_at=time.time(), attempts=_OUTBOX.c.attempts + 1, error=None
+        )
 
     def failed(self, notification: str, error: str, *, again_in_s: float | None) -> None:
         """An attempt failed; None: it was the last one."""

@@ -86,8 +86,8 @@ class Failure:
 class Backlog:
     """Numbers of all jobs that are kept; `take_overs` since the database was created.
 
-    `waiting` are the fields of unfinished jobs that are not done; `oldest_s` is the age of the oldest of these jobs
-    in seconds.
+    `waiting` are the fields of unfinished jobs that are not done; `oldest_s` is the age of the oldest of these
+    jobs in seconds.
     """
 
     fields: int

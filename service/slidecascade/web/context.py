@@ -21,6 +21,7 @@ from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
+from slidecascade.web.submission import Submissions
 
 NATIVE_ROUTE: Final = "/analyze_region"
 """Where BentoML's own clients send regions."""
@@ -52,6 +53,7 @@ class Process:
         self.regions = Regions(analyser, settings, metrics)
         self._inferences = Inferences(analyser, settings)
         self._desk = None if settings.jobs_dir is None else Desk(analyser, settings, settings.jobs_dir)
+        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups)
         self.rest: ASGIApp = create_app(
             analyser,
             self.regions,
@@ -61,6 +63,7 @@ class Process:
             lookups=self._lookups,
             readiness=self._readiness,
             desk=self._desk,
+            submissions=self.submissions,
         )
 
     @classmethod

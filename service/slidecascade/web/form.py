@@ -1,4 +1,4 @@
-"""The two parts of a multipart form, put together while they arrive, in memory unless the caller takes the image."""
+"""The two parts of a multipart form, put together in memory while they arrive, unless the image is taken."""
 
 from __future__ import annotations
 

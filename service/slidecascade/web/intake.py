@@ -18,7 +18,7 @@ from slidecascade.errors import (
 )
 from slidecascade.web.body import Body
 from slidecascade.web.form import MAX_JSON_BYTES, TakeImage, read_form
-from slidecascade.wire import JSON, JobRequest, RegionRequest, WireModel, refusal
+from slidecascade.wire import JSON, JobOrder, JobRequest, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -88,27 +88,36 @@ def parse_request(document: bytes) -> RegionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class JobOrder:
-    """A job to run; `has_image` when its image was given to the caller."""
+class JobIntake:
+    """How a job is read: as which model, whether in the forms of BentoML's clients, and how much may be sent."""
 
-    request: JobRequest
-    has_image: bool
+    model: type[JobRequest]
+    is_native: bool
+    max_bytes: int
+    max_s: float
 
 
-async def read_job(request: Request, *, max_bytes: int, max_s: float, take: TakeImage) -> JobOrder:
-    """The job in the body of `request`; `take` gets its image, if it has one, in pieces. Raises as `read_order`."""
+async def read_job(request: Request, intake: JobIntake, take: TakeImage) -> tuple[JobRequest, bool]:
+    """The job in the body of `request`, and whether there was an image, which `take` is given in pieces.
+
+    Raises as `read_order`, and what `take` does.
+    """
     media_type = _media_type(request)
-    if media_type == JSON:
-        return JobOrder(parse(JobRequest, await _document(request, max_bytes, max_s)), has_image=False)
-    if media_type != FORM:
-        raise UnsupportedMediaTypeError(
-            f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
-        )
-    body = Body(request, max_bytes=max_bytes, max_s=max_s)
-    parts = await read_form(body, request.headers["content-type"], take=take)
-    if "request" not in parts:
-        raise MalformedRequestError("The form has no part 'request': add it, with the request as JSON.")
-    return JobOrder(parse(JobRequest, parts["request"]), has_image="image" in parts)
+    if media_type == FORM:
+        body = Body(request, max_bytes=intake.max_bytes, max_s=intake.max_s)
+        parts = await read_form(body, request.headers["content-type"], take=take)
+        if "request" not in parts:
+            raise MalformedRequestError("The form has no part 'request': add it, with the request as JSON.")
+        return parse(intake.model, parts["request"]), "image" in parts
+    if media_type == JSON or not (media_type or intake.is_native):
+        document = await _document(request, intake.max_bytes, intake.max_s)
+        return (parse(_NativeJob, document).request if intake.is_native else parse(intake.model, document)), False
+    if media_type == URLENCODED and intake.is_native:
+        fields = _form_fields(await _document(request, intake.max_bytes, intake.max_s))
+        return parse(intake.model, fields.get("request", [""])[0].encode()), False
+    raise UnsupportedMediaTypeError(
+        f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
+    )
 
 
 async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
@@ -120,6 +129,10 @@ async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes
 
 class _NativeDocument(WireModel):
     request: RegionRequest
+
+
+class _NativeJob(WireModel):
+    request: JobOrder
 
 
 def parse(model: type[Model], document: bytes, *, max_members: int = MAX_MEMBERS) -> Model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import Any, Final
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from slidecascade import wire
 from slidecascade.errors import InvalidRequestError, NotAcceptableError
@@ -24,42 +23,84 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
-from slidecascade.web.form import MAX_JSON_BYTES
-from slidecascade.web.intake import parse, read_bytes
-from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.conditional import REVALIDATE, etag_of, file_answer, headless, known_already
+from slidecascade.web.joblayers import add_layers
 from slidecascade.web.negotiation import choose
+from slidecascade.web.notifications import add_notifications
 from slidecascade.web.pool import Pool
+from slidecascade.web.submission import Problem, Submissions
 
 OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.PARQUET, wire.ZIP)
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
-_BODY_S: Final = 30.0
 _LOOK_S: Final = 0.5
 """How often the events of a job are looked for."""
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY_HEADER: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "maxLength": 255},
+}
+_JOB: Final = {"$ref": "#/components/schemas/JobRequest"}
 _REQUEST_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/JobRequest"}}},
+        "content": {
+            wire.JSON: {"schema": _JOB},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["request", "image"],
+                    "properties": {
+                        "request": _JOB,
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "PNG, JPEG, TIFF or WebP; a TIFF that OpenSlide reads is a slide",
+                        },
+                    },
+                },
+                "encoding": {"request": {"contentType": wire.JSON}},
+            },
+        },
     },
-    "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}],
+    "parameters": [_KEY_HEADER],
+}
+_BATCH_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/JobBatch"}}},
+    },
+    "parameters": [_KEY_HEADER],
 }
 
 StatusOf = Callable[[str], int]
 """The HTTP status of a problem by its name."""
 
 
-def job_routes(desk: Desk, lookups: Pool, status_of: StatusOf, *, is_open: Callable[[], bool]) -> APIRouter:
+def job_routes(
+    desk: Desk,
+    submissions: Submissions,
+    lookups: Pool,
+    status_of: StatusOf,
+    problem_of: Problem,
+    *,
+    is_open: Callable[[], bool],
+) -> APIRouter:
     """The routes over `desk`; `lookups` runs what may wait for a disk. Events end when the server is not open."""
     router = APIRouter(prefix="/v1", tags=["jobs"], responses={404: {"model": wire.Problem}})
+    _add_submissions(router, submissions, status_of, problem_of)
     _add_states(router, desk, lookups, status_of)
     _add_events(router, desk, lookups, status_of, is_open)
     _add_results(router, desk, lookups)
+    add_layers(router, desk, lookups)
+    add_notifications(router, desk, lookups)
     return router
 
 
-def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusOf) -> None:
+def _add_submissions(
+    router: APIRouter, submissions: Submissions, status_of: StatusOf, problem_of: Problem
+) -> None:
     def info(record: JobRecord) -> wire.JobInfo:
         return job_info(record, status_of)
 
@@ -72,17 +113,23 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         openapi_extra=_REQUEST_BODY,
     )
     async def submit(request: Request) -> Response:
-        document = await read_bytes(request, max_bytes=MAX_JSON_BYTES, max_s=_BODY_S)
-        order = parse(wire.JobRequest, document)
-        key = _idempotency_key(request)
-        record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
-        told = info(record)
+        accepted = await submissions.accept(request)
+        told = info(accepted.record)
         return Response(
             told.model_dump_json(),
-            status_code=202 if is_new else 200,
+            status_code=202 if accepted.is_new else 200,
             headers={"Location": told.links.self},
             media_type=wire.JSON,
         )
+
+    @router.post("/jobs:batch", summary="Submit up to 500 jobs", openapi_extra=_BATCH_BODY)
+    async def submit_batch(request: Request) -> wire.JobBatchResult:
+        return await submissions.accept_batch(request, info, problem_of)
+
+
+def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusOf) -> None:
+    def info(record: JobRecord) -> wire.JobInfo:
+        return job_info(record, status_of)
 
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
@@ -133,7 +180,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
         folders = await lookups.run(desk.results, job_id)
-        return await lookups.run(_result, folders, job_id, media_type, request.query_params.get("heatmap"))
+        return await lookups.run(_result, request, folders, job_id, media_type)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job")
     async def list_files(job_id: str) -> wire.JobFileList:
@@ -146,9 +193,9 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         )
 
     @router.get("/jobs/{job_id}/files/{name:path}", summary="Fetch a file of a job", response_class=Response)
-    async def fetch(job_id: str, name: str) -> Response:
+    async def fetch(job_id: str, name: str, request: Request) -> Response:
         folders = await lookups.run(desk.results, job_id)
-        return _file_response(await lookups.run(_file, folders, job_id, name))
+        return await lookups.run(_file, request, folders, job_id, name)
 
     @router.get("/jobs/{job_id}/cells", summary="The cells of a box", response_class=Response)
     async def cells(job_id: str, bbox: str, request: Request, limit: int = MAX_CELLS) -> Response:
@@ -228,22 +275,27 @@ def _event(name: str, state: str, told: wire.JobInfo) -> bytes:
     return f"event: {name}\nid: {state}\ndata: {told.model_dump_json()}\n\n".encode()
 
 
-def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None) -> Response:
+def _result(request: Request, folders: Folders, job: str, media_type: str) -> Response:
     """A result as an answer; raises when the job was not asked to write it."""
-    headers = {"Vary": "Accept"}
+    headers = {"Vary": "Accept", "Cache-Control": REVALIDATE}
     if media_type == wire.ZIP:
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
-        return StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
+        headers["ETag"] = etag_of(job, media_type)
+        is_made = known_already(request, headers) or headless(request, headers, media_type)
+        return is_made or StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
         file = _written(folders, job, "cells.geojson.gz")
-        return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
+        headers["ETag"] = etag_of(job, media_type)
+        is_made = known_already(request, headers) or headless(request, headers, media_type)
+        return is_made or StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
         maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
         names = [file.path.stem for file in maps]
-        name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
-        return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)
-    name = "summary.json" if media_type == wire.JSON else "cells.parquet"
-    return FileResponse(_written(folders, job, name).path, media_type=media_type, headers=headers)
+        name = heatmap.require_name(request.query_params.get("heatmap"), names, pipeline="of this job")
+        path = maps[names.index(name)].path
+    else:
+        path = _written(folders, job, "summary.json" if media_type == wire.JSON else "cells.parquet").path
+    return file_answer(request, path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
@@ -267,23 +319,18 @@ def _written(folders: Folders, job: str, name: str) -> ResultFile:
     return file
 
 
-def _file(folders: Folders, job: str, name: str) -> ResultFile:
+def _file(request: Request, folders: Folders, job: str, name: str) -> Response:
+    """With ETag, and as much of it as Range asks for."""
     file = folders.file(job, name)
     if file is None:
         raise HTTPException(404)
-    return file
-
-
-def _file_response(file: ResultFile) -> FileResponse:
-    """With ETag, and as much of it as Range asks for."""
-    return FileResponse(file.path, media_type=file.media_type, filename=file.path.name)
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise _wrong("Idempotency-Key", "give 1 to 255 visible ASCII characters")
-    return key
+    return file_answer(
+        request,
+        file.path,
+        media_type=file.media_type,
+        headers={"Cache-Control": REVALIDATE},
+        filename=file.path.name,
+    )
 
 
 def _box(text: str) -> Box:

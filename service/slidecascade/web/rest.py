@@ -29,6 +29,7 @@ from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import OFFERS, Regions
+from slidecascade.web.submission import Submissions
 
 LOG = logging.getLogger(__name__)
 
@@ -123,12 +124,15 @@ def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | N
 
 
 def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Response:
-    headers: dict[str, str] = {}
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.RetryLaterError) else {}
+    return _response(domain_problem(error, request_id), headers)
+
+
+def domain_problem(error: errors.SlideCascadeError, request_id: str) -> wire.Problem:
+    """The problem of an error in `STATUS`; another one is a fault of ours."""
     fields: tuple[wire.FieldError, ...] | None = None
     tiles: tuple[wire.FailedTile, ...] | None = None
     match error:
-        case errors.RetryLaterError():
-            headers["Retry-After"] = str(error.retry_after_s)
         case errors.InvalidRequestError():
             fields = tuple(wire.FieldError(field=field, message=text) for field, text in error.errors)
         case errors.TilesFailedError():
@@ -138,16 +142,15 @@ def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Re
             )
         case _:
             pass
-    problem = wire.Problem(
+    return wire.Problem(
         type=wire.PROBLEM_PREFIX + error.problem,
         title=error.title,
-        status=STATUS[type(error)],
+        status=STATUS.get(type(error), 500),
         detail=error.detail,
         request_id=request_id,
         errors=fields,
         tiles=tiles,
     )
-    return _response(problem, headers)
 
 
 def _response(problem: wire.Problem, headers: Mapping[str, str] | None) -> Response:
@@ -169,8 +172,12 @@ def create_app(
     lookups: Pool,
     readiness: Readiness,
     desk: Desk | None = None,
+    submissions: Submissions | None = None,
 ) -> FastAPI:
-    """The API over one analyser; `lookups` runs what may wait for a disk. Without a `desk` it takes no jobs."""
+    """The API over one analyser; `lookups` runs what may wait for a disk.
+
+    Without a `desk` and the `submissions` to it, it takes no jobs.
+    """
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -183,8 +190,11 @@ def create_app(
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
     app.include_router(_region_routes(regions))
-    if desk is not None:
-        app.include_router(job_routes(desk, lookups, status_of, is_open=lambda: not admission.closed))
+    if desk is not None and submissions is not None:
+        routes = job_routes(
+            desk, submissions, lookups, status_of, domain_problem, is_open=lambda: not admission.closed
+        )
+        app.include_router(routes)
     app.include_router(_catalogue_routes(analyser, lookups))
     app.include_router(_operation_routes(metrics, admission, readiness, desk, lookups))
     app.include_router(kserve_routes(analyser, inferences, admission, readiness))

@@ -29,7 +29,8 @@ class Exchange:
     """Filled in while the request is answered.
 
     `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
-    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed.
+    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed;
+    `is_head` when only the head of the answer is sent, so that its content need not be made.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -40,12 +41,14 @@ class Exchange:
     error: SlideCascadeError | None = None
     last: bool = False
     place: Place = field(default_factory=Place)
+    is_head: bool = False
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:
         """A new exchange, kept in the request's state; the caller's request id is used when it is valid."""
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         exchange = cls(asked) if _VALID_REQUEST_ID.fullmatch(asked) else cls()
+        exchange.is_head = scope.get("method") == "HEAD"
         scope.setdefault("state", {})["exchange"] = exchange
         return exchange
 
