@@ -255,7 +255,8 @@ def _draw(pixels: NDArray[np.uint8], cells: FieldCells, corner: NDArray[np.float
 def _shrunk(part: NDArray[np.uint8], colors: NDArray[np.uint8], size: Size, step: int) -> NDArray[np.uint8]:
     """`part` of the raster at a `step` times coarser level: the mean colour of what is covered, and its share."""
     if step == 1:
-        return colors[part]
+        exact: NDArray[np.uint8] = colors[part]
+        return exact
     height, width = size.height * step, size.width * step
     full = np.zeros((height, width), np.uint8)
     full[: part.shape[0], : part.shape[1]] = part

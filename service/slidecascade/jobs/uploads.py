@@ -114,8 +114,8 @@ class Upload:
             return path
         if self.size_bytes > max_image_bytes:
             raise UploadTooLargeError(
-                f"The image is larger than {max_image_bytes} bytes, the most that is decoded at a time: send it as "
-                "a tiled, pyramidal TIFF, which may be larger."
+                f"The image is larger than {max_image_bytes} bytes, the most that is decoded at a time: send it "
+                "as a tiled, pyramidal TIFF, which may be larger."
             )
         return path.read_bytes()
 

@@ -26,6 +26,9 @@ from slidecascade.web.submission import Submissions
 NATIVE_ROUTE: Final = "/analyze_region"
 """Where BentoML's own clients send regions."""
 
+NATIVE_JOB_ROUTE: Final = "/submit_job"
+"""Where they send jobs."""
+
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
 
