@@ -20,8 +20,8 @@ _PART = 206
 class Download:
     """The file `name` of `source` below `folder`.
 
-    What has arrived is kept beside the target, with the ETag of the file it is a part of, so that a later try, also
-    of another program, asks for the rest only. Another file than the one begun is fetched from its beginning.
+    What has arrived is kept beside the target, with the ETag of the file it is a part of, so that a later try,
+    also of another program, asks for the rest only. Another file than the one begun is fetched from its beginning.
     """
 
     def __init__(self, folder: Path, name: str, *, source: str) -> None:

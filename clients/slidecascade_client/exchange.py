@@ -43,9 +43,9 @@ class Call(Generic[T]):
     """One call of the API.
 
     `path` may hold a query; `headers` go beside those of every call. `read` turns a successful reply into the
-    result; `recover` may turn a failure into one. The content of a successful reply goes into `download`, which asks
-    each time for what it has not received. No further try starts after `retry_within_s`, whatever the retry policy
-    allows; `time_limit_s` bounds the whole call.
+    result; `recover` may turn a failure into one. The content of a successful reply goes into `download`, which
+    asks each time for what it has not received. No further try starts after `retry_within_s`, whatever the retry
+    policy allows; `time_limit_s` bounds the whole call.
     """
 
     method: str

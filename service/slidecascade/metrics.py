@@ -38,8 +38,8 @@ _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class JobNumbers:
     """Numbers of all jobs that are kept.
 
-    `fields` are done and have found `cells`; `waiting` are those of unfinished jobs that are not done; `oldest_s` is
-    the age of the oldest of these jobs in seconds. `take_overs` and `notifications` (by state) count since the
+    `fields` are done and have found `cells`; `waiting` are those of unfinished jobs that are not done; `oldest_s`
+    is the age of the oldest of these jobs in seconds. `take_overs` and `notifications` (by state) count since the
     database was created; the disk's bytes are those of the folder of jobs.
     """
 

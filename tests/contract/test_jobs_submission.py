@@ -28,7 +28,9 @@ def png() -> bytes:
     return bytes(cv2.imencode(".png", blobs(5, 900, 400, 80)[:, :, ::-1])[1])
 
 
-def post(server: Server, image: bytes | Iterator[bytes], *, key: str | None = None, **fields: object) -> httpx.Response:
+def post(
+    server: Server, image: bytes | Iterator[bytes], *, key: str | None = None, **fields: object
+) -> httpx.Response:
     headers = {} if key is None else {"Idempotency-Key": key}
     files = {"request": (None, json.dumps(TOY | fields)), "image": ("Doe, Jane.png", image)}
     return httpx.post(f"{server.url}/v1/jobs", files=files, headers=headers, timeout=60)
@@ -58,7 +60,9 @@ def test_an_uploaded_slide_is_a_slide(job_server: Server, job_slides: Path, done
     assert result(job_server, job) == result(job_server, done_job)
 
 
-def test_an_upload_with_a_used_key_is_the_same_job(start_job_server: StartJobs, png: bytes, tmp_path: Path) -> None:
+def test_an_upload_with_a_used_key_is_the_same_job(
+    start_job_server: StartJobs, png: bytes, tmp_path: Path
+) -> None:
     """200 and no second folder; with another image or request it is a mismatch."""
     server = start_job_server(tmp_path / "jobs")
     first = post(server, png, key="a").json()["id"]
@@ -98,7 +102,9 @@ def test_an_upload_that_cannot_work_leaves_nothing(
 def _jobs_dir(server: Server) -> Path:
     """The folder of jobs of a server, as its process was started with."""
     text = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode()
-    return Path(next(part.partition("=")[2] for part in text.split("\0") if part.startswith("SLIDECASCADE_JOBS_DIR=")))
+    return Path(
+        next(part.partition("=")[2] for part in text.split("\0") if part.startswith("SLIDECASCADE_JOBS_DIR="))
+    )
 
 
 def test_an_upload_is_not_held_in_memory(job_server: Server) -> None:
@@ -150,7 +156,9 @@ def test_a_client_that_leaves_in_an_upload_leaves_nothing(start_job_server: Star
     assert server.stop() == 0
 
 
-def test_an_upload_beyond_the_disks_bound_is_not_read(start_job_server: StartJobs, tmp_path: Path, png: bytes) -> None:
+def test_an_upload_beyond_the_disks_bound_is_not_read(
+    start_job_server: StartJobs, tmp_path: Path, png: bytes
+) -> None:
     """storage-full before the image is sent in vain."""
     server = start_job_server(tmp_path / "jobs", jobs_min_free_bytes=2**60)
     assert problem(post(server, png)) == (507, "storage-full")

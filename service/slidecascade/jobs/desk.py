@@ -27,7 +27,7 @@ from slidecascade.jobs.records import JobRecord, Records, open_database
 from slidecascade.jobs.survey import cells_pipeline
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
-from slidecascade.jobs.webhooks import Notifier, read_webhooks
+from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
 from slidecascade.metrics import JobNumbers
 from slidecascade.settings import Settings
 from slidecascade.slides.upload import RegionImage
@@ -43,12 +43,16 @@ class Desk:
 
     Args:
         folder: of jobs, results, and of the database unless the settings name one.
+
+    Raises:
+        SettingsError: the file of webhook targets cannot be read or is wrong.
     """
 
     def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
         self._analyser = analyser
         self._settings = settings
         self._folder = folder
+        self._webhooks = read_webhooks(settings.webhooks_file)
         self._open: _Open | None = None
 
     def start(self) -> None:
@@ -58,7 +62,7 @@ class Desk:
             SettingsError: another process works on the jobs of this folder, or the database cannot be reached.
             UnwritableOutputError: the folder cannot be made.
         """
-        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder))
+        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder, self._webhooks))
 
     def stop(self) -> None:
         """Break off the work, which the next process goes on with."""
@@ -239,12 +243,12 @@ class Desk:
 class _Open:
     """What a desk holds while it works."""
 
-    def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+    def __init__(self, analyser: Analyser, settings: Settings, folder: Path, webhooks: Webhooks) -> None:
         # Here, for it takes a second: processes without jobs do without.
         from slidecascade.jobs.durable import Durable
         from slidecascade.jobs.foreman import Foreman
 
-        self._webhooks = read_webhooks(settings.webhooks_file)
+        self._webhooks = webhooks
         self.folders = Folders(folder, min_free_bytes=settings.jobs_min_free_bytes)
         url = settings.jobs_database_url
         self._lock = None if url is not None else _claim(folder)
