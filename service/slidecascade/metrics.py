@@ -34,6 +34,17 @@ _RUN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+_JOB_NUMBERS = {
+    "fields_done": "Fields done of all jobs that are kept.",
+    "cells": "Cells found by all jobs that are kept.",
+    "fields_waiting": "Fields of unfinished jobs that are not done.",
+    "oldest_seconds": "Age of the oldest unfinished job.",
+    "take_overs": "Dead processes whose work was taken over, since the database was created.",
+    "disk_used_bytes": "Size of the folder of jobs, as of about a minute ago.",
+    "disk_free_bytes": "Free space in the folder of jobs.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class JobNumbers:
     """Numbers of all jobs that are kept.
@@ -146,18 +157,7 @@ class Metrics:
             ("status",),
             registry=registry,
         )
-        self._job_numbers = {
-            name: Gauge(f"slidecascade_jobs_{name}", text, registry=registry)
-            for name, text in (
-                ("fields_done", "Fields done of all jobs that are kept."),
-                ("cells", "Cells found by all jobs that are kept."),
-                ("fields_waiting", "Fields of unfinished jobs that are not done."),
-                ("oldest_seconds", "Age of the oldest unfinished job."),
-                ("take_overs", "Dead processes whose work was taken over, since the database was created."),
-                ("disk_used_bytes", "Size of the folder of jobs, as of about a minute ago."),
-                ("disk_free_bytes", "Free space in the folder of jobs."),
-            )
-        }
+        self._job_numbers: dict[str, Gauge] = {}
         self._notifications = Gauge(
             "slidecascade_jobs_notifications",
             "Notifications of ended jobs, by state.",
@@ -224,8 +224,6 @@ class Metrics:
         """Set the numbers of jobs."""
         for status, count in numbers.by_status.items():
             self._jobs.labels(status).set(count)
-        for state, count in numbers.notifications.items():
-            self._notifications.labels(state).set(count)
         values = {
             "fields_done": numbers.fields,
             "cells": numbers.cells,
@@ -236,7 +234,12 @@ class Metrics:
             "disk_free_bytes": numbers.free_bytes,
         }
         for name, value in values.items():
+            if name not in self._job_numbers:  # not shown by processes that take no jobs
+                text = _JOB_NUMBERS[name]
+                self._job_numbers[name] = Gauge(f"slidecascade_jobs_{name}", text, registry=self._registry)
             self._job_numbers[name].set(value)
+        for state, count in numbers.notifications.items():
+            self._notifications.labels(state).set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()
