@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 import webhook_receiver
+from conftest import REPOSITORY
 from served_jobs import JOB, LIMIT_S, StartJobs, ended, problem, submit
 from served_process import Server, environment, free_port
 from slidecascade.cli import main
@@ -251,6 +253,16 @@ def test_a_wrong_file_is_reported(tmp_path: Path, text: str | None, named: str) 
     with pytest.raises(SettingsError, match=named) as raised:
         read_webhooks(path)
     assert "whsec_c2" not in str(raised.value)
+
+
+def test_the_documented_file_is_valid(tmp_path: Path) -> None:
+    """The one of docs/jobs.md, with a secret."""
+    page = (REPOSITORY / "docs" / "jobs.md").read_text(encoding="utf-8")
+    block = re.search(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    path = tmp_path / "webhooks.yaml"
+    path.write_text(block.group(1).replace("whsec_...", SECRET))
+    assert read_webhooks(path).targets["lis"].attempts == 12
 
 
 def test_a_server_with_a_wrong_file_does_not_start(tmp_path: Path) -> None:
