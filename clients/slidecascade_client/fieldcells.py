@@ -55,7 +55,7 @@ class FieldCells:
         ends = np.cumsum(counts.astype(np.int64) - 1)
         outlines = tuple(
             np.cumsum(np.vstack([start, way]).astype(np.int64), axis=0) / units
-            for start, way in zip(first, np.split(ways, ends[:-1]), strict=True)
+            for start, way in zip(first, np.split(ways, ends[:-1]) if cells else (), strict=True)
         )
         names = data[_HEAD_BYTES : _HEAD_BYTES + name_bytes].rstrip(b"\0").decode().split("\n")
         return cls(index, tuple(names[:classes]), outlines, class_index, probability, bool(flags & 1))

@@ -268,7 +268,8 @@ def _shrunk(part: NDArray[np.uint8], colors: NDArray[np.uint8], size: Size, step
         cover += share
         mixed += share[:, :, None] * colors[place, :3].astype(np.float32)
     np.divide(mixed, cover[:, :, None], out=mixed, where=cover[:, :, None] > 0)
-    return np.rint(np.dstack([mixed, np.minimum(cover, 1) * 255])).astype(np.uint8)
+    shown: NDArray[np.float32] = np.dstack([mixed, np.minimum(cover, 1) * 255])
+    return shown.round().astype(np.uint8)
 
 
 def _layer(item: Heatmap, x_l0: int, y_l0: int, mpp: float) -> HeatmapLayer:
