@@ -1,4 +1,4 @@
-"""The calls about jobs: what each sends and how its answer is read."""
+"""The calls for jobs: requests and parsing of responses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def submit(
     notify: str | None,
     idempotency_key: str | None,
 ) -> Call[JobInfo]:
-    """Submit a job. There is always a key, so that a try whose answer was lost makes no second job."""
+    """Submit a job. It always has a key, so that a retry after a lost response creates no second job."""
     slide_id = _slide_id(slide)
     fields: dict[str, object] = {
         "pipeline": pipeline,
@@ -226,7 +226,7 @@ def _read_cells(reply: Reply) -> Cells:
     try:
         return Cells(json.loads(reply.take())["features"])
     except (ValueError, KeyError, TypeError) as error:
-        raise reply.unexpected("The answer is not the GeoJSON that was asked for") from error
+        raise reply.unexpected("The response is not the requested GeoJSON") from error
 
 
 def _about(job_id: str, method: str, action: str) -> Call[JobInfo]:

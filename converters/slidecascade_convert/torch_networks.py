@@ -33,7 +33,7 @@ def network(arch: str | None) -> nn.Module:
     """The untrained network called `arch`, or what the caller's ``module:callable`` returns.
 
     Raises:
-        InvalidRequestError: there is no architecture of that name, or none was given.
+        InvalidRequestError: when the architecture is unknown or missing.
         ConversionError: the callable fails, or returns no module.
     """
     if arch is None:
@@ -52,9 +52,9 @@ def network(arch: str | None) -> nn.Module:
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Give `model` its weights, in float32 and for inference; notes on what was left out.
+    """Load the weights into `model`, in float32 and for inference; returns notes on ignored weights.
 
-    Names may have one or more prefixes of wrappers; those with which most names fit are taken off.
+    Names may have one or more prefixes of wrappers; the prefix with most matching names is removed.
 
     Raises:
         ConversionError: naming the first of the weights that are missing, too many or of another shape.

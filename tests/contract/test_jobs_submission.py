@@ -88,7 +88,7 @@ def test_an_upload_with_a_used_key_is_the_same_job(
     ],
 )
 def test_an_upload_that_cannot_work_leaves_nothing(
-    job_server: Server, png: bytes, image: bytes | None, fields: dict[str, object], expected: tuple[int, str]
+    job_server: Server, png: bytes, image: bytes | None, fields: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     """The problem a region would have, at once; no folder remains."""
     assert problem(post(job_server, png if image is None else image, **fields)) == expected

@@ -1,4 +1,4 @@
-"""``slidecascade jobs``: jobs of a server, through the client."""
+"""``slidecascade jobs``: manage jobs of a server through the client."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit = actions.add_parser("submit", help="analyse slides of the server, or a file, which is uploaded")
     submit.add_argument("slide", nargs="+", help="an id, as GET /v1/slides lists it, or a file of this machine")
     submit.add_argument("--pipeline", required=True)
-    submit.add_argument("--mpp", type=float, help="um per pixel; needed when the slide states none")
+    submit.add_argument("--mpp", type=float, help="um per pixel; required if the slide states none")
     submit.add_argument("--region", type=region_of, help="x,y,width,height in level-0 pixels")
     submit.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
-    submit.add_argument("--allow-partial", action="store_true", help="finish even when tiles failed")
+    submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
         choices=("slide", "bounds"),
         default="slide",
         help="what GeoJSON outlines count from: level 0's corner, or the scanned part's, as in QuPath",
     )
-    submit.add_argument("--label", help="yours, to find the job by")
+    submit.add_argument("--label", help="a label to find the job by")
     submit.add_argument(
         "--notify", metavar="TARGET", help="a webhook target that the server's operator configured"
     )
-    submit.add_argument("--key", help="the same key makes no second job; for a single slide")
-    submit.add_argument("--wait", action="store_true", help="until the job has ended")
-    submit.add_argument("--out", type=Path, metavar="DIR", help="wait, and write the files there")
+    submit.add_argument(
+        "--key", help="idempotency key of a single slide: repeated submissions return the same job"
+    )
+    submit.add_argument("--wait", action="store_true", help="wait for the job")
+    submit.add_argument(
+        "--out", type=Path, metavar="DIR", help="wait for the job and write its files to this folder"
+    )
     submit.set_defaults(act=_submit)
     listed = actions.add_parser("list", help="list jobs, the newest first")
     listed.add_argument("--status", choices=("queued", "running", "succeeded", "failed", "cancelled"))
@@ -71,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked for; returns the exit code."""
+    """Run the action; returns the exit code."""
     act: Callable[[Client, argparse.Namespace], None] = options.act
     with Client(options.url, api_key=os.environ.get(KEY_VARIABLE)) as client:
         act(client, options)

@@ -9,15 +9,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from slidecascade import wire
+from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.fieldcells import MEDIA_TYPE
 from slidecascade.jobs.layers import Address
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
 
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_TILE_ERRORS: Final = (
+    errors.UnknownJobError,
+    errors.UnknownHeatmapError,
+    errors.JobNotFinishedError,
+    errors.UnreadablePartError,
+)
 _COLORMAP: Final[dict[str, Any]] = {
     "parameters": [{"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}}]
 }
@@ -30,7 +37,11 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         "/jobs/{job_id}/fields/{index}",
         summary="The cells of a field as a compact binary, also while the job runs",
         response_class=Response,
-        responses={200: {"content": {MEDIA_TYPE: _BINARY}}},
+        responses={
+            200: {"description": "The field.", "content": {MEDIA_TYPE: _BINARY}},
+            304: {"description": "The client has it"},
+            **problems(errors.UnknownJobError),
+        },
     )
     async def field(job_id: str, index: int, request: Request) -> Response:
         record, data = await lookups.run(desk.field, job_id, index)
@@ -49,7 +60,11 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         "/jobs/{job_id}/layers/{name}/{level}/{column}_{row}.png",
         summary="A tile of the classes (`classes`) or of a heatmap, by its level of Deep Zoom",
         response_class=Response,
-        responses={200: {"content": {wire.PNG: _BINARY}}},
+        responses={
+            200: {"description": "The tile.", "content": {wire.PNG: _BINARY}},
+            304: {"description": "The client has it"},
+            **problems(*_TILE_ERRORS),
+        },
         openapi_extra=_COLORMAP,
     )
     async def tile(job_id: str, name: str, level: int, column: int, row: int, request: Request) -> Response:

@@ -7,10 +7,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from slidecascade import wire
+from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.outbox import Notification
 from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
 
 MAX_LISTED: Final = 500
 
@@ -25,7 +26,12 @@ def add_notifications(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         found = await lookups.run(desk.notifications, state=state, limit=limit)
         return wire.NotificationList(notifications=tuple(map(_info, found)))
 
-    @router.post("/notifications/{notification_id}/resend", summary="Send a notification again", status_code=202)
+    @router.post(
+        "/notifications/{notification_id}/resend",
+        summary="Send a notification again",
+        status_code=202,
+        responses=problems(errors.UnknownNotificationError),
+    )
     async def resend(notification_id: str) -> wire.NotificationInfo:
         return _info(await lookups.run(desk.resend, notification_id))
 

@@ -14,7 +14,7 @@ from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
 from slidecascade.jobs.uploads import Upload
-from slidecascade.web.intake import JobIntake, parse, read_bytes, read_job
+from slidecascade.web.intake import JobIntake, parse, read_job, read_json
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 
@@ -77,7 +77,7 @@ class Submissions:
         self, request: Request, info: Callable[[JobRecord], wire.JobInfo], problem: Problem
     ) -> wire.JobBatchResult:
         """The jobs in the body of ``POST /v1/jobs:batch``, each by itself, in order."""
-        document = await read_bytes(request, max_bytes=MAX_BATCH_BYTES, max_s=_BATCH_S)
+        document = await read_json(request, max_bytes=MAX_BATCH_BYTES, max_s=_BATCH_S)
         batch = parse(_Batch, document, max_members=MAX_BATCH_MEMBERS)
         if not 1 <= len(batch.jobs) <= wire.MAX_BATCH:
             message = f"give 1 to {wire.MAX_BATCH} jobs"
