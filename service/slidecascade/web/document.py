@@ -86,7 +86,7 @@ _EVERYWHERE: Final = (errors.MalformedRequestError, errors.MisdirectedRequestErr
 _READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
     wire.RegionRequest,
     wire.JobRequest,
-    wire.JobBatch,
+    wire.JobOrder,
     InferRequest,
 )
 _WRITTEN_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (wire.Summary, wire.Problem)

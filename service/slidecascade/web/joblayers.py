@@ -24,6 +24,7 @@ _TILE_ERRORS: Final = (
     errors.UnknownHeatmapError,
     errors.JobNotFinishedError,
     errors.UnreadablePartError,
+    errors.InvalidRequestError,
 )
 _COLORMAP: Final[dict[str, Any]] = {
     "parameters": [{"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}}]
@@ -40,7 +41,7 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         responses={
             200: {"description": "The field.", "content": {MEDIA_TYPE: _BINARY}},
             304: {"description": "The client has it"},
-            **problems(errors.UnknownJobError),
+            **problems(errors.UnknownJobError, errors.InvalidRequestError),
         },
     )
     async def field(job_id: str, index: int, request: Request) -> Response:

@@ -55,6 +55,7 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
                 "schema": {
                     "type": "object",
                     "required": ["request", "image"],
+                    "additionalProperties": False,
                     "properties": {
                         "request": _JOB,
                         "image": {
@@ -70,11 +71,22 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
     },
     "parameters": [_KEY_HEADER],
 }
-_BATCH_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/JobBatch"}}},
+_BATCH: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["jobs"],
+    "additionalProperties": False,
+    "properties": {
+        "jobs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": wire.MAX_BATCH,
+            "description": "each an object like the first; an invalid one is answered with its problem",
+            "items": {"anyOf": [{"$ref": "#/components/schemas/JobOrder"}, {"type": "object"}]},
+        }
     },
+}
+_BATCH_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {wire.JSON: {"schema": _BATCH}}},
     "parameters": [_KEY_HEADER],
 }
 
