@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import benchmarks.accuracy.section
+import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.load.section
 import benchmarks.peers.section
@@ -19,6 +20,7 @@ from benchmarks.record import RESULTS
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
+    benchmarks.areas.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
     benchmarks.accuracy.section.section,

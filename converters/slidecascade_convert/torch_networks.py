@@ -14,11 +14,13 @@ from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade_convert.architectures import ARCHITECTURES
 from slidecascade_convert.sessions import first_line
 from slidecascade_convert.torch_failures import RAISED
+from slidecascade_convert.torch_resnet_unet import ResnetUnet
 from slidecascade_convert.torch_unext import UNEXT50, UNEXT101, Unext
 
 NETWORKS: Final[Mapping[str, Callable[[], nn.Module]]] = {
     "unext50": lambda: Unext(UNEXT50),
     "unext101": lambda: Unext(UNEXT101),
+    "resnet34-unet": ResnetUnet,
 }
 
 # What DataParallel, Lightning and torch.compile put before the names of weights.

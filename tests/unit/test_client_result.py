@@ -31,7 +31,10 @@ from slidecascade_client.reply import Reply
 from slidecascade_client.spool import MEMORY_BYTES
 
 ANALYSIS = make_analysis(50)
-FILES = {"summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"}
+FILES = {
+    *("summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"),
+    *("figures/steatosis.png", "figures/immune.png", "figures/overlay.png"),
+}
 
 
 @cache

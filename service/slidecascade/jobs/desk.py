@@ -24,7 +24,7 @@ from slidecascade.errors import (
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
 from slidecascade.jobs.records import JobRecord, Records, open_database
-from slidecascade.jobs.survey import cells_pipeline
+from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
 from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
@@ -95,7 +95,8 @@ class Desk:
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline is not of the kind cells, or there is no such target to notify.
+            InvalidRequestError: the pipeline's kind is not worked on field by field, or there is no such target to
+                notify.
             StorageFullError: there is no room for results.
         """
         opened = self._opened()
@@ -103,7 +104,7 @@ class Desk:
         opened.require_target(request.notify)
         if upload is None:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
-            cells_pipeline(task.pipeline)
+            require_fields(task.pipeline)
         else:
             self._keep(request, upload)
         record, is_new = opened.records.add(
@@ -127,7 +128,7 @@ class Desk:
             task = self._analyser.prepare(
                 request.region_request(), content, control, share=share, is_bounded=isinstance(content, bytes)
             )
-            cells_pipeline(task.pipeline)
+            require_fields(task.pipeline)
             if isinstance(content, bytes):
                 with task.open_source() as image:
                     upload.keep_pixels(cast("RegionImage", image))

@@ -18,24 +18,30 @@ from numpy.typing import NDArray
 
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells.instances import Instances
-from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError
+from slidecascade.cells.result import Analysis
+from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError, UnknownHeatmapError
 from slidecascade.geometry import Box
 from slidecascade.jobs import frame
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.jobs.layers import Layers, field_name, write_layers
 from slidecascade.jobs.records import JobRecord
+from slidecascade.jobs.survey import Results
 from slidecascade.jobs.uploads import Upload, stored
 from slidecascade.outputs.cells import geojson, geoparquet
 from slidecascade.slides.upload import RegionImage
 from slidecascade.staging import make_folder, write_file
-from slidecascade.wire import JSON, PARQUET, PNG
+from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
 MEDIA_TYPES: Final[Mapping[str, str]] = {
+    ".csv": CSV,
+    ".geojson": GEOJSON,
     ".gz": "application/gzip",
     ".json": JSON,
     ".parquet": PARQUET,
     ".png": PNG,
+    ".npy": "application/octet-stream",
+    ".tiff": "image/tiff",
 }
 
 
@@ -114,29 +120,31 @@ class Folders:
         """What was uploaded with the job; None: it names a slide. Raises UnreadableSlideError when it is gone."""
         return stored(self.of(record.id)) if record.is_upload else None
 
-    def write_results(self, record: JobRecord, collection: Collection, task: RegionTask) -> None:
+    def write_results(self, record: JobRecord, results: Results, task: RegionTask) -> None:
         """The files that the job asks for."""
-        with task.open_source() as source:
-            size_l0 = source.size_l0
-        write_layers(self._layers(record.id), collection, size_l0)
-        outputs = record.request.outputs
-        collection.write(
+        analysis = results.analysis
+        if isinstance(results, Collection):
+            with task.open_source() as source:
+                size_l0 = source.size_l0
+            write_layers(self._layers(record.id), results, size_l0)
+        results.write(
             self._results(record.id),
-            partial(task.overview, damaged=bool(collection.analysis.tiles.failed)),
-            with_geojson="geojson" in outputs,
-            with_parquet="parquet" in outputs,
-            with_heatmaps="heatmaps" in outputs,
+            partial(task.overview, damaged=bool(analysis.tiles.failed)),
+            outputs=record.request.outputs,
         )
-        write_file(self.of(record.id) / frame.NAME, frame.Frame.of(collection.analysis).encode())
+        if isinstance(analysis, Analysis):
+            write_file(self.of(record.id) / frame.NAME, frame.Frame.of(analysis).encode())
 
     def cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
         """The cells of a finished job whose bounding boxes meet `box` (level-0 pixels), as GeoJSON.
 
         Raises:
             ResultTooLargeError: they are more than `limit`.
-            InvalidRequestError: the job has no GeoParquet file, or no such class.
+            InvalidRequestError: the job found no cells, has no GeoParquet file, or no such class.
         """
         path = self._results(job) / "cells.parquet"
+        if not (self.of(job) / frame.NAME).is_file():
+            raise InvalidRequestError("The job's pipeline finds no cells: fetch its result or its files.")
         if not path.is_file():
             raise InvalidRequestError("The job has no cells.parquet: submit it with `parquet` among its outputs.")
         analysis = frame.Frame.decode((self.of(job) / frame.NAME).read_bytes()).analysis()
@@ -165,7 +173,14 @@ class Folders:
         return b"".join(geojson.encode(part))
 
     def layers(self, job: str) -> Layers:
-        """What can be drawn of a finished job. Raises UnreadablePartError."""
+        """What can be drawn of a finished job.
+
+        Raises:
+            UnknownHeatmapError: the job's pipeline finds no cells.
+            UnreadablePartError: a file is gone or damaged.
+        """
+        if not self._layers(job).is_dir():
+            raise UnknownHeatmapError("The job's pipeline finds no cells, and has no layers: fetch its files.")
         return Layers(self._layers(job))
 
     def field(self, record: JobRecord, index: int) -> bytes | None:

@@ -54,6 +54,13 @@ class TrainingData(_SpecPart):
     split: str = ""
 
 
+class Int8Spec(_SpecPart):
+    """The same network in int8, in a graph beside the float32 one."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    accuracy: dict[str, float] = Field(default_factory=dict)
+
+
 class _AnyModelSpec(_SpecPart):
     """What all models state.
 
@@ -74,6 +81,7 @@ class _AnyModelSpec(_SpecPart):
     accuracy: dict[str, float] = Field(default_factory=dict)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     receptive_field_px: Annotated[int, Field(ge=1)] | Literal["unbounded"] | None = None
+    int8: Int8Spec | None = None
 
     @field_validator("classes")
     @classmethod

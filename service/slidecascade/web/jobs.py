@@ -33,7 +33,7 @@ from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 from slidecascade.web.submission import Problem, Submissions
 
-OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.PARQUET, wire.ZIP)
+OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
 EVENTS: Final = "text/event-stream"
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
@@ -120,6 +120,13 @@ _BATCH_ERRORS: Final = (
 _RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
 _BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
 _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
+
+_GEOJSON: Final = ".geojson.gz"
+_ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
+"""How the file ends that is the answer of a media type; its name is the kind's."""
+
+_PICTURES: Final = {"map": "heatmaps", "figure": "figures"}
+"""The folder of the pictures of a style."""
 
 StatusOf = Callable[[str], int]
 """Returns the HTTP status of a problem by its name."""
@@ -275,7 +282,11 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
         folders = await lookups.run(desk.results, job_id)
-        return await lookups.run(_result, request, folders, job_id, media_type)
+        query = request.query_params
+        folder = _PICTURES.get(query.get("style", "map"))
+        if folder is None:
+            raise _wrong("style", f"must be one of {', '.join(_PICTURES)}")
+        return await lookups.run(_result, request, folders, job_id, media_type, folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
     async def list_files(job_id: str) -> wire.JobFileList:
@@ -392,7 +403,7 @@ def _event(name: str, state: str, job: wire.JobInfo) -> bytes:
     return f"event: {name}\nid: {state}\ndata: {job.model_dump_json()}\n\n".encode()
 
 
-def _result(request: Request, folders: Folders, job: str, media_type: str) -> Response:
+def _result(request: Request, folders: Folders, job: str, media_type: str, folder: str) -> Response:
     """A result as a response; raises an error if it is not among the job's outputs."""
     headers = {"Vary": "Accept", "Cache-Control": REVALIDATE}
     if media_type == wire.ZIP:
@@ -401,39 +412,40 @@ def _result(request: Request, folders: Folders, job: str, media_type: str) -> Re
         is_made = known_already(request, headers) or headless(request, headers, media_type)
         return is_made or StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
-        file = _written(folders, job, "cells.geojson.gz")
+        file = _written(folders, job, _GEOJSON)
         headers["ETag"] = etag_of(job, media_type)
         is_made = known_already(request, headers) or headless(request, headers, media_type)
         return is_made or StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
-        maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
+        maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
         names = [file.path.stem for file in maps]
         name = heatmap.require_name(request.query_params.get("heatmap"), names, pipeline="of this job")
         path = maps[names.index(name)].path
     else:
-        path = _written(folders, job, "summary.json" if media_type == wire.JSON else "cells.parquet").path
+        path = _written(folders, job, _ENDINGS[media_type]).path
     return file_answer(request, path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
-    """The files of a region's zip; raises before the first chunk when the job did not write the cells."""
-    large = _written(folders, job, "cells.geojson.gz")
+    """The files of a region's zip; raises before the first chunk when the job did not write the GeoJSON."""
+    large = _written(folders, job, _GEOJSON)
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
-        if file.name not in ("cells.geojson.gz", "cells.parquet")
+        if not file.name.endswith((_GEOJSON, ".parquet"))
     )
     # Compression reaches a fifth or a quarter, never an eighth.
-    return archive.encode(Files(small, "cells.geojson", gunzipped(large.path), 8 * large.size_bytes))
+    return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))
 
 
-def _written(folders: Folders, job: str, name: str) -> ResultFile:
-    file = folders.file(job, name)
-    if file is None:
-        raise NotAcceptableError(
-            f"The job's outputs do not include {name}: request another format, or submit it with other `outputs`."
-        )
-    return file
+def _written(folders: Folders, job: str, ending: str) -> ResultFile:
+    """The file at the top of the results whose name ends so."""
+    for file in folders.files(job):
+        if "/" not in file.name and file.name.endswith(ending):
+            return file
+    raise NotAcceptableError(
+        f"The job's outputs do not include *{ending}: request another format, or submit it with other `outputs`."
+    )
 
 
 def _file(request: Request, folders: Folders, job: str, name: str) -> Response:

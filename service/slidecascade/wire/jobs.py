@@ -12,7 +12,7 @@ from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
 
 
 class JobRequest(WireModel):
@@ -33,7 +33,9 @@ class JobRequest(WireModel):
         default=False, description="finish even if tiles fail"
     )
     outputs: tuple[JobOutput, ...] = Field(
-        default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files to write"
+        default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
+        max_length=16,
+        description="the files to write, those of them that the pipeline's kind has",
     )
     origin: Literal["slide", "bounds"] = Field(
         default="slide", description="origin of GeoJSON coordinates, as for a region"
