@@ -101,12 +101,12 @@ class Desk:
         """
         opened = self._opened()
         opened.folders.require_room()
-        opened.require_target(request.notify)
         if upload is None:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
             require_fields(task.pipeline)
         else:
             self._keep(request, upload)
+        opened.require_target(request.notify)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,
