@@ -150,7 +150,7 @@ async def test_a_second_head_that_does_not_end_is_closed(app: App) -> None:
         assert b"HTTP/1.1 408 " in await read_all(reader)
 
 
-async def test_a_body_that_nobody_reads_is_waited_for_shortly(app: App) -> None:
+async def test_an_unread_body_is_awaited_for_a_short_time(app: App) -> None:
     """The client has its answer: the rest of its body is thrown away for a while, whatever it sends."""
     async with serving(app, but(rest_s=SHORT_S)) as connect:
         reader, writer = await connect()
@@ -159,7 +159,7 @@ async def test_a_body_that_nobody_reads_is_waited_for_shortly(app: App) -> None:
         sender.cancel()
 
 
-async def test_a_body_that_nobody_read_but_that_ends_keeps_the_connection(app: App) -> None:
+async def test_an_unread_body_that_ends_keeps_the_connection(app: App) -> None:
     """The next request is answered on the same connection."""
     async with serving(app, NEVER) as connect:
         reader, writer = await connect()
@@ -183,7 +183,7 @@ async def test_work_is_waited_for(app: App) -> None:
 
 
 async def test_a_client_that_does_not_read_its_answer_is_disconnected(app: App) -> None:
-    """An answer that nobody fetches does not keep its request for good."""
+    """A response that the client does not read does not keep its request in memory."""
     app.size = 2**27
     async with serving(app, but(read_s=SHORT_S)) as connect:
         reader, writer = await connect()

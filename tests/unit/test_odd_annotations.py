@@ -175,7 +175,7 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_is_refused_in_a_sentence(dataset: Run, tmp_path: Path, name: str) -> None:
-    """Exit code 2, the file's name, what is wrong; nothing is left behind."""
+    """Exit code 2, the file's name, the cause; no partial files remain."""
     content, words = REFUSED[name]
     code, said = dataset(content)
     assert code == 2, said
