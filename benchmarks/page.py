@@ -10,6 +10,7 @@ import benchmarks.accuracy.section
 import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.load.section
+import benchmarks.patches.section
 import benchmarks.peers.section
 import benchmarks.real_tissue.section
 import benchmarks.region.section
@@ -21,6 +22,7 @@ from benchmarks.record import RESULTS
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
     benchmarks.areas.section.section,
+    benchmarks.patches.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
     benchmarks.accuracy.section.section,
