@@ -83,7 +83,7 @@ class Foreman:
         self._do(job, attempt, run)
 
     def collect(self, job: str, attempt: int) -> None:
-        """Write the files of a job; fields whose parts have gone are run again."""
+        """Write the files of a job; fields with missing parts are run again."""
 
         def write(record: JobRecord, control: Control) -> None:
             survey = self._survey(record)
@@ -104,7 +104,7 @@ class Foreman:
         failure = Failure(
             "worker-lost",
             "Worker lost",
-            "The processes that worked on this job died again and again: see their logs, then retry the job.",
+            "The processes that ran this job died repeatedly: check their logs, then retry the job.",
         )
         if self._records.end(job, attempt, "failed", failure):
             LOG.error("job given up", extra={"fields": {"job": job}})
