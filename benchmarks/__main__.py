@@ -17,6 +17,8 @@ ALL: Final = (
     *FEW,
     "benchmarks.slides.regions",
     "benchmarks.slides.halo",
+    "benchmarks.areas",
+    "benchmarks.patches",
     "benchmarks.stability",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",

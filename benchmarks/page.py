@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Final
 
 import benchmarks.accuracy.section
+import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.load.section
+import benchmarks.patches.section
 import benchmarks.peers.section
 import benchmarks.real_tissue.section
 import benchmarks.region.section
@@ -19,6 +21,8 @@ from benchmarks.record import RESULTS
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
+    benchmarks.areas.section.section,
+    benchmarks.patches.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
     benchmarks.accuracy.section.section,

@@ -52,11 +52,11 @@ FACTS = SlideFacts(content_id="e" * 64, bounds_l0=None, dark_field=False)
 TISSUE = (230, 190, 210)
 
 
-def write_models(folder: Path) -> Path:
+def write_models(folder: Path, *, mask_head: str = "classes") -> Path:
     """The packages of both pipelines."""
     mask = toy_models.segmenter_fields(
         "toy-mask",
-        head="classes",
+        head=mask_head,
         halo_px=8,
         classes=CLASSES,
         outputs=[toy_models.maps_fields("Red", "Green")],
@@ -90,7 +90,8 @@ class ToyKinds:
     """
 
     def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
-        packages = load_repository(write_models(folder / "models"))
+        head = changes.get("mask", {}).get("head", "classes")
+        packages = load_repository(write_models(folder / "models", mask_head=head))
         files = (AREAS | changes.get("areas", {}), PATCHES | changes.get("patches", {}))
         pipelines = write_pipelines(folder / "pipelines", *files)
         self.pipelines = load_pipelines(packages, pipelines, [kind.file for kind in KINDS.values()])

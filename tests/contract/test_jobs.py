@@ -82,14 +82,14 @@ def submit(server: Server, *, key: str | None = None, **fields: object) -> dict[
     headers = {} if key is None else {"Idempotency-Key": key}
     answer = httpx.post(f"{server.url}/v1/jobs", json=JOB | fields, headers=headers, timeout=30)
     assert answer.status_code in (200, 202), answer.text
-    told: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/jobs/{told['id']}"
-    return told
+    reported: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{reported['id']}"
+    return reported
 
 
 def show(server: Server, job: str) -> dict[str, Any]:
-    told: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
-    return told
+    reported: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
+    return reported
 
 
 def ended(server: Server, job: str) -> dict[str, Any]:
@@ -113,15 +113,17 @@ def region_features(server: Server) -> list[bytes]:
 
 def test_a_job_has_the_cells_of_the_region(jobs_server: Server, finished: str) -> None:
     """The same features byte for byte, ids included; several fields; progress and times that add up."""
-    told = show(jobs_server, finished)
+    reported = show(jobs_server, finished)
     answer = httpx.get(f"{jobs_server.url}/v1/jobs/{finished}/result", headers=GEOJSON, timeout=30)
     assert features(answer.content) == region_features(jobs_server)
-    assert told["progress"]["fields_done"] == told["progress"]["fields_total"] > 2
-    assert told["progress"]["fraction"] == 1.0
-    assert told["created_at"] <= told["started_at"] <= told["finished_at"]
+    assert reported["progress"]["fields_done"] == reported["progress"]["fields_total"] > 2
+    assert reported["progress"]["fraction"] == 1.0
+    assert reported["created_at"] <= reported["started_at"] <= reported["finished_at"]
     document = json.loads(answer.content)
     assert (
-        len(document["features"]) == told["progress"]["cells"] == sum(document["slidecascade"]["counts"].values())
+        len(document["features"])
+        == reported["progress"]["cells"]
+        == sum(document["slidecascade"]["counts"].values())
     )
 
 
@@ -140,7 +142,14 @@ def test_results_are_negotiated(jobs_server: Server, finished: str) -> None:
     parquet = get("application/vnd.apache.parquet").content
     assert pq.read_table(io.BytesIO(parquet)).num_rows == cells
     with zipfile.ZipFile(io.BytesIO(get("application/zip").content)) as archive:
-        assert set(archive.namelist()) == {"cells.geojson", "summary.json", "heatmaps/red.png", "overlay.png"}
+        assert set(archive.namelist()) == {
+            "cells.geojson",
+            "summary.json",
+            "heatmaps/red.png",
+            "overlay.png",
+            "figures/red.png",
+            "figures/overlay.png",
+        }
         assert len(json.loads(archive.read("cells.geojson"))["features"]) == cells
     assert problem(httpx.get(url, headers={"Accept": "text/csv"}, timeout=30)) == (406, "not-acceptable")
     light = submit(jobs_server, outputs=["parquet"])["id"]
@@ -154,7 +163,8 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     url = f"{jobs_server.url}/v1/jobs/{finished}/files"
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
-        "cells.geojson.gz", "cells.parquet", "heatmaps/red.png", "overlay.png", "summary.json",
+        "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
+        "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
@@ -241,8 +251,11 @@ def test_states_and_their_problems(start_jobs: Callable[..., Server], tmp_path: 
     done = show(server, job)["progress"]["fields_done"]
     retried = httpx.post(f"{url}/{job}/retry")
     assert (retried.status_code, retried.json()["status"]) == (202, "queued")
-    told = ended(server, job)
-    assert (told["status"], told["progress"]["fields_done"]) == ("succeeded", told["progress"]["fields_total"])
+    reported = ended(server, job)
+    assert (reported["status"], reported["progress"]["fields_done"]) == (
+        "succeeded",
+        reported["progress"]["fields_total"],
+    )
     assert done >= 1
     assert problem(httpx.post(f"{url}/{job}/retry")) == (409, "job-finished")
     assert (tmp_path / "jobs" / job).is_dir()
@@ -279,7 +292,7 @@ def test_jobs_are_counted(jobs_server: Server, finished: str) -> None:
 
 
 def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
-    """``progress`` until ``done``; who comes back with the last id is not told the same again."""
+    """``progress`` until ``done``; a client that reconnects with the last id gets no event twice."""
     job = submit(jobs_server)["id"]
     names, last = [], ""
     with httpx.stream("GET", f"{jobs_server.url}/v1/jobs/{job}/events", timeout=LIMIT_S) as stream:
@@ -294,12 +307,60 @@ def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     assert set(names[:-1]) == {"progress"}
 
 
-@pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
-def test_a_pipeline_of_another_kind_is_rejected(jobs_server: Server, pipeline: str) -> None:
-    """Jobs run pipelines of the kind cells; the answer says so."""
-    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": pipeline}, timeout=30)
-    assert problem(answer) == (422, "invalid-request")
-    assert "kind cells" in answer.json()["detail"]
+def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The areas of a job are those of the region; run lengths, mask, summary, files and the client have them."""
+    job = str(submit(jobs_server, pipeline="toy-areas")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    region = {"pipeline": "toy-areas", "slide": SLIDE, "mpp": MPP}
+    for accept in ("text/csv", GEOJSON["Accept"]):
+        ours = httpx.get(result, headers={"Accept": accept}, timeout=60).raise_for_status()
+        whole = httpx.post(
+            f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": accept}, timeout=60
+        ).raise_for_status()
+        if accept == "text/csv":
+            assert ours.text == whole.text
+            assert ours.text.startswith("id,encoding\n")
+        else:
+            assert ours.json()["features"] == whole.json()["features"]
+            assert whole.json()["features"]
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.areas) == len(whole.json()["features"])
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names == {
+        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "summary.json"
+    }  # fmt: skip
+    few = str(submit(jobs_server, pipeline="toy-areas", outputs=["rle"])["id"])
+    assert ended(jobs_server, few)["status"] == "succeeded"
+    files = httpx.get(f"{jobs_server.url}/v1/jobs/{few}/files", timeout=30).json()["files"]
+    assert {item["name"] for item in files} == {"areas_rle.csv", "overlay.png", "summary.json"}
+
+
+def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The grid of a job is that of the region; GeoJSON, zip, files and the client have it."""
+    job = str(submit(jobs_server, pipeline="toy-patches")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    grid = httpx.get(result, headers={"Accept": "text/csv"}, timeout=60).raise_for_status()
+    assert grid.headers["content-type"].startswith("text/csv")
+    box = {"x": 0, "y": 0, "width": 512, "height": HEIGHT}
+    region = {"pipeline": "toy-patches", "slide": SLIDE, "mpp": MPP, "region": box}
+    part = httpx.post(
+        f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": "text/csv"}, timeout=60
+    ).raise_for_status()
+    rows = set(grid.text.splitlines())
+    assert 1 < len(part.text.splitlines()) <= len(rows)
+    assert rows.issuperset(part.text.splitlines())
+    tiles = httpx.get(result, headers=GEOJSON, timeout=60).json()["features"]
+    assert sum(item["properties"]["objectType"] == "tile" for item in tiles) == len(rows) - 1
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.tiles) == len(rows) - 1
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names >= {"tiles.geojson.gz", "grid.csv", "summary.json", "overlay.png"}
+    cells = httpx.get(f"{jobs_server.url}/v1/jobs/{job}/cells?bbox=0,0,9,9", timeout=30)
+    assert problem(cells) == (422, "invalid-request")
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
@@ -309,13 +370,13 @@ def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) 
     server.stop()
 
 
-def test_without_a_folder_there_are_no_jobs(server: Server) -> None:
+def test_without_a_folder_jobs_are_disabled(server: Server) -> None:
     """The routes are not there, nor in the description of the API."""
     assert httpx.get(f"{server.url}/v1/jobs").status_code == 404
     assert not [path for path in httpx.get(f"{server.url}/openapi.json").json()["paths"] if "jobs" in path]
 
 
-def test_a_second_process_is_not_let_into_the_folder(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_second_process_cannot_use_the_folder(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
     """SQLite is for one process: the second one does not start."""
     first = start_jobs(tmp_path / "jobs")
     with pytest.raises(AssertionError):
@@ -344,8 +405,8 @@ def test_kill_9_at_any_moment_loses_nothing(
         server.process.wait()
         server = start_jobs(tmp_path / "jobs")
         assert submit(server, key="once")["id"] == job
-    told = ended(server, job)
-    assert told["status"] == "succeeded", told
+    reported = ended(server, job)
+    assert reported["status"] == "succeeded", reported
     assert len(httpx.get(f"{server.url}/v1/jobs").json()["jobs"]) == 1
     answer = httpx.get(f"{server.url}/v1/jobs/{job}/result", headers=GEOJSON, timeout=30)
     assert features(answer.content) == region_features(jobs_server)
@@ -355,7 +416,7 @@ def test_kill_9_at_any_moment_loses_nothing(
 def test_a_stop_in_order_leaves_the_work_to_the_next_process(
     start_jobs: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """SIGTERM ends the process within the field at hand; the next process goes on."""
+    """SIGTERM ends the process within the current field; the next process continues."""
     server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1, drain_notice_s=0.0)
     job = submit(server)["id"]
     server.wait(lambda: show(server, job)["status"] == "running", seconds=LIMIT_S)
@@ -395,7 +456,7 @@ def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: P
         assert len(box) > 5
         assert job.fetch(tmp_path / "files") == tmp_path / "files"
         assert {path.name for path in (tmp_path / "files").iterdir()} == {
-            "cells.geojson.gz", "cells.parquet", "heatmaps", "overlay.png", "summary.json",
+            "cells.geojson.gz", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json",
         }  # fmt: skip
         assert [found.id for found in client.jobs(label="client")] == [job.id]
         with pytest.raises(JobFinishedError):

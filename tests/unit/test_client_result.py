@@ -31,7 +31,10 @@ from slidecascade_client.reply import Reply
 from slidecascade_client.spool import MEMORY_BYTES
 
 ANALYSIS = make_analysis(50)
-FILES = {"summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"}
+FILES = {
+    *("summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"),
+    *("figures/steatosis.png", "figures/immune.png", "figures/overlay.png"),
+}
 
 
 @cache
@@ -138,15 +141,15 @@ def test_saved_files_have_ordinary_permissions(ask: Ask, tmp_path: Path) -> None
 )
 def test_names_that_leave_the_folder_are_refused(ask: Ask, name: str, tmp_path: Path) -> None:
     """An archive cannot write outside the folder of `save`: it is refused as a whole."""
-    with pytest.raises(UnexpectedAnswerError, match="leaves its folder"):
+    with pytest.raises(UnexpectedAnswerError, match="outside its folder"):
         _result(ask, _zip_of({name: b"evil"})).save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @both_clients
 @pytest.mark.parametrize("name", ["summary.json", "cells.geojson", "overlay.png"])
-def test_a_missing_file_is_told(ask: Ask, name: str) -> None:
-    """An archive that lacks an answer is not taken for a result."""
+def test_a_missing_file_is_reported(ask: Ask, name: str) -> None:
+    """An incomplete archive is not a result."""
     with pytest.raises(UnexpectedAnswerError, match=f"lacks {name}"):
         _result(ask, _zip_of({name: None}))
 
@@ -162,7 +165,7 @@ def test_a_missing_file_is_told(ask: Ask, name: str) -> None:
         ({"cells.geojson": b'{"features": null}'}, "cells"),
     ],
 )
-def test_a_damaged_file_is_told_when_it_is_read(ask: Ask, changes: dict[str, bytes], attribute: str) -> None:
+def test_a_damaged_file_is_reported_when_it_is_read(ask: Ask, changes: dict[str, bytes], attribute: str) -> None:
     """The other files stay usable."""
     result = _result(ask, _zip_of(changes))
     assert result.overlay.startswith(b"\x89PNG")
@@ -175,7 +178,7 @@ def test_a_damaged_file_is_told_when_it_is_read(ask: Ask, changes: dict[str, byt
     ("content", "media_type"), [(b"<html>", "text/html"), (b"{}", "application/json"), (b"", "")]
 )
 def test_another_kind_of_answer_is_unexpected(ask: Ask, content: bytes, media_type: str) -> None:
-    """A page with status 200 is told by its type."""
+    """A page with status 200 is detected by its media type."""
     with pytest.raises(UnexpectedAnswerError, match="instead of application/zip"):
         _result(ask, content, media_type)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,9 +15,16 @@ pytest.importorskip("torch", reason="the [convert] extra is not installed")
 
 import torch
 
+import toy_kinds
 import toy_torch
+from slidecascade import wire
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.areas.result import AreasResult
+from slidecascade.cancellation import Control
 from slidecascade.cli import main
 from slidecascade.errors import ConversionError, InvalidRequestError
+from slidecascade.settings import Settings
+from slidecascade.timing import Silent
 from slidecascade_convert.outcome import GRAPH_FILE, Outcome
 from slidecascade_convert.request import ConversionRequest, Normalisation
 from slidecascade_convert.source import SourceFormat, recognise
@@ -75,7 +83,7 @@ def test_weights_of_a_named_classifier_are_served(tmp_path: Path) -> None:
     assert outcome.parity.versions["torch"] == torch.__version__
 
 
-def test_the_served_file_tells_nothing_of_the_machine_it_was_made_on(tmp_path: Path) -> None:
+def test_the_served_file_contains_nothing_of_the_machine_that_wrote_it(tmp_path: Path) -> None:
     """The exporter's notes hold paths of source files; none is served."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
     convert(tmp_path, tmp_path / "weights.pth", arch="toy_torch:Classifier", **CLASSIFY)
@@ -106,7 +114,7 @@ def test_an_exported_program_is_served(tmp_path: Path) -> None:
 
 
 def test_a_program_of_one_batch_size_is_refused(tmp_path: Path) -> None:
-    """What torch.export does unless it is told otherwise."""
+    """The default of torch.export."""
     path = toy_torch.program(tmp_path / "model.pt2", **{"2": torch.export.Dim.DYNAMIC})
     with pytest.raises(ConversionError, match="exported for a batch of 2: export it with dynamic_shapes"):
         convert(tmp_path, path, **SEGMENT)
@@ -122,9 +130,28 @@ def test_the_kidney_network_is_converted_by_command(
     code = f"from slidecascade_convert.torch_unext import *\nsmall = lambda: Unext({shape})\n"
     Path("kidney_network.py").write_text(code, encoding="utf-8")
     torch.save({"model": toy_torch.small_unext().state_dict(), "opt": {"state": {}}}, "unext.pth")
-    told = ["--name", "glomeruli", "--task", "segment", "--head", "unet", "--classes", "Glomerulus", "--mpp", "4"]
-    told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", "kidney_network:small"]
-    assert main(["convert", "unext.pth", *told, "--out", "models"]) == 0
+    reported = [
+        "--name",
+        "glomeruli",
+        "--task",
+        "segment",
+        "--head",
+        "unet",
+        "--classes",
+        "Glomerulus",
+        "--mpp",
+        "4",
+    ]
+    reported += [
+        "--mean",
+        "0.65,0.48,0.69",
+        "--std",
+        "0.15,0.2,0.13",
+        "--logits",
+        "--arch",
+        "kidney_network:small",
+    ]
+    assert main(["convert", "unext.pth", *reported, "--out", "models"]) == 0
     assert "Objects: none on these tiles" in capsys.readouterr().out  # its weights are random
     assert "multiple_of: 32" in Path("models/glomeruli/model.yaml").read_text(encoding="utf-8")
 
@@ -140,10 +167,66 @@ def test_the_named_network_has_the_published_size() -> None:
     assert {"aspp.aspps.4.atrous_conv.weight", "dec4.conv1.0.weight", "fpn.convs.0.3.bias"} <= names.keys()
 
 
+def test_the_resnet_unet_has_the_published_names_and_size() -> None:
+    """Those of segmentation_models.pytorch's Unet with its default encoder: 24,436,369 weights."""
+    with torch.device("meta"):
+        model = network("resnet34-unet")
+    names = model.state_dict()
+    assert sum(each.numel() for each in model.parameters()) == 24_436_369
+    # Those of torchvision's resnet34 without its last layer.
+    encoder = sum(each.numel() for name, each in model.named_parameters() if name.startswith("encoder"))
+    assert encoder == 21_797_672 - 513_000
+    assert names["decoder.blocks.0.conv1.0.weight"].shape == (256, 768, 3, 3)
+    assert {
+        "encoder.layer4.2.bn2.running_var",
+        "decoder.blocks.4.conv2.1.bias",
+        "segmentation_head.0.bias",
+    } <= set(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "prefix"), [("resnet34-unet", "model."), ("unext101", "")], ids=["resnet34-unet", "unext101"]
+)
+def test_full_size_networks_are_converted_and_find_areas(tmp_path: Path, arch: str, prefix: str) -> None:
+    """Random weights of the full size, in a checkpoint of weights alone, through to the areas of an image."""
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    model = network(arch)
+    torch.save({prefix + name: each for name, each in model.state_dict().items()}, path)
+    del model
+    told = ["--name", "toy", "--task", "segment", "--head", "semantic", "--classes", "Glomerulus", "--mpp", "4"]
+    told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", arch]
+    assert main(["convert", str(path), *told, "--out", str(tmp_path / "models")]) == 0
+    pipeline = {
+        "name": "glomeruli",
+        "kind": "areas",
+        "title": "Glomeruli",
+        "description": "Random.",
+        "segmenter": "toy",
+        "min_area_um2": 0.0,
+        "heatmaps": [{"name": "part", "title": "Part", "class": "Glomerulus"}],
+    }
+    pipelines = toy_kinds.write_pipelines(tmp_path / "pipelines", pipeline)
+    settings = Settings.model_validate({"models_dir": tmp_path / "models", "pipelines_dir": pipelines})
+    analyser = Analyser(settings, observer=Silent())
+    try:
+        image = bytes(cv2.imencode(".png", toy_kinds.coloured(1, 256, 256, 9))[1])
+        request = wire.parse_request({"pipeline": "glomeruli", "mpp": 4.0})
+        found = analyser.analyse(request, image, Control()).analysis
+    finally:
+        analyser.close()
+    assert isinstance(found, AreasResult)
+    assert found.areas_px.sum() == found.runs.pixels(len(found.areas_px)).sum()
+    assert np.isfinite(found.probabilities).all()
+
+
 def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
     """Nothing is guessed: not the architecture, not one of another framework, not the size of a classifier."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(InvalidRequestError, match=r"holds weights alone.*--arch unext50\|unext101 or"):
+    with pytest.raises(
+        InvalidRequestError, match=r"holds weights alone.*--arch unext50\|unext101\|resnet34-unet or"
+    ):
         convert(tmp_path, tmp_path / "weights.pth", **CLASSIFY)
     with pytest.raises(InvalidRequestError, match="no PyTorch architecture 'xception-72'"):
         convert(tmp_path, tmp_path / "weights.pth", arch="xception-72", **CLASSIFY)
@@ -152,7 +235,7 @@ def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "told"),
+    ("arch", "reported"),
     [
         ("toy_torch:absent", "cannot be called without arguments in this folder: module 'toy_torch' has no"),
         ("no_such_module:build", "No module named 'no_such_module'"),
@@ -160,18 +243,18 @@ def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
         ("collections:OrderedDict", "returns OrderedDict: return a torch.nn.Module"),
     ],
 )
-def test_what_cannot_build_a_network_is_named(arch: str, told: str) -> None:
+def test_what_cannot_build_a_network_is_named(arch: str, reported: str) -> None:
     """The caller's own mistakes, in one sentence."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         network(arch)
 
 
 def test_a_missing_torch_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """PyTorch is asked for only by its own files."""
+    """PyTorch is required only for its own files."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
     monkeypatch.setattr("slidecascade.commands.convert.find_spec", lambda name: None if name == "torch" else name)
-    told = ["--name", "toy", "--task", "classify", "--head", "softmax", "--classes", "a,b"]
-    assert main(["convert", str(tmp_path / "weights.pth"), *told]) != 0
+    reported = ["--name", "toy", "--task", "classify", "--head", "softmax", "--classes", "a,b"]
+    assert main(["convert", str(tmp_path / "weights.pth"), *reported]) != 0
     assert "torch is not installed: install slidecascade[convert]" in capsys.readouterr().err

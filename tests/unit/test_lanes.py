@@ -1,4 +1,4 @@
-"""Who waits for an answer passes jobs in the queue for threads."""
+"""Tiles of requests run before tiles of jobs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_errors_and_results_reach_who_waits() -> None:
 
 
 def test_what_waits_at_the_end_is_cancelled() -> None:
-    """Nobody waits for ever for work that will not begin; what was cancelled before does not begin either."""
+    """Work that will not start is cancelled, so that no caller waits for it."""
     lanes = Lanes(1, name="t")
     begun, go_on = threading.Event(), threading.Event()
 

@@ -48,7 +48,7 @@ AnyWork = TileWork[Any, AnyTileResult]
 
 
 def say_nothing(done: int, total: int) -> None:
-    """The progress of those who do not ask."""
+    """Ignores progress."""
 
 
 def analyse(
@@ -90,7 +90,7 @@ def analyse(
     failed = run_tiles(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
     refuse_failures(task, work.grid, failed, len(tiles))
     with stopwatch.measure("collect"):
-        found: RegionResult = sink.finish(_subject(task, work.grids))
+        found: RegionResult = sink.finish(subject(task, work.grids))
     result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
     _tell(observer, result)
     return result
@@ -268,7 +268,8 @@ def refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[Failure], tot
     ) from first
 
 
-def _subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+def subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+    """What `task` analyses, and with what; `grids` are those of its models, by name."""
     return Subject(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from slidecascade.commands import receptive_field
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
@@ -77,7 +78,14 @@ def _shown(package: ModelPackage, settings: Settings) -> str:
     report = _parity(package)
     if report is not None:
         fields["parity"] = report
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    if isinstance(package.spec, SegmenterSpec):
+        text += f"# {_sentence(receptive_field.described(package.spec))}\n"
+    return text
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _parity(package: ModelPackage) -> Any:
@@ -94,7 +102,7 @@ def _verified(package: ModelPackage) -> str:
 
 
 def _verified_graph(package: ModelPackage) -> str:
-    """Run the model as the service does, and its head on the outputs; the results in two or three lines."""
+    """Run the model as the service does, and its head on the outputs; the results in a few lines."""
     spec = package.spec
     runner = LocalRunner([package])
     try:
@@ -105,6 +113,9 @@ def _verified_graph(package: ModelPackage) -> str:
             outputs = runner.run(spec.name, inputs)
             times.append(time.perf_counter() - start)
         found = _head_run(package, outputs)
+        field = ""
+        if isinstance(spec, SegmenterSpec):
+            field = f"    {_sentence(receptive_field.verified(spec, runner, inputs, outputs))}\n"
     finally:
         runner.close()
     mark = ", int8" if package.onnx_path.name == INT8_FILE else ""
@@ -116,7 +127,7 @@ def _verified_graph(package: ModelPackage) -> str:
     return (
         f"{spec.name}{mark}: sha256 and tensors are as stated, and it runs{text}.\n"
         f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
-        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
+        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n{field}"
     )
 
 

@@ -16,7 +16,7 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord, Records, open_database
-from slidecascade.jobs.survey import cells_pipeline
+from slidecascade.jobs.table import require_fields
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest, JobStatus
 
@@ -48,24 +48,24 @@ class Desk:
         self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder))
 
     def stop(self) -> None:
-        """Break off the work, which the next process goes on with."""
+        """Interrupt the work, which the next process continues."""
         if self._open is not None:
             opened, self._open = self._open, None
             _beside(opened.close)
 
     def submit(self, request: JobRequest, *, request_id: str, key: str | None) -> tuple[JobRecord, bool]:
-        """The job of `request`, which will be worked on whatever happens, and whether it is a new one.
+        """The durable job of `request`, and whether it is new.
 
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline is not of the kind cells.
+            InvalidRequestError: the pipeline's kind is not worked on field by field.
             StorageFullError: there is no room for results.
         """
         opened = self._opened()
         opened.folders.require_room()
         task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
-        cells_pipeline(task.pipeline)
+        require_fields(task.pipeline)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,
@@ -92,7 +92,7 @@ class Desk:
         return {} if self._open is None else self._open.records.counts()
 
     def cancel(self, job: str) -> JobRecord:
-        """The job, which is not worked on any more.
+        """Cancel the job and return it.
 
         Raises:
             UnknownJobError

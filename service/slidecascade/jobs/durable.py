@@ -38,7 +38,7 @@ _OPEN: Final = ("PENDING", "ENQUEUED")
 
 
 class Stopped(BaseException):
-    """The process stops: the work at hand is left to whoever comes next.
+    """The process stops: its current work is left to the next process.
 
     No Exception, for DBOS would note one as the work's end.
     """
@@ -97,7 +97,7 @@ class Durable:
         self._reaper.start()
 
     def stop(self) -> None:
-        """Take nothing more; what is at hand must have been stopped, and is left to the next process."""
+        """Accept no more work; current work must have been stopped, and is left to the next process."""
         self._stopping.set()
         if self._reaper.is_alive():
             self._reaper.join()
@@ -165,7 +165,7 @@ class Durable:
 
 
 class _Hand:
-    """Who does the work of this process: workflows are functions of their module."""
+    """The foreman of this process, global because workflows are functions of their module."""
 
     work: Work | None = None
 

@@ -19,11 +19,11 @@ from slidecascade.errors import (
     SlideCascadeError,
     UnwritableOutputError,
 )
-from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.durable import Durable, Stopped
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.table import open_survey
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Foreman:
         self._do(job, attempt, run)
 
     def collect(self, job: str, attempt: int) -> None:
-        """Write the files of a job; fields whose parts have gone are run again."""
+        """Write the files of a job; fields with missing parts are run again."""
 
         def write(record: JobRecord, control: Control) -> None:
             survey = self._survey(record)
@@ -91,8 +91,8 @@ class Foreman:
             reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
             control.check()
             seconds = time.time() - (record.started_at or record.created_at)
-            collection = Collection(survey, reports, seconds=seconds)
-            self._folders.write_results(record, collection, survey.task)
+            results = survey.collect(reports, seconds=seconds)
+            self._folders.write_results(record, results, survey.task)
             if self._records.end(job, attempt, "succeeded"):
                 LOG.info("job succeeded", extra={"fields": {"job": job, "fields": len(reports)}})
 
@@ -104,7 +104,7 @@ class Foreman:
         failure = Failure(
             "worker-lost",
             "Worker lost",
-            "The processes that worked on this job died again and again: see their logs, then retry the job.",
+            "The processes that ran this job died repeatedly: check their logs, then retry the job.",
         )
         if self._records.end(job, attempt, "failed", failure):
             LOG.error("job given up", extra={"fields": {"job": job}})
@@ -169,7 +169,7 @@ class Foreman:
             survey = self._surveys.get(record.id)
             if survey is None:
                 task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
-                survey = Survey(self._analyser, task, self._parts(record))
+                survey = open_survey(self._analyser, task, self._parts(record))
                 self._surveys[record.id] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
                     self._surveys.popitem(last=False)
