@@ -99,9 +99,9 @@ def commit_of(checkout: Path) -> str:
     return _git("rev-parse", f"--short={_SHA_DIGITS}", "HEAD", folder=checkout) or UNKNOWN
 
 
-def _git(*arguments: str, folder: Path = ROOT) -> str:
+def _git(*arguments: str, folder: Path | None = None) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=folder or ROOT, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
