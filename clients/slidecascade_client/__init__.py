@@ -11,6 +11,7 @@ from slidecascade.wire import (
     JobInfo,
     JobProgress,
     ModelInfo,
+    NotificationInfo,
     PipelineInfo,
     Problem,
     RegionBox,
@@ -67,6 +68,7 @@ from slidecascade_client.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
+from slidecascade_client.fieldcells import FieldCells
 from slidecascade_client.jobs import AsyncJob, Job
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
@@ -85,6 +87,7 @@ __all__ = [
     "DeadlineExceededError",
     "DrainingError",
     "EventLoopError",
+    "FieldCells",
     "IdempotencyMismatchError",
     "ImplausibleResolutionError",
     "InternalServiceError",
@@ -103,6 +106,7 @@ __all__ = [
     "ModelInfo",
     "NotAcceptableError",
     "NotReadyError",
+    "NotificationInfo",
     "OverloadedError",
     "PipelineInfo",
     "Problem",

@@ -154,6 +154,7 @@ class Durable:
         if silent := sorted({item.executor_id for item in pending if item.executor_id} - alive):
             LOG.warning("work taken over", extra={"fields": {"workers": len(silent)}})
             DBOS._recover_pending_workflows(silent)
+            self._records.took_over(len(silent))
         for item in DBOS.list_workflows(status=_PARKED, load_input=False, load_output=False):
             job, attempt, *_ = item.workflow_id.split(".")
             if _hand.work is not None:

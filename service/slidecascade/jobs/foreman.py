@@ -168,7 +168,8 @@ class Foreman:
         with self._opening:
             survey = self._surveys.get(record.id)
             if survey is None:
-                task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
+                sent = self._folders.sent(record)
+                task = self._analyser.prepare(record.request.region_request(), sent, Control(), is_bounded=False)
                 survey = open_survey(self._analyser, task, self._parts(record))
                 self._surveys[record.id] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
