@@ -39,13 +39,17 @@ def read_old(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["nash-cell", "nuclei-unet"])
 def test_a_package_of_version_0_1_0_loads_and_runs_unchanged(tmp_path: Path, name: str) -> None:
-    """Its tensors are derived; the model is the same as the bundled one, which states them and its field."""
+    """Its tensors are derived; the bundled one is the same, and states them, its field and its int8 graph."""
     folder = shutil.copytree(bundled_models_dir() / name, tmp_path / name)
     (folder / "model.yaml").write_bytes((OLD / f"{name}.yaml").read_bytes())
     package = load_package(folder)
     assert package.spec.receptive_field_px is None
-    stated = {"receptive_field_px": BUNDLED[name].spec.receptive_field_px}
-    assert package.spec.model_dump() | stated == BUNDLED[name].spec.model_dump()
+    bundled = BUNDLED[name].spec
+    stated = {
+        "receptive_field_px": bundled.receptive_field_px,
+        "int8": bundled.int8 and bundled.int8.model_dump(),
+    }
+    assert package.spec.model_dump() | stated == bundled.model_dump()
     LocalRunner([package]).close()
 
 
