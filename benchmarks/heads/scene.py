@@ -59,7 +59,7 @@ def star_outputs(labels: NDArray[np.int32], *, seed: int, grid: int, rays: int =
     """``prob`` and ``dist`` of StarDist."""
     height, width = labels.shape
     _, part = _depth(labels)
-    probability = np.clip(part[::grid, ::grid] + 0.04 * noise(seed, part[::grid, ::grid].shape, 1.0), 0, 1)
+    probability = np.clip(0.85 * part[::grid, ::grid] + 0.03 * noise(seed, part[::grid, ::grid].shape, 1.0), 0, 1)
     rows, columns = np.nonzero(labels[::grid, ::grid])
     rows, columns = rows * grid, columns * grid
     own = labels[rows, columns]

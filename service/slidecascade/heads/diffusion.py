@@ -25,7 +25,7 @@ _AROUND: Final = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (
 def flow_errors(
     pixels: NDArray[np.intp],
     owner: NDArray[np.int32],
-    steps: NDArray[np.float32],
+    steps: NDArray[np.complex64],
     *,
     width: int,
     limit: float,
@@ -35,7 +35,7 @@ def flow_errors(
     Args:
         pixels: ``(P,)`` flat indices in an image of that width, ascending.
         owner: ``(P,)`` the masks ``1..N`` of the pixels; 0 is none.
-        steps: ``(P, 2)`` the flows, right and down, of length one in a perfect one.
+        steps: ``(P,)`` the flows, right and i times down, of length one in a perfect one.
     """
     inside = owner > 0
     pixels, steps, mask = pixels[inside], steps[inside], owner[inside].astype(np.int64) - 1
@@ -44,7 +44,9 @@ def flow_errors(
         return np.zeros(0)
     rows, columns = np.divmod(pixels, width)
     middles = _middles(rows, columns, mask, count)
-    towards = np.stack([columns[middles][mask] - columns, rows[middles][mask] - rows], axis=1).astype(np.float32)
+    towards = np.empty(len(mask), np.complex64)
+    towards.real = columns[middles][mask] - columns
+    towards.imag = rows[middles][mask] - rows
     errors = _mean_squares(_unit(towards) - steps, mask, count)
     doubtful = errors > SURE * limit
     if doubtful.any():
@@ -63,23 +65,29 @@ def _middles(
     """``(count,)``: the index of the pixel of each mask that is nearest to the mean of its pixels."""
     areas = np.bincount(mask, minlength=count)
     # From the first pixel on, so that sums are small and the same wherever the image starts.
-    first = np.zeros(count, np.intp)
-    first[mask[::-1]] = np.arange(len(mask) - 1, -1, -1)
+    first = _first(mask, count)
     distances = np.zeros(len(mask))
     for values in (rows, columns):
         moved = values - values[first][mask]
         means = np.bincount(mask, weights=moved, minlength=count) / areas
         distances += (moved - means[mask]) ** 2
-    order = np.lexsort((distances, mask))
-    starts = np.cumsum(areas) - areas
-    found: NDArray[np.intp] = order[starts]
-    return found
+    least = np.full(count, np.inf)
+    np.minimum.at(least, mask, distances)
+    nearest = np.flatnonzero(distances == least[mask])
+    return nearest[_first(mask[nearest], count)]
+
+
+def _first(mask: NDArray[np.int64], count: int) -> NDArray[np.intp]:
+    """``(count,)``: the index of the first pixel of each mask."""
+    first = np.zeros(count, np.intp)
+    first[mask[::-1]] = np.arange(len(mask) - 1, -1, -1)
+    return first
 
 
 def _gradients(
     pixels: NDArray[np.intp], mask: NDArray[np.int64], middles: NDArray[np.intp], width: int
-) -> NDArray[np.float32]:
-    """``(P, 2)``: right and down towards more heat."""
+) -> NDArray[np.complex128]:
+    """``(P,)``: right and i times down, towards more heat."""
     # A neighbour of another mask, or of none, is the place after the last, which stays cold.
     cold = len(pixels)
     beside = np.full((len(_AROUND), len(pixels)), cold, np.intp)
@@ -94,16 +102,19 @@ def _gradients(
         heat[middles] += 1
         heat[:-1] = heat[beside].sum(axis=0) / len(_AROUND)
     up, down, left, right = heat[beside[1:5]]
-    return np.stack([right - left, down - up], axis=1)
+    return (right - left) + 1j * (down - up)
 
 
-def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
-    lengths = np.sqrt((vectors**2).sum(axis=1))
-    return vectors / np.where(lengths > 0, lengths, 1)[:, None]
+def _unit(vectors: NDArray[np.complexfloating]) -> NDArray[np.complexfloating]:
+    lengths = np.abs(vectors)
+    lengths[lengths == 0] = 1
+    return vectors / lengths
 
 
-def _mean_squares(differences: NDArray[np.floating], mask: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    squares = (differences.astype(np.float64) ** 2).sum(axis=1)
+def _mean_squares(
+    differences: NDArray[np.complexfloating], mask: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    squares = differences.real.astype(np.float64) ** 2 + differences.imag.astype(np.float64) ** 2
     means: NDArray[np.float64] = np.bincount(mask, weights=squares, minlength=count) / np.bincount(
         mask, minlength=count
     )

@@ -31,15 +31,15 @@ from slidecascade.models.tensors import OutputSpec, Tensors
 FLOW_SCALE: Final = 5.0
 """Networks return flows so many times as long as a step, in pixels."""
 
-_STEPS_AT_ONCE, _DOUBLINGS, _LAST_STEPS = 4, 6, 40
+_STEPS_AT_ONCE, _DOUBLINGS, _LAST_STEPS = 2, 7, 40
 _SEED_COUNT, _SEED_WINDOW, _SEED_REACH, _SEED_STEPS, _SEED_LEAST = 10, 5, 5, 5, 2
 """A seed is where more than 10 ways end, the most in 5 x 5 pixels. It grows, up to 5 times, by the pixels beside it
 in which more than 2 ways end."""
 
 _REACH_PX: Final = 16
 
-Offsets = NDArray[np.float32]
-"""``(N, 2)`` x and y from the pixels that ways started in."""
+Offsets = NDArray[np.complex64]
+"""``(N,)`` from the pixels that ways started in."""
 
 
 class FlowsOptions(SegmenterOptions):
@@ -51,67 +51,78 @@ class FlowsOptions(SegmenterOptions):
 
 
 class _Field:
-    """The flow of an image, 0 outside its foreground, and the foreground's pixels."""
+    """The flow of an image, 0 outside its foreground, and the foreground's pixels.
+
+    Vectors are complex numbers, x + iy: one is fetched at once.
+    """
 
     def __init__(self, flows: NDArray[np.float32], mask: NDArray[np.uint8]) -> None:
-        height, self.width = mask.shape
+        self.height, self.width = mask.shape
         self.pixels = pixels_of(mask)
-        rows, columns = np.divmod(self.pixels.astype(np.int32), np.int32(self.width))
-        self.starts = np.stack([columns, rows], axis=1)
-        self.last = np.array([self.width - 1, height - 1], np.int32)
-        step = np.empty((len(self.pixels), 2), np.float32)
-        step[:, 0] = flows[1].ravel()[self.pixels]
-        step[:, 1] = flows[0].ravel()[self.pixels]
-        step /= np.float32(FLOW_SCALE)
-        self.steps = step
-        self._dense = np.zeros((height * self.width, 2), np.float32)
-        self._dense[self.pixels] = step
+        self.steps = np.empty(len(self.pixels), np.complex64)
+        self.steps.real = flows[1].ravel()[self.pixels]
+        self.steps.imag = flows[0].ravel()[self.pixels]
+        self.steps /= np.float32(FLOW_SCALE)
+        # A row and a pixel more, so that every pixel has one to its right and one below.
+        self._dense = np.zeros((self.height + 1) * self.width + 1, np.complex64)
+        self._dense[self.pixels] = self.steps
 
-    def ends(self) -> NDArray[np.intp]:
+    def ends(self) -> NDArray[np.int32]:
         """The flat index of the pixel in which the way of each foreground pixel ends."""
-        offsets = self._held(self.starts, self.steps.copy())
+        pixels = self.pixels.astype(np.int32)
+        rows, columns = np.divmod(pixels, np.int32(self.width))
+        offsets = self._held(rows, columns, self.steps.copy())
         for _ in range(_STEPS_AT_ONCE - 1):
-            offsets = self._held(self.starts, offsets + self._at(self.starts, offsets))
-        following = self._flat(self.starts + np.rint(offsets).astype(np.int32))
+            offsets = self._held(rows, columns, offsets + self._at(pixels, offsets))
+        following = pixels + self._moved(np.rint(offsets.real), np.rint(offsets.imag))
         # Ways that leave the foreground end there.
         ends = np.arange(len(self._dense), dtype=np.int32)
         ends[self.pixels] = following
         for _ in range(_DOUBLINGS):
-            following = ends[following]
+            following = ends.take(following)
             ends[self.pixels] = following
-        stops, place = np.unique(following, return_inverse=True)
-        return self._settled(stops.astype(np.int32))[place]
+        return self._settled(following)
 
-    def _settled(self, stops: NDArray[np.int32]) -> NDArray[np.intp]:
-        """Where ways that have come to the pixels `stops` end."""
+    def _settled(self, following: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Where ways that have come to these pixels end."""
+        is_stop = np.zeros(len(self._dense), np.bool_)
+        is_stop[following] = True
+        stops = np.flatnonzero(is_stop).astype(np.int32)
         rows, columns = np.divmod(stops, np.int32(self.width))
-        starts, offsets = np.stack([columns, rows], axis=1), np.zeros((len(stops), 2), np.float32)
+        offsets = np.zeros(len(stops), np.complex64)
         for _ in range(_LAST_STEPS):
-            offsets = self._held(starts, offsets + self._at(starts, offsets))
+            offsets = self._held(rows, columns, offsets + self._at(stops, offsets))
+        ends = np.zeros(len(self._dense), np.int32)
         # As Cellpose does, a position counts for the pixel at or before it.
-        return self._flat(starts + np.floor(offsets).astype(np.int32)).astype(np.intp)
+        ends[stops] = stops + self._moved(np.floor(offsets.real), np.floor(offsets.imag))
+        return ends.take(following)
 
-    def _at(self, starts: NDArray[np.int32], offsets: Offsets) -> Offsets:
-        """The flow at ``starts + offsets``, bilinear between pixels."""
-        whole = np.floor(offsets)
-        right, down = (offsets - whole).T
-        corner = starts + whole.astype(np.int32)
-        first = self._flat(corner)
-        beside = np.where(corner[:, 0] < self.last[0], 1, 0).astype(np.int32)
-        below = np.where(corner[:, 1] < self.last[1], self.width, 0).astype(np.int32)
-        flow = self._dense
-        upper = flow[first] * (1 - right)[:, None] + flow[first + beside] * right[:, None]
-        first += below
-        lower = flow[first] * (1 - right)[:, None] + flow[first + beside] * right[:, None]
-        found: Offsets = upper * (1 - down)[:, None] + lower * down[:, None]
-        return found
+    def _at(self, pixels: NDArray[np.int32], offsets: Offsets) -> Offsets:
+        """The flow at ``pixels + offsets``, bilinear between pixels."""
+        left, top = np.floor(offsets.real), np.floor(offsets.imag)
+        right, down = offsets.real - left, offsets.imag - top
+        corner = pixels + self._moved(left, top)
+        above = self._dense.take(corner)
+        corner += np.int32(1)
+        above += (self._dense.take(corner) - above) * right
+        corner += np.int32(self.width)
+        beside = self._dense.take(corner)
+        corner -= np.int32(1)
+        below = self._dense.take(corner)
+        below += (beside - below) * right
+        above += (below - above) * down
+        return above
 
-    def _held(self, starts: NDArray[np.int32], offsets: Offsets) -> Offsets:
-        """Offsets that stay in the image."""
-        return np.clip(offsets, -starts, self.last - starts, out=offsets, casting="unsafe")
+    def _held(self, rows: NDArray[np.int32], columns: NDArray[np.int32], offsets: Offsets) -> Offsets:
+        """Offsets that stay in the image, in place."""
+        for part, place, last in ((offsets.real, columns, self.width - 1), (offsets.imag, rows, self.height - 1)):
+            outside = np.flatnonzero((place + part < 0) | (place + part > last))
+            part[outside] = np.clip(part[outside], -place[outside], last - place[outside])
+        return offsets
 
-    def _flat(self, places: NDArray[np.int32]) -> NDArray[np.int32]:
-        return places[:, 1] * np.int32(self.width) + places[:, 0]
+    def _moved(self, right: NDArray[np.float32], down: NDArray[np.float32]) -> NDArray[np.int32]:
+        """How far whole steps lead in flat indices."""
+        return down.astype(np.int32) * np.int32(self.width) + right.astype(np.int32)
 
 
 def _grown_seeds(counts: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int32]:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from slidecascade.heads.labels import pixels_of
 
-# Rows and columns to the neighbours, in reading order; the last four are looked at for passes.
+_PLACE_BITS = 40
+_LAST_PLACE = (1 << _PLACE_BITS) - 1
+
+# Rows and columns to the neighbours.
 _AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
@@ -36,80 +39,71 @@ def flooded(
     labels = np.zeros(mask.shape, np.int32)
     if not len(pixels):
         return labels
-    # Framed, so that every pixel has all its neighbours; 0 is outside the mask, heights are at least 1.
+    # Framed, so that every pixel has all its neighbours. Keys are 0 outside the mask; the higher of two pixels has
+    # the higher key, or else the first in reading order: so ways on flat ground never lead in a circle.
     frame = width + 2
-    framed = np.zeros((height + 2) * frame, np.int32)
     places = pixels + (2 * (pixels // width) + frame + 1)
-    heights = landscape.ravel()[pixels].astype(np.int32) + 1
-    framed[places] = heights
-    marker = markers.ravel()[pixels]
-    owner = _tops(framed, places, heights, marker, frame)
-    labels.ravel()[pixels] = _joined(framed, places, owner, frame)
+    keys = np.zeros((height + 2) * frame, np.int64)
+    keys[places] = (landscape.ravel()[pixels].astype(np.int64) + 1 << _PLACE_BITS) | (_LAST_PLACE - places)
+    owner = _tops(keys, places, markers.ravel()[pixels], frame)
+    labels.ravel()[pixels] = _joined(keys, places, owner, frame)
     return labels
 
 
 def _tops(
-    framed: NDArray[np.int32],
-    places: NDArray[np.intp],
-    heights: NDArray[np.int32],
-    marker: NDArray[np.int32],
-    frame: int,
+    keys: NDArray[np.int64], places: NDArray[np.intp], marker: NDArray[np.int32], frame: int
 ) -> NDArray[np.int64]:
-    """For each pixel the label of its marker, or else a number of its top: negative, ascending in reading order."""
-    best, target = heights.copy(), places.copy()
+    """For each pixel the label of its marker, or else a number of its top, which is negative."""
+    best = keys.take(places)
     for down, right in _AROUND:
-        beside = places + (down * frame + right)
-        there = framed[beside]
-        # On flat ground ways lead to the first pixel in reading order, and so never in a circle.
-        is_better = (there > best) | ((there == best) & (beside < target))
-        np.copyto(best, there, where=is_better)
-        np.copyto(target, beside, where=is_better)
-    index = np.zeros(len(framed), np.int32)
+        np.maximum(best, keys.take(places + (down * frame + right)), out=best)
+    index = np.zeros(len(keys), np.int32)
     index[places] = np.arange(len(places), dtype=np.int32)
-    following = index[target]
+    following = index.take(_LAST_PLACE - (best & _LAST_PLACE))
     roots = np.flatnonzero(marker)
     following[roots] = roots
     while True:
-        further = following[following]
+        further = following.take(following)
         if np.array_equal(further, following):
             break
         following = further
     is_top = (following == np.arange(len(places))) & (marker == 0)
-    numbers = np.where(is_top, np.cumsum(is_top) - 1 - np.count_nonzero(is_top), marker).astype(np.int64)
-    owner: NDArray[np.int64] = numbers[following]
+    numbers = np.where(is_top, np.cumsum(is_top) - 1 - np.count_nonzero(is_top), marker)
+    owner: NDArray[np.int64] = numbers.take(following)
     return owner
 
 
 def _joined(
-    framed: NDArray[np.int32], places: NDArray[np.intp], owner: NDArray[np.int64], frame: int
+    keys: NDArray[np.int64], places: NDArray[np.intp], owner: NDArray[np.int64], frame: int
 ) -> NDArray[np.int64]:
     """`owner` with tops without a marker joined to one that has one, 0 where none can be reached."""
     unmarked = -int(owner.min(initial=0))
     if not unmarked:
         return owner
-    dense = np.zeros(len(framed), np.int64)
+    dense = np.zeros(len(keys), np.int64)
     dense[places] = owner
+    chosen = owner < 0
+    here, own = places[chosen], owner[chosen]
     passes = []
-    for down, right in _AROUND[4:]:
-        beside = places + (down * frame + right)
-        other = dense[beside]
-        is_pass = (other != 0) & (other != owner) & ((owner < 0) | (other < 0))
-        chosen = np.flatnonzero(is_pass)
-        level = np.minimum(framed[places[chosen]], framed[beside[chosen]])
-        passes.append(np.stack([owner[chosen], other[chosen], level, chosen], axis=1))
+    for down, right in _AROUND:
+        beside = here + (down * frame + right)
+        other = dense.take(beside)
+        found = np.flatnonzero((other != 0) & (other != own))
+        # A pass is as high as the lower of its two pixels, and of equals the one with the higher other pixel.
+        ahead, there = keys[here[found]], keys[beside[found]]
+        heights = np.minimum(ahead, there), np.maximum(ahead, there)
+        passes.append(np.stack([own[found], other[found], *heights], axis=1))
     edges = np.concatenate(passes)
-    # The highest pass first, of equals the first in reading order.
-    edges = edges[np.lexsort((edges[:, 3], -edges[:, 2]))][:, :2]
+    edges = edges[np.lexsort((-edges[:, 3], -edges[:, 2]))][:, :2]
     ends = np.arange(-unmarked, int(owner.max(initial=0)) + 1)
-    while len(edges):
+    while True:
         both = ends[edges + unmarked]
         edges = both[(both[:, 0] != both[:, 1]) & (both.min(axis=1) < 0)]
         if not len(edges):
             break
         ends = _one_round(edges, unmarked, len(ends))[ends + unmarked]
-    ends = np.where(ends < 0, 0, ends)
-    found: NDArray[np.int64] = ends[owner + unmarked]
-    return found
+    joined: NDArray[np.int64] = np.maximum(ends, 0)[owner + unmarked]
+    return joined
 
 
 def _one_round(edges: NDArray[np.int64], unmarked: int, count: int) -> NDArray[np.int64]:
