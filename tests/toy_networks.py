@@ -54,7 +54,9 @@ class _Graph:
     def saved(self, head: str) -> bytes:
         outputs = [
             helper.make_tensor_value_info(
-                output.name, helper.np_dtype_to_tensor_dtype(np.dtype(output.dtype)), _sizes(output.shape, output.stride)
+                output.name,
+                helper.np_dtype_to_tensor_dtype(np.dtype(output.dtype)),
+                _sizes(output.shape, output.stride),
             )
             for output in specs(head)
         ]
@@ -66,7 +68,11 @@ class _Graph:
 
 
 def _sizes(shape: Sequence[int | str], stride: int) -> list[int | str]:
-    names = {"batch": "N", "height": f"H{stride}" if stride > 1 else "H", "width": f"W{stride}" if stride > 1 else "W"}
+    names = {
+        "batch": "N",
+        "height": f"H{stride}" if stride > 1 else "H",
+        "width": f"W{stride}" if stride > 1 else "W",
+    }
     return [names.get(size, size) if isinstance(size, str) else size for size in shape]
 
 
@@ -135,10 +141,14 @@ def detections() -> bytes:
         for kind, place in (("Sub", x), ("Sub", y), ("Add", x), ("Add", y))
     ]
     graph.node("Concat", *corners, axis=2, out="boxes")
-    graph.node("Add", graph.node("Mul", "places", graph.constant(0, np.int64)), graph.constant(1, np.int64), out="labels")
+    graph.node(
+        "Add", graph.node("Mul", "places", graph.constant(0, np.int64)), graph.constant(1, np.int64), out="labels"
+    )
     span = np.arange(MASK_PX) + 0.5 - MASK_PX / 2
     disc = np.clip(MASK_PX / 2 - np.hypot(span, span[:, None]), 0, 1)
-    zero = graph.node("Unsqueeze", graph.node("Mul", "values", graph.constant(0.0)), graph.constant([2, 3], np.int64))
+    zero = graph.node(
+        "Unsqueeze", graph.node("Mul", "values", graph.constant(0.0)), graph.constant([2, 3], np.int64)
+    )
     graph.node("Add", zero, graph.constant(disc[None, None]), out="masks")
     return graph.saved("maskrcnn")
 

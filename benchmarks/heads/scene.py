@@ -102,8 +102,11 @@ def distance_outputs(labels: NDArray[np.int32], *, seed: int) -> Outputs:
     found: dict[str, NDArray[Any]] = {}
     for name, shown in (("whole_cell", part), ("nuclear", np.clip(2 * part - 1, 0, 1))):
         inside = np.clip(depth / 2, 0, 1) * (shown > 0)
-        inside = np.clip(cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1) + 0.02 * noise(seed, labels.shape, 1), 0, 1)
-        inner = np.clip(shown + 0.01 * noise(seed + 1, labels.shape, 2), 0, 1)
+        inside = np.clip(
+            cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1) + 0.02 * noise(seed, labels.shape, 1), 0, 1
+        )
+        smooth = cv2.GaussianBlur(shown.astype(np.float32), (0, 0), 2)
+        inner = np.clip(0.95 * smooth + 0.001 * noise(seed + 1, labels.shape, 2), 0, 1)
         found[f"{name}_inner_distance"] = inner[..., None].astype(np.float32)
         pixelwise = np.stack([np.zeros_like(inside), inside, 1 - inside], axis=-1)
         found[f"{name}_pixelwise"] = pixelwise.astype(np.float32)
