@@ -146,8 +146,11 @@ class _StardistHead(ObjectHead[StardistOptions]):
             vertices=found.corners.reshape(-1, 2) + 0.5,
             offsets=np.arange(len(rank) + 1, dtype=np.int64) * options.rays,
             scores=found.scores,
-        ).take(is_kept)
-        return polygons, _extent(found, first, second, size)
+        )
+        # From each candidate to its centroid, and from one to the other where two compete.
+        centroids = found.anchors + polygons.middle_pixels()
+        extent = lines(size, (found.anchors, centroids), (found.anchors[first], found.anchors[second]))
+        return polygons.take(is_kept), extent
 
     def decode(self, outputs: Tensors, options: StardistOptions, *, mpp: float) -> Polygons:
         return self.look(outputs, options, size=_size(outputs, options), mpp=mpp)[0]
@@ -163,17 +166,6 @@ class _StardistHead(ObjectHead[StardistOptions]):
 def _size(outputs: Tensors, options: StardistOptions) -> Size:
     height, width = outputs["prob"].shape[:2]
     return Size(width * options.grid, height * options.grid)
-
-
-def _extent(
-    found: _Candidates, first: NDArray[np.intp], second: NDArray[np.intp], size: Size
-) -> NDArray[np.uint8]:
-    """255 from each candidate to its centroid, and from one to the other where two overlap; else 0."""
-    areas = _triangles(found.corners)
-    centres = (found.corners + np.roll(found.corners, -1, axis=1)) / 3
-    middles = (centres * areas[..., None]).sum(axis=1) / found.areas[:, None]
-    centroids = found.anchors + np.floor(middles + 0.5).astype(np.int64)
-    return lines(size, (found.anchors, centroids), (found.anchors[first], found.anchors[second]))
 
 
 def _directions(rays: int) -> NDArray[np.float64]:
