@@ -126,7 +126,7 @@ def test_each_heatmap_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return compute(analysis, spec)
 
     monkeypatch.setattr(summary, "compute", counted)
-    monkeypatch.setattr(encoders, "compute", counted)
+    monkeypatch.setattr(encoders, "ANSWERS", replace(encoders.ANSWERS, compute=counted))
     zipped()
     assert computed == ["steatosis", "immune"]
 

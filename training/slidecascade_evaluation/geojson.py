@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from slidecascade.errors import UnusableDataError
+from slidecascade.pipelines.classes import full_name
 from slidecascade_evaluation.annotation import Annotation, Points
 
 _SHORTEST: Final = 3  # corners of a polygon
@@ -42,8 +43,8 @@ def parse(data: bytes, name: str) -> tuple[tuple[Annotation, ...], int]:
 
 
 def stated_origin(data: bytes) -> str | None:
-    """What the coordinates of a file count from, where it states it as this service's files do: ``slide`` or
-    ``bounds``; None where it does not."""
+    """The origin of the coordinates, ``slide`` or ``bounds``, as files of this service state it; None if the file
+    states none."""
     import orjson
 
     if b'"slidecascade"' not in data[:4096]:
@@ -122,7 +123,7 @@ def _annotations(class_name: str | None, kind: str, coordinates: Any) -> Iterato
 
 def _class_name(classification: Any) -> str | None:
     if isinstance(classification, dict):
-        classification = classification.get("name") or ": ".join(classification.get("names") or ())
+        classification = classification.get("name") or full_name(classification.get("names") or ())
     if classification is not None and not isinstance(classification, str):
         raise TypeError("a class must be a string")
     return classification or None

@@ -31,7 +31,6 @@ from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.kinds.work import TileWork
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner, bound
-from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
 
@@ -141,14 +140,11 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
 
     Raises:
         UnreadableSlideError: the slide cannot be opened.
-        RegionTooLargeError: a model's grid enlarges the region to more pixels than are worked on.
     """
     with stopwatch.measure("read"):
         with task.open_source() as source:
             view = task.view(source)
             grids = {model.name: view.grid(task.pipeline.mpp_of(model)) for model in task.pipeline.models}
-        for grid in grids.values():
-            require_workable(task.region_l0, grid)
         work: AnyWork = kind.work(
             pipeline=task.pipeline,
             region_l0=task.region_l0,

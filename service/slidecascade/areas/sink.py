@@ -15,6 +15,7 @@ from slidecascade.areas.tile import owned_box, smallest_px
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.areas.unions import Unions
 from slidecascade.geometry import Box
+from slidecascade.kinds.mosaic import paste
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
@@ -31,19 +32,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
         rings = trace(labels).transformed(scale=1.0, shift_x=box.x, shift_y=box.y)
         grid = self._grid
         return AreasResult(
-            pipeline=subject.pipeline,
-            coordinate_space=subject.coordinate_space,
-            facts=subject.facts,
-            region_l0=subject.region_l0,
-            mpp=subject.mpp,
-            models=subject.models,
-            thresholds=subject.thresholds,
-            classes=self._pipeline.classes,
-            tissue=self.tissue(),
-            tiles=self.report(),
-            timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
-            origin=subject.origin,
+            **self.common(subject),
             grid=grid,
             box=box,
             labels=labels,
@@ -72,11 +61,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
         labels = np.zeros((box.height, box.width), np.int32)
         for start, result in zip(starts.tolist(), self._results, strict=False):
             numbers = np.append(0, areas[start : start + len(result.piece_px)]).astype(np.int32)
-            shown = result.core.clipped(box)
-            here, there = shown.shifted(-box.x, -box.y), shown.shifted(-result.core.x, -result.core.y)
-            labels[here.y : here.bottom, here.x : here.right] = numbers[
-                result.labels[there.y : there.bottom, there.x : there.right]
-            ]
+            paste(numbers[result.labels], result.core, labels, box)
         return _numbered(labels, pieces.classes)
 
     def _touching(self, starts: NDArray[np.int64], box: Box) -> list[NDArray[np.int64]]:

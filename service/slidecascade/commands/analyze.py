@@ -1,7 +1,7 @@
 """``slidecascade analyze``: an image or a slide in this process, without a server.
 
 For pipelines of the kind ``cells`` a slide may have any size: it is divided into fields, whose parts are kept
-inside the folder of results until these are complete, so that the same command continues after it was stopped or
+in the folder of results until these are complete, so that the same command resumes after it was stopped or
 killed. Pipelines of other kinds analyse one region in memory.
 """
 
@@ -34,33 +34,37 @@ from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 STATE_FOLDER = ".slidecascade"
-"""Inside the folder of results, while these are not complete."""
+"""Folder of parts in the folder of results, until these are complete."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide OpenSlide reads")
-    parser.add_argument("--pipeline", required=True, help="nash, nuclei or one of your own")
+    parser.add_argument(
+        "input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide in a format of OpenSlide"
+    )
+    parser.add_argument("--pipeline", required=True, help="nash, nuclei or a custom pipeline")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--mpp", type=float, help="um per pixel; needed when the input states none")
+    parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
-    parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
+    parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
         choices=("slide", "bounds"),
         default="slide",
-        help="what GeoJSON outlines count from: level 0's corner, or the scanned part's, as in QuPath",
+        help="origin of GeoJSON outlines: the corner of level 0, or of the scanned part, as in QuPath",
     )
-    parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
-    parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
+    parser.add_argument("--allow-partial", action="store_true", help="write results even if tiles fail")
+    parser.add_argument(
+        "--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="colour map of the heatmaps"
+    )
     parser.add_argument("--gzip", action="store_true", help="write the GeoJSON as NAME.geojson.gz")
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Analyse, write the folder, print the counts; returns the exit code."""
+    """Analyse, write the folder and print the counts; returns the exit code."""
     require_file(arguments.input)
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     slide = can_open(arguments.input)
     settings = read_settings(
@@ -83,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _analyse_fields(
     analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
 ) -> None:
-    """Cells, field by field."""
+    """Analyse a pipeline of the kind ``cells`` by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
         collection = _collection(Survey(analyser, task, state / "parts"))
@@ -100,7 +104,7 @@ def _analyse_fields(
 def _analyse_region(
     analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
 ) -> None:
-    """Anything else, in memory."""
+    """Analyse a pipeline of another kind in memory."""
     report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
     encoders = analyser.encoders(request.pipeline)
     drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
@@ -111,12 +115,12 @@ def _analyse_region(
 
 
 def _collection(survey: Survey) -> Collection:
-    """All fields, those that are not done yet run one after the other."""
+    """All fields; the unfinished ones are run one after another."""
     started = time.monotonic()
     known = [(field, report) for field, report in survey.reports()]
     done = [report for _, report in known if report is not None]
     if done:
-        sys.stderr.write(f"Going on: {len(done)} of {len(known)} fields are done already.\n")
+        sys.stderr.write(f"Resuming: {len(done)} of {len(known)} fields are finished.\n")
     progress = FieldProgress(
         survey.tiles_total,
         done=sum(report.tiles for report in done),

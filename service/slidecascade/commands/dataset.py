@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the data set, not there yet")
-    parser.add_argument("--mpp", type=float, required=True, help="um per pixel of the crops: the model's")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data set; must not exist")
+    parser.add_argument(
+        "--mpp", type=float, required=True, help="um per pixel of the crops, as the model needs them"
+    )
     parser.add_argument("--size", type=int, required=True, help="side of a crop or tile in pixels")
     parser.add_argument(
         "--from",
@@ -33,24 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["points"],
         metavar=("points|regions|pipeline NAME|outlines", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
-        "pipeline NAME: cells that pipeline finds, labelled by the points in them or the regions around them; "
-        "outlines: tiles with label images, for segmenters; what is not outlined in a tile counts as background",
+        "pipeline NAME: cells found by that pipeline, labelled by the points in them or the regions around them; "
+        "outlines: tiles with label images, for segmenters; pixels of a tile outside outlines are background",
     )
-    parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all that are found")
+    parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all classes found")
     parser.add_argument(
         "--rename",
         type=_renaming_of,
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="a class under another name",
+        help="rename a class",
     )
-    parser.add_argument("--skip-others", action="store_true", help="leave out what --classes does not name")
-    parser.add_argument("--skip-outside", action="store_true", help="leave out annotations outside their slide")
+    parser.add_argument("--skip-others", action="store_true", help="skip annotations of classes not in --classes")
+    parser.add_argument("--skip-outside", action="store_true", help="skip annotations outside their slide")
     parser.add_argument(
         "--annotation-origin",
         choices=("slide", "bounds"),
-        help="what annotations count from: level 0's corner or the scanned part's (default: bounds for GeoJSON, "
+        help="origin of annotations: the corner of level 0 or of the scanned part (default: bounds for GeoJSON, "
         "as in QuPath, unless the file states it; slide for XML)",
     )
     parser.add_argument(
@@ -59,26 +61,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[SLIDE=]MPP",
-        help="um per pixel of slides and images that state none; with a file name, of that one",
+        help="um per pixel of slides and images that state none; with a file name, of that file",
     )
-    parser.add_argument("--validation", type=float, default=0.2, help="part kept for validation (default: 0.2)")
-    parser.add_argument("--no-validation", action="store_true", help="keep nothing for validation")
-    parser.add_argument("--stride", type=int, help="distance of crops within regions in pixels (default: --size)")
+    parser.add_argument(
+        "--validation", type=float, default=0.2, help="fraction held out for validation (default: 0.2)"
+    )
+    parser.add_argument("--no-validation", action="store_true", help="hold out nothing for validation")
+    parser.add_argument("--stride", type=int, help="spacing of crops within regions in pixels (default: --size)")
     parser.add_argument(
         "--within",
         metavar="CLASS",
         help="outlines: tiles only inside regions of this class, in which every cell is outlined",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build, print the balance of classes; returns the exit code."""
+    """Build the data set and print the balance of classes; returns the exit code."""
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     way, *rest = arguments.way
     if way not in _WAYS or len(rest) != (way == "pipeline"):
-        raise InvalidRequestError("--from is points, regions, outlines, or pipeline and a pipeline's name.")
+        raise InvalidRequestError(
+            "--from is invalid: use points, regions, outlines, or pipeline and a pipeline's name."
+        )
     options = DatasetOptions(
         slides_dir=arguments.slides,
         annotations_dir=arguments.annotations,
@@ -104,9 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(built.balance.table())
     for reason, count in built.left_out.items():
         if count:
-            sys.stderr.write(f"Left out: {count} {reason}.\n")
+            sys.stderr.write(f"Skipped: {count} {reason}.\n")
     for name in built.unmatched:
-        sys.stderr.write(f"{name} has no slide of its name and was not used.\n")
+        sys.stderr.write(f"Skipped: {name}, because no slide has its name.\n")
     for warning in built.balance.warnings():
         sys.stderr.write(f"{warning}\n")
     sys.stdout.write(f"The data set is in {arguments.out}.\n")

@@ -1,4 +1,4 @@
-"""``slidecascade evaluate``: how well a pipeline finds the cells of images whose cells are known."""
+"""``slidecascade evaluate``: the accuracy of a pipeline on images with ground truth."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from slidecascade_training.datasets.folder import read_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", required=True, help="nuclei, nash or one of your own")
+    parser.add_argument("--pipeline", required=True, help="nuclei, nash or a custom pipeline")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder of x.png with x_labels.png, x_inst.png or x.geojson"
     )
     parser.add_argument(
-        "--split", choices=truth.SPLITS, help="of a folder with index.csv; default: validate, or all without one"
+        "--split",
+        choices=truth.SPLITS,
+        help="split of a folder with index.csv; default: validate, or all images without index.csv",
     )
     parser.add_argument(
         "--mpp",
         type=float,
-        help="um per pixel of the images; default: what dataset.json says, else the segmenter's own",
+        help="um per pixel of the images; default: that of dataset.json, else that of the segmenter",
     )
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="which class of the pipeline a class of the truth is, e.g. 1=Immune",
+        help="class of the pipeline for a class of the ground truth, e.g. 1=Immune",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
@@ -49,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print, write the folder; returns the exit code."""
+    """Evaluate, print the metrics and write the folder; returns the exit code."""
     if arguments.out:
-        from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
+        from slidecascade_evaluation import plots  # only with --out, because it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     question = Question(
         pipeline=arguments.pipeline,
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         analyser.close()
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
-    # First: a full disk does not take the figures away.
+    # Printed first, so that a full disk does not lose the metrics.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})

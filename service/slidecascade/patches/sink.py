@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
+from slidecascade.kinds.mosaic import paste
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.patches.result import Outlines, PatchesResult
@@ -25,19 +26,7 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         probabilities = self._probabilities(squares)
         threshold = subject.thresholds[self._pipeline.classifier.name]
         return PatchesResult(
-            pipeline=subject.pipeline,
-            coordinate_space=subject.coordinate_space,
-            facts=subject.facts,
-            region_l0=subject.region_l0,
-            mpp=subject.mpp,
-            models=subject.models,
-            thresholds=subject.thresholds,
-            classes=self._pipeline.classes,
-            tissue=self.tissue(),
-            tiles=self.report(),
-            timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
-            origin=subject.origin,
+            **self.common(subject),
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),
@@ -59,12 +48,7 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         found = np.full((squares.height, squares.width, count), np.nan, np.float32)
         for result in self._results:
             rows, columns = result.probabilities.shape[:2]
-            place = Box(*result.first, columns, rows)
-            shown = place.clipped(squares)
-            here, there = shown.shifted(-squares.x, -squares.y), shown.shifted(-place.x, -place.y)
-            found[here.y : here.bottom, here.x : here.right] = result.probabilities[
-                there.y : there.bottom, there.x : there.right
-            ]
+            paste(result.probabilities, Box(*result.first, columns, rows), found, squares)
         return found
 
     def _outlines(self, probabilities: NDArray[np.float32], squares: Box, threshold: float) -> Outlines:

@@ -29,6 +29,7 @@ MAX_ROW_PX = 2**20
 
 DAMAGED = "The PNG image cannot be decoded: its data is damaged or incomplete; save it again and resend it."
 
+_LAST_FILTER = 4
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {_GREY: {1, 2, 4, 8, 16}, _PALETTE: {1, 2, 4, 8}}
@@ -65,12 +66,22 @@ class PngHeader:
         if not known or compression or filters or interlace > 1:
             raise UndecodableImageError("The PNG image's header is damaged: save it again and resend it.")
         if width > MAX_ROW_PX:
-            raise UndecodableImageError(f"The PNG image is {width} pixels wide, at most {MAX_ROW_PX} are read.")
+            raise UndecodableImageError(
+                f"The PNG image is {width} pixels wide, at most {MAX_ROW_PX} are read: send a part of it."
+            )
         return cls(width, height, bits, colour, bool(interlace))
 
     @property
     def pixel_bits(self) -> int:
         return _CHANNELS[self.colour] * self.bits
+
+    def require_palette(self, palette_bytes: int) -> None:
+        """Raises UndecodableImageError when the image needs a palette and `palette_bytes` are none.
+
+        A decoder would make everything black.
+        """
+        if self.colour == _PALETTE and not (3 <= palette_bytes <= 768 and palette_bytes % 3 == 0):
+            raise UndecodableImageError("The PNG image has no valid palette: save it again and resend it.")
 
     def row_bytes(self, width: int) -> int:
         """Bytes of a row of `width` pixels, without its filter."""
@@ -97,8 +108,10 @@ def read_bands(data: bytes) -> Iterator[Band]:
         if kind == b"PLTE":
             colours = np.frombuffer(body[: len(body) // 3 * 3], np.uint8).reshape(-1, 3)[:256]
             palette[: len(colours), :3] = colours
+            if header.colour == _PALETTE:
+                palette = palette[: len(colours)]  # pixels of other colours are damage
         elif kind == b"tRNS" and header.colour == _PALETTE:
-            palette[: len(body), 3] = np.frombuffer(body, np.uint8)[:256]
+            palette[: len(body), 3] = np.frombuffer(body, np.uint8)[: len(palette)]
         elif kind == b"tRNS" and header.colour == _RGB and len(body) == 6:
             transparent = np.frombuffer(body, ">u2").astype(np.uint16)
         elif kind == b"IDAT":
@@ -210,6 +223,8 @@ def _unfiltered(
 
 def _undo_filters(rows: bytes, pixel_bytes: int, *, row_bytes: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """``(h, w, C)`` samples of rows that begin with their filter."""
+    if max(rows[:: row_bytes + 1]) > _LAST_FILTER:
+        raise UndecodableImageError(DAMAGED)  # libpng would print it, too
     bits, colour = _CARRIERS[pixel_bytes]
     ihdr = struct.pack(">IIBBBBB", row_bytes // pixel_bytes, len(rows) // (row_bytes + 1), bits, colour, 0, 0, 0)
     chunks = [_chunk(b"IHDR", ihdr), _chunk(b"IDAT", zlib.compress(rows, 0)), _chunk(b"IEND", b"")]
@@ -240,6 +255,8 @@ def _meant(
         raw = _unpacked(raw[..., 0].astype(np.uint8, copy=False), header.bits)
         raw = raw[:, : -((band.columns.start - header.width) // (band.columns.step or 1))]
     if header.colour == _PALETTE:
+        if raw.max(initial=0) >= len(palette):
+            raise UndecodableImageError(DAMAGED)
         colours = palette.view(np.uint32)[raw[..., 0]].view(np.uint8)  # (h, w, 1) to (h, w, 4)
         return colours[..., :3] if (palette[:, 3] == 255).all() else colours
     if header.bits < 8:

@@ -9,7 +9,7 @@ import numpy as np
 
 from slidecascade import wire
 from slidecascade.areas.result import AreasResult
-from slidecascade.outputs import heatmap, overlay, png
+from slidecascade.outputs import overlay, png
 from slidecascade.outputs.annotations import (
     COLLECTION_END,
     MOST_BYTES_EACH,
@@ -17,6 +17,7 @@ from slidecascade.outputs.annotations import (
     joined,
     written,
 )
+from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
@@ -27,7 +28,7 @@ from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.provenance import provenance
-from slidecascade.outputs.summary import Figures, summary, text
+from slidecascade.outputs.summary import Figures, summary
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
 
@@ -60,9 +61,10 @@ def summarise(
     return summary(result, Figures({}, densities, areas=areas), heatmaps, colormap)
 
 
-def heatmaps_of(result: AreasResult) -> tuple[Heatmap, ...]:
-    """All heatmaps of `result`."""
-    return tuple(compute(result, spec) for spec in result.heatmaps)
+ANSWERS: Answers[AreasResult] = Answers(
+    "areas", encode_geojson, summarise, lambda result: result.heatmaps, compute
+)
+heatmaps_of = ANSWERS.heatmaps_of
 
 
 def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
@@ -72,10 +74,7 @@ def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
 
 
 def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    maps = heatmaps_of(result)
-    yield "summary.json", text(summarise(result, maps, drawing.colormap), indent=2)
-    for item in maps:
-        yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+    yield from ANSWERS.small_files(result, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
     drawn = overlay.draw(
         result,
@@ -99,27 +98,10 @@ def _tiff(result: AreasResult) -> bytes:
     return data.tobytes()
 
 
-def _geojson(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
-    yield from encode_geojson(result)
-
-
-def _summary(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
-    yield text(summarise(result, heatmaps_of(result), drawing.colormap))
-
-
-def _heatmap(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
-    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
-
-
 def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from rle_csv(result)
 
 
-def _native(result: AreasResult) -> Iterator[bytes]:
-    yield b'{"summary":' + text(summarise(result, heatmaps_of(result))) + b',"areas":'
-    yield from encode_geojson(result)
-    yield b"}"
-
-
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)
+ENCODERS = Encoders(
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap, CSV: _csv}, files, ANSWERS.native
+)

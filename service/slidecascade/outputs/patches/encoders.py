@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from slidecascade import wire
-from slidecascade.outputs import heatmap, overlay, png
+from slidecascade.outputs import overlay, png
+from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders
 from slidecascade.outputs.files import Files, Overview
@@ -16,7 +17,7 @@ from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
 from slidecascade.outputs.patches.csv import grid_csv
 from slidecascade.outputs.patches.heatmap import compute
-from slidecascade.outputs.summary import Figures, summary, text
+from slidecascade.outputs.summary import Figures, summary
 from slidecascade.patches.result import PatchesResult
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
@@ -50,9 +51,10 @@ def summarise(
     return summary(result, Figures(fractions, {}, patches=figures), heatmaps, colormap)
 
 
-def heatmaps_of(result: PatchesResult) -> tuple[Heatmap, ...]:
-    """All heatmaps of `result`."""
-    return tuple(compute(result, spec) for spec in result.heatmaps)
+ANSWERS: Answers[PatchesResult] = Answers(
+    "tiles", geojson.encode, summarise, lambda result: result.heatmaps, compute
+)
+heatmaps_of = ANSWERS.heatmaps_of
 
 
 def files(result: PatchesResult, overview: Overview, drawing: Drawing) -> Files:
@@ -62,10 +64,7 @@ def files(result: PatchesResult, overview: Overview, drawing: Drawing) -> Files:
 
 
 def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    maps = heatmaps_of(result)
-    yield "summary.json", text(summarise(result, maps, drawing.colormap), indent=2)
-    for item in maps:
-        yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+    yield from ANSWERS.small_files(result, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
     drawn = overlay.draw(
         result,
@@ -80,27 +79,10 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
     yield "grid.csv", b"".join(grid_csv(result))
 
 
-def _geojson(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
-    yield from geojson.encode(result)
-
-
-def _summary(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
-    yield text(summarise(result, heatmaps_of(result), drawing.colormap))
-
-
-def _heatmap(result: PatchesResult, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
-    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
-
-
 def _csv(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from grid_csv(result)
 
 
-def _native(result: PatchesResult) -> Iterator[bytes]:
-    yield b'{"summary":' + text(summarise(result, heatmaps_of(result))) + b',"tiles":'
-    yield from geojson.encode(result)
-    yield b"}"
-
-
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)
+ENCODERS = Encoders(
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap, CSV: _csv}, files, ANSWERS.native
+)
