@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from benchmarks.heads import scene
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.heads import scene
 from slidecascade.heads.table import find
 
 OPSET = 18

@@ -69,6 +69,7 @@ class Client:
         slide: str | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
+        channels: Mapping[str, int | str] | None = None,
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
@@ -86,6 +87,7 @@ class Client:
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
             thresholds: by model name, in [0, 1].
+            channels: by meaning, e.g. ``{"nuclear": 0}`` or ``{"nuclear": "DAPI"}``, the channels of the slide to use.
             tile_px: tile size of the segmenter; changes speed but not cells.
             allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
@@ -107,6 +109,7 @@ class Client:
                 slide=slide,
                 region=region,
                 thresholds=thresholds,
+                channels=channels,
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
@@ -122,6 +125,7 @@ class Client:
         mpp: float | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
+        channels: Mapping[str, int | str] | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         label: str | None = None,
@@ -131,7 +135,7 @@ class Client:
 
         Args:
             slide: id of a slide, as `slides` lists them.
-            pipeline, mpp, region, thresholds, allow_partial: as for `analyze_region`.
+            pipeline, mpp, region, thresholds, channels, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
             label: yours, to find the job by.
             idempotency_key: the same key and request give the same job; default: a new one.
@@ -147,6 +151,7 @@ class Client:
             mpp=mpp,
             region=region,
             thresholds=thresholds,
+            channels=channels,
             allow_partial=allow_partial,
             outputs=outputs,
             label=label,

@@ -12,7 +12,15 @@ from pydantic_core import PydanticSerializationError
 
 from slidecascade.wire import GEOJSON, JSON, ZIP, JobFileList, JobInfo, JobList, JobRequest
 from slidecascade_client.body import json_body
-from slidecascade_client.calls import RegionInput, invalid, plain, plain_thresholds, region_box, segment
+from slidecascade_client.calls import (
+    RegionInput,
+    invalid,
+    plain,
+    plain_channels,
+    plain_thresholds,
+    region_box,
+    segment,
+)
 from slidecascade_client.cells import Cells
 from slidecascade_client.exchange import Call
 from slidecascade_client.reply import Reply
@@ -28,6 +36,7 @@ def submit(
     mpp: float | None,
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
+    channels: Mapping[str, int | str] | None,
     allow_partial: bool,
     outputs: Sequence[str] | None,
     label: str | None,
@@ -40,6 +49,7 @@ def submit(
         "mpp": plain(mpp),
         "region": region_box(region),
         "thresholds": plain_thresholds(thresholds),
+        "channels": plain_channels(channels),
         "allow_partial": plain(allow_partial),
         "label": label,
     }

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.heads import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import toy_networks
-from benchmarks.heads import scene
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.geometry import Box, Size
 from slidecascade.heads import flows, mesmer, semantic
@@ -217,7 +217,7 @@ def window(head: str, outputs: Tensors, box: Box) -> Look:
         elif len(spec.free) == 2:
             rows = slice(box.y // spec.stride, box.bottom // spec.stride)
             columns = slice(box.x // spec.stride, box.right // spec.stride)
-            shown[spec.name] = whole[:, rows, columns] if "C" == spec.layout[1] else whole[rows, columns]
+            shown[spec.name] = whole[:, rows, columns] if spec.layout[1] == "C" else whole[rows, columns]
         else:
             shown[spec.name] = whole
     if head == "maskrcnn":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,10 +39,12 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.channels import RGB, ChannelUse, resolve
 from slidecascade.slides.doubts import SWAPPED, doubts_of
-from slidecascade.slides.facts import FactsCache, compute_facts
+from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.source import OpenSource, Pyramid
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
@@ -209,7 +211,7 @@ class Analyser:
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
-            facts=facts,
+            facts=replace(facts, channels=_channels(pipeline, request.channels, facts)),
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
@@ -339,19 +341,29 @@ class Analyser:
         with self._slides.open(str(request.slide)) as slide:
             yield slide
 
-    def _opener(self, request: wire.RegionRequest, upload: RegionImage | None) -> OpenSource:
+    def _opener(self, request: wire.RegionRequest, upload: RegionImage | StackImage | None) -> OpenSource:
         if upload is not None:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
 
 
-def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
+def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage | StackImage:
     """The pixels of `image`, after reserving memory for decoding in `share`; `kept_bytes` stay reserved."""
     share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
     upload = image.decode()
     share.shrink(kept_bytes)
     return upload
+
+
+def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFacts) -> tuple[ChannelUse, ...]:
+    """The channels that `pipeline` is given; none: the colours as they are, or the picture of a stack."""
+    if not asked and pipeline.channels in ((), RGB):
+        return ()
+    if not pipeline.channels:
+        message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
+        raise InvalidRequestError(message, errors=(("channels", message),))
+    return resolve(pipeline.channels, asked, facts.intensities, dark_field=facts.dark_field)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

@@ -151,6 +151,7 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
             grids=grids,
             thresholds=task.thresholds,
             dark_field=task.facts.dark_field,
+            channels=task.facts.channels,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,

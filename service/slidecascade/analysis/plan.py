@@ -55,8 +55,8 @@ class RegionTask:
     shift: tuple[int, int] = (0, 0)
 
     def view(self, source: Source) -> SlideView:
-        """The pixels of `source`, which `open_source` has opened."""
-        return SlideView(source, mpp_l0=self.mpp)
+        """The pixels of `source`, which `open_source` has opened, as networks are given them."""
+        return SlideView(source, mpp_l0=self.mpp, channels=self.facts.channels)
 
     def overview(self, max_side_px: int, *, damaged: bool) -> tuple[NDArray[np.uint8], float]:
         """The region as ``(H, W, 3)`` uint8 RGB with no side longer than `max_side_px`, and its downsample.
@@ -67,9 +67,10 @@ class RegionTask:
             UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
         """
         with self.open_source() as source:
-            grid = self.view(source).overview_grid(self.region_l0, max_side_px)
+            view = SlideView(source, mpp_l0=self.mpp)
+            grid = view.overview_grid(self.region_l0, max_side_px)
             if not damaged:
-                return self.view(source).read(grid, grid.extent), grid.downsample
+                return view.read(grid, grid.extent), grid.downsample
         picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)
         boxes = [
             Box(x, y, PIECE_PX, PIECE_PX).clipped(grid.extent)
@@ -78,7 +79,7 @@ class RegionTask:
         ]
 
         def read(source: Source, box: Box) -> NDArray[np.uint8]:
-            return self.view(source).read(grid, box)
+            return SlideView(source, mpp_l0=self.mpp).read(grid, box)
 
         for box, pixels in readable(self.open_source, boxes, read):
             picture[box.y : box.bottom, box.x : box.right] = pixels

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slidecascade import wire
-from slidecascade.commands.arguments import region_of, threshold_of
+from slidecascade.commands.arguments import channel_of, region_of, threshold_of
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, Job
 
@@ -26,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument("--mpp", type=float, help="um per pixel; required if the slide states none")
     submit.add_argument("--region", type=region_of, help="x,y,width,height in level-0 pixels")
     submit.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
+    submit.add_argument(
+        "--channels",
+        type=channel_of,
+        nargs="+",
+        default=[],
+        metavar="MEANING=CHANNEL",
+        help="channels by index or name, such as nuclear=0 membrane=CD45",
+    )
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument("--label", help="a label to find the job by")
     submit.add_argument("--key", help="idempotency key: repeated submissions return the same job")
@@ -63,6 +71,7 @@ def _submit(client: Client, options: argparse.Namespace) -> None:
         mpp=options.mpp,
         region=options.region,
         thresholds=dict(options.threshold),
+        channels=dict(options.channels),
         allow_partial=options.allow_partial,
         label=options.label,
         idempotency_key=options.key,

@@ -35,6 +35,10 @@ nucleus of the 458 of NuCLS and the 4550 in the colour bright-field images of DS
 the 1340 in its grey bright-field images.
 """
 
+SIGNAL_SHARE = 0.1
+"""Of the scale of a channel, which begins at the background: the mean of camera noise over a block stays below, that
+of a block with a dim cell in its half does not."""
+
 DARK_FIELD_BELOW = 96
 """Median brightness between fluorescence (DSB 2018: at most 44) and transmitted light (at least 147)."""
 
@@ -73,6 +77,23 @@ def tissue_blocks(patch: Rgb, *, dark_field: bool) -> NDArray[np.bool_]:
     stained = ~glass_blocks(patch) | dark_field
     side = 2 * REACH_BLOCKS + 1
     spread: NDArray[np.bool_] = cv2.dilate(stained.view(np.uint8), np.ones((side, side), np.uint8)) > 0
+    return spread
+
+
+def signal_blocks(patch: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """``(H / 8, W / 8)``: which blocks of scaled channels are near signal; of an empty field none.
+
+    A block has signal when the mean of one of its channels reaches `SIGNAL_SHARE` of the full scale, and counts as
+    tissue when it, or one within two blocks of it, has. Exact as `tissue_blocks` is.
+
+    Args:
+        patch: ``(H, W, C)`` uint16 as `slidecascade.slides.channels` scales it, made of whole blocks.
+    """
+    size = (patch.shape[1] // BLOCK_PX, patch.shape[0] // BLOCK_PX)
+    means = cv2.resize(patch, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    has_signal = means.max(axis=2) >= SIGNAL_SHARE * 65535
+    side = 2 * REACH_BLOCKS + 1
+    spread: NDArray[np.bool_] = cv2.dilate(has_signal.view(np.uint8), np.ones((side, side), np.uint8)) > 0
     return spread
 
 

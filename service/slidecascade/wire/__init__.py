@@ -64,6 +64,7 @@ from slidecascade.wire.regions import RegionBox, RegionRequest, parse_request
 from slidecascade.wire.results import (
     AnswerWarning,
     AreaFigures,
+    ChannelUse,
     Facts,
     Legend,
     ModelUse,
@@ -92,6 +93,7 @@ __all__ = [
     "Answer",
     "AnswerWarning",
     "AreaFigures",
+    "ChannelUse",
     "ClassInfo",
     "Color",
     "Coordinate",
