@@ -357,9 +357,15 @@ def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes:
 
 
 def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFacts) -> tuple[ChannelUse, ...]:
-    """The channels that `pipeline` is given; none: the colours as they are, or the picture of a stack."""
-    if not asked and pipeline.channels in ((), RGB):
+    """The channels that `pipeline` is given; none: the colours as they are, or the one channel of a stack as grey."""
+    is_picture = len(facts.intensities) == 1 or tuple(item.name for item in facts.intensities) == RGB
+    if not asked and is_picture and pipeline.channels in ((), RGB):
         return ()
+    if not pipeline.channels and not asked:
+        message = (
+            f"The pipeline {pipeline.name!r} takes colours, but the slide is a stack of channels: send a picture."
+        )
+        raise InvalidRequestError(message, errors=(("slide", message),))
     if not pipeline.channels:
         message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
         raise InvalidRequestError(message, errors=(("channels", message),))

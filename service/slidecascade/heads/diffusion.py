@@ -102,13 +102,15 @@ def _gradients(
         heat[middles] += 1
         heat[:-1] = heat[beside].sum(axis=0) / len(_AROUND)
     up, down, left, right = heat[beside[1:5]]
-    return (right - left) + 1j * (down - up)
+    towards: NDArray[np.complex128] = (right - left) + 1j * (down - up)
+    return towards
 
 
 def _unit(vectors: NDArray[np.complexfloating]) -> NDArray[np.complexfloating]:
     lengths = np.abs(vectors)
     lengths[lengths == 0] = 1
-    return vectors / lengths
+    turned: NDArray[np.complexfloating] = vectors / lengths
+    return turned
 
 
 def _mean_squares(

@@ -139,7 +139,7 @@ def _grown_seeds(counts: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[n
     # The seed with the most ends comes last; of equals the last in reading order.
     seeds = seeds[np.argsort(counts[seeds], kind="stable")]
     width = shape[1] + 2 * _SEED_REACH
-    framed = cv2.copyMakeBorder(ends, *[_SEED_REACH] * 4, cv2.BORDER_CONSTANT, value=0).ravel()
+    framed = np.pad(ends, _SEED_REACH).ravel()
     rows, columns = np.divmod(seeds, shape[1])
     span = np.arange(2 * _SEED_REACH + 1)
     places = ((rows[:, None] + span)[:, :, None] * width) + (columns[:, None] + span)[:, None, :]

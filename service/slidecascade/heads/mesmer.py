@@ -84,7 +84,7 @@ def decode(
     if markers.count == 1:
         return np.zeros(mask.shape, np.int32)
     steps = (smooth >> (8 - _LEVEL_BITS)).astype(np.uint16) << 12
-    landscape = steps | np.rint(np.clip(inner, 0, 1) * 4095).astype(np.uint16)
+    landscape = np.bitwise_or(steps, np.rint(np.clip(inner, 0, 1) * 4095).astype(np.uint16), dtype=np.uint16)
     labels = flooded(landscape, mask, markers.labels)
     dense = labels.astype(np.uint16) if markers.count < 2**16 else labels.astype(np.float32)
     fill_holes(dense)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import cv2
@@ -23,6 +26,9 @@ from slidecascade.slides import omexml, tiff
 from slidecascade.slides.channels import MAX_CHANNELS, Samples
 from slidecascade.slides.storedparts import part_damage
 from slidecascade.slides.tiff import Bytes, ByteSource, Directory
+
+CACHE_BYTES: Final = 2**26
+"""Decoded strips and tiles that are kept for the next tile."""
 
 _REDUCED_IMAGE: Final = 1
 _IMAGEJ_AXIS = re.compile(r"^(slices|frames)=(\d+)\s*$", re.MULTILINE)
@@ -46,10 +52,22 @@ class TiffStack:
     levels: tuple[tuple[Directory, ...], ...]
     names: tuple[str, ...]
     sides_um: tuple[float, float] | None
+    decoded: DecodedParts = field(default_factory=lambda: DecodedParts(), compare=False)
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:
         return tuple(pages[0].size for pages in self.levels)
+
+    @property
+    def part_size(self) -> Size:
+        """Of the strips or tiles of level 0."""
+        return self.levels[0][0].part_size
+
+    @property
+    def working_bytes(self) -> int:
+        """Most memory that decoded parts take while the stack is read."""
+        page = self.levels[0][0]
+        return CACHE_BYTES + 4 * self.part_size.area * _part_samples(page) * _dtype(page).itemsize
 
     @property
     def bits(self) -> int:
@@ -69,47 +87,84 @@ class TiffStack:
 
     def _page(self, page: Directory, box: Box) -> Samples:
         samples, is_planar = _samples(page), page.first(tiff.PLANAR, 1) == tiff.PLANES_APART
-        found: Samples = np.zeros((box.height, box.width, samples), _dtype(page))
+        found = np.zeros((box.height, box.width, samples), _dtype(page))
         part_size = page.part_size
         across, down = -(-page.size.width // part_size.width), -(-page.size.height // part_size.height)
         for plane in range(samples if is_planar else 1):
-            channels = slice(plane, plane + 1) if is_planar else slice(None)
+            target = found[..., plane : plane + 1] if is_planar else found
             for row in range(box.y // part_size.height, -(-box.bottom // part_size.height)):
                 for column in range(box.x // part_size.width, -(-box.right // part_size.width)):
                     index = plane * across * down + row * across + column
-                    place = Box(
-                        column * part_size.width, row * part_size.height, part_size.width, part_size.height
-                    )
-                    self._put(found[..., channels], page, index, place, box)
+                    corner = (column * part_size.width, row * part_size.height)
+                    place = Box(*corner, part_size.width, part_size.height)
+                    wanted = place.clipped(box)
+                    there = wanted.shifted(-box.x, -box.y)
+                    counts = self._part(page, index, wanted.shifted(-place.x, -place.y))
+                    target[there.y : there.bottom, there.x : there.right] = counts
         return found
 
-    def _put(self, target: Samples, page: Directory, index: int, place: Box, box: Box) -> None:
-        stored = self._part(page, index, place)
-        wanted = place.clipped(box)
-        inside = wanted.shifted(-place.x, -place.y)
-        there = wanted.shifted(-box.x, -box.y)
-        target[there.y : there.bottom, there.x : there.right] = stored[
-            inside.y : inside.bottom, inside.x : inside.right
-        ]
+    def _part(self, page: Directory, index: int, inside: Box) -> Samples:
+        """``(h, w, samples)`` of the box `inside` of a strip or tile."""
+        width, samples, dtype = page.part_size.width, _part_samples(page), _dtype(page)
+        row_bytes = width * samples * dtype.itemsize
+        if page.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) == tiff.UNCOMPRESSED:
+            # Only the rows that are wanted: many programs store a page as one strip.
+            start = int(page.part_offsets[index]) + inside.y * row_bytes
+            data = self.source.read(start, inside.height * row_bytes)
+            if len(data) < inside.height * row_bytes:
+                raise UndecodableImageError("The TIFF stack ends before its last pixel: send it or copy it again.")
+            stored: Samples = np.frombuffer(data, page.order + dtype.str[1:]).astype(dtype, copy=False)
+            rows = _undone(page, stored.reshape(inside.height, width, samples))
+        else:
+            rows = self.decoded.part(page, index, partial(self._decode, page, index))[inside.y : inside.bottom]
+        counts: Samples = rows[:, inside.x : inside.right]
+        return counts
 
-    def _part(self, page: Directory, index: int, place: Box) -> Samples:
+    def _decode(self, page: Directory, index: int) -> Samples:
         """A strip or tile as ``(h, w, samples)``; a strip at the lower edge may be shorter."""
         if (damage := part_damage(self.source, page, index)) is not None:
             raise UndecodableImageError(f"The TIFF stack is damaged ({damage}): send it or copy it again.")
-        samples = 1 if page.first(tiff.PLANAR, 1) == tiff.PLANES_APART else _samples(page)
-        is_tiled = tiff.TILE_OFFSETS in page.tags
-        height = place.height if is_tiled else min(place.height, page.size.height - place.y)
-        dtype, data = _dtype(page), page.part(self.source, index)
-        if page.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) == tiff.UNCOMPRESSED:
-            if len(data) < height * place.width * samples * dtype.itemsize:
-                raise UndecodableImageError("The TIFF stack ends before its last pixel: send it or copy it again.")
-            stored = np.frombuffer(data, dtype.newbyteorder(page.order), height * place.width * samples)
-        else:
-            stored = _decoded(page, data, Size(place.width * samples, height))
-        counts = stored.reshape(height, place.width, samples).astype(dtype, copy=False)
-        if page.first(tiff.PREDICTOR, 1) == _HORIZONTAL:
-            counts = np.cumsum(counts, axis=1, dtype=dtype)
+        width, height, samples = page.part_size.width, page.part_size.height, _part_samples(page)
+        if tiff.TILE_OFFSETS not in page.tags:
+            height = min(height, page.size.height - index % (-(-page.size.height // height)) * height)
+        stored = _decoded(page, page.part(self.source, index), Size(width * samples, height))
+        return _undone(page, stored.reshape(height, width, samples))
+
+
+class DecodedParts:
+    """The strips and tiles decoded last, at most `CACHE_BYTES` of them; safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[tuple[int, int], Samples] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def part(self, page: Directory, index: int, decode: Callable[[], Samples]) -> Samples:
+        """The part as it is kept, or else what `decode` returns."""
+        key = (int(page.part_offsets[index]), index)
+        with self._lock:
+            if (kept := self._parts.get(key)) is not None:
+                self._parts.move_to_end(key)
+                return kept
+        found = decode()
+        with self._lock:
+            if key not in self._parts:
+                self._parts[key] = found
+                self._bytes += found.nbytes
+            while self._bytes > CACHE_BYTES and len(self._parts) > 1:
+                self._bytes -= self._parts.popitem(last=False)[1].nbytes
+        return found
+
+
+def _part_samples(page: Directory) -> int:
+    return 1 if page.first(tiff.PLANAR, 1) == tiff.PLANES_APART else _samples(page)
+
+
+def _undone(page: Directory, counts: Samples) -> Samples:
+    """Samples that are stored as differences along rows as they were before."""
+    if page.first(tiff.PREDICTOR, 1) != _HORIZONTAL:
         return counts
+    return np.asarray(np.cumsum(counts, axis=1, dtype=counts.dtype))
 
 
 def _decoded(page: Directory, data: bytes, size: Size) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -165,8 +220,8 @@ def has_stack(source: ByteSource) -> bool:
     return following.size == first.size and _samples(first) == 1
 
 
-def read_stack(source: ByteSource) -> TiffStack | None:
-    """The stack in a TIFF file; None for an image of grey or of colours, which is no stack.
+def read_stack(source: ByteSource) -> TiffStack:
+    """The stack in a TIFF file of which `has_stack` is true.
 
     Raises:
         UndecodableImageError: a stack that is not read; the message says why.
@@ -175,16 +230,7 @@ def read_stack(source: ByteSource) -> TiffStack | None:
     first = tiff.first_directory(source)
     description = first.description
     stated = omexml.channels(description)
-    same, others = [], 0
-    for page in tiff.directories(source):
-        is_reduced = page.first(tiff.NEW_SUBFILE_TYPE, 0) & _REDUCED_IMAGE
-        if is_reduced or page.size.area < first.size.area / 3:
-            others += 1
-            continue
-        same.append(page)
-    if len(same) == 1 and (_is_colour(first) or _samples(first) == 1) and (stated is None or stated.count == 1):
-        if stated is None or _is_colour(first):
-            return None
+    same = [page for page in tiff.directories(source) if not page.first(tiff.NEW_SUBFILE_TYPE, 0) & _REDUCED_IMAGE]
     _refuse_other_sizes(same, stated)
     _refuse_time(description, stated)
     count = len(same) if len(same) > 1 else _samples(first)
@@ -197,7 +243,7 @@ def read_stack(source: ByteSource) -> TiffStack | None:
     names = stated.names if stated is not None and len(stated.names) == count else ()
     return TiffStack(
         source,
-        tuple([tuple(same), *_smaller(source, same)]),
+        (tuple(same), *_smaller(source, same)),
         tuple(name or f"channel-{index}" for index, name in enumerate(names or ("",) * count)),
         omexml.sides_um(description),
     )

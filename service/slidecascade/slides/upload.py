@@ -139,7 +139,7 @@ class EncodedImage(_OneLevel):
     @property
     def decoded_bytes(self) -> int:
         """Memory of the decoded pixels: three bytes each; a stack is decoded by the tile."""
-        return 0 if self.stack is not None else 3 * self.header.size.area
+        return self.stack.working_bytes if self.stack is not None else 3 * self.header.size.area
 
     @property
     def peak_bytes(self) -> int:
@@ -176,7 +176,11 @@ def open_image(data: bytes, *, max_px: int) -> EncodedImage:
         UndecodableImageError: not an image of these formats, or truncated.
     """
     stack = stack_in(data)
-    header = read_header(data) if stack is None else ImageHeader("image/tiff", stack.level_sizes[0], stack.bits)
+    header = (
+        read_header(data)
+        if stack is None
+        else ImageHeader("image/tiff", stack.level_sizes[0], stack.bits, tile=stack.part_size)
+    )
     if header.size.area > max_px:
         raise RegionTooLargeError(
             f"The image has {header.size.width} x {header.size.height} pixels; at most {max_px} are taken "

@@ -245,7 +245,8 @@ class _Blocks:
         if factor == 1:
             return pixels
         averaged = cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_AREA)
-        return averaged.reshape(box.height, box.width, -1)
+        shaped: NDArray[Any] = averaged.reshape(box.height, box.width, -1)
+        return shaped
 
     def _pixels(self, box: Box) -> NDArray[Any]:
         if not self.channels:
@@ -268,4 +269,5 @@ class _Blocks:
         whole[..., 0], whole[..., 1] = whole_x, whole_y[:, None]
         part = (part_y[:, None] * _SUBPIXELS + part_x).astype(np.uint16)
         sampled = cv2.remap(blocks, whole, part, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return sampled.reshape(len(y), len(x), -1)
+        shaped: NDArray[Any] = sampled.reshape(len(y), len(x), -1)
+        return shaped
