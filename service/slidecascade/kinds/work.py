@@ -80,7 +80,7 @@ class TileWork(ABC, Generic[P, T_co]):
     def tissue(self, patch: NDArray[Any]) -> NDArray[np.bool_]:
         """``(H / 8, W / 8)``: which blocks of a patch are tissue; of channels, where there is signal."""
         if self.channels:
-            return signal_blocks(patch)
+            return signal_blocks(patch, [use.intensity.scaled_signal for use in self.channels])
         return tissue_blocks(patch, dark_field=self.dark_field)
 
     def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:

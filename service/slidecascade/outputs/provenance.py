@@ -69,7 +69,11 @@ def facts(analysis: RegionResult) -> wire.Facts:
         glass_spread=found.glass_spread,
         channels={
             use.meaning: wire.ChannelUse(
-                index=use.index, name=use.intensity.name, low=use.intensity.low, high=use.intensity.high
+                index=use.index,
+                name=use.intensity.name,
+                low=use.intensity.low,
+                high=use.intensity.high,
+                signal=use.intensity.signal,
             )
             for use in found.channels
         },

@@ -250,11 +250,10 @@ def read_stack(source: ByteSource) -> TiffStack:
 
 
 def _is_colour(page: Directory) -> bool:
-    """Whether samples are red, green and blue, grey and alpha, or the like."""
-    samples = _samples(page)
+    """Whether samples are red, green and blue, perhaps with others after them, a palette, or grey and alpha."""
     if page.first(tiff.PHOTOMETRIC, 1) not in (0, 1):
-        return samples in (1, 3, 4) or page.first(tiff.PHOTOMETRIC, 1) != tiff.RGB
-    return samples == 2 and page.first(tiff.EXTRA_SAMPLES, 0) in (1, 2)
+        return True
+    return _samples(page) == 2 and page.first(tiff.EXTRA_SAMPLES, 0) in (1, 2)
 
 
 def _refuse_other_sizes(pages: list[Directory], stated: omexml.Channels | None) -> None:

@@ -12,6 +12,8 @@ that is not tissue: both questions are asked of the same blocks, whose value dep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +36,6 @@ Chosen on scans whose glass is 240 to 255 (Aperio), 238 to 241 (GTEx) and 214 to
 nucleus of the 458 of NuCLS and the 4550 in the colour bright-field images of DSB 2018 is off tissue, and 1 of
 the 1340 in its grey bright-field images.
 """
-
-SIGNAL_SHARE = 0.1
-"""Of the scale of a channel, which begins at the background: the mean of camera noise over a block stays below, that
-of a block with a dim cell in its half does not."""
 
 DARK_FIELD_BELOW = 96
 """Median brightness between fluorescence (DSB 2018: at most 44) and transmitted light (at least 147)."""
@@ -80,18 +78,19 @@ def tissue_blocks(patch: Rgb, *, dark_field: bool) -> NDArray[np.bool_]:
     return spread
 
 
-def signal_blocks(patch: NDArray[np.uint16]) -> NDArray[np.bool_]:
+def signal_blocks(patch: NDArray[np.uint16], signal: Sequence[float]) -> NDArray[np.bool_]:
     """``(H / 8, W / 8)``: which blocks of scaled channels are near signal; of an empty field none.
 
-    A block has signal when the mean of one of its channels reaches `SIGNAL_SHARE` of the full scale, and counts as
-    tissue when it, or one within two blocks of it, has. Exact as `tissue_blocks` is.
+    A block has signal when the mean of a channel reaches that channel's `signal`, and counts as tissue when it, or one
+    within two blocks of it, has. Exact as `tissue_blocks` is.
 
     Args:
         patch: ``(H, W, C)`` uint16 as `slidecascade.slides.channels` scales it, made of whole blocks.
+        signal: ``(C,)`` on the same scale.
     """
     size = (patch.shape[1] // BLOCK_PX, patch.shape[0] // BLOCK_PX)
     means = cv2.resize(patch, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    has_signal = means.max(axis=2) >= SIGNAL_SHARE * 65535
+    has_signal = (means >= np.asarray(signal)).any(axis=2)
     side = 2 * REACH_BLOCKS + 1
     spread: NDArray[np.bool_] = cv2.dilate(has_signal.view(np.uint8), np.ones((side, side), np.uint8)) > 0
     return spread

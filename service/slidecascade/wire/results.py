@@ -42,6 +42,7 @@ class ChannelUse(Answer):
     index: int = Field(description="of the channel in the slide, from 0")
     name: str
     low: int = Field(description="the count that becomes 0: the 1st percentile of the slide's sample")
+    signal: int = Field(description="the mean count of a block from which on it is tissue")
     high: int = Field(description="the count that becomes the full scale: the 99.8th percentile, or more")
 
 
