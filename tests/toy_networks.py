@@ -1,4 +1,4 @@
-"""Networks whose outputs are those that the heads of fluorescence decode, worked out from the colours of an image."""
+"""Networks whose outputs the heads of fluorescence decode, worked out from the colours of an image."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ def distances() -> bytes:
 
 
 def detections() -> bytes:
-    """Where red is the highest of 5 x 5 pixels there is a box; half its side is a quarter of green; masks are discs."""
+    """Where red is the highest of 5 x 5 pixels there is a box; half its side is a quarter of green; masks are
+    discs.
+    """
     graph = _Graph()
     red = graph.node("Transpose", graph.channel(0), perm=[0, 3, 1, 2])
     highest = graph.node("MaxPool", red, kernel_shape=[5, 5], pads=[2, 2, 2, 2])

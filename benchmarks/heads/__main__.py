@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks import record
 from benchmarks.heads import scene
+from numpy.typing import NDArray
+
 from slidecascade.geometry import Size
 from slidecascade.heads.table import find
 

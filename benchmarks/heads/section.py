@@ -19,8 +19,8 @@ def section(results: Path) -> list[str]:
         "",
         *record.paragraph(
             f"`python -m benchmarks.heads`: about 1,000 objects in {side} x {side} px decoded by each head on one "
-            "thread, and by what defines the right answer, in turn; medians of CPU time. Where the second is only a "
-            "part of the decoding its name says so."
+            "thread, and by what defines the right answer, in turn; medians of CPU time. Where the second is only "
+            "a part of the decoding its name says so."
         ),
         *record.line(figures),
         "",

@@ -87,7 +87,8 @@ class Client:
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
             thresholds: by model name, in [0, 1].
-            channels: by meaning, e.g. ``{"nuclear": 0}`` or ``{"nuclear": "DAPI"}``, the channels of the slide to use.
+            channels: by meaning, the channels of the slide to use, e.g. ``{"nuclear": 0}`` or
+                ``{"nuclear": "DAPI"}``.
             tile_px: tile size of the segmenter; changes speed but not cells.
             allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.

@@ -144,8 +144,10 @@ def test_percentiles_become_the_scale_and_noise_stays_dark() -> None:
     assert found[1].high - found[1].low == 255
     assert [(item.low, item.high) for item in found[2:]] == [(0, 255), (65535, 65790)]
     shown = scaled(squares[0], found)
-    assert shown[..., 0].min() == 0 and shown[..., 0].max() == 65535
-    assert shown[..., 1].max() < 6000 and not shown[..., 2:].any()
+    assert shown[..., 0].min() == 0
+    assert shown[..., 0].max() == 65535
+    assert shown[..., 1].max() < 6000
+    assert not shown[..., 2:].any()
 
 
 @pytest.mark.parametrize("deviation", [4, 15, 120])
@@ -219,8 +221,10 @@ def test_a_picture_shows_channels_in_their_colours() -> None:
     counts = np.zeros((1, 3, 2), np.uint8)
     counts[0, 0, 0] = counts[0, 1, 1] = counts[0, 2] = 100
     blue, green, both = composite(counts, levels("a", "b"))[0].astype(int)
-    assert blue[2] > 200 and blue[0] == 0
-    assert green[1] > 80 and green[1] > green[2]
+    assert blue[2] > 200
+    assert blue[0] == 0
+    assert green[1] > 80
+    assert green[1] > green[2]
     assert (both >= np.maximum(blue, green) - 1).all()
     assert len(set(composite(counts[..., :1], levels("a"))[0, 0].tolist())) == 1
 
@@ -332,9 +336,11 @@ def test_a_slide_lists_its_channels_and_a_request_names_one(analyser: Analyser) 
     assert used.field == "dark"
     use = used.channels["nuclear"]
     assert (use.index, use.name) == (0, "DAPI")
-    assert 140 < use.low < 210 and 1600 < use.high < 1800
+    assert 140 < use.low < 210
+    assert 1600 < use.high < 1800
     picture, _ = by_name.overview(256)
-    assert picture.shape[2] == 3 and picture.max() > 150
+    assert picture.shape[2] == 3
+    assert picture.max() > 150
 
 
 def test_an_empty_channel_has_neither_cells_nor_tissue(analyser: Analyser) -> None:
@@ -366,8 +372,8 @@ def test_an_upload_is_analysed_as_the_slide_is(analyser: Analyser) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(
-    x=st.integers(0, 300), y=st.integers(0, 300), side=st.integers(60, 200), tile_px=st.none() | st.integers(64, 200),
-    mpp=st.sampled_from([0.5, 0.31]),
+    x=st.integers(0, 300), y=st.integers(0, 300), side=st.integers(60, 200), tile_px=st.none() | st.integers(64,
+    200), mpp=st.sampled_from([0.5, 0.31]),
 )  # fmt: skip
 def test_a_region_has_the_cells_of_the_slide(
     shared_stack: Analyser, x: int, y: int, side: int, tile_px: int | None, mpp: float

@@ -1,7 +1,7 @@
 """The heads of fluorescence beside the projects that define them, and in windows of an image.
 
-`golden/fluorescence_heads.npz` holds what StarDist 0.9.2, Cellpose 3.1.1.1 and torchvision 0.29.1 made of the outputs
-that `benchmarks.heads.scene` draws.
+`golden/fluorescence_heads.npz` holds what StarDist 0.9.2, Cellpose 3.1.1.1 and torchvision 0.29.1 made of the
+outputs that `benchmarks.heads.scene` draws.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def test_stars_are_those_that_stardist_keeps(grid: int) -> None:
     x, y = found.anchors[0]
     first = found.vertices[: found.offsets[1]]
     np.testing.assert_allclose(np.hypot(*(first - 0.5).T), outputs["dist"][y // grid, x // grid], rtol=1e-6)
-    assert first[0, 0] > 0.5 and first[0, 1] == 0.5 and first[8, 1] > 0.5
+    assert first[0, 0] > 0.5
+    assert first[0, 1] == 0.5
+    assert first[8, 1] > 0.5
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -93,7 +95,8 @@ def test_masks_are_pasted_as_torchvision_does() -> None:
         rows, columns = np.nonzero(theirs)
         if min(rows.min(), columns.min()) <= 2 or max(rows.max(), columns.max()) >= 253:
             continue  # torchvision cuts at the image's edge, and rounds negative places upwards
-        assert abs(middle[0] - columns.mean()) <= 1 and abs(middle[1] - rows.mean()) <= 1
+        assert abs(middle[0] - columns.mean()) <= 1
+        assert abs(middle[1] - rows.mean()) <= 1
         ring = found.vertices[found.offsets[place] : found.offsets[place + 1]] + found.anchors[place]
         np.testing.assert_allclose(ring.min(axis=0), [columns.min(), rows.min()], atol=0.3)
         np.testing.assert_allclose(ring.max(axis=0), [columns.max() + 1, rows.max() + 1], atol=0.3)
@@ -124,9 +127,12 @@ def test_cells_of_mesmer_meet_where_the_interior_is_lowest() -> None:
     """Two markers, two cells, and the border between them in the valley; without a marker there is no cell."""
     inner, interior = two_cells()
     labels = mesmer.decode(inner, interior, foreground=0.2, maximum=0.1, min_area_px=15)
-    assert labels[15, 14] == 1 and labels[15, 35] == 2 and labels.max() == 2
+    assert labels[15, 14] == 1
+    assert labels[15, 35] == 2
+    assert labels.max() == 2
     border = np.flatnonzero(np.diff(labels[15, 10:40])) + 10
-    assert border.tolist() and 22 <= border[0] <= 26
+    assert border.tolist()
+    assert 22 <= border[0] <= 26
     assert mesmer.decode(inner * 0.05, interior, foreground=0.2, maximum=0.1, min_area_px=15).max() == 0
 
 
@@ -136,7 +142,8 @@ def test_nuclei_and_whole_cells_are_decoded_from_their_own_outputs() -> None:
     outputs = scene.distance_outputs(labels, seed=3)
     whole = MESMER.decode(outputs, MesmerOptions(), mpp=MPP)
     nuclear = MESMER.decode(outputs, MesmerOptions(compartment="nuclear"), mpp=MPP)
-    assert abs(len(whole) - labels.max()) <= 1 and abs(len(nuclear) - labels.max()) <= 1
+    assert abs(len(whole) - labels.max()) <= 1
+    assert abs(len(nuclear) - labels.max()) <= 1
     assert np.count_nonzero(nuclear.image) < 0.7 * np.count_nonzero(whole.image)
     assert MesmerOptions().least_maximum == 0.075
     assert MesmerOptions(compartment="nuclear").least_maximum == 0.1
@@ -290,7 +297,8 @@ def test_polygons_lie_in_the_extent() -> None:
         found = find(head)
         options = found.options(**toy_networks.OPTIONS[head])
         polygons, extent = found.look(outputs, options, size=Size(SIDE_PX, SIDE_PX), mpp=MPP)
-        assert isinstance(polygons, Polygons) and len(polygons) > 30
+        assert isinstance(polygons, Polygons)
+        assert len(polygons) > 30
         for x, y in np.concatenate([polygons.anchors, polygons.anchors + polygons.middle_pixels()]):
             if 0 <= x < SIDE_PX and 0 <= y < SIDE_PX:  # beyond, no region holds it
                 assert extent[y, x] == 255

@@ -40,6 +40,7 @@ from slidecascade.runners.choice import open_runner
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.slides.channels import RGB, ChannelUse, resolve
+from slidecascade.slides.channels import doubts_of as channel_doubts
 from slidecascade.slides.doubts import SWAPPED, doubts_of
 from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
@@ -205,18 +206,19 @@ class Analyser:
         with open_source() as source:
             content_id = source.content_id
         facts = self._facts.of(content_id, partial(compute_facts, open_source))
+        uses = _channels(pipeline, request.channels, facts)
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
-            facts=replace(facts, channels=_channels(pipeline, request.channels, facts)),
+            facts=replace(facts, channels=uses),
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
             held_bytes=held,
-            doubts=(*doubts, SWAPPED) if facts.red_blue_swapped else doubts,
+            doubts=(*doubts, *channel_doubts(uses), *((SWAPPED,) if facts.red_blue_swapped else ())),
             origin=request.origin,
         )
 

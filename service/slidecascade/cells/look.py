@@ -224,7 +224,8 @@ def _cropped(
 ) -> Mapping[str, NDArray[Any]]:
     """`outputs` of `read` as outputs of `box`, at their lowest beyond the slide.
 
-    Boxes of objects are moved to the corner of `box`; other outputs without a free height and width stay as they are.
+    Boxes of objects are moved to the corner of `box`; other outputs without a free height and width stay as they
+    are.
     """
     shown = {}
     for spec in specs:

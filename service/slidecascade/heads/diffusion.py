@@ -1,8 +1,8 @@
 """How far flows differ from those that masks would have, as Cellpose measures it (Stringer et al. 2021).
 
-Heat is let in at the middle of each mask and spreads in it; the flow of the mask points where it is hotter. That takes
-a hundred rounds, so most masks are measured otherwise first: by the directions to their middle, which are nearly the
-same in a mask without dents. Only masks whose flows differ much from these are measured by heat.
+Heat is let in at the middle of each mask and spreads in it; the flow of the mask points where it is hotter. That
+takes a hundred rounds, so most masks are measured otherwise first: by the directions to their middle, which are
+nearly the same in a mask without dents. Only masks whose flows differ much from these are measured by heat.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def flow_errors(
     width: int,
     limit: float,
 ) -> NDArray[np.float64]:
-    """``(N,)``: the mean squared difference of each mask's flows from unit vectors, exact where it may be above `limit`.
+    """``(N,)``: the mean squared difference of each mask's flows from unit vectors, exact above `limit`.
 
     Args:
         pixels: ``(P,)`` flat indices in an image of that width, ascending.

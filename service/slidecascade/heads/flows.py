@@ -1,14 +1,14 @@
 """Flows and a probability per pixel to objects (Cellpose; Stringer et al. 2021).
 
 In an object the flow points to its middle. Every foreground pixel follows it for 200 steps; where many pixels end
-there is a seed, and the pixels that end around one seed are an object. Objects are dropped whose flows are not those
-that their mask would have.
+there is a seed, and the pixels that end around one seed are an object. Objects are dropped whose flows are not
+those that their mask would have.
 
 Cellpose takes 200 steps of every pixel. Here a pixel takes four, to the nearest pixel of where it is then; that
-pixel's own way goes on from there, so that doubling six times takes 256 steps (Wyllie, 1979). The few pixels in which
-all ways end then take their steps one by one. All positions are counted from the pixel a way started in, so that an
-object is the same wherever the image starts. Cellpose also drops masks of more than 40 % of the image; how large that
-is depends on where an image ends, so here the limit is that of the pipeline.
+pixel's own way goes on from there, so that doubling six times takes 256 steps (Wyllie, 1979). The few pixels in
+which all ways end then take their steps one by one. All positions are counted from the pixel a way started in, so
+that an object is the same wherever the image starts. Cellpose also drops masks of more than 40 % of the image; how
+large that is depends on where an image ends, so here the limit is that of the pipeline.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FLOW_SCALE: Final = 5.0
 
 _STEPS_AT_ONCE, _DOUBLINGS, _LAST_STEPS = 2, 7, 40
 _SEED_COUNT, _SEED_WINDOW, _SEED_REACH, _SEED_STEPS, _SEED_LEAST = 10, 5, 5, 5, 2
-"""A seed is where more than 10 ways end, the most in 5 x 5 pixels. It grows, up to 5 times, by the pixels beside it
-in which more than 2 ways end."""
+"""A seed is where more than 10 ways end, the most in 5 x 5 pixels. It grows, up to 5 times, by the pixels beside
+it in which more than 2 ways end."""
 
 _REACH_PX: Final = 16
 
@@ -43,8 +43,8 @@ Offsets = NDArray[np.complex64]
 
 
 class FlowsOptions(SegmenterOptions):
-    """`flow_error`: objects whose flows differ from their mask's by more, in the mean of squares, are dropped; at 0
-    all are kept. `foreground` is a probability: 0.5 is Cellpose's own threshold of 0.
+    """`flow_error`: objects whose flows differ from their mask's by more, in the mean of squares, are dropped; at
+    0 all are kept. `foreground` is a probability: 0.5 is Cellpose's own threshold of 0.
     """
 
     flow_error: Annotated[float, Field(ge=0, le=4)] = 0.4

@@ -85,9 +85,14 @@ class ObjectHead(Head[S]):
         """
 
     def look(
-        self, outputs: Tensors, options: S, *, size: Size, mpp: float
+        self,
+        outputs: Tensors,
+        options: S,
+        *,
+        size: Size,  # noqa: ARG002 - for heads without maps
+        mpp: float,
     ) -> tuple[Objects, npt.NDArray[np.uint8]]:
-        """What `decode` and `extent` return, for an image of `size` pixels; a head that shares work overrides it."""
+        """What `decode` and `extent` return, for an image of `size`; a head that shares work overrides it."""
         return self.decode(outputs, options, mpp=mpp), self.extent(outputs, options, mpp=mpp)
 
     @abstractmethod

@@ -1,11 +1,12 @@
-"""Boxes, scores, labels and small masks to polygons (Mask R-CNN; He et al. 2017), as torchvision's networks return them.
+"""Boxes, scores, labels and masks to polygons (Mask R-CNN; He et al. 2017), as torchvision's networks return them.
 
 A mask of 28 x 28 is laid over its box, interpolated, and cut at one half: one pixel of margin is put around it and
-the box grows with it, as torchvision does when it pastes masks into the image. Boxes that overlap too much are dropped
-but for the best of them; torchvision's networks do that themselves, but in one image at a time.
+the box grows with it, as torchvision does when it pastes masks into the image. Boxes that overlap too much are
+dropped but for the best of them; torchvision's networks do that themselves, but in one image at a time.
 
 A network states how many detections it returns for an image; unused ones have a score of 0. Boxes are in pixels of
-what the network was given, and rounded to a 64th of a pixel: so a box is the same in every tile that shows it whole.
+what the network was given, and rounded to a 64th of a pixel: so a box is the same in every tile that shows it
+whole.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ _MARGIN = 1
 
 
 class MaskRcnnOptions(SegmenterOptions):
-    """`foreground`: the score from which a detection is an object. `detections`, `mask_px`: how many detections the
-    network returns for an image, and the side of their masks. `overlap`: of two boxes with a larger intersection over
-    union the worse is dropped. `label`: the class that is taken. Objects with a longer side than `max_side_um` are
-    dropped.
+    """See the module.
+
+    Attributes:
+        foreground: the score above which a detection is an object.
+        detections, mask_px: how many detections the network returns for an image, and the side of their masks.
+        mask_threshold: where a pasted mask is cut.
+        overlap: of two boxes with a larger intersection over union the worse is dropped.
+        label: the class that is taken.
+        max_side_um: objects with a longer side are dropped.
     """
 
     detections: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -179,7 +185,8 @@ def _atlas(
     side = masks.shape[1] + 2 * _MARGIN
     scale = side / masks.shape[1]
     middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
-    # torchvision drops the fractions of the grown box, towards zero; floor is that and does not depend on the corner.
+    # torchvision drops the fractions of the grown box, towards zero; floor is that and does not depend on the
+    # corner.
     corners = np.floor(middles - halves).astype(np.int64)
     sizes = np.maximum(np.floor(middles + halves).astype(np.int64) - corners + 1, 1)
     starts = np.cumsum(sizes[:, 0] + 1) - sizes[:, 0] - 1

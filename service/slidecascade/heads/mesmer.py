@@ -1,13 +1,13 @@
 """Inner distance and interior to objects: a watershed from markers (Mesmer; Greenwald et al. 2022).
 
-Written from the paper. A marker is a maximum of the inner distance above a threshold; objects grow from the markers
-over the interior, and meet where that is lowest between them. The network states both for whole cells and for
-nuclei; which of them a model finds is its option `compartment`.
+Written from the paper. A marker is a maximum of the inner distance above a threshold; objects grow from the
+markers over the interior, and meet where that is lowest between them. The network states both for whole cells and
+for nuclei; which of them a model finds is its option `compartment`.
 
-The landscape is the smoothed interior in steps, and where it is flat the inner distance: every pixel goes up to the
-highest of its neighbours until it comes to a marker or to a top; tops without a marker join the neighbour over the
-highest pass (the minimum spanning forest of Cousty et al. 2009). What an object becomes depends on it and on those it
-touches.
+The landscape is the smoothed interior in steps, and where it is flat the inner distance: every pixel goes up to
+the highest of its neighbours until it comes to a marker or to a top; tops without a marker join the neighbour over
+the highest pass (the minimum spanning forest of Cousty et al. 2009). What an object becomes depends on it and on
+those it touches.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LEVEL_BITS = 4
 
 
 class MesmerOptions(SegmenterOptions):
-    """`foreground`: the interior from which a pixel may belong to an object. `maximum`: the least inner distance of a
-    marker; by default the published 0.075 of whole cells and 0.1 of nuclei.
+    """`foreground`: the interior from which a pixel may belong to an object. `maximum`: the least inner distance of
+    a marker; by default the published 0.075 of whole cells and 0.1 of nuclei.
     """
 
     foreground: Annotated[float, Field(gt=0, lt=1)] = 0.2

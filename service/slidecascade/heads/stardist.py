@@ -1,13 +1,14 @@
 """Probabilities and distances along rays to star-convex polygons (StarDist; Schmidt et al. 2018).
 
-Every pixel of a coarse grid states how likely it is in an object, and how far it is from there to the object's edge
-along rays at even angles, the first to the right, the next ones clockwise on the screen. StarDist keeps the polygons
-by falling probability and drops those that overlap a kept one: by more than a part of the smaller one's area.
+Every pixel of a coarse grid states how likely it is in an object, and how far it is from there to the object's
+edge along rays at even angles, the first to the right, the next ones clockwise on the screen. StarDist keeps the
+polygons by falling probability and drops those that overlap a kept one: by more than a part of the smaller one's
+area.
 
 Here the candidates are the pixels whose probability is the highest of a neighbourhood, and the best of those that
-overlap are kept, whatever order they come in (`slidecascade.heads.suppression`). So what is found in one place does
-not depend on what is found in another. It differs from StarDist's own rule where a pixel that is no such maximum
-would survive because the maximum beside it does not.
+overlap are kept, whatever order they come in (`slidecascade.heads.suppression`). So what is found in one place
+does not depend on what is found in another. It differs from StarDist's own rule where a pixel that is no such
+maximum would survive because the maximum beside it does not.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ _STRIPS = 3
 class StardistOptions(SegmenterOptions):
     """See the module; the defaults are those of StarDist's model of fluorescent nuclei.
 
-    `grid`: pixels of the image along one of the outputs. `rays`: how many. `overlap`: of two polygons that share more
-    than this part of the smaller one, the less probable is dropped. Polygons with a ray longer than `max_radius_um`
-    are dropped.
+    `grid`: pixels of the image along one of the outputs. `rays`: how many. `overlap`: of two polygons that share
+    more than this part of the smaller one, the less probable is dropped. Polygons with a ray longer than
+    `max_radius_um` are dropped.
     """
 
     foreground: Annotated[float, Field(gt=0, lt=1)] = 0.479071

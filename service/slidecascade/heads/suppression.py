@@ -1,9 +1,9 @@
 """Which of several objects that overlap are kept: the best of every neighbourhood.
 
-Greedy suppression goes through all objects by falling score and drops each that overlaps one it kept (as in StarDist,
-Weigert et al. 2020). The same is found here without an order over the whole image: an object is kept once no better
-one that overlaps it is left, and drops those it overlaps; so what becomes of an object depends on the objects that
-are joined to it by overlaps, and on no others.
+Greedy suppression goes through all objects by falling score and drops each that overlaps one it kept (as in
+StarDist, Weigert et al. 2020). The same is found here without an order over the whole image: an object is kept
+once no better one that overlaps it is left, and drops those it overlaps; so what becomes of an object depends on
+the objects that are joined to it by overlaps, and on no others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Flooding of a landscape from markers.
 
-Every pixel goes up to the highest of its neighbours, again and again, until it comes to a marker or to a top: that is
-done for all pixels by pointer jumping (Wyllie, 1979). Tops without a marker then join the neighbour over the highest
-pass, all at once and again until each has a marker or no neighbour (Boruvka's rounds of a minimum spanning forest
-rooted in the markers; Cousty et al. 2009). Among equals the first in reading order is taken, so that the result is
-the same wherever the image starts.
+Every pixel goes up to the highest of its neighbours, again and again, until it comes to a marker or to a top: that
+is done for all pixels by pointer jumping (Wyllie, 1979). Tops without a marker then join the neighbour over the
+highest pass, all at once and again until each has a marker or no neighbour (Boruvka's rounds of a minimum spanning
+forest rooted in the markers; Cousty et al. 2009). Among equals the first in reading order is taken, so that the
+result is the same wherever the image starts.
 """
 
 from __future__ import annotations

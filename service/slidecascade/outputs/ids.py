@@ -20,7 +20,9 @@ _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((
 
 
 def id_namespace(result: RegionResult) -> uuid.UUID:
-    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size and channels."""
+    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size and
+    channels.
+    """
     parts = [
         result.facts.content_id,
         result.pipeline,

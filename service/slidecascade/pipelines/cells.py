@@ -135,8 +135,8 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
     stages = _stages(spec, models)
     if stages and segmenter.input.channels != RGB:
         raise PipelineSpecError(
-            f"Pipeline {spec.name!r}: {segmenter.name!r} takes {', '.join(segmenter.input.channels)}, but classifiers "
-            "take colours: leave out `cascade`."
+            f"Pipeline {spec.name!r}: {segmenter.name!r} takes {', '.join(segmenter.input.channels)}, but "
+            "classifiers take colours: leave out `cascade`."
         )
     classes, leaves = _class_tree(segmenter, stages)
     for heatmap in spec.heatmaps:

@@ -142,8 +142,8 @@ def own_classes(model: SegmenterSpec | ClassifierSpec) -> ClassTree:
 
 
 def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) -> SegmenterSpec:
-    """The segmenter called `name`, which takes one image of at most `MAX_INPUT_CHANNELS` channels, scaled to the whole
-    range of an unsigned type or to 0 to 1.
+    """The segmenter called `name`, which takes one image of at most `MAX_INPUT_CHANNELS` channels, scaled to the
+    whole range of an unsigned type or to 0 to 1.
 
     Raises:
         PipelineSpecError: the model is of another task, or takes something else.
@@ -162,9 +162,9 @@ def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) 
         or len(image.channels) > MAX_INPUT_CHANNELS
     ):
         raise PipelineSpecError(
-            f"Pipeline {pipeline!r}: model {model.name!r} takes {len(model.inputs)} inputs, of which {image.name!r} is "
-            f"{image.dtype} {image.layout} of {len(image.channels)} channels; pipelines give one NHWC or NCHW image of "
-            f"uint8, uint16, float16 or float32 with at most {MAX_INPUT_CHANNELS} channels: convert it so."
+            f"Pipeline {pipeline!r}: model {model.name!r} takes {len(model.inputs)} inputs, of which {image.name!r} "
+            f"is {image.dtype} {image.layout} of {len(image.channels)} channels; pipelines give one NHWC or NCHW "
+            f"image of uint8, uint16, float16 or float32 with at most {MAX_INPUT_CHANNELS} channels: convert it so."
         )
     return model
 

@@ -1,8 +1,8 @@
 """Channels by meaning: which channel of a slide is given to a network as what, and how its intensity is scaled.
 
 Intensities are scaled by percentiles of a fixed sample of the slide, never of a tile: `LOW_PERCENT` becomes 0,
-`HIGH_PERCENT` the full scale of 16 bits. Counts are never spread by more than a 255th of the scale each, so that the
-noise of an empty channel stays dark.
+`HIGH_PERCENT` the full scale of 16 bits. Counts are never spread by more than a 255th of the scale each, so that
+the noise of an empty channel stays dark.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError, UnknownChannelError
+from slidecascade.warning import AnswerWarning
 
 LOW_PERCENT: Final = 1.0
 HIGH_PERCENT: Final = 99.8
@@ -36,6 +37,7 @@ class Intensity:
 
     Attributes:
         low, high: the counts that become 0 and the full scale.
+        is_flat: whether there is next to nothing between the two percentiles.
         signal: the mean of a block from which on it is tissue: above the background and its noise.
     """
 
@@ -43,6 +45,7 @@ class Intensity:
     low: int
     high: int
     signal: int = 0
+    is_flat: bool = False
 
     @property
     def scaled_signal(self) -> float:
@@ -74,13 +77,14 @@ def measure(names: Sequence[str], samples: Sequence[Samples]) -> tuple[Intensity
         low, high = (int(value) for value in np.searchsorted(cumulated, shares))
         # 8-bit cameras have fewer counts than 16-bit ones have of noise.
         least = 16 if all(square.dtype == np.uint8 for square in samples) else 255
-        high = max(high, low + least)
-        found.append(Intensity(name, low, high, _signal(low, high, [square[..., index] for square in samples])))
+        is_flat, high = high < low + least // 4, max(high, low + least)
+        signal = _signal(low, high, [square[..., index] for square in samples])
+        found.append(Intensity(name, low, high, signal, is_flat))
     return tuple(found)
 
 
 def _signal(low: int, high: int, squares: Sequence[NDArray[np.uint8] | NDArray[np.uint16]]) -> int:
-    """The mean of a block that is no background: noise alone has a mean of 2.33 deviations above its 1st percentile.
+    """The mean of a block that is not background. The mean of noise is 2.33 deviations above its 1st percentile.
 
     The deviation is that of the differences between neighbours, which hardly any of the signal is in.
     """
@@ -137,7 +141,8 @@ def _use(
             index = _only(intensities, dark_field=dark_field)
     if index is None:
         raise UnknownChannelError(
-            f"The slide has no channel {str(meaning if asked is None else asked)[:100]!r} to be used as {meaning!r}; "
+            f"The slide has no channel {str(meaning if asked is None else asked)[:100]!r} to be used as "
+            f"{meaning!r}; "
             f"it has {_listed(names)}: name one of them in `channels`."
         )
     return ChannelUse(meaning, index, intensities[index])
@@ -170,8 +175,22 @@ def as_input(images: NDArray[Any], *, dtype: str, layout: str) -> NDArray[Any]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if layout == "NCHW" else images
 
 
+def doubts_of(uses: Sequence[ChannelUse]) -> tuple[AnswerWarning, ...]:
+    """Channels that show next to nothing: all zero, saturated, or noise alone."""
+    return tuple(
+        AnswerWarning(
+            "flat-channel",
+            f"The channel {use.intensity.name!r} used as {use.meaning!r} hardly differs from {use.intensity.low} counts: "
+            "it is empty or saturated; choose another in `channels`.",
+        )
+        for use in uses
+        if use.intensity.is_flat
+    )
+
+
 COLOURS: Final = (
-    (0, 90, 255), (0, 220, 60), (255, 40, 40), (255, 0, 255), (0, 220, 220), (255, 220, 0), (255, 140, 0), (255, 255, 255),
+    (0, 90, 255), (0, 220, 60), (255, 40, 40), (255, 0, 255), (0, 220, 220), (255, 220, 0), (255, 140, 0),
+    (255, 255, 255),
 )  # fmt: skip
 """Of the channels of a picture, in their order; a single channel is white."""
 

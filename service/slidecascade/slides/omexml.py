@@ -34,8 +34,8 @@ class _Found(Exception):  # noqa: N818 - ends the parser once the first image is
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What the first image states: the names of its channels (empty where there is none), `count` with all samples of
-    each, and how many slices and points in time it has.
+    """What the first image states: the names of its channels (empty where there is none), `count` with all samples
+    of each, and how many slices and points in time it has.
     """
 
     names: tuple[str, ...]

@@ -1,8 +1,8 @@
 """TIFF files whose channels are no colours: pages, planes or samples of one size, each a channel.
 
 Read are one to eight channels of unsigned 8 or 16 bits (12-bit counts are stored in 16): a page each (as ImageJ,
-tifffile and OME-TIFF write them), a plane each, or as the samples of a pixel. Names are those of OME-XML or, where the
-file has none, ``channel-0`` and so on. A stack in time or in depth is refused.
+tifffile and OME-TIFF write them), a plane each, or as the samples of a pixel. Names are those of OME-XML or, where
+the file has none, ``channel-0`` and so on. A stack in time or in depth is refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TiffStack:
     levels: tuple[tuple[Directory, ...], ...]
     names: tuple[str, ...]
     sides_um: tuple[float, float] | None
-    decoded: DecodedParts = field(default_factory=lambda: DecodedParts(), compare=False)
+    decoded: DecodedParts = field(default_factory=DecodedParts, compare=False)
 
     @property
     def level_sizes(self) -> tuple[Size, ...]:
@@ -179,8 +179,8 @@ def _decoded(page: Directory, data: bytes, size: Size) -> NDArray[np.uint8] | ND
         found = None
     if found is None or found.dtype != _dtype(page) or found.shape != (size.height, size.width):
         raise UndecodableImageError(
-            "The TIFF stack cannot be decoded: it is damaged or compressed in a way that is not read; save it with "
-            "LZW or deflate compression."
+            "The TIFF stack cannot be decoded: it is damaged or compressed in a way that is not read; save it "
+            "with LZW or deflate compression."
         )
     return np.asarray(found)
 
@@ -260,8 +260,8 @@ def _refuse_other_sizes(pages: list[Directory], stated: omexml.Channels | None) 
     sizes = {page.size for page in pages}
     if len(sizes) > 1 or len({(_samples(page), page.first(tiff.BITS, 1)) for page in pages}) > 1:
         raise UndecodableImageError(
-            "The pages of the TIFF file differ in size or type, so they are not the channels of one image: send one "
-            "of them."
+            "The pages of the TIFF file differ in size or type, so they are not the channels of one image: send "
+            "one of them."
         )
     if len(pages) > 1 and _samples(pages[0]) > 1:
         raise UndecodableImageError("The TIFF file is a stack of colour pages of one size: send one page.")
@@ -287,8 +287,8 @@ def _check(page: Directory) -> None:
     bits = {int(value) for value in page.all(tiff.BITS)} or {1}
     if page.first(tiff.SAMPLE_FORMAT, 1) not in (1, 4) or bits not in ({8}, {16}):
         raise UndecodableImageError(
-            "The TIFF stack's samples are not unsigned integers of 8 or 16 bits, so NaN and negative values would be "
-            "possible: convert it to 16 bits."
+            "The TIFF stack's samples are not unsigned integers of 8 or 16 bits, so NaN and negative values would "
+            "be possible: convert it to 16 bits."
         )
     if page.first(tiff.ORIENTATION, 1) != 1:
         raise UndecodableImageError("The TIFF stack is stored turned or mirrored: save it upright.")

@@ -107,8 +107,8 @@ class Field:
 class Directory:
     """One image of a TIFF file: its tags by number, and where the next directory is (0: nowhere).
 
-    `description` is the free text that OME-XML and ImageJ write. `fields` holds those of `DECODING_TAGS` as they are in the file, in byte `order` (as struct and numpy write
-    it); `big`: the file is a BigTIFF.
+    `description` is the free text that OME-XML and ImageJ write. `fields` holds those of `DECODING_TAGS` as they
+    are in the file, in byte `order` (as struct and numpy write it); `big`: the file is a BigTIFF.
     """
 
     order: str

@@ -81,8 +81,8 @@ def tissue_blocks(patch: Rgb, *, dark_field: bool) -> NDArray[np.bool_]:
 def signal_blocks(patch: NDArray[np.uint16], signal: Sequence[float]) -> NDArray[np.bool_]:
     """``(H / 8, W / 8)``: which blocks of scaled channels are near signal; of an empty field none.
 
-    A block has signal when the mean of a channel reaches that channel's `signal`, and counts as tissue when it, or one
-    within two blocks of it, has. Exact as `tissue_blocks` is.
+    A block has signal when the mean of a channel reaches that channel's `signal`, and counts as tissue when it, or
+    one within two blocks of it, has. Exact as `tissue_blocks` is.
 
     Args:
         patch: ``(H, W, C)`` uint16 as `slidecascade.slides.channels` scales it, made of whole blocks.

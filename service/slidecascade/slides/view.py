@@ -106,8 +106,8 @@ class SlideView(SlideFrame):
     channels: tuple[ChannelUse, ...] = field(default=(), kw_only=True)
 
     def read(self, grid: Grid, box: Box) -> NDArray[Any]:
-        """``(box.height, box.width, C)`` of `box` in pixels of `grid`, one of this view's grids: uint8 RGB, or uint16
-        of the full scale where there are `channels`.
+        """``(box.height, box.width, C)`` of `box` in pixels of `grid`, one of this view's grids: uint8 RGB, or
+        uint16 of the full scale where there are `channels`.
 
         Outside `grid.extent` the slide is mirrored about the centres of its outermost pixels (OpenCV's
         ``BORDER_REFLECT_101``). May be a read-only view.

@@ -37,8 +37,8 @@ Channels = Annotated[
     dict[ChannelName, Channel],
     Field(
         max_length=MAX_CHANNELS,
-        description="by meaning (such as nuclear), the channel of the slide that the pipeline uses as it: an index "
-        "from 0, or a name listed by /v1/slides/{id}; default: the channel of that name, or the only one",
+        description="by meaning (such as nuclear), the channel of the slide that the pipeline uses as it: an "
+        "index from 0, or a name listed by /v1/slides/{id}; default: the channel of that name, or the only one",
     ),
 ]
 
