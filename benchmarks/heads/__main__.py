@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,7 +130,7 @@ def measure(side_px: int = SIDE_PX, objects: int = OBJECTS, rounds: int = ROUNDS
         for _ in range(rounds):
             turns["ours"].append(_timed(ours))
             try:
-                turns["oracle"].append(_timed(lambda oracle=oracle, shown=shown: oracle(shown)))
+                turns["oracle"].append(_timed(partial(oracle, shown)))
             except ImportError:
                 continue
         row: dict[str, Any] = {"head": name, "oracle": label}

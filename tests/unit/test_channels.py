@@ -212,7 +212,8 @@ def test_networks_are_given_their_own_type_and_layout() -> None:
     images = np.array([0, 257, 65535], np.uint16).reshape(1, 1, 3, 1)
     assert as_input(images, dtype="uint8", layout="NHWC").ravel().tolist() == [0, 1, 255]
     floats = as_input(images, dtype="float32", layout="NCHW")
-    assert (floats.dtype, floats.shape, floats.max()) == (np.float32, (1, 1, 1, 3), 1.0)
+    assert floats.dtype == np.float32
+    assert (floats.shape, float(floats.max())) == ((1, 1, 1, 3), 1.0)
     assert as_input(images, dtype="uint16", layout="NHWC") is images
 
 
@@ -345,6 +346,7 @@ def test_a_slide_lists_its_channels_and_a_request_names_one(analyser: Analyser) 
 
 def test_an_empty_channel_has_neither_cells_nor_tissue(analyser: Analyser) -> None:
     found = analysed(analyser, channels={"nuclear": "CD45"})
+    assert [item.code for item in found.analysis.warnings] == ["flat-channel"]
     assert len(found.cells.instances) == 0
     assert not found.analysis.tissue.mask.any()
 
@@ -379,7 +381,7 @@ def test_a_region_has_the_cells_of_the_slide(
     shared_stack: Analyser, x: int, y: int, side: int, tile_px: int | None, mpp: float
 ) -> None:
     """Scaled by the slide's percentiles, never by those of a tile."""
-    fields = {"channels": {"nuclear": 0}, "mpp": mpp}
+    fields: dict[str, Any] = {"channels": {"nuclear": 0}, "mpp": mpp}
     whole = analysed(shared_stack, **fields).cells.instances
     box = Box(x, y, side, side)
     part = analysed(
@@ -397,13 +399,15 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analyser]
     (folder / "slides").mkdir()
     metadata = {"axes": "CYX", "Channel": {"Name": NAMES}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     tifffile.imwrite(folder / "slides" / "stack.ome.tiff", field_of(3), tile=(128, 128), metadata=metadata)
-    fields = {"models_dir": folder / "models", "pipelines_dir": folder / "pipelines"}
-    made = Analyser(Settings(slide_roots=(folder / "slides",), threads=2, **fields), observer=Silent())
+    models, pipelines, slides = (folder / name for name in ("models", "pipelines", "slides"))
+    made = Analyser(
+        Settings(models_dir=models, pipelines_dir=pipelines, slide_roots=(slides,), threads=2), observer=Silent()
+    )
     yield made
     made.close()
 
 
-def test_a_pipeline_of_colours_does_not_guess(analyser: Analyser, tmp_path: Path) -> None:
+def test_a_pipeline_of_colours_does_not_guess() -> None:
     """What a stack's channels are is to be said, for each of the colours; a stack of one channel is grey."""
     data = tiff(field_of(3), **GREY)
     nuclei = Analyser(Settings(threads=1), observer=Silent())

@@ -6,6 +6,7 @@ outputs that `benchmarks.heads.scene` draws.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import toy_networks
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.geometry import Box, Size
 from slidecascade.heads import flows, mesmer, semantic
+from slidecascade.heads.head import ObjectHead
 from slidecascade.heads.maskrcnn import MASKRCNN, MaskRcnnOptions
 from slidecascade.heads.mesmer import MESMER, MesmerOptions
 from slidecascade.heads.nearby import pairs_within
@@ -39,7 +41,7 @@ MPP = 0.5
 def test_stars_are_those_that_stardist_keeps(grid: int) -> None:
     """The same pixels after suppression, at every grid; their outlines are the rays from there."""
     outputs = scene.star_outputs(scene.cells(grid, SIDE_PX, CELLS), seed=grid, grid=grid)
-    found = STARDIST.decode(outputs, StardistOptions(grid=grid), mpp=MPP)  # type: ignore[arg-type]
+    found = STARDIST.decode(outputs, StardistOptions(grid=grid), mpp=MPP)
     order = np.lexsort(found.anchors.T)
     np.testing.assert_array_equal(found.anchors[order], GOLDEN[f"stardist_{grid}"])
     x, y = found.anchors[0]
@@ -52,7 +54,7 @@ def test_stars_are_those_that_stardist_keeps(grid: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_flows_make_the_masks_of_cellpose(seed: int) -> None:
-    """But for 0.5 % of the foreground's pixels, with clean flows and with flows of which Cellpose drops objects."""
+    """But for 0.5 % of the foreground's pixels, with clean flows and with stray ones."""
     outputs = scene.flow_outputs(scene.cells(seed, SIDE_PX, CELLS), seed=seed)["flows"]
     if seed == 2:
         outputs[:2] += 1.2 * np.stack([scene.noise(seed + k + 9, outputs.shape[1:], 3.0) for k in (0, 1)])
@@ -214,6 +216,7 @@ def test_the_best_of_each_neighbourhood_is_kept(seed: int, count: int) -> None:
 def window(head: str, outputs: Tensors, box: Box) -> Look:
     """What a network whose outputs are exact everywhere would let the head see of a box of the whole."""
     found = find(head)
+    assert isinstance(found, ObjectHead)
     options = found.options(**toy_networks.OPTIONS[head])
     specs = found.outputs_with(("Nucleus",), options)
     shown = {}
@@ -263,7 +266,7 @@ def stray_flows(labels: NDArray[np.int32], seed: int) -> Tensors:
     return outputs
 
 
-OUTPUTS = {
+OUTPUTS: Mapping[str, Callable[[NDArray[np.int32], int], Tensors]] = {
     "stardist": crowded_stars,
     "flows": stray_flows,
     "mesmer": lambda labels, seed: scene.distance_outputs(labels, seed=seed),
@@ -295,6 +298,7 @@ def test_polygons_lie_in_the_extent() -> None:
     for head in ("stardist", "maskrcnn"):
         outputs = OUTPUTS[head](scene.cells(7, SIDE_PX, CELLS), 7)
         found = find(head)
+        assert isinstance(found, ObjectHead)
         options = found.options(**toy_networks.OPTIONS[head])
         polygons, extent = found.look(outputs, options, size=Size(SIDE_PX, SIDE_PX), mpp=MPP)
         assert isinstance(polygons, Polygons)

@@ -22,6 +22,7 @@ from slidecascade.geometry import Box
 from slidecascade.settings import Settings
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.timing import Silent
 from toy_pipeline import HALO_PX, ToyPipeline, blobs
@@ -75,7 +76,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, reserved: Reserved) -> list[int]:
     seen: list[int] = []
     decode = EncodedImage.decode
 
-    def watched(image: EncodedImage) -> RegionImage:
+    def watched(image: EncodedImage) -> RegionImage | StackImage:
         seen.append(reserved.now)
         return decode(image)
 

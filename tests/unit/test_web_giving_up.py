@@ -14,6 +14,7 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError
 from slidecascade.settings import Settings
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.upload import EncodedImage, RegionImage
 from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline
@@ -64,7 +65,7 @@ def test_a_request_cancelled_while_decoding_goes_no_further(
 
     decode = EncodedImage.decode
 
-    def left_meanwhile(image: EncodedImage) -> RegionImage:
+    def left_meanwhile(image: EncodedImage) -> RegionImage | StackImage:
         control.cancel()
         return decode(image)
 

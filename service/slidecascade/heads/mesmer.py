@@ -35,8 +35,12 @@ _LEVEL_BITS = 4
 
 
 class MesmerOptions(SegmenterOptions):
-    """`foreground`: the interior from which a pixel may belong to an object. `maximum`: the least inner distance of
-    a marker; by default the published 0.075 of whole cells and 0.1 of nuclei.
+    """See the module.
+
+    Attributes:
+        foreground: the interior from which a pixel may belong to an object.
+        compartment: whether whole cells or nuclei are found.
+        maximum: the least inner distance of a marker; None: the published 0.075 of whole cells, 0.1 of nuclei.
     """
 
     foreground: Annotated[float, Field(gt=0, lt=1)] = 0.2

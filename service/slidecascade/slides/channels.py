@@ -63,7 +63,7 @@ class ChannelUse:
 
 
 def measure(names: Sequence[str], samples: Sequence[Samples]) -> tuple[Intensity, ...]:
-    """The intensities of a slide's channels, of the squares of its sample; without any, all counts are kept dark."""
+    """The intensities of a slide's channels, of the squares of its sample; without any, all is dark."""
     found = []
     for index, name in enumerate(names):
         counts = np.zeros(FULL_SCALE + 1)
@@ -77,7 +77,7 @@ def measure(names: Sequence[str], samples: Sequence[Samples]) -> tuple[Intensity
         low, high = (int(value) for value in np.searchsorted(cumulated, shares))
         # 8-bit cameras have fewer counts than 16-bit ones have of noise.
         least = 16 if all(square.dtype == np.uint8 for square in samples) else 255
-        is_flat, high = high < low + least // 4, max(high, low + least)
+        is_flat, high = high < low + least // 2, max(high, low + least)
         signal = _signal(low, high, [square[..., index] for square in samples])
         found.append(Intensity(name, low, high, signal, is_flat))
     return tuple(found)
@@ -167,7 +167,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def as_input(images: NDArray[Any], *, dtype: str, layout: str) -> NDArray[Any]:
-    """``(N, H, W, C)`` uint16 of the full scale as a network takes them: integers of its type's scale, or 0 to 1."""
+    """``(N, H, W, C)`` uint16 of the full scale as a network takes it: integers of its own scale, or 0 to 1."""
     if dtype == "uint8":
         images = ((images.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif dtype != "uint16":
@@ -180,8 +180,8 @@ def doubts_of(uses: Sequence[ChannelUse]) -> tuple[AnswerWarning, ...]:
     return tuple(
         AnswerWarning(
             "flat-channel",
-            f"The channel {use.intensity.name!r} used as {use.meaning!r} hardly differs from {use.intensity.low} counts: "
-            "it is empty or saturated; choose another in `channels`.",
+            f"The channel {use.intensity.name!r} used as {use.meaning!r} hardly differs from "
+            f"{use.intensity.low} counts: it is empty or saturated; choose another in `channels`.",
         )
         for use in uses
         if use.intensity.is_flat

@@ -91,7 +91,7 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
 
 
 def _stack_facts(open_source: OpenSource, names: tuple[str, ...], known: SlideFacts) -> SlideFacts:
-    """The facts of a stack of channels, which is light on black; its sample is denser, for its cells may be few."""
+    """The facts of a stack of channels, light on black; its sample is denser, because cells may be few."""
     with open_source() as source:
         boxes = sample_boxes(source.size_l0, count=STACK_SAMPLES)
 

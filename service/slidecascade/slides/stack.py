@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -36,6 +36,31 @@ _HORIZONTAL: Final = 2
 """Value of PREDICTOR: samples are stored as differences."""
 
 _COPIED_TAGS = (tiff.BITS, tiff.COMPRESSION, tiff.SAMPLE_FORMAT)
+
+
+class DecodedParts:
+    """The strips and tiles decoded last, at most `CACHE_BYTES` of them; safe to use from threads."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[tuple[int, int], Samples] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def part(self, page: Directory, index: int, decode: Callable[[], Samples]) -> Samples:
+        """The part as it is kept, or else what `decode` returns."""
+        key = (int(page.part_offsets[index]), index)
+        with self._lock:
+            if (kept := self._parts.get(key)) is not None:
+                self._parts.move_to_end(key)
+                return kept
+        found = decode()
+        with self._lock:
+            if key not in self._parts:
+                self._parts[key] = found
+                self._bytes += found.nbytes
+            while self._bytes > CACHE_BYTES and len(self._parts) > 1:
+                self._bytes -= self._parts.popitem(last=False)[1].nbytes
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +138,7 @@ class TiffStack:
             data = self.source.read(start, inside.height * row_bytes)
             if len(data) < inside.height * row_bytes:
                 raise UndecodableImageError("The TIFF stack ends before its last pixel: send it or copy it again.")
-            stored: Samples = np.frombuffer(data, page.order + dtype.str[1:]).astype(dtype, copy=False)
+            stored: NDArray[Any] = np.frombuffer(data, page.order + dtype.str[1:]).astype(dtype, copy=False)
             rows = _undone(page, stored.reshape(inside.height, width, samples))
         else:
             rows = self.decoded.part(page, index, partial(self._decode, page, index))[inside.y : inside.bottom]
@@ -129,31 +154,6 @@ class TiffStack:
             height = min(height, page.size.height - index % (-(-page.size.height // height)) * height)
         stored = _decoded(page, page.part(self.source, index), Size(width * samples, height))
         return _undone(page, stored.reshape(height, width, samples))
-
-
-class DecodedParts:
-    """The strips and tiles decoded last, at most `CACHE_BYTES` of them; safe to use from threads."""
-
-    def __init__(self) -> None:
-        self._parts: OrderedDict[tuple[int, int], Samples] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def part(self, page: Directory, index: int, decode: Callable[[], Samples]) -> Samples:
-        """The part as it is kept, or else what `decode` returns."""
-        key = (int(page.part_offsets[index]), index)
-        with self._lock:
-            if (kept := self._parts.get(key)) is not None:
-                self._parts.move_to_end(key)
-                return kept
-        found = decode()
-        with self._lock:
-            if key not in self._parts:
-                self._parts[key] = found
-                self._bytes += found.nbytes
-            while self._bytes > CACHE_BYTES and len(self._parts) > 1:
-                self._bytes -= self._parts.popitem(last=False)[1].nbytes
-        return found
 
 
 def _part_samples(page: Directory) -> int:
