@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_gives_the_cells_of_an_undisturbed_run(
     assert features(disturbed) == features(undisturbed)
     assert len(features(disturbed)) > 100
     names = sorted(path.name for path in disturbed.iterdir())
-    assert names == ["cells.geojson", "cells.parquet", "heatmaps", "overlay.png", "summary.json"]
+    assert names == ["cells.geojson", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json"]
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (disturbed, undisturbed))
     assert ours | {"timings_s": {}} == theirs | {"timings_s": {}}
     for name in ("overlay.png", "heatmaps/red.png", "cells.parquet"):

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 import toy_models
 import toy_pipeline
 from served_process import Server, StartServer, Upload, environment, free_port, launch
-from slidecascade.models.repository import load_repository
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import bundled_models_dir, read_settings
 
 Image = NDArray[np.uint8]
 SIDE_PX = 8
@@ -47,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(models: Path) -> Iterator[LocalRunner]:
-    runner = LocalRunner(load_repository(models).values())
+    runner = LocalRunner(served_packages(read_settings(models_dir=models)).values())
     yield runner
     runner.close()
 

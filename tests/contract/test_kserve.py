@@ -17,11 +17,12 @@ from tritonclient.utils import InferenceServerException
 
 import toy_models
 from served_process import Server, StartServer
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import bundled_models_dir, read_settings
 
-PACKAGES = load_repository(bundled_models_dir())
+PACKAGES = served_packages(read_settings())
 BINARY = "application/octet-stream"
 
 

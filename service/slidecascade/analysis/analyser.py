@@ -13,7 +13,8 @@ from slidecascade.analysis import footprint
 from slidecascade.analysis.catalogue import model_info, pipeline_info, slide_info
 from slidecascade.analysis.flow import AnyWork, Failure, Progress, analyse, prepare, run_tiles, say_nothing
 from slidecascade.analysis.lanes import Lanes
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known, no_wait
+from slidecascade.analysis.uploading import Uploading
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.cores import usable_cores
@@ -30,18 +31,20 @@ from slidecascade.kinds.result import RegionResult
 from slidecascade.kinds.sink import Sink
 from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.memory import UNLIMITED, Budget, Share, usable_bytes
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
 from slidecascade.outputs.encoders import Encoders
 from slidecascade.outputs.files import Overview
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
+from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
+from slidecascade.slides.arriving import ArrivingImage
 from slidecascade.slides.channels import RGB, ChannelUse, resolve
 from slidecascade.slides.channels import doubts_of as channel_doubts
-from slidecascade.slides.doubts import SWAPPED, doubts_of
+from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.source import OpenSource, Pyramid
@@ -54,6 +57,9 @@ from slidecascade.timing import Observer, Stopwatch
 
 KEPT_FACTS = 256
 """Number of slides with cached facts; each takes less than a kilobyte."""
+
+
+Upload = RegionImage | StackImage | ArrivingImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Analyser:
     ) -> None:
         self._settings = settings
         self._observer = observer
-        self._packages: Mapping[str, ModelPackage] = load_repository(settings.models_dir)
+        self._packages: Mapping[str, ModelPackage] = served_packages(settings)
         self._kinds = kinds
         files = [kind.file for kind in kinds.values()]
         self._pipelines: Mapping[str, Pipeline] = load_pipelines(self._packages, settings.pipelines_dir, files)
@@ -165,8 +171,11 @@ class Analyser:
             share: a share of `memory` in which the region's memory is reserved, released after the response.
             overview_side_px: longest side of the overview that the report must provide; 0: none.
         """
-        task = self.prepare(request, image, control, share=share, overview_side_px=overview_side_px)
-        return self.run(task, control, share=share, progress=progress)
+        with Uploading(share, control) as uploading:
+            task = self._prepare(
+                request, image, control, share, uploading.begin, overview_side_px=overview_side_px, is_bounded=True
+            )
+            return self._run(task, control, uploading.hold, progress)
 
     def prepare(
         self,
@@ -183,6 +192,26 @@ class Analyser:
         If `is_bounded`, a region has at most the setting's `max_region_px` pixels; a region analysed
         by fields may be larger.
         """
+
+        def decoded(encoded: EncodedImage, kept_bytes: int) -> RegionImage | StackImage:
+            return _decoded(encoded, share, control, kept_bytes=kept_bytes)
+
+        return self._prepare(
+            request, image, control, share, decoded, overview_side_px=overview_side_px, is_bounded=is_bounded
+        )
+
+    def _prepare(
+        self,
+        request: wire.RegionRequest,
+        image: bytes | None,
+        control: Control,
+        share: Share,
+        decode: Callable[[EncodedImage, int], Upload],
+        *,
+        overview_side_px: int,
+        is_bounded: bool,
+    ) -> RegionTask:
+        """As `prepare`; `decode` gives the pixels of an upload, with the number of bytes that are kept."""
         control.check()  # queued requests may have been cancelled; nothing is decoded after that
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
@@ -195,31 +224,36 @@ class Analyser:
             space = pyramid.coordinate_space
             doubts = doubts_of(pyramid.stated, mpp)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
-        upload = None
+        upload: Upload | None = None
         if encoded is None:
             share.reserve(held + found, control)
         else:
             held += len(encoded.data) + encoded.decoded_bytes
-            upload = _decoded(encoded, share, control, kept_bytes=held + found)
+            upload = decode(encoded, held + found)
         control.check()  # decoding and waiting can take long
         open_source = self._opener(request, upload)
         with open_source() as source:
             content_id = source.content_id
-        facts = self._facts.of(content_id, partial(compute_facts, open_source))
-        uses = _channels(pipeline, request.channels, facts)
+        facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
+        arriving = upload if isinstance(upload, ArrivingImage) else None
+        # What channels are scaled by has to be known before the first tile.
+        is_late = arriving is not None and not request.channels and pipeline.channels in ((), RGB)
+        uses = () if is_late else _channels(pipeline, request.channels, facts())
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
-            facts=replace(facts, channels=uses),
+            find_facts=facts if is_late else known(replace(facts(), channels=uses)),
+            channels=uses,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
             held_bytes=held,
-            doubts=(*doubts, *channel_doubts(uses), *((SWAPPED,) if facts.red_blue_swapped else ())),
+            stated_doubts=(*doubts, *channel_doubts(uses)),
             origin=request.origin,
+            wait_for_rows=arriving.wait_for if arriving else no_wait,
         )
 
     def run(
@@ -231,6 +265,9 @@ class Analyser:
         progress: Progress = say_nothing,
     ) -> Report:
         """Analyse a prepared region; the memory of the results is reserved in `share`."""
+        return self._run(task, control, share.require, progress)
+
+    def _run(self, task: RegionTask, control: Control, hold: Callable[[int], None], progress: Progress) -> Report:
         with self._matching_packages():
             analysis = analyse(
                 task,
@@ -241,7 +278,7 @@ class Analyser:
                 observer=self._observer,
                 progress=progress,
                 kinds=self._kinds,
-                hold=lambda found: share.require(task.held_bytes + found),
+                hold=lambda found: hold(task.held_bytes + found),
             )
         return Report(analysis, partial(task.overview, damaged=bool(analysis.tiles.failed)))
 
@@ -343,7 +380,7 @@ class Analyser:
         with self._slides.open(str(request.slide)) as slide:
             yield slide
 
-    def _opener(self, request: wire.RegionRequest, upload: RegionImage | StackImage | None) -> OpenSource:
+    def _opener(self, request: wire.RegionRequest, upload: Upload | None) -> OpenSource:
         if upload is not None:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         slide_id = str(request.slide)

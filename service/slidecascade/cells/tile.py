@@ -56,10 +56,14 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
         blocks = self.tissue(patch)
-        tissue, unstored_px = core_blocks(blocks, tile), self.unstored_px(patch, tile, view)
-        if not tissue.any():
-            return self._nothing(tile, tissue, unstored_px)
-        cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
+        unstored_px = self.unstored_px(patch, tile, view)
+        # What is no glass is tissue in either field: which one it is need not be known before the network has run.
+        if not core_blocks(blocks, tile).any() and not self.has_no_glass:
+            return self._nothing(tile, core_blocks(blocks, tile), unstored_px)
+        found = self._cells(view, tile, patch)
+        blocks |= self.has_no_glass
+        tissue = core_blocks(blocks, tile)
+        cells, owned, near_seam = self._own(found, blocks, tile)
         if not len(cells):
             return self._nothing(tile, tissue, unstored_px)
         probabilities = cascade.classify(

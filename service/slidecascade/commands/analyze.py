@@ -1,7 +1,7 @@
 """``slidecascade analyze``: an image or a slide in this process, without a server.
 
-For pipelines of the kind ``cells`` a slide may have any size: it is divided into fields, whose parts are kept
-in the folder of results until these are complete, so that the same command resumes after it was stopped or
+For pipelines of the kinds that jobs run a slide may have any size: it is divided into fields, whose parts are
+kept in the folder of results until these are complete, so that the same command resumes after it was stopped or
 killed. Pipelines of other kinds analyse one region in memory.
 """
 
@@ -22,8 +22,8 @@ from slidecascade.commands.arguments import channel_of, region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.jobs.claim import claimed
-from slidecascade.jobs.collect import Collection
-from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.survey import Results, Survey
+from slidecascade.jobs.table import SURVEYS, open_survey
 from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs import archive
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        if analyser.pipeline(request.pipeline).kind == "cells":
+        if analyser.pipeline(request.pipeline).kind in SURVEYS:
             _analyse_fields(analyser, request, image, arguments)
         else:
             _analyse_region(analyser, request, image, arguments)
@@ -95,18 +95,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _analyse_fields(
     analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
 ) -> None:
-    """Analyse a pipeline of the kind ``cells`` by fields."""
+    """Analyse by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
-        collection = _collection(Survey(analyser, task, state / "parts"))
-        damaged = bool(collection.analysis.tiles.failed)
-        collection.write(
+        results = _results(open_survey(analyser, task, state / "parts"))
+        damaged = bool(results.analysis.tiles.failed)
+        results.write(
             arguments.out,
             partial(task.overview, damaged=damaged),
             colormap=Colormap.parse(arguments.colormap),
             gzip=arguments.gzip,
         )
-    _print(collection.analysis, collection.counts, arguments.out)
+    _print(results.analysis, results.counts, arguments.out)
 
 
 def _analyse_region(
@@ -122,7 +122,7 @@ def _analyse_region(
     _print(report.analysis, report.analysis.counts, arguments.out)
 
 
-def _collection(survey: Survey) -> Collection:
+def _results(survey: Survey) -> Results:
     """All fields; the unfinished ones are run one after another."""
     started = time.monotonic()
     known = [(field, report) for field, report in survey.reports()]
@@ -141,7 +141,7 @@ def _collection(survey: Survey) -> Collection:
             progress.finish(report.tiles, report.cells)
         reports.append(report)
     progress.end()
-    return Collection(survey, reports, seconds=time.monotonic() - started)
+    return survey.collect(reports, seconds=time.monotonic() - started)
 
 
 def _print(analysis: RegionResult, counts: Mapping[str, int], folder: Path) -> None:

@@ -10,9 +10,19 @@ from pathlib import Path
 from slidecascade.errors import InvalidRequestError
 from slidecascade_training.datasets.build import DatasetOptions, build
 from slidecascade_training.datasets.folder import Way
+from slidecascade_training.datasets.patches import CLASSES, SAMPLINGS, PatchOptions, build_patches
 from slidecascade_training.datasets.vocabulary import Vocabulary
 
-_WAYS: dict[str, Way] = {"points": "points", "regions": "regions", "pipeline": "pipeline", "outlines": "outlines"}
+DEFAULT_STRIDE_PX = 128
+"""Side of a square of patches."""
+
+_WAYS: dict[str, Way] = {
+    "points": "points",
+    "regions": "regions",
+    "pipeline": "pipeline",
+    "outlines": "outlines",
+    "masks": "masks",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         required=True,
-        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides",
+        help="folder of QuPath GeoJSON, ASAP XML or ImageScope XML, named like the slides; a csv of masks",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set; must not exist")
     parser.add_argument(
@@ -33,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="way",
         nargs="+",
         default=["points"],
-        metavar=("points|regions|pipeline NAME|outlines", "NAME"),
+        metavar=("points|regions|pipeline NAME|outlines|masks|patches", "NAME"),
         help="points: one crop for each point or outline (default); regions: crops all over the regions; "
         "pipeline NAME: cells found by that pipeline, labelled by the points in them or the regions around them; "
-        "outlines: tiles with label images, for segmenters; pixels of a tile outside outlines are background",
+        "outlines: tiles with label images, for segmenters; pixels of a tile outside outlines are background; "
+        "masks: tiles with masks, from a table of run lengths (id,encoding) as --annotations; "
+        "patches: contexts of --size around squares of --stride, labelled by NAME_mask.tif in --annotations",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all classes found")
     parser.add_argument(
@@ -74,6 +86,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="outlines: tiles only inside regions of this class, in which every cell is outlined",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+    parser.add_argument(
+        "--sampling",
+        choices=SAMPLINGS,
+        default="all",
+        help="patches: all squares with tissue (default), or as the reference: a third of the positives, half as "
+        "many negatives of the same slide, and as many again from slides that are nearly negative",
+    )
+    parser.add_argument(
+        "--mask-above", type=int, default=0, help="patches: grey level above which a mask is positive (0)"
+    )
     parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
 
 
@@ -81,9 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Build the data set and print the balance of classes; returns the exit code."""
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     way, *rest = arguments.way
+    if arguments.way == ["patches"]:
+        return _run_patches(arguments)
     if way not in _WAYS or len(rest) != (way == "pipeline"):
         raise InvalidRequestError(
-            "--from is invalid: use points, regions, outlines, or pipeline and a pipeline's name."
+            "--from is invalid: use points, regions, outlines, masks, patches, or pipeline and a pipeline's name."
         )
     options = DatasetOptions(
         slides_dir=arguments.slides,
@@ -114,6 +138,31 @@ def run(arguments: argparse.Namespace) -> int:
     for name in built.unmatched:
         sys.stderr.write(f"Skipped: {name}, because no slide has its name.\n")
     for warning in built.balance.warnings():
+        sys.stderr.write(f"{warning}\n")
+    sys.stdout.write(f"The data set is in {arguments.out}.\n")
+    return 0
+
+
+def _run_patches(arguments: argparse.Namespace) -> int:
+    """Contexts from slides with masks."""
+    options = PatchOptions(
+        slides_dir=arguments.slides,
+        masks_dir=arguments.annotations,
+        out=arguments.out,
+        mpp=arguments.mpp,
+        context_px=arguments.size,
+        stride_px=arguments.stride or DEFAULT_STRIDE_PX,
+        slide_mpp=next((mpp for name, mpp in reversed(arguments.slide_mpp) if not name), None),
+        slide_mpps={name: mpp for name, mpp in arguments.slide_mpp if name},
+        sampling=arguments.sampling,
+        above=arguments.mask_above,
+        class_names=arguments.classes or CLASSES,
+        validation=0.0 if arguments.no_validation else arguments.validation,
+        seed=arguments.seed,
+    )
+    balance = build_patches(options, report=lambda line: sys.stderr.write(f"{line}\n"))
+    sys.stdout.write(balance.table())
+    for warning in balance.warnings():
         sys.stderr.write(f"{warning}\n")
     sys.stdout.write(f"The data set is in {arguments.out}.\n")
     return 0

@@ -15,7 +15,7 @@ from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
 from slidecascade.staging import write_files
 from slidecascade.timing import Silent
-from slidecascade_evaluation import report, truth
+from slidecascade_evaluation import masks, patches, report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
 
@@ -23,7 +23,11 @@ from slidecascade_training.datasets.folder import read_spec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", required=True, help="nuclei, nash or a custom pipeline")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of x.png with x_labels.png, x_inst.png or x.geojson"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of x.png with x_labels.png, x_inst.png or x.geojson; of images with x_mask.png for areas, of "
+        "slides with x_mask.tif for patches",
     )
     parser.add_argument(
         "--split",
@@ -45,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE=NAME",
         help="class of the pipeline for a class of the ground truth, e.g. 1=Immune",
     )
+    parser.add_argument(
+        "--mask-above", type=int, default=0, help="grey level above which a mask is positive (0; JPEG masks: 127)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
     parser.add_argument("--models", type=Path, help="the models folder")
@@ -52,28 +59,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the metrics and write the folder; returns the exit code."""
-    if arguments.out:
-        from slidecascade_evaluation import plots  # only with --out, because it needs matplotlib
-    specimens = truth.find_specimens(arguments.data, arguments.split)
-    data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
     # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
+    roots = (arguments.data.resolve(),) if arguments.data.is_dir() else None
+    settings = read_settings(models_dir=arguments.models, slide_roots=roots)
+    analyser = Analyser(settings, observer=Silent())
+    try:
+        kind = analyser.pipeline(arguments.pipeline).kind
+        if kind == "areas":
+            return _run_masks(arguments, analyser)
+        if kind == "patches":
+            return _run_patches(arguments, analyser)
+        return _run_cells(arguments, analyser)
+    finally:
+        analyser.close()
+
+
+def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    if arguments.out:
+        from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
+    specimens = truth.find_specimens(arguments.data, arguments.split)
+    data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
     question = Question(
         pipeline=arguments.pipeline,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         thresholds=dict(arguments.threshold),
         class_names=dict(arguments.class_names),
     )
-    analyser = Analyser(read_settings(models_dir=arguments.models), observer=Silent())
-    try:
-        trial = run_trial(analyser, question, specimens, progress=bar("images"))
-    finally:
-        analyser.close()
+    trial = run_trial(analyser, question, specimens, progress=bar("images"))
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
-    # Printed first, so that a full disk does not lose the metrics.
+    # First: a full disk does not take the figures away.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
+    return 0
+
+
+def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = masks.run_masks(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
+        split=arguments.split,
+        thresholds=dict(arguments.threshold),
+        progress=bar("images"),
+    )
+    text = json.dumps(masks.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else masks.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode()})
+    return 0
+
+
+def _run_patches(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = patches.run_patches(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp,
+        above=arguments.mask_above,
+        progress=bar("slides"),
+    )
+    text = json.dumps(patches.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else patches.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode(), **patches.plots(trial)})
     return 0
 
 

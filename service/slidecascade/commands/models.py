@@ -16,14 +16,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from slidecascade.commands import receptive_field
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
 from slidecascade.models.spec import SegmenterSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import read_settings
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import Settings, read_settings
 
 TIMED_RUNS = 3
 SEGMENTER_SIDE_PX = 512
@@ -45,14 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or an error for an invalid package."""
-    packages = load_repository(read_settings(models_dir=arguments.models).models_dir)
+    settings = read_settings(models_dir=arguments.models)
+    packages = load_repository(settings.models_dir)
     if arguments.action == "list":
         for package in packages.values():
             sys.stdout.write(_line(package))
         return 0
     chosen = list(packages.values()) if arguments.name is None else [_find(packages, arguments.name)]
     for package in chosen:
-        sys.stdout.write(_shown(package) if arguments.action == "show" else _verified(package))
+        sys.stdout.write(_shown(package, settings) if arguments.action == "show" else _verified(package))
     return 0
 
 
@@ -68,13 +71,21 @@ def _line(package: ModelPackage) -> str:
     return f"{spec.name:20} v{spec.version}  {spec.task:9} {spec.mpp:g} um/px  {accuracy}\n"
 
 
-def _shown(package: ModelPackage) -> str:
-    """The specification, and the parity report if the package has one."""
-    fields: dict[str, Any] = package.spec.model_dump(mode="json")
+def _shown(package: ModelPackage, settings: Settings) -> str:
+    """The specification, the graph that is run here, and the parity report if the package has one."""
+    fields: dict[str, Any] = package.spec.model_dump(mode="json", exclude_none=True)
+    fields["served_here"] = served_packages(settings)[package.spec.name].onnx_path.name
     report = _parity(package)
     if report is not None:
         fields["parity"] = report
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    if isinstance(package.spec, SegmenterSpec):
+        text += f"# {_sentence(receptive_field.described(package.spec))}\n"
+    return text
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _parity(package: ModelPackage) -> Any:
@@ -85,7 +96,13 @@ def _parity(package: ModelPackage) -> Any:
 
 
 def _verified(package: ModelPackage) -> str:
-    """Run the model as the service does, and its head on the outputs; the results in two or three lines."""
+    """The results of each of its graphs."""
+    graphs = [package] if package.spec.int8 is None else [package, package.in_int8()]
+    return "".join(map(_verified_graph, graphs))
+
+
+def _verified_graph(package: ModelPackage) -> str:
+    """Run the model as the service does, and its head on the outputs; the results in a few lines."""
     spec = package.spec
     runner = LocalRunner([package])
     try:
@@ -96,17 +113,21 @@ def _verified(package: ModelPackage) -> str:
             outputs = runner.run(spec.name, inputs)
             times.append(time.perf_counter() - start)
         found = _head_run(package, outputs)
+        field = ""
+        if isinstance(spec, SegmenterSpec):
+            field = f"    {_sentence(receptive_field.verified(spec, runner, inputs, outputs))}\n"
     finally:
         runner.close()
-    report = _parity(package)
+    mark = ", int8" if package.onnx_path.name == INT8_FILE else ""
+    report = None if mark else _parity(package)
     text = "" if report is None else f"; converted, {_difference(report)}"
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     count = batch_of(inputs)
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
-        f"{spec.name}: sha256 and tensors are as stated, and it runs{text}.\n"
+        f"{spec.name}{mark}: sha256 and tensors are as stated, and it runs{text}.\n"
         f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
-        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
+        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n{field}"
     )
 
 

@@ -82,6 +82,7 @@ class _SemanticHead(ObjectHead[SemanticOptions], MaskHead[SemanticOptions]):
     """Objects are the pieces of the foreground; as a mask, the foreground itself is the one class."""
 
     name: ClassVar[str] = "semantic"
+    states_probabilities: ClassVar[bool] = True
     options = SemanticOptions
 
     def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
@@ -103,6 +104,9 @@ class _SemanticHead(ObjectHead[SemanticOptions], MaskHead[SemanticOptions]):
 
     def mask(self, outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:
         return self.extent(outputs, options, mpp=1.0) & np.uint8(1)
+
+    def probabilities_of(self, outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:
+        return _grey(outputs, options)[:, :, None]
 
 
 def _grey(outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:

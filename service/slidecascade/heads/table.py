@@ -19,6 +19,7 @@ from slidecascade.heads.flows import FLOWS
 from slidecascade.heads.head import AnyHead, Head, HeadOptions
 from slidecascade.heads.maskrcnn import MASKRCNN
 from slidecascade.heads.mesmer import MESMER
+from slidecascade.heads.overlapping import OVERLAPPING
 from slidecascade.heads.probabilities import SIGMOID, SOFTMAX
 from slidecascade.heads.semantic import SEMANTIC
 from slidecascade.heads.stardist import STARDIST
@@ -31,7 +32,11 @@ _BROKEN: Final = (ImportError, SyntaxError, AttributeError, NameError, TypeError
 """What importing another package's module may raise."""
 
 _OWN: Final[Mapping[str, AnyHead]] = {
-    head.name: head for head in (UNET, SEMANTIC, STARDIST, FLOWS, MASKRCNN, MESMER, CLASSES, SOFTMAX, SIGMOID)
+    head.name: head
+    for head in (
+        *(UNET, SEMANTIC, STARDIST, FLOWS, MASKRCNN, MESMER),
+        *(CLASSES, OVERLAPPING, SOFTMAX, SIGMOID),
+    )
 }
 
 

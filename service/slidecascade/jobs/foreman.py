@@ -19,11 +19,11 @@ from slidecascade.errors import (
     SlideCascadeError,
     UnwritableOutputError,
 )
-from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.durable import Durable, Stopped
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.table import open_survey
 
 LOG = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ class Foreman:
             reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
             control.check()
             seconds = time.time() - (record.started_at or record.created_at)
-            collection = Collection(survey, reports, seconds=seconds)
-            self._folders.write_results(record, collection, survey.task)
+            results = survey.collect(reports, seconds=seconds)
+            self._folders.write_results(record, results, survey.task)
             if self._records.end(job, attempt, "succeeded"):
                 LOG.info("job succeeded", extra={"fields": {"job": job, "fields": len(reports)}})
 
@@ -169,7 +169,7 @@ class Foreman:
             survey = self._surveys.get(record.id)
             if survey is None:
                 task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
-                survey = Survey(self._analyser, task, self._parts(record))
+                survey = open_survey(self._analyser, task, self._parts(record))
                 self._surveys[record.id] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
                     self._surveys.popitem(last=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.channels import ChannelUse, as_input
+from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.tissue import BLOCK_PX, signal_blocks, tissue_blocks
 from slidecascade.slides.view import SlideView
@@ -42,11 +43,21 @@ class TileWork(ABC, Generic[P, T_co]):
     region_l0: Box
     grids: Mapping[str, Grid]
     thresholds: Mapping[str, float]
-    dark_field: bool
+    find_facts: Callable[[], SlideFacts]
     channels: tuple[ChannelUse, ...] = ()
     runner: Runner
     control: Control
     stopwatch: Stopwatch
+
+    @property
+    def dark_field(self) -> bool:
+        """Whether the slide is light on black; of an upload that is being decoded, this waits for all of it."""
+        return self.find_facts().dark_field
+
+    @property
+    def has_no_glass(self) -> bool:
+        """Whether all of the slide counts as tissue: colours that are light on black; may wait as `dark_field`."""
+        return not self.channels and self.dark_field
 
     @property
     @abstractmethod
@@ -78,10 +89,10 @@ class TileWork(ABC, Generic[P, T_co]):
             return view.read(grid, box)
 
     def tissue(self, patch: NDArray[Any]) -> NDArray[np.bool_]:
-        """``(H / 8, W / 8)``: which blocks of a patch are tissue; of channels, where there is signal."""
+        """``(H / 8, W / 8)``: which blocks of a patch are not glass; of channels, where there is signal."""
         if self.channels:
             return signal_blocks(patch, [use.intensity.scaled_signal for use in self.channels])
-        return tissue_blocks(patch, dark_field=self.dark_field)
+        return tissue_blocks(patch, dark_field=False)
 
     def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
         """What `model` returns for ``(N, H, W, C)`` images; raises what the control raises."""

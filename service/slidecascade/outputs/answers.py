@@ -49,8 +49,11 @@ class Answers(Generic[R]):
 
     def heatmap(self, result: R, drawing: Drawing) -> Iterator[bytes]:
         """The requested heatmap as PNG; raises UnknownHeatmapError."""
-        spec = heatmap.named(drawing.heatmap, self.specs(result), pipeline=result.pipeline)
-        yield heatmap.encode_png(self.compute(result, spec), drawing.colormap)
+        yield heatmap.encode_png(self.named(result, drawing.heatmap), drawing.colormap)
+
+    def named(self, result: R, name: str | None) -> Heatmap:
+        """The heatmap of that name, None: the first; raises UnknownHeatmapError."""
+        return self.compute(result, heatmap.named(name, self.specs(result), pipeline=result.pipeline))
 
     def native(self, result: R) -> Iterator[bytes]:
         """Summary and GeoJSON in one document, for BentoML's clients."""
@@ -59,9 +62,8 @@ class Answers(Generic[R]):
         yield from self.encode(result)
         yield b"}"
 
-    def small_files(self, result: R, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-        """``summary.json`` and ``heatmaps/NAME.png``."""
-        maps = self.heatmaps_of(result)
+    def small_files(self, result: R, maps: tuple[Heatmap, ...], drawing: Drawing) -> Iterator[tuple[str, bytes]]:
+        """``summary.json`` and ``heatmaps/NAME.png``; `maps` are all heatmaps of `result`."""
         yield "summary.json", text(self.summarise(result, maps, drawing.colormap), indent=2)
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.rings import Rings, trace
+from slidecascade.slides.tissue import BLOCK_PX
 
 
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
@@ -80,6 +82,27 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         in_grid = rings.transformed(scale=stride, shift_x=squares.x * stride, shift_y=squares.y * stride)
         clipped = in_grid.clipped(width=grid.size.width, height=grid.size.height)
         return clipped.transformed(scale=grid.downsample, shift_x=grid.origin_x_l0, shift_y=grid.origin_y_l0)
+
+
+def joined(
+    results: Iterable[PatchesTileResult], index: int, core: Box, pipeline: PatchesPipeline
+) -> PatchesTileResult:
+    """The tiles of a block as one tile, whose core is that of all; NaN and no tissue where tiles failed."""
+    stride, block = pipeline.stride_px, BLOCK_PX
+    columns, rows = -(-core.width // stride), -(-core.height // stride)
+    first = (core.x // stride, core.y // stride)
+    found = np.full((rows, columns, len(pipeline.classifier.classes)), np.nan, np.float32)
+    blocks = Box(core.x // block, core.y // block, -(-core.width // block), -(-core.height // block))
+    tissue = np.zeros((blocks.height, blocks.width), np.bool_)
+    unstored_px = 0.0
+    for result in results:
+        height, width = result.probabilities.shape[:2]
+        paste(result.probabilities, Box(*result.first, width, height), found, Box(*first, columns, rows))
+        left, top = result.core.x // block, result.core.y // block
+        height, width = result.tissue.shape
+        paste(result.tissue, Box(left, top, width, height), tissue, blocks)
+        unstored_px += result.unstored_px
+    return PatchesTileResult(index, core, tissue, first, found, unstored_px=unstored_px)
 
 
 def _squares_before(at_l0: int, stride_px: int, downsample: float) -> int:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from slidecascade import errors, wire
 from slidecascade.outputs.colormap import COLORMAPS
+from slidecascade.outputs.encoders import STYLES
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX
 from slidecascade.web.regions import OFFERS
@@ -47,6 +48,7 @@ REGION_REQUEST: Final[dict[str, Any]] = {
     "parameters": [
         {"name": "heatmap", "in": "query", "schema": {"type": "string"}, "description": "for image/png"},
         {"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}},
+        {"name": "style", "in": "query", "schema": {"type": "string", "enum": list(STYLES)}},
     ],
 }
 REGION_RESPONSES: Final[Responses] = {

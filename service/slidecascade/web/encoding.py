@@ -44,7 +44,8 @@ def encoded(scope: Scope, send: Send) -> Send:
         nonlocal held
         if message["type"] == "http.response.start" and _is_packable(message):
             headers = MutableHeaders(raw=list(message["headers"]))
-            headers.add_vary_header(ACCEPT_ENCODING)
+            if ACCEPT_ENCODING not in headers.get("vary", ""):
+                headers.add_vary_header(ACCEPT_ENCODING)
             message = {**message, "headers": headers.raw}
             if wanted:
                 held = message  # until the content is known, for Content-Length

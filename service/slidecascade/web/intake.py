@@ -94,6 +94,18 @@ async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes
     return await Body(request, max_bytes=max_bytes, max_s=max_s).read()
 
 
+async def read_json(request: Request, *, max_s: float) -> bytes:
+    """The body, which must say that it is JSON: a page of another origin can send any text, but not JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: when it is something else.
+        MalformedRequestError, UploadTooLargeError, DeadlineExceededError, CancelledError: as `read_order`.
+    """
+    if _media_type(request) != JSON:
+        raise UnsupportedMediaTypeError(f"Send the request as {JSON}.")
+    return await _document(request, MAX_JSON_BYTES, max_s)
+
+
 class _NativeDocument(WireModel):
     request: RegionRequest
 

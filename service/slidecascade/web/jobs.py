@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,14 +25,13 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
-from slidecascade.web.form import MAX_JSON_BYTES
-from slidecascade.web.intake import parse, read_bytes
+from slidecascade.web.intake import parse, read_json
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
-OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.PARQUET, wire.ZIP)
+OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
 EVENTS: Final = "text/event-stream"
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
@@ -71,8 +71,15 @@ _SUBMIT_ERRORS: Final = (
     errors.StorageFullError,
 )
 _RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
-_BBOX: Final = re.compile(r"-?[0-9]{1,10},-?[0-9]{1,10},[1-9][0-9]{0,9},[1-9][0-9]{0,9}")
+_BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
 _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
+
+_GEOJSON: Final = ".geojson.gz"
+_ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
+"""How the file ends that is the answer of a media type; its name is the kind's."""
+
+_PICTURES: Final = {"map": "heatmaps", "figure": "figures"}
+"""The folder of the pictures of a style."""
 
 StatusOf = Callable[[str], int]
 """Returns the HTTP status of a problem by its name."""
@@ -100,8 +107,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         openapi_extra=_REQUEST_BODY,
     )
     async def submit(request: Request) -> Response:
-        document = await read_bytes(request, max_bytes=MAX_JSON_BYTES, max_s=_BODY_S)
-        order = parse(wire.JobRequest, document)
+        order = parse(wire.JobRequest, await read_json(request, max_s=_BODY_S))
         key = _idempotency_key(request)
         record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
         job = info(record)
@@ -115,7 +121,7 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
         status: wire.JobStatus | None = None,
-        label: str | None = None,
+        label: Annotated[str | None, Query(pattern=wire.TEXT)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
         cursor: str | None = None,
     ) -> wire.JobList:
@@ -201,7 +207,11 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
         folders = await lookups.run(desk.results, job_id)
-        return await lookups.run(_result, folders, job_id, media_type, request.query_params.get("heatmap"))
+        query = request.query_params
+        folder = _PICTURES.get(query.get("style", "map"))
+        if folder is None:
+            raise _wrong("style", f"must be one of {', '.join(_PICTURES)}")
+        return await lookups.run(_result, folders, job_id, media_type, query.get("heatmap"), folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
     async def list_files(job_id: str) -> wire.JobFileList:
@@ -317,43 +327,43 @@ def _event(name: str, state: str, job: wire.JobInfo) -> bytes:
     return f"event: {name}\nid: {state}\ndata: {job.model_dump_json()}\n\n".encode()
 
 
-def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None) -> Response:
+def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None, folder: str) -> Response:
     """A result as a response; raises an error if it is not among the job's outputs."""
     headers = {"Vary": "Accept"}
     if media_type == wire.ZIP:
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
-        file = _written(folders, job, "cells.geojson.gz")
+        file = _written(folders, job, _GEOJSON)
         return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
-        maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
+        maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
         names = [file.path.stem for file in maps]
         name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
         return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)
-    name = "summary.json" if media_type == wire.JSON else "cells.parquet"
-    return FileResponse(_written(folders, job, name).path, media_type=media_type, headers=headers)
+    return FileResponse(_written(folders, job, _ENDINGS[media_type]).path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
-    """The files of a region's zip; raises before the first chunk when the job did not write the cells."""
-    large = _written(folders, job, "cells.geojson.gz")
+    """The files of a region's zip; raises before the first chunk when the job did not write the GeoJSON."""
+    large = _written(folders, job, _GEOJSON)
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
-        if file.name not in ("cells.geojson.gz", "cells.parquet")
+        if not file.name.endswith((_GEOJSON, ".parquet"))
     )
     # Compression reaches a fifth or a quarter, never an eighth.
-    return archive.encode(Files(small, "cells.geojson", gunzipped(large.path), 8 * large.size_bytes))
+    return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))
 
 
-def _written(folders: Folders, job: str, name: str) -> ResultFile:
-    file = folders.file(job, name)
-    if file is None:
-        raise NotAcceptableError(
-            f"The job's outputs do not include {name}: request another format, or submit it with other `outputs`."
-        )
-    return file
+def _written(folders: Folders, job: str, ending: str) -> ResultFile:
+    """The file at the top of the results whose name ends so."""
+    for file in folders.files(job):
+        if "/" not in file.name and file.name.endswith(ending):
+            return file
+    raise NotAcceptableError(
+        f"The job's outputs do not include *{ending}: request another format, or submit it with other `outputs`."
+    )
 
 
 def _file(folders: Folders, job: str, name: str) -> ResultFile:
@@ -388,7 +398,9 @@ def _cursor(record: JobRecord) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created_at, job = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        return float(created_at), job
+        if not math.isfinite(seconds := float(created_at)):
+            raise ValueError(created_at)
+        return seconds, job
     except ValueError:
         raise _wrong("cursor", "send the cursor of the previous list") from None
 

@@ -16,9 +16,9 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
 from slidecascade.kinds.table import KINDS, offers
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import heatmap
+from slidecascade.outputs import figure, heatmap
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.encoders import STYLES, Drawing, Style
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
@@ -73,7 +73,8 @@ class Regions:
         media_type = choose(view.accept, encoders.offers)
         self._require_heatmap(order, media_type, view.drawing)
         limit_s = self._limit_s(order)
-        side_px = MAX_SIDE_PX if media_type == ZIP else 0
+        drawn_px = figure.LONGEST_PX if media_type == PNG and view.drawing.style == "figure" else 0
+        side_px = MAX_SIDE_PX if media_type == ZIP else drawn_px
         report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
         pieces = encoders.encode(media_type, report.analysis, report.overview, view.drawing)
         return await self._respond(pieces, media_type, request, limit_s=limit_s)
@@ -203,12 +204,19 @@ def read_view(request: Request) -> View:
     choose(accept, OFFERS)
     query = request.query_params
     for name in query:
-        if name not in ("heatmap", "colormap"):
-            raise _wrong("query", "unknown: use 'heatmap' or 'colormap'")
+        if name not in ("heatmap", "colormap", "style"):
+            raise _wrong("query", "unknown: use 'heatmap', 'colormap' or 'style'")
         if len(query.getlist(name)) > 1:
             raise _wrong(name, "repeated: send it once")
     colormap = Colormap.parse(query.get("colormap", Colormap.VIRIDIS))
-    return View(accept, Drawing(query.get("heatmap"), colormap))
+    return View(accept, Drawing(query.get("heatmap"), colormap, _style(query.get("style", "map"))))
+
+
+def _style(name: str) -> Style:
+    for style in STYLES:
+        if style == name:
+            return style
+    raise _wrong("style", f"must be one of {', '.join(STYLES)}")
 
 
 def _wrong(field: str, message: str) -> InvalidRequestError:

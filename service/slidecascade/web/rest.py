@@ -50,6 +50,7 @@ _HTTP: Final[Mapping[int, _Http]] = {
     405: _Http("method-not-allowed", "Method not allowed", "Use a method that the Allow header lists."),
     413: _Http("upload-too-large", "Upload too large", "Send a smaller body."),
     415: _Http("unsupported-media-type", "Unsupported media type", "Send multipart/form-data or JSON."),
+    416: _Http("range-not-satisfiable", "Range not satisfiable", "The file ends before that: see Content-Range."),
     422: _Http("invalid-request", "Invalid request", "A field of the request is invalid: see /openapi.json."),
     500: _Http("internal-error", "Internal error", "The service failed: report the request_id to its operator."),
     503: _Http("not-ready", "Not ready", "The service is not ready: try again later."),

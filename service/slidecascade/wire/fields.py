@@ -25,6 +25,9 @@ MAX_COORDINATE = 2**31 - 1
 MAX_THRESHOLDS = 32
 MAX_NAME = 100
 MAX_CHANNELS = 8
+TEXT = r"^[^\x00]*$"
+"""Text that a database can store."""
+
 WHOLE = BeforeValidator(whole)
 Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE), WHOLE]
 Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE), WHOLE]

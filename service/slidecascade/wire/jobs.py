@@ -7,12 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, Answer, Channels, Fraction, Resolution, WireModel
+from slidecascade.wire.fields import (
+    MAX_NAME,
+    MAX_THRESHOLDS,
+    TEXT,
+    Answer,
+    Channels,
+    Fraction,
+    Resolution,
+    WireModel,
+)
 from slidecascade.wire.problems import Problem
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
 
 
 class JobRequest(WireModel):
@@ -34,9 +43,11 @@ class JobRequest(WireModel):
         default=False, description="finish even if tiles fail"
     )
     outputs: tuple[JobOutput, ...] = Field(
-        default=("geojson", "parquet", "heatmaps"), max_length=3, description="the files to write"
+        default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
+        max_length=16,
+        description="the files to write, those of them that the pipeline's kind has",
     )
-    label: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+    label: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = Field(
         default=None, description="a label to find the job by"
     )
 

@@ -86,6 +86,19 @@ class AnswerWarning(Answer):
     message: str
 
 
+class PatchClassFigures(Answer):
+    """The squares of a class that reach the threshold, and their outlines."""
+
+    area_mm2: float
+    share: float | None = Field(description="part of all squares that hold tissue; null without any")
+    maximum: float | None = Field(description="highest probability")
+    percentile_95: float | None = Field(description="95th percentile of the probability")
+    outlines: int = Field(description="connected groups of squares")
+    largest_um: float | None = Field(
+        description="greatest distance between two points of one outline in micrometres; null without any"
+    )
+
+
 class PatchFigures(Answer):
     """A lattice of patches, whose squares are counted from the slide's corner."""
 
@@ -96,6 +109,7 @@ class PatchFigures(Answer):
     first_column: int = Field(description="of the region in the slide's lattice")
     first_row: int
     outlines: dict[str, int] = Field(description="connected groups of squares above the threshold, by class")
+    classes: dict[str, PatchClassFigures] = Field(default_factory=dict, description="by class")
 
 
 class AreaFigures(Answer):

@@ -9,7 +9,8 @@ from slidecascade.outputs import png
 from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.cells import geojson, overlay, summary
 from slidecascade.outputs.cells.heatmap import compute
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.wire import GEOJSON, JSON, PNG
@@ -30,9 +31,17 @@ def files(analysis: Analysis, overview: Overview, drawing: Drawing) -> Files:
 
 
 def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    yield from ANSWERS.small_files(analysis, drawing)
+    maps = ANSWERS.heatmaps_of(analysis)
+    yield from ANSWERS.small_files(analysis, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
-    yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
+    drawn = overlay.draw(analysis, image_rgb, downsample=downsample)
+    yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    yield from figures(
+        analysis, maps, shown, outlined=drawn, counts=counted(analysis), colormaps=[drawing.colormap]
+    )
 
 
-ENCODERS = Encoders({GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap}, files, ANSWERS.native)
+ENCODERS = Encoders(
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap}, files, ANSWERS.native, ANSWERS.named
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -14,7 +15,7 @@ from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.encoding import encoded
-from slidecascade.web.entry import ALWAYS_OPEN, require_clear_framing, require_host
+from slidecascade.web.entry import ALWAYS_OPEN, as_usual, require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.cors import Cors
@@ -28,6 +29,8 @@ ACCESS = logging.getLogger(f"{logs.OWN}.access")
 
 _CLIENT_GONE = 499
 _FAULTS = frozenset({500, 502})
+_KEPT: Final = ("Allow", "Content-Range")
+"""Headers of an error of the framework that say something of their own."""
 
 
 class Boundary:
@@ -58,6 +61,7 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = as_usual(scope)
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
@@ -157,11 +161,13 @@ class ProblemAnswers:
                 replaced = not headers.get(b"content-type", b"").startswith(PROBLEM.encode())
                 if replaced:
                     error = exchange.error
-                    allow = {"Allow": headers[b"allow"].decode()} if b"allow" in headers else None
+                    kept = {
+                        name: headers[key].decode() for name in _KEPT if (key := name.lower().encode()) in headers
+                    }
                     await (
                         problem_response(error, exchange.request_id)
                         if error is not None
-                        else http_problem(message["status"], exchange.request_id, headers=allow)
+                        else http_problem(message["status"], exchange.request_id, headers=kept)
                     )(scope, receive, send)
             if not replaced:
                 await send(message)
