@@ -396,7 +396,7 @@ def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes:
 
 
 def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFacts) -> tuple[ChannelUse, ...]:
-    """The channels that `pipeline` is given; none: the colours as they are, or the one channel of a stack as grey."""
+    """The channels that `pipeline` is given; none: colours as they are, or the one channel of a stack as grey."""
     is_picture = len(facts.intensities) == 1 or tuple(item.name for item in facts.intensities) == RGB
     if not asked and is_picture and pipeline.channels in ((), RGB):
         return ()
