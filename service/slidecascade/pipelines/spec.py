@@ -163,8 +163,8 @@ def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) 
     ):
         raise PipelineSpecError(
             f"Pipeline {pipeline!r}: model {model.name!r} takes {len(model.inputs)} inputs, {image.name!r} is "
-            f"{image.dtype} {image.layout} of {len(image.channels)} channels; pipelines give one NHWC or NCHW image "
-            f"of uint8, uint16, float16 or float32 with at most {MAX_INPUT_CHANNELS} channels: convert it so."
+            f"{image.dtype} {image.layout} of {len(image.channels)} channels; pipelines give one NHWC or NCHW "
+            f"image of uint8, uint16, float16 or float32 with at most {MAX_INPUT_CHANNELS} channels: convert it."
         )
     return model
 
