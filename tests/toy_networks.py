@@ -15,7 +15,7 @@ from slidecascade.heads.table import find
 
 OPSET = 18
 RAYS: Final = 16
-DETECTIONS: Final = 300
+DETECTIONS: Final = 1500
 MASK_PX: Final = 28
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "stardist": {"rays": RAYS, "min_area_um2": 4.0, "foreground": 0.4},
