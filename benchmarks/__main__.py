@@ -23,6 +23,7 @@ ALL: Final = (
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",
     "benchmarks.runners.tile_time",
+    "benchmarks.heads",
     "benchmarks.load",
     "benchmarks.peers",
 )

@@ -15,7 +15,8 @@
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
     │   ├── ImplausibleResolutionError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
-    │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
+    │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
+    │   │   UnknownChannelError
     │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError
     │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
@@ -195,6 +196,10 @@ class UnknownPipelineError(RequestRefusedError):
 
 class UnknownHeatmapError(RequestRefusedError):
     problem_name = "unknown-heatmap"
+
+
+class UnknownChannelError(RequestRefusedError):
+    problem_name = "unknown-channel"
 
 
 class UnknownModelError(RequestRefusedError):

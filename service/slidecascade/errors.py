@@ -11,7 +11,8 @@
     ├── MissingResolutionError       no pixel size in the source, none in the request
     ├── ImplausibleResolutionError   a pixel size that no microscope makes
     ├── RegionOutsideSlideError      the region is not inside the slide
-    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError
+    ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError,
+    │   UnknownChannelError
     ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
     ├── ResultTooLargeError          more cells were asked for than are sent at a time
     ├── IdempotencyMismatchError     the key was used before with another body
@@ -130,6 +131,10 @@ class UnknownPipelineError(SlideCascadeError, LookupError):
 
 class UnknownHeatmapError(SlideCascadeError, LookupError):
     problem, title = "unknown-heatmap", "Unknown heatmap"
+
+
+class UnknownChannelError(SlideCascadeError, LookupError):
+    problem, title = "unknown-channel", "Unknown channel"
 
 
 class UnknownModelError(SlideCascadeError, LookupError):

@@ -13,6 +13,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownPipelineError: 404,
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
+    errors.UnknownChannelError: 404,
     errors.UnknownJobError: 404,
     errors.UnknownNotificationError: 404,
     errors.NotAcceptableError: 406,
