@@ -97,7 +97,7 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {"slidecascade.jobs.records"},
+    "sqlalchemy": {"slidecascade.jobs.records", "slidecascade.jobs.workers"},
 }
 """Which modules of the service import a foreign library."""
 

@@ -17,6 +17,7 @@ from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyE
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord, Records, open_database
 from slidecascade.jobs.survey import cells_pipeline
+from slidecascade.jobs.workers import Workers
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest, JobStatus
 
@@ -72,6 +73,7 @@ class Desk:
             key=key,
             most_active=self._settings.max_jobs,
             retry_after_s=self._settings.retry_after_s,
+            content_id=task.facts.content_id,
         )
         if record.status == "queued":
             opened.durable.submit(record.id, record.attempt)
@@ -172,6 +174,7 @@ class _Open:
         self.durable = Durable(
             self._engines[1],
             self.records,
+            Workers(self._engines[0]),
             fields=settings.max_fields_in_flight,
             lease_s=settings.jobs_lease_s,
             is_alone=url is None,

@@ -4,6 +4,7 @@
 file                content
 ==================  =================================================================================
 ``plan.json``       what is analysed; a folder of another plan is begun anew
+``attempt``         the attempt of the job that did so last
 ``00012.parquet``   the cells that field 12 owns, see `outputs/geoparquet.py`, and ``at_edge``
 ``00012.edge``      an Arrow stream of `cells/arrow.py`: the field's tissue, and cells just outside of it
 ``00012.json``      the report: numbers, failed tiles, and the digests of the other two
@@ -26,13 +27,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slidecascade.cells import arrow
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile_result import TileResult
-from slidecascade.errors import UnreadablePartError
+from slidecascade.errors import ModelChangedError, SlideChangedError, UnreadablePartError
 from slidecascade.jobs.fields import FieldResult
 from slidecascade.outputs.cells import geoparquet
 from slidecascade.staging import make_folder, write_file, write_files
 
 AT_EDGE: Final = "at_edge"
 PLAN: Final = "plan.json"
+ATTEMPT: Final = "attempt"
 
 
 class _Record(BaseModel):
@@ -80,21 +82,30 @@ class FieldReport(_Record):
 
 
 class Parts:
-    """The parts in `folder`, which holds those of `plan` only.
+    """The parts in `folder`, which holds those of `plan` only; others are removed.
+
+    Args:
+        attempt: of a job. The parts of the same attempt must be of the same plan: none are removed.
 
     Raises:
+        SlideChangedError, ModelChangedError: they are of another slide, or of other models.
         UnwritableOutputError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, *, attempt: int | None = None) -> None:
         self._folder = folder
         self.plan = plan
         text = plan.model_dump_json(indent=1).encode()
-        if folder.exists() and _read(folder / PLAN) != text:
+        kept = _read(folder / PLAN)
+        if folder.exists() and kept != text:
+            if attempt is not None and kept is not None:
+                _require_newer(kept, plan, folder / ATTEMPT, attempt)
             shutil.rmtree(folder)
         make_folder(folder)
         if not (folder / PLAN).exists():
             write_file(folder / PLAN, text)
+        if attempt is not None and _read(folder / ATTEMPT) != str(attempt).encode():
+            write_file(folder / ATTEMPT, str(attempt).encode())
 
     def report(self, index: int) -> FieldReport | None:
         """The report of a field that is done; None: it is to be run."""
@@ -166,6 +177,25 @@ class Parts:
 
     def _path(self, index: int, suffix: str) -> Path:
         return self._folder / f"{index:05d}.{suffix}"
+
+
+def _require_newer(kept: bytes, plan: Plan, path: Path, attempt: int) -> None:
+    """Raises unless `attempt` is another one than that of the parts, whose plan is `kept`."""
+    try:
+        before = Plan.model_validate_json(kept)
+    except ValidationError:
+        return
+    if _read(path) != str(attempt).encode():
+        return
+    if before.content_id != plan.content_id:
+        raise SlideChangedError(
+            "The slide was replaced after the job began: retry the job to analyse the new one, or put the first "
+            "one back before."
+        )
+    raise ModelChangedError(
+        "Models, pipeline or program were replaced after the job began: retry the job to start again with the "
+        "new ones, or put the first ones back before."
+    )
 
 
 def _unreadable(index: int) -> UnreadablePartError:

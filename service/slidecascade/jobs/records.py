@@ -1,7 +1,9 @@
-"""What is known of jobs: a row each, and one for every field done. The only module that imports SQLAlchemy.
+"""What is known of jobs: a row each, and one for every field done.
 
 SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
 its state still allows it, so that two processes cannot both end a job.
+
+A database that is away raises NotReadyError, and one whose disk is full StorageFullError.
 """
 
 from __future__ import annotations
@@ -9,13 +11,21 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
 import sqlalchemy as sa
 
-from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
+from slidecascade.errors import (
+    IdempotencyMismatchError,
+    NotReadyError,
+    OverloadedError,
+    StorageFullError,
+    UnknownJobError,
+)
 from slidecascade.wire import JobRequest, JobStatus
 
 Database: TypeAlias = sa.Engine
@@ -23,6 +33,7 @@ Database: TypeAlias = sa.Engine
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
+RETRY_AFTER_S: Final = 2
 _BUSY_S: Final = 30.0
 """How long SQLite waits for another writer."""
 
@@ -38,6 +49,7 @@ _JOBS: Final = sa.Table(
     sa.Column("request_id", sa.String(64), nullable=False),
     sa.Column("idempotency_key", sa.String(255), unique=True),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
+    sa.Column("content_id", sa.String(64)),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
@@ -54,12 +66,6 @@ _FIELDS: Final = sa.Table(
     sa.Column("index", sa.Integer, primary_key=True),
     sa.Column("cells", sa.Integer, nullable=False),
 )
-_WORKERS: Final = sa.Table(
-    "slidecascade_workers",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("seen_at", sa.Float, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Failure:
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
+    `content_id` is that of the slide when the job was accepted.
     `attempt` counts from 1, and grows with every retry. `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
     """
@@ -92,6 +99,7 @@ class JobRecord:
     fields_done: int
     cells: int
     failure: Failure | None
+    content_id: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -114,18 +122,50 @@ def open_database(url: str | None, folder: Path) -> Database:
     return engine
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Convert errors of a database that cannot be used now.
+
+    Raises:
+        NotReadyError: it cannot be reached, or is restarting.
+        StorageFullError: it has no room.
+    """
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        if "is full" in str(error) or "No space left" in str(error):
+            raise StorageFullError("The disk of the database of jobs is full: free disk space.") from error
+        raise NotReadyError(
+            "The database of jobs cannot be reached: check it, and try again later.", retry_after_s=RETRY_AFTER_S
+        ) from error
+
+
+@contextmanager
+def transaction(engine: Database) -> Iterator[sa.Connection]:
+    """A transaction, which is committed when the block succeeds; raises as `database_errors` does."""
+    with database_errors(), engine.begin() as connection:
+        yield connection
+
+
 class Records:
     """The rows of `engine`'s database, whose tables are made when needed."""
 
     def __init__(self, engine: Database) -> None:
         self._engine = engine
-        with engine.begin() as connection:
+        with transaction(engine) as connection:
             if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
             _METADATA.create_all(connection)
 
     def add(
-        self, request: JobRequest, *, request_id: str, key: str | None, most_active: int, retry_after_s: int
+        self,
+        request: JobRequest,
+        *,
+        request_id: str,
+        key: str | None,
+        most_active: int,
+        retry_after_s: int,
+        content_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
         """A new job, queued; or the one that was made with the same idempotency `key`, and False.
 
@@ -145,11 +185,12 @@ class Records:
             "request_id": request_id,
             "idempotency_key": key,
             "payload_sha256": digest,
+            "content_id": content_id,
             "created_at": time.time(),
             "fields_before": 0,
         }
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
                 active = sa.select(sa.func.count()).select_from(_JOBS).where(_JOBS.c.status.in_(ACTIVE))
@@ -161,12 +202,12 @@ class Records:
                 connection.execute(sa.insert(_JOBS).values(row))
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 return self._one(connection, str(_known(connection, key, digest))), False
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return self._one(connection, job)
 
     def list(
@@ -185,28 +226,28 @@ class Records:
             wanted = wanted.where(_JOBS.c.status == status)
         if label is not None:
             wanted = wanted.where(_JOBS.c.label == label)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
         wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ACTIVE)).order_by(_JOBS.c.created_at)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
         by_status = sa.select(_JOBS.c.status, sa.func.count()).group_by(_JOBS.c.status)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return {}
         return {status: found.get(status, 0) for status in get_args(JobStatus)}
 
     def is_current(self, job: str, attempt: int) -> bool:
         """Whether this attempt of a job is not done, cancelled or replaced."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found = connection.execute(
                 sa.select(_JOBS.c.status, _JOBS.c.attempt).where(_JOBS.c.id == job)
             ).one_or_none()
@@ -214,7 +255,7 @@ class Records:
 
     def start(self, job: str, attempt: int, *, fields_total: int, done: dict[int, int]) -> bool:
         """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for index, cells in done.items():
                 _put_field(connection, job, index, cells)
             changed = connection.execute(
@@ -231,7 +272,7 @@ class Records:
 
     def finish_field(self, job: str, index: int, cells: int) -> bool:
         """A field is done; whether all are."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             _put_field(connection, job, index, cells)
         record = self.get(job)
         return record.fields_done == record.fields_total
@@ -241,7 +282,7 @@ class Records:
         values: dict[str, object] = {"status": status, "finished_at": time.time()}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(
                 sa.update(_JOBS)
                 .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
@@ -254,32 +295,17 @@ class Records:
         values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
         values |= {"status": "queued", "attempt": _JOBS.c.attempt + 1}
         again = _JOBS.c.status.in_(("failed", "cancelled"))
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(sa.update(_JOBS).where(_JOBS.c.id == job, again).values(values))
             return self._one(connection, job) if changed.rowcount == 1 else None
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             gone = connection.execute(sa.delete(_JOBS).where(_JOBS.c.id == job, _JOBS.c.status.in_(ENDED)))
             if gone.rowcount == 1:
                 connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job))
             return gone.rowcount == 1
-
-    def beat(self, worker: str, *, lease_s: float) -> tuple[str, ...]:
-        """Note that `worker` lives; all workers seen within `lease_s`, by the database's clock."""
-        with self._engine.begin() as connection:
-            now = _now(connection)
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
-            connection.execute(sa.insert(_WORKERS).values(id=worker, seen_at=now))
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.seen_at < now - 100 * lease_s))
-            alive = sa.select(_WORKERS.c.id).where(_WORKERS.c.seen_at >= now - lease_s)
-            return tuple(connection.scalars(alive).all())
-
-    def leave(self, worker: str) -> None:
-        """`worker` ends in order: its work can be taken over at once."""
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == job)).one_or_none()
@@ -303,6 +329,7 @@ class Records:
             fields_before=row.fields_before,
             fields_done=int(done),
             cells=int(cells),
+            content_id=row.content_id,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
 
@@ -324,10 +351,3 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
     connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job, _FIELDS.c.index == index))
     connection.execute(sa.insert(_FIELDS).values(job=job, index=index, cells=cells))
-
-
-def _now(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the database's clock, which all workers share."""
-    if connection.dialect.name == "postgresql":
-        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
-    return time.time()

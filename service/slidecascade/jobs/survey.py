@@ -17,7 +17,7 @@ from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
-from slidecascade.errors import InvalidRequestError, TilesFailedError
+from slidecascade.errors import InvalidRequestError, SlideChangedError, TilesFailedError
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, FieldSink, plan_fields
 from slidecascade.jobs.parts import FieldReport, Parts, Plan
@@ -36,8 +36,11 @@ class Survey:
     Args:
         folder: where parts are kept; those of another slide, pipeline or options are removed.
         field_tiles: tiles of a field each way.
+        attempt: of a job, whose parts must be those of this plan: None, or a greater attempt than the one the
+            parts are of, begins anew.
 
     Raises:
+        SlideChangedError, ModelChangedError: the parts of this attempt are of another slide, or of other models.
         InvalidRequestError: the pipeline is not of the kind cells.
         UnreadableSlideError: the slide cannot be opened.
         RegionTooLargeError: a model's grid enlarges it too much.
@@ -45,7 +48,13 @@ class Survey:
     """
 
     def __init__(
-        self, analyser: Analyser, task: RegionTask, folder: Path, *, field_tiles: int = FIELD_TILES
+        self,
+        analyser: Analyser,
+        task: RegionTask,
+        folder: Path,
+        *,
+        field_tiles: int = FIELD_TILES,
+        attempt: int | None = None,
     ) -> None:
         self._analyser = analyser
         self.task = task
@@ -54,7 +63,7 @@ class Survey:
         self.grids = work.grids
         self.grid: Grid = work.grid
         self.fields: tuple[Field, ...] = plan_fields(task, work, threads=analyser.threads, field_tiles=field_tiles)
-        self.parts = Parts(folder, _plan(task, self.pipeline, field_tiles, len(self.fields)))
+        self.parts = Parts(folder, _plan(task, self.pipeline, field_tiles, len(self.fields)), attempt=attempt)
         models = used_models(task.pipeline, self.grids)
         nothing = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
         place = Grid(0, 0, 1, Size(1, 1), task.mpp)
@@ -97,14 +106,17 @@ class Survey:
         """Work on `field` and keep its part; `progress(done, total)` is called after each of its tiles.
 
         Raises:
+            SlideChangedError: the slide was replaced; UnknownSlideError: it is gone.
             TilesFailedError, UnreadableSlideError, ModelFailedError: tiles failed, and a partial answer is not
                 allowed; no part is written.
             RetryLaterError, DeadlineExceededError, CancelledError, UnwritableOutputError
         """
+        self._require_same_slide()
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
         sink = FieldSink(field, self.pipeline, self.grid, region=work.needed)
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
+        self._require_same_slide()  # before the part is written, and before tiles are reported as unreadable
         if not self.task.allow_partial:
             refuse_failures(self.task, self.grid, failed, len(field.tiles))
         with stopwatch.measure("collect"):
@@ -113,6 +125,14 @@ class Survey:
         report = self.parts.write(result, analysis, stopwatch.seconds)
         self._tell(report)
         return report
+
+    def _require_same_slide(self) -> None:
+        with self.task.open_source() as source:
+            if source.content_id != self.task.facts.content_id:
+                raise SlideChangedError(
+                    "The slide was replaced while it was analysed: put the first one back, or start again with "
+                    "the new one."
+                )
 
     def failed_tiles(self, reports: list[FieldReport]) -> tuple[FailedTile, ...]:
         """All tiles that failed twice.
