@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from slidecascade.analysis.analyser import Analyser
@@ -24,6 +24,7 @@ from slidecascade.errors import (
 )
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.durable import MAX_DEATHS, Durable, Stopped
+from slidecascade.jobs.fields import Field
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
@@ -79,7 +80,10 @@ class Foreman:
             self._folders.require_room()
             survey = self._survey(record)
             field = survey.fields[index]
-            report = survey.done(field) or survey.run(field, control, progress=self._watch(record, control))
+            report = survey.done(field)
+            if report is None:
+                with self._memory(survey, field, control):
+                    report = survey.run(field, control, progress=self._watch(record, control))
             LOG.info("field done", extra={"fields": {"job": job, "field": index, "cells": report.cells}})
             if self._records.finish_field(job, index, report.cells):
                 self._durable.submit_collect(job, attempt)
@@ -92,17 +96,31 @@ class Foreman:
         def write(record: JobRecord, control: Control) -> None:
             self._folders.require_room()
             survey = self._survey(record)
-            watch = self._watch(record, control)
-            reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
-            control.check()
-            seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
-            collection = Collection(survey, reports, seconds=seconds)
-            self._folders.write_results(record, collection, survey.task)
-            if self._records.end(job, attempt, "succeeded"):
-                LOG.info("job succeeded", extra={"fields": {"job": job, "fields": len(reports)}})
+            largest = max(survey.fields, key=survey.memory_bytes)
+            with self._memory(survey, largest, control):  # one field at a time is run again, or held
+                self._write(record, survey, control)
 
         self._do(f"{job}.{attempt}.collect", job, attempt, write)
         self._forget(job, attempt)
+
+    def _write(self, record: JobRecord, survey: Survey, control: Control) -> None:
+        watch = self._watch(record, control)
+        reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
+        control.check()
+        seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
+        self._folders.write_results(record, Collection(survey, reports, seconds=seconds), survey.task)
+        if self._records.end(record.id, record.attempt, "succeeded"):
+            LOG.info("job succeeded", extra={"fields": {"job": record.id, "fields": len(reports)}})
+
+    @contextmanager
+    def _memory(self, survey: Survey, field: Field, control: Control) -> Iterator[None]:
+        """Reserve what `field` may take, in what is left by regions."""
+        share = self._analyser.memory.share(is_job=True)
+        try:
+            share.reserve(survey.memory_bytes(field), control)
+            yield
+        finally:
+            share.release()
 
     def give_up(self, job: str, attempt: int) -> None:
         """The job fails: its work has killed too many processes."""
@@ -124,7 +142,7 @@ class Foreman:
         """
         pause = _Pause(self._stopping)
         while True:
-            control = Control()
+            control = Control(is_job=True)
             self._controls.add(control)
             try:
                 self._stop_here()

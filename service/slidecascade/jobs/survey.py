@@ -91,6 +91,11 @@ class Survey:
     def tiles_total(self) -> int:
         return sum(len(field.tiles) for field in self.fields)
 
+    def memory_bytes(self, field: Field) -> int:
+        """Memory of what may be found in `field`."""
+        core_l0 = core_in_region_l0(field.core, self.grid, self.task.region_l0)
+        return self._analyser.expected_bytes(self.task.pipeline, core_l0, self.grids)
+
     def reports(self) -> Iterator[tuple[Field, FieldReport | None]]:
         """Every field with its report; None: it is to be run, again where tiles failed that must not."""
         for field in self.fields:
