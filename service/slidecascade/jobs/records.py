@@ -34,6 +34,16 @@ Database: TypeAlias = sa.Engine
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 RETRY_AFTER_S: Final = 2
+_IMPATIENT: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""For Postgres: after ten seconds without an answer a connection is lost; by default it takes a quarter of an hour
+to notice that the network was cut."""
+
 _BUSY_S: Final = 30.0
 """How long SQLite waits for another writer."""
 
@@ -109,7 +119,7 @@ class JobRecord:
 def open_database(url: str | None, folder: Path) -> Database:
     """The database at `url`; None: an SQLite file in `folder`, which exists."""
     if url is not None:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=20)
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=20, connect_args=_IMPATIENT)
     engine = sa.create_engine(
         f"sqlite:///{folder / 'jobs.sqlite'}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
     )
