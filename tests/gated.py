@@ -1,7 +1,7 @@
-"""``slidecascade`` with small fields, which a test can hold or make deadly: run as a script, in place of the command.
+"""``slidecascade`` with small fields, which a test can hold or make deadly; a script that is run in its place.
 
-The folder that ``GATE`` names holds what the test says: ``hold`` keeps fields from being written, ``deadly`` names a
-field that kills its process, ``hours`` sets this process's clock off by so many, read anew at each look at it.
+The folder that ``GATE`` names holds what the test says: ``hold`` keeps fields from being written, ``deadly`` names
+a field that kills its process, ``hours`` sets this process's clock off by so many, read anew at each look at it.
 A file ``at-PID-INDEX`` is made when a process begins a field.
 """
 

@@ -217,9 +217,7 @@ def test_a_slide_that_vanishes_fails_its_job_by_name(fleet: Fleet, expected: lis
     assert fleet.records.get(job).fields_before >= len(kept)
 
 
-def test_a_model_that_is_updated_fails_the_jobs_that_began_without_it(
-    server: Postgres, toy: ToyPipeline, tmp_path: Path
-) -> None:
+def test_a_model_that_is_updated_fails_the_jobs_that_began_without_it(server: Postgres, tmp_path: Path) -> None:
     """No result has cells of two models; the job's problem says what happened, and a retry takes the new one."""
     own = ToyPipeline(tmp_path / "toy")
     fleet = Fleet(own, tmp_path / "fleet", server.database())

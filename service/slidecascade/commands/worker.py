@@ -22,6 +22,9 @@ from slidecascade.timing import Silent
 LOG = logging.getLogger(__name__)
 
 MAX_PROCESSES: Final = 256
+HEARTBEAT_S: Final = 2.0
+MAX_SILENCE_S: Final = 60.0
+"""Without a look at the queue for so long a process counts as stuck, and its heartbeat file is not touched."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=Path, metavar="DIR", help="folder of jobs, the same for all processes")
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="processes, which share cores or GPU, and memory"
+    )
+    parser.add_argument(
+        "--heartbeat", type=Path, metavar="FILE", help="touched every few seconds while jobs are taken, for probes"
     )
     parser.add_argument(CHILD_FLAG, action="store_true", help=argparse.SUPPRESS)
 
@@ -60,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if options.processes > 1:
-        return run_processes(_words(options), shares(settings, options.processes), options.processes, stopped)
+        share = shares(settings, options.processes)
+        return run_processes(_words(options), share, options.processes, stopped, heartbeat=options.heartbeat)
     if options.until_stdin_closes:
         threading.Thread(target=_wait_for_end, args=(stopped,), name="parent", daemon=True).start()
     analyser = Analyser(settings, observer=Silent())
@@ -68,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
         desk = Desk(analyser, settings, settings.jobs_dir)
         desk.start()
         try:
-            stopped.wait()
+            while not stopped.wait(HEARTBEAT_S):
+                if options.heartbeat and desk.silent_s < MAX_SILENCE_S:
+                    options.heartbeat.touch()
         finally:
             LOG.info("stopping")
             desk.stop()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from slidecascade.cores import usable_cores
@@ -40,9 +41,14 @@ def shares(settings: Settings, processes: int) -> Mapping[str, str]:
 
 
 def run_processes(
-    words: Sequence[str], environment: Mapping[str, str], count: int, stopped: threading.Event
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    count: int,
+    stopped: threading.Event,
+    *,
+    heartbeat: Path | None = None,
 ) -> int:
-    """Keep `count` workers running until `stopped`; the exit code.
+    """Keep `count` workers running until `stopped`; the exit code. `heartbeat` is touched meanwhile.
 
     One that ends is started again, after a pause that grows while it keeps ending. One that rejects its settings
     ends all. Workers end with this process, however it ends: they read a pipe that closes with it.
@@ -51,6 +57,8 @@ def run_processes(
     code = 0
     try:
         while not stopped.wait(_LOOK_S) and not code:
+            if heartbeat is not None:
+                heartbeat.touch()
             for child in children:
                 code = code or child.look()
     finally:

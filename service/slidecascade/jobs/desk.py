@@ -54,6 +54,11 @@ class Desk:
             opened, self._open = self._open, None
             _beside(opened.close)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since this process has looked after the queue."""
+        return 0.0 if self._open is None else self._open.durable.silent_s
+
     def submit(self, request: JobRequest, *, request_id: str, key: str | None) -> tuple[JobRecord, bool]:
         """The job of `request`, which will be worked on whatever happens, and whether it is a new one.
 

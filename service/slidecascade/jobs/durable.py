@@ -91,6 +91,7 @@ class Durable:
         self._workers = workers
         self._quarantine = Quarantine()
         self._liveness = Liveness(lease_s)
+        self._looked_at = time.monotonic()
         self._lost: dict[str, float] = {}
         self._lease_s = lease_s
         self._is_alone = is_alone
@@ -126,6 +127,11 @@ class Durable:
             with suppress(NotReadyError, StorageFullError):  # then it counts as a death, once
                 self._workers.leave(self.worker)
         _hand.work = None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last look at the queue began; it may have failed."""
+        return time.monotonic() - self._looked_at
 
     def submit(self, job: str, attempt: int) -> None:
         """Queue a job; once more changes nothing."""
@@ -182,6 +188,7 @@ class Durable:
     def _reap(self) -> None:
         """Record heartbeats; take over from those without; queue what was accepted and is not queued."""
         while not self._stopping.wait(self._lease_s / 6):
+            self._looked_at = time.monotonic()
             try:
                 beats = self._workers.beat(self.worker)
                 self._take_over(beats)
