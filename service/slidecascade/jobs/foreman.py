@@ -156,8 +156,10 @@ class Foreman:
                 pause.wait()
                 continue
             except SlideCascadeError as error:
+                self._stop_here()
                 self._fail(job, attempt, error)
             except Exception as error:  # the worker boundary: a fault in one job ends that job
+                self._stop_here()
                 LOG.exception("a job failed unexpectedly", extra={"fields": {"job": job}})
                 self._fail(job, attempt, error)
             finally:
@@ -165,6 +167,7 @@ class Foreman:
             return
 
     def _stop_here(self) -> None:
+        """While the process stops, queue, networks and threads go away under the work: that is not its fault."""
         if self._stopping.is_set():
             raise Stopped
 
