@@ -22,6 +22,7 @@ ALL: Final = (
     "benchmarks.runners.batcher",
     "benchmarks.runners.tile_time",
     "benchmarks.load",
+    "benchmarks.jobs",
     "benchmarks.peers",
 )
 """What is measured in one go; `make bench-all` also starts `benchmarks.gpu`, in an environment of its own."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import benchmarks.accuracy.section
 import benchmarks.gpu.section
+import benchmarks.jobs.section
 import benchmarks.load.section
 import benchmarks.peers.section
 import benchmarks.real_tissue.section
@@ -26,6 +27,7 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.load.section.section,
     benchmarks.runners.section.section,
     benchmarks.gpu.section.section,
+    benchmarks.jobs.section.section,
     benchmarks.peers.section.section,
 )
 

@@ -1,4 +1,4 @@
-"""One ``slidecascade worker`` with two threads against two with one, on the same slide; and what a kill repeats.
+"""One ``slidecascade worker`` with two threads against two with one, on the same slide.
 
 `python -m benchmarks.jobs.workers SLIDE URL URL` prints the figures as JSON; each URL is that of an empty Postgres
 database.
@@ -29,7 +29,7 @@ _DONE = '"field done"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A job: wall seconds, CPU seconds of all workers, and fields begun but not ended by a worker that was killed."""
+    """A job: wall seconds, and CPU seconds of all workers."""
 
     processes: int
     threads: int
