@@ -1,7 +1,7 @@
 """Slides as jobs: what they cost beyond the networks, in memory, in the queue, and beside people who post regions.
 
 `make bench-slides` writes `benchmarks/results/jobs.json`. Each part runs in a process of its own; CPU seconds
-stand beside wall seconds, which other work on the machine makes longer. `--sides` are those of the slides in pixels.
+stand beside wall seconds, which other work on the machine makes longer. `--sides` are those of the slides in px.
 """
 
 from __future__ import annotations

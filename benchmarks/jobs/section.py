@@ -17,9 +17,9 @@ def section(results: Path) -> list[str]:
         "## Slides as jobs",
         "",
         *record.paragraph(
-            "`make bench-slides`: `nash` on slides of one rendered block of tissue, repeated, at 0.25 um/px, with two "
-            "threads and SQLite. CPU seconds are of the whole process from submission to the last file; *networks* "
-            "are those within runs of ONNX Runtime. Load averages during the parts: "
+            "`make bench-slides`: `nash` on slides of one rendered block of tissue, repeated, at 0.25 um/px, with "
+            "two threads and SQLite. CPU seconds are of the whole process from submission to the last file; "
+            "*networks* are those within runs of ONNX Runtime. Load averages during the parts: "
             f"{', '.join(f'{load:g}' for load in figures['loads'])}."
         ),
         *record.paragraph(figures.get("note", "")),
@@ -42,8 +42,8 @@ def section(results: Path) -> list[str]:
 def _job_row(job: dict[str, Any]) -> str:
     side = job["side_px"]
     return (
-        f"| {side} x {side} px | {side * side / 1e6:.0f} | {job['fields']} | {job['cells']} | {job['cpu_s']:.1f} s "
-        f"| {job['network_cpu_s']:.1f} s | {job['cpu_s'] / job['network_cpu_s']:.2f} | {job['wall_s']:.0f} s "
+        f"| {side} x {side} px | {side * side / 1e6:.0f} | {job['fields']} | {job['cells']} "
+        f"| {job['cpu_s']:.1f} s | {job['network_cpu_s']:.1f} s | {job['cpu_s'] / job['network_cpu_s']:.2f} | {job['wall_s']:.0f} s "
         f"| {job['peak_mib']} MiB |"
     )
 
@@ -52,12 +52,12 @@ def _cells_rows(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return ["| a million cells | not measured |"]
     return [
-        f"| {found['cells']:,} cells written as {found['fields']} parts "
-        f"| {found['written_cpu_s']:.1f} s CPU, {found['written_wall_s']:.1f} s wall |",
-        f"| collected to `cells.geojson.gz`, {found['geojson_gz_mb']:.0f} MB "
-        f"| {found['collected_cpu_s']:.1f} s CPU, {found['collected_wall_s']:.1f} s wall |",
-        f"| cells of a box of 2000 px | {found['box_cpu_ms']:.1f} ms CPU, {found['box_wall_ms']:.1f} ms wall |",
-    ]
+        f"| {name} | {found[key + '_cpu_s']:.1f} s CPU, {found[key + '_wall_s']:.1f} s wall |"
+        for name, key in (
+            (f"{found['cells']:,} cells written as {found['fields']} parts", "written"),
+            (f"collected to `cells.geojson.gz`, {found['geojson_gz_mb']:.0f} MB", "collected"),
+        )
+    ] + [f"| cells of a box of 2000 px | {found['box_cpu_ms']:.1f} ms CPU, {found['box_wall_ms']:.1f} ms wall |"]
 
 
 def _checkpoints_rows(found: dict[str, Any]) -> list[str]:

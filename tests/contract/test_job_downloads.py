@@ -19,6 +19,8 @@ LIMIT_S = 180.0
 BIG_BYTES = 2**30
 READ_BYTES = 2**22
 SLACK_MIB = 64
+NO_JOB = "00000000-0000-4000-8000-000000000000"
+ACTIONS = ("", "/result", "/files", "/files/summary.json", "/cells?bbox=0,0,9,9", "/events")
 
 
 @pytest.fixture(scope="module")
@@ -88,21 +90,17 @@ def test_a_client_that_leaves_a_download_of_a_gigabyte_leaves_nothing_behind(
     assert resident_mib(served) < before + SLACK_MIB
 
 
-@pytest.mark.parametrize(
-    "made_up",
-    ["00000000-0000-4000-8000-000000000000", "..", "%2e%2e", "..%2f..%2fetc", "%25", "*", "a" * 300, "%00"],
-)
-@pytest.mark.parametrize(
-    "action", ["", "/result", "/files", "/files/summary.json", "/cells?bbox=0,0,9,9", "/events"]
-)
-def test_ids_of_no_job_find_nothing(served: Server, job: str, made_up: str, action: str) -> None:
-    """Guessed ids, patterns, paths: 404, and the job that is there is not touched."""
+@pytest.mark.parametrize("made_up", [NO_JOB, "..", "%2e%2e", "..%2f..%2fetc", "%25", "*", "a" * 300, "%00"])
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.usefixtures("job")
+def test_ids_of_no_job_find_nothing(served: Server, made_up: str, action: str) -> None:
+    """Guessed ids, patterns, paths: 404, also while there is a job."""
     answer = httpx.get(f"{served.url}/v1/jobs/{made_up}{action}", timeout=60)
     assert answer.status_code == 404, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("made_up", ["00000000-0000-4000-8000-000000000000", "%25", "*", ".."])
+@pytest.mark.parametrize("made_up", [NO_JOB, "%25", "*", ".."])
 def test_what_is_not_there_cannot_be_changed(served: Server, job: str, made_up: str) -> None:
     """Cancel, retry and delete of ids of no job: 404, and the others stay."""
     for method, action in (("POST", "/cancel"), ("POST", "/retry"), ("DELETE", "")):
