@@ -17,6 +17,7 @@ ALL: Final = (
     *FEW,
     "benchmarks.slides.regions",
     "benchmarks.slides.halo",
+    "benchmarks.areas",
     "benchmarks.stability",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import benchmarks.accuracy.section
+import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.jobs.section
 import benchmarks.load.section
@@ -20,6 +21,7 @@ from benchmarks.record import RESULTS
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
+    benchmarks.areas.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
     benchmarks.accuracy.section.section,

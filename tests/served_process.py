@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from slidecascade.web.middleware.drain import WAITING
+
 START_S = 180.0
 STOP_S = 60.0
 
@@ -59,6 +61,10 @@ class Server:
         while not condition():
             assert time.monotonic() < ends_at, f"not within {seconds} s; log:\n{self.log.read_text()[-3000:]}"
             time.sleep(0.02)
+
+    def wait_for_end_of_notice(self) -> None:
+        """Wait until a draining server has kept its listener open for the notice and waits for requests only."""
+        self.wait(lambda: f'"{WAITING}"' in self.log.read_text())
 
     def stop(self) -> int:
         """Ask it to end as an operator would, and wait; the exit code."""

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.collect import CellsSurvey, Collection
 from slidecascade.jobs.parts import FieldReport
-from slidecascade.jobs.survey import Survey
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline
@@ -36,17 +35,17 @@ def survey_of(
     *,
     field_tiles: int = 2,
     **fields: object,
-) -> Survey:
+) -> CellsSurvey:
     """The survey of an uploaded image in small fields; `fields` are those of the request."""
     request = wire.parse_request({"pipeline": "toy", "mpp": 0.5, "tile_px": 64, **fields})
     task = analyser.prepare(request, png_of(image), Control(), is_bounded=False)
-    return Survey(analyser, task, folder, field_tiles=field_tiles)
+    return CellsSurvey(analyser, task, folder, field_tiles=field_tiles)
 
 
-def run_all(survey: Survey) -> list[FieldReport]:
+def run_all(survey: CellsSurvey) -> list[FieldReport]:
     """Every field's report; those that are not done are run."""
     return [report or survey.run(field, Control()) for field, report in survey.reports()]
 
 
-def collected(survey: Survey) -> Collection:
+def collected(survey: CellsSurvey) -> Collection:
     return Collection(survey, run_all(survey), seconds=1.0)

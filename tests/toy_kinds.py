@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import toy_models
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.geometry import Box
 from slidecascade.kinds.result import RegionResult
@@ -52,11 +52,11 @@ FACTS = SlideFacts(content_id="e" * 64, bounds_l0=None, dark_field=False)
 TISSUE = (230, 190, 210)
 
 
-def write_models(folder: Path) -> Path:
+def write_models(folder: Path, *, mask_head: str = "classes") -> Path:
     """The packages of both pipelines."""
     mask = toy_models.segmenter_fields(
         "toy-mask",
-        head="classes",
+        head=mask_head,
         halo_px=8,
         classes=CLASSES,
         outputs=[toy_models.maps_fields("Red", "Green")],
@@ -90,7 +90,8 @@ class ToyKinds:
     """
 
     def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
-        packages = load_repository(write_models(folder / "models"))
+        head = changes.get("mask", {}).get("head", "classes")
+        packages = load_repository(write_models(folder / "models", mask_head=head))
         files = (AREAS | changes.get("areas", {}), PATCHES | changes.get("patches", {}))
         pipelines = write_pipelines(folder / "pipelines", *files)
         self.pipelines = load_pipelines(packages, pipelines, [kind.file for kind in KINDS.values()])
@@ -118,7 +119,7 @@ class ToyKinds:
             region_l0=region_l0 or Box(0, 0, image.shape[1], image.shape[0]),
             mpp=mpp,
             coordinate_space="image-pixels",
-            facts=FACTS,
+            find_facts=known(FACTS),
             thresholds=thresholds or self.pipelines[pipeline].thresholds,
             tile_px=tile_px,
             shift=shift,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import toy_models
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
@@ -86,7 +86,7 @@ class ToyPipeline:
             region_l0=region_l0 or Box(0, 0, image.shape[1], image.shape[0]),
             mpp=mpp,
             coordinate_space="image-pixels",
-            facts=compute_facts(opened),
+            find_facts=known(compute_facts(opened)),
             thresholds={"toy-segmenter": 0.5, "toy-classifier": 0.0, "toy-second": 0.0},
             tile_px=tile_px,
             shift=shift,

@@ -26,10 +26,9 @@ from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box
 from slidecascade.jobs import frame
-from slidecascade.jobs.collect import Collection
-from slidecascade.jobs.fields import FieldResult
+from slidecascade.jobs.cells import FieldResult
+from slidecascade.jobs.collect import CellsSurvey, Collection
 from slidecascade.jobs.folders import Folders
-from slidecascade.jobs.survey import Survey
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.settings import Settings
 from slidecascade.slides.tissue import BLOCK_PX as TISSUE_PX
@@ -68,7 +67,7 @@ def measure(folder: Path) -> Figures:
     ).cells
     request = wire.RegionRequest(pipeline="nash", slide="glass.tif", mpp=MPP)
     task = analyser.prepare(request, None, Control(), is_bounded=False)
-    survey = Survey(analyser, task, folder / "job" / "parts")
+    survey = CellsSurvey(analyser, task, folder / "job" / "parts")
     results = _results(survey, found)
     written = _timed(lambda: [survey.parts.write(result, analysis, {}) for result, analysis in results])
     reports = [report for _, report in survey.reports() if report is not None]
@@ -93,7 +92,7 @@ def measure(folder: Path) -> Figures:
     )
 
 
-def _results(survey: Survey, found: Analysis) -> list[tuple[FieldResult, Analysis]]:
+def _results(survey: CellsSurvey, found: Analysis) -> list[tuple[FieldResult, Analysis]]:
     """Each field with its share of the cells, spread evenly over it; none lies at an edge."""
     each = CELLS // len(survey.fields)
     made = []

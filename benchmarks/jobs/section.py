@@ -43,7 +43,8 @@ def _job_row(job: dict[str, Any]) -> str:
     side = job["side_px"]
     return (
         f"| {side} x {side} px | {side * side / 1e6:.0f} | {job['fields']} | {job['cells']} "
-        f"| {job['cpu_s']:.1f} s | {job['network_cpu_s']:.1f} s | {job['cpu_s'] / job['network_cpu_s']:.2f} | {job['wall_s']:.0f} s "
+        f"| {job['cpu_s']:.1f} s | {job['network_cpu_s']:.1f} s "
+        f"| {job['cpu_s'] / job['network_cpu_s']:.2f} | {job['wall_s']:.0f} s "
         f"| {job['peak_mib']} MiB |"
     )
 

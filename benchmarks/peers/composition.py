@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import cells_of
 from slidecascade.geometry import Box
@@ -80,7 +80,7 @@ class Composition:
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=MPP,
             coordinate_space="image-pixels",
-            facts=compute_facts(open_source),
+            find_facts=known(compute_facts(open_source)),
             thresholds=self.pipeline.thresholds,
             tile_px=TILE_PX,
         )

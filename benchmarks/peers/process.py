@@ -77,7 +77,8 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment without settings of the service, and with the sources to import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLIDECASCADE_", "BENTOML_"))}
     sources = os.pathsep.join(str(ROOT / name) for name in SOURCES)
-    return kept | {**SWITCHES, "PYTHONPATH": sources} | more
+    # Every contender runs the same graphs, and those of others are float32.
+    return kept | {**SWITCHES, "PYTHONPATH": sources, "SLIDECASCADE_PRECISION": "float32"} | more
 
 
 @contextlib.contextmanager

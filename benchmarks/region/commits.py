@@ -88,7 +88,7 @@ def main() -> None:
     if arguments.work:
         work(arguments.pipeline, arguments.size)
         return
-    folders = {"before": arguments.before.resolve(), "after": Path(__file__).resolve().parents[1]}
+    folders = {"before": arguments.before.resolve(), "after": Path(__file__).resolve().parents[2]}
     processes = {name: _started(folder, arguments) for name, folder in folders.items()}
     try:
         for process in processes.values():

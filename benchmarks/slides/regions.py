@@ -24,18 +24,18 @@ from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box, Mpp
-from slidecascade.models.repository import load_repository
 from slidecascade.outputs.cells import geojson
 from slidecascade.pipelines.cells import FILE, CellsPipeline
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import Runner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.settings import bundled_models_dir, read_settings
 from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.slide import can_open
 from slidecascade.slides.source import Source
@@ -103,7 +103,7 @@ class Bench:
             region_l0=region_l0,
             mpp=self.mpp,
             coordinate_space="level0-pixels",
-            facts=compute_facts(self.open_source),
+            find_facts=known(compute_facts(self.open_source)),
             thresholds=self.pipeline.thresholds,
             tile_px=tile_px,
             shift=shift,
@@ -204,7 +204,7 @@ def rendered_slides() -> Iterator[Path]:
 
 def measure(folder: Path, pipeline: str, *, regions: int, mpps: Sequence[float]) -> list[Agreement]:
     """Every slide of `folder` at the pixel size it states, and at those of `mpps` that its models can read."""
-    packages = load_repository(bundled_models_dir())
+    packages = served_packages(read_settings(models_dir=bundled_models_dir()))
     local = LocalRunner(packages.values())
     batched = Batcher([local, local])
     store = SlideStore([folder], handles=2, max_listing=100)

@@ -16,16 +16,16 @@ from benchmarks import record
 from numpy.typing import NDArray
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
-from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.cells import FILE, CellsPipeline
 from slidecascade.pipelines.load import load_pipelines
 from slidecascade.runners.local import LocalRunner
+from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import Runner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.settings import bundled_models_dir, read_settings
 from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.source import Source
 from slidecascade.slides.upload import RegionImage
@@ -69,7 +69,7 @@ class Bench:
 
     @classmethod
     def of(cls, pipeline: str) -> Bench:
-        packages = load_repository(bundled_models_dir())
+        packages = served_packages(read_settings(models_dir=bundled_models_dir()))
         return cls(load_pipelines(packages, None, (FILE,))[pipeline], LocalRunner(packages.values()))
 
     def analyse(
@@ -94,7 +94,7 @@ class Bench:
             region_l0=Box(0, 0, source.size_l0.width, source.size_l0.height),
             mpp=mpp,
             coordinate_space="image-pixels",
-            facts=compute_facts(open_source),
+            find_facts=known(compute_facts(open_source)),
             thresholds={segmenter.name: segmenter.options.foreground} | floors,
             tile_px=tile_px,
             shift=shift,

@@ -140,7 +140,7 @@ class AsyncClient:
         return await self._perform(calls.model(name))
 
     async def slides(self) -> SlideList:
-        """The slides that can be named in requests; ``truncated`` says when there are more."""
+        """The slides that requests can name; ``truncated`` if there are more."""
         return await self._perform(calls.slides())
 
     async def slide(self, slide_id: str) -> SlideInfo:

@@ -53,7 +53,7 @@ class Body:
         return len(self.before) + self.file_bytes + len(self.after)
 
     def chunks(self) -> Iterator[bytes]:
-        """The whole body from its beginning, whatever an earlier try has read."""
+        """The whole body from its beginning, also after a failed attempt."""
         yield self.before
         self.file.seek(self.start)
         left = self.file_bytes
@@ -81,12 +81,12 @@ def region_body(image: ImageInput, document: str) -> Body:
 
     Raises:
         OSError: when a path cannot be opened.
-        TypeError: when `image` is none of `ImageInput`.
+        TypeError: when `image` is not an `ImageInput`.
         ValueError: when an array is not uint8 RGB.
     """
     file, owned = _opened(image)
     start = file.tell()
-    file.seek(0, os.SEEK_END)  # a memory map's answers nothing
+    file.seek(0, os.SEEK_END)  # that of a memory map returns None
     file_bytes = file.tell() - start
     boundary = uuid4().hex
     head = (
@@ -118,21 +118,21 @@ def _opened(image: ImageInput) -> tuple[IO[bytes], bool]:
         return _kept_png(image), True
     if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
         return _kept(png_chunks(_array(image))), True
-    return _opened_file(cast("BinaryIO", image))  # if it is none, that is found there
+    return _opened_file(cast("BinaryIO", image))  # the service validates it
 
 
 def _opened_path(path: str | os.PathLike[str]) -> IO[bytes]:
     file = open(path, "rb")  # noqa: SIM115  # the body closes it
     if file.seekable():
         return file
-    with file:  # a named pipe, or what a shell puts in place of <(command)
+    with file:  # a named pipe, such as a shell's <(command)
         return _kept_blocks(file)
 
 
 def _opened_file(file: BinaryIO) -> tuple[IO[bytes], bool]:
     if not hasattr(file, "read"):
         raise _no_image(file)
-    if not hasattr(file, "seekable"):  # a memory map, or the body of a download, need not say
+    if not hasattr(file, "seekable"):  # optional for memory maps and downloads
         return (file, False) if hasattr(file, "seek") and hasattr(file, "tell") else (_kept_blocks(file), True)
     if not isinstance(file.read(0), bytes):
         raise _no_image(file)
@@ -149,7 +149,7 @@ def _is_pillow(image: object) -> TypeGuard[PillowImage]:
 
 
 def _kept_png(image: PillowImage) -> IO[bytes]:
-    """`image` as PNG, whatever its mode: grey, palette and alpha are for the service to judge."""
+    """`image` as PNG in its mode; the service accepts or rejects grey, palette and alpha."""
     with spool() as file:
         try:
             image.save(file, "PNG", compress_level=1)

@@ -1,4 +1,4 @@
-"""The calls of the API: what each sends and how its answer is read."""
+"""The calls of the API: requests and parsing of responses."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def analyze_region(
     deadline_s: float | None,
     origin: str = "slide",
 ) -> Call[RegionResult]:
-    """Analyse one region; the archive is asked for because it holds every answer of one analysis."""
+    """Analyse one region; requests the archive, which contains all results of one analysis."""
     if (image is None) == (slide is None):
-        raise invalid("image", "give either an image or the id of a slide")
+        raise invalid("image", "send either an image or the id of a slide")
     fields = {
         "pipeline": pipeline,
         "mpp": plain(mpp),
@@ -166,7 +166,7 @@ def _is_healthy(reply: Reply, expected: str) -> bool:
 def _unhealthy(error: SlideCascadeClientError) -> bool:
     if isinstance(error, ConnectionFailedError | TimedOutError | RetryLaterError | ServiceFailedError):
         return False
-    raise error  # e.g. 404: this is another service, and waiting for it would never end
+    raise error  # e.g. 404: this is another service, and waiting would not help
 
 
 def region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
@@ -176,7 +176,7 @@ def region_box(region: RegionInput | None) -> RegionBox | dict[str, int] | None:
     try:
         x, y, width, height = map(_whole, region)
     except (TypeError, ValueError, OverflowError) as error:
-        raise invalid("region", "give whole pixels as (x, y, width, height)") from error
+        raise invalid("region", "must be (x, y, width, height) in whole pixels") from error
     return {"x": x, "y": y, "width": width, "height": height}
 
 
@@ -194,7 +194,7 @@ def _whole(value: SupportsIndex | float) -> int:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar as Python's number, so that a float32 or int64 passes; anything else as it is."""
+    """A NumPy scalar as Python's number, so that float32 and int64 are accepted; other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 

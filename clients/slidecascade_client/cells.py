@@ -1,4 +1,4 @@
-"""The cells of a result, made from its GeoJSON as they are looked at."""
+"""The cells of a result, created from its GeoJSON on access."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cell:
             upload); not closed: the first vertex is not repeated.
         score: mean foreground probability of the segmenter, in [0, 1].
         area_um2: area in square micrometres.
-        probabilities: by model name, then class name, for every classifier that saw the cell.
+        probabilities: by model name, then class name, for every classifier that was run on the cell.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Cell:
 
 
 class Cells(Sequence[Cell]):
-    """All cells of a result, in the order of the answer. A view: a `Cell` is made when it is asked for."""
+    """All cells of a result, in the order of the response. A view: each `Cell` is created on access."""
 
     __slots__ = ("_features",)
 

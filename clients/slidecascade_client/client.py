@@ -41,7 +41,7 @@ class Client:
         sleep: waits that many seconds.
 
     Every method raises `SlideCascadeClientError`; each error keeps the ``request_id`` to quote to the
-    service's operator. One id is kept over the tries of a call.
+    service's operator. All attempts of a call have the same id.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Client:
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
             thresholds: by model name, in [0, 1].
-            tile_px: tile size of the segmenter; changes speed but not cells.
-            allow_partial: take the answer even when tiles failed; ``summary.tiles.failed`` lists them.
+            tile_px: tile size of the segmenter; affects speed, not cells.
+            allow_partial: accept a result with failed tiles; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
             origin: what outlines count from: ``slide``, the corner of level 0, or ``bounds``, the part that was
                 scanned, which QuPath shows.
@@ -133,7 +133,7 @@ class Client:
             slide: id of a slide, as `slides` lists them.
             pipeline, mpp, region, thresholds, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
-            label: yours, to find the job by.
+            label: a label to find the job by.
             idempotency_key: the same key and request give the same job; default: a new one.
 
         Raises:
@@ -185,7 +185,7 @@ class Client:
         return self._perform(calls.model(name))
 
     def slides(self) -> SlideList:
-        """The slides that can be named in requests; ``truncated`` says when there are more."""
+        """The slides that requests can name; ``truncated`` if there are more."""
         return self._perform(calls.slides())
 
     def slide(self, slide_id: str) -> SlideInfo:
@@ -261,7 +261,7 @@ class Client:
 
 
 def _client_of(endpoint: Endpoint, sleep: Callable[[float], None]) -> Client:
-    """A client of its own connections, for another process."""
+    """A client with separate connections, for another process."""
     return Client(
         str(endpoint.base_url),
         api_key=endpoint.api_key,

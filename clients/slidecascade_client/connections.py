@@ -66,7 +66,7 @@ class Connections:
         """Open connections for a forked process; the parent still uses those it was forked with."""
         with self._lock:
             if self._pid != os.getpid():
-                self._inherited = self._http  # kept, because the end of the object would close them
+                self._inherited = self._http  # referenced here, because their finaliser would close them
                 self._http = _opened(httpx.Client, self._url, _certificates(), _KEPT)
                 self._pid = os.getpid()
 

@@ -42,7 +42,7 @@ class SlideCascadeClientError(Exception):
 
     Attributes:
         status: HTTP status, or None when there was no answer.
-        problem: the service's problem document, or None when the answer held none.
+        problem: the service's problem document, or None when the response has none.
         request_id: the id to quote to the service's operator, or None when nothing was sent.
         retry_after_s: seconds the service asked to wait, or None.
         tries: how often the call was tried before this was raised.
@@ -83,7 +83,7 @@ class ConnectionFailedError(SlideCascadeClientError, ConnectionError):
 
 
 class ProxyFailedError(ConnectionFailedError):
-    """The proxy that stands between client and service failed: the service was not asked."""
+    """The proxy between client and service failed, so the request did not reach the service."""
 
 
 class ClientClosedError(SlideCascadeClientError, RuntimeError):
@@ -102,7 +102,7 @@ class EventLoopError(SlideCascadeClientError, RuntimeError):
 class TimedOutError(SlideCascadeClientError, TimeoutError):
     """The call's time limit passed before an answer was complete.
 
-    ``last_error`` is what the try before said, or None when the first try was still running.
+    ``last_error`` is the error of the previous attempt, or None during the first one.
     """
 
     last_error: SlideCascadeClientError | None = None
@@ -113,7 +113,7 @@ class UnexpectedAnswerError(SlideCascadeClientError):
 
 
 class RetryLaterError(SlideCascadeClientError):
-    """The same request may succeed later; ``retry_after_s`` is the wait the service asked for, if any."""
+    """The same request may succeed later; ``retry_after_s`` is the delay that the service requested, if any."""
 
 
 class OverloadedError(RetryLaterError):
@@ -129,11 +129,11 @@ class NotReadyError(RetryLaterError):
 
 
 class RequestRefusedError(SlideCascadeClientError):
-    """The request cannot be served as it is."""
+    """The request is invalid; repeating it fails again."""
 
 
 class InvalidRequestError(RequestRefusedError, ValueError):
-    """A field is wrong: told by the service, or by the client before anything was sent (no status then)."""
+    """A field is invalid, as reported by the service, or by the client before sending (then without status)."""
 
     problem_name = "invalid-request"
 
@@ -282,7 +282,7 @@ class UnreadablePartError(ServiceFailedError):
 
 
 class JobFailedError(SlideCascadeClientError):
-    """A job that was waited for has failed; ``problem`` says why."""
+    """A job failed; ``problem`` has the cause."""
 
 
 class JobCancelledError(SlideCascadeClientError):

@@ -62,7 +62,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Wait `after_s` seconds, then send this and receive the answer, before the clock says `ends_at`."""
+    """Wait `after_s` seconds, then send this and receive the response, before the clock time `ends_at`."""
 
     method: str
     url: httpx.URL
@@ -86,7 +86,7 @@ class Send:
                 yield chunk
 
     def check_time(self) -> None:
-        """To be called between blocks: each read or write may be quick while the whole takes too long.
+        """Check the deadline between blocks, because each read or write may be fast while the total is too slow.
 
         Raises:
             httpx.ReadTimeout: when the time is up.
@@ -167,7 +167,7 @@ def _failure(outcome: Outcome, send: Send, endpoint: Endpoint, proxy: str | None
 
 
 def _redirected(send: Send, endpoint: Endpoint) -> Generator[Send, Outcome, Outcome]:
-    """Follow redirects within the service's own host: key and image are never sent to another one."""
+    """Follow redirects within the service's own host: key and image are never sent to another host."""
     for _ in range(_MAX_REDIRECTS + 1):
         outcome = yield send
         location = outcome.headers.get("location") if isinstance(outcome, Reply) else None

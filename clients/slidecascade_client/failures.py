@@ -78,7 +78,7 @@ def _is_lasting(error: BaseException | None) -> bool:
     """Whether `error` is of a kind that waiting does not mend: certificates, or a request that HTTP forbids."""
     if isinstance(error, ssl.SSLCertVerificationError | httpx.LocalProtocolError | httpx.UnsupportedProtocol):
         return True
-    # httpx wraps what the ssl module raised twice.
+    # httpx wraps errors of the ssl module twice.
     return error is not None and _is_lasting(error.__cause__ or error.__context__)
 
 

@@ -1,4 +1,4 @@
-"""The calls about jobs: what each sends and how its answer is read."""
+"""The calls for jobs: requests and parsing of responses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def submit(
     label: str | None,
     idempotency_key: str | None,
 ) -> Call[JobInfo]:
-    """Submit a job. There is always a key, so that a try whose answer was lost makes no second job."""
+    """Submit a job. It always has a key, so that a retry after a lost response creates no second job."""
     fields: dict[str, object] = {
         "pipeline": pipeline,
         "slide": slide,
@@ -99,7 +99,7 @@ def files(job_id: str) -> Call[JobFileList]:
 
 
 def file(job_id: str, name: str) -> Call[Reply]:
-    """A file, still packed in the reply; whoever reads its body closes it."""
+    """A file in a response, which the caller must close after reading."""
     return Call(
         method="GET",
         path=f"{_path(job_id)}/files/{quote(name, safe='/')}",
@@ -117,7 +117,7 @@ def _read_cells(reply: Reply) -> Cells:
     try:
         return Cells(json.loads(reply.take())["features"])
     except (ValueError, KeyError, TypeError) as error:
-        raise reply.unexpected("The answer is not the GeoJSON that was asked for") from error
+        raise reply.unexpected("The response is not the requested GeoJSON") from error
 
 
 def _about(job_id: str, method: str, action: str) -> Call[JobInfo]:

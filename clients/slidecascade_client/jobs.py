@@ -1,4 +1,4 @@
-"""A job, as the clients hand it out."""
+"""The job objects of both clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slidecascade_client.result import RegionResult
 T = TypeVar("T")
 ENDED = ("succeeded", "failed", "cancelled")
 POLL_S = 1.0
-"""How often a job is asked after while it is waited for."""
+"""Polling interval while waiting for a job."""
 
 
 class Perform(Protocol):
@@ -45,7 +45,7 @@ class _Known:
 
     @property
     def status(self) -> JobStatus:
-        """When it was asked after last."""
+        """Time of the last poll."""
         return self.info.status
 
     @property
@@ -55,10 +55,10 @@ class _Known:
     def _require_success(self) -> None:
         """Raises JobFailedError or JobCancelledError for a job that ended in another way."""
         if self.info.status == "cancelled":
-            raise JobCancelledError(f"The job {self.id} was cancelled: `retry` goes on with it.")
+            raise JobCancelledError(f"The job {self.id} was cancelled: call `retry` to resume it.")
         if self.info.status == "failed":
             problem = self.info.error
-            detail = problem.detail if problem else "The service does not say why."
+            detail = problem.detail if problem else "The service reported no cause."
             name = problem.type.removeprefix(PROBLEM_PREFIX) if problem else "unknown"
             raise JobFailedError(f"The job {self.id} failed ({name}): {detail}", problem=problem)
 
@@ -67,7 +67,7 @@ class _Known:
 
 
 class Job(_Known):
-    """A job of a `Client`. `info` is what the service said last."""
+    """A job of a `Client`. `info` is its last reported state."""
 
     def __init__(self, info: JobInfo, *, perform: Perform, sleep: Callable[[float], None]) -> None:
         super().__init__(info)
@@ -80,7 +80,7 @@ class Job(_Known):
         return self.info
 
     def progress(self, *, poll_s: float = POLL_S) -> Iterator[JobProgress]:
-        """Yields whenever the job has come further, and at its end.
+        """Yield after each progress of the job, and at its end.
 
         Raises:
             JobFailedError, JobCancelledError: when it ended so.
@@ -116,7 +116,7 @@ class Job(_Known):
         return tuple(file.name for file in self._perform(jobcalls.files(self.id)).files)
 
     def fetch(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the job's files into `folder`, made if needed; each appears whole."""
+        """Write the job's files atomically into `folder`, which is created if needed."""
         target = Path(folder)
         for name in self.files():
             save_file(self._perform(jobcalls.file(self.id, name)), stays_inside(name), target)
@@ -128,12 +128,12 @@ class Job(_Known):
         return self.info
 
     def retry(self) -> JobInfo:
-        """Go on with a job that failed or was cancelled; fields that are done are kept."""
+        """Resume a job that failed or was cancelled; finished fields are kept."""
         self.info = self._perform(jobcalls.retry(self.id))
         return self.info
 
     def delete(self) -> None:
-        """Remove the job, which has ended, and its files from the service."""
+        """Delete the finished job and its files on the service."""
         self._perform(jobcalls.delete(self.id))
 
 

@@ -21,7 +21,9 @@ def is_inside(name: str) -> bool:
 def stays_inside(name: str) -> str:
     """`name`, when it is a plain relative path; raises UnexpectedAnswerError otherwise."""
     if not is_inside(name):
-        raise UnexpectedAnswerError("The service names a file that would leave its folder; nothing was written.")
+        raise UnexpectedAnswerError(
+            "The service names a file outside the folder, so nothing was written: check base_url."
+        )
     return name
 
 

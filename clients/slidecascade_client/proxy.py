@@ -33,7 +33,7 @@ class Dialled:
         self.trace(event, info)
 
     def proxy_of(self, url: httpx.URL) -> str | None:
-        """``host:port`` of the proxy through which `url` was asked; None when it was asked directly."""
+        """``host:port`` of the proxy for `url`; None without a proxy."""
         direct = (url.raw_host.decode("ascii").strip("[]"), url.port or {"http": 80, "https": 443}[url.scheme])
         if self._host_port is None or self._host_port == direct:
             return None
@@ -42,7 +42,7 @@ class Dialled:
 
 
 def needs_no_proxy(url: httpx.URL) -> bool:
-    """Whether the environment lets `url` be asked directly."""
+    """Whether the environment excludes `url` from proxies."""
     return _stated(url) is None
 
 
@@ -59,7 +59,7 @@ def unusable_proxy(url: httpx.URL, error: Exception) -> ProxyFailedError:
 
 
 def _stated(url: httpx.URL) -> tuple[str, str] | None:
-    """Name and value of the variable whose proxy `url` is asked through."""
+    """Name and value of the environment variable with the proxy for `url`."""
     proxies = getproxies()
     if proxy_bypass(url.host):
         return None

@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer; whoever reads `body` (rewound) closes it."""
+    """A complete response; the reader of `body` (rewound) must close it."""
 
     status: int
     headers: httpx.Headers
@@ -26,7 +26,7 @@ class Reply:
 
     @classmethod
     def received(cls, response: httpx.Response, body: IO[bytes], *, sent_id: str) -> Reply:
-        """The answer `response`, whose content is `body`."""
+        """The reply with the head of `response` and the content `body`."""
         request_id = response.headers.get("x-request-id", sent_id)
         return cls(response.status_code, response.headers, body, request_id)
 
@@ -56,10 +56,10 @@ class Reply:
         try:
             return model.model_validate_json(self.take())
         except ValidationError as error:
-            raise self.unexpected(f"The answer is not the {model.__name__} that was asked for") from error
+            raise self.unexpected(f"The response is not the requested {model.__name__}") from error
 
     def unexpected(self, what: str) -> UnexpectedAnswerError:
-        """The error for an answer of which `what` is true."""
+        """The error for an unexpected response; `what` describes it."""
         return UnexpectedAnswerError(
             f"{what}; check that base_url is a SlideCascade service of version 1.",
             status=self.status,
@@ -77,7 +77,7 @@ class PackedReply:
     request_id: str
 
     def unpacked(self) -> Reply:
-        """The answer again, with a body of its own."""
+        """A copy of the reply with a separate body."""
         with spool() as body:
             body.write(self.content or b"")
         if self.content is None:

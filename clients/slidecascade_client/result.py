@@ -107,7 +107,7 @@ class RegionResult:
             raise self._reply.unexpected(f"The archive of the answer lacks {', '.join(sorted(missing))}")
         # Such a name would make `save` write outside its folder.
         if not all(is_inside(name) for name in self.files):
-            raise self._reply.unexpected("The archive of the answer holds a file name that leaves its folder")
+            raise self._reply.unexpected("The response's archive contains a file name outside its folder")
         if not {info.compress_type for info in self._archive.infolist()} <= _METHODS:
             raise self._reply.unexpected("The archive of the answer is packed in an unknown way")
 
@@ -172,7 +172,7 @@ class RegionResult:
         """The content of one of `files`, such as ``grid.csv``, ``areas_rle.csv`` or ``mask.tiff``.
 
         Raises:
-            KeyError: when there is none of that name.
+            KeyError: when there is no heatmap of that name.
         """
         if name not in self.files:
             raise KeyError(f"The result has no file {name!r}; it has {', '.join(self.files)}.")
@@ -180,13 +180,13 @@ class RegionResult:
 
     @cached_property
     def heatmaps(self) -> Mapping[str, bytes]:
-        """PNG files by heatmap name; `summary.heatmaps` tells how to read them."""
+        """PNG files by heatmap name; `summary.heatmaps` has their legends."""
         names = [name for name in self.files if name.startswith(_HEATMAPS)]
         return {PurePosixPath(name).stem: self._read(name) for name in names}
 
     @cached_property
     def overlay(self) -> bytes:
-        """A PNG file: the region with what was found outlined in class colours."""
+        """A PNG file: the region with outlines of the objects in class colours."""
         return self._read(_OVERLAY)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -204,7 +204,7 @@ class RegionResult:
         return target
 
     def close(self) -> None:
-        """Delete the temporary file. Calling it again does nothing."""
+        """Delete the temporary file; repeated calls have no effect."""
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -234,7 +234,7 @@ class RegionResult:
     def _member(self, name: str) -> Iterator[IO[bytes]]:
         """The content of a file, unpacked while it is read."""
         if self._reply.body.closed:
-            raise ValueError("The result is closed; read what is needed before.")
+            raise ValueError("The result is closed: read its contents before closing it.")
         try:
             packed = self._archive.open(name)
         except _UNREADABLE as error:

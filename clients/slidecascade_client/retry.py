@@ -25,7 +25,7 @@ class RetryPolicy:
     (Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
 
     Attributes:
-        max_tries: 1 never tries again.
+        max_tries: maximum number of attempts; 1 disables retries.
         max_elapsed_s: no try starts later than this many seconds after the first; nor after the call's own
             time limit, nor after ``deadline_s`` of an analysis. A wait that would end later is not begun.
         base_delay_s: the bound of the first wait, in seconds.
@@ -55,7 +55,7 @@ class RetryPolicy:
 
 
 def read_retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds asked for by ``Retry-After`` (a number, or an HTTP date); None when absent or unreadable.
+    """Seconds asked for by ``Retry-After`` (a number, or an HTTP date); None when absent or invalid.
 
     A date is counted from the answer's own ``Date``, so that a wrong clock on either side does not matter.
     """

@@ -1,4 +1,4 @@
-"""Tiles of a lattice, and areas with holes: what pipelines of patches and of areas find."""
+"""Tiles of a lattice, and areas with holes: the results of pipelines of patches and areas."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO
 
 MEMORY_BYTES = 8 * 2**20
-"""What is larger goes to disk."""
+"""Larger responses are stored on disk."""
 
 
 @contextmanager

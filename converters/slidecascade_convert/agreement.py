@@ -127,7 +127,7 @@ def _run(
 
 
 def _per_image_ms(run: Callable[[], object], count: int) -> float:
-    """Milliseconds per image; what is run has run before."""
+    """Milliseconds per image, after a warm-up."""
     start = time.perf_counter()
     run()
     return round(1000 * (time.perf_counter() - start) / count, 2)

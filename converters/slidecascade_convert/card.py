@@ -44,7 +44,7 @@ def _agreement(request: ConversionRequest, parity: Parity) -> str:
     if agreement.argmax_agreement is not None:
         decided = f"the class is the same on {agreement.argmax_agreement:.1%} of them"
     elif agreement.object_agreement is None:
-        decided = "no object was found on them, which proves nothing about the objects it finds elsewhere"
+        decided = "no object was found on them, so agreement on objects is untested"
     else:
         decided = f"{agreement.object_agreement:.1%} of {agreement.objects} decoded objects agree"
     tiles = "own" if request.calibrate else "rendered"

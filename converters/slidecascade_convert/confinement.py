@@ -1,4 +1,4 @@
-"""A process of its own for files of unknown origin: bounded memory and time, no network, no inherited secrets."""
+"""A separate process for untrusted files: bounded memory and time, no network, no inherited secrets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def confine(memory_bytes: int) -> bool:
         unshare = system.unshare
     except (OSError, AttributeError):
         return False
-    # A privileged process keeps its user, and with it the right to read what it was given.
+    # A privileged process keeps its user, so that it can read its inputs.
     return any(unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_NETWORK | _NEW_USER))
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a package in the model repository, or a refusal that leaves nothing behind."""
+"""Converts a checkpoint to a package in the model repository, or fails without partial files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import recognise
 
-# Colours that people with colour vision deficiencies tell apart (Okabe and Ito 2008).
+# Colours that people with colour vision deficiencies can distinguish (Okabe and Ito 2008).
 _COLOURS: Final = (
     (0, 158, 115),
     (0, 114, 178),
@@ -63,7 +63,7 @@ def convert(
 
     Raises:
         InvalidRequestError: the request contradicts the source.
-        ConversionError: the source cannot become a served model; the message says why.
+        ConversionError: when the source cannot be converted; the message has the cause.
         UnwritableOutputError: the package cannot be written.
     """
     import onnx
@@ -92,7 +92,7 @@ def convert(
 
 
 def _sweep() -> None:
-    """Remove what conversions of this user left behind that were killed outright."""
+    """Remove the files of this user's killed conversions."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
             found = folder.lstat()

@@ -167,7 +167,7 @@ def _finish(
         kind = {"softmax": "Softmax", "sigmoid": "Sigmoid"}[request.head]
         value = nodes.add(kind, [value], "activated", **({"axis": -1} if kind == "Softmax" else {}))
     if len(channels) == 1:
-        # One unit says how probable the second class is.
+        # One unit is the probability of the second class.
         first = nodes.add("Sub", [nodes.constant("one", np.float32(1)), value], "first_class")
         return nodes.add("Concat", [first, value], OUTPUTS["classify"], axis=1)
     return nodes.add("Identity", [value], OUTPUTS["classify"])

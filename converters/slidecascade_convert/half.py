@@ -1,4 +1,4 @@
-"""Half precision: the network in float16, what is around it in float32."""
+"""Half precision: the network in float16, pre- and postprocessing in float32."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def halved(network: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers import float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # The converter calls what it adds after the nodes beside it, which need not have names.
+    # The converter names new nodes after adjacent ones, which may have no names.
     for index, node in enumerate(network.graph.node):
         node.name = node.name or f"unnamed_{index}"
     with warnings.catch_warnings():
-        # One warning per weight too small for float16; what they cost is measured afterwards.
+        # One warning per weight too small for float16; the effect is measured afterwards.
         warnings.simplefilter("ignore")
         model: onnx.ModelProto = float16.convert_float_to_float16(network, keep_io_types=True)
     OnnxModel(model).topological_sort()

@@ -69,7 +69,7 @@ def _map_channels(
         wanted = "which is the foreground, --channels 1"
         if request.head == "unet":
             wanted = "which are foreground and interior, --channels 0,1"
-        raise ConversionError(f"The network has {count} output channels: say {wanted}.")
+        raise ConversionError(f"The network has {count} output channels: state {wanted}.")
     chosen = request.channels or tuple(range(count))
     if max(chosen) >= count or min(chosen) < 0:
         raise ConversionError(f"The network has {count} output channels, counted from 0: correct --channels.")
@@ -85,7 +85,7 @@ def probabilities(output: Floats, request: ConversionRequest, facts: Facts, chan
     if not np.isfinite(output).all():
         raise ConversionError(
             "The network answers with values that are not numbers: its weights are damaged, or --scale or --mean "
-            "is not what it was trained with."
+            "differs from its training."
         )
     values = _channels_last(output, facts) if request.task == "segment" else output.reshape(len(output), -1)
     if request.logits:

@@ -61,7 +61,7 @@ def onnx_from_keras(
 
 
 def _served(model: Any, scale: float, offset: float, *, as_bytes: bool) -> Callable[[Any], Any]:
-    """The model between uint8 pixels and what is sent back."""
+    """The model from uint8 pixels to the returned outputs."""
     import tensorflow as tf
 
     def served(image: Any) -> Any:

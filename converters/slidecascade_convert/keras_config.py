@@ -30,7 +30,7 @@ DYNAMIC_UPSAMPLING = "slidecascade>DynamicUpSampling2D"
 _DROPPED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _DROPPED = ("dtype", "batch_input_shape", "input_shape", "build_config", "ragged", "sparse", "input_dtype")
 _ARRAYS = ("__numpy__", "__tensor__")
-# Keras 2 writes these with the value that means nothing; Keras 3 has no such argument.
+# Keras 2 writes these with a value without effect; Keras 3 does not have the argument.
 _DROPPED_WHEN_ONE = {"DepthwiseConv2D": "groups", "SeparableConv2D": "groups", "Conv2DTranspose": "groups"}
 
 
@@ -53,7 +53,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
     """The configuration in JSON `text`.
 
     Raises:
-        ConversionError: when it is no JSON object.
+        ConversionError: when it is not a JSON object.
     """
     try:
         config = json.loads(text)
@@ -69,7 +69,7 @@ def rebuild(config: Mapping[str, Any], rebuilding: Rebuilding) -> dict[str, Any]
 
     Args:
         config: ``{"class_name": "Functional" | "Model" | "Sequential", "config": ...}`` of any Keras.
-        rebuilding: what is known about Lambda layers; gets the notes.
+        rebuilding: the replacements of Lambda layers; collects the notes.
 
     Raises:
         ConversionError: naming the layer that cannot be rebuilt.
@@ -163,7 +163,7 @@ def _known_layer(name: str, class_name: str, config: dict[str, Any], rebuilding:
 
 
 def _plain(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what is dropped; nested objects would be built by name, so there must be none."""
+    """The configuration without ignored members; rejects nested objects, which would be built by name."""
     kept = {
         key: value
         for key, value in config.items()
@@ -251,11 +251,11 @@ def _with_input_layer(layers: list[Any]) -> list[Any]:
 
 
 def _lambda_factor(name: str, config: dict[str, Any], rebuilding: Rebuilding) -> float:
-    """What a Lambda multiplies by: as the caller says, or as its code plainly says."""
+    """The factor of a Lambda: stated by the caller, or recognised in its code."""
     factor = rebuilding.lambdas.get(name)
     told = "as you said"
     if factor is None:
-        factor, told = _recognised(config.get("function")), "as its code says"
+        factor, told = _recognised(config.get("function")), "as in its code"
     if factor is None:
         raise ConversionError(
             f"Layer {name!r} is a Lambda, whose code in the file is not run: if it multiplies by a constant, say "

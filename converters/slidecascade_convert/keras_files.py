@@ -1,4 +1,4 @@
-"""Keras files read without Keras: configuration out, weights checked, nothing run."""
+"""Reads Keras files without Keras: extracts the configuration and checks the weights without running code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_hdf5(source: Path, scratch: Path) -> KerasFile:
             _check_datasets(group)
     except (OSError, RuntimeError, KeyError) as error:
         raise ConversionError("The source begins as an HDF5 file but is damaged: copy it again.") from error
-    # Keras goes by the file name's ending.
+    # Keras detects the format by the file name's suffix.
     weights = scratch / ("source.h5" if is_legacy else "source.weights.h5")
     weights.symlink_to(source.resolve())
     return KerasFile(None if config is None else parse(_text(config)), weights, version)
@@ -135,7 +135,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
         content = member.read(limit + 1)
     if len(content) > limit:
         raise ConversionError(
-            f"{name} in the Keras archive unpacks to more than {limit >> 20} MiB: it is no model."
+            f"{name} in the Keras archive unpacks to more than {limit >> 20} MiB, the maximum of a model."
         )
     return content
 
@@ -147,7 +147,7 @@ def _unpack(archive: zipfile.ZipFile, name: str, target: Path, limit: int) -> No
             written += len(chunk)
             if written > limit:
                 raise ConversionError(
-                    f"{name} in the Keras archive unpacks to more than {limit >> 30} GiB: it is no model."
+                    f"{name} in the Keras archive unpacks to more than {limit >> 30} GiB, the maximum of a model."
                 )
             file.write(chunk)
 

@@ -1,6 +1,6 @@
-"""The Keras layers and operations that are rebuilt from a file. What is not listed is refused.
+"""The Keras layers and operations that are rebuilt from a file. Others are rejected.
 
-A list of what is allowed, not of what is forbidden: some layers run code or read files when they are built
+An allowlist, not a blocklist: some layers run code or read files when they are built
 (Lambda, TFSMLayer, StringLookup with a vocabulary file), and new ones appear with every release.
 """
 
@@ -43,7 +43,7 @@ AUGMENTATIONS: Final = frozenset({
     "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear",
     "RandomTranslation", "RandomZoom",
 })  # fmt: skip
-"""Layers that change images in training only: outside it they answer with what they are given."""
+"""Layers that change images only in training, and return their inputs otherwise."""
 
 OPERATIONS: Final[Mapping[str, str]] = {
     "Divide": "keras.src.ops.numpy",
@@ -56,7 +56,7 @@ OPERATIONS: Final[Mapping[str, str]] = {
 """Operation in a functional Keras 3 model to its module; the four of arithmetic share names with layers."""
 
 ARITHMETIC: Final = frozenset({"Add", "Subtract", "Multiply"})
-"""Names of a layer and of an operation; the file's module tells them apart."""
+"""Names of both a layer and an operation, distinguished by the module in the file."""
 
 ACTIVATIONS: Final = frozenset({
     "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish",

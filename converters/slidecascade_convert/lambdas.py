@@ -1,9 +1,9 @@
-"""Lambda layers, told without running them.
+"""Recognises Lambda layers without running them.
 
 Keras 2 stores a Lambda's function as marshalled bytecode. Unmarshalling bytes that someone else wrote is unsafe
 (and those of Python 3.6 cannot be read today at all), so the bytes are compared with a few exact patterns: the
 whole body of a function that divides or multiplies its one argument by one constant. What matches is known to
-rescale; everything else is refused unless the caller states what it does.
+rescale; others are rejected unless the caller states their function.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ONE_ARGUMENT = struct.pack("<ii", 1, 0)
 
 
 def rescaling_of(encoded: str) -> float | None:
-    """The factor by which a marshalled function multiplies its argument; None when it is not told.
+    """The factor by which a marshalled function multiplies its argument; None if it is not recognised.
 
     Args:
         encoded: the function as Keras 2 writes it, base64 of its marshalled code.

@@ -40,7 +40,7 @@ class Card:
         facts: rows of a table: classes, resolution, network, licence, ...
         made: where the weights come from, with the command that makes them again.
         measured: figures, and on what.
-        limits: what it cannot do or nobody knows; one at least.
+        limits: known limits and open questions; at least one.
         sections: more of them by title, before the figures.
     """
 

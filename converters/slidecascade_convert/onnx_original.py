@@ -50,7 +50,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _inline_external_data(model: onnx.ModelProto, folder: Path) -> None:
-    """Take weights that lie in files beside the source into the graph; any other place is refused."""
+    """Load external weights from files beside the source into the graph; other paths are rejected."""
     from onnx import TensorProto, external_data_helper
 
     tensors = [

@@ -72,14 +72,14 @@ class ImageShape:
 
 
 def image_shape(what: str, sizes: Sequence[int | None] | None) -> ImageShape:
-    """What the sizes of a network's input say of its images.
+    """The layout of images by the sizes of a network's input.
 
     Args:
         what: the input in words, for the refusal.
         sizes: batch and the three sizes of an image; None where not even their number is known.
 
     Raises:
-        ConversionError: when it is no batch of RGB or grey images.
+        ConversionError: when it is not a batch of RGB or grey images.
     """
     if sizes is not None and len(sizes) == 4:
         for channels in (3, 1):

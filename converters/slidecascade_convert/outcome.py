@@ -1,4 +1,4 @@
-"""What the confined process hands back: a converted graph's facts, or why there is none."""
+"""The result of the confined process: properties of the converted graph, or the cause of failure."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec
 from slidecascade.models.triton_config import WARM_UP_PX, triton_config
 from slidecascade.staging import staged_folder
+from slidecascade_convert.receptive_field import receptive_field_px
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +68,7 @@ def write_package(
         spec: What ``model.yaml`` states; its sha256 is that of `graph`.
         graph: The graph, with the inputs and outputs that `spec` states.
         card_markdown: The model card.
-        verify: Called with the written ``model.onnx``; it refuses the package by raising.
+        verify: called with the written ``model.onnx``; raises an error to reject the package.
         max_batch: Largest batch a Triton server may form.
         parity_json: How far the graph is from its source, kept beside it.
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
@@ -76,7 +77,7 @@ def write_package(
         UnwritableOutputError: The system refused a write; what was there before is unchanged.
         ValueError: The graph has other tensors than `spec` states, or a fixed batch, or is another one.
     """
-    _require_stated(spec, graph)
+    spec = _with_receptive_field(spec, _require_stated(spec, graph))
     with staged_folder(models_dir / spec.name, replace=True) as package:
         graph_path = package / str(spec.version) / "model.onnx"
         graph_path.parent.mkdir(parents=True)
@@ -92,12 +93,25 @@ def write_package(
     return models_dir / spec.name
 
 
-def _require_stated(spec: SegmenterSpec | ClassifierSpec, graph: ServedGraph) -> None:
+def _with_receptive_field(
+    spec: SegmenterSpec | ClassifierSpec, model: onnx.ModelProto
+) -> SegmenterSpec | ClassifierSpec:
+    """`spec` with the receptive field of its graph; a classifier's outputs depend on the whole crop."""
+    if isinstance(spec, ClassifierSpec):
+        return spec.model_copy(update={"receptive_field_px": max(spec.crop_shape_px)})
+    image = spec.input
+    field_px = receptive_field_px(model, image.name, layout=image.layout, multiple_of=image.multiple_of)
+    return spec if field_px is None else spec.model_copy(update={"receptive_field_px": field_px})
+
+
+def _require_stated(spec: SegmenterSpec | ClassifierSpec, graph: ServedGraph) -> onnx.ModelProto:
+    """The graph as a model, when it has the tensors that `spec` states; raises ValueError."""
     import onnx
 
     if spec.sha256 != graph.sha256:
         raise ValueError(f"The spec of {spec.name!r} vouches for another graph: give it the sha256 of this one.")
-    of_graph = onnx.load_model_from_string(graph.content).graph
+    model = onnx.load_model_from_string(graph.content)
+    of_graph = model.graph
     for kind, stated, found in (
         ("inputs", _stated(spec.inputs), _found(of_graph.input)),
         ("outputs", _stated(spec.outputs), _found(of_graph.output)),
@@ -107,6 +121,7 @@ def _require_stated(spec: SegmenterSpec | ClassifierSpec, graph: ServedGraph) ->
                 f"The graph of {spec.name!r} has the {kind} {found}, its spec states {stated}: export it with "
                 "these, and with a dynamic batch."
             )
+    return model
 
 
 Stated = list[tuple[str, str, tuple[int, ...]]]

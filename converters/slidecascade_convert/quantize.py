@@ -1,4 +1,4 @@
-"""int8: kept only when it is measured to decide as float32 does, and to be faster."""
+"""Quantisation to int8, used only if measured decisions agree with float32 and it is faster."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def quantised(
 ) -> tuple[onnx.ModelProto, Quantisation]:
     """The int8 graph if it is faster and decides as the float32 one on images it was not calibrated on, else that.
 
-    Every second calibration image is kept back for the measurement.
+    Every second calibration image is held out for the measurement.
 
     Raises:
         ConversionError: there are fewer than two calibration images.

@@ -1,4 +1,4 @@
-"""What a conversion is asked to do."""
+"""The options of a conversion."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ConversionRequest:
                 f"The head {self.head!r} cannot {self.task}: choose {' or '.join(_HEADS[self.task])}."
             )
         if len(set(self.classes)) != len(self.classes) or not all(self.classes):
-            raise InvalidRequestError("Every class needs a name of its own: correct --classes.")
+            raise InvalidRequestError("Class names must be unique: correct --classes.")
         if any(not re.fullmatch(r"[^:\n\r]{1,60}", each) for each in self.classes):
             raise InvalidRequestError("A class name has 1 to 60 characters and no colon: correct --classes.")
         if self.task == "classify" and len(self.classes) < 2:

@@ -33,7 +33,7 @@ _INERT: Final = frozenset({"variable", "user_object", "function", "bare_concrete
 _CALLS: Final = frozenset({"StatefulPartitionedCall", "PartitionedCall"})
 _READS: Final = frozenset({"ReadVariableOp", "DisableCopyOnRead", "NoOp"})
 
-# These have an ONNX form only inside of what tf2onnx rewrites; on their own they hold state.
+# tf2onnx supports these only within patterns that it rewrites; otherwise they have state.
 _STATEFUL: Final = frozenset({
     "FIFOQueueV2", "HashTableV2", "LookupTableFindV2", "LookupTableSizeV2", "QueueDequeueManyV2",
     "QueueDequeueUpToV2", "QueueDequeueV2",
@@ -92,7 +92,7 @@ def _check_objects(graph: Any) -> None:
 
 
 def _check_operators(graph: Any) -> None:
-    """Every operator that the serving function reaches, through whatever it calls."""
+    """Every operator of the serving function and the functions it calls."""
     functions = {each.signature.name: each.node_def for each in graph.graph_def.library.function}
     allowed = (translated_operators() - _STATEFUL) | _READS | _CALLS
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of graphs on their way, and its refusals as sentences."""
+"""ONNX Runtime sessions of intermediate graphs, with errors in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slidecascade.privacy import forbid_telemetry
 if TYPE_CHECKING:
     import onnx
 
-# How ONNX Runtime names an operator it does not have; it says it in several ways.
+# The messages in which ONNX Runtime reports an unknown operator.
 _UNKNOWN_OPERATOR = (
     re.compile(r"Could not find an implementation for ([\w.:]+)"),
     re.compile(r"No Op registered for ([\w.:]+)"),
@@ -83,6 +83,6 @@ _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what `error` says that says something, without terminal codes."""
+    """The first informative line of `error`, without terminal codes."""
     text = _TERMINAL_CODE.sub("", str(error).replace("\r", "\n"))
     return next((line.strip()[:200] for line in text.splitlines() if line.strip()), type(error).__name__)

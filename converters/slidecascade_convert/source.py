@@ -1,4 +1,4 @@
-"""Which kind of file a checkpoint is, told from its first bytes; nothing in it is run."""
+"""Detects the format of a checkpoint by its first bytes, without running any of its code."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def sha256(source: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file in `folder`; links could leave it and are refused."""
+    """Every file in `folder`; links are rejected, because they could point outside."""
     found = sorted(folder.rglob("*"))
     if any(path.is_symlink() for path in found):
         raise ConversionError("The source's folder has links to other places: copy the files themselves.")
@@ -139,7 +139,7 @@ def _told_of_other(start: bytes) -> str:
             "The source is a Python pickle, and opening it would run code: save the model's state_dict with "
             "torch.save, or export it as ONNX."
         )
-    return "The source is none of the files that are read here: give a Keras, PyTorch or ONNX file."
+    return "The format of the source is not supported: give a Keras, PyTorch or ONNX file."
 
 
 def _recognise_folder(source: Path) -> SourceFormat:

@@ -1,4 +1,4 @@
-"""TensorFlow functions as ONNX graphs, operator by operator, with none of tf2onnx's rewriting afterwards.
+"""TensorFlow functions as ONNX graphs, operator by operator, without tf2onnx's optimisation.
 
 tf2onnx ends an export with a dozen optimizers. Its transpose optimizer walks sets of node objects, whose order
 follows their addresses in memory; on some of those orders its reshape optimizer puts the Squeeze that belongs to a

@@ -36,7 +36,7 @@ def from_folder(folder: Path, height: int, width: int, *, resize: bool) -> Image
 
     Raises:
         InvalidRequestError: there is no such folder.
-        ConversionError: there is no image in it.
+        ConversionError: when it contains no image.
     """
     import cv2
 

@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
             raise ConversionError(
-                f"The source is a PyTorch file that cannot be read without running what is in it: {_WAY_OUT}."
+                f"The source is a PyTorch file that cannot be read without running its code: {_WAY_OUT}."
             ) from error
     return _weights(content)
 
@@ -171,7 +171,7 @@ def _told_of_object(module: str, name: str) -> str:
 
 
 def _unknown_names(pickled: list[tuple[str, Any]]) -> list[str]:
-    """What the pickle refers to and torch does not know; a reference into the standard library is refused."""
+    """References of the pickle that torch does not know; those to the standard library are rejected."""
     names = {str(argument).replace(" ", ".", 1) for kind, argument in pickled if kind == "GLOBAL"}
     known = set(torch._weights_only_unpickler._get_allowed_globals())
     unknown = sorted(names - known)

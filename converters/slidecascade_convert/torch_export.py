@@ -54,7 +54,7 @@ def export_traced(module: nn.Module, request: ConversionRequest, *, channels: in
     """The graph of a TorchScript `module`, or of another one's trace.
 
     Raises:
-        ConversionError: when it uses what the exporter does not know.
+        ConversionError: when the exporter does not support one of its operations.
     """
     import onnx
 
@@ -78,14 +78,14 @@ def export_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
     """The graph of an exported `program`.
 
     Raises:
-        ConversionError: when it uses what the exporter does not know.
+        ConversionError: when the exporter does not support one of its operations.
     """
     with told(_CANNOT):
         return _from_dynamo(program, ())
 
 
 def _from_dynamo(source: Any, example: tuple[torch.Tensor, ...], **shapes: Any) -> onnx.ModelProto:
-    # It tells about packages that are not installed and optimisations that it left out.
+    # It reports missing packages and skipped optimisations.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     program = torch.onnx.export(
@@ -104,7 +104,7 @@ def _from_dynamo(source: Any, example: tuple[torch.Tensor, ...], **shapes: Any) 
 
 
 def _frozen(script: torch.jit.ScriptModule) -> Any:
-    """`script` without what inference never does: the exporter trips over the branches that check arguments."""
+    """`script` without branches that inference never takes: the exporter fails on argument checks."""
     try:
         return torch.jit.freeze(script)
     except RuntimeError:

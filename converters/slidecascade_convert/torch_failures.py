@@ -11,7 +11,7 @@ from typing import Final
 from slidecascade.errors import ConversionError
 from slidecascade_convert.sessions import first_line
 
-# torch's own errors are RuntimeErrors; a damaged file also makes its readers stumble over what they expect.
+# torch's own errors are RuntimeErrors; damaged files also cause other errors in its readers.
 RAISED: Final = (
     RuntimeError,
     UnpicklingError,
@@ -29,21 +29,21 @@ _OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory", "cannot a
 
 @contextmanager
 def told(sentence: str) -> Iterator[None]:
-    """Run quietly, and turn what torch raises into `sentence`, with its first line in brackets.
+    """Run without output, and convert errors of torch to `sentence`, with their first line in brackets.
 
     Raises:
-        MemoryError: torch says that there is none left.
+        MemoryError: when torch runs out of memory.
         ConversionError: it raises anything else.
     """
     with warnings.catch_warnings():
-        # Deprecations and tracer warnings are for the network's author; what they lead to is measured.
+        # Deprecations and tracer warnings concern the network's author; their effects are measured.
         warnings.simplefilter("ignore")
         try:
             yield
         except RAISED as error:
             if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
                 raise MemoryError from error
-            # What weights_only says is advice to switch it off.
+            # The message of weights_only advises to disable it.
             detail = (
                 "" if isinstance(error, UnpicklingError) else f" ({type(error).__name__}: {first_line(error)})"
             )

@@ -14,11 +14,13 @@ from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade_convert.architectures import ARCHITECTURES
 from slidecascade_convert.sessions import first_line
 from slidecascade_convert.torch_failures import RAISED
+from slidecascade_convert.torch_resnet_unet import ResnetUnet
 from slidecascade_convert.torch_unext import UNEXT50, UNEXT101, Unext
 
 NETWORKS: Final[Mapping[str, Callable[[], nn.Module]]] = {
     "unext50": lambda: Unext(UNEXT50),
     "unext101": lambda: Unext(UNEXT101),
+    "resnet34-unet": ResnetUnet,
 }
 
 # What DataParallel, Lightning and torch.compile put before the names of weights.
@@ -33,7 +35,7 @@ def network(arch: str | None) -> nn.Module:
     """The untrained network called `arch`, or what the caller's ``module:callable`` returns.
 
     Raises:
-        InvalidRequestError: there is no architecture of that name, or none was given.
+        InvalidRequestError: when the architecture is unknown or missing.
         ConversionError: the callable fails, or returns no module.
     """
     if arch is None:
@@ -52,9 +54,9 @@ def network(arch: str | None) -> nn.Module:
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Give `model` its weights, in float32 and for inference; notes on what was left out.
+    """Load the weights into `model`, in float32 and for inference; returns notes on ignored weights.
 
-    Names may have one or more prefixes of wrappers; those with which most names fit are taken off.
+    Names may have one or more prefixes of wrappers; the prefix with most matching names is removed.
 
     Raises:
         ConversionError: naming the first of the weights that are missing, too many or of another shape.

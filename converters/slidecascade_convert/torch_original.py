@@ -45,7 +45,7 @@ def open_torch(request: ConversionRequest, form: SourceFormat, scratch: Path) ->
         script = open_script(request.source)
         facts = _facts(script, request)
         return _TorchOriginal(script, facts, lambda: export_traced(script, request, channels=_channels(facts)))
-    # The file first: what it holds decides whether a network is what is missing.
+    # The file first: its contents decide whether --arch is required.
     weights = (read_safetensors if form is SourceFormat.SAFETENSORS else read_checkpoint)(request.source)
     model = network(request.arch)
     notes = fit(model, weights)
@@ -104,7 +104,7 @@ class _TorchOriginal:
             self._is_tried = True
             if not np.array_equal(answer, self._run(pixels), equal_nan=True):
                 raise ConversionError(
-                    "The network answers differently when it is asked twice: call its eval() before exporting it."
+                    "The network returns different outputs for equal inputs: call its eval() before exporting it."
                 )
         return answer
 

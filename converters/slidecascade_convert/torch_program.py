@@ -63,7 +63,7 @@ _FUNCTION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A loaded program: its module, what it is exported from, and what it takes."""
+    """A loaded program: its module, its source for the export, and its inputs."""
 
     module: Callable[[Any], Any]
     exported: torch.export.ExportedProgram
@@ -106,7 +106,7 @@ def open_program(path: Path, scratch: Path) -> Program:
 
 
 def _copy_checked(path: Path, copy: Path) -> str:
-    """Write what may be loaded to `copy`; the version of torch that saved it."""
+    """Write the safe parts to `copy`; returns the version of torch that saved it."""
     saved_by = "unknown"
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
@@ -126,7 +126,7 @@ def _copy_checked(path: Path, copy: Path) -> str:
             elif not _NUMBERED.fullmatch(name):
                 continue
             checked.writestr(f"program/{name}", content)
-        # The reader asks for sample inputs, which are a pickle; nothing is a valid one.
+        # The reader requires sample inputs, which are a pickle; an empty one is valid.
         model = models[0].removeprefix("models/").removesuffix(".json")
         checked.writestr(f"program/data/sample_inputs/{model}.pt", b"")
     return saved_by
@@ -189,7 +189,7 @@ def _is_arithmetic(text: str) -> bool:
 
 
 def _is_term(node: ast.AST, *, is_function: bool) -> bool:
-    """Whether a size expression may hold `node`; `is_function` where it is what is called."""
+    """Whether a size expression may contain `node`; `is_function` if it is a called function."""
     match node:
         case ast.Name(id=name):
             return bool((_FUNCTION if is_function else _SYMBOL).fullmatch(name))

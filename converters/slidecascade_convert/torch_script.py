@@ -1,4 +1,4 @@
-"""TorchScript archives: their code is read before it is compiled, and what touches files is refused."""
+"""TorchScript archives: their code is checked before it is compiled, and file access is rejected."""
 
 from __future__ import annotations
 

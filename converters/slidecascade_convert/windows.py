@@ -112,7 +112,7 @@ def _sizes(nodes: Nodes, image: str) -> None:
 
 
 class Windowed:
-    """An original of one size, run on windows by NumPy: what the served graph is compared with."""
+    """An original of one size, run on windows by NumPy, as the reference for the served graph."""
 
     def __init__(self, original: Original, windows: Windows) -> None:
         self._original, self._windows = original, windows

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slidecascade_convert.outcome import Outcome, Parity
     from slidecascade_convert.request import ConversionRequest
 
-# Multiples of 64 satisfy all usual strides; even, odd and uneven numbers of them find out what froze a size.
+# Multiples of 64 satisfy all usual strides; even, odd and unequal multiples detect fixed sizes.
 _DYNAMIC_SIZES_PX: Final = ((256, 256), (128, 192), (320, 192))
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32, 64)
 _SWAP_TILES: Final = 16
@@ -146,7 +146,7 @@ def _open(request: ConversionRequest, form: Any, folder: Path) -> Original:
 
 
 def _with_sizes(request: ConversionRequest, original: Original) -> ConversionRequest:
-    """The request with the input size it is served at; a contradiction is refused."""
+    """The request with the served input size; contradictions are rejected."""
     from dataclasses import replace
 
     from slidecascade.errors import ConversionError, InvalidRequestError
@@ -168,7 +168,7 @@ def _with_sizes(request: ConversionRequest, original: Original) -> ConversionReq
         )
     if request.input_px is None and not fixed:
         raise InvalidRequestError(
-            "The network takes images of any size: say at which it was trained, --input-size."
+            "The network takes images of any size: state the size of its training images with --input-size."
         )
     size = request.input_px or fixed.pop()
     if fixed and fixed != {size}:
@@ -243,7 +243,7 @@ def _warnings(
     if agreement.objects == 0:
         told.append(f"The network finds no objects on the tiles, {_LITTLE_IS_COMPARED}")
     if original.facts.has_rescaling and not request.normalisation.is_identity:
-        told.append("The network rescales its pixels itself, and --scale or --mean comes on top of that.")
+        told.append("The network rescales its pixels itself, and --scale or --mean is applied in addition.")
     return tuple(told)
 
 

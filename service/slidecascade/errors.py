@@ -39,7 +39,7 @@
     └── MissingExtraError            an optional part of the installation is needed
 
 Each class carries the stable problem name of the public contract and a title; the message is one sentence
-that says what was wrong and what to do. HTTP status codes live in ``rest.py`` only.
+that says what was wrong and what to do. HTTP status codes live in ``web/statuses.py`` only.
 """
 
 from __future__ import annotations

@@ -84,11 +84,11 @@ def test_killed_at_any_moment_it_gives_the_cells_of_an_undisturbed_run(
 
     assert process.returncode == 0, stderr
     assert kills >= 2
-    assert b"fields are done already" in stderr
+    assert b"fields are finished" in stderr
     assert features(disturbed) == features(undisturbed)
     assert len(features(disturbed)) > 100
     names = sorted(path.name for path in disturbed.iterdir())
-    assert names == ["cells.geojson", "cells.parquet", "heatmaps", "overlay.png", "summary.json"]
+    assert names == ["cells.geojson", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json"]
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (disturbed, undisturbed))
     assert ours | {"timings_s": {}} == theirs | {"timings_s": {}}
     for name in ("overlay.png", "heatmaps/red.png", "cells.parquet"):
@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_what_is_done(toy: ToyPipeline, image: Path, tmp_path: Path
     again = start(toy, image, out, tmp_path)
     _, stderr = again.communicate(timeout=LIMIT_S)
     assert again.returncode == 0
-    assert b"fields are done already" in stderr
+    assert b"fields are finished" in stderr
 
 
 def test_two_processes_do_not_write_to_one_folder(toy: ToyPipeline, image: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from numpy.typing import NDArray
 import toy_models
 import toy_pipeline
 from served_process import Server, StartServer, Upload, environment, free_port, launch
-from slidecascade.models.repository import load_repository
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import bundled_models_dir, read_settings
 
 Image = NDArray[np.uint8]
 SIDE_PX = 8
@@ -48,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(models: Path) -> Iterator[LocalRunner]:
-    runner = LocalRunner(load_repository(models).values())
+    runner = LocalRunner(served_packages(read_settings(models_dir=models)).values())
     yield runner
     runner.close()
 
@@ -294,7 +293,7 @@ def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) 
     for pid in (toys.process.pid, *children):
         os.kill(pid, signal.SIGTERM)
     toys.wait(lambda: readiness(toys) == 503)
-    time.sleep(1.5)  # longer than the notice
+    toys.wait_for_end_of_notice()
     assert upload.finish().status_code == 200
     assert toys.process.wait(30) == 0
     toys.wait(lambda: are_gone(children))
@@ -384,7 +383,7 @@ def test_bentomls_own_server_drains_too(
         upload = stalled(server)  # of a pipeline to whose service there is no connection yet
         server.process.send_signal(signal.SIGTERM)
         server.wait(lambda: readiness(server) == 503)
-        time.sleep(1.5)  # longer than the notice
+        server.wait_for_end_of_notice()
         assert upload.finish().status_code == 200
         assert server.process.wait(30) == 0
     finally:

@@ -140,7 +140,14 @@ def test_results_are_negotiated(jobs_server: Server, finished: str) -> None:
     parquet = get("application/vnd.apache.parquet").content
     assert pq.read_table(io.BytesIO(parquet)).num_rows == cells
     with zipfile.ZipFile(io.BytesIO(get("application/zip").content)) as archive:
-        assert set(archive.namelist()) == {"cells.geojson", "summary.json", "heatmaps/red.png", "overlay.png"}
+        assert set(archive.namelist()) == {
+            "cells.geojson",
+            "summary.json",
+            "heatmaps/red.png",
+            "overlay.png",
+            "figures/red.png",
+            "figures/overlay.png",
+        }
         assert len(json.loads(archive.read("cells.geojson"))["features"]) == cells
     assert problem(httpx.get(url, headers={"Accept": "text/csv"}, timeout=30)) == (406, "not-acceptable")
     light = submit(jobs_server, outputs=["parquet"])["id"]
@@ -154,7 +161,8 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     url = f"{jobs_server.url}/v1/jobs/{finished}/files"
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
-        "cells.geojson.gz", "cells.parquet", "heatmaps/red.png", "overlay.png", "summary.json",
+        "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
+        "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
@@ -294,12 +302,60 @@ def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
     assert set(names[:-1]) == {"progress"}
 
 
-@pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
-def test_a_pipeline_of_another_kind_is_rejected(jobs_server: Server, pipeline: str) -> None:
-    """Jobs run pipelines of the kind cells; the answer says so."""
-    answer = httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | {"pipeline": pipeline}, timeout=30)
-    assert problem(answer) == (422, "invalid-request")
-    assert "kind cells" in answer.json()["detail"]
+def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The areas of a job are those of the region; run lengths, mask, summary, files and the client have them."""
+    job = str(submit(jobs_server, pipeline="toy-areas")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    region = {"pipeline": "toy-areas", "slide": SLIDE, "mpp": MPP}
+    for accept in ("text/csv", GEOJSON["Accept"]):
+        ours = httpx.get(result, headers={"Accept": accept}, timeout=60).raise_for_status()
+        whole = httpx.post(
+            f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": accept}, timeout=60
+        ).raise_for_status()
+        if accept == "text/csv":
+            assert ours.text == whole.text
+            assert ours.text.startswith("id,encoding\n")
+        else:
+            assert ours.json()["features"] == whole.json()["features"]
+            assert whole.json()["features"]
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.areas) == len(whole.json()["features"])
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names == {
+        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "summary.json"
+    }  # fmt: skip
+    few = str(submit(jobs_server, pipeline="toy-areas", outputs=["rle"])["id"])
+    assert ended(jobs_server, few)["status"] == "succeeded"
+    files = httpx.get(f"{jobs_server.url}/v1/jobs/{few}/files", timeout=30).json()["files"]
+    assert {item["name"] for item in files} == {"areas_rle.csv", "overlay.png", "summary.json"}
+
+
+def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
+    """The grid of a job is that of the region; GeoJSON, zip, files and the client have it."""
+    job = str(submit(jobs_server, pipeline="toy-patches")["id"])
+    assert ended(jobs_server, job)["status"] == "succeeded"
+    result = f"{jobs_server.url}/v1/jobs/{job}/result"
+    grid = httpx.get(result, headers={"Accept": "text/csv"}, timeout=60).raise_for_status()
+    assert grid.headers["content-type"].startswith("text/csv")
+    box = {"x": 0, "y": 0, "width": 512, "height": HEIGHT}
+    region = {"pipeline": "toy-patches", "slide": SLIDE, "mpp": MPP, "region": box}
+    part = httpx.post(
+        f"{jobs_server.url}/v1/regions", json=region, headers={"Accept": "text/csv"}, timeout=60
+    ).raise_for_status()
+    rows = set(grid.text.splitlines())
+    assert 1 < len(part.text.splitlines()) <= len(rows)
+    assert rows.issuperset(part.text.splitlines())
+    tiles = httpx.get(result, headers=GEOJSON, timeout=60).json()["features"]
+    assert sum(item["properties"]["objectType"] == "tile" for item in tiles) == len(rows) - 1
+    with Client(jobs_server.url) as client:
+        found = client.job(job).result()
+        assert len(found.tiles) == len(rows) - 1
+        names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
+    assert names >= {"tiles.geojson.gz", "grid.csv", "summary.json", "overlay.png"}
+    cells = httpx.get(f"{jobs_server.url}/v1/jobs/{job}/cells?bbox=0,0,9,9", timeout=30)
+    assert problem(cells) == (422, "invalid-request")
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
@@ -395,7 +451,7 @@ def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: P
         assert len(box) > 5
         assert job.fetch(tmp_path / "files") == tmp_path / "files"
         assert {path.name for path in (tmp_path / "files").iterdir()} == {
-            "cells.geojson.gz", "cells.parquet", "heatmaps", "overlay.png", "summary.json",
+            "cells.geojson.gz", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json",
         }  # fmt: skip
         assert [found.id for found in client.jobs(label="client")] == [job.id]
         with pytest.raises(JobFinishedError):

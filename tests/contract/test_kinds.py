@@ -143,6 +143,22 @@ def test_patches_are_tiles_and_outlines(served: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
+def test_a_figure_is_asked_for_by_style(served: Server, folder: Path, pipeline: str) -> None:
+    """The map over the tissue with what explains it; an unknown style is rejected before the work."""
+    request = {"request": (None, json.dumps({"pipeline": pipeline, "mpp": MPP, "region": REGION}))}
+    files = request | {"image": ("tile.png", (folder / "tile.png").read_bytes())}
+    answers = {}
+    for style in ("map", "figure", "poster"):
+        url = f"{served.url}/v1/regions?style={style}"
+        answers[style] = httpx.post(url, files=files, headers={"Accept": wire.PNG}, timeout=120)
+    assert opened(answers["map"].content).shape[2] == 4
+    assert opened(answers["figure"].content).shape[2] == 3
+    assert opened(answers["figure"].content).shape[1] > 700
+    assert answers["poster"].status_code == 422
+    assert "style" in answers["poster"].json()["detail"]
+
+
+@pytest.mark.parametrize("pipeline", ["toy-areas", "toy-patches"])
 def test_heatmaps_cover_the_region(served: Server, folder: Path, pipeline: str) -> None:
     """A PNG whose shape is the region's, of a region off the lattice too."""
     answer = ask(served, folder, pipeline, wire.PNG, region=REGION)
@@ -207,7 +223,13 @@ def test_the_client_gives_tiles_and_areas(served: Server, folder: Path, tmp_path
             "toy-areas",
             {"areas.geojson.gz", "areas_rle.csv", "mask.tiff", "summary.json", "overlay.png", "red.png"},
         ),
-        ("toy-patches", {"tiles.geojson.gz", "grid.csv", "summary.json", "overlay.png", "dark.png"}),
+        (
+            "toy-patches",
+            {
+                *("tiles.geojson.gz", "grid.csv", "grid.npy", "grid.tiff"),
+                *("summary.json", "overlay.png", "dark.png", "dark_jet.png"),
+            },
+        ),
     ],
 )
 def test_the_command_line_writes_their_files(folder: Path, tmp_path: Path, pipeline: str, files: set[str]) -> None:

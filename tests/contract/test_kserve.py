@@ -17,11 +17,12 @@ from tritonclient.utils import InferenceServerException
 
 import toy_models
 from served_process import Server, StartServer
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import bundled_models_dir
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import bundled_models_dir, read_settings
 
-PACKAGES = load_repository(bundled_models_dir())
+PACKAGES = served_packages(read_settings())
 BINARY = "application/octet-stream"
 
 
@@ -114,43 +115,43 @@ GOOD = request()
 @pytest.mark.parametrize(
     ("document", "binary", "says"),
     [
-        (b"", b"", "not a JSON object"),
-        (b"[]", b"", "not a JSON object"),
-        (b"\x80\x05.", b"", "not a JSON object"),
+        (b"", b"", "not a valid JSON object"),
+        (b"[]", b"", "not a valid JSON object"),
+        (b"\x80\x05.", b"", "not a valid JSON object"),
         (b"{}", b"", "inputs"),
-        (b'{"inputs": []}', b"", "takes 'image' of UINT8; sent was none"),
-        (request(name="pixels"), PIXELS, "takes 'image' of UINT8; sent was 'pixels'"),
-        (request(datatype="FP32"), PIXELS, "sent was 'image' of FP32"),
+        (b'{"inputs": []}', b"", "takes the inputs 'image' of UINT8, but the request has none"),
+        (request(name="pixels"), PIXELS, "takes the inputs 'image' of UINT8, but the request has 'pixels'"),
+        (request(datatype="FP32"), PIXELS, "but the request has 'image' of FP32"),
         (request(shape=[1, 73, 72, 3]), PIXELS, r"shape \(1, 73, 72, 3\), expected \(batch, 72, 72, 3\)"),
-        (request(shape=[0, 72, 72, 3]), b"", "hold no images"),
-        (request(shape=[-1, 72, 72, 3]), PIXELS, "hold no images"),
+        (request(shape=[0, 72, 72, 3]), b"", "contain no images"),
+        (request(shape=[-1, 72, 72, 3]), PIXELS, "contain no images"),
         (request(shape=[72, 72, 3]), PIXELS, r"shape \(72, 72, 3\), expected"),
         (request(shape=[1, 72, 72, 3, 1]), PIXELS, r"shape \(1, 72, 72, 3, 1\), expected"),
-        (request(shape=[10**9, 72, 72, 3]), PIXELS, "at most 32 images"),
+        (request(shape=[10**9, 72, 72, 3]), PIXELS, "more than 32 images"),
         (request(shape="many"), PIXELS, "shape"),
         (GOOD, PIXELS[1:], "15552 bytes of binary data"),
-        (GOOD, PIXELS + b"!", "15553 bytes of binary data follow, the inputs state 15552"),
+        (GOOD, PIXELS + b"!", "has 15553 bytes of binary data, but the inputs state 15552"),
         (request(parameters={"binary_data_size": -1}), PIXELS, "binary_data_size"),
-        (request(parameters={}), PIXELS, "not 15552 numbers"),
+        (request(parameters={}), PIXELS, "must be 15552 numbers"),
         (
             request(parameters={}, data=[0] * 15552),
             PIXELS,
-            "15552 bytes of binary data follow, the inputs state 0 in binary_data_size",
+            "has 15552 bytes of binary data, but the inputs state 0 in binary_data_size",
         ),
-        (request(parameters={"shared_memory_region": "/etc"}), b"", "Shared memory is not read"),
-        (request(parameters={}), b"", "not 15552 numbers"),
-        (request(parameters={}, data=[1, 2, 3]), b"", "not 15552 numbers"),
-        (request(parameters={}, data=[[1], [1, 2]]), b"", "not 15552 numbers"),
+        (request(parameters={"shared_memory_region": "/etc"}), b"", "shared memory extension is not supported"),
+        (request(parameters={}), b"", "must be 15552 numbers"),
+        (request(parameters={}, data=[1, 2, 3]), b"", "must be 15552 numbers"),
+        (request(parameters={}, data=[[1], [1, 2]]), b"", "must be 15552 numbers"),
         (request(parameters={}, data=["a"] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[0.5] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[256] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[-1] * 15552), b"", "whole numbers"),
         (request(parameters={}, data=[None] * 15552), b"", "whole numbers"),
-        (GOOD[:-1] + b', "outputs": [{"name": "x"}]}', PIXELS, "'x' is none of its outputs"),
+        (GOOD[:-1] + b', "outputs": [{"name": "x"}]}', PIXELS, "'x' is not an output"),
         (
             GOOD[:-1] + b', "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}]}',
             PIXELS,
-            "without classification",
+            "classification and shared memory",
         ),
         (GOOD[:-1] + b', "parameters": {"timeout": -5}}', PIXELS, "timeout"),
     ],
@@ -229,7 +230,7 @@ def test_bodies_and_calls_are_limited(start_server: StartServer) -> None:
     assert (response.status_code, list(response.json())) == (413, ["error"])
     document = request(shape=[3, 72, 72, 3])
     response = call(small, document + PIXELS, json_bytes=len(document))
-    assert "at most 2 images" in response.json()["error"]
+    assert "more than 2 images" in response.json()["error"]
 
 
 def test_a_callers_time_limit_is_kept(server: Server) -> None:
@@ -238,7 +239,7 @@ def test_a_callers_time_limit_is_kept(server: Server) -> None:
     response = call(server, late + PIXELS, json_bytes=len(late))
     assert (response.status_code, response.json()) == (
         504,
-        {"error": "The network did not run in time: send fewer images or wait longer."},
+        {"error": "The network did not finish before the deadline: send fewer images or a longer timeout."},
     )
     patient = GOOD[:-1] + b', "parameters": {"timeout": 60000000}}'
     assert call(server, patient + PIXELS, json_bytes=len(patient)).status_code == 200

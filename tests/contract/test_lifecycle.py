@@ -124,7 +124,7 @@ def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled
         problem = told(response)
         assert (problem.status, problem.name, response.headers["retry-after"]) == (503, "draining", "2")
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
-    time.sleep(1)  # longer than the notice: the region in flight keeps the listener open
+    own_server.wait_for_end_of_notice()  # the region in flight keeps the listener open
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
     answer = upload.finish()
     assert answer.status_code == 200
@@ -154,7 +154,7 @@ def test_a_drain_finishes_inferences_in_flight(gate: Gate) -> None:
     late = httpx.post(f"{own_server.url}{INFER}", json={"inputs": [IMAGE]})
     assert (late.status_code, late.headers["retry-after"], list(late.json())) == (503, "2", ["error"])
     assert "stopping" in late.json()["error"]
-    time.sleep(1)  # longer than the notice: the inference in flight keeps the listener open
+    own_server.wait_for_end_of_notice()  # the inference in flight keeps the listener open
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
     gate.open()
     answer = upload.answer()
@@ -171,7 +171,7 @@ def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> Non
     own_server.process.send_signal(signal.SIGTERM)
     answer = upload.answer()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-    assert "stopped before it was done" in answer.json()["error"]
+    assert "stopped before the request was finished" in answer.json()["error"]
     assert own_server.process.wait(20) == 0
 
 

@@ -87,7 +87,14 @@ def test_a_slide_region_is_answered_in_every_form(client: httpx.Client) -> None:
     archive = client.post("/v1/regions", json=request, headers={"Accept": wire.ZIP})
     with zipfile.ZipFile(BytesIO(archive.content)) as files:
         assert files.testzip() is None
-        assert {"cells.geojson", "summary.json", "heatmaps/density.png", "overlay.png"} == set(files.namelist())
+        assert {
+            "cells.geojson",
+            "summary.json",
+            "heatmaps/density.png",
+            "overlay.png",
+            "figures/density.png",
+            "figures/overlay.png",
+        } == set(files.namelist())
         assert json.loads(files.read("cells.geojson"))["features"] == features
 
 

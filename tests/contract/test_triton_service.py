@@ -41,9 +41,12 @@ def servers(folder: Path) -> Iterator[list[TritonServer]]:
 
 
 @pytest.fixture(scope="module")
-def expected(server: Server) -> dict[str, Any]:
-    """The region's cells with the networks in the process."""
-    return analysed(server)
+def expected(start_server: StartServer, slide_root: Path) -> dict[str, Any]:
+    """The region's cells with the graphs that Triton has in the process."""
+    server = start_server(slides=slide_root, precision="float32")
+    found = analysed(server)
+    assert server.stop() == 0
+    return found
 
 
 def analysed(server: Server) -> dict[str, Any]:

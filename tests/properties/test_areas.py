@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -35,6 +37,14 @@ def pieces(mask: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.bool_]]]:
         count, labels = cv2.connectedComponents((mask == number).astype(np.uint8), connectivity=4)
         found += [(number, labels == label) for label in range(1, count)]
     return found
+
+
+def label_image(result: AreasResult) -> NDArray[np.int64]:
+    """The areas of the region, numbered from 1."""
+    image = np.zeros((result.box.height, result.box.width), np.int64)
+    for number in range(len(result.rings)):
+        image[result.runs.take(result.runs.labels == number).painted(result.box)] = number + 1
+    return image
 
 
 @st.composite
@@ -73,9 +83,9 @@ def test_the_mask_of_a_region_is_that_of_the_slide(
     found = pieces(expected)
     assert len(found) == len(part.rings) == len(part.class_index)
     for number, pixels in found:
-        label = part.labels[pixels]
+        label = label_image(part)[pixels]
         assert (label == label[0]).all()
-        assert part.areas_px[label[0] - 1] == pixels.sum() == (part.labels == label[0]).sum()
+        assert part.areas_px[label[0] - 1] == pixels.sum() == (label_image(part) == label[0]).sum()
         assert part.class_index[label[0] - 1] == number - 1
 
 
@@ -126,3 +136,33 @@ def test_areas_are_in_level0_pixels(toy: ToyKinds) -> None:
     assert found.rings.vertices.tolist() == [[60, 100], [140, 100], [140, 180], [60, 180]] or sorted(
         found.rings.vertices.tolist()
     ) == [[60, 100], [60, 180], [140, 100], [140, 180]]
+
+
+def test_classes_may_overlap(tmp_path: Path) -> None:
+    """A network of sigmoids: each class by itself, in any tiling, with a bit each in the mask."""
+    toy = ToyKinds(tmp_path, mask={"head": "overlapping"})
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[40:200, 40:300] = (230, 40, 40)
+    image[100:260, 200:380] = (40, 210, 40)
+    image[100:200, 200:300] = (230, 230, 20)  # red and green both
+    found = run(toy, image)
+    assert found.counts == {"Red": 1, "Green": 1}
+    assert found.pixels == {"Red": 160 * 260, "Green": 160 * 180}
+    assert (found.mask[150, 250], found.mask[150, 50], found.mask[250, 350], found.mask[5, 5]) == (3, 1, 2, 0)
+    assert sorted(found.rings.vertices.tolist()[:4]) == [[40, 40], [40, 200], [300, 40], [300, 200]]
+    tiled = run(toy, image, tile_px=128, shift=(64, 32))
+    for name in ("columns", "tops", "bottoms", "labels"):
+        np.testing.assert_array_equal(getattr(tiled.runs, name), getattr(found.runs, name))
+    np.testing.assert_array_equal(tiled.probabilities, found.probabilities)
+
+
+def test_areas_state_their_mean_probability(toy: ToyKinds) -> None:
+    """The mean over their own pixels, of their own class, whatever the tiling."""
+    image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
+    image[20:60, 20:60], image[20:60, 40:60] = (230, 150, 150), (230, 80, 80)
+    found = run(toy, image)
+    maps = np.clip(4 * (image.astype(np.float32) - image.mean(axis=2, keepdims=True)), 0, 255).astype(np.uint8)
+    assert found.counts == {"Red": 1, "Green": 0}
+    assert found.probabilities[0] == pytest.approx(maps[20:60, 20:60, 0].mean() / 255, abs=1e-9)
+    tiled = run(toy, image, tile_px=64, shift=(30, 40))
+    np.testing.assert_array_equal(tiled.probabilities, found.probabilities)

@@ -17,8 +17,7 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.geometry import Box
-from slidecascade.jobs.collect import Collection
-from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.collect import CellsSurvey, Collection
 from slidecascade.outputs.cells import geojson, heatmap, overlay, summary
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.overlay import MAX_SIDE_PX
@@ -102,7 +101,7 @@ def test_the_bundled_networks_find_the_same_cells_in_fields(tmp_path: Path) -> N
         report = analyser.analyse(request, None, Control())
         small = wire.parse_request({"pipeline": "nash", "slide": "liver.tiff", "tile_px": 256})
         task = analyser.prepare(small, None, Control(), is_bounded=False)
-        survey = Survey(analyser, task, tmp_path / "parts", field_tiles=2)
+        survey = CellsSurvey(analyser, task, tmp_path / "parts", field_tiles=2)
         assert len(survey.fields) > 2
         collection = Collection(survey, run_all(survey), seconds=1.0)
         assert_same_answer(collection, report.cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from slidecascade.errors import PipelineSpecError
 from slidecascade.geometry import Box
 from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.patches.result import PatchesResult
@@ -38,12 +40,17 @@ def pictured(seed: int) -> NDArray[np.uint8]:
     return image
 
 
-def slow_probability(image: NDArray[np.uint8], column: int, row: int) -> float:
+def slow_probability(
+    image: NDArray[np.uint8], column: int, row: int, *, clamp: bool = False, stride: int = STRIDE
+) -> float:
     """Of one square: its context, white beyond the slide, through the network's formula."""
-    start = math.floor((STRIDE - CONTEXT) / 2 + 0.5)
+    start = math.floor((stride - CONTEXT) / 2 + 0.5)
     white = np.full((HEIGHT + 2 * CONTEXT, WIDTH + 2 * CONTEXT, 3), 255, np.uint8)
     white[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT] = image
-    y, x = row * STRIDE + start + CONTEXT, column * STRIDE + start + CONTEXT
+    y, x = row * stride + start, column * stride + start
+    if clamp:
+        x, y = max(x, 0), max(y, 0)
+    x, y = x + CONTEXT, y + CONTEXT
     return float(1 / (1 + np.exp(-0.1 * (128 - white[y : y + CONTEXT, x : x + CONTEXT].mean()))))
 
 
@@ -103,6 +110,30 @@ def test_a_square_sees_its_context_and_white_beyond_the_slide(toy: ToyKinds) -> 
         assert found.probabilities[row, column, 0] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("stride", [16, 24, 40])
+@pytest.mark.parametrize("edge", ["white", "clamp"])
+@pytest.mark.parametrize("tile_px", [64, 4096])
+def test_contexts_at_the_edges_are_as_the_pipeline_says(
+    tmp_path: Path, stride: int, edge: str, tile_px: int
+) -> None:
+    """White beyond the slide, or shifted to begin at it as the published code does; any stride, any tiling."""
+    patch = {"context_px": CONTEXT, "stride_px": stride, "mpp": 0.5, "edge": edge}
+    toy = ToyKinds(tmp_path, patches={"patch": patch})
+    image = pictured(5)
+    found = run(toy, image, tile_px=tile_px)
+    rows, columns = np.nonzero(found.is_seen)
+    assert {0} < set(rows.tolist())
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        expected = slow_probability(image, column, row, clamp=edge == "clamp", stride=stride)
+        assert found.probabilities[row, column, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stride_larger_than_the_context_is_rejected(tmp_path: Path) -> None:
+    """Parts of squares would be seen by nobody."""
+    with pytest.raises(PipelineSpecError, match="stride_px is 64 and context_px 44"):
+        ToyKinds(tmp_path, patches={"patch": {"context_px": CONTEXT, "stride_px": 64, "mpp": 0.5}})
+
+
 class Counting:
     """A runner that counts the images it is given."""
 
@@ -138,7 +169,8 @@ def test_the_published_contexts_start_85_pixels_before_their_squares() -> None:
 
     class Lattice(PatchesWork):
         def __init__(self, stride_px: int, context_px: int) -> None:
-            pipeline = type("Geometry", (), {"stride_px": stride_px, "context_px": context_px})
+            fields = {"stride_px": stride_px, "context_px": context_px, "edge": "white"}
+            pipeline = type("Geometry", (), fields)
             object.__setattr__(self, "pipeline", pipeline)
 
     assert Lattice(128, 299).start_px == -85

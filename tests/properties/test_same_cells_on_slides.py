@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slidecascade.analysis.flow import analyse
-from slidecascade.analysis.plan import RegionTask
+from slidecascade.analysis.plan import RegionTask, known
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.geometry import Box
@@ -55,7 +55,7 @@ class SlideBench:
             region_l0=region_l0,
             mpp=mpp,
             coordinate_space="level0-pixels",
-            facts=compute_facts(self.open_source),
+            find_facts=known(compute_facts(self.open_source)),
             thresholds={"toy-segmenter": 0.5, "toy-classifier": 0.0, "toy-second": 0.0},
             tile_px=tile_px,
             shift=shift,

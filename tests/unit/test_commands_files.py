@@ -43,7 +43,7 @@ def test_reasons_are_those_of_the_system(tmp_path: Path) -> None:
         writing_to(tmp_path),
     ):
         tmp_path.write_bytes(b"")
-    with pytest.raises(InvalidRequestError, match="There is no file"):
+    with pytest.raises(InvalidRequestError, match="does not exist"):
         require_file(tmp_path)
 
 

@@ -46,10 +46,22 @@ class App:
 
 @asynccontextmanager
 async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIterator[Open]:
-    """A listener on loopback whose connections are ours."""
+    """A listener on loopback with our connections; it ends when all of them are closed."""
+    lost: list[asyncio.Event] = []
+
+    class Noted(Connection):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+            lost.append(asyncio.Event())
+            self.lost = lost[-1]
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self.lost.set()
+
     config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_keep_alive=int(LONG_S))
     make = partial(
-        Connection,
+        Noted,
         config,
         ServerState(),
         {},
@@ -73,7 +85,9 @@ async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIte
         for writer in writers:
             writer.transport.abort()
         server.close()
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            for event in lost:
+                await event.wait()
 
 
 @pytest.fixture

@@ -140,13 +140,15 @@ def test_several_outputs_are_refused() -> None:
 
 
 def test_a_package_holds_what_runners_and_triton_need(tmp_path: Path, graph: ServedGraph) -> None:
-    """The four files are there, model.yaml reads as the spec given, and Triton's config names the tensors."""
+    """Four files: model.yaml reads as the given spec and states the field, Triton's config names the tensors."""
     folder = write_package(tmp_path, spec_of(graph), graph, "# tiny\n", max_batch=8)
     assert folder == tmp_path / "tiny-unet"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-unet"]
     fields = yaml.safe_load((folder / "model.yaml").read_text())
     assert fields["sha256"] == hashlib.sha256((folder / "1" / "model.onnx").read_bytes()).hexdigest()
-    assert load_package(folder).spec == spec_of(graph)
+    field_px = load_package(folder).spec.receptive_field_px
+    assert isinstance(field_px, int)
+    assert load_package(folder).spec == spec_of(graph).model_copy(update={"receptive_field_px": field_px})
     assert (folder / "README.md").read_text() == "# tiny\n"
     config = (folder / "config.pbtxt").read_text()
     for line in ('name: "image"', "dims: [ -1, -1, 3 ]", 'name: "maps"', "max_batch_size: 8", "TYPE_UINT8"):

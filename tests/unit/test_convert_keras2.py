@@ -72,7 +72,7 @@ def test_a_whole_model_answers_as_keras_2_did(files: Path, tmp_path: Path, name:
     assert outcome.parity is not None
     assert outcome.parity.versions["saved_by_keras"].startswith("2.")
     if name == "unet":
-        assert "'lambda' multiplies by 0.00392157, as its code says" in outcome.parity.notes[0]
+        assert "'lambda' multiplies by 0.00392157, as in its code" in outcome.parity.notes[0]
 
 
 def test_a_lambda_that_does_more_is_refused_by_name(files: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_lambda_of_python_3_6_is_recognised(files: Path, tmp_path: Path) -> No
     outcome = outcome_of(with_lambda(files / "unet.h5", tmp_path, toy_keras.marshalled()), tmp_path)
     check(tmp_path, files / "unet.npz")
     assert outcome.parity is not None
-    assert "as its code says; its code was not run" in outcome.parity.notes[0]
+    assert "as in its code; its code was not run" in outcome.parity.notes[0]
 
 
 def test_another_lambda_of_python_3_6_has_to_be_stated(files: Path, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_a_keras_segmenter_of_one_channel_is_given_grey(tmp_path: Path) -> None:
 
 def test_tiles_without_an_object_prove_nothing(tmp_path: Path) -> None:
     """The report says so in place of a share of none, and the card too."""
-    from slidecascade.commands.convert import told
+    from slidecascade.commands.convert import describe
     from slidecascade_convert.card import card
 
     model = segmenter(channels=3, size=("h", "w"))
@@ -288,7 +288,7 @@ def test_tiles_without_an_object_prove_nothing(tmp_path: Path) -> None:
     assert outcome.parity is not None
     assert outcome.parity.agreement.objects == 0
     assert outcome.parity.agreement.object_agreement is None
-    report = told(outcome.parity)
+    report = describe(outcome.parity)
     assert "Objects: none on these tiles" in report
     assert "100" not in report.split("Objects")[1].split("\n")[0]
     request = ConversionRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,9 +15,16 @@ pytest.importorskip("torch", reason="the [convert] extra is not installed")
 
 import torch
 
+import toy_kinds
 import toy_torch
+from slidecascade import wire
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.areas.result import AreasResult
+from slidecascade.cancellation import Control
 from slidecascade.cli import main
 from slidecascade.errors import ConversionError, InvalidRequestError
+from slidecascade.settings import Settings
+from slidecascade.timing import Silent
 from slidecascade_convert.outcome import GRAPH_FILE, Outcome
 from slidecascade_convert.request import ConversionRequest, Normalisation
 from slidecascade_convert.source import SourceFormat, recognise
@@ -140,10 +148,66 @@ def test_the_named_network_has_the_published_size() -> None:
     assert {"aspp.aspps.4.atrous_conv.weight", "dec4.conv1.0.weight", "fpn.convs.0.3.bias"} <= names.keys()
 
 
+def test_the_resnet_unet_has_the_published_names_and_size() -> None:
+    """Those of segmentation_models.pytorch's Unet with its default encoder: 24,436,369 weights."""
+    with torch.device("meta"):
+        model = network("resnet34-unet")
+    names = model.state_dict()
+    assert sum(each.numel() for each in model.parameters()) == 24_436_369
+    # Those of torchvision's resnet34 without its last layer.
+    encoder = sum(each.numel() for name, each in model.named_parameters() if name.startswith("encoder"))
+    assert encoder == 21_797_672 - 513_000
+    assert names["decoder.blocks.0.conv1.0.weight"].shape == (256, 768, 3, 3)
+    assert {
+        "encoder.layer4.2.bn2.running_var",
+        "decoder.blocks.4.conv2.1.bias",
+        "segmentation_head.0.bias",
+    } <= set(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "prefix"), [("resnet34-unet", "model."), ("unext101", "")], ids=["resnet34-unet", "unext101"]
+)
+def test_full_size_networks_are_converted_and_find_areas(tmp_path: Path, arch: str, prefix: str) -> None:
+    """Random weights of the full size, in a checkpoint of weights alone, through to the areas of an image."""
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    model = network(arch)
+    torch.save({prefix + name: each for name, each in model.state_dict().items()}, path)
+    del model
+    told = ["--name", "toy", "--task", "segment", "--head", "semantic", "--classes", "Glomerulus", "--mpp", "4"]
+    told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", arch]
+    assert main(["convert", str(path), *told, "--out", str(tmp_path / "models")]) == 0
+    pipeline = {
+        "name": "glomeruli",
+        "kind": "areas",
+        "title": "Glomeruli",
+        "description": "Random.",
+        "segmenter": "toy",
+        "min_area_um2": 0.0,
+        "heatmaps": [{"name": "part", "title": "Part", "class": "Glomerulus"}],
+    }
+    pipelines = toy_kinds.write_pipelines(tmp_path / "pipelines", pipeline)
+    settings = Settings.model_validate({"models_dir": tmp_path / "models", "pipelines_dir": pipelines})
+    analyser = Analyser(settings, observer=Silent())
+    try:
+        image = bytes(cv2.imencode(".png", toy_kinds.coloured(1, 256, 256, 9))[1])
+        request = wire.parse_request({"pipeline": "glomeruli", "mpp": 4.0})
+        found = analyser.analyse(request, image, Control()).analysis
+    finally:
+        analyser.close()
+    assert isinstance(found, AreasResult)
+    assert found.areas_px.sum() == found.runs.pixels(len(found.areas_px)).sum()
+    assert np.isfinite(found.probabilities).all()
+
+
 def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
     """Nothing is guessed: not the architecture, not one of another framework, not the size of a classifier."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(InvalidRequestError, match=r"holds weights alone.*--arch unext50\|unext101 or"):
+    with pytest.raises(
+        InvalidRequestError, match=r"holds weights alone.*--arch unext50\|unext101\|resnet34-unet or"
+    ):
         convert(tmp_path, tmp_path / "weights.pth", **CLASSIFY)
     with pytest.raises(InvalidRequestError, match="no PyTorch architecture 'xception-72'"):
         convert(tmp_path, tmp_path / "weights.pth", arch="xception-72", **CLASSIFY)

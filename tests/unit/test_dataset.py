@@ -199,7 +199,7 @@ def test_points_outline_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
     told = capsys.readouterr().err
     assert "s1.png: 1 outlines in 1 tiles" in told
-    assert "Left out: 2 points, which outline nothing." in told
+    assert "Skipped: 2 points, which outline nothing." in told
 
 
 def test_polygons_without_area_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +211,7 @@ def test_polygons_without_area_are_left_out_and_told(tmp_path: Path, capsys: pyt
         marks = [toy_dataset.feature("Polygon", rings, "Cell") for rings in (line, crossed)]
         toy_dataset.write_annotations(path, marks)
     assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
-    assert "Left out: 2 polygons without area." in capsys.readouterr().err
+    assert "Skipped: 2 polygons without area." in capsys.readouterr().err
     for path in (tmp_path / "data").glob("*_labels.png"):
         assert set(np.unique(_stored(path))) == {0, 1}
 
@@ -444,5 +444,5 @@ def test_unmatched_annotations_are_told(
     shutil.copy(folders[1] / "s0.geojson", folders[1] / "other.geojson")
     (folders[0] / "notes.txt").write_text("not a slide", encoding="utf-8")
     assert main(_call(*folders, tmp_path / "data")) == 0
-    assert "other.geojson has no slide of its name" in capsys.readouterr().err
+    assert "Skipped: other.geojson, because no slide has its name" in capsys.readouterr().err
     assert "left_out" in json.loads((tmp_path / "data" / "dataset.json").read_text(encoding="utf-8"))

@@ -22,9 +22,9 @@ from slidecascade.cells.instances import Instances
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.errors import ModelFailedError, TilesFailedError, UnreadablePartError
 from slidecascade.geometry import Box
-from slidecascade.jobs.collect import Collection
-from slidecascade.jobs.fields import Field, FieldResult
-from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.cells import FieldResult
+from slidecascade.jobs.collect import CellsSurvey, Collection
+from slidecascade.jobs.fields import Field
 from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.outputs.cells import geojson, geoparquet
 from surveyed import collected, run_all, survey_of, toy_analyser
@@ -142,7 +142,7 @@ def test_a_part_that_goes_while_it_is_collected_is_reported(analyser: Analyser, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def discs(survey: Survey, places: NDArray[np.float64]) -> Instances:
+def discs(survey: CellsSurvey, places: NDArray[np.float64]) -> Instances:
     """Round cells that the first classifier has seen and the second has not."""
     first, second = (len(model.classes) for model in survey.blank.models[1:])
     seen = np.eye(first, dtype=np.float32)[np.ones(len(places), np.int64)]
@@ -151,7 +151,9 @@ def discs(survey: Survey, places: NDArray[np.float64]) -> Instances:
     )
 
 
-def planted(survey: Survey, cells: dict[int, list[tuple[float, float]]], handed: dict[int, list[int]]) -> Survey:
+def planted(
+    survey: CellsSurvey, cells: dict[int, list[tuple[float, float]]], handed: dict[int, list[int]]
+) -> CellsSurvey:
     """`survey` with round cells at given places of fields; those that `handed` counts are not owned."""
     for field in survey.fields:
         places = np.array(cells.get(field.index, []), np.float64).reshape(-1, 2)
@@ -161,7 +163,7 @@ def planted(survey: Survey, cells: dict[int, list[tuple[float, float]]], handed:
     return survey
 
 
-def plant(survey: Survey, field: Field, kept: Instances, others: Instances, *, at_edge: bool = True) -> None:
+def plant(survey: CellsSurvey, field: Field, kept: Instances, others: Instances, *, at_edge: bool = True) -> None:
     rows, columns = -(-field.core.height // 8), -(-field.core.width // 8)
     edge = TileResult(
         field.index,

@@ -149,7 +149,7 @@ def test_the_page_has_the_figures_that_are_there(tmp_path: Path) -> None:
         ("benchmarks.load", ["--users", "0"], "'0' is not a whole number of at least 1"),
         ("benchmarks.load", ["--rates", "0.5,x"], "'x' is not a number above 0"),
         ("benchmarks.load", ["--seconds", "-1"], "'-1' is not a number above 0"),
-        ("benchmarks.load", ["--pipeline", "gold"], "There is no pipeline 'gold'; there are nash, nuclei."),
+        ("benchmarks.load", ["--pipeline", "gold"], "There is no pipeline 'gold': choose one of nash, nuclei."),
         ("benchmarks.load", ["--out", "/proc/none"], "Results cannot be written to /proc/none"),
         ("benchmarks.peers", ["--side", "0"], "'0' is not a whole number of at least 64"),
         ("slidecascade", ["bench", "region", "--rounds", "0"], "'0' is not a whole number of at least 1"),

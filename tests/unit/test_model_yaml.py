@@ -39,11 +39,13 @@ def read_old(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["nash-cell", "nuclei-unet"])
 def test_a_package_of_version_0_1_0_loads_and_runs_unchanged(tmp_path: Path, name: str) -> None:
-    """Its tensors are derived; the model is the same as the bundled one, which states them."""
+    """Its tensors are derived; the model is the same as the bundled one, which states them and its field."""
     folder = shutil.copytree(bundled_models_dir() / name, tmp_path / name)
     (folder / "model.yaml").write_bytes((OLD / f"{name}.yaml").read_bytes())
     package = load_package(folder)
-    assert package.spec.model_dump() == BUNDLED[name].spec.model_dump()
+    assert package.spec.receptive_field_px is None
+    stated = {"receptive_field_px": BUNDLED[name].spec.receptive_field_px}
+    assert package.spec.model_dump() | stated == BUNDLED[name].spec.model_dump()
     LocalRunner([package]).close()
 
 

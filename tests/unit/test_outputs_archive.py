@@ -29,7 +29,15 @@ from slidecascade.outputs.files import Files
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 
-NAMES = ["summary.json", "heatmaps/steatosis.png", "heatmaps/immune.png", "overlay.png", "cells.geojson"]
+FIGURES = ["figures/steatosis.png", "figures/immune.png", "figures/overlay.png"]
+NAMES = [
+    "summary.json",
+    "heatmaps/steatosis.png",
+    "heatmaps/immune.png",
+    "overlay.png",
+    *FIGURES,
+    "cells.geojson",
+]
 
 
 def image_of(region: Box) -> Any:
@@ -61,7 +69,7 @@ def test_the_zip_opens_and_holds_every_answer() -> None:
     assert files["cells.geojson"] == b"".join(geojson.encode(analysis))
     assert wire.Summary.model_validate_json(files["summary.json"]) == summary.summarise(analysis)
     shapes = {name: decoded(files[name]).shape for name in NAMES if name.endswith(".png")}
-    assert [shape[2] for shape in shapes.values()] == [4, 4, 3]
+    assert [shape[2] for shape in shapes.values()] == [4, 4, 3, 3, 3, 3]
     assert shapes["overlay.png"][1] == analysis.region_l0.width
 
 
@@ -126,7 +134,7 @@ def test_each_heatmap_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return compute(analysis, spec)
 
     monkeypatch.setattr(summary, "compute", counted)
-    monkeypatch.setattr(encoders, "compute", counted)
+    monkeypatch.setattr(encoders, "ANSWERS", replace(encoders.ANSWERS, compute=counted))
     zipped()
     assert computed == ["steatosis", "immune"]
 

@@ -125,4 +125,4 @@ def test_an_array_that_is_not_a_picture_of_the_region_is_refused() -> None:
 )
 def test_the_scale_bar_is_a_round_length(um_per_px: float, bar_um: float) -> None:
     """1, 2 or 5 times a power of ten, at most 120 px long."""
-    assert caption._bar_um(um_per_px) == pytest.approx(bar_um)
+    assert caption.bar_um_of(caption.LONGEST_BAR_PX, um_per_px) == pytest.approx(bar_um)

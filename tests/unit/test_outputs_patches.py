@@ -10,6 +10,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 import toy_models
 from qupath import check_importable
@@ -17,10 +19,12 @@ from slidecascade.geometry import Box
 from slidecascade.outputs import heatmap
 from slidecascade.outputs.patches import geojson
 from slidecascade.outputs.patches.csv import grid_csv
-from slidecascade.outputs.patches.encoders import heatmaps_of, summarise
+from slidecascade.outputs.patches.encoders import heatmaps_of
+from slidecascade.outputs.patches.gridfiles import grid_npy, grid_tiff
+from slidecascade.outputs.patches.summary import longest_l0, summarise
 from slidecascade.patches.result import PatchesResult
 from slidecascade.pipelines.classes import CellClass, ClassTree
-from toy_kinds import FACTS, ToyKinds
+from toy_kinds import FACTS, TISSUE, ToyKinds, rings_of
 from toy_pipeline import blobs
 
 WIDTH, HEIGHT = 300, 260
@@ -146,3 +150,82 @@ def test_a_classifier_of_several_classes_may_outline_one(tmp_path_factory: pytes
         f"toy-color {name} probability" for name in ("Red", "Green", "Blue")
     ]
     assert heatmaps_of(result)[0].values[5, 5] == pytest.approx(result.probabilities[5, 5, 0])
+
+
+def test_the_grid_is_an_array_and_a_picture_with_a_scale(toy: ToyKinds) -> None:
+    """npy and TIFF hold the same float32 values, NaN off tissue; readers find the side of a square in the TIFF."""
+    result = found(toy, Box(70, 50, 100, 90))
+    values = np.load(io.BytesIO(grid_npy(result)))
+    np.testing.assert_array_equal(values, result.probabilities[:, :, 0])
+    data = grid_tiff(result)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        np.testing.assert_array_equal(page.asarray(), values)
+        numerator, denominator = page.tags["XResolution"].value
+        assert page.tags["ResolutionUnit"].value == 3
+        assert 10_000 * denominator / numerator == pytest.approx(8.0)
+        text = json.loads(page.tags["ImageDescription"].value)
+    assert (text["first_column"], text["first_row"], text["class"], text["patch_um"]) == (
+        *result.first,
+        "Dark",
+        8.0,
+    )
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, values)
+    pillow = Image.open(io.BytesIO(data))
+    np.testing.assert_array_equal(np.asarray(pillow), values)
+
+
+def test_several_classes_are_pages(toy: ToyKinds) -> None:
+    """One for each class that is shown, with its name; the array has a last axis."""
+    result = found(toy, Box(70, 50, 100, 90))
+    ends = (CellClass(("Dark",), (0, 0, 0)), CellClass(("Light",), (9, 9, 9)))
+    both = np.concatenate([result.probabilities, 1 - result.probabilities], axis=2)
+    twice = replace(result, shown=(1, 0), probabilities=both, classes=ClassTree(ends))
+    with tifffile.TiffFile(io.BytesIO(grid_tiff(twice))) as file:
+        pages = [page.asarray() for page in file.pages]
+        names = [json.loads(page.tags["ImageDescription"].value)["class"] for page in file.pages]
+    assert names == ["Dark", "Light"]
+    np.testing.assert_array_equal(np.stack(pages, axis=2), both[:, :, ::-1])
+    np.testing.assert_array_equal(np.load(io.BytesIO(grid_npy(twice))), both[:, :, ::-1])
+
+
+def test_the_summary_measures_what_is_above_the_threshold(toy: ToyKinds) -> None:
+    """Area, share, maximum, percentile, outlines and the longest of them, against the grid itself."""
+    image = np.full((HEIGHT, WIDTH, 3), TISSUE, np.uint8)
+    image[30:70, 20:220] = 0
+    image[150:230, 100:160] = 0
+    result = toy.run("toy-patches", image)
+    assert isinstance(result, PatchesResult)
+    summary = summarise(result, ())
+    assert summary.patches is not None
+    dark = summary.patches.classes["Dark"]
+    seen = result.probabilities[result.is_seen, 0]
+    reached = seen >= result.threshold
+    assert dark.area_mm2 == pytest.approx(reached.sum() * 64e-6)
+    assert dark.share == pytest.approx(reached.mean(), abs=1e-6)
+    assert (dark.maximum, dark.percentile_95) == pytest.approx((seen.max(), np.percentile(seen, 95)), abs=1e-4)
+    assert dark.outlines == len(result.outlines) > 1
+    longest = 0.0
+    for piece in range(len(result.outlines)):
+        points = np.concatenate(list(rings_of(result.outlines.rings, piece)))
+        longest = max(longest, np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)).max())
+    assert longest_l0(result.outlines, 0) == pytest.approx(longest)
+    assert dark.largest_um == pytest.approx(longest * 0.5, abs=0.05)
+
+
+def test_a_lattice_without_tissue_has_no_figures(toy: ToyKinds) -> None:
+    """Null where there is nothing to measure."""
+    glass = toy.run("toy-patches", np.full((200, 200, 3), 255, np.uint8))
+    assert isinstance(glass, PatchesResult)
+    summary = summarise(glass, ())
+    assert summary.patches is not None
+    dark = summary.patches.classes["Dark"]
+    assert (dark.area_mm2, dark.share, dark.maximum, dark.percentile_95, dark.largest_um) == (
+        0,
+        None,
+        None,
+        None,
+        None,
+    )
+    assert np.isnan(np.load(io.BytesIO(grid_npy(glass)))).all()

@@ -20,9 +20,10 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import OverloadedError, RegionTooLargeError, SlideCascadeError
 from slidecascade.geometry import Box
 from slidecascade.settings import Settings
+from slidecascade.slides.canvas import Watch
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Rgb
-from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
+from slidecascade.slides.upload import EncodedImage, open_image
 from slidecascade.timing import Silent
 from toy_pipeline import HALO_PX, ToyPipeline, blobs
 from unwritten_slide import write_unwritten
@@ -73,13 +74,13 @@ def make_analyser(tmp_path: Path, reserved: Reserved) -> Iterator[Callable[[int]
 def decoded(monkeypatch: pytest.MonkeyPatch, reserved: Reserved) -> list[int]:
     """What was reserved whenever an image was decoded."""
     seen: list[int] = []
-    decode = EncodedImage.decode
+    decode = EncodedImage.decode_watched
 
-    def watched(image: EncodedImage) -> RegionImage:
+    def watched(image: EncodedImage, watch: Watch) -> Rgb:
         seen.append(reserved.now)
-        return decode(image)
+        return decode(image, watch)
 
-    monkeypatch.setattr(EncodedImage, "decode", watched)
+    monkeypatch.setattr(EncodedImage, "decode_watched", watched)
     return seen
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
@@ -14,7 +15,7 @@ from slidecascade import logs
 from slidecascade.errors import DrainingError, OverloadedError
 from slidecascade.metrics import Metrics
 from slidecascade.web.middleware.admission import Admission
-from slidecascade.web.middleware.drain import SIGNALS, Drain
+from slidecascade.web.middleware.drain import SIGNALS, WAITING, Drain
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def handed_on() -> Iterator[list[int]]:
     yield received
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nothing sets an event for it
+            await asyncio.sleep(0.005)
+
+
+async def others_end() -> None:
+    """Wait for all other tasks of the loop: a drain, and a second one that must not exist."""
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
 
 async def test_places_are_limited_and_given_back(admission: Admission) -> None:
@@ -139,30 +152,34 @@ async def test_a_timeout_of_the_work_is_its_own(admission: Admission) -> None:
             raise TimeoutError
 
 
-async def test_the_signal_waits_for_the_work(admission: Admission, handed_on: list[int]) -> None:
+async def test_the_signal_waits_for_the_work(
+    admission: Admission, handed_on: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     """After SIGTERM nobody new is let in, and the server hears of it when the last region is done."""
+    caplog.set_level("INFO", "slidecascade")
     Drain(admission, notice_s=0.0, grace_s=5).take_over()
     async with admission.region():
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.2)
+        await until(lambda: WAITING in caplog.messages)
         assert admission.closed
         with pytest.raises(DrainingError):
             async with admission.region():
                 pass
         assert handed_on == []
-    await asyncio.sleep(0.2)
+    await others_end()
     assert handed_on == [signal.SIGTERM]
 
 
 async def test_the_listener_stays_for_the_notice(admission: Admission, handed_on: list[int]) -> None:
     """An idle server keeps answering until balancers had time to notice."""
     Drain(admission, notice_s=0.3, grace_s=5).take_over()
+    started = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
-    await asyncio.sleep(0.15)
-    assert admission.closed
+    await until(lambda: admission.closed)
     assert handed_on == []
-    await asyncio.sleep(0.3)
+    await others_end()
     assert handed_on == [signal.SIGINT]
+    assert time.monotonic() - started >= 0.3
 
 
 async def test_work_that_outlasts_the_grace_is_abandoned(admission: Admission, handed_on: list[int]) -> None:
@@ -171,8 +188,8 @@ async def test_work_that_outlasts_the_grace_is_abandoned(admission: Admission, h
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(DrainingError):
         async with asyncio.timeout(5), admission.region():
-            await asyncio.sleep(10)
-    await asyncio.sleep(0.2)
+            await asyncio.Event().wait()
+    await others_end()
     assert handed_on == [signal.SIGTERM]
 
 
@@ -187,7 +204,8 @@ async def test_a_drain_belongs_to_no_request(
     Drain(admission, notice_s=0.0, grace_s=5).take_over()
     with caplog.at_level("INFO", "slidecascade"), logs.request("a-stranger"):
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.2)
+        await until(lambda: admission.closed)
+    await others_end()
     assert handed_on == [signal.SIGTERM]
     assert "draining" in caplog.text
     assert "a-stranger" not in caplog.text
@@ -199,6 +217,6 @@ async def test_both_signals_are_one_wish(admission: Admission, handed_on: list[i
     async with admission.region():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(0.2)
+        await until(lambda: admission.closed)
+    await others_end()
     assert handed_on == [signal.SIGINT]

@@ -14,7 +14,9 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError
 from slidecascade.settings import Settings
-from slidecascade.slides.upload import EncodedImage, RegionImage
+from slidecascade.slides.canvas import Watch
+from slidecascade.slides.source import Rgb
+from slidecascade.slides.upload import EncodedImage
 from slidecascade.timing import Silent
 from toy_pipeline import ToyPipeline
 
@@ -59,19 +61,18 @@ def test_a_cancelled_request_is_not_decoded(analyser: Analyser) -> None:
 def test_a_request_cancelled_while_decoding_goes_no_further(
     analyser: Analyser, tiles: Tiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the image is decoded it is asked again whether anybody waits."""
+    """No tile is worked on, and what is left of the image is not decoded."""
     control = Control()
 
-    decode = EncodedImage.decode
+    decode = EncodedImage.decode_watched
 
-    def left_meanwhile(image: EncodedImage) -> RegionImage:
+    def left_meanwhile(image: EncodedImage, watch: Watch) -> Rgb:
         control.cancel()
-        return decode(image)
+        return decode(image, watch)
 
     analyser.analyse(REQUEST, IMAGE, Control())
     done = tiles.count
-    monkeypatch.setattr(EncodedImage, "decode", left_meanwhile)
-    monkeypatch.setattr(analyser, "run", None)
+    monkeypatch.setattr(EncodedImage, "decode_watched", left_meanwhile)
     with pytest.raises(CancelledError):
         analyser.analyse(REQUEST, IMAGE, control)
     assert tiles.count == done > 0

@@ -147,7 +147,7 @@ REFUSALS: dict[str, tuple[int | None, str, Chunks, dict[str, str]]] = {
     "a disconnect while sending": (499, "cancelled", [form(IMAGE, GOOD)[:50], None], {}),
     "a tensor that is none": (
         400,
-        "The request is not a JSON object: check it, and Inference-Header-Content-Length.",
+        "The request is not a valid JSON object: check the JSON and Inference-Header-Content-Length.",
         [IMAGE],
         {},
     ),

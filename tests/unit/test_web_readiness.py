@@ -42,7 +42,7 @@ async def test_a_scrape_tells_whether_networks_can_be_run() -> None:
     readiness = Readiness(cast("Analyser", networks), metrics, retry_after_s=2)
     for away, line in ((False, "1.0"), (True, "0.0"), (False, "1.0")):
         networks.away = away
-        await readiness.tell()
+        await readiness.update_gauge()
         assert _told(metrics) == f"slidecascade_networks_ready {line}"
     readiness.close()
 
@@ -59,7 +59,7 @@ async def test_the_log_says_when_networks_go_and_come(
         await readiness.begin()
         for away in (True, False, False):
             networks.away = away
-            await readiness.tell()
+            await readiness.update_gauge()
     assert caplog.messages == ["networks cannot be run", "networks can be run again"]
     assert caplog.records[0].fields == {"reason": "They are away: start them."}  # type: ignore[attr-defined]  # extra
     readiness.close()
@@ -72,8 +72,8 @@ async def test_networks_that_hang_keep_nobody_waiting(monkeypatch: pytest.Monkey
     readiness = Readiness(cast("Analyser", networks), metrics, retry_after_s=2)
     networks.answers.clear()
     asked = await asyncio.gather(*(readiness.require() for _ in range(20)), return_exceptions=True)
-    assert all(isinstance(error, NotReadyError) and "not answered within" in str(error) for error in asked)
-    await readiness.tell()
+    assert all(isinstance(error, NotReadyError) and "did not respond within" in str(error) for error in asked)
+    await readiness.update_gauge()
     assert (networks.asked, _told(metrics)) == (1, "slidecascade_networks_ready 0.0")
     networks.answers.set()
     await readiness.require()
@@ -90,10 +90,10 @@ async def test_a_scrape_does_not_wait_for_networks_that_hang(monkeypatch: pytest
     metrics.networks_ready(True)
     networks.answers.clear()
     async with asyncio.timeout(1.0):
-        await readiness.tell()
+        await readiness.update_gauge()
     assert _told(metrics) == "slidecascade_networks_ready 1.0"
     monkeypatch.setattr(readiness_module, "PATIENCE_S", 0.0)
-    await readiness.tell()
+    await readiness.update_gauge()
     assert _told(metrics) == "slidecascade_networks_ready 0.0"
     networks.answers.set()
     readiness.close()

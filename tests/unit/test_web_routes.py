@@ -26,7 +26,7 @@ from slidecascade.outputs.encoders import Drawing, Encoders
 from slidecascade.outputs.files import Overview
 from slidecascade.settings import Settings
 from slidecascade.web.context import Process
-from slidecascade.web.rest import STATUS
+from slidecascade.web.statuses import STATUS
 
 AS_JSON = {"Content-Type": "application/json"}
 FORM = {"image": ("patient-7.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
@@ -557,7 +557,7 @@ async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) 
     """Client generators see one schema for every error: the Problem, or under /v2 that protocol's own."""
     document = (await client.get("/openapi.json")).json()
     errors = [
-        (path.startswith("/v2/"), answer["content"])
+        (path.startswith("/v2"), answer["content"])
         for path, operations in document["paths"].items()
         for operation in operations.values()
         for status, answer in operation["responses"].items()
@@ -568,3 +568,15 @@ async def test_every_error_is_described_as_a_problem(client: httpx.AsyncClient) 
     assert all(content == problem for in_protocol, content in errors if not in_protocol)
     assert all(list(content) == ["application/json"] for in_protocol, content in errors if in_protocol)
     assert not [name for name in document["components"]["schemas"] if "ValidationError" in name]
+
+
+async def test_every_operation_states_that_the_server_may_stop(client: httpx.AsyncClient) -> None:
+    """503 while it drains, but for health and metrics, which are answered then."""
+    document = (await client.get("/openapi.json")).json()
+    missing = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if "503" not in operation["responses"]
+    }
+    assert missing == {"/livez", "/metrics", "/v2/health/live"}

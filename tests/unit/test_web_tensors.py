@@ -50,13 +50,13 @@ def test_large_images_are_run_a_few_at_a_time(shape: tuple[int, int, int, int], 
 
 def test_one_image_that_would_take_gigabytes_is_refused() -> None:
     """It cannot be run in parts here; the caller can cut it."""
-    with pytest.raises(MalformedRequestError, match="images of at most 4194304 pixels each: cut them into tiles"):
+    with pytest.raises(MalformedRequestError, match="more than 4194304 pixels, the maximum: divide it into tiles"):
         inference((1, 2048, 2056, 3))
 
 
 def test_a_wrong_input_is_told_with_what_was_sent() -> None:
     """A caller sees which of name, datatype and number was wrong."""
-    with pytest.raises(MalformedRequestError, match=r"takes 'image' of UINT8; sent was 'image' of FP32\."):
+    with pytest.raises(MalformedRequestError, match="of UINT8, but the request has 'image' of FP32: send"):
         inference((1, 16, 16, 3), datatype="FP32")
 
 
@@ -73,7 +73,7 @@ def test_outputs_that_would_take_gigabytes_are_refused() -> None:
         "parameters": {"binary_data_size": len(pixels)},
     }
     document = json.dumps({"inputs": [image]}).encode()
-    with pytest.raises(MalformedRequestError, match=r"outputs would take \d+ bytes, at most .* divide"):
+    with pytest.raises(MalformedRequestError, match=r"outputs would take \d+ bytes, and the maximum is .* divide"):
         Inference(document + pixels, json_bytes=len(document), spec=spec, max_images=32)
 
 
@@ -111,16 +111,20 @@ GOOD = [sent("image", IMAGE, binary=False), sent("gain", GAIN, binary=False)]
 @pytest.mark.parametrize(
     ("tensors", "binary", "says"),
     [
-        (GOOD[:1], b"", "takes 'image' of UINT16, 'gain' of FP32; sent was 'image' of UINT16"),
-        ([*GOOD, GOOD[1]], b"", "sent was 'gain' of FP32, 'gain' of FP32"),
+        (GOOD[:1], b"", "inputs 'image' of UINT16, 'gain' of FP32, but the request has 'image' of UINT16"),
+        ([*GOOD, GOOD[1]], b"", "but the request has 'gain' of FP32, 'gain' of FP32"),
         ([GOOD[0], GOOD[1] | {"shape": [2, 4], "data": [1] * 8}], b"", r"'gain' has shape \(2, 4\)"),
-        ([GOOD[0], GOOD[1] | {"data": [1, 2, 3, 1e39]}], b"", "'gain' must be numbers within those of float32"),
+        ([GOOD[0], GOOD[1] | {"data": [1, 2, 3, 1e39]}], b"", "'gain' must be numbers in the range of float32"),
         ([GOOD[0], GOOD[1] | {"data": [1, 2, 3, "4"]}], b"", "'gain' must be numbers"),
         ([GOOD[0] | {"data": [65536] * 64}, GOOD[1]], b"", "'image' must be whole numbers from 0 to 65535"),
-        ([sent("image", IMAGE, binary=True), GOOD[1]], bytes(127), "'image' needs 128 bytes .* 127 were sent"),
+        (
+            [sent("image", IMAGE, binary=True), GOOD[1]],
+            bytes(127),
+            "'image' requires exactly 128 bytes .* 127 were sent",
+        ),
         ([sent("image", IMAGE, binary=True), GOOD[1]], bytes(129), "129 bytes .* the inputs state 128"),
         ([sent("image", IMAGE, binary=True), sent("gain", GAIN, binary=True)], bytes(128), "16 bytes .* 0 were"),
-        ([GOOD[0] | {"parameters": {"binary_data_size": 128}}, GOOD[1]], bytes(128), "and no others"),
+        ([GOOD[0] | {"parameters": {"binary_data_size": 128}}, GOOD[1]], bytes(128), "exactly 128 bytes"),
     ],
 )
 def test_inputs_that_are_not_as_stated_are_refused(
@@ -162,8 +166,8 @@ def test_outputs_are_those_asked_for_in_that_order() -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ([{"name": "logits"}], "'logits' is none of its outputs: model 'toy-stain' returns maps, brightness"),
-        ([{"name": "maps"}, {"name": "maps"}], "'maps' is asked for twice"),
+        ([{"name": "logits"}], "'logits' is not an output: model 'toy-stain' returns maps, brightness"),
+        ([{"name": "maps"}, {"name": "maps"}], "'maps' is requested twice"),
     ],
 )
 def test_outputs_that_cannot_be_returned_are_refused(asked: list[dict[str, str]], says: str) -> None:

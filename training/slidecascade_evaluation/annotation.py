@@ -49,8 +49,13 @@ class Annotation:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it is a polygon without area, whose corners are collinear."""
-        return self.is_polygon and int(np.linalg.matrix_rank(self.rings_l0[0] - self.rings_l0[0][0])) < 2
+        """Whether it is a polygon without area: its corners are collinear, or its holes are as large as itself."""
+        if not self.is_polygon:
+            return False
+        outline, *holes = self.rings_l0
+        if holes and sum(map(area_of, holes)) >= area_of(outline):
+            return True
+        return int(np.linalg.matrix_rank(outline - outline[0])) < 2
 
     @property
     def centres_l0(self) -> Points:
@@ -58,20 +63,26 @@ class Annotation:
         return _centre_of_area(self.rings_l0[0])[None] if self.is_polygon else self.points_l0
 
     def contains(self, points_l0: Points) -> npt.NDArray[np.bool_]:
-        """Which of `points_l0` ``(N, 2)`` lie in the polygon and in none of its holes: the even-odd rule."""
+        """Which of `points_l0` ``(N, 2)`` lie in the outline, by the even-odd rule, and in none of its holes."""
         inside = np.zeros(len(points_l0), np.bool_)
         if not self.is_polygon:
             return inside
         low, high = self.rings_l0[0].min(axis=0), self.rings_l0[0].max(axis=0)
         near = np.flatnonzero(((points_l0 >= low) & (points_l0 <= high)).all(axis=1))
-        for start in range(0, len(near), _CHUNK):
-            rows = near[start : start + _CHUNK]
-            crossings = sum(_crossings(ring, points_l0[rows]) for ring in self.rings_l0)
-            inside[rows] = np.asarray(crossings) % 2 == 1
+        outline, *holes = self.rings_l0
+        step = max(1, min(_CHUNK, _PRODUCTS // max(map(len, self.rings_l0))))
+        for start in range(0, len(near), step):
+            rows = near[start : start + step]
+            is_in = _crossings(outline, points_l0[rows]) % 2 == 1
+            for hole in holes:
+                is_in &= _crossings(hole, points_l0[rows]) % 2 == 0
+            inside[rows] = is_in
         return inside
 
 
-_CHUNK: Final = 4096  # points tested per step, which bounds the memory
+_CHUNK: Final = 1024
+_PRODUCTS: Final = 2**22
+"""Most points, and most products of points and sides, of a step: they bound its memory."""
 
 
 def area_of(ring: Points) -> float:
@@ -100,6 +111,9 @@ def _centre_of_area(ring: Points) -> Points:
 def _crossings(ring: Points, points: Points) -> npt.NDArray[np.int64]:
     """Number of sides of `ring` that a ray from each point to the right crosses."""
     start, end = ring, np.roll(ring, -1, axis=0)
+    low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    level = (low <= points[:, 1].max()) & (high >= points[:, 1].min())
+    start, end = start[level], end[level]
     x, y = points[:, :1], points[:, 1:]
     spans = (start[:, 1] > y) != (end[:, 1] > y)
     rise = np.where(end[:, 1] == start[:, 1], 1.0, end[:, 1] - start[:, 1])

@@ -244,6 +244,8 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
         numbers = None
     if numbers is None:
         raise InvalidRequestError(f"{path.name} cannot be decoded: save it as PNG or TIFF.")
+    if (pages := cv2.imcount(str(path), cv2.IMREAD_UNCHANGED)) > 1:
+        raise InvalidRequestError(f"{path.name} has {pages} pages: save the labels as one.")
     if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
         what = f"{numbers.shape[2]} channels" if numbers.ndim == 3 else "fractions"
         raise InvalidRequestError(

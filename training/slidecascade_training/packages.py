@@ -11,9 +11,8 @@ import numpy as np
 import yaml
 
 from slidecascade.errors import ModelPackageError
-from slidecascade.heads.head import ClassifierOptions
+from slidecascade.heads.head import ClassifierOptions, SegmenterOptions
 from slidecascade.heads.table import outputs_of
-from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.spec import (
     ClassifierSpec,
     CropSpec,
@@ -68,15 +67,21 @@ class Statement:
 
 
 def segmenter_spec(
-    stated: Statement, exported: Exported, *, multiple_of: int, halo_px: int, options: UnetOptions
+    stated: Statement,
+    exported: Exported,
+    *,
+    multiple_of: int,
+    halo_px: int,
+    options: SegmenterOptions,
+    head: str = "unet",
 ) -> SegmenterSpec:
-    """The specification of a network that returns the maps of the `unet` head for images of any size."""
+    """The specification of a network that returns the maps of `head` for images of any size."""
     return SegmenterSpec(
         **stated.fields,
         task="segment",
-        head="unet",
+        head=head,
         inputs=(rgb_image(multiple_of=multiple_of),),
-        outputs=outputs_of("unet", stated.class_names),
+        outputs=outputs_of(head, stated.class_names),
         sha256=exported.served.sha256,
         halo_px=halo_px,
         options=options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,8 @@ from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from slidecascade.analysis.footprint import hold_freely
 from slidecascade.analysis.plan import RegionTask
@@ -22,6 +25,7 @@ from slidecascade.errors import (
     RetryLaterError,
     SlideCascadeError,
     TilesFailedError,
+    UndecodableImageError,
 )
 from slidecascade.geometry import Grid, Size
 from slidecascade.kinds.result import RegionResult, Subject, UsedModel
@@ -31,7 +35,6 @@ from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.kinds.work import TileWork
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner, bound
-from slidecascade.slides.region import require_workable
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
 
@@ -71,6 +74,7 @@ def analyse(
     Raises:
         RegionTooLargeError, OverloadedError: when `hold` says so.
         TilesFailedError: when tiles failed twice and the task does not allow a partial answer.
+        UndecodableImageError: when an upload that is being decoded is found to be damaged.
         RetryLaterError: when networks had too much to do, or were not there.
         ModelPackageError: when networks elsewhere are others than were asked for.
         DeadlineExceededError, CancelledError: when `control` says so.
@@ -86,7 +90,7 @@ def analyse(
     failed = run_tiles(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
     refuse_failures(task, work.grid, failed, len(tiles))
     with stopwatch.measure("collect"):
-        found: RegionResult = sink.finish(_subject(task, work.grids))
+        found: RegionResult = sink.finish(subject(task, work.grids))
     result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
     _tell(observer, result)
     return result
@@ -125,7 +129,9 @@ def run_tiles(
         RetryLaterError, ModelPackageError, DeadlineExceededError, CancelledError: as `analyse` does.
     """
     failed: list[Failure] = []
-    outcomes = _in_flight(pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), tiles)
+    outcomes = _in_flight(
+        pool, threads + 1, lambda tile: _attempt(task, work, tile, observer), _readable(task, work, tiles)
+    )
     for done, outcome in enumerate(outcomes, start=1):
         if isinstance(outcome, Failure):
             failed.append(outcome)
@@ -141,20 +147,17 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
 
     Raises:
         UnreadableSlideError: the slide cannot be opened.
-        RegionTooLargeError: a model's grid enlarges the region to more pixels than are worked on.
     """
     with stopwatch.measure("read"):
         with task.open_source() as source:
             view = task.view(source)
             grids = {model.name: view.grid(task.pipeline.mpp_of(model)) for model in task.pipeline.models}
-        for grid in grids.values():
-            require_workable(task.region_l0, grid)
         work: AnyWork = kind.work(
             pipeline=task.pipeline,
             region_l0=task.region_l0,
             grids=grids,
             thresholds=task.thresholds,
-            dark_field=task.facts.dark_field,
+            find_facts=task.find_facts,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
@@ -194,6 +197,14 @@ def _tiles(task: RegionTask, work: AnyWork, threads: int) -> tuple[Tile, ...]:
     )
 
 
+def _readable(task: RegionTask, work: AnyWork, tiles: Iterable[Tile]) -> Iterator[Tile]:
+    """`tiles`, each as soon as its pixels can be read: no thread for tiles waits for an upload to be decoded."""
+    for tile in tiles:
+        corner = np.array([[0, tile.read.bottom]])
+        task.wait_for_rows(math.ceil(work.grid.l0_from_grid(corner)[0, 1]))
+        yield tile
+
+
 def _in_flight(
     pool: Executor, limit: int, work: Callable[[Tile], Outcome], items: Iterable[Tile]
 ) -> Iterator[Outcome]:
@@ -229,8 +240,8 @@ def _once(task: RegionTask, work: AnyWork, tile: Tile, *, private: bool = False)
     try:
         with task.open_source(private=private) as source:
             return work.result(tile, task.view(source))
-    except (CancelledError, DeadlineExceededError):
-        raise
+    except (CancelledError, DeadlineExceededError, UndecodableImageError):
+        raise  # no tile of a damaged upload is answered
     except SlideCascadeError as error:
         return Failure(tile, error)
     except Exception:  # the worker boundary: a fault in one tile is that tile's failure
@@ -257,7 +268,8 @@ def refuse_failures(task: RegionTask, grid: Grid, failed: Sequence[Failure], tot
     ) from first
 
 
-def _subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+def subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
+    """What `task` analyses, and with what; `grids` are those of its models, by name."""
     return Subject(
         pipeline=task.pipeline.name,
         coordinate_space=task.coordinate_space,

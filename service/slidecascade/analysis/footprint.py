@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.areas import tile as areas
+from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box, Grid
 from slidecascade.patches import tile as patches
@@ -38,6 +39,10 @@ written; measured: 280 with one class."""
 AREAS_BYTES_PER_PX = 32
 """Of a mask's pixel: its label in tiles, joined and numbered with indices, or its part of a heatmap; measured:
 28."""
+
+AREAS_BYTES_PER_RUN = 300
+"""Of a run of a mask's column: four numbers of 8 bytes in tiles, joined, sorted and compared with their
+neighbours."""
 
 AREAS_BYTES_PER_EDGE = 120
 """Of a side at which a pixel of one area meets another: outlines are followed along all of them at once; measured:
@@ -120,10 +125,10 @@ def expected_areas_bytes(pipeline: AreasPipeline, region_l0: Box, grids: Mapping
     return AREAS_BYTES_PER_PX * needed.inflated(areas.lattice_px(pipeline)).clipped(grid.extent).area
 
 
-def labels_bytes(labels: NDArray[np.int32]) -> int:
-    """Memory of ``(h, w)`` labels of areas, and of their outlines, until the answer is sent."""
-    edges = np.count_nonzero(labels[:, 1:] != labels[:, :-1]) + np.count_nonzero(labels[1:] != labels[:-1])
-    return AREAS_BYTES_PER_PX * labels.size + AREAS_BYTES_PER_EDGE * int(edges)
+def pieces_bytes(result: AreasTileResult) -> int:
+    """Memory of the pieces of a tile, and of their outlines, until the answer is sent."""
+    runs = AREAS_BYTES_PER_RUN * len(result.runs)
+    return AREAS_BYTES_PER_PX * result.core.area + AREAS_BYTES_PER_EDGE * result.edges + runs
 
 
 def _squares_bytes(probabilities: NDArray[np.float32]) -> int:
@@ -133,4 +138,4 @@ def _squares_bytes(probabilities: NDArray[np.float32]) -> int:
 
 CELLS_FOOTPRINT: Final = Footprint(expected_cells_bytes, lambda result: cells_bytes(result.cells))
 PATCHES_FOOTPRINT: Final = Footprint(expected_patches_bytes, lambda result: _squares_bytes(result.probabilities))
-AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, lambda result: labels_bytes(result.labels))
+AREAS_FOOTPRINT: Final = Footprint(expected_areas_bytes, pieces_bytes)

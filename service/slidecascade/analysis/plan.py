@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from slidecascade.geometry import Box, Mpp
 from slidecascade.kinds.result import CoordinateSpace, Origin
 from slidecascade.pipelines.spec import Pipeline
+from slidecascade.slides.doubts import SWAPPED
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.view import SlideView
@@ -23,6 +24,15 @@ UNREAD_GREY = 200
 """What an overview shows where the slide cannot be read."""
 
 
+def no_wait(_rows: int) -> None:
+    """Where all rows of a source can be read."""
+
+
+def known(facts: SlideFacts) -> Callable[[], SlideFacts]:
+    """The `find_facts` of a task whose facts have been found."""
+    return lambda: facts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionTask:
     """A region to analyse, every default filled in.
@@ -31,13 +41,15 @@ class RegionTask:
         open_source: opens the source; called once per tile, and once more, privately, for a tile that failed.
         region_l0: the region, inside the source.
         mpp: micrometres per level-0 pixel.
-        facts: what holds for the slide as a whole.
+        find_facts: gives what holds for the slide as a whole; of an upload that is being decoded, it waits for all
+            of it. Called from several threads.
         thresholds: one number per model of the pipeline.
         tile_px: greatest side of a tile's core in pixels of the first model's grid.
         held_bytes: memory that is held for the region, less that of what is found.
-        doubts: what makes any answer about this source doubtful, known beforehand.
+        stated_doubts: what makes any answer about this source doubtful, known from what it states.
         origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in those pixels; what is found must not change.
+        wait_for_rows: waits until so many rows of level 0 can be read; raises when they never will be.
     """
 
     pipeline: Pipeline
@@ -45,14 +57,25 @@ class RegionTask:
     region_l0: Box
     mpp: Mpp
     coordinate_space: CoordinateSpace
-    facts: SlideFacts
+    find_facts: Callable[[], SlideFacts]
     thresholds: Mapping[str, float]
     tile_px: int | None = None
     allow_partial: bool = False
     held_bytes: int = 0
-    doubts: tuple[AnswerWarning, ...] = ()
+    stated_doubts: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
     shift: tuple[int, int] = (0, 0)
+    wait_for_rows: Callable[[int], None] = no_wait
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What holds for the slide as a whole."""
+        return self.find_facts()
+
+    @property
+    def doubts(self) -> tuple[AnswerWarning, ...]:
+        """What makes any answer about this source doubtful."""
+        return (*self.stated_doubts, SWAPPED) if self.facts.red_blue_swapped else self.stated_doubts
 
     def view(self, source: Source) -> SlideView:
         """The pixels of `source`, which `open_source` has opened."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.areas.runs import Runs
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.result import RegionResult
 from slidecascade.pipelines.areas import CoverageMap
@@ -16,14 +17,17 @@ from slidecascade.rings import Rings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AreasResult(RegionResult):
-    """A mask and its ``N`` areas: pixels of one class that are connected by sides.
+    """A mask, as runs of pixels, and its ``N`` areas: pixels of one class that are connected by sides.
 
     Attributes:
         grid: the network's.
         box: the pixels of `grid` whose middle lies in the region; there may be none.
-        labels: ``(box.height, box.width)`` int32, the areas ``1..N``; 0 is background.
+        runs: of the areas, in pixels of `grid`, labelled ``0..N - 1``.
+        overlaps: whether a pixel can be of several classes.
         class_index: ``(N,)`` int64, into `classes.ends`.
         areas_px: ``(N,)`` int64, pixels of `grid`.
+        probabilities: ``(N,)`` float64, the mean probability of an area's class over its pixels; NaN where the
+            network states none.
         rings: outlines with holes, in level-0 pixels.
     """
 
@@ -31,17 +35,37 @@ class AreasResult(RegionResult):
 
     grid: Grid
     box: Box
-    labels: NDArray[np.int32]
+    runs: Runs
+    overlaps: bool
     class_index: NDArray[np.int64]
     areas_px: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
     rings: Rings
     heatmaps: tuple[CoverageMap, ...]
 
+    def of_class(self, class_index: int) -> Runs:
+        """The runs of a class."""
+        return self.runs.take(self.class_index[self.runs.labels] == class_index)
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        """``(bottom - top, box.width)``: the classes of the pixels of some rows of `box`, counted from 1; 0 is
+        background.
+
+        Where classes overlap, bit `k` says whether a pixel is of class `k`, counted from 0.
+        """
+        mask = np.zeros((bottom - top, self.box.width), np.uint8)
+        for number in range(len(self.classes.ends)):
+            value = 1 << number if self.overlaps else number + 1
+            painted = self.of_class(number).painted(
+                Box(self.box.x, self.box.y + top, self.box.width, bottom - top)
+            )
+            mask |= painted.astype(np.uint8) * np.uint8(value)
+        return mask
+
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """``(h, w)``: the class of each pixel, counted from 1; 0 is background."""
-        numbers = np.append(0, self.class_index + 1).astype(np.uint8)
-        return numbers[self.labels]
+        """All of `rows`."""
+        return self.rows(0, self.box.height)
 
     @property
     def counts(self) -> dict[str, int]:

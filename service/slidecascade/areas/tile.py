@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.areas.runs import Runs
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
@@ -24,6 +25,42 @@ otherwise.
 
 Coarser than the blocks of tissue, so that what is white inside an area stays in it.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """As in `AreasTileResult`; the first `painted` pieces have their runs."""
+
+    runs: Runs
+    classes: NDArray[np.int64]
+    sums: NDArray[np.int64]
+    is_inside: NDArray[np.bool_]
+    edges: int
+    painted: int
+
+    @classmethod
+    def none(cls) -> _Pieces:
+        nothing = np.zeros(0, np.int64)
+        return cls(Runs.concatenate(), nothing, nothing, nothing > 0, 0, 0)
+
+    def with_pieces(self, number: int, sums: NDArray[np.int64], *, is_inside: bool) -> _Pieces:
+        """And the pieces of class `number`."""
+        return replace(
+            self,
+            classes=np.append(self.classes, np.full(len(sums), number)).astype(np.int64),
+            sums=np.append(self.sums, sums),
+            is_inside=np.append(self.is_inside, np.full(len(sums), is_inside)),
+        )
+
+    def with_runs(self, runs: Runs, edges: int) -> _Pieces:
+        """And the runs of the pieces that were added since the last time."""
+        numbered = runs.labelled(runs.labels + self.painted)
+        return replace(
+            self,
+            runs=Runs.concatenate(self.runs, numbered),
+            edges=self.edges + edges,
+            painted=len(self.classes),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,52 +90,41 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
         unstored_px = self.unstored_px(patch, tile, view)
         if not tissue.any():
-            nothing = np.zeros(0, np.int64)
-            blank = np.zeros((tile.core.height, tile.core.width), np.int32)
-            return AreasTileResult(
-                tile.index, tile.core, tissue, blank, nothing, nothing, nothing > 0, unstored_px=unstored_px
-            )
-        mask = self._mask(patch, tile, tissue)
+            return _result(tile, tissue, _Pieces.none(), unstored_px)
+        masks, probabilities = self._masks(patch, tile, tissue)
         with self.stopwatch.measure("decode"):
-            labels, classes, pixels, inside = self._pieces(mask, tile.core)
-        return AreasTileResult(
-            tile.index, tile.core, tissue, labels, classes, pixels, inside, unstored_px=unstored_px
-        )
+            return _result(tile, tissue, self._pieces(masks, probabilities, tile.core), unstored_px)
 
-    def _mask(self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The classes of the core's pixels, counted from 1."""
-        segmenter = self.pipeline.segmenter
+    def _masks(
+        self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The classes of the core's pixels, counted from 1, ``(L, h, w)``, and their probabilities if stated."""
+        segmenter, head = self.pipeline.segmenter, self.pipeline.head
         options = segmenter.options.model_copy(update={"foreground": self.thresholds[segmenter.name]})
         outputs = {name: array[0] for name, array in self.run(segmenter, patch[None]).items()}
         self.control.check()
         core = tile.core.shifted(-tile.read.x, -tile.read.y)
+        window = np.s_[core.y : core.bottom, core.x : core.right]
         with self.stopwatch.measure("decode"):
-            mask = self.pipeline.head.mask(outputs, options)[core.y : core.bottom, core.x : core.right]
-            return np.where(_squares_with(tissue, mask.shape), mask, np.uint8(0))
+            masks = head.masks(outputs, options)[:, *window]
+            probabilities = head.probabilities_of(outputs)
+            kept = np.where(_squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
+            return kept, None if probabilities is None else probabilities[window]
 
-    def _pieces(
-        self, mask: NDArray[np.uint8], core: Box
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Labels, and classes, pixels and sides of the region's edge by label."""
-        labels = np.zeros(mask.shape, np.int32)
-        classes: list[NDArray[np.int64]] = []
-        pixels: list[NDArray[np.int64]] = []
-        inside: list[NDArray[np.bool_]] = []
-        for part, is_inside in self._sides(mask, core):
-            for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
-                chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
-                count, found, stats, _ = cv2.connectedComponentsWithStats(chosen, connectivity=4, ltype=cv2.CV_32S)
-                np.copyto(labels, found + sum(len(part) for part in classes), where=found > 0)
-                classes.append(np.full(count - 1, number, np.int64))
-                pixels.append(stats[1:, cv2.CC_STAT_AREA].astype(np.int64))
-                inside.append(np.full(count - 1, is_inside, np.bool_))
-        none = np.zeros(0, np.int64)
-        return (
-            labels,
-            np.concatenate([none, *classes]),
-            np.concatenate([none, *pixels]),
-            np.concatenate([none > 0, *inside]),
-        )
+    def _pieces(self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box) -> _Pieces:
+        found = _Pieces.none()
+        for layer in masks:
+            labels = np.zeros(layer.shape, np.int32)
+            for part, is_inside in self._sides(layer, core):
+                for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
+                    chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
+                    count, numbers = cv2.connectedComponents(chosen, connectivity=4, ltype=cv2.CV_32S)
+                    np.copyto(labels, numbers + int(labels.max(initial=0)), where=numbers > 0)
+                    probability = None if probabilities is None else probabilities[..., number]
+                    sums = _sums(numbers, count, probability)
+                    found = found.with_pieces(number, sums, is_inside=is_inside)
+            found = found.with_runs(Runs.of_labels(labels, x=core.x, y=core.y), _edges(labels))
+        return found
 
     def _sides(self, mask: NDArray[np.uint8], core: Box) -> Iterator[tuple[NDArray[np.uint8], bool]]:
         """The mask inside of the region, and outside of it where the core reaches beyond."""
@@ -111,6 +137,34 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
             part = np.zeros_like(mask) if is_inside else mask.copy()
             part[window] = mask[window] if is_inside else 0
             yield part, is_inside
+
+
+def _result(tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px: float) -> AreasTileResult:
+    return AreasTileResult(
+        tile.index,
+        tile.core,
+        tissue,
+        pieces.runs,
+        pieces.classes,
+        pieces.sums,
+        pieces.is_inside,
+        pieces.edges,
+        unstored_px=unstored_px,
+    )
+
+
+def _edges(labels: NDArray[np.int32]) -> int:
+    """Sides inside of ``(h, w)`` at which labels change."""
+    across = np.count_nonzero(labels[:, 1:] != labels[:, :-1])
+    return int(across + np.count_nonzero(labels[1:] != labels[:-1]))
+
+
+def _sums(found: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    """``(count - 1,)``: sums of `probability` over the pieces of `found`; whole numbers, so in any order."""
+    if probability is None:
+        return np.zeros(count - 1, np.int64)
+    totals = np.bincount(found.ravel(), weights=probability.ravel(), minlength=count)
+    return totals[1:].astype(np.int64)
 
 
 def lattice_px(pipeline: AreasPipeline) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.areas.runs import Runs
 from slidecascade.kinds.tile_result import AnyTileResult
 
 
@@ -17,13 +18,15 @@ class AreasTileResult(AnyTileResult):
     The region's edge divides pieces as a tile's edge does.
 
     Attributes:
-        labels: ``(h, w)`` int32, the pieces ``1..P`` of the core; 0 is background.
+        runs: of the ``P`` pieces, in pixels of the grid, labelled by piece.
         piece_classes: ``(P,)`` int64, their classes, counted from 0.
-        piece_px: ``(P,)`` int64, their pixels.
+        piece_sums: ``(P,)`` int64, the sums of ``round(255 * p)`` of their class over their pixels.
         is_inside: ``(P,)`` bool, whether they lie in the region.
+        edges: sides at which a pixel of one piece meets another or none.
     """
 
-    labels: NDArray[np.int32]
+    runs: Runs
     piece_classes: NDArray[np.int64]
-    piece_px: NDArray[np.int64]
+    piece_sums: NDArray[np.int64]
     is_inside: NDArray[np.bool_]
+    edges: int

@@ -22,22 +22,10 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
     def finish(self, subject: Subject) -> Analysis:
         cells = self.cells()
         return Analysis(
-            pipeline=subject.pipeline,
-            coordinate_space=subject.coordinate_space,
-            facts=subject.facts,
-            region_l0=subject.region_l0,
-            mpp=subject.mpp,
-            models=subject.models,
-            thresholds=subject.thresholds,
-            classes=self._pipeline.classes,
+            **self.common(subject),
             instances=cells,
             class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,
-            tissue=self.tissue(),
-            tiles=self.report(),
-            timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
-            origin=subject.origin,
         )
 
     def cells(self) -> Instances:

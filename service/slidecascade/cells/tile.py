@@ -54,11 +54,15 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
-        blocks = tissue_blocks(patch, dark_field=self.dark_field)
-        tissue, unstored_px = core_blocks(blocks, tile), self.unstored_px(patch, tile, view)
-        if not tissue.any():
-            return self._nothing(tile, tissue, unstored_px)
-        cells, owned, near_seam = self._own(self._cells(view, tile, patch), blocks, tile)
+        blocks = tissue_blocks(patch, dark_field=False)
+        unstored_px = self.unstored_px(patch, tile, view)
+        # What is no glass is tissue in either field: which one it is need not be known before the network has run.
+        if not core_blocks(blocks, tile).any() and not self.dark_field:
+            return self._nothing(tile, core_blocks(blocks, tile), unstored_px)
+        found = self._cells(view, tile, patch)
+        blocks |= self.dark_field
+        tissue = core_blocks(blocks, tile)
+        cells, owned, near_seam = self._own(found, blocks, tile)
         if not len(cells):
             return self._nothing(tile, tissue, unstored_px)
         probabilities = cascade.classify(

@@ -1,7 +1,7 @@
 """``slidecascade analyze``: an image or a slide in this process, without a server.
 
-For pipelines of the kind ``cells`` a slide may have any size: it is divided into fields, whose parts are kept
-inside the folder of results until these are complete, so that the same command continues after it was stopped or
+For pipelines of the kinds that jobs run a slide may have any size: it is divided into fields, whose parts are
+kept in the folder of results until these are complete, so that the same command resumes after it was stopped or
 killed. Pipelines of other kinds analyse one region in memory.
 """
 
@@ -22,8 +22,8 @@ from slidecascade.commands.arguments import region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.jobs.claim import claimed
-from slidecascade.jobs.collect import Collection
-from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.survey import Results, Survey
+from slidecascade.jobs.table import SURVEYS, open_survey
 from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs import archive
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
@@ -34,33 +34,37 @@ from slidecascade.staging import writing_to
 from slidecascade.timing import Silent
 
 STATE_FOLDER = ".slidecascade"
-"""Inside the folder of results, while these are not complete."""
+"""Folder of parts in the folder of results, until these are complete."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide OpenSlide reads")
-    parser.add_argument("--pipeline", required=True, help="nash, nuclei or one of your own")
+    parser.add_argument(
+        "input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide in a format of OpenSlide"
+    )
+    parser.add_argument("--pipeline", required=True, help="nash, nuclei or a custom pipeline")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--mpp", type=float, help="um per pixel; needed when the input states none")
+    parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
-    parser.add_argument("--tile-px", type=int, help="tile size; changes speed but not cells")
+    parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
         choices=("slide", "bounds"),
         default="slide",
-        help="what GeoJSON outlines count from: level 0's corner, or the scanned part's, as in QuPath",
+        help="origin of GeoJSON outlines: the corner of level 0, or of the scanned part, as in QuPath",
     )
-    parser.add_argument("--allow-partial", action="store_true", help="keep what was found when tiles fail")
-    parser.add_argument("--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="of the heatmaps")
+    parser.add_argument("--allow-partial", action="store_true", help="write results even if tiles fail")
+    parser.add_argument(
+        "--colormap", choices=COLORMAPS, default=Colormap.VIRIDIS.value, help="colour map of the heatmaps"
+    )
     parser.add_argument("--gzip", action="store_true", help="write the GeoJSON as NAME.geojson.gz")
     parser.add_argument("--models", type=Path, help="the models folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Analyse, write the folder, print the counts; returns the exit code."""
+    """Analyse, write the folder and print the counts; returns the exit code."""
     require_file(arguments.input)
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     slide = can_open(arguments.input)
     settings = read_settings(
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = None if slide else arguments.input.read_bytes()
     analyser = Analyser(settings, observer=Silent())
     try:
-        if analyser.pipeline(request.pipeline).kind == "cells":
+        if analyser.pipeline(request.pipeline).kind in SURVEYS:
             _analyse_fields(analyser, request, image, arguments)
         else:
             _analyse_region(analyser, request, image, arguments)
@@ -83,24 +87,24 @@ def run(arguments: argparse.Namespace) -> int:
 def _analyse_fields(
     analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
 ) -> None:
-    """Cells, field by field."""
+    """Analyse by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
-        collection = _collection(Survey(analyser, task, state / "parts"))
-        damaged = bool(collection.analysis.tiles.failed)
-        collection.write(
+        results = _results(open_survey(analyser, task, state / "parts"))
+        damaged = bool(results.analysis.tiles.failed)
+        results.write(
             arguments.out,
             partial(task.overview, damaged=damaged),
             colormap=Colormap.parse(arguments.colormap),
             gzip=arguments.gzip,
         )
-    _print(collection.analysis, collection.counts, arguments.out)
+    _print(results.analysis, results.counts, arguments.out)
 
 
 def _analyse_region(
     analyser: Analyser, request: wire.RegionRequest, image: bytes | None, arguments: argparse.Namespace
 ) -> None:
-    """Anything else, in memory."""
+    """Analyse a pipeline of another kind in memory."""
     report = analyser.analyse(request, image, Control(), progress=bar("tiles"))
     encoders = analyser.encoders(request.pipeline)
     drawing = Drawing(colormap=Colormap.parse(arguments.colormap))
@@ -110,13 +114,13 @@ def _analyse_region(
     _print(report.analysis, report.analysis.counts, arguments.out)
 
 
-def _collection(survey: Survey) -> Collection:
-    """All fields, those that are not done yet run one after the other."""
+def _results(survey: Survey) -> Results:
+    """All fields; the unfinished ones are run one after another."""
     started = time.monotonic()
     known = [(field, report) for field, report in survey.reports()]
     done = [report for _, report in known if report is not None]
     if done:
-        sys.stderr.write(f"Going on: {len(done)} of {len(known)} fields are done already.\n")
+        sys.stderr.write(f"Resuming: {len(done)} of {len(known)} fields are finished.\n")
     progress = FieldProgress(
         survey.tiles_total,
         done=sum(report.tiles for report in done),
@@ -129,7 +133,7 @@ def _collection(survey: Survey) -> Collection:
             progress.finish(report.tiles, report.cells)
         reports.append(report)
     progress.end()
-    return Collection(survey, reports, seconds=time.monotonic() - started)
+    return survey.collect(reports, seconds=time.monotonic() - started)
 
 
 def _print(analysis: RegionResult, counts: Mapping[str, int], folder: Path) -> None:

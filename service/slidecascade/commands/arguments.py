@@ -16,7 +16,7 @@ def region_of(text: str) -> tuple[int, int, int, int]:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """What reads a whole number that is `least` or more."""
+    """A parser of whole numbers with a minimum."""
 
     def read(text: str) -> int:
         try:

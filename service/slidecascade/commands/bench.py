@@ -1,4 +1,4 @@
-"""``slidecascade bench region``: what a region costs beyond its networks."""
+"""``slidecascade bench region``: the cost of a region in addition to its networks."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ REPEATS_FOR_MEMORY = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="region")
-    region = actions.add_parser("region", help="analyse, HTTP and the networks alone on one rendered region")
+    region = actions.add_parser("region", help="time analysis, HTTP and the networks alone on one rendered region")
     region.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    region.add_argument("--out", type=Path, help="also write the JSON to this file")
+    region.add_argument("--out", type=Path, help="write the JSON to this file as well")
     region.add_argument(
         "--size", type=whole_number(64), default=2048, help="side of the region in pixels at 0.25 um/px"
     )
     region.add_argument(
-        "--rounds", type=whole_number(1), default=9, help="rounds measured, each of all contenders in turn"
+        "--rounds", type=whole_number(1), default=9, help="measured rounds; each runs all contenders in turn"
     )
     region.add_argument("--pipeline", default="nash", help="default: nash")
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     out: Path | None = arguments.out
     if out is not None:
-        with writing_to(out.parent):  # told before the minutes it takes, not after
+        with writing_to(out.parent):  # fails before the measurement, which takes minutes
             out.parent.mkdir(parents=True, exist_ok=True)
     figures = measure_region(size_px=arguments.size, rounds=arguments.rounds, pipeline=arguments.pipeline)
     text = json.dumps(dataclasses.asdict(figures), indent=2) + "\n"
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds over the rounds."""
+    """Statistics of seconds over the rounds."""
 
     median_s: float
     min_s: float
@@ -86,18 +86,18 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionFigures:
-    """What was measured, with what is needed to measure it again.
+    """The results, with the parameters to reproduce them.
 
-    `analyse` starts from decoded pixels and ends with the analysis; `http` starts with a PNG upload and ends with
-    the GeoJSON received. The two ratios are medians of ratios taken round by round, which hold still when the
-    machine does not.
+    `analyse` is from decoded pixels to the analysis; `http` from a PNG upload to
+    the received GeoJSON. Both ratios are medians of the ratios of rounds, which are robust against changes in
+    the speed of the machine.
 
-    `network` is ONNX Runtime alone on exactly the inputs that `analyse` gave to its networks, in the better of
-    two set-ups: one single-threaded session shared by a thread per core, or one call after the other with a
-    session that spreads over the cores.
+    `network` is ONNX Runtime alone on the inputs of the networks in `analyse`, in the better of
+    two configurations: one single-threaded session shared by a thread per core, or sequential calls of a
+    multi-threaded session.
 
-    `head_share` is the part of all seconds of work that decoding, outlines and writing GeoJSON take together;
-    `four_areas_over_one` the time of `analyse` for four times the area; `writing` is of a million of these cells.
+    `head_share` is the fraction of the work spent on decoding, outlines and GeoJSON;
+    `four_areas_over_one` is the relative time of four times the area; `writing` is for a million cells.
     """
 
     machine: dict[str, Any]
@@ -123,7 +123,7 @@ class RegionFigures:
 
 
 class _Recorder:
-    """A local runner that keeps every input it was given."""
+    """A local runner that records its inputs."""
 
     def __init__(self, packages: Iterable[ModelPackage]) -> None:
         self.packages = list(packages)
@@ -141,7 +141,7 @@ class _Recorder:
 
 
 def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures:
-    """Measure a square region of rendered tissue; all contenders in turn, `rounds` times."""
+    """Measure a square region of rendered tissue in `rounds` rounds of all contenders."""
     from slidecascade_render.liver.tissue import TissueOptions, render
 
     tissue = render(TissueOptions(seed=11, mpp=MPP), width_px=size_px, height_px=size_px)
@@ -161,7 +161,7 @@ def measure_region(*, size_px: int, rounds: int, pipeline: str) -> RegionFigures
     recorder.recording = False
     analysis = report.cells
     if not len(analysis.instances):
-        raise InvalidRequestError(f"A region of {size_px} px holds no cells to measure: give a larger --size.")
+        raise InvalidRequestError(f"A region of {size_px} px contains no cells: use a larger --size.")
     used = {model.name for model in report.analysis.models}
     packages = [package for package in recorder.packages if package.spec.name in used]
     cores = usable_cores()
@@ -212,7 +212,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _four_times(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image and its mirror images: four times the area with as many cells in each part."""
+    """The image and its mirror images: four times the area with the same number of cells in each part."""
     wide = np.concatenate([image, image[:, ::-1]], axis=1)
     return np.concatenate([wide, wide[::-1]], axis=0)
 
@@ -223,7 +223,7 @@ def _head_share(timings_s: Mapping[str, float], geojson_s: float) -> float:
 
 
 def _alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Every contender once per round, so that a machine that slows down slows all of them down."""
+    """Time each contender once per round, so that changes in the machine's speed affect all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_index in range(WARM_UP_ROUNDS + rounds):
         for name, work in contenders.items():
@@ -252,7 +252,7 @@ def _post(client: httpx.Client, url: str, request: wire.RegionRequest, png: byte
 
 
 def _memory(work: Callable[[], object], pid: int) -> dict[str, float]:
-    """Resident memory of the served processes after a few regions and after many more, and the peak, in MiB."""
+    """Resident memory of the service's processes after a few and after many regions, and the peak, in MiB."""
     before = _resident(pid, "VmRSS")
     for _ in range(REPEATS_FOR_MEMORY):
         work()

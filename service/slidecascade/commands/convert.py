@@ -1,4 +1,4 @@
-"""``slidecascade convert``: a trained Keras, PyTorch or ONNX file becomes a model package."""
+"""``slidecascade convert``: converts a trained Keras, PyTorch or ONNX file to a model package."""
 
 from __future__ import annotations
 
@@ -23,34 +23,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", type=Path, help="a Keras, PyTorch or ONNX file, or a SavedModel folder")
     add("--name", required=True, help="the model's name")
     add("--task", required=True, choices=("segment", "classify"))
-    add("--head", required=True, choices=("unet", "semantic", "softmax", "sigmoid"), help="what its output means")
+    add(
+        "--head",
+        required=True,
+        choices=("unet", "semantic", "softmax", "sigmoid"),
+        help="the meaning of its output",
+    )
     add("--classes", type=_names_of, help="class names in the order of the outputs, a,b,c")
-    add("--input-size", type=_positive, metavar="PX", help="side a classifier was trained at; read from the file")
+    add(
+        "--input-size",
+        type=_positive,
+        metavar="PX",
+        help="input side of a classifier; default: read from the file",
+    )
     add("--mpp", type=float, default=0.25, help="um per pixel of the training images (0.25)")
-    add("--crop", type=_positive, metavar="PX", help="side of a cell's crop before it is resized (the input size)")
-    add("--halo", type=int, default=64, metavar="PX", help="pixels a segmenter sees around each tile (64)")
+    add(
+        "--crop",
+        type=_positive,
+        metavar="PX",
+        help="side of a cell's crop before resizing (default: the input size)",
+    )
+    add("--halo", type=int, default=64, metavar="PX", help="pixels that a segmenter reads around each tile (64)")
     add("--scale", type=_number_of, help="factor on the pixels of 0 to 255, e.g. 1/255")
     add("--mean", type=_numbers_of, help="mean per channel of the scaled pixels, e.g. 0.5,0.5,0.5")
     add("--std", type=_numbers_of, help="standard deviation per channel")
     add("--bgr", action="store_true", help="the network was trained on BGR")
-    add("--logits", action="store_true", help="the network ends before its softmax or sigmoid: add it")
+    add("--logits", action="store_true", help="the network returns logits: add the softmax or sigmoid")
     add(
         "--channels", type=_channels_of, default=(), metavar="F[,I]", help="foreground and interior output channel"
     )
-    add("--arch", metavar="NAME|module:callable", help="the network of a file that holds weights alone")
+    add("--arch", metavar="NAME|module:callable", help="the network of a file with weights only")
     add("--lambda", dest="lambdas", type=_lambda_of, action="append", default=[], metavar="NAME=rescale:0.00392",
-        help="what a Lambda layer does; its code is never run")  # fmt: skip
+        help="replacement of a Lambda layer, whose code is never run")  # fmt: skip
     add("--licence", default="not stated", help="the weights' licence")
     add("--version", type=_positive, default=1, help="version of the package (1)")
-    add("--quantize", choices=("int8",), help="try int8; it is kept when it decides alike and is faster")
+    add("--quantize", choices=("int8",), help="try int8; used if its decisions agree and it is faster")
     add("--fp16", action="store_true", help="half precision, for GPUs; probabilities may differ by 0.005")
-    add("--calibrate", type=Path, metavar="DIR", help="images like those it will see")
-    add("--max-loss", type=float, default=0.005, help="most decisions int8 may change (0.005)")
+    add("--calibrate", type=Path, metavar="DIR", help="representative images")
+    add("--max-loss", type=float, default=0.005, help="maximum fraction of decisions changed by int8 (0.005)")
     add("--out", type=Path, default=Path("models"), help="the models folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, print what was measured; exit code 0, or an error that leaves nothing behind."""
+    """Convert and print the measurements; exit code 0, or an error without partial files."""
     request = _request(arguments)
     missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
@@ -63,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         finished = convert(request)
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
-    sys.stdout.write(told(finished.parity))
+    sys.stdout.write(describe(finished.parity))
     sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
     return 0
 
@@ -74,7 +89,7 @@ def _needed(form: SourceFormat) -> tuple[str, ...]:
     return _NEEDED_FOR_TORCH if form.is_torch else _NEEDED
 
 
-def told(parity: Parity) -> str:
+def describe(parity: Parity) -> str:
     """The parity report in a few lines."""
     agreement = parity.agreement
     sizes = ", ".join(f"{width} x {height}" for height, width in agreement.sizes_px)
@@ -88,19 +103,19 @@ def told(parity: Parity) -> str:
     if agreement.object_agreement is not None:
         lines.append(f"Same objects: {agreement.object_agreement:.1%} of {agreement.objects}.")
     elif agreement.objects == 0:
-        lines.append("Objects: none on these tiles, so that it is not known whether the same are found.")
+        lines.append("Objects: none on these tiles, so their agreement is unknown: give other tiles.")
     lines.append(f"{agreement.served_ms:g} ms per tile; {agreement.original_ms:g} ms in the original framework.")
     if parity.quantisation is not None:
-        lines.append(_told_int8(parity.quantisation))
+        lines.append(_describe_int8(parity.quantisation))
     return "".join(f"{line}\n" for line in lines)
 
 
-def _told_int8(result: Quantisation) -> str:
+def _describe_int8(result: Quantisation) -> str:
     speed_up = result.float32_ms / result.int8_ms if result.int8_ms else math.inf
     too_far, too_slow = result.loss >= result.max_loss, result.int8_ms >= result.float32_ms
     reasons = [
-        *(["it decides otherwise too often"] if too_far else []),
-        *(["it is no faster here"] if too_slow else []),
+        *(["it changes too many decisions"] if too_far else []),
+        *(["it is not faster on this machine"] if too_slow else []),
     ]
     verdict = "kept" if result.is_kept else f"dropped, {' and '.join(reasons)}, and float32 is served"
     return (
@@ -112,7 +127,7 @@ def _told_int8(result: Quantisation) -> str:
 def _request(arguments: argparse.Namespace) -> ConversionRequest:
     classes = arguments.classes or (("Nucleus",) if arguments.task == "segment" else ())
     if not (math.isfinite(arguments.mpp) and 0 < arguments.mpp <= 100):
-        raise InvalidRequestError("--mpp must be a number of um per pixel above 0 and at most 100.")
+        raise InvalidRequestError("--mpp must be above 0 and at most 100 um per pixel.")
     if not 0 <= arguments.halo <= 1024:
         raise InvalidRequestError("--halo must be 0 to 1024 pixels.")
     return ConversionRequest(
@@ -148,7 +163,7 @@ def _normalisation(arguments: argparse.Namespace) -> Normalisation:
     mean, std = arguments.mean or (0.0, 0.0, 0.0), arguments.std or (1.0, 1.0, 1.0)
     if min(std) <= 0:
         raise InvalidRequestError("--std must be above 0 in every channel.")
-    # Means are stated for pixels of 0 to 1 or of 0 to 255; the numbers themselves say which.
+    # Means are stated for pixels of 0 to 1 or of 0 to 255, which their values show.
     default = 1.0 if max(*mean, *std) > 1 else 1 / 255
     return Normalisation.standardised(mean, std, scale=arguments.scale or default)
 

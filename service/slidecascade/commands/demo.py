@@ -1,4 +1,4 @@
-"""``slidecascade demo``: a region through a real served process and the client, start to finish."""
+"""``slidecascade demo``: analyses a region with a real server process and the client."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RENDERED_MPP = 0.25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--image", type=Path, help="an image of your own instead of rendered liver tissue")
-    source.add_argument("--slide", type=Path, help="a slide of your own")
+    source.add_argument("--image", type=Path, help="an image to analyse instead of rendered liver tissue")
+    source.add_argument("--slide", type=Path, help="a slide to analyse instead of rendered liver tissue")
     parser.add_argument("--mpp", type=float, help="um per pixel of the image, or of a slide that states none")
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--pipeline", default="nash", help="default: nash")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve, analyse, save, tell; returns the exit code."""
+    """Serve, analyse, save the results and print a summary; returns the exit code."""
     from slidecascade_client import Client
 
     for path in filter(None, (arguments.image, arguments.slide)):
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.image and not arguments.slide:
         image, mpp = _rendered(arguments.out), mpp or RENDERED_MPP
     _say("Starting the service ...")
-    # A proxy set for the outside world is not asked about this machine's own service.
+    # A configured proxy is not used for the local service.
     with (
         served(environment) as (url, _),
         httpx.Client(trust_env=False) as http,
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         with writing_to(arguments.out):
             result.save(arguments.out)
-    _tell(result.summary, arguments.out)
+    _print_summary(result.summary, arguments.out)
     return 0
 
 
@@ -75,12 +75,12 @@ def _rendered(folder: Path) -> Path:
     return path
 
 
-def _tell(summary: wire.Summary, folder: Path) -> None:
+def _print_summary(summary: wire.Summary, folder: Path) -> None:
     seconds = summary.timings_s["total"]
     _say(f"\n{summary.cells} cells on {summary.tissue_area_mm2:.3f} mm² of tissue in {seconds:.1f} s:")
     for name, count in summary.counts.items():
         _say(f"  {count:6d}  {name}")
-    _say(f"\nIn {folder}: look at overlay.png and heatmaps/, open cells.geojson in QuPath, read summary.json.")
+    _say(f"\nResults are in {folder}: overlay.png, heatmaps/, cells.geojson for QuPath, summary.json.")
     _say(summary.research_use_only)
 
 

@@ -1,4 +1,4 @@
-"""``slidecascade evaluate``: how well a pipeline finds the cells of images whose cells are known."""
+"""``slidecascade evaluate``: the accuracy of a pipeline on images with ground truth."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from slidecascade.commands.progress import bar
 from slidecascade.settings import read_settings
 from slidecascade.staging import write_files
 from slidecascade.timing import Silent
-from slidecascade_evaluation import report, truth
+from slidecascade_evaluation import masks, patches, report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", required=True, help="nuclei, nash or one of your own")
+    parser.add_argument("--pipeline", required=True, help="nuclei, nash or a custom pipeline")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of x.png with x_labels.png, x_inst.png or x.geojson"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of x.png with x_labels.png, x_inst.png or x.geojson; of images with x_mask.png for areas, of "
+        "slides with x_mask.tif for patches",
     )
     parser.add_argument(
-        "--split", choices=truth.SPLITS, help="of a folder with index.csv; default: validate, or all without one"
+        "--split",
+        choices=truth.SPLITS,
+        help="split of a folder with index.csv; default: validate, or all images without index.csv",
     )
     parser.add_argument(
         "--mpp",
         type=float,
-        help="um per pixel of the images; default: what dataset.json says, else the segmenter's own",
+        help="um per pixel of the images; default: that of dataset.json, else that of the segmenter",
     )
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
@@ -41,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="which class of the pipeline a class of the truth is, e.g. 1=Immune",
+        help="class of the pipeline for a class of the ground truth, e.g. 1=Immune",
+    )
+    parser.add_argument(
+        "--mask-above", type=int, default=0, help="grey level above which a mask is positive (0; JPEG masks: 127)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
@@ -49,29 +58,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print, write the folder; returns the exit code."""
+    """Evaluate, print the metrics and write the folder; returns the exit code."""
+    # Failed tiles are reported at the end; their stack traces belong in a service's log.
+    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
+    roots = (arguments.data.resolve(),) if arguments.data.is_dir() else None
+    settings = read_settings(models_dir=arguments.models, slide_roots=roots)
+    analyser = Analyser(settings, observer=Silent())
+    try:
+        kind = analyser.pipeline(arguments.pipeline).kind
+        if kind == "areas":
+            return _run_masks(arguments, analyser)
+        if kind == "patches":
+            return _run_patches(arguments, analyser)
+        return _run_cells(arguments, analyser)
+    finally:
+        analyser.close()
+
+
+def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     if arguments.out:
         from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
     specimens = truth.find_specimens(arguments.data, arguments.split)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
-    # Failed tiles are reported at the end; their stack traces are for a service's log.
-    logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     question = Question(
         pipeline=arguments.pipeline,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         thresholds=dict(arguments.threshold),
         class_names=dict(arguments.class_names),
     )
-    analyser = Analyser(read_settings(models_dir=arguments.models), observer=Silent())
-    try:
-        trial = run_trial(analyser, question, specimens, progress=bar("images"))
-    finally:
-        analyser.close()
+    trial = run_trial(analyser, question, specimens, progress=bar("images"))
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
     # First: a full disk does not take the figures away.
     sys.stdout.write(text if arguments.json else report.table(trial, data))
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
+    return 0
+
+
+def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = masks.run_masks(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
+        split=arguments.split,
+        thresholds=dict(arguments.threshold),
+        progress=bar("images"),
+    )
+    text = json.dumps(masks.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else masks.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode()})
+    return 0
+
+
+def _run_patches(arguments: argparse.Namespace, analyser: Analyser) -> int:
+    trial = patches.run_patches(
+        analyser,
+        arguments.pipeline,
+        arguments.data,
+        mpp=arguments.mpp,
+        above=arguments.mask_above,
+        progress=bar("slides"),
+    )
+    text = json.dumps(patches.document(trial), indent=2) + "\n"
+    sys.stdout.write(text if arguments.json else patches.table(trial))
+    if arguments.out:
+        write_files(arguments.out, {"accuracy.json": text.encode(), **patches.plots(trial)})
     return 0
 
 

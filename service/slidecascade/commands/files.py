@@ -1,4 +1,4 @@
-"""Files that a command reads: what the system refuses is reported in one sentence."""
+"""Checks of a command's input files, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from slidecascade.errors import InvalidRequestError
 
 
 def require_file(path: Path) -> None:
-    """See that `path` is a file and may be read; nothing is kept open.
+    """Check that `path` is a readable file.
 
     Raises:
         InvalidRequestError: otherwise.
     """
     if not path.is_file():
-        raise InvalidRequestError(f"There is no file {path}: give the path of an image or a slide.")
+        raise InvalidRequestError(f"The file {path} does not exist: give the path of an image or a slide.")
     try:
         with path.open("rb"):
             pass
     except OSError as error:
         reason = error.strerror or "unknown reason"
-        raise InvalidRequestError(f"The file {path} cannot be read ({reason}).") from error
+        raise InvalidRequestError(f"The file {path} cannot be read ({reason}): check its permissions.") from error

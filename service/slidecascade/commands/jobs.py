@@ -1,4 +1,4 @@
-"""``slidecascade jobs``: jobs of a server, through the client."""
+"""``slidecascade jobs``: manage jobs of a server through the client."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ KEY_VARIABLE = "SLIDECASCADE_API_KEY"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=DEFAULT_URL, help=f"the server (default: {DEFAULT_URL})")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    submit = actions.add_parser("submit", help="analyse a slide of the server")
-    submit.add_argument("slide", help="its id, as GET /v1/slides lists it")
+    submit = actions.add_parser("submit", help="submit a slide of the server")
+    submit.add_argument("slide", help="its id in GET /v1/slides")
     submit.add_argument("--pipeline", required=True)
-    submit.add_argument("--mpp", type=float, help="um per pixel; needed when the slide states none")
+    submit.add_argument("--mpp", type=float, help="um per pixel; required if the slide states none")
     submit.add_argument("--region", type=region_of, help="x,y,width,height in level-0 pixels")
     submit.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
-    submit.add_argument("--allow-partial", action="store_true", help="finish even when tiles failed")
-    submit.add_argument("--label", help="yours, to find the job by")
-    submit.add_argument("--key", help="the same key makes no second job")
-    submit.add_argument("--wait", action="store_true", help="until the job has ended")
-    submit.add_argument("--out", type=Path, metavar="DIR", help="wait, and write the files there")
+    submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
+    submit.add_argument("--label", help="a label to find the job by")
+    submit.add_argument("--key", help="idempotency key: repeated submissions return the same job")
+    submit.add_argument("--wait", action="store_true", help="wait for the job")
+    submit.add_argument(
+        "--out", type=Path, metavar="DIR", help="wait for the job and write its files to this folder"
+    )
     submit.set_defaults(act=_submit)
     listed = actions.add_parser("list", help="list jobs, the newest first")
     listed.add_argument("--status", choices=("queued", "running", "succeeded", "failed", "cancelled"))
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked for; returns the exit code."""
+    """Run the action; returns the exit code."""
     act: Callable[[Client, argparse.Namespace], None] = options.act
     with Client(options.url, api_key=os.environ.get(KEY_VARIABLE)) as client:
         act(client, options)

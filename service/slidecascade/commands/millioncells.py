@@ -1,4 +1,4 @@
-"""What it costs to write a million cells as ``.geojson.gz``."""
+"""The cost of writing a million cells as ``.geojson.gz``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CELLS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """Seconds of one core, sizes, and the most memory taken beyond what the cells themselves take."""
+    """CPU seconds, sizes, and the peak memory in addition to the cells themselves."""
 
     cells: int
     vertices_per_cell: float
@@ -32,7 +32,7 @@ class Writing:
 
 
 def measure_writing(analysis: Analysis) -> Writing:
-    """Write the cells of `analysis` again and again, side by side, until there are a million."""
+    """Write shifted copies of the cells of `analysis` up to a million."""
     many = _repeated(analysis, CELLS)
     before = most = _resident_mib()
     written = 0

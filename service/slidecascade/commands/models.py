@@ -16,14 +16,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from slidecascade.commands import receptive_field
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
 from slidecascade.models.spec import SegmenterSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
 from slidecascade.runners.local import LocalRunner
-from slidecascade.settings import read_settings
+from slidecascade.runners.precision import served_packages
+from slidecascade.settings import Settings, read_settings
 
 TIMED_RUNS = 3
 SEGMENTER_SIDE_PX = 512
@@ -32,33 +34,34 @@ CLASSIFIER_BATCH = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify")
-    for action, told in (
+    for action, text in (
         ("list", "one line per model"),
-        ("show", "all that a model's package states, and how far it is from what it was converted from"),
-        ("verify", "check sha256 and tensors, run each model and its head, and measure"),
+        ("show", "a model's specification, and its difference from the original network"),
+        ("verify", "check sha256 and tensors, run each model and its head, and time them"),
     ):
-        action_parser = actions.add_parser(action, help=told)
+        action_parser = actions.add_parser(action, help=text)
         action_parser.add_argument("--models", type=Path, help="the models folder")
         if action != "list":
             action_parser.add_argument("name", nargs=None if action == "show" else "?", help="a model's name")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0, or an error for a package that must not be served."""
-    packages = load_repository(read_settings(models_dir=arguments.models).models_dir)
+    """Exit code 0, or an error for an invalid package."""
+    settings = read_settings(models_dir=arguments.models)
+    packages = load_repository(settings.models_dir)
     if arguments.action == "list":
         for package in packages.values():
             sys.stdout.write(_line(package))
         return 0
     chosen = list(packages.values()) if arguments.name is None else [_find(packages, arguments.name)]
     for package in chosen:
-        sys.stdout.write(_shown(package) if arguments.action == "show" else _verified(package))
+        sys.stdout.write(_shown(package, settings) if arguments.action == "show" else _verified(package))
     return 0
 
 
 def _find(packages: Mapping[str, ModelPackage], name: str) -> ModelPackage:
     if name not in packages:
-        raise UnknownModelError(f"There is no model {name!r}; there are {', '.join(packages) or 'none'}.")
+        raise UnknownModelError(f"There is no model {name!r}: choose one of {', '.join(packages) or 'no models'}.")
     return packages[name]
 
 
@@ -68,13 +71,21 @@ def _line(package: ModelPackage) -> str:
     return f"{spec.name:20} v{spec.version}  {spec.task:9} {spec.mpp:g} um/px  {accuracy}\n"
 
 
-def _shown(package: ModelPackage) -> str:
-    """The specification, and the parity report where the package has one."""
-    fields: dict[str, Any] = package.spec.model_dump(mode="json")
+def _shown(package: ModelPackage, settings: Settings) -> str:
+    """The specification, the graph that is run here, and the parity report if the package has one."""
+    fields: dict[str, Any] = package.spec.model_dump(mode="json", exclude_none=True)
+    fields["served_here"] = served_packages(settings)[package.spec.name].onnx_path.name
     report = _parity(package)
     if report is not None:
         fields["parity"] = report
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    if isinstance(package.spec, SegmenterSpec):
+        text += f"# {_sentence(receptive_field.described(package.spec))}\n"
+    return text
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _parity(package: ModelPackage) -> Any:
@@ -85,7 +96,13 @@ def _parity(package: ModelPackage) -> Any:
 
 
 def _verified(package: ModelPackage) -> str:
-    """Run the model as the service does, and its head on what it answers; the findings in two or three lines."""
+    """The results of each of its graphs."""
+    graphs = [package] if package.spec.int8 is None else [package, package.in_int8()]
+    return "".join(map(_verified_graph, graphs))
+
+
+def _verified_graph(package: ModelPackage) -> str:
+    """Run the model as the service does, and its head on the outputs; the results in a few lines."""
     spec = package.spec
     runner = LocalRunner([package])
     try:
@@ -96,22 +113,26 @@ def _verified(package: ModelPackage) -> str:
             outputs = runner.run(spec.name, inputs)
             times.append(time.perf_counter() - start)
         found = _head_run(package, outputs)
+        field = ""
+        if isinstance(spec, SegmenterSpec):
+            field = f"    {_sentence(receptive_field.verified(spec, runner, inputs, outputs))}\n"
     finally:
         runner.close()
-    report = _parity(package)
-    told = "" if report is None else f"; converted, {_difference(report)}"
+    mark = ", int8" if package.onnx_path.name == INT8_FILE else ""
+    report = None if mark else _parity(package)
+    text = "" if report is None else f"; converted, {_difference(report)}"
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     count = batch_of(inputs)
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
-        f"{spec.name}: sha256 and tensors are as stated, and it runs{told}.\n"
+        f"{spec.name}{mark}: sha256 and tensors are as stated, and it runs{text}.\n"
         f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
-        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n"
+        f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n{field}"
     )
 
 
 def _inputs(package: ModelPackage) -> Tensors:
-    """Noise of the sizes and number the service runs the model on."""
+    """Noise images of the sizes and number that the service uses."""
     count = 1 if isinstance(package.spec, SegmenterSpec) else CLASSIFIER_BATCH
     signature = package.spec.signature
     shapes = signature.input_shapes(batch=count, side_px=SEGMENTER_SIDE_PX)
@@ -132,27 +153,25 @@ def _noise(tensor: InputSpec, shape: Shape) -> NDArray[Any]:
 
 
 def _head_run(package: ModelPackage, outputs: Tensors) -> str:
-    """What the head makes of the outputs.
+    """The result of the head, in words.
 
     Raises:
-        ModelFailedError: for a classifier whose answers are no probabilities.
+        ModelFailedError: for a classifier whose outputs are not probabilities.
     """
     spec, head = package.spec, find(package.spec.head)
     first = {name: array[0] for name, array in outputs.items()}
     if isinstance(head, ObjectHead):
         return f"its head finds {len(head.decode(first, spec.options, mpp=spec.mpp))} objects in noise"
     if isinstance(head, MaskHead):
-        return f"its head gives {np.mean(head.mask(first, spec.options) > 0):.0%} of noise a class"
+        return f"its head assigns a class to {np.mean(head.mask(first, spec.options) > 0):.0%} of noise"
     assert isinstance(head, ProbabilityHead)  # noqa: S101 - there are no other heads
     if head.mismatch(head.probabilities(outputs)):
-        raise ModelFailedError(
-            f"Model {spec.name!r} answers with numbers that are no probabilities: convert it again."
-        )
-    return f"its answers are probabilities of {len(spec.classes)} classes"
+        raise ModelFailedError(f"Model {spec.name!r} returns values that are not probabilities: convert it again.")
+    return f"its outputs are probabilities of {len(spec.classes)} classes"
 
 
 def _difference(report: Any) -> str:
     try:
         return f"at most {report['agreement']['max_abs']:.2g} from its original"
     except (KeyError, TypeError, ValueError):
-        return "with a parity.json that cannot be read"
+        return "with an unreadable parity.json"

@@ -1,4 +1,4 @@
-"""How far a command has come."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BAR_WIDTH = 40
 
 
 def bar(noun: str) -> Progress:
-    """A bar of so many `noun` done on a terminal; silence in a log file."""
+    """Show `done` of `total` `noun` as a bar on a terminal; nothing in a log file."""
 
     def draw(done: int, total: int) -> None:
         if not sys.stderr.isatty():
@@ -26,11 +26,11 @@ def bar(noun: str) -> Progress:
 
 
 class FieldProgress:
-    """A bar of the tiles of a slide, with the cells found and the seconds left; silence in a log file.
+    """A bar of the tiles of a slide, with the cells found and the remaining seconds; nothing in a log file.
 
     Args:
         total: tiles of all fields.
-        done, cells: those of fields that were done before.
+        done, cells: tiles and cells of fields finished before.
     """
 
     def __init__(self, total: int, *, done: int, cells: int) -> None:
@@ -40,7 +40,7 @@ class FieldProgress:
         self._started = time.monotonic()
 
     def draw(self, tiles: int, _total: int) -> None:
-        """So many tiles of the field that is worked on are done."""
+        """Report the finished tiles of the current field."""
         if not sys.stderr.isatty():
             return
         done = self._done + tiles
@@ -53,7 +53,7 @@ class FieldProgress:
         sys.stderr.flush()
 
     def finish(self, tiles: int, cells: int) -> None:
-        """A field is done."""
+        """Report a finished field."""
         self._done += tiles
         self._cells += cells
         self.draw(0, 0)

@@ -1,4 +1,4 @@
-"""A served process of our own: started, waited for, and stopped again."""
+"""Starts ``slidecascade serve`` as a subprocess, waits for its readiness, and stops it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ STOP_S = 90.0
 
 @contextmanager
 def served(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Start ``slidecascade serve`` on a free loopback port; yields its URL and process, and stops it at the end.
+    """Start ``slidecascade serve`` on a free loopback port; yields its URL and process, and stops it on exit.
 
-    `environment` is added to this process's own. The server's log goes to a temporary file and is shown when it
+    `environment` is added to that of this process. The server's log is a temporary file, which is shown if it
     does not start.
 
     Raises:
-        NotReadyError: when the server ended or was not ready in time.
+        NotReadyError: when the server exited or was not ready in time.
     """
     port = free_port()
     with unwinding(), tempfile.TemporaryDirectory(prefix="slidecascade-") as home:

@@ -1,4 +1,4 @@
-"""Being told to stop, for commands that have started processes or made folders."""
+"""Handling of SIGTERM in commands that start processes or create folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FAILED = 1
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """In this block SIGTERM leaves by way of all ``finally``; by default it would leave everything behind."""
+    """In this context SIGTERM raises an exception, so that ``finally`` blocks clean up."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread has signals
+        yield  # only the main thread handles signals
         return
     before = signal.signal(signal.SIGTERM, _leave)
     try:

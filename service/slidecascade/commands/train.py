@@ -1,4 +1,4 @@
-"""``slidecascade train``: a recipe on a data set, its report, and the package."""
+"""``slidecascade train``: trains a recipe on a data set, and writes its report and package."""
 
 from __future__ import annotations
 
@@ -26,37 +26,35 @@ from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_re
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help=", ".join(RECIPES))
-    parser.add_argument("--data", type=Path, required=True, help="folder that `slidecascade dataset` wrote")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; a run that is there is resumed"
-    )
-    parser.add_argument("--epochs", type=int, help="at most (default: the recipe's)")
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `slidecascade dataset`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is resumed")
+    parser.add_argument("--epochs", type=int, help="maximum number of epochs (default: the recipe's)")
     parser.add_argument(
         "--steps",
         type=int,
-        help=f"{NUCLEI} only: of 64 crops (default: 6000, minutes on a large GPU, half a day on a CPU)",
+        help=f"{NUCLEI} only: steps of 64 crops (default: 6000, minutes on a large GPU, half a day on a CPU)",
     )
-    parser.add_argument("--batch", type=int, help="examples in a step (default: the recipe's)")
-    parser.add_argument("--rate", type=float, help="highest learning rate (default: the recipe's)")
+    parser.add_argument("--batch", type=int, help="examples per step (default: the recipe's)")
+    parser.add_argument("--rate", type=float, help="maximum learning rate (default: the recipe's)")
     parser.add_argument("--schedule", choices=("constant", "cosine", "cyclical"), help="default: the recipe's")
     parser.add_argument(
         "--patience",
         type=int,
         default=10,
-        help="stop after so many epochs without a better one; 0: never (default: 10)",
+        help="stop after this number of epochs without improvement; 0: never (default: 10)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and views (default: 0)")
-    parser.add_argument("--no-class-weights", action="store_true", help="rare classes count by their number")
-    parser.add_argument("--find-rate", action="store_true", help="only the learning-rate range test")
-    parser.add_argument("--find-rate-steps", type=int, default=200, help="its length (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
+    parser.add_argument("--no-class-weights", action="store_true", help="do not weight rare classes")
+    parser.add_argument("--find-rate", action="store_true", help="run only the learning-rate range test")
+    parser.add_argument("--find-rate-steps", type=int, default=200, help="steps of the range test (default: 200)")
     parser.add_argument("--package", action="store_true", help="convert, compare and write a model package")
-    parser.add_argument("--name", help="what the package is called")
+    parser.add_argument("--name", help="name of the package")
     parser.add_argument("--models", type=Path, help="folder of model packages (default: models)")
     parser.add_argument("--licence", default="not stated", help="stated in the package (default: not stated)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train or resume, report, package; returns the exit code."""
+    """Train or resume, report and write the package; returns the exit code."""
     _require_extra()
     recipe = find_recipe(arguments.recipe)
     if arguments.package and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
@@ -65,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if recipe.steps is not None:
         return _train_nuclei(arguments)
     if arguments.steps is not None:
-        raise InvalidRequestError(f"The recipe {recipe.name} takes no --steps: say how long with --epochs.")
+        raise InvalidRequestError(f"The recipe {recipe.name} has no --steps: set --epochs instead.")
     data = TrainingSet.read(arguments.data, recipe)
     settings = RunSettings.of(
         recipe,
@@ -84,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, history = train(data, recipe, settings, arguments.out)
     report = write_report(model, data, recipe, settings, history, arguments.out / "report")
     sys.stdout.write(f"Epoch {history.best} is kept. ")
-    _tell(report, arguments.out)
+    _print_summary(report, arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         package(request)
@@ -93,18 +91,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train_nuclei(arguments: argparse.Namespace) -> int:
-    """Its rates and views are the bundled model's own, so what would change them is refused."""
+    """Train the bundled model's recipe; options that would change its rates or augmentation are rejected."""
     for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate"):
         given = getattr(arguments, option)
-        if given is not None and given is not False:  # 0 is given, too
-            shorter = "how long it trains is --steps" if option == "epochs" else "leave it out, or take unet-256"
-            raise InvalidRequestError(f"The recipe {NUCLEI} takes no --{option.replace('_', '-')}: {shorter}.")
+        if given is not None and given is not False:  # 0 is a value, too
+            shorter = "set --steps instead" if option == "epochs" else "omit it, or use unet-256"
+            raise InvalidRequestError(f"The recipe {NUCLEI} has no --{option.replace('_', '-')}: {shorter}.")
     if arguments.seed < 0:
         raise InvalidRequestError("--seed must be at least 0.")
     if arguments.steps is not None and arguments.steps < 1:
         raise InvalidRequestError("--steps must be at least 1.")
     run = nuclei.NucleiRun(data=arguments.data, out=arguments.out, seed=arguments.seed, steps=arguments.steps)
-    _tell(run.train(), arguments.out)
+    _print_summary(run.train(), arguments.out)
     if arguments.package:
         request = _request_of(arguments)
         nuclei.package(request)
@@ -112,9 +110,9 @@ def _train_nuclei(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(report: Report, out: Path) -> None:
+def _print_summary(report: Report, out: Path) -> None:
     kept = report.measured_on == VALIDATE
-    where = "slides kept for validation" if kept else "the training slides: nothing was kept for validation"
+    where = "validation slides" if kept else "training slides, because there is no validation split"
     sys.stdout.write(f"Measured on {where}:\n")
     for name, value in report.figures.items():
         sys.stdout.write(f"{value:8.4f}  {name.replace('_', ' ')}\n")
@@ -140,11 +138,11 @@ def _find_rate(arguments: argparse.Namespace, data: TrainingSet, recipe: Recipe,
 
 
 def _require_extra() -> None:
-    """Told before any work.
+    """Check the requirements before the training.
 
     Raises:
-        MissingExtraError: a package of [train], or the backend asked for, is missing.
-        SettingsError: Keras has no such backend.
+        MissingExtraError: when a package of [train] or the backend is not installed.
+        SettingsError: when Keras does not have the backend.
     """
     for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "scipy", "sklearn", "tensorboardX"):
         if find_spec(name) is None:
@@ -154,6 +152,8 @@ def _require_extra() -> None:
     plots.require_matplotlib()
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in ("tensorflow", "torch", "jax"):
-        raise SettingsError(f"KERAS_BACKEND is {backend!r}: take tensorflow, torch or jax.")
+        raise SettingsError(
+            f"KERAS_BACKEND is {backend!r}, which Keras does not have: use tensorflow, torch or jax."
+        )
     if find_spec(backend) is None:
-        raise MissingExtraError(f"{backend} is not installed: install it, or take another KERAS_BACKEND.")
+        raise MissingExtraError(f"{backend} is not installed: install it, or use another KERAS_BACKEND.")

@@ -1,4 +1,4 @@
-"""``slidecascade worker``: more hands for the jobs of servers, without HTTP."""
+"""``slidecascade worker``: a process without HTTP that runs jobs of servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_SILENCE_S: Final = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slides", type=Path, metavar="DIR", help="folder of the slides that jobs name")
     parser.add_argument("--models", type=Path, metavar="DIR", help="model repository (default: the bundled one)")
-    parser.add_argument("--jobs", type=Path, metavar="DIR", help="folder of jobs, the same for all processes")
+    parser.add_argument("--jobs", type=Path, metavar="DIR", help="folder of jobs, shared by all processes")
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="processes, which share cores or GPU, and memory"
     )
@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Work on jobs until told to stop; returns the exit code.
+    """Run jobs until a stop signal; returns the exit code.
 
     Raises:
-        SettingsError: no database that several processes can use, or no folder of jobs.
+        SettingsError: when there is no database for several processes, or no folder of jobs.
     """
     settings = read_settings(
         slide_roots=(options.slides,) if options.slides else None, models_dir=options.models, jobs_dir=options.jobs

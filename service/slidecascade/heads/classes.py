@@ -13,10 +13,11 @@ from slidecascade.heads.labels import grey_level
 from slidecascade.models.tensors import OutputSpec, Tensors
 
 
-class _ClassesHead(MaskHead[SegmenterOptions]):
+class ClassesHead(MaskHead[SegmenterOptions]):
     """A pixel belongs to the class of the highest map, the first of equals, where that reaches `foreground`."""
 
     name: ClassVar[str] = "classes"
+    states_probabilities: ClassVar[bool] = True
     options = SegmenterOptions
 
     def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:
@@ -38,5 +39,8 @@ class _ClassesHead(MaskHead[SegmenterOptions]):
         best = maps.argmax(axis=2).astype(np.uint8) + np.uint8(1)
         return np.where(maps.max(axis=2) >= grey_level(options.foreground), best, np.uint8(0))
 
+    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8]:
+        return np.asarray(outputs["maps"], np.uint8)
 
-CLASSES: Final = _ClassesHead()
+
+CLASSES: Final = ClassesHead()

@@ -92,13 +92,24 @@ class ObjectHead(Head[S]):
 
 
 class MaskHead(Head[S]):
-    """A head that gives each pixel a class."""
+    """A head that gives each pixel a class, or several where `overlaps` says so."""
+
+    overlaps: ClassVar[bool] = False
+    states_probabilities: ClassVar[bool] = False
 
     @abstractmethod
     def mask(self, outputs: Tensors, options: S) -> npt.NDArray[np.uint8]:
         """``(H, W)``: the class of each pixel, counted from 1; 0 where there is none. A function of the pixel's
         own outputs.
         """
+
+    def masks(self, outputs: Tensors, options: S) -> npt.NDArray[np.uint8]:
+        """``(L, H, W)``: what `mask` has in one layer; a layer for each class where classes overlap."""
+        return self.mask(outputs, options)[None]
+
+    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8] | None:  # noqa: ARG002 - of all heads
+        """``(H, W, C)``: ``round(255 * p)`` of each class, where `states_probabilities`; otherwise None."""
+        return None
 
 
 class ProbabilityHead(Head[ClassifierOptions]):

@@ -59,6 +59,7 @@ class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
     """Objects are the pieces of the foreground; as a mask, the foreground itself is the one class."""
 
     name: ClassVar[str] = "semantic"
+    states_probabilities: ClassVar[bool] = True
     options = SegmenterOptions
 
     def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
@@ -77,6 +78,9 @@ class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
 
     def mask(self, outputs: Tensors, options: SegmenterOptions) -> npt.NDArray[np.uint8]:
         return self.extent(outputs, options, mpp=1.0) & np.uint8(1)
+
+    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8]:
+        return np.asarray(outputs["maps"], np.uint8)
 
 
 SEMANTIC: Final = _SemanticHead()

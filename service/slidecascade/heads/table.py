@@ -16,6 +16,7 @@ from typing import Final
 from slidecascade.errors import HeadPluginError
 from slidecascade.heads.classes import CLASSES
 from slidecascade.heads.head import AnyHead, Head
+from slidecascade.heads.overlapping import OVERLAPPING
 from slidecascade.heads.probabilities import SIGMOID, SOFTMAX
 from slidecascade.heads.semantic import SEMANTIC
 from slidecascade.heads.unet import UNET
@@ -26,7 +27,9 @@ _BROKEN: Final = (ImportError, SyntaxError, AttributeError, NameError, TypeError
                  RuntimeError, ArithmeticError)  # fmt: skip
 """What importing another package's module may raise."""
 
-_OWN: Final[Mapping[str, AnyHead]] = {head.name: head for head in (UNET, SEMANTIC, CLASSES, SOFTMAX, SIGMOID)}
+_OWN: Final[Mapping[str, AnyHead]] = {
+    head.name: head for head in (UNET, SEMANTIC, CLASSES, OVERLAPPING, SOFTMAX, SIGMOID)
+}
 
 
 def names() -> tuple[str, ...]:

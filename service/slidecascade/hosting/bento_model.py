@@ -33,10 +33,11 @@ from slidecascade.errors import (
     RetryLaterError,
     SlideCascadeError,
 )
-from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors, batch_of
 from slidecascade.runners.bento import HEARTBEAT_S
 from slidecascade.runners.choice import batches, concurrent_calls, names_by_kind, open_local
+from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import Runner, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.web.middleware.drain import Drain
@@ -345,7 +346,7 @@ def model_services(settings: Settings) -> Mapping[str, Any]:
     """
     if "bento" not in {settings.runner, *settings.runners_by_model.values()}:
         return {}
-    packages = load_repository(settings.models_dir)
+    packages = served_packages(settings)
     names = names_by_kind(packages, settings).get("bento", [])
     gpus = settings.gpu_numbers
     share = min(1.0, len(gpus) / max(1, len(names)))

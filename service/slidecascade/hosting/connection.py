@@ -1,4 +1,4 @@
-"""A client connection with timeout_log, fair parsing time and errors in the API's format."""
+"""A client connection with timeouts, fair parsing time and errors in the API's format."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection with timeout_log and a connection limit."""
+    """uvicorn's HTTP/1.1 connection with timeouts and a connection limit."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ _ACCEPTS_PER_ITERATION = 16
 """Connections accepted per loop iteration, so that others can be closed in between to make room."""
 
 _THREADS_GRACE_S = 10.0
-"""Time for threads to exit_now after shutdown; the interpreter would wait for them without limit."""
+"""Time for threads to exit after shutdown; the interpreter would wait for them without limit."""
 
 _RESPONSES_GRACE_S = 5
 """Time for slow clients to read their responses during shutdown."""

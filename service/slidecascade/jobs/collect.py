@@ -1,36 +1,43 @@
-"""From parts to files: GeoJSON, GeoParquet, summary, heatmaps, overlay, zip, with one part in memory at a time.
+"""Surveys of cells, and from their parts to files: GeoJSON, GeoParquet, summary, heatmaps, overlay, zip.
 
-What is kept of all parts together are the cells at the fields' edges (about one in a hundred), the tissue (a byte
-for 64 pixels of the segmenter) and the grids of heatmaps.
+One part is in memory at a time. What is kept of all parts together are the cells at the fields' edges (about one
+in a hundred), the tissue (a byte for 64 pixels of the segmenter) and the grids of heatmaps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
-from slidecascade.jobs.parts import AT_EDGE, FieldReport, Parts
-from slidecascade.jobs.survey import Survey
-from slidecascade.kinds.result import TileReport
-from slidecascade.kinds.sink import tissue_map, warnings_of
+from slidecascade.geometry import Box, Grid, Size
+from slidecascade.jobs.cells import AT_EDGE, CellsFieldSink, CellsParts
+from slidecascade.jobs.fields import FIELD_TILES, Field
+from slidecascade.jobs.parts import FieldReport, Plan
+from slidecascade.jobs.survey import OUTPUTS, Survey, summed
+from slidecascade.kinds.result import TileReport, TissueMap
+from slidecascade.kinds.sink import tissue_map
 from slidecascade.outputs import archive, heatmap, overlay, png
 from slidecascade.outputs.cells import geojson, geoparquet, summary
 from slidecascade.outputs.cells.geoparquet import Table
 from slidecascade.outputs.cells.heatmap import Tally, of_tally
 from slidecascade.outputs.cells.overlay import shapes_of
 from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
 from slidecascade.outputs.summary import text
+from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.staging import write_file, writing_to
 
 _LIGHT_COLUMNS: Final = ["class", "centroid_x", "centroid_y", "area_px", AT_EDGE]
@@ -56,8 +63,8 @@ class Collection:
         UnreadablePartError: a part is gone or damaged.
     """
 
-    def __init__(self, survey: Survey, reports: Sequence[FieldReport], *, seconds: float) -> None:
-        self._parts: Parts = survey.parts
+    def __init__(self, survey: CellsSurvey, reports: Sequence[FieldReport], *, seconds: float) -> None:
+        self._parts: CellsParts = survey.parts
         self._reports = tuple(reports)
         self._survey = survey
         self.analysis = replace(
@@ -65,18 +72,10 @@ class Collection:
             tissue=tissue_map(
                 (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
             ),
-            tiles=TileReport(
-                total=sum(report.tiles for report in reports),
-                background=sum(report.background for report in reports),
-                failed=survey.failed_tiles(list(reports)),
-            ),
-            timings_s={**_summed([report.seconds for report in reports]), "total": seconds},
-            warnings=(
-                *survey.task.doubts,
-                *warnings_of(
-                    unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
-                    seen_px=sum(report.seen_px for report in reports),
-                ),
+            tiles=survey.tile_report(reports),
+            timings_s={**summed(reports), "total": seconds},
+            warnings=survey.warnings(
+                reports, unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports)
             ),
         )
         """All but the cells."""
@@ -150,27 +149,20 @@ class Collection:
         overview: Overview | None,
         *,
         colormap: Colormap = Colormap.VIRIDIS,
-        with_geojson: bool = True,
-        with_parquet: bool = True,
-        with_heatmaps: bool = True,
+        outputs: Container[str] = OUTPUTS,
         gzip: bool = True,
     ) -> None:
-        """Write the files into `folder`; each appears whole or not at all, and ``summary.json`` last.
-
-        Raises:
-            UnwritableOutputError: the folder cannot be made or written.
-            UnreadablePartError: a part is gone or damaged.
-        """
+        """See `Results.write`."""
         with writing_to(folder):
-            if with_geojson and gzip:
+            if "geojson" in outputs and gzip:
                 write_file(folder / "cells.geojson.gz", gzipped(self.geojson()))
-            elif with_geojson:
+            elif "geojson" in outputs:
                 write_file(folder / "cells.geojson", self.geojson())
-            if with_parquet:
+            if "parquet" in outputs:
                 write_file(folder / "cells.parquet", self.geoparquet())
             small = dict(self._small_files(overview, colormap))
             for name in sorted(small, key="summary.json".__eq__):
-                if with_heatmaps or not name.startswith("heatmaps/"):
+                if "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
                     write_file(folder / name, small[name])
 
     def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
@@ -180,7 +172,18 @@ class Collection:
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
-            yield "overlay.png", png.encode(self.overlay(overview))
+            drawn = self.overlay(overview)
+            yield "overlay.png", png.encode(drawn)
+            image_rgb, downsample = overview(overlay.MAX_SIDE_PX)
+            ends = self.analysis.classes.ends
+            yield from figures(
+                self.analysis,
+                maps,
+                Overviewed(image_rgb, downsample),
+                outlined=drawn,
+                counts=[(end.name, end.color, self.counts[end.name]) for end in ends],
+                colormaps=[colormap],
+            )
 
     def _tables(self) -> Iterator[Table]:
         for report, share in zip(self._reports, self._shares, strict=True):
@@ -258,6 +261,55 @@ class _Edge:
     totals: NDArray[np.int64]
 
 
-def _summed(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    stages = dict.fromkeys(stage for reading in readings for stage in reading)
-    return {stage: sum(reading.get(stage, 0.0) for reading in readings) for stage in stages}
+class CellsSurvey(Survey):
+    """The fields of a pipeline that finds cells."""
+
+    parts: CellsParts
+
+    def __init__(
+        self,
+        analyser: Analyser,
+        task: RegionTask,
+        folder: Path,
+        *,
+        field_tiles: int = FIELD_TILES,
+        attempt: int | None = None,
+    ) -> None:
+        super().__init__(analyser, task, folder, field_tiles=field_tiles, attempt=attempt)
+        subject = self.subject
+        self.blank = Analysis(
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
+            classes=self.pipeline.classes,
+            instances=Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages]),
+            class_index=np.zeros(0, np.int64),
+            heatmaps=self.pipeline.heatmaps,
+            tissue=TissueMap(np.zeros((1, 1), np.bool_), Grid(0, 0, 1, Size(1, 1), subject.mpp)),
+            tiles=TileReport(total=0, background=0, failed=()),
+            timings_s={},
+            warnings=subject.doubts,
+            origin=subject.origin,
+        )
+        """An analysis with everything but cells, tissue and numbers."""
+
+    @property
+    def pipeline(self) -> CellsPipeline:
+        return cast("CellsPipeline", self.task.pipeline)  # surveys are chosen by kind
+
+    @property
+    def recipe(self) -> str:
+        return repr(self.pipeline.stages)
+
+    def open_parts(self, folder: Path, plan: Plan) -> CellsParts:
+        return CellsParts(folder, plan)
+
+    def sink(self, field: Field, region: Box) -> CellsFieldSink:
+        return CellsFieldSink(field, self.pipeline, self.grid, region=region, parts=self.parts, blank=self.blank)
+
+    def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> Collection:
+        return Collection(self, reports, seconds=seconds)

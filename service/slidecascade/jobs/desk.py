@@ -16,7 +16,7 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord, Records, open_database
-from slidecascade.jobs.survey import cells_pipeline
+from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.workers import Workers
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest, JobStatus
@@ -65,13 +65,13 @@ class Desk:
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline is not of the kind cells.
+            InvalidRequestError: the pipeline's kind is not worked on field by field.
             StorageFullError: there is no room for results.
         """
         opened = self._opened()
         opened.folders.require_room()
         task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
-        cells_pipeline(task.pipeline)
+        require_fields(task.pipeline)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,

@@ -14,20 +14,25 @@ from numpy.typing import NDArray
 
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells.instances import Instances
+from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError
 from slidecascade.geometry import Box
 from slidecascade.jobs import frame
-from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.records import JobRecord
+from slidecascade.jobs.survey import Results
 from slidecascade.outputs.cells import geojson, geoparquet
 from slidecascade.staging import make_folder, write_file
-from slidecascade.wire import JSON, PARQUET, PNG
+from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
 MEDIA_TYPES: Final[Mapping[str, str]] = {
+    ".csv": CSV,
+    ".geojson": GEOJSON,
     ".gz": "application/gzip",
     ".json": JSON,
     ".parquet": PARQUET,
     ".png": PNG,
+    ".npy": "application/octet-stream",
+    ".tiff": "image/tiff",
 }
 
 
@@ -67,26 +72,27 @@ class Folders:
                 "The disk for results is full: delete jobs that are not needed any more, or ask for room."
             )
 
-    def write_results(self, record: JobRecord, collection: Collection, task: RegionTask) -> None:
+    def write_results(self, record: JobRecord, results: Results, task: RegionTask) -> None:
         """The files that the job asks for."""
-        outputs = record.request.outputs
-        collection.write(
+        analysis = results.analysis
+        results.write(
             self._results(record.id),
-            partial(task.overview, damaged=bool(collection.analysis.tiles.failed)),
-            with_geojson="geojson" in outputs,
-            with_parquet="parquet" in outputs,
-            with_heatmaps="heatmaps" in outputs,
+            partial(task.overview, damaged=bool(analysis.tiles.failed)),
+            outputs=record.request.outputs,
         )
-        write_file(self.of(record.id) / frame.NAME, frame.Frame.of(collection.analysis).encode())
+        if isinstance(analysis, Analysis):
+            write_file(self.of(record.id) / frame.NAME, frame.Frame.of(analysis).encode())
 
     def cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
         """The cells of a finished job whose bounding boxes meet `box` (level-0 pixels), as GeoJSON.
 
         Raises:
             ResultTooLargeError: they are more than `limit`.
-            InvalidRequestError: the job has no GeoParquet file, or no such class.
+            InvalidRequestError: the job found no cells, has no GeoParquet file, or no such class.
         """
         path = self._results(job) / "cells.parquet"
+        if not (self.of(job) / frame.NAME).is_file():
+            raise InvalidRequestError("The job's pipeline finds no cells: fetch its result or its files.")
         if not path.is_file():
             raise InvalidRequestError("The job has no cells.parquet: submit it with `parquet` among its outputs.")
         analysis = frame.Frame.decode((self.of(job) / frame.NAME).read_bytes()).analysis()

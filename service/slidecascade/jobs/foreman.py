@@ -22,12 +22,12 @@ from slidecascade.errors import (
     StorageFullError,
     UnwritableOutputError,
 )
-from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.durable import MAX_DEATHS, Durable, Stopped
 from slidecascade.jobs.fields import Field
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
+from slidecascade.jobs.table import open_survey
 
 LOG = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Foreman:
         reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
         control.check()
         seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
-        self._folders.write_results(record, Collection(survey, reports, seconds=seconds), survey.task)
+        self._folders.write_results(record, survey.collect(reports, seconds=seconds), survey.task)
         if self._records.end(record.id, record.attempt, "succeeded"):
             LOG.info("job succeeded", extra={"fields": {"job": record.id, "fields": len(reports)}})
 
@@ -220,9 +220,8 @@ class Foreman:
                     raise SlideChangedError(
                         "The slide was replaced after the job was submitted: retry the job to analyse the new one."
                     )
-                survey = Survey(
-                    self._analyser, task, self._folders.of(record.id) / "parts", attempt=record.attempt
-                )
+                folder = self._folders.of(record.id) / "parts"
+                survey = open_survey(self._analyser, task, folder, attempt=record.attempt)
                 self._surveys[key] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
                     self._surveys.popitem(last=False)

@@ -1,13 +1,12 @@
-"""The folder of a slide's fields: a GeoParquet part each, its edge beside it, and a report that vouches for both.
+"""The folder of a slide's fields: for each the files of its kind, and a report with their digests.
 
 ==================  =================================================================================
 file                content
 ==================  =================================================================================
 ``plan.json``       what is analysed; a folder of another plan is begun anew
 ``attempt``         the attempt of the job that did so last
-``00012.parquet``   the cells that field 12 owns, see `outputs/geoparquet.py`, and ``at_edge``
-``00012.edge``      an Arrow stream of `cells/arrow.py`: the field's tissue, and cells just outside of it
-``00012.json``      the report: numbers, failed tiles, and the digests of the other two
+``00012.SUFFIX``    what field 12 gave; which files there are is up to the kind, see `cells.py`, `patches.py`
+``00012.json``      the report: numbers, failed tiles, and the digests of the other files
 ==================  =================================================================================
 
 Files appear whole or not at all, the report last. A field is done when its report is there and the digests agree;
@@ -18,21 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slidecascade.cells import arrow
-from slidecascade.cells.result import Analysis
-from slidecascade.cells.tile_result import TileResult
 from slidecascade.errors import ModelChangedError, SlideChangedError, UnreadablePartError
-from slidecascade.jobs.fields import FieldResult
-from slidecascade.outputs.cells import geoparquet
+from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.staging import make_folder, write_file, write_files
 
-AT_EDGE: Final = "at_edge"
 PLAN: Final = "plan.json"
 ATTEMPT: Final = "attempt"
 
@@ -59,133 +53,101 @@ class Plan(_Record):
 
 
 class FailedTileRecord(_Record):
-    """A tile that failed twice: its core in pixels of the segmenter's grid."""
+    """A tile that failed twice: its core in pixels of the grid in which tiles are cut."""
 
     core: tuple[int, int, int, int]
     reason: str
 
 
+def failure_records(failures: Sequence[TileFailure]) -> tuple[FailedTileRecord, ...]:
+    """Tiles that failed twice, as a report keeps them."""
+    return tuple(FailedTileRecord(core=failure.core.as_tuple(), reason=failure.reason) for failure in failures)
+
+
 class FieldReport(_Record):
-    """The numbers of a field that is done."""
+    """The numbers of a field that is done; `sha256` has the digests of its files, by suffix.
+
+    `cells`, `vertices` and `counts` are those of its cells, zero and empty for kinds that find none.
+    """
 
     index: int
-    cells: int
-    vertices: int
-    counts: Mapping[str, int]
+    cells: int = 0
+    vertices: int = 0
+    counts: Mapping[str, int] = {}
     tiles: int
     background: int
     failed: tuple[FailedTileRecord, ...]
     seen_px: int
     seconds: Mapping[str, float]
-    part_sha256: str
-    edge_sha256: str
+    sha256: Mapping[str, str] = {}
 
 
 class Parts:
     """The parts in `folder`, which holds those of `plan` only; others are removed.
 
-    Args:
-        attempt: of a job. The parts of the same attempt must be of the same plan: none are removed.
-
     Raises:
-        SlideChangedError, ModelChangedError: they are of another slide, or of other models.
         UnwritableOutputError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, plan: Plan, *, attempt: int | None = None) -> None:
+    def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder = folder
         self.plan = plan
-        text = plan.model_dump_json(indent=1).encode()
-        kept = _read(folder / PLAN)
-        if folder.exists() and kept != text:
-            if attempt is not None and kept is not None:
-                _require_newer(kept, plan, folder / ATTEMPT, attempt)
+        if folder.exists() and _read(folder / PLAN) != _text(plan):
             shutil.rmtree(folder)
         make_folder(folder)
         if not (folder / PLAN).exists():
-            write_file(folder / PLAN, text)
-        if attempt is not None and _read(folder / ATTEMPT) != str(attempt).encode():
-            write_file(folder / ATTEMPT, str(attempt).encode())
+            write_file(folder / PLAN, _text(plan))
+
+    def pin(self, attempt: int) -> None:
+        """Note that the parts are of this attempt of a job; see `require_same_plan`."""
+        if _read(self._folder / ATTEMPT) != str(attempt).encode():
+            write_file(self._folder / ATTEMPT, str(attempt).encode())
 
     def report(self, index: int) -> FieldReport | None:
         """The report of a field that is done; None: it is to be run."""
-        text = _read(self._path(index, "json"))
+        text = _read(self.path(index, "json"))
         try:
             report = None if text is None else FieldReport.model_validate_json(text)
         except ValidationError:
             return None
         if report is None or report.index != index:
             return None
-        part, edge = _digest(self._path(index, "parquet")), _digest(self._path(index, "edge"))
-        return report if (part, edge) == (report.part_sha256, report.edge_sha256) else None
+        digests = {suffix: _digest(self.path(index, suffix)) for suffix in report.sha256}
+        return report if digests == report.sha256 else None
 
-    def write(self, result: FieldResult, analysis: Analysis, seconds: Mapping[str, float]) -> FieldReport:
-        """Keep a field; `analysis` holds its cells.
-
-        Raises:
-            UnwritableOutputError: nothing of the field was written.
-            ModelFailedError: a number is not finite.
-        """
-        rows = geoparquet.with_flags(geoparquet.table(analysis), AT_EDGE, result.at_edge)
-        part, edge = geoparquet.encode(rows), arrow.encode(result.edge)
-        report = FieldReport(
-            index=result.field.index,
-            cells=len(result.cells),
-            vertices=len(result.cells.vertices),
-            counts=analysis.counts,
-            tiles=len(result.field.tiles),
-            background=result.background,
-            failed=tuple(
-                FailedTileRecord(core=failure.core.as_tuple(), reason=failure.reason)
-                for failure in result.failures
-            ),
-            seen_px=result.seen_px,
-            seconds=dict(seconds),
-            part_sha256=hashlib.sha256(part).hexdigest(),
-            edge_sha256=hashlib.sha256(edge).hexdigest(),
-        )
-        names = {suffix: self._path(report.index, suffix).name for suffix in ("parquet", "edge", "json")}
-        write_files(self._folder, {names["parquet"]: part, names["edge"]: edge})
-        write_file(self._folder / names["json"], report.model_dump_json().encode())
-        return report
-
-    def rows(self, index: int, columns: list[str] | None = None) -> geoparquet.Table:
-        """The cells of a field.
+    def keep(self, report: FieldReport, files: Mapping[str, bytes]) -> FieldReport:
+        """Write the files of a field, by suffix, and then `report` with their digests, which is returned.
 
         Raises:
-            UnreadablePartError: the part is gone or damaged.
+            UnwritableOutputError: the field is not done.
         """
-        try:
-            return geoparquet.read(self._path(index, "parquet"), columns)
-        except ValueError as error:
-            raise _unreadable(index) from error
-
-    def edge(self, index: int) -> TileResult:
-        """The tissue of a field and the cells it handed over.
-
-        Raises:
-            UnreadablePartError: the file is gone or damaged.
-        """
-        try:
-            return arrow.decode(self._path(index, "edge").read_bytes())
-        except (ValueError, OSError) as error:
-            raise _unreadable(index) from error
+        digests = {suffix: hashlib.sha256(data).hexdigest() for suffix, data in files.items()}
+        kept = report.model_copy(update={"sha256": digests})
+        write_files(self._folder, {self.path(kept.index, suffix).name: data for suffix, data in files.items()})
+        write_file(self.path(kept.index, "json"), kept.model_dump_json().encode())
+        return kept
 
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, index: int, suffix: str) -> Path:
+    def path(self, index: int, suffix: str) -> Path:
+        """Where a file of a field is kept."""
         return self._folder / f"{index:05d}.{suffix}"
 
 
-def _require_newer(kept: bytes, plan: Plan, path: Path, attempt: int) -> None:
-    """Raises unless `attempt` is another one than that of the parts, whose plan is `kept`."""
+def require_same_plan(folder: Path, plan: Plan, attempt: int) -> None:
+    """Check that the parts in `folder` are of `plan`, unless they are of another attempt of the job.
+
+    Raises:
+        SlideChangedError, ModelChangedError: they are of another slide, or of other models.
+    """
+    kept = _read(folder / PLAN)
+    if kept is None or kept == _text(plan) or _read(folder / ATTEMPT) != str(attempt).encode():
+        return
     try:
         before = Plan.model_validate_json(kept)
     except ValidationError:
-        return
-    if _read(path) != str(attempt).encode():
         return
     if before.content_id != plan.content_id:
         raise SlideChangedError(
@@ -198,7 +160,12 @@ def _require_newer(kept: bytes, plan: Plan, path: Path, attempt: int) -> None:
     )
 
 
-def _unreadable(index: int) -> UnreadablePartError:
+def _text(plan: Plan) -> bytes:
+    return plan.model_dump_json(indent=1).encode()
+
+
+def unreadable(index: int) -> UnreadablePartError:
+    """The error of a part that is gone or damaged."""
     return UnreadablePartError(
         f"Part {index} of the analysis cannot be read: start the analysis again, which redoes what is missing."
     )

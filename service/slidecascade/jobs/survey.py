@@ -1,37 +1,86 @@
-"""All fields of one slide: what is to be done, what is done, and the work on one of them."""
+"""All fields of one slide: what is to be done, what is done, and the work on one of them.
+
+What a field gives, how it is kept and what the fields are collected to is up to the kind of pipeline: each kind
+derives its own `Survey`, which `table.py` lists.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Protocol
 
 from slidecascade import __version__
 from slidecascade.analysis.analyser import Analyser
-from slidecascade.analysis.flow import Progress, refuse_failures, say_nothing, used_models
+from slidecascade.analysis.flow import Progress, refuse_failures, say_nothing, subject
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis
-from slidecascade.errors import InvalidRequestError, SlideChangedError, TilesFailedError
-from slidecascade.geometry import Box, Grid, Size
-from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, FieldSink, plan_fields
-from slidecascade.jobs.parts import FieldReport, Parts, Plan
-from slidecascade.kinds.result import FailedTile, TileReport, TissueMap
-from slidecascade.kinds.sink import core_in_region_l0
-from slidecascade.pipelines.cells import CellsPipeline
-from slidecascade.pipelines.spec import Pipeline
+from slidecascade.errors import SlideChangedError, TilesFailedError
+from slidecascade.geometry import Box, Grid
+from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, plan_fields
+from slidecascade.jobs.parts import FieldReport, Parts, Plan, require_same_plan
+from slidecascade.kinds.result import FailedTile, RegionResult, TileReport
+from slidecascade.kinds.sink import Sink, core_in_region_l0, warnings_of
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.files import Overview
 from slidecascade.timing import Stopwatch
+from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
 
+OUTPUTS = frozenset({"geojson", "parquet", "heatmaps", "grid", "mask", "rle"})
+"""What files a job may be asked for; a kind writes those of them that it has."""
 
-class Survey:
-    """The fields of `task` and the folder of their parts.
+
+class FieldSink(Sink[Any], Protocol):
+    """Takes the tiles of one field, in reading order."""
+
+    def keep(self, seconds: Mapping[str, float]) -> FieldReport:
+        """Write the field's part; `seconds` of work by stage.
+
+        Raises:
+            UnwritableOutputError: nothing of the field was written.
+            ModelFailedError: a number is not finite.
+        """
+        ...
+
+
+class Results(Protocol):
+    """All fields of a slide, collected."""
+
+    @property
+    def analysis(self) -> RegionResult:
+        """What the fields say together; of what is written part by part it may hold nothing."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many of what the kind finds there are, by class."""
+        ...
+
+    def write(
+        self,
+        folder: Path,
+        overview: Overview,
+        *,
+        colormap: Colormap = Colormap.VIRIDIS,
+        outputs: Container[str] = OUTPUTS,
+        gzip: bool = True,
+    ) -> None:
+        """Write the files into `folder`; each appears whole or not at all, and ``summary.json`` last.
+
+        Raises:
+            UnwritableOutputError: the folder cannot be made or written.
+            UnreadablePartError: a part is gone or damaged.
+        """
+        ...
+
+
+class Survey(ABC):
+    """The fields of `task` and the folder of their parts. Each kind derives its own.
 
     Args:
         folder: where parts are kept; those of another slide, pipeline or options are removed.
@@ -41,7 +90,6 @@ class Survey:
 
     Raises:
         SlideChangedError, ModelChangedError: the parts of this attempt are of another slide, or of other models.
-        InvalidRequestError: the pipeline is not of the kind cells.
         UnreadableSlideError: the slide cannot be opened.
         RegionTooLargeError: a model's grid enlarges it too much.
         UnwritableOutputError: the folder cannot be written.
@@ -58,34 +106,39 @@ class Survey:
     ) -> None:
         self._analyser = analyser
         self.task = task
-        self.pipeline: CellsPipeline = cells_pipeline(task.pipeline)
         work = analyser.tile_work(task, Control(), Stopwatch(analyser.observer))
         self.grids = work.grids
         self.grid: Grid = work.grid
         self.fields: tuple[Field, ...] = plan_fields(task, work, threads=analyser.threads, field_tiles=field_tiles)
-        self.parts = Parts(folder, _plan(task, self.pipeline, field_tiles, len(self.fields)), attempt=attempt)
-        models = used_models(task.pipeline, self.grids)
-        nothing = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        place = Grid(0, 0, 1, Size(1, 1), task.mpp)
-        self.blank = Analysis(
-            pipeline=task.pipeline.name,
-            coordinate_space=task.coordinate_space,
-            facts=task.facts,
-            region_l0=task.region_l0,
-            mpp=task.mpp,
-            models=models,
-            thresholds=task.thresholds,
-            classes=task.pipeline.classes,
-            instances=nothing,
-            class_index=np.zeros(0, np.int64),
-            heatmaps=self.pipeline.heatmaps,
-            tissue=TissueMap(np.zeros((1, 1), np.bool_), place),
-            tiles=TileReport(total=0, background=0, failed=()),
-            timings_s={},
-            warnings=task.doubts,
-            origin=task.origin,
-        )
-        """An analysis with everything but cells, tissue and numbers."""
+        plan = _plan(task, self.recipe, field_tiles, len(self.fields))
+        if attempt is not None:
+            require_same_plan(folder, plan, attempt)
+        self.parts: Parts = self.open_parts(folder, plan)
+        if attempt is not None:
+            self.parts.pin(attempt)
+        self.subject = subject(task, self.grids)
+
+    def open_parts(self, folder: Path, plan: Plan) -> Parts:
+        """The folder of parts; a kind may derive its own."""
+        return Parts(folder, plan)
+
+    @property
+    @abstractmethod
+    def recipe(self) -> str:
+        """What of the pipeline the parts depend on, beyond its models and thresholds."""
+
+    @abstractmethod
+    def sink(self, field: Field, region: Box) -> FieldSink:
+        """Takes the tiles of `field`; `region` is what is analysed, in pixels of the grid."""
+
+    @abstractmethod
+    def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> Results:
+        """The fields as one result, when each has its report.
+
+        Raises:
+            TilesFailedError: all tiles failed.
+            UnreadablePartError: a part is gone or damaged.
+        """
 
     @property
     def tiles_total(self) -> int:
@@ -119,15 +172,12 @@ class Survey:
         self._require_same_slide()
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
-        sink = FieldSink(field, self.pipeline, self.grid, region=work.needed)
+        sink = self.sink(field, work.needed)
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
         self._require_same_slide()  # before the part is written, and before tiles are reported as unreadable
         if not self.task.allow_partial:
             refuse_failures(self.task, self.grid, failed, len(field.tiles))
-        with stopwatch.measure("collect"):
-            result = sink.result(self.task.thresholds)
-            analysis = replace(self.blank, instances=result.cells, class_index=result.class_index)
-        report = self.parts.write(result, analysis, stopwatch.seconds)
+        report = sink.keep(stopwatch.seconds)
         self._tell(report)
         return report
 
@@ -157,33 +207,39 @@ class Survey:
             )
         return failed
 
+    def tile_report(self, reports: Sequence[FieldReport]) -> TileReport:
+        """Every tile accounted for; raises what `failed_tiles` does."""
+        return TileReport(
+            total=sum(report.tiles for report in reports),
+            background=sum(report.background for report in reports),
+            failed=self.failed_tiles(list(reports)),
+        )
+
+    def warnings(self, reports: Sequence[FieldReport], *, unstored_px: float) -> tuple[AnswerWarning, ...]:
+        """What makes the answer doubtful when so many pixels of the grid are not stored."""
+        return (
+            *self.task.doubts,
+            *warnings_of(unstored_px=unstored_px, seen_px=sum(report.seen_px for report in reports)),
+        )
+
     def _tell(self, report: FieldReport) -> None:
         observer = self._analyser.observer
         observer.tiles("done", report.tiles - report.background - len(report.failed))
         observer.tiles("background", report.background)
         observer.tiles("failed", len(report.failed))
         for name, count in report.counts.items():
-            observer.cells(self.blank.pipeline, name, count)
+            observer.cells(self.task.pipeline.name, name, count)
 
 
-def cells_pipeline(pipeline: Pipeline) -> CellsPipeline:
-    """`pipeline`, when it is of the kind that fields can be cut for.
-
-    Raises:
-        InvalidRequestError: it is of another kind.
-    """
-    if not isinstance(pipeline, CellsPipeline):
-        message = (
-            f"Jobs run pipelines of the kind cells, and {pipeline.name!r} is of the kind {pipeline.kind}: "
-            "analyse regions of the slide with it."
-        )
-        raise InvalidRequestError(message, (("pipeline", message),))
-    return pipeline
+def summed(reports: Sequence[FieldReport]) -> dict[str, float]:
+    """Seconds of work by stage."""
+    stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
+    return {stage: sum(report.seconds.get(stage, 0.0) for report in reports) for stage in stages}
 
 
-def _plan(task: RegionTask, pipeline: CellsPipeline, field_tiles: int, fields: int) -> Plan:
-    specs = [model.model_dump_json() for model in pipeline.models]
-    parts = [__version__, *specs, repr(pipeline.stages), repr(task.facts)]
+def _plan(task: RegionTask, recipe: str, field_tiles: int, fields: int) -> Plan:
+    specs = [model.model_dump_json() for model in task.pipeline.models]
+    parts = [__version__, *specs, recipe, repr(task.facts)]
     return Plan(
         content_id=task.facts.content_id,
         pipeline=task.pipeline.name,

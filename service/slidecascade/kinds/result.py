@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,24 @@ class Subject:
     thresholds: Mapping[str, float]
     doubts: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
+
+
+class CommonFields(TypedDict):
+    """Arguments of the constructor of every `RegionResult`."""
+
+    pipeline: str
+    coordinate_space: CoordinateSpace
+    facts: SlideFacts
+    region_l0: Box
+    mpp: Mpp
+    models: tuple[UsedModel, ...]
+    thresholds: Mapping[str, float]
+    classes: ClassTree
+    tissue: TissueMap
+    tiles: TileReport
+    timings_s: Mapping[str, float]
+    warnings: tuple[AnswerWarning, ...]
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from slidecascade.geometry import Box, Grid, Size
-from slidecascade.kinds.result import FailedTile, RegionResult, Subject, TileReport, TissueMap
+from slidecascade.kinds.mosaic import paste
+from slidecascade.kinds.result import CommonFields, FailedTile, RegionResult, Subject, TileReport, TissueMap
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
@@ -65,6 +66,24 @@ class MemorySink(ABC, Generic[P, T]):
     def finish(self, subject: Subject) -> RegionResult:
         """What all tiles together say of the region, without timings."""
 
+    def common(self, subject: Subject) -> CommonFields:
+        """The fields that the results of all kinds have."""
+        return CommonFields(
+            pipeline=subject.pipeline,
+            coordinate_space=subject.coordinate_space,
+            facts=subject.facts,
+            region_l0=subject.region_l0,
+            mpp=subject.mpp,
+            models=subject.models,
+            thresholds=subject.thresholds,
+            classes=self._pipeline.classes,
+            tissue=self.tissue(),
+            tiles=self.report(),
+            timings_s={},
+            warnings=(*subject.doubts, *self.warnings()),
+            origin=subject.origin,
+        )
+
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
         return tissue_map(self._results, self._region_l0, self._grid)
@@ -98,11 +117,7 @@ def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> 
     for result in results:
         rows, columns = result.tissue.shape
         place = Box(result.core.x // block, result.core.y // block, columns, rows)
-        inside = place.clipped(Box(left, top, size.width, size.height))
-        part, target = inside.shifted(-place.x, -place.y), inside.shifted(-left, -top)
-        mask[target.y : target.bottom, target.x : target.right] = result.tissue[
-            part.y : part.bottom, part.x : part.right
-        ]
+        paste(result.tissue, place, mask, Box(left, top, size.width, size.height))
     corner_x, corner_y = grid.l0_from_grid(np.array([[left, top]]) * block)[0].tolist()
     return TissueMap(mask, Grid(corner_x, corner_y, grid.downsample * block, size, grid.mpp * block))
 

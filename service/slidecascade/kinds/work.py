@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,6 +17,7 @@ from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner
+from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.tissue import BLOCK_PX
 from slidecascade.slides.view import SlideView
@@ -41,10 +42,15 @@ class TileWork(ABC, Generic[P, T_co]):
     region_l0: Box
     grids: Mapping[str, Grid]
     thresholds: Mapping[str, float]
-    dark_field: bool
+    find_facts: Callable[[], SlideFacts]
     runner: Runner
     control: Control
     stopwatch: Stopwatch
+
+    @property
+    def dark_field(self) -> bool:
+        """Whether the slide is light on black; of an upload that is being decoded, this waits for all of it."""
+        return self.find_facts().dark_field
 
     @property
     @abstractmethod

@@ -1,7 +1,8 @@
 """The model repository: loads packages and validates them against their ``model.yaml``.
 
 A package is ``<name>/model.yaml``, ``<name>/config.pbtxt`` and ``<name>/<version>/model.onnx``: the layout of
-a Triton model repository with one additional file.
+a Triton model repository with one additional file. Where ``model.yaml`` states it, ``<name>/<version>/int8.onnx``
+is the same network in int8.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +20,8 @@ from slidecascade.errors import ModelPackageError
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.graph import has_external_data
 from slidecascade.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
+
+INT8_FILE: Final = "int8.onnx"
 
 _MODEL_SPEC: TypeAdapter[SegmenterSpec | ClassifierSpec] = TypeAdapter(ModelSpec)
 
@@ -29,6 +33,18 @@ class ModelPackage:
     spec: SegmenterSpec | ClassifierSpec
     onnx_path: Path
 
+    def in_int8(self) -> ModelPackage:
+        """The package with its int8 graph: a model of another sha256 and accuracy, but of the same tensors.
+
+        Raises:
+            ValueError: it has none.
+        """
+        int8 = self.spec.int8
+        if int8 is None:
+            raise ValueError(f"Model {self.spec.name!r} has no int8 graph.")
+        stated = {"sha256": int8.sha256, "accuracy": int8.accuracy}
+        return ModelPackage(self.spec.model_copy(update=stated), self.onnx_path.with_name(INT8_FILE))
+
     def read(self) -> bytes:
         """The bytes of the graph.
 
@@ -39,8 +55,9 @@ class ModelPackage:
         found = hashlib.sha256(graph).hexdigest()
         if found != self.spec.sha256:
             raise ModelPackageError(
-                f"Model {self.spec.name!r} does not match its model.yaml: its sha256 is {found[:12]}…, "
-                f"expected {self.spec.sha256[:12]}…; restore the file or convert the model again."
+                f"Model {self.spec.name!r} does not match its model.yaml: the sha256 of {self.onnx_path.name} "
+                f"is {found[:12]}…, expected {self.spec.sha256[:12]}…; restore the file or convert the "
+                "model again."
             )
         return graph
 
@@ -53,13 +70,14 @@ def load_package(folder: Path) -> ModelPackage:
             sha256 differs.
     """
     spec = _read_spec(folder)
-    onnx_path = folder / str(spec.version) / "model.onnx"
-    if not onnx_path.is_file():
-        raise ModelPackageError(
-            f"Model {spec.name!r} has no {spec.version}/model.onnx: convert it again or remove its folder."
-        )
-    package = ModelPackage(spec, onnx_path)
-    _reject_external_data(package)
+    package = ModelPackage(spec, folder / str(spec.version) / "model.onnx")
+    for graph in (package, *([] if spec.int8 is None else [package.in_int8()])):
+        if not graph.onnx_path.is_file():
+            raise ModelPackageError(
+                f"Model {spec.name!r} has no {spec.version}/{graph.onnx_path.name}: convert it again or remove "
+                "its folder."
+            )
+        _reject_external_data(graph)
     return package
 
 

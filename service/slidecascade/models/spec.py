@@ -54,7 +54,20 @@ class TrainingData(_SpecPart):
     split: str = ""
 
 
+class Int8Spec(_SpecPart):
+    """The same network in int8, in a graph beside the float32 one."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    accuracy: dict[str, float] = Field(default_factory=dict)
+
+
 class _AnyModelSpec(_SpecPart):
+    """What all models state.
+
+    `receptive_field_px` is the side of the centred square of input pixels on which an output may depend: an upper
+    bound from the graph, "unbounded" for a network with an operator over the whole image, None if it is not known.
+    """
+
     name: Name
     version: Annotated[int, Field(ge=1)]
     task: str
@@ -67,6 +80,8 @@ class _AnyModelSpec(_SpecPart):
     training_data: tuple[TrainingData, ...]
     accuracy: dict[str, float] = Field(default_factory=dict)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    receptive_field_px: Annotated[int, Field(ge=1)] | Literal["unbounded"] | None = None
+    int8: Int8Spec | None = None
 
     @field_validator("classes")
     @classmethod

@@ -47,8 +47,8 @@ def caption(classes: Sequence[Counted], *, width: int, um_per_px: float) -> NDAr
     """
     entries = _arrange(classes, width)
     last = entries[-1].row + 1 if entries else 0
-    bar_um = _bar_um(um_per_px)
-    bar_x = width - MARGIN_PX - _text_width(_length(bar_um)) - 6 - round(bar_um / um_per_px)
+    bar_um = bar_um_of(LONGEST_BAR_PX, um_per_px)
+    bar_x = width - MARGIN_PX - _text_width(length_text(bar_um)) - 6 - round(bar_um / um_per_px)
     beside = bar_x > 2 * MARGIN_PX + _text_width(wire.RESEARCH_USE_ONLY)
     strip = np.full(((last + 1 + (not beside)) * ROW_PX + MARGIN_PX, width, 3), PAPER, np.uint8)
     for entry in entries:
@@ -80,17 +80,18 @@ def _draw_bar(strip: NDArray[np.uint8], x: int, row: int, *, um_per_px: float, b
     cv2.line(strip, (x, y), (right, y), TEXT, 1)
     for end in (x, right):
         cv2.line(strip, (end, y - 3), (end, y + 3), TEXT, 1)
-    _write(strip, _length(bar_um), right + 6, row, TEXT)
+    _write(strip, length_text(bar_um), right + 6, row, TEXT)
 
 
-def _bar_um(um_per_px: float) -> float:
-    """The longest of 1, 2, 5, 10, ... um that is no longer than `LONGEST_BAR_PX`."""
-    longest_um = LONGEST_BAR_PX * um_per_px
+def bar_um_of(longest_px: float, um_per_px: float) -> float:
+    """The longest of 1, 2, 5, 10, ... um that is no longer than `longest_px`."""
+    longest_um = longest_px * um_per_px
     power = 10.0 ** math.floor(math.log10(longest_um))
     return power * max(step for step in (1, 2, 5) if step * power <= longest_um)
 
 
-def _length(um: float) -> str:
+def length_text(um: float) -> str:
+    """A length in the unit that suits it."""
     return f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"
 
 

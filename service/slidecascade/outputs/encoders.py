@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from slidecascade.kinds.result import RegionResult
-from slidecascade.outputs import archive
+from slidecascade.outputs import archive, figure
+from slidecascade.outputs.caption import Counted
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.files import Files, Overview
-from slidecascade.wire import ZIP
+from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.wire import PNG, ZIP
+
+Style = Literal["map", "figure"]
+STYLES: Final[tuple[Style, ...]] = ("map", "figure")
 
 R = TypeVar("R", bound=RegionResult)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How heatmaps are drawn, and which is asked for; None: the first."""
+    """How heatmaps are drawn, and which is asked for; None: the first.
+
+    A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`.
+    """
 
     heatmap: str | None = None
     colormap: Colormap = Colormap.VIRIDIS
+    style: Style = "map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,13 @@ class Encoders(Generic[R]):
         files: all files of the zip and of the command line's folder. Raises ModelFailedError when what was found
             holds numbers that are not finite.
         native: what BentoML's clients get.
+        heatmap_of: the heatmap of a name, None: the first; for kinds that have heatmaps.
     """
 
     answers: Mapping[str, Callable[[R, Drawing], Iterator[bytes]]]
     files: Callable[[R, Overview, Drawing], Files]
     native: Callable[[R], Iterator[bytes]]
+    heatmap_of: Callable[[R, str | None], Heatmap] | None = None
 
     @property
     def offers(self) -> tuple[str, ...]:
@@ -48,5 +59,14 @@ class Encoders(Generic[R]):
         """`result` as one of `offers`."""
         if media_type == ZIP:
             yield from archive.encode(self.files(result, overview, drawing))
+        elif media_type == PNG and drawing.style == "figure" and self.heatmap_of is not None:
+            item = self.heatmap_of(result, drawing.heatmap)
+            shown = figure.Overviewed(*overview(figure.LONGEST_PX))
+            yield figure.map_figure(result, item, shown, counted(result), drawing.colormap)
         else:
             yield from self.answers[media_type](result, drawing)
+
+
+def counted(result: RegionResult) -> list[Counted]:
+    """The classes of `result`, each with its colour and how many there are of it."""
+    return [(end.name, end.color, result.counts[end.name]) for end in result.classes.ends]

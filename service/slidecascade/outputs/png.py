@@ -21,8 +21,9 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     done, data = cv2.imencode(".png", cv2.cvtColor(image, order))
     if not done:
         raise ValueError(f"OpenCV cannot write an image of {image.shape} as PNG.")
-    encoded = data.tobytes()
-    return encoded[:_HEADER_BYTES] + _text("Disclaimer", wire.RESEARCH_USE_ONLY) + encoded[_HEADER_BYTES:]
+    encoded = data.reshape(-1).data
+    text = _text("Disclaimer", wire.RESEARCH_USE_ONLY)
+    return b"".join((encoded[:_HEADER_BYTES], text, encoded[_HEADER_BYTES:]))
 
 
 def _text(keyword: str, text: str) -> bytes:

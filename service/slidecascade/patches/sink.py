@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
+from slidecascade.kinds.mosaic import paste
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.rings import Rings, trace
+from slidecascade.slides.tissue import BLOCK_PX
 
 
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
@@ -25,19 +28,7 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         probabilities = self._probabilities(squares)
         threshold = subject.thresholds[self._pipeline.classifier.name]
         return PatchesResult(
-            pipeline=subject.pipeline,
-            coordinate_space=subject.coordinate_space,
-            facts=subject.facts,
-            region_l0=subject.region_l0,
-            mpp=subject.mpp,
-            models=subject.models,
-            thresholds=subject.thresholds,
-            classes=self._pipeline.classes,
-            tissue=self.tissue(),
-            tiles=self.report(),
-            timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
-            origin=subject.origin,
+            **self.common(subject),
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),
@@ -59,12 +50,7 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         found = np.full((squares.height, squares.width, count), np.nan, np.float32)
         for result in self._results:
             rows, columns = result.probabilities.shape[:2]
-            place = Box(*result.first, columns, rows)
-            shown = place.clipped(squares)
-            here, there = shown.shifted(-squares.x, -squares.y), shown.shifted(-place.x, -place.y)
-            found[here.y : here.bottom, here.x : here.right] = result.probabilities[
-                there.y : there.bottom, there.x : there.right
-            ]
+            paste(result.probabilities, Box(*result.first, columns, rows), found, squares)
         return found
 
     def _outlines(self, probabilities: NDArray[np.float32], squares: Box, threshold: float) -> Outlines:
@@ -96,6 +82,27 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         in_grid = rings.transformed(scale=stride, shift_x=squares.x * stride, shift_y=squares.y * stride)
         clipped = in_grid.clipped(width=grid.size.width, height=grid.size.height)
         return clipped.transformed(scale=grid.downsample, shift_x=grid.origin_x_l0, shift_y=grid.origin_y_l0)
+
+
+def joined(
+    results: Iterable[PatchesTileResult], index: int, core: Box, pipeline: PatchesPipeline
+) -> PatchesTileResult:
+    """The tiles of a block as one tile, whose core is that of all; NaN and no tissue where tiles failed."""
+    stride, block = pipeline.stride_px, BLOCK_PX
+    columns, rows = -(-core.width // stride), -(-core.height // stride)
+    first = (core.x // stride, core.y // stride)
+    found = np.full((rows, columns, len(pipeline.classifier.classes)), np.nan, np.float32)
+    blocks = Box(core.x // block, core.y // block, -(-core.width // block), -(-core.height // block))
+    tissue = np.zeros((blocks.height, blocks.width), np.bool_)
+    unstored_px = 0.0
+    for result in results:
+        height, width = result.probabilities.shape[:2]
+        paste(result.probabilities, Box(*result.first, width, height), found, Box(*first, columns, rows))
+        left, top = result.core.x // block, result.core.y // block
+        height, width = result.tissue.shape
+        paste(result.tissue, Box(left, top, width, height), tissue, blocks)
+        unstored_px += result.unstored_px
+    return PatchesTileResult(index, core, tissue, first, found, unstored_px=unstored_px)
 
 
 def _squares_before(at_l0: int, stride_px: int, downsample: float) -> int:

@@ -42,9 +42,19 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         return math.floor((self.pipeline.stride_px - self.pipeline.context_px) / 2 + 0.5)
 
     @property
-    def halo_px(self) -> int:
+    def before_px(self) -> int:
+        """How far contexts reach beyond squares to the left and upwards."""
+        return max(0, -self.start_px)
+
+    @property
+    def after_px(self) -> int:
+        """How far contexts reach beyond squares to the right and downwards, those that are shifted included."""
         end = self.start_px + self.pipeline.context_px - self.pipeline.stride_px
-        return -(-max(-self.start_px, end, MARGIN_PX) // self.aligned_to) * self.aligned_to
+        return max(0, end) + (self.before_px if self.pipeline.edge == "clamp" else 0)
+
+    @property
+    def halo_px(self) -> int:
+        return -(-max(self.before_px, self.after_px, MARGIN_PX) // self.aligned_to) * self.aligned_to
 
     def result(self, tile: Tile, view: SlideView) -> PatchesTileResult:
         """The probabilities of the squares of `tile` that hold tissue and whose middle is in the region."""
@@ -58,7 +68,7 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         found = np.full((rows, columns, len(self.pipeline.classifier.classes)), np.nan, np.float32)
         places = np.argwhere(wanted)
         if len(places):
-            found[wanted] = self._probabilities(self._canvas(patch, tile), places[:, ::-1] * stride)
+            found[wanted] = self._probabilities(self._canvas(patch, tile), self._corners(tile, places))
         unstored_px = self.unstored_px(patch, tile, view)
         return PatchesTileResult(tile.index, tile.core, tissue, first, found, unstored_px=unstored_px)
 
@@ -71,9 +81,7 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
 
     def _canvas(self, patch: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
         """The core and what contexts reach around it, blank beyond the slide."""
-        stride, start = self.pipeline.stride_px, self.start_px
-        before = max(0, -start)
-        after = max(0, start + self.pipeline.context_px - stride)
+        stride, before, after = self.pipeline.stride_px, self.before_px, self.after_px
         box = Box(
             tile.core.x - before,
             tile.core.y - before,
@@ -86,13 +94,22 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         canvas[here.y : here.bottom, here.x : here.right] = patch[there.y : there.bottom, there.x : there.right]
         return canvas
 
+    def _corners(self, tile: Tile, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``(N, 2)`` x and y of the contexts of squares at `places` (row, column) of the core, in the canvas."""
+        core = np.array([tile.core.x, tile.core.y])
+        starts = core + places[:, ::-1] * self.pipeline.stride_px + self.start_px
+        if self.pipeline.edge == "clamp":
+            starts = np.maximum(starts, 0)
+        corners: NDArray[np.int64] = starts - core + self.before_px
+        return corners
+
     def _probabilities(self, canvas: NDArray[np.uint8], corners: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``(N, C)`` for the squares at `corners`, in pixels from the core's corner."""
-        model, starts = self.pipeline.classifier, corners + max(0, self.start_px)
+        """``(N, C)`` for the contexts at `corners` of `canvas`."""
+        model = self.pipeline.classifier
         height_px, width_px = model.crop_shape_px
         parts = []
-        for begin in range(0, len(starts), BATCH):
-            batch = starts[begin : begin + BATCH]
+        for begin in range(0, len(corners), BATCH):
+            batch = corners[begin : begin + BATCH]
             # The product of a single row is rounded in another way than that of several: no image runs alone.
             images = crops.cut(
                 canvas,

@@ -28,6 +28,10 @@ MOST_SMALL_PX = 4096
 """A region is read this much further at most, to see whether what its edge cuts is a small area."""
 
 
+MOST_OVERLAPPING = 8
+"""Classes that may overlap: a mask has a bit for each."""
+
+
 class CoverageMapFields(SpecPart):
     """A heatmap of the share of a neighbourhood that a class covers."""
 
@@ -99,7 +103,15 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
             f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} makes no mask."
         )
     if len(segmenter.classes) > 255:
-        raise PipelineSpecError(f"Pipeline {spec.name!r}: a mask has at most 255 classes.")
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: a mask has at most 255 classes, {segmenter.name!r} has "
+            f"{len(segmenter.classes)}: divide them between networks."
+        )
+    if head.overlaps and len(segmenter.classes) > MOST_OVERLAPPING:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: a mask has at most {MOST_OVERLAPPING} classes that overlap, "
+            f"{segmenter.name!r} has {len(segmenter.classes)}: divide them between networks."
+        )
     require_classes(spec.name, tuple(item.class_name for item in spec.heatmaps), segmenter)
     least = segmenter.options.min_area_um2 if spec.min_area_um2 is None else spec.min_area_um2
     if least / segmenter.mpp**2 > MOST_SMALL_PX:

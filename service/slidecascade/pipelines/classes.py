@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,10 +13,15 @@ JOINT = ": "
 """Joins the levels of a class's name for people and for QuPath, whose derived classes are written so."""
 
 
+def full_name(path: Sequence[str]) -> str:
+    """The name of a class from its labels, first level first, e.g. ``Hepatocyte: Ballooning``."""
+    return JOINT.join(path)
+
+
 def lineage(name: str) -> tuple[str, ...]:
     """The classes that a class is derived from and itself, first level first, by their names."""
     levels = name.split(JOINT)
-    return tuple(JOINT.join(levels[:depth]) for depth in range(1, len(levels) + 1))
+    return tuple(full_name(levels[:depth]) for depth in range(1, len(levels) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class CellClass:
     @property
     def name(self) -> str:
         """All levels in one name, e.g. ``Hepatocyte: Ballooning``."""
-        return JOINT.join(self.path)
+        return full_name(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,6 @@ class ClassTree:
             for depth in range(1, len(end.path) + 1):
                 members.setdefault(end.path[:depth], []).append(index)
         return {
-            JOINT.join(path): ClassGroup(JOINT.join(path), JOINT.join(path[:-1]) or None, tuple(found))
+            full_name(path): ClassGroup(full_name(path), full_name(path[:-1]) or None, tuple(found))
             for path, found in members.items()
         }

@@ -26,6 +26,8 @@ from slidecascade.pipelines.spec import (
     require_classifier,
 )
 
+Edge = Literal["white", "clamp"]
+
 
 class PatchFields(SpecPart):
     """The lattice, in pixels of `mpp`.
@@ -33,12 +35,15 @@ class PatchFields(SpecPart):
     Square ``(x, y)`` of the lattice covers ``[stride * x, stride * (x + 1))`` of the slide's pixels, counted from
     the slide's corner, and so on down; it is a multiple of the blocks of the tissue test. The classifier is
     given the `context_px` around its middle, as it is or resized to the network's input. `context_px` and `mpp`
-    are the model's own where they are not stated.
+    are the model's own where they are not stated. Where a context reaches beyond the slide, `edge` says what it
+    holds: ``white``, the default, or, as in code that clamps the corner of a context at 0, the pixels of a context
+    that is shifted to begin at the slide's left or upper edge (``clamp``; beyond the other edges it is white).
     """
 
     stride_px: Annotated[int, Field(ge=8, le=2048, multiple_of=8)]
     context_px: Annotated[int, Field(ge=8, le=4096)] | None = None
     mpp: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    edge: Edge = "white"
 
 
 class ProbabilityMapFields(SpecPart):
@@ -92,6 +97,7 @@ class PatchesPipeline(Pipeline):
     stride_px: int
     context_px: int
     mpp: float
+    edge: Edge
     threshold: float
     outlined: tuple[int, ...]
     heatmaps: tuple[ProbabilityMap, ...]
@@ -122,6 +128,12 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
     shown = tuple(item.class_name for item in spec.heatmaps)
     outlined = tuple(dict.fromkeys(spec.outlines or shown))
     require_classes(spec.name, (*shown, *outlined), classifier)
+    context_px = spec.patch.context_px or classifier.crop.size_px
+    if spec.patch.stride_px > context_px:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: stride_px is {spec.patch.stride_px} and context_px {context_px}, so the "
+            "classifier would not see all of a square: use a smaller stride or a larger context."
+        )
     index = classifier.class_names.index
     return PatchesPipeline(
         name=spec.name,
@@ -131,8 +143,9 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
         classifier=classifier,
         head=head,
         stride_px=spec.patch.stride_px,
-        context_px=spec.patch.context_px or classifier.crop.size_px,
+        context_px=context_px,
         mpp=spec.patch.mpp or classifier.mpp,
+        edge=spec.patch.edge,
         threshold=spec.threshold,
         outlined=tuple(index(name) for name in outlined),
         heatmaps=tuple(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from slidecascade.slides.source import Rgb
 
 BAND_BYTES = 2**20
 """Samples a decoder hands over at a time, where rows, strips and tiles allow so few: they stay in the cache."""
+
+_ROWS_STAY = (1, 2)
+"""Values of EXIF's orientation with which the first row stored is the first one shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,34 @@ class Band:
     samples: NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def assemble(size: Size, orientation: int, read: Callable[[], Iterator[Band]]) -> Rgb:
+class Watch(Protocol):
+    """Is notified, by the thread that decodes, of what can be read already."""
+
+    def begun(self, rgb: Rgb) -> None:
+        """`rgb` is being filled."""
+        ...
+
+    def reached(self, rows: int) -> None:
+        """The first `rows` rows of it will not change any more. May raise to end decoding."""
+        ...
+
+
+class Unwatched:
+    """The watch of those who wait for all of an image."""
+
+    def begun(self, rgb: Rgb) -> None: ...
+
+    def reached(self, rows: int) -> None: ...
+
+
+UNWATCHED = Unwatched()
+
+
+def assemble(size: Size, orientation: int, read: Callable[[], Iterator[Band]], watch: Watch = UNWATCHED) -> Rgb:
     """``(H, W, 3)`` uint8 of the image that `read` gives the bands of, turned as EXIF `orientation` says.
+
+    Rows are reported to `watch` where bands come from above, in 8 bits, and no orientation moves them; those of
+    other images at the end.
 
     Args:
         size: as stored.
@@ -49,15 +79,29 @@ def assemble(size: Size, orientation: int, read: Callable[[], Iterator[Band]]) -
     rgb = np.empty((size.width, size.height, 3) if across else (size.height, size.width, 3), np.uint8)
     stored = _as_stored(rgb, orientation)
     wide = _WideSamples(stored)
+    watch.begun(rgb)
     for band in read():
         if band.samples.dtype == np.uint16:
             wide.place(band)
         else:
             stored[band.rows, band.columns] = shown(band.samples.astype(np.uint8, copy=False))
+        watch.reached(_final_rows(band, size) if orientation in _ROWS_STAY else 0)
     if wide.narrow_again():
         for band in read():
             wide.place(band)
+            watch.reached(0)
+    watch.reached(rgb.shape[0])
     return rgb
+
+
+def _final_rows(band: Band, size: Size) -> int:
+    """How many rows from above are complete with `band`; 0: that cannot be said yet.
+
+    Bands come row by row, and from left to right in tiles, but for the passes of interlaced images.
+    """
+    is_last = band.columns.stop in (None, size.width)
+    is_dense = (band.rows.step or 1) == 1 and (band.columns.step or 1) == 1
+    return int(band.rows.stop) if is_last and is_dense and band.samples.dtype == np.uint8 else 0
 
 
 def shown(samples: NDArray[np.uint8]) -> Rgb:

@@ -92,6 +92,7 @@ def _read_png(data: bytes) -> ImageHeader:
     header = PngHeader.parse(data[16:29])
     size = _size(header.width, header.height)
     orientation: int | None = None
+    palette_bytes = 0
     position = 8
     for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -99,10 +100,13 @@ def _read_png(data: bytes) -> ImageHeader:
             raise UndecodableImageError("The PNG image is an animation: send one frame.")
         if kind == b"eXIf" and orientation is None:
             orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+        if kind == b"PLTE":
+            palette_bytes = length
         position += 12 + length
         if position > len(data):
             raise UndecodableImageError(_TRUNCATED)
         if kind == b"IEND":
+            header.require_palette(palette_bytes)
             decoder_bytes = pngrows.decoder_bytes(header)
             return ImageHeader("image/png", size, header.bits, orientation or 1, decoder_bytes=decoder_bytes)
     raise UndecodableImageError(_TOO_MANY_PARTS)
@@ -238,9 +242,13 @@ def _read_tiff(data: bytes) -> ImageHeader:
     directory = tiff.first_directory(Bytes(data))
     if directory.next_offset:
         following = tiff.read_directory(Bytes(data), directory.next_offset)
+        if np.array_equal(following.part_offsets, directory.part_offsets):
+            raise UndecodableImageError("The TIFF image's directories form a circle: save it again and resend it.")
         if all(following.first(tag, 0) == directory.first(tag, 0) for tag in (tiff.WIDTH, tiff.HEIGHT)):
             raise UndecodableImageError("The TIFF image is a stack of pages of one size: send one page.")
     check_samples(directory)
+    if directory.first(tiff.ROWS_PER_STRIP, 1) < 1:
+        raise UndecodableImageError("The TIFF image states strips without rows: save it again and resend it.")
     _check_strips(data, directory)
     size = _size(directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0))
     tile: Size | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -29,6 +29,12 @@ _DICOM_SERIES = "dicom.SeriesInstanceUID"
 
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
+
+MAX_TILE_PX = 2**26
+"""Most pixels of a stored tile, 256 MB: OpenSlide ends the process when there is no memory for one."""
+
+_ROUNDING = 1.02
+"""Most by which a level's two downsamples may differ, besides a pixel of each side."""
 
 _PIECE_PX = 2**22
 """Most pixels in memory while looking for those that are not stored."""
@@ -77,15 +83,17 @@ class Slide:
         self._content_id: str | None = None
         self._failed = False
         properties = handle.properties
+        _require_small_tiles(properties, handle.level_count)
         sides_um = _sides_um(properties)
+        self._levels = _undistorted(handle.level_dimensions)
         self._info = SlideInfo(
             size_l0=Size(*handle.dimensions),
             mpp=_mpp(sides_um),
             sides_um=sides_um,
             objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
-            level_sizes=tuple(Size(*size) for size in handle.level_dimensions),
-            level_downsamples=tuple(float(downsample) for downsample in handle.level_downsamples),
+            level_sizes=tuple(Size(*handle.level_dimensions[level]) for level in self._levels),
+            level_downsamples=tuple(float(handle.level_downsamples[level]) for level in self._levels),
             bounds_l0=_bounds(properties, Size(*handle.dimensions)),
         )
 
@@ -227,7 +235,7 @@ class Slide:
 
     def _read_rgba(self, level: int, x_l0: int, y_l0: int, size: Size) -> NDArray[np.uint8]:
         try:
-            image = self._handle.read_region((x_l0, y_l0), level, (size.width, size.height))
+            image = self._handle.read_region((x_l0, y_l0), self._levels[level], (size.width, size.height))
         except openslide.OpenSlideError as error:
             self._failed = True
             raise UnreadableSlideError(
@@ -240,6 +248,30 @@ class Slide:
         """Release the file. No thread may be reading, and none may read afterwards."""
         self._handle.close()
         self._file.close()
+
+
+def _require_small_tiles(properties: Mapping[str, str], levels: int) -> None:
+    for level in range(levels):
+        width, height = (
+            int(properties.get(f"openslide.level[{level}].tile-{side}", "0")) for side in ("width", "height")
+        )
+        if width * height > MAX_TILE_PX:
+            raise UnreadableSlideError(
+                f"The slide is stored in tiles of {width} x {height} pixels, at most {MAX_TILE_PX} pixels are "
+                "read: save it with smaller tiles."
+            )
+
+
+def _undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Indices of the levels that show level 0 with its proportions; others belong to no pyramid."""
+    width_l0, height_l0 = sizes[0]
+
+    def is_alike(width: int, height: int) -> bool:
+        return width_l0 / (width + 1) <= _ROUNDING * height_l0 / max(height - 1, 0.5) and height_l0 / (
+            height + 1
+        ) <= _ROUNDING * width_l0 / max(width - 1, 0.5)
+
+    return tuple(index for index, size in enumerate(sizes) if is_alike(*size))
 
 
 def _positive(text: str | None) -> float | None:

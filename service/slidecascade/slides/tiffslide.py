@@ -18,13 +18,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from slidecascade.errors import UndecodableImageError
+from slidecascade.errors import UndecodableImageError, UnreadableSlideError
 from slidecascade.geometry import Size
 from slidecascade.slides import tiff
 from slidecascade.slides.deeptiff import DeepTiff
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
 from slidecascade.slides.tiff import ByteSource, Directory
+
+_INTEGERS = (1, 4)
+"""Values of the tag SampleFormat: unsigned, or not said."""
 
 _VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
 """As OpenSlide names them: those whose levels are directories, pixel for pixel."""
@@ -70,6 +73,8 @@ class SlideFile:
             return nothing
         levels = _level_directories(self._file, level_sizes)
         found = [item for item in levels if item is not None]
+        for directory in found:
+            _require_known(directory)
         if len(found) == len(levels) and found[0].first(tiff.BITS, 1) == 16:
             return replace(nothing, deep=DeepTiff(self._file, found, known.narrowing))
         parts = tuple(None if item is None else _followed_level(self._file, item) for item in levels)
@@ -78,6 +83,23 @@ class SlideFile:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _require_known(directory: Directory) -> None:
+    """What libtiff, through OpenSlide, reads otherwise than it is meant, tile by tile; and in no way at all.
+
+    Raises:
+        UnreadableSlideError: saying how to save the slide.
+    """
+    if 2 <= directory.first(tiff.ORIENTATION, 1) <= 8 and not _decodes_itself(directory):
+        raise UnreadableSlideError(
+            "The slide's TIFF tag Orientation says that it is turned or mirrored, which is not applied to slides: "
+            "save it upright."
+        )
+    if directory.first(tiff.SAMPLE_FORMAT, 1) not in _INTEGERS or directory.first(tiff.BITS, 1) > 16:
+        raise UnreadableSlideError(
+            "The slide's samples are not unsigned integers of at most 16 bits: save it with 8 or 16 bits."
+        )
 
 
 def _level_directories(source: ByteSource, level_sizes: Sequence[Size]) -> list[Directory | None]:
@@ -112,8 +134,16 @@ def _is_followed(directory: Directory) -> bool:
     compression = directory.first(tiff.COMPRESSION, 1)
     if compression != tiff.JPEG_COMPRESSION:
         return compression in tiff.JPEG_2000_COMPRESSIONS
+    return not _decodes_itself(directory)
+
+
+def _decodes_itself(directory: Directory) -> bool:
+    """Whether OpenSlide decodes the tiles without libtiff, and so as they are stored."""
+    compression = directory.first(tiff.COMPRESSION, 1)
+    if compression != tiff.JPEG_COMPRESSION:
+        return compression in tiff.JPEG_2000_COMPRESSIONS
     interleaved = directory.first(tiff.PLANAR, 1) == 1 and directory.first(tiff.SAMPLES, 1) == 3
-    return not (interleaved and directory.first(tiff.PHOTOMETRIC, 0) in (tiff.RGB, tiff.YCBCR))
+    return interleaved and directory.first(tiff.PHOTOMETRIC, 0) in (tiff.RGB, tiff.YCBCR)
 
 
 def _covers(directory: Directory, size: Size) -> bool:

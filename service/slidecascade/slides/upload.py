@@ -25,7 +25,7 @@ from PIL import Image, JpegImagePlugin
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg, pngrows, storedparts, tiffbands
-from slidecascade.slides.canvas import Band, assemble, row_bands, turned
+from slidecascade.slides.canvas import UNWATCHED, Band, Watch, assemble, row_bands, turned
 from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.doubts import Stated
 from slidecascade.slides.imageheader import ImageHeader, read_header
@@ -38,9 +38,10 @@ _MOST_PADDING = 4
 _DAMAGED = "The image cannot be decoded: its data is damaged or in a variant that is not read here."
 
 
-@dataclass(frozen=True, slots=True)
-class _OneLevel:
+class OneLevel:
     """What every upload says as a source."""
+
+    __slots__ = ()
 
     @property
     def size_l0(self) -> Size:
@@ -72,7 +73,7 @@ class _OneLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionImage(_OneLevel):
+class RegionImage(OneLevel):
     """A decoded upload as a `Source`; `pixels` are not to be written to.
 
     `digest` is that of the encoded bytes; an image that never was encoded is identified by its pixels.
@@ -104,7 +105,7 @@ class RegionImage(_OneLevel):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage(_OneLevel):
+class EncodedImage(OneLevel):
     """The bytes of an upload, not decoded yet, and what is known of the source it will be."""
 
     data: bytes
@@ -136,18 +137,24 @@ class EncodedImage(_OneLevel):
         Raises:
             UndecodableImageError: they are damaged, incomplete, or stored in a variant that is not read here.
         """
+        return RegionImage(self.decode_watched(UNWATCHED), self.content_id)
+
+    def decode_watched(self, watch: Watch) -> Rgb:
+        """As `decode`; `watch` is notified of rows as they are decoded, and of all of them before this returns."""
         header, data = self.header, self.data
         if header.media_type == "image/png":
-            rgb = assemble(header.size, header.orientation, partial(pngrows.read_bands, data))
+            rgb = assemble(header.size, header.orientation, partial(pngrows.read_bands, data), watch)
         elif header.media_type == "image/tiff":
             _refuse_damage(storedparts.first_damage(Bytes(data), first_directory(Bytes(data))))
-            rgb = assemble(header.size, header.orientation, partial(tiffbands.read_bands, data))
+            rgb = assemble(header.size, header.orientation, partial(tiffbands.read_bands, data), watch)
         elif header.media_type == "image/webp":
-            rgb = assemble(header.size, header.orientation, partial(_webp_bands, self))
+            rgb = assemble(header.size, header.orientation, partial(_webp_bands, self), watch)
         else:
             rgb = _decode_jpeg(self)
+            watch.begun(rgb)
+            watch.reached(rgb.shape[0])
         rgb.flags.writeable = False
-        return RegionImage(rgb, self.content_id)
+        return rgb
 
 
 def open_image(data: bytes, *, max_px: int) -> EncodedImage:

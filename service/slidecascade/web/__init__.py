@@ -1,1 +1,1 @@
-"""The HTTP side: what a request passes on its way in, and its answer on the way out."""
+"""The HTTP API: routes, middleware, requests and responses."""

@@ -1,4 +1,4 @@
-"""Bodies on their way in: how many there may be, and what they may hold together."""
+"""Limits of the bodies being received: their number and their memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 from slidecascade.errors import OverloadedError
 
 MAX_BODIES: Final = 512
-"""Most bodies that arrive at a time: fewer than there may be connections, so that slow ones leave some."""
+"""Maximum concurrent bodies; below the connection limit, so that slow ones leave connections free."""
 
 FREE_BYTES: Final = 2**16
-"""What each body may hold beside the bound: requests without an image are let in while large uploads fill it."""
+"""Bytes of each body that do not count, so that requests without an image are accepted beside large uploads."""
 
 
 class Arrivals:
-    """At most `MAX_BODIES` bodies, which hold at most `max_bytes` together beyond `FREE_BYTES` each.
+    """At most `MAX_BODIES` bodies, with at most `max_bytes` in total beyond `FREE_BYTES` each.
 
-    A slow client takes none of the slots for work, and no memory that it has not filled. `report` gets the number
+    A slow client takes no slot for work, and only the memory it has filled. `report` gets the number
     of bodies and of their bytes after every change. Used from the event loop only.
     """
 
@@ -29,10 +29,10 @@ class Arrivals:
         self._bytes = 0
 
     def begin(self) -> Arrival:
-        """A body that begins to arrive; raises OverloadedError when there are too many."""
+        """Add a body; raises OverloadedError when there are too many."""
         if len(self._bodies) >= MAX_BODIES:
             raise OverloadedError(
-                f"{MAX_BODIES} requests are being received, as many as this server takes: try again later.",
+                f"{MAX_BODIES} requests are being received, the maximum of this server: try again later.",
                 retry_after_s=self._retry_after_s,
             )
         arrival = Arrival(self)
@@ -41,7 +41,7 @@ class Arrivals:
         return arrival
 
     def add(self, arrival: Arrival, count: int) -> None:
-        """`count` bytes of it have arrived; raises OverloadedError when all bodies together hold too many."""
+        """Count `count` received bytes; raises OverloadedError when the total exceeds the limit."""
         if arrival not in self._bodies:
             return
         arrival.total_bytes += count
@@ -49,12 +49,12 @@ class Arrivals:
         self._report(len(self._bodies), self._bytes)
         if arrival.total_bytes > FREE_BYTES and self._bytes > self._max_bytes + FREE_BYTES * len(self._bodies):
             raise OverloadedError(
-                "The uploads that are being received fill the memory for them: try again later.",
+                "The uploads being received fill the memory reserved for them: try again later.",
                 retry_after_s=self._retry_after_s,
             )
 
     def end(self, arrival: Arrival) -> None:
-        """It has arrived, or never will; may be called again."""
+        """Remove the body; may be called repeatedly."""
         if arrival in self._bodies:
             self._bodies.discard(arrival)
             self._bytes -= arrival.total_bytes
@@ -62,7 +62,7 @@ class Arrivals:
 
 
 class Arrival:
-    """One body, `total_bytes` of which have arrived."""
+    """One body with `total_bytes` received."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals

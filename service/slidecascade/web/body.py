@@ -1,4 +1,4 @@
-"""The body of a request as it arrives: bounded in bytes and in time."""
+"""The body of a request while it arrives, with limits of bytes and time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from slidecascade.errors import CancelledError, DeadlineExceededError, UploadToo
 from slidecascade.web.middleware.exchange import Exchange
 
 STALL_S: Final = 30.0
-"""A client that sends nothing for this long is disconnected, so that stalled uploads cannot fill the server."""
+"""A client that sends nothing for this time is disconnected, so that stalled uploads cannot exhaust the server."""
 
 SLOW_BYTES_PER_S: Final = 64_000
-"""A body that is slower than this for as long as `STALL_S` ends: a trickle, also one that follows a burst."""
+"""A body that is slower than this for `STALL_S` is rejected, also after a fast start."""
 
 
 class Body:
-    """The chunks of a body, at most `max_bytes` of it, for as long as it is fast enough.
+    """The chunks of a body of at most `max_bytes`, with a minimum rate.
 
-    A body may be slower than `SLOW_BYTES_PER_S` for `STALL_S`, and take no more than `max_s`.
+    A body may be slower than `SLOW_BYTES_PER_S` for at most `STALL_S`, and take at most `max_s` seconds.
 
     Raises:
         UploadTooLargeError: when Content-Length states more than `max_bytes`, before anything is read.
@@ -45,7 +45,7 @@ class Body:
         """The next chunk; None after the last.
 
         Raises:
-            OverloadedError: when the bodies that arrive fill the memory for them.
+            OverloadedError: when the arriving bodies exceed their memory limit.
             UploadTooLargeError: as soon as more than `max_bytes` have arrived.
             DeadlineExceededError: when the body stalls or is too slow.
             CancelledError: when the client disconnects.
@@ -58,11 +58,11 @@ class Body:
         except TimeoutError:
             seconds = self._clock() - self._started_at
             raise DeadlineExceededError(
-                f"Of the body only {self._arrived_bytes} bytes arrived in {seconds:.1f} s: send it again over a "
+                f"Only {self._arrived_bytes} bytes of the body arrived in {seconds:.1f} s: send it again over a "
                 "faster connection."
             ) from None
         if message["type"] == "http.disconnect":
-            raise CancelledError("The client disconnected while sending.")
+            raise CancelledError("The client disconnected while sending the body.")
         chunk: bytes = message.get("body", b"")
         self._more = message.get("more_body", False)
         self._arrived_bytes += len(chunk)
@@ -74,11 +74,13 @@ class Body:
         return chunk
 
     async def read(self) -> bytes:
-        """All of it, in one buffer; raises what `next` raises."""
-        whole = BytesIO()  # grows in place: chunks in a list would be joined into a second copy
+        """The whole body in one buffer; raises the errors of `next`."""
+        whole = BytesIO()  # grows in place: joining a list of chunks would make a copy
         while (chunk := await self.next()) is not None:
             whole.write(chunk)
         return whole.getvalue()
 
     def _too_large(self) -> UploadTooLargeError:
-        return UploadTooLargeError(f"The body is larger than {self._max_bytes} bytes, the most that is read here.")
+        return UploadTooLargeError(
+            f"The body is larger than {self._max_bytes} bytes, the maximum: send a smaller one."
+        )

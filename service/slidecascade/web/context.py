@@ -1,4 +1,4 @@
-"""All a serving process holds: the analyser, the places for requests, the REST API, the way out."""
+"""The components of a serving process: analyser, admission, REST API, shutdown."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
+from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.drain import Drain
-from slidecascade.web.middleware.problems import ALWAYS_OPEN, Boundary, ProblemAnswers
+from slidecascade.web.middleware.problems import Boundary, ProblemAnswers
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
 
 NATIVE_ROUTE: Final = "/analyze_region"
-"""Where BentoML's own clients send regions."""
+"""The path of BentoML's clients for regions."""
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
 
 
 class Process:
-    """One analyser and what answers for it. `rest` is the REST API alone, without `guard` around it."""
+    """An analyser and its HTTP interface. `rest` is the REST API without `guard`."""
 
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
@@ -65,10 +66,10 @@ class Process:
 
     @classmethod
     def open(cls, settings: Settings, *, services: Mapping[str, Any] = NO_SERVICES) -> Self:
-        """A process with the analyser its settings ask for; `services` are the BentoML services of models.
+        """A process with an analyser made from its settings; `services` are the BentoML services of models.
 
         Raises:
-            ModelPackageError, PipelineSpecError: when something must not be served.
+            ModelPackageError, PipelineSpecError: for an invalid package or pipeline.
         """
         metrics = Metrics()
         make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
@@ -79,16 +80,16 @@ class Process:
         )
 
     def take_over(self) -> None:
-        """What is left to do when the server has started; in its event loop."""
+        """Complete the start; call it in the server's event loop."""
         self.drain.take_over()
         self._readiness.begin()
         if self._desk is not None:
             self._desk.start()
 
     def guard(self, app: ASGIApp) -> ASGIApp:
-        """The boundary around `app`, a server's application with `rest` mounted in it.
+        """The request boundary around `app`, an application with `rest` mounted in it.
 
-        Health and metrics are answered by `rest` whatever `app` has at those paths, and error answers of `app`
+        Health and metrics are served by `rest`, even if `app` has these paths, and error responses of `app`
         become problems.
         """
         others = ProblemAnswers(app)

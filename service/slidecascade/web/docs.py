@@ -1,4 +1,4 @@
-"""The /docs page, from files on this machine: hospital networks reach no content servers."""
+"""The /docs page, from local files, because hospital networks have no access to CDNs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 OPENAPI_PATH: Final = "/openapi.json"
 _SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
 _POLICY: Final = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' data:"}
-"""The browser itself refuses whatever would leave the network."""
+"""Makes the browser block requests to other servers."""
 
 
 def docs_router(app: FastAPI) -> APIRouter:
-    """Routes of the page: Swagger UI where BentoML brought it along, else a plain list of the routes."""
+    """Routes of the page: BentoML's copy of Swagger UI if it exists, else a plain list of the routes."""
     router = APIRouter(include_in_schema=False)
     folder = _swagger_folder()
     if folder is None:
@@ -35,7 +35,7 @@ def docs_router(app: FastAPI) -> APIRouter:
 
 
 def _swagger_folder() -> Path | None:
-    """Where the installed BentoML keeps Swagger UI; looked up without importing it."""
+    """The folder of Swagger UI in the installed BentoML, found without importing it."""
     package = find_spec("bentoml")
     for place in (package.submodule_search_locations or ()) if package else ():
         folder = Path(place) / "_internal" / "server" / "static_content"
@@ -51,7 +51,7 @@ def _swagger_page(title: str) -> Any:
         swagger_js_url=f"docs/{_SCRIPT}",
         swagger_css_url=f"docs/{_STYLE}",
         swagger_favicon_url="data:,",
-        swagger_ui_parameters={"validatorUrl": None},  # else it shows the document to a validator far away
+        swagger_ui_parameters={"validatorUrl": None},  # otherwise it sends the document to an external validator
     )
     page.headers.update(_POLICY)
 

@@ -1,4 +1,4 @@
-"""Answers as gzip for those who ask for it (RFC 9110, sections 8.4 and 12.5.3)."""
+"""Compression of responses with gzip, by Accept-Encoding (RFC 9110, sections 8.4 and 12.5.3)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from starlette.types import Message, Scope, Send
 from slidecascade.outputs.gzipped import gzipped
 
 MIN_BYTES: Final = 1000
-"""What is shorter gains nothing: it travels in one packet either way."""
+"""Minimum size: shorter responses fit into one packet anyway."""
 
 MAX_BYTES: Final = 2**20
-"""What is longer, and complete, is not packed in the event loop, where it would hold up everybody for a while."""
+"""Maximum size of a complete response that is compressed in the event loop; longer ones would block it."""
 
 ACCEPT_ENCODING: Final = "Accept-Encoding"
 _PACKABLE: Final = ("application/json", "application/geo+json", "application/problem+json", "text/", "image/svg")
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether `accept_encoding`, the header's value, asks for gzip; an absent header asks for nothing."""
+    """Whether `accept_encoding`, the header's value, accepts gzip; a missing header does not."""
     quality: dict[str, float] = {}
     for part in accept_encoding.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -33,9 +33,9 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 def encoded(scope: Scope, send: Send) -> Send:
-    """`send`; complete answers of text are packed when the request allows it.
+    """`send`, which compresses complete text responses if the request accepts it.
 
-    Answers that are made in pieces are packed where they are made, in a thread.
+    Chunked responses are compressed by the thread that produces them.
     """
     wanted = accepts_gzip(",".join(Headers(scope=scope).getlist(ACCEPT_ENCODING)))
     held: Message | None = None
@@ -44,10 +44,11 @@ def encoded(scope: Scope, send: Send) -> Send:
         nonlocal held
         if message["type"] == "http.response.start" and _is_packable(message):
             headers = MutableHeaders(raw=list(message["headers"]))
-            headers.add_vary_header(ACCEPT_ENCODING)
+            if ACCEPT_ENCODING not in headers.get("vary", ""):
+                headers.add_vary_header(ACCEPT_ENCODING)
             message = {**message, "headers": headers.raw}
             if wanted:
-                held = message  # until its content is here: it says how long that is
+                held = message  # until the content is known, for Content-Length
                 return
         elif held is not None and message["type"] == "http.response.body":
             start, held = held, None
@@ -60,14 +61,14 @@ def encoded(scope: Scope, send: Send) -> Send:
 
 def _is_packable(start: Message) -> bool:
     headers = Headers(raw=list(start.get("headers", ())))
-    # A part of a file stays as it is: its range counts bytes of the file.
+    # A part of a file is not compressed: its range refers to bytes of the file.
     if "content-encoding" in headers or "content-range" in headers:
         return False
     return headers.get("content-type", "").startswith(_PACKABLE)
 
 
 def _packed(start: Message, content: Message) -> tuple[Message, Message]:
-    """Both messages, packed when `content` is all there is and worth it."""
+    """Both messages, compressed if `content` is complete and long enough."""
     body: bytes = content.get("body", b"")
     if content.get("more_body", False) or not MIN_BYTES <= len(body) <= MAX_BYTES:
         return start, content
@@ -75,7 +76,7 @@ def _packed(start: Message, content: Message) -> tuple[Message, Message]:
     headers = MutableHeaders(raw=list(start["headers"]))
     headers["Content-Encoding"], headers["Content-Length"] = "gzip", str(len(packed))
     if "etag" in headers:
-        headers["ETag"] = f"W/{headers['etag'].removeprefix('W/')}"  # other bytes, the same meaning
+        headers["ETag"] = f"W/{headers['etag'].removeprefix('W/')}"  # equivalent, not byte-identical
     return {**start, "headers": headers.raw}, {**content, "body": packed}
 
 

@@ -1,8 +1,10 @@
-"""What a request must be before anything else is looked at: framed without doubt, and meant for this server."""
+"""First checks of a request: unambiguous framing and an allowed host."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -10,30 +12,65 @@ from starlette.types import Scope
 from slidecascade.errors import MalformedRequestError, MisdirectedRequestError
 from slidecascade.hosts import host_name
 
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+"""Paths that are answered while the process drains."""
+
+_VERSIONS: Final = ("1.0", "1.1")
+_ABSOLUTE: Final = re.compile(r"https?://([^/]*)(.*)", re.DOTALL | re.IGNORECASE)
+_RANGE: Final = re.compile(rb"bytes=\s*(?:\d+-\d*|-\d+)(?:\s*,\s*(?:\d+-\d*|-\d+))*\s*", re.IGNORECASE)
+_REVERSED: Final = re.compile(rb"(\d+)-(\d+)")
+
+
+def as_usual(scope: Scope) -> Scope:
+    """`scope` with its target in origin form, and without a Range that says nothing.
+
+    Clients of proxies send the whole address, whose authority replaces Host (RFC 9112, section 3.2.2). Ranges in
+    other units than bytes, and malformed ones, are ignored (RFC 9110, section 14.2).
+    """
+    headers = [(name, value) for name, value in scope["headers"] if name != b"range" or _is_range(value)]
+    changed = {**scope, "headers": headers}
+    found = _ABSOLUTE.fullmatch(scope["path"])
+    if found is not None:
+        authority, path = found.groups()
+        rest = [(name, value) for name, value in headers if name != b"host"]
+        raw_path = b"/" + scope["raw_path"].partition(b"://")[2].partition(b"/")[2]
+        changed |= {"headers": [(b"host", authority.encode()), *rest], "path": path or "/", "raw_path": raw_path}
+    return changed
+
+
+def _is_range(value: bytes) -> bool:
+    return bool(_RANGE.fullmatch(value)) and all(
+        int(first) <= int(last) for first, last in _REVERSED.findall(value[:1000])
+    )
+
 
 def require_clear_framing(scope: Scope) -> None:
-    """Raises MalformedRequestError when where the body ends is in doubt (RFC 9112, section 6.1).
+    """Raise MalformedRequestError when the length of the body is ambiguous (RFC 9112, section 6.1).
 
-    A proxy in front may have decided otherwise, and taken a part of the body for the next request: after the
-    answer the connection must be closed.
+    A proxy may have interpreted it differently and treat a part of the body as the next request: after the
+    response the connection must be closed. The same holds for a request in another version of HTTP.
     """
+    if scope.get("http_version", "1.1") not in _VERSIONS:
+        raise MalformedRequestError("The request is in a version of HTTP that is not spoken here: use HTTP/1.1.")
     headers = Headers(scope=scope)
     if "transfer-encoding" not in headers:
         return
     if "content-length" in headers:
         raise MalformedRequestError("The request has both Content-Length and Transfer-Encoding: send one of them.")
     if scope.get("http_version") == "1.0":
-        raise MalformedRequestError("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
+        raise MalformedRequestError(
+            "HTTP/1.0 does not define Transfer-Encoding: send Content-Length, or use HTTP/1.1."
+        )
 
 
 def require_host(scope: Scope, allowed: Collection[str]) -> None:
-    """Raises MisdirectedRequestError when the request is for none of the `allowed` hosts; none: any will do.
+    """Raise MisdirectedRequestError when the request's host is not in `allowed`; empty: any host.
 
-    A request without Host passes: no browser sends one.
+    A request without Host is accepted: browsers always send it.
     """
     host = Headers(scope=scope).get("host")
     if allowed and host is not None and host_name(host) not in allowed:
         raise MisdirectedRequestError(
-            "This server does not answer for that host: use one of its names, or have its operator add this one "
+            "This server does not serve that host: use one of its names, or ask its operator to add this one "
             "to SLIDECASCADE_ALLOWED_HOSTS."
         )

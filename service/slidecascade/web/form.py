@@ -1,4 +1,4 @@
-"""The two parts of a multipart form, put together while they arrive; nothing touches the disk."""
+"""The two parts of a multipart form, parsed in memory while they arrive."""
 
 from __future__ import annotations
 
@@ -14,40 +14,44 @@ from slidecascade.web.body import Body
 from slidecascade.web.preamble import Preamble
 
 MAX_JSON_BYTES: Final = 2**20
-"""Largest JSON document: a request is a handful of fields."""
+"""Maximum size of the JSON document; requests have few fields."""
 
 _NAMES: Final = frozenset({"image", "request"})
 
 
 async def read_form(body: Body, content_type: str) -> dict[str, bytes]:
-    """The parts of the form in `body` by name; file names are not looked at.
+    """The parts of the form in `body` by name; file names are ignored.
 
     Raises:
-        MalformedRequestError: when the body is no such form, or a part is repeated or has another name.
+        MalformedRequestError: for an invalid form, or a repeated or unknown part.
         UploadTooLargeError: when the part ``request`` is larger than `MAX_JSON_BYTES`.
-        DeadlineExceededError, CancelledError: as `Body.next`.
+        DeadlineExceededError, CancelledError: see `Body.next`.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise MalformedRequestError("The Content-Type of a multipart form needs a boundary.")
-    # The parser holds the parts by their callbacks. Were it held by them, too, each upload would outlive its
-    # request until the cycle collector comes by.
+        raise MalformedRequestError("The Content-Type of the multipart form has no boundary: add it.")
+    # The parser references the parts through their callbacks. With a reference back, each upload would stay in
+    # memory after its request until the next cycle collection.
     parts = _Parts()
     try:
         parser = MultipartParser(boundary, parts.callbacks())  # type: ignore[arg-type]  # its TypedDict
     except FormParserError as error:
-        raise MalformedRequestError("The boundary of the multipart form cannot be used.") from error
+        raise MalformedRequestError(
+            "The boundary of the multipart form is invalid: use 1 to 70 ASCII characters."
+        ) from error
     preamble = Preamble(boundary)
     while (chunk := await body.next()) is not None:
         try:
             parser.write(preamble.without(chunk))
         except FormParserError as error:
-            raise MalformedRequestError("The body is not a multipart form with that boundary.") from error
+            raise MalformedRequestError(
+                "The body is not a multipart form with the stated boundary: correct Content-Type or the body."
+            ) from error
     return parts.finish()
 
 
 class _Parts:
-    """Called by the parser with what it finds; each part grows in one buffer."""
+    """The parser's callbacks; each part is collected in one buffer."""
 
     def __init__(self) -> None:
         self._contents: dict[str, BytesIO] = {}
@@ -68,7 +72,7 @@ class _Parts:
 
     def finish(self) -> dict[str, bytes]:
         if not self._ended:
-            raise MalformedRequestError("The multipart form ends before its last boundary.")
+            raise MalformedRequestError("The multipart form ends before its last boundary: send it completely.")
         return {name: content.getvalue() for name, content in self._contents.items()}
 
     def _begin_part(self) -> None:
@@ -87,7 +91,7 @@ class _Parts:
 
     def _end_headers(self) -> None:
         if self._name not in _NAMES:
-            raise MalformedRequestError("The form has a part that is neither 'image' nor 'request': remove it.")
+            raise MalformedRequestError("The form has a part other than 'image' and 'request': remove it.")
         if self._name in self._contents:
             raise MalformedRequestError(f"The form has the part {self._name!r} twice: send it once.")
         self._contents[self._name] = BytesIO()

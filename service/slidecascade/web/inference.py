@@ -1,4 +1,4 @@
-"""Answering ``/v2/models/.../infer``: one network on the tensors sent, in threads of its own."""
+"""Handles ``/v2/models/.../infer``: runs one network on the request's tensors, in separate threads."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from slidecascade.web.tensors import MAX_JSON_BYTES, Inference
 from slidecascade.wire import JSON
 
 JSON_LENGTH: Final = "Inference-Header-Content-Length"
-"""The header that says where the JSON ends and binary data begin."""
+"""The header with the length of the JSON before binary data."""
 
 BINARY: Final = "application/octet-stream"
 
 
 class Inferences:
-    """Reads tensors, has them run, and answers."""
+    """Parses tensors, runs the network and responds."""
 
     def __init__(self, analyser: Analyser, settings: Settings) -> None:
         self._analyser = analyser
@@ -46,12 +46,12 @@ class Inferences:
         self._pool.close()
 
     async def answer(self, request: Request, package: ModelPackage) -> Response:
-        """The answer to a POST of tensors for the model of `package`.
+        """The response to a POST of tensors for the model of `package`.
 
         Raises:
-            MalformedRequestError, UploadTooLargeError: for a body that cannot be used.
-            OverloadedError: when too many wait for the networks.
-            DeadlineExceededError, CancelledError: when time is up or the caller leaves.
+            MalformedRequestError, UploadTooLargeError: for an invalid body.
+            OverloadedError: when the queue of the network is full.
+            DeadlineExceededError, CancelledError: after the deadline or when the client disconnects.
             ModelFailedError: when the network raised.
         """
         settings = self._settings
@@ -61,13 +61,13 @@ class Inferences:
         control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
         json_bytes = _json_bytes(request, len(body))
         work = self._pool.submit(self._infer, body, json_bytes, package, control, time.monotonic())
-        exchange.place.work = work  # a thread keeps its request's place until it ends
+        exchange.place.work = work  # a thread keeps its request's slot until it ends
         left = asyncio.ensure_future(wait_for_disconnect(request))
         first: set[asyncio.Future[Any]] = {work, left}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise CancelledError("The caller left while the network ran.")
+                raise CancelledError("The client disconnected while the network ran.")
             document, binary = work.result()
         finally:
             control.cancel()
@@ -78,7 +78,7 @@ class Inferences:
     def _infer(
         self, body: bytes, json_bytes: int, package: ModelPackage, control: Control, received_at: float
     ) -> tuple[bytes, bytes]:
-        control.check()  # it may have waited for its thread
+        control.check()  # it may have been queued for a thread
         inference = Inference(body, json_bytes=json_bytes, spec=package.spec, max_images=self._settings.max_batch)
         if inference.timeout_s is not None:
             control = control.within(received_at + inference.timeout_s - time.monotonic())
@@ -86,17 +86,17 @@ class Inferences:
             outputs = [self._run(package.spec.name, inputs, control) for inputs in inference.runs()]
         except DeadlineExceededError as error:
             raise DeadlineExceededError(
-                "The network did not run in time: send fewer images or wait longer."
+                "The network did not finish before the deadline: send fewer images or a longer timeout."
             ) from error
         return inference.answer(joined(outputs))
 
     def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
-        control.check()  # a network that is called directly does not look
+        control.check()  # a directly called network does not check it
         return self._analyser.infer(model, inputs, control)
 
 
 def _json_bytes(request: Request, total: int) -> int:
-    """How many bytes of the body are JSON."""
+    """The number of bytes of JSON in the body."""
     stated = request.headers.get(JSON_LENGTH, str(total))
     if not stated.isascii() or not stated.isdigit() or len(stated) > 12 or int(stated) > total:
         raise MalformedRequestError(f"{JSON_LENGTH} must be the number of bytes of the JSON before binary data.")

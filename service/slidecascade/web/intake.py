@@ -1,4 +1,4 @@
-"""Reading what a caller sends: a region request, with or without an image, from the body of a POST."""
+"""Parses the body of a POST: a region request, with or without an image."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ URLENCODED: Final = "application/x-www-form-urlencoded"
 
 
 MAX_MEMBERS: Final = 2000
-"""Most colons in a JSON document, and so most members: to report 100,000 wrong ones takes a second."""
+"""Maximum colons, and so members, of a JSON document: reporting 100,000 invalid ones takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to analyse; `image` is an encoded upload, None when `request` names a slide."""
+    """A region request; `image` is the encoded upload, None when `request` names a slide."""
 
     request: RegionRequest
     image: bytes | None
 
 
 async def read_order(request: Request, *, max_bytes: int, max_s: float) -> Order:
-    """The order in the body of `request`; an upload is kept in memory and never touches the disk.
+    """The order in the body of `request`; an upload is kept in memory, not on disk.
 
-    How long a body may take is said in `slidecascade.web.body`.
+    For the time limits of a body see `slidecascade.web.body`.
 
     Raises:
         UnsupportedMediaTypeError: when the body is neither a multipart form nor JSON.
-        UploadTooLargeError: when Content-Length states more than `max_bytes`, else once they have arrived.
-        MalformedRequestError: when the body is not what its content type says, or a part is missing or repeated.
+        UploadTooLargeError: when Content-Length states, or the body has, more than `max_bytes`.
+        MalformedRequestError: when the body contradicts its content type, or a part is missing or repeated.
         InvalidRequestError: listing the fields that are wrong.
         DeadlineExceededError: when the body stalls or is too slow.
         CancelledError: when the client disconnects.
@@ -62,7 +62,7 @@ async def read_order(request: Request, *, max_bytes: int, max_s: float) -> Order
 
 
 async def read_native_order(request: Request, *, max_bytes: int, max_s: float) -> Order:
-    """As `read_order`, in the forms BentoML's clients use: without an image they send a urlencoded form.
+    """As `read_order`, in the formats of BentoML's clients: without an image they send a urlencoded form.
 
     In JSON the request is the member ``request``.
     """
@@ -78,7 +78,7 @@ async def read_native_order(request: Request, *, max_bytes: int, max_s: float) -
 
 
 def parse_request(document: bytes) -> RegionRequest:
-    """The region request a JSON document holds.
+    """The region request in a JSON document.
 
     Raises:
         MalformedRequestError: when it is not a JSON object.
@@ -88,10 +88,22 @@ def parse_request(document: bytes) -> RegionRequest:
 
 
 async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
-    """The whole body, whatever its type; as patient as `read_order`, and raises what it raises of the body."""
+    """The whole body, of any type; with the limits and errors of `read_order`."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise _encoded()
     return await Body(request, max_bytes=max_bytes, max_s=max_s).read()
+
+
+async def read_json(request: Request, *, max_s: float) -> bytes:
+    """The body, which must say that it is JSON: a page of another origin can send any text, but not JSON.
+
+    Raises:
+        UnsupportedMediaTypeError: when it is something else.
+        MalformedRequestError, UploadTooLargeError, DeadlineExceededError, CancelledError: as `read_order`.
+    """
+    if _media_type(request) != JSON:
+        raise UnsupportedMediaTypeError(f"Send the request as {JSON}.")
+    return await _document(request, MAX_JSON_BYTES, max_s)
 
 
 class _NativeDocument(WireModel):
@@ -107,7 +119,7 @@ def parse(model: type[Model], document: bytes) -> Model:
     """
     if document.count(b":") > MAX_MEMBERS:
         raise InvalidRequestError(
-            f"The request has more than {MAX_MEMBERS} fields: leave out those that are not documented.",
+            f"The request has more than {MAX_MEMBERS} fields: remove those that are not documented.",
             (("request", f"has more than {MAX_MEMBERS} fields"),),
         )
     try:
@@ -115,7 +127,7 @@ def parse(model: type[Model], document: bytes) -> Model:
     except ValidationError as error:
         if not error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]:
             raise MalformedRequestError(
-                "The request is not a JSON object in UTF-8: check its quotes, commas, braces and encoding."
+                "The request is not a valid JSON object in UTF-8: check its quotes, commas, braces and encoding."
             ) from None
         raise refusal(error) from None
 
@@ -124,13 +136,11 @@ def _form_fields(document: bytes) -> dict[str, list[str]]:
     try:
         return parse_qs(document.decode("ascii", "replace"), max_num_fields=MAX_MEMBERS)
     except ValueError:
-        raise MalformedRequestError(
-            f"The form has more than {MAX_MEMBERS} fields: send 'request' alone."
-        ) from None
+        raise MalformedRequestError(f"The form has more than {MAX_MEMBERS} fields: send only 'request'.") from None
 
 
 def _encoded() -> UnsupportedMediaTypeError:
-    return UnsupportedMediaTypeError("Send the body without Content-Encoding.")
+    return UnsupportedMediaTypeError("The body has a Content-Encoding, which is not supported: send it without.")
 
 
 def _media_type(request: Request) -> str:

@@ -1,21 +1,22 @@
-"""The routes of jobs: handed in, listed, followed, fetched."""
+"""The routes of jobs: submit, list, follow, fetch."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from slidecascade import wire
+from slidecascade import errors, wire
 from slidecascade.errors import InvalidRequestError, NotAcceptableError
 from slidecascade.geometry import Box
 from slidecascade.jobs.desk import Desk
@@ -24,18 +25,19 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
-from slidecascade.web.form import MAX_JSON_BYTES
-from slidecascade.web.intake import parse, read_bytes
+from slidecascade.web.intake import parse, read_json
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
 
-OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.PARQUET, wire.ZIP)
+OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
+EVENTS: Final = "text/event-stream"
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
 _BODY_S: Final = 30.0
 _LOOK_S: Final = 0.5
-"""How often the events of a job are looked for."""
+"""Polling interval of the events of a job."""
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _REQUEST_BODY: Final[dict[str, Any]] = {
@@ -43,16 +45,49 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
         "required": True,
         "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/JobRequest"}}},
     },
-    "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}],
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        }
+    ],
 }
+_SUBMIT_ERRORS: Final = (
+    errors.MalformedRequestError,
+    errors.UnknownSlideError,
+    errors.UnknownPipelineError,
+    errors.UploadTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    InvalidRequestError,
+    errors.MissingResolutionError,
+    errors.ImplausibleResolutionError,
+    errors.RegionOutsideSlideError,
+    errors.UnreadableSlideError,
+    errors.IdempotencyMismatchError,
+    errors.OverloadedError,
+    errors.NotReadyError,
+    errors.DeadlineExceededError,
+    errors.StorageFullError,
+)
+_RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
+_BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
+_BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
+
+_GEOJSON: Final = ".geojson.gz"
+_ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
+"""How the file ends that is the answer of a media type; its name is the kind's."""
+
+_PICTURES: Final = {"map": "heatmaps", "figure": "figures"}
+"""The folder of the pictures of a style."""
 
 StatusOf = Callable[[str], int]
-"""The HTTP status of a problem by its name."""
+"""Returns the HTTP status of a problem by its name."""
 
 
 def job_routes(desk: Desk, lookups: Pool, status_of: StatusOf, *, is_open: Callable[[], bool]) -> APIRouter:
-    """The routes over `desk`; `lookups` runs what may wait for a disk. Events end when the server is not open."""
-    router = APIRouter(prefix="/v1", tags=["jobs"], responses={404: {"model": wire.Problem}})
+    """The routes for `desk`; `lookups` runs blocking disk access. Event streams end when the server shuts down."""
+    router = APIRouter(prefix="/v1", tags=["jobs"])
     _add_states(router, desk, lookups, status_of)
     _add_events(router, desk, lookups, status_of, is_open)
     _add_results(router, desk, lookups)
@@ -67,48 +102,68 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         "/jobs",
         summary="Analyse a slide as a job",
         status_code=202,
-        responses={200: {"model": wire.JobInfo}, 202: {"model": wire.JobInfo}},
+        responses={200: {"model": wire.JobInfo}, 202: {"model": wire.JobInfo}, **problems(*_SUBMIT_ERRORS)},
         response_class=Response,
         openapi_extra=_REQUEST_BODY,
     )
     async def submit(request: Request) -> Response:
-        document = await read_bytes(request, max_bytes=MAX_JSON_BYTES, max_s=_BODY_S)
-        order = parse(wire.JobRequest, document)
+        order = parse(wire.JobRequest, await read_json(request, max_s=_BODY_S))
         key = _idempotency_key(request)
         record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
-        told = info(record)
+        job = info(record)
         return Response(
-            told.model_dump_json(),
+            job.model_dump_json(),
             status_code=202 if is_new else 200,
-            headers={"Location": told.links.self},
+            headers={"Location": job.links.self},
             media_type=wire.JSON,
         )
 
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
-        status: wire.JobStatus | None = None, label: str | None = None, limit: int = 50, cursor: str | None = None
+        status: wire.JobStatus | None = None,
+        label: Annotated[str | None, Query(pattern=wire.TEXT)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
+        cursor: str | None = None,
     ) -> wire.JobList:
-        if not 1 <= limit <= MAX_LISTED:
-            raise _wrong("limit", f"give a number from 1 to {MAX_LISTED}")
         before = None if cursor is None else _position(cursor)
         records = await lookups.run(desk.list, limit=limit + 1, before=before, status=status, label=label)
         shown = records[:limit]
         more = _cursor(shown[-1]) if len(records) > limit else None
         return wire.JobList(jobs=tuple(map(info, shown)), cursor=more)
 
-    @router.get("/jobs/{job_id}", summary="Show a job")
+    @router.get("/jobs/{job_id}", summary="Show a job", responses=problems(errors.UnknownJobError))
     async def show(job_id: str) -> wire.JobInfo:
         return info(await lookups.run(desk.show, job_id))
 
-    @router.post("/jobs/{job_id}/cancel", summary="Stop a job")
+    @router.post(
+        "/jobs/{job_id}/cancel",
+        summary="Stop a job",
+        responses=problems(errors.UnknownJobError, errors.JobFinishedError),
+    )
     async def cancel(job_id: str) -> wire.JobInfo:
         return info(await lookups.run(desk.cancel, job_id))
 
-    @router.post("/jobs/{job_id}/retry", summary="Go on with a job that failed or was cancelled", status_code=202)
+    @router.post(
+        "/jobs/{job_id}/retry",
+        summary="Resume a job that failed or was cancelled",
+        status_code=202,
+        responses=problems(
+            errors.UnknownJobError,
+            errors.JobFinishedError,
+            errors.JobNotFinishedError,
+            errors.OverloadedError,
+            errors.NotReadyError,
+        ),
+    )
     async def retry(job_id: str) -> wire.JobInfo:
         return info(await lookups.run(desk.retry, job_id))
 
-    @router.delete("/jobs/{job_id}", summary="Remove a job that has ended, and its results", status_code=204)
+    @router.delete(
+        "/jobs/{job_id}",
+        summary="Delete a finished job and its results",
+        status_code=204,
+        responses=problems(errors.UnknownJobError, errors.JobNotFinishedError),
+    )
     async def delete(job_id: str) -> Response:
         await lookups.run(desk.delete, job_id)
         return Response(status_code=204)
@@ -117,7 +172,18 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
 def _add_events(
     router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusOf, is_open: Callable[[], bool]
 ) -> None:
-    @router.get("/jobs/{job_id}/events", summary="Follow a job", response_class=Response)
+    @router.get(
+        "/jobs/{job_id}/events",
+        summary="Follow a job",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "Server-sent events `progress` and `done`.",
+                "content": {EVENTS: {"schema": {}}},
+            },
+            **problems(errors.UnknownJobError),
+        },
+    )
     async def follow(job_id: str, request: Request) -> Response:
         await lookups.run(desk.show, job_id)
 
@@ -125,17 +191,29 @@ def _add_events(
             return await lookups.run(desk.show, job_id) if is_open() else None
 
         events = _events(look, lambda record: job_info(record, status_of), request.headers.get("last-event-id"))
-        return StreamingResponse(events, media_type="text/event-stream")
+        return StreamingResponse(events, media_type=EVENTS)
 
 
 def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
-    @router.get("/jobs/{job_id}/result", summary="Fetch a result as Accept asks", response_class=Response)
+    @router.get(
+        "/jobs/{job_id}/result",
+        summary="Fetch a result in the format of Accept",
+        response_class=Response,
+        responses={
+            200: {"description": "The result.", "content": {offer: {"schema": {}} for offer in OFFERS}},
+            **problems(*_RESULT_ERRORS, NotAcceptableError, errors.UnknownHeatmapError),
+        },
+    )
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
         folders = await lookups.run(desk.results, job_id)
-        return await lookups.run(_result, folders, job_id, media_type, request.query_params.get("heatmap"))
+        query = request.query_params
+        folder = _PICTURES.get(query.get("style", "map"))
+        if folder is None:
+            raise _wrong("style", f"must be one of {', '.join(_PICTURES)}")
+        return await lookups.run(_result, folders, job_id, media_type, query.get("heatmap"), folder)
 
-    @router.get("/jobs/{job_id}/files", summary="List the files of a job")
+    @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
     async def list_files(job_id: str) -> wire.JobFileList:
         folders = await lookups.run(desk.results, job_id)
         files = await lookups.run(folders.files, job_id)
@@ -145,15 +223,36 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
             )
         )
 
-    @router.get("/jobs/{job_id}/files/{name:path}", summary="Fetch a file of a job", response_class=Response)
+    @router.get(
+        "/jobs/{job_id}/files/{name:path}",
+        summary="Fetch a file of a job",
+        response_class=Response,
+        responses={
+            200: {"description": "The file.", "content": {"*/*": {"schema": {}}}},
+            206: {"description": "The part of the file that Range asks for.", "content": {"*/*": {"schema": {}}}},
+            416: {"description": "Range is outside the file"},
+            **problems(*_RESULT_ERRORS),
+        },
+    )
     async def fetch(job_id: str, name: str) -> Response:
         folders = await lookups.run(desk.results, job_id)
         return _file_response(await lookups.run(_file, folders, job_id, name))
 
-    @router.get("/jobs/{job_id}/cells", summary="The cells of a box", response_class=Response)
-    async def cells(job_id: str, bbox: str, request: Request, limit: int = MAX_CELLS) -> Response:
-        if not 1 <= limit <= MAX_CELLS:
-            raise _wrong("limit", f"give a number from 1 to {MAX_CELLS}")
+    @router.get(
+        "/jobs/{job_id}/cells",
+        summary="List the cells in a box",
+        response_class=Response,
+        responses={
+            200: {"description": "A FeatureCollection.", "content": {wire.GEOJSON: {"schema": {}}}},
+            **problems(*_RESULT_ERRORS, errors.ResultTooLargeError),
+        },
+    )
+    async def cells(
+        job_id: str,
+        bbox: Annotated[str, Query(description=_BBOX_FORM, json_schema_extra={"pattern": f"^{_BBOX.pattern}$"})],
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=MAX_CELLS)] = MAX_CELLS,
+    ) -> Response:
         box, class_name = _box(bbox), request.query_params.get("class")
         folders = await lookups.run(desk.results, job_id)
         text = await lookups.run(folders.cells, job_id, box, class_name=class_name, limit=limit)
@@ -161,7 +260,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
 
 
 def job_info(record: JobRecord, status_of: StatusOf) -> wire.JobInfo:
-    """A job as the API reports it."""
+    """A job in the format of the API."""
     path = f"/v1/jobs/{record.id}"
     succeeded = record.status == "succeeded"
     error = None
@@ -213,7 +312,7 @@ def _progress(record: JobRecord) -> wire.JobProgress:
 async def _events(
     look: Callable[[], Awaitable[JobRecord | None]], info: Callable[[JobRecord], wire.JobInfo], last_id: str | None
 ) -> AsyncIterator[bytes]:
-    """``progress`` whenever there is any, and ``done`` at the end; ids name states, so that none is sent twice."""
+    """Events ``progress`` at every change and ``done`` at the end; ids identify states, to avoid repetition."""
     while (record := await look()) is not None:
         state = f"{record.attempt}-{record.status}-{record.fields_done}"
         if record.ended:
@@ -225,47 +324,47 @@ async def _events(
         await asyncio.sleep(_LOOK_S)
 
 
-def _event(name: str, state: str, told: wire.JobInfo) -> bytes:
-    return f"event: {name}\nid: {state}\ndata: {told.model_dump_json()}\n\n".encode()
+def _event(name: str, state: str, job: wire.JobInfo) -> bytes:
+    return f"event: {name}\nid: {state}\ndata: {job.model_dump_json()}\n\n".encode()
 
 
-def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None) -> Response:
-    """A result as an answer; raises when the job was not asked to write it."""
+def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None, folder: str) -> Response:
+    """A result as a response; raises an error if it is not among the job's outputs."""
     headers = {"Vary": "Accept"}
     if media_type == wire.ZIP:
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
         return StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
-        file = _written(folders, job, "cells.geojson.gz")
+        file = _written(folders, job, _GEOJSON)
         return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
-        maps = [file for file in folders.files(job) if file.name.startswith("heatmaps/")]
+        maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
         names = [file.path.stem for file in maps]
         name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
         return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)
-    name = "summary.json" if media_type == wire.JSON else "cells.parquet"
-    return FileResponse(_written(folders, job, name).path, media_type=media_type, headers=headers)
+    return FileResponse(_written(folders, job, _ENDINGS[media_type]).path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
-    """The files that a region's zip has; raises before the first piece when the job did not write the cells."""
-    large = _written(folders, job, "cells.geojson.gz")
+    """The files of a region's zip; raises before the first chunk when the job did not write the GeoJSON."""
+    large = _written(folders, job, _GEOJSON)
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
-        if file.name not in ("cells.geojson.gz", "cells.parquet")
+        if not file.name.endswith((_GEOJSON, ".parquet"))
     )
-    # Packed to a fifth or a quarter, never to an eighth.
-    return archive.encode(Files(small, "cells.geojson", gunzipped(large.path), 8 * large.size_bytes))
+    # Compression reaches a fifth or a quarter, never an eighth.
+    return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))
 
 
-def _written(folders: Folders, job: str, name: str) -> ResultFile:
-    file = folders.file(job, name)
-    if file is None:
-        raise NotAcceptableError(
-            f"The job was not asked to write {name}: ask for another answer, or submit it with other `outputs`."
-        )
-    return file
+def _written(folders: Folders, job: str, ending: str) -> ResultFile:
+    """The file at the top of the results whose name ends so."""
+    for file in folders.files(job):
+        if "/" not in file.name and file.name.endswith(ending):
+            return file
+    raise NotAcceptableError(
+        f"The job's outputs do not include *{ending}: request another format, or submit it with other `outputs`."
+    )
 
 
 def _file(folders: Folders, job: str, name: str) -> ResultFile:
@@ -276,7 +375,7 @@ def _file(folders: Folders, job: str, name: str) -> ResultFile:
 
 
 def _file_response(file: ResultFile) -> FileResponse:
-    """With ETag, and as much of it as Range asks for."""
+    """A file with ETag and support for Range."""
     return FileResponse(file.path, media_type=file.media_type, filename=file.path.name)
 
 
@@ -288,13 +387,9 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _box(text: str) -> Box:
-    try:
-        x, y, width, height = (int(part) for part in text.split(","))
-    except ValueError:
-        raise _wrong("bbox", "give x,y,width,height in whole level-0 pixels") from None
-    if width < 1 or height < 1:
-        raise _wrong("bbox", "width and height must be at least 1")
-    return Box(x, y, width, height)
+    if not _BBOX.fullmatch(text):
+        raise _wrong("bbox", f"give {_BBOX_FORM}, width and height at least 1")
+    return Box(*map(int, text.split(",")))
 
 
 def _cursor(record: JobRecord) -> str:
@@ -304,13 +399,15 @@ def _cursor(record: JobRecord) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created_at, job = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        return float(created_at), job
+        if not math.isfinite(seconds := float(created_at)):
+            raise ValueError(created_at)
+        return seconds, job
     except ValueError:
-        raise _wrong("cursor", "send the one that the list before ended with") from None
+        raise _wrong("cursor", "send the cursor of the previous list") from None
 
 
 def _wrong(field: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{field!r} is wrong: {message}.", ((field, message),))
+    return InvalidRequestError(f"{field!r} is invalid: {message}.", ((field, message),))
 
 
 def _utc(seconds: float) -> datetime:

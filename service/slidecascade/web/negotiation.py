@@ -1,4 +1,4 @@
-"""Choosing the media type of an answer from the Accept header (RFC 9110, section 12.5.1)."""
+"""Negotiates the media type of a response by the Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slidecascade.errors import NotAcceptableError
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """One member of an Accept header."""
+    """One media range of an Accept header."""
 
     kind: str
     subtype: str
@@ -26,14 +26,14 @@ class _Range:
 
 
 def choose(accept: str | None, offers: Sequence[str]) -> str:
-    """The offer the caller likes best; among equals the more exactly named one, then the earlier offer.
+    """The offer with the highest quality; among equals the more specific one, then the earlier.
 
     Args:
-        accept: the header, several of them joined by commas; None or blank: anything will do.
-        offers: media types this resource can be answered in, the default first.
+        accept: the header, several joined by commas; None or blank accepts anything.
+        offers: the available media types, the default first.
 
     Raises:
-        NotAcceptableError: naming the offers, when the header covers none of them.
+        NotAcceptableError: when the header accepts no offer; the message lists them.
     """
     if accept is None or not accept.strip():
         return offers[0]
@@ -41,14 +41,12 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
     liked = [(*_liking(ranges, offer), offer) for offer in offers]
     quality, _, best = max(liked, key=lambda item: item[:2])
     if quality <= 0:
-        raise NotAcceptableError(
-            f"None of the media types in Accept can be answered: ask for one of {', '.join(offers)}."
-        )
+        raise NotAcceptableError(f"No media type in Accept is available: request one of {', '.join(offers)}.")
     return best
 
 
 def _liking(ranges: Sequence[_Range], offer: str) -> tuple[float, int]:
-    """Quality and specificity of the most specific range that covers `offer`."""
+    """Quality and specificity of the most specific range that matches `offer`."""
     covering = [item for item in ranges if item.covers(offer)]
     if not covering:
         return 0.0, 0
@@ -57,7 +55,7 @@ def _liking(ranges: Sequence[_Range], offer: str) -> tuple[float, int]:
 
 
 def _parse(part: str) -> _Range | None:
-    """None for what is not a media range: it asks for nothing."""
+    """None for an invalid media range, which is ignored."""
     name, *parameters = (piece.strip().lower() for piece in part.split(";"))
     kind, slash, subtype = name.partition("/")
     if not (slash and kind and subtype) or (kind == "*" and subtype != "*"):
@@ -70,7 +68,7 @@ def _parse(part: str) -> _Range | None:
 
 
 def _quality(text: str) -> float:
-    """A weight from 0 to 1; what is not a number wants nothing."""
+    """A weight from 0 to 1; 0 for an invalid one."""
     try:
         quality = float(text)
     except ValueError:

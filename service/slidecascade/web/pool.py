@@ -1,4 +1,4 @@
-"""Threads in which blocking work runs, so that the event loop stays free for health checks."""
+"""Threads for blocking work, which keep the event loop responsive for health checks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ T = TypeVar("T")
 
 
 class Pool:
-    """`threads` threads of this purpose only; a caller beyond them waits."""
+    """A pool of `threads` threads; further work is queued."""
 
     def __init__(self, threads: int, *, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Begin `work` in a thread, with the caller's context (so its log records carry the request id)."""
+        """Start `work` in a thread, in the caller's context, so that its log records contain the request id."""
         call = partial(copy_context().run, work, *args, **kwargs)
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        # A result nobody came back for is not an event; its error was the caller's to see.
+        # Retrieve the exception of an abandoned result, which asyncio would log as never retrieved.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns or raises."""
+        """Run `work` in a thread and wait; returns its result or raises its error."""
         return await self.submit(work, *args, **kwargs)
 
     def close(self) -> None:
-        """Begin nothing new; what runs is not waited for."""
+        """Start no more work; running work is not awaited."""
         self._executor.shutdown(wait=False, cancel_futures=True)

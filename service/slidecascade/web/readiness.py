@@ -1,4 +1,4 @@
-"""Whether the networks can be run: asked in a thread, and once for all who want to know at the same time."""
+"""Checks whether the networks can be run, in a thread, with one check for concurrent requests."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from slidecascade.web.pool import Pool
 LOG = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 2.0
-"""How long whoever asks is kept waiting."""
+"""Timeout of a readiness request."""
 
 _SCRAPE_S = 0.5
-"""How long a scrape is: a server that hangs must not make this process look dead."""
+"""Timeout of a scrape: a hanging remote server must not make this process appear dead."""
 
 _FIRST_S = 3.0
-"""After the start: by then services in processes of their own have been heard of."""
+"""Delay of the first check after the start, when model processes have sent their first heartbeat."""
 
 
 class Readiness:
-    """Answers health checks, and tells the metrics at every scrape, so that an alert needs no one who probes.
+    """Answers health checks, and updates the gauge at every scrape, so that alerts need no probes.
 
-    A server that hangs is given up after many seconds: those who ask meanwhile wait for the same question, not in
-    line behind each other's, and get their result before it is answered. Used from the event loop only.
+    A check of a hanging server takes many seconds: concurrent requests wait for the same check, not
+    one after another, and get a result after their timeout. Used from the event loop only.
     """
 
     def __init__(self, analyser: Analyser, metrics: Metrics, *, retry_after_s: int) -> None:
         self._analyser = analyser
         self._metrics = metrics
         self._retry_after_s = retry_after_s
-        # A thread of its own, so that a disk that hangs does not make the process look unready.
+        # A separate thread, so that a hanging disk does not make the process appear unready.
         self._pool = Pool(1, name="check")
         self._asked: asyncio.Future[None] | None = None
         self._asked_at = 0.0
@@ -45,7 +45,7 @@ class Readiness:
         self._closed = False
 
     def begin(self) -> asyncio.Task[None]:
-        """Ask once soon, so that the log of a start says when networks are away; in the running event loop."""
+        """Schedule a first check, so that the log reports missing networks; call it in the running event loop."""
         self._first = asyncio.get_running_loop().create_task(self._ask_first())
         return self._first
 
@@ -54,16 +54,16 @@ class Readiness:
         self._pool.close()
 
     async def require(self) -> None:
-        """Return when every network can be run.
+        """Wait for the check of all networks.
 
         Raises:
-            NotReadyError: when one cannot, or has not answered in time.
+            NotReadyError: when a network cannot be run or did not respond in time.
         """
         await asyncio.wait({self._ask()}, timeout=PATIENCE_S)
         self._judge()
 
-    async def tell(self) -> None:
-        """Let the metrics say whether every network can be run; what they said holds until there is an answer."""
+    async def update_gauge(self) -> None:
+        """Update the gauge; it keeps its value until the check has a result."""
         asked = self._ask()
         await asyncio.wait({asked}, timeout=_SCRAPE_S)
         if not asked.done() and time.monotonic() < self._asked_at + PATIENCE_S:
@@ -82,18 +82,18 @@ class Readiness:
                 await self.require()
 
     def _ask(self) -> asyncio.Future[None]:
-        """The question that is being asked: a new one, if the last has been answered."""
+        """The running check; a new one if the last has finished."""
         if self._asked is None or self._asked.done():
             self._asked = self._pool.submit(self._analyser.check_ready)
             self._asked_at = time.monotonic()
         return self._asked
 
     def _judge(self) -> None:
-        """What the answer says, which is no when there is none yet; raises NotReadyError."""
+        """Raise NotReadyError if the check failed or has not finished."""
         try:
             if self._asked is None or not self._asked.done():
                 raise NotReadyError(
-                    f"The networks have not answered within {PATIENCE_S:g} s: look at the server that runs them.",
+                    f"The networks did not respond within {PATIENCE_S:g} s: check the server that runs them.",
                     retry_after_s=self._retry_after_s,
                 )
             self._asked.result()

@@ -1,4 +1,4 @@
-"""Answering a region request: what is wanted, what was sent, the work, the answer in pieces."""
+"""Handles a region request: negotiation, parsing, analysis, and the response in chunks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, InvalidRequestError
 from slidecascade.kinds.table import KINDS, offers
 from slidecascade.metrics import Metrics
-from slidecascade.outputs import heatmap
+from slidecascade.outputs import figure, heatmap
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.encoders import STYLES, Drawing, Style
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
@@ -33,25 +33,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PACKED: Final = (GEOJSON, JSON, CSV)
-"""What gains from gzip: the others are packed already."""
+"""Media types worth compressing; the others are already compressed."""
 
 OFFERS: Final = offers(KINDS)
-"""What one kind of pipeline or another can be answered as."""
+"""Media types of results, over all kinds of pipelines."""
 
 _UNWIND_S: Final = 0.5
-"""After the deadline, how long work may take to notice it and to end by itself, before it is answered for."""
+"""Time after the deadline for work to stop by itself; then the request fails while the thread still runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of an analysis is wanted: what the Accept header says, and how heatmaps are drawn."""
+    """The requested result: the media type of the Accept header, and the options of heatmaps."""
 
     accept: str
     drawing: Drawing
 
 
 class Regions:
-    """Reads orders, has them analysed in threads of their own, and answers."""
+    """Parses region requests, runs them in separate threads, and responds."""
 
     def __init__(self, analyser: Analyser, settings: Settings, metrics: Metrics) -> None:
         self._analyser = analyser
@@ -64,7 +64,7 @@ class Regions:
         self._pool.close()
 
     async def answer(self, request: Request) -> Response:
-        """The answer to ``POST /v1/regions``."""
+        """The response to ``POST /v1/regions``."""
         view = read_view(request)
         settings = self._settings
         order = await read_order(request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s)
@@ -73,13 +73,14 @@ class Regions:
         media_type = choose(view.accept, encoders.offers)
         self._require_heatmap(order, media_type, view.drawing)
         limit_s = self._limit_s(order)
-        side_px = MAX_SIDE_PX if media_type == ZIP else 0
+        drawn_px = figure.LONGEST_PX if media_type == PNG and view.drawing.style == "figure" else 0
+        side_px = MAX_SIDE_PX if media_type == ZIP else drawn_px
         report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
         pieces = encoders.encode(media_type, report.analysis, report.overview, view.drawing)
         return await self._respond(pieces, media_type, request, limit_s=limit_s)
 
     async def read_native(self, request: Request) -> Order:
-        """What one of BentoML's clients orders; see `read_native_order`."""
+        """The request of a BentoML client; see `read_native_order`."""
         settings = self._settings
         order = await read_native_order(
             request, max_bytes=settings.max_upload_bytes, max_s=settings.max_deadline_s
@@ -88,18 +89,18 @@ class Regions:
         return order
 
     async def answer_native(self, order: Order, request: Request) -> Response:
-        """``{"summary": ..., "cells": <FeatureCollection>}``: what BentoML's clients get."""
+        """``{"summary": ..., "cells": <FeatureCollection>}``: the response to BentoML's clients."""
         limit_s = self._limit_s(order)
         report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=0)
         encoders = self._analyser.encoders(order.request.pipeline)
         return await self._respond(encoders.native(report.analysis), JSON, request, limit_s=limit_s)
 
     def _limit_s(self, order: Order) -> float:
-        """How long the region may take, counted from its admission: the time the upload took is part of it."""
+        """Maximum seconds for the region, counted from its admission and including the upload."""
         return min(order.request.deadline_s or self._settings.max_deadline_s, self._settings.max_deadline_s)
 
     async def _analyse(self, order: Order, request: Request, *, limit_s: float, overview_side_px: int) -> Report:
-        """The analysis; raises what `_outcome` and `Analyser.analyse` raise."""
+        """The analysis; raises the errors of `_outcome` and `Analyser.analyse`."""
         control = Control(deadline_s=max(limit_s - Exchange.of(request).seconds, 0.0))
         share = self._analyser.memory.share()
         Exchange.of(request).place.release = share.release
@@ -120,17 +121,17 @@ class Regions:
     def _begin(
         self, request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """Begin `work` in a thread, which keeps the request's place until it ends."""
+        """Start `work` in a thread, which keeps the request's slot until it ends."""
         begun = self._pool.submit(work, *args, **kwargs)
         Exchange.of(request).place.work = begun
         return begun
 
     async def _outcome(self, work: asyncio.Future[T], request: Request, *, limit_s: float) -> T:
-        """What `work` returns or raises; it is left behind when its time is up or the caller leaves.
+        """The result of `work`, which is abandoned after the deadline or when the client disconnects.
 
         Raises:
-            DeadlineExceededError: `limit_s` seconds after the request began.
-            CancelledError: when the caller leaves.
+            DeadlineExceededError: `limit_s` seconds after the start of the request.
+            CancelledError: when the client disconnects.
         """
         left_s = max(limit_s - Exchange.of(request).seconds, 0.0)
         left = asyncio.ensure_future(wait_for_disconnect(request))
@@ -141,15 +142,15 @@ class Regions:
                 return work.result()
             if left.done():
                 self._metrics.cancelled()
-                raise CancelledError("The caller left while the region was analysed.")
+                raise CancelledError("The client disconnected during the analysis of the region.")
             raise DeadlineExceededError(
-                f"The region was not done within {limit_s:g} s: send a smaller region or a longer deadline_s."
+                f"The region was not finished within {limit_s:g} s: send a smaller region or a longer deadline_s."
             )
         finally:
             left.cancel()
 
     def _require_heatmap(self, order: Order, media_type: str, drawing: Drawing) -> None:
-        """An unknown heatmap is reported before the work, not after it."""
+        """Validate the heatmap's name before the analysis."""
         pipeline = self._analyser.pipeline(order.request.pipeline)
         if drawing.heatmap is not None or media_type == PNG:
             names = [item.name for item in pipeline.heatmaps]
@@ -163,7 +164,7 @@ class Regions:
             pieces = gzipped(pieces)
             headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)
-        # The first piece is made before the answer begins, so that a failure can still be reported.
+        # The first chunk is made before the response starts, so that an error can still get its status.
         first = await self._outcome(self._begin(request, next, pieces, b""), request, limit_s=limit_s)
         if media_type == ZIP:
             headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
@@ -174,11 +175,13 @@ class Regions:
         while piece is not None:
             yield piece
             work = self._begin(request, next, pieces, None)
-            await asyncio.wait({work})  # not the work itself: were the answer broken off, it would look ended
+            await asyncio.wait(
+                {work}
+            )  # not the work itself: after an interrupted response it would appear to have ended
             piece = work.result()
 
     def _timed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """`pieces`; when they end, the time it took to make all of them is noted."""
+        """`pieces`; afterwards the time to produce them is recorded."""
         seconds = 0.0
         while True:
             started = time.perf_counter()
@@ -191,29 +194,36 @@ class Regions:
 
 
 def read_view(request: Request) -> View:
-    """What Accept and the query ask for.
+    """The requested result by Accept and query.
 
     Raises:
-        NotAcceptableError: when none of `OFFERS` is acceptable; which of them there are depends on the pipeline.
-        InvalidRequestError: for a query parameter that is unknown, repeated or wrong.
+        NotAcceptableError: when none of `OFFERS` is acceptable; the pipeline's kind may offer fewer.
+        InvalidRequestError: for an unknown, repeated or invalid query parameter.
     """
     accept = ",".join(request.headers.getlist("accept"))
     choose(accept, OFFERS)
     query = request.query_params
     for name in query:
-        if name not in ("heatmap", "colormap"):
-            raise _wrong("query", "only 'heatmap' and 'colormap' are known here")
+        if name not in ("heatmap", "colormap", "style"):
+            raise _wrong("query", "unknown: use 'heatmap', 'colormap' or 'style'")
         if len(query.getlist(name)) > 1:
-            raise _wrong(name, "give it once")
+            raise _wrong(name, "repeated: send it once")
     colormap = Colormap.parse(query.get("colormap", Colormap.VIRIDIS))
-    return View(accept, Drawing(query.get("heatmap"), colormap))
+    return View(accept, Drawing(query.get("heatmap"), colormap, _style(query.get("style", "map"))))
+
+
+def _style(name: str) -> Style:
+    for style in STYLES:
+        if style == name:
+            return style
+    raise _wrong("style", f"must be one of {', '.join(STYLES)}")
 
 
 def _wrong(field: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError(f"The query parameter {field!r} is wrong: {message}.", ((field, message),))
+    return InvalidRequestError(f"The query parameter {field!r} is invalid: {message}.", ((field, message),))
 
 
 async def wait_for_disconnect(request: Request) -> None:
-    """Returns when the caller has closed the connection; the body must have been read."""
+    """Wait until the client disconnects; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Tensors on the wire: the Open Inference Protocol (KServe v2) in JSON and with Triton's binary tensor data."""
+"""Tensors of the Open Inference Protocol (KServe v2), in JSON and in Triton's binary tensor data extension."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Tensors, batch_of, part_of
 
 MAX_JSON_BYTES: Final = 16 * 2**20
-"""Largest JSON part of a request; more pixels travel as binary data."""
+"""Maximum size of a request's JSON part; larger tensors are sent as binary data."""
 
 MAX_PX: Final = 2**24
-"""Most pixels in one request: 16 images of 1024 x 1024."""
+"""Maximum pixels in one request: 16 images of 1024 x 1024."""
 
 MAX_RUN_PX: Final = 2**22
-"""Most pixels in one run, and in one image: 2048 x 2048 take a U-Net 1.3 GB, four times as many 4.4 GB."""
+"""Maximum pixels in one run, and in one image; a U-Net takes 1.3 GB for these, and 4.4 GB for 4 times more."""
 
 MAX_ANSWER_BYTES: Final = 2**29
-"""Most bytes of all outputs of one request; of 16 million pixels, 8 float32 channels."""
+"""Maximum bytes of all outputs of one request: 8 float32 channels of 16 million pixels."""
 
 Spec = SegmenterSpec | ClassifierSpec
 
@@ -35,57 +35,57 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class _InputParameters(_Part):
+class InferInputParameters(_Part):
     binary_data_size: int | None = Field(default=None, ge=0)
     shared_memory_region: str | None = None
 
 
-class _Input(_Part):
+class InferInput(_Part):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    parameters: _InputParameters = _InputParameters()
+    parameters: InferInputParameters = InferInputParameters()
     data: list[Any] | None = None
 
 
-class _OutputParameters(_Part):
+class InferOutputParameters(_Part):
     binary_data: bool | None = None
     classification: int = 0
     shared_memory_region: str | None = None
 
 
-class _Output(_Part):
+class InferOutput(_Part):
     name: str
-    parameters: _OutputParameters = _OutputParameters()
+    parameters: InferOutputParameters = InferOutputParameters()
 
 
-class _Parameters(_Part):
+class InferParameters(_Part):
     binary_data_output: bool = False
     timeout: int | None = Field(default=None, ge=0)
 
 
-class _Request(_Part):
+class InferRequest(_Part):
     id: str | None = Field(default=None, max_length=256)
-    parameters: _Parameters = _Parameters()
-    inputs: tuple[_Input, ...]
-    outputs: tuple[_Output, ...] = ()
+    parameters: InferParameters = InferParameters()
+    inputs: tuple[InferInput, ...]
+    outputs: tuple[InferOutput, ...] = ()
 
 
 class Inference:
-    """A request for one network: `inputs`, and how its outputs are to be returned.
+    """A request for one network: `inputs`, and the format of its outputs.
 
     Attributes:
         inputs: arrays by name, of the types and shapes that the network takes.
-        timeout_s: what the caller gives it, in seconds; None: no limit of its own.
+        timeout_s: the client's timeout in seconds; None if it set none.
     """
 
     def __init__(self, body: bytes, *, json_bytes: int, spec: Spec, max_images: int) -> None:
         """Read the request in `body`, whose first `json_bytes` are JSON.
 
         Raises:
-            MalformedRequestError: saying what cannot be used.
+            MalformedRequestError: when the request is invalid.
         """
-        request = _parse(body[:json_bytes].removeprefix(BOM_UTF8))  # editors of Windows write one
+        request = _parse(body[:json_bytes].removeprefix(BOM_UTF8))  # Windows editors add a byte order mark
         self._id = request.id
         self._spec = spec
         self.timeout_s = request.parameters.timeout / 1e6 if request.parameters.timeout else None
@@ -96,13 +96,13 @@ class Inference:
         self.inputs = _arrays(sent, body[json_bytes:])
 
     def runs(self) -> Iterator[Tensors]:
-        """The inputs in as many parts as runs are to be made, so that memory has a bound."""
+        """The inputs divided into runs of bounded memory."""
         step = max(1, MAX_RUN_PX // self._image_px)
         for start in range(0, batch_of(self.inputs), step):
             yield part_of(self.inputs, start, start + step)
 
     def answer(self, outputs: Tensors) -> tuple[bytes, bytes]:
-        """The answer's JSON and the binary data that follow it, empty where there are none."""
+        """The response's JSON and the binary data after it, which may be empty."""
         described, binary = [], []
         for output, is_binary in self._wanted:
             data = np.ascontiguousarray(outputs[output.name])
@@ -124,7 +124,7 @@ class Inference:
 
 
 def metadata(spec: Spec) -> dict[str, Any]:
-    """What the protocol states of a model."""
+    """The metadata of a model in the protocol's format."""
     return {
         "name": spec.name,
         "versions": [str(spec.version)],
@@ -138,33 +138,33 @@ def _described(tensor: InputSpec | OutputSpec) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.open_shape)}
 
 
-def _parse(document: bytes) -> _Request:
+def _parse(document: bytes) -> InferRequest:
     try:
-        return _Request.model_validate_json(document)
+        return InferRequest.model_validate_json(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
         if not where:
             raise MalformedRequestError(
-                "The request is not a JSON object: check it, and Inference-Header-Content-Length."
+                "The request is not a valid JSON object: check the JSON and Inference-Header-Content-Length."
             ) from None
-        raise MalformedRequestError(f"The request is wrong at {where}: {first['msg']}.") from None
+        raise MalformedRequestError(f"The field {where} of the request is invalid: {first['msg']}.") from None
 
 
-def _wanted(request: _Request, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...]:
-    """The outputs to return, and whether as binary data: those asked for, in that order, else all."""
+def _wanted(request: InferRequest, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...]:
+    """The requested outputs in the requested order, or all, and whether each is returned as binary data."""
     stated = {output.name: output for output in spec.outputs}
-    asked = request.outputs or tuple(_Output(name=name) for name in stated)
+    asked = request.outputs or tuple(InferOutput(name=name) for name in stated)
     wanted: dict[str, tuple[OutputSpec, bool]] = {}
     for output in asked:
         if output.name not in stated or output.name in wanted:
-            problem = "is asked for twice" if output.name in wanted else "is none of its outputs"
+            problem = "is requested twice" if output.name in wanted else "is not an output"
             raise MalformedRequestError(
                 f"{output.name[:64]!r} {problem}: model {spec.name!r} returns {', '.join(stated)}."
             )
         if output.parameters.classification or output.parameters.shared_memory_region is not None:
             raise MalformedRequestError(
-                "Outputs are returned whole and in the answer: ask without classification and shared memory."
+                "The classification and shared memory extensions are not supported: request outputs without them."
             )
         binary = output.parameters.binary_data
         is_binary = request.parameters.binary_data_output if binary is None else binary
@@ -172,50 +172,56 @@ def _wanted(request: _Request, spec: Spec) -> tuple[tuple[OutputSpec, bool], ...
     return tuple(wanted.values())
 
 
-def _sent(request: _Request, spec: Spec) -> tuple[tuple[InputSpec, _Input], ...]:
-    """Each tensor sent and what the network states of it, in the order sent."""
+def _sent(request: InferRequest, spec: Spec) -> tuple[tuple[InputSpec, InferInput], ...]:
+    """Each tensor of the request and its specification, in the request's order."""
     stated = {tensor.name: tensor for tensor in spec.inputs}
     sent = sorted((tensor.name[:64], tensor.datatype[:16]) for tensor in request.inputs)
     if sent != sorted((tensor.name, tensor.datatype) for tensor in spec.inputs):
         due = ", ".join(f"{tensor.name!r} of {tensor.datatype}" for tensor in spec.inputs)
         found = ", ".join(f"{name!r} of {datatype}" for name, datatype in sent[:8]) or "none"
-        raise MalformedRequestError(f"Model {spec.name!r} takes {due}; sent was {found}.")
+        raise MalformedRequestError(
+            f"Model {spec.name!r} takes the inputs {due}, but the request has {found}: send these inputs."
+        )
     if any(tensor.parameters.shared_memory_region is not None for tensor in request.inputs):
-        raise MalformedRequestError("Shared memory is not read here: send the tensors in the request.")
+        raise MalformedRequestError(
+            "The shared memory extension is not supported: send the tensors in the request."
+        )
     return tuple((stated[tensor.name], tensor) for tensor in request.inputs)
 
 
 def _require_shapes(shapes: Mapping[str, Shape], spec: Spec, max_images: int) -> int:
-    """The pixels of one image of the largest input, when the network takes `shapes` and they are within bounds."""
+    """Validate `shapes` against the network and the limits; the pixels of one image of the largest input."""
     signature = spec.signature
     try:
         outputs = signature.output_shapes(shapes)
     except ValueError as error:
         raise MalformedRequestError(
-            f"Model {spec.name!r} cannot be run on these inputs: {error}; see /v2/models/{spec.name}."
+            f"Model {spec.name!r} does not accept these inputs: {error}; see /v2/models/{spec.name}."
         ) from None
     count, image_px = next(iter(shapes.values()))[0], signature.pixels(shapes)
     if count < 1:
-        raise MalformedRequestError("The inputs hold no images: send at least one.")
+        raise MalformedRequestError("The inputs contain no images: send at least one.")
     if image_px > MAX_RUN_PX:
-        raise MalformedRequestError(f"Send images of at most {MAX_RUN_PX} pixels each: cut them into tiles.")
+        raise MalformedRequestError(
+            f"An image has more than {MAX_RUN_PX} pixels, the maximum: divide it into tiles."
+        )
     if count > max_images or count * image_px > MAX_PX:
         raise MalformedRequestError(
-            f"Send at most {max_images} images and {MAX_PX} pixels in one request: divide it."
+            f"The request has more than {max_images} images or {MAX_PX} pixels, the maximum: divide it."
         )
     answer_bytes = sum(
         math.prod(outputs[output.name]) * output.numpy_dtype.itemsize for output in signature.outputs
     )
     if answer_bytes > MAX_ANSWER_BYTES:
         raise MalformedRequestError(
-            f"The outputs would take {answer_bytes} bytes, at most {MAX_ANSWER_BYTES} are returned: divide the "
+            f"The outputs would take {answer_bytes} bytes, and the maximum is {MAX_ANSWER_BYTES}: divide the "
             "request."
         )
     return image_px
 
 
-def _arrays(sent: tuple[tuple[InputSpec, _Input], ...], binary: bytes) -> Tensors:
-    """The tensors by name; binary data lie one after the other, in the order of the tensors that have them."""
+def _arrays(sent: tuple[tuple[InputSpec, InferInput], ...], binary: bytes) -> Tensors:
+    """The tensors by name; binary data are concatenated in the order of the tensors that have them."""
     arrays: dict[str, NDArray[Any]] = {}
     start = 0
     for stated, tensor in sent:
@@ -226,28 +232,28 @@ def _arrays(sent: tuple[tuple[InputSpec, _Input], ...], binary: bytes) -> Tensor
         due = math.prod(tensor.shape) * stated.numpy_dtype.itemsize
         if tensor.data is not None or size != due or start + size > len(binary):
             raise MalformedRequestError(
-                f"The shape of {tensor.name!r} needs {due} bytes of binary data and no others, binary_data_size "
-                f"says {size} and {len(binary) - start} were sent."
+                f"The shape of {tensor.name!r} requires exactly {due} bytes of binary data, but binary_data_size "
+                f"states {size} and {len(binary) - start} were sent: correct the shape or the data."
             )
         arrays[tensor.name] = _from_binary(binary, start, tensor, stated)
         start += size
     if start != len(binary):
         raise MalformedRequestError(
-            f"{len(binary)} bytes of binary data follow, the inputs state {start} in binary_data_size: send as "
-            "many as they state."
+            f"The request has {len(binary)} bytes of binary data, but the inputs state {start} in "
+            "binary_data_size: correct the sizes or the data."
         )
     return arrays
 
 
-def _from_binary(binary: bytes, start: int, tensor: _Input, stated: InputSpec) -> NDArray[Any]:
+def _from_binary(binary: bytes, start: int, tensor: InferInput, stated: InputSpec) -> NDArray[Any]:
     count = math.prod(tensor.shape)
-    if stated.dtype == "bool":  # any byte may come, and NumPy takes 0 and 1 only
+    if stated.dtype == "bool":  # the protocol allows any byte, NumPy only 0 and 1
         return np.asarray(np.frombuffer(binary, np.uint8, count, start) != 0).reshape(tensor.shape)
     found = np.frombuffer(binary, stated.numpy_dtype, count, start).reshape(tensor.shape)
-    return np.require(found, requirements="A")  # behind an input of another type it may begin anywhere
+    return np.require(found, requirements="A")  # may be unaligned after an input of another type
 
 
-def _from_json(tensor: _Input, stated: InputSpec) -> NDArray[Any]:
+def _from_json(tensor: InferInput, stated: InputSpec) -> NDArray[Any]:
     """The tensor whose values are in the JSON, flat or nested."""
     try:
         values = np.asarray(tensor.data)
@@ -255,7 +261,7 @@ def _from_json(tensor: _Input, stated: InputSpec) -> NDArray[Any]:
         values = np.empty(0)
     if values.shape != tensor.shape and values.shape != (math.prod(tensor.shape),):
         raise MalformedRequestError(
-            f"The data of {tensor.name!r} are not {math.prod(tensor.shape)} numbers, as its shape says."
+            f"The data of {tensor.name!r} must be {math.prod(tensor.shape)} numbers, as its shape states."
         )
     if not _holds(stated.numpy_dtype, values):
         raise MalformedRequestError(f"The data of {tensor.name!r} must be {_values(stated.numpy_dtype)}.")
@@ -263,7 +269,7 @@ def _from_json(tensor: _Input, stated: InputSpec) -> NDArray[Any]:
 
 
 def _holds(dtype: np.dtype[Any], values: NDArray[Any]) -> bool:
-    """Whether `dtype` can hold all of `values`."""
+    """Whether `dtype` can represent all `values`."""
     if dtype.kind == "b":
         return values.dtype.kind == "b"
     if dtype.kind == "f":
@@ -273,10 +279,10 @@ def _holds(dtype: np.dtype[Any], values: NDArray[Any]) -> bool:
 
 
 def _values(dtype: np.dtype[Any]) -> str:
-    """What `dtype` holds, in words."""
+    """The values of `dtype`, in words."""
     if dtype.kind == "b":
         return "true or false"
     if dtype.kind == "f":
-        return f"numbers within those of {dtype}"
+        return f"numbers in the range of {dtype}"
     limits = np.iinfo(dtype)
     return f"whole numbers from {limits.min} to {limits.max}"

@@ -22,6 +22,7 @@ from slidecascade_training.datasets.balance import Balance
 from slidecascade_training.datasets.cropping import crops_at, is_glass
 from slidecascade_training.datasets.folder import DatasetSpec, Example, Way, write_index, write_png
 from slidecascade_training.datasets.labelling import Labelled
+from slidecascade_training.datasets.masks import MaskTile, mask_tiles, pair_masks
 from slidecascade_training.datasets.segmenting import cells_of
 from slidecascade_training.datasets.specimens import Origin, Specimen, pair
 from slidecascade_training.datasets.split import TRAIN, Split, require_slides, split_by_slide
@@ -41,7 +42,8 @@ class DatasetOptions:
         mpp: pixel size of the crops, the model's.
         size_px: side of a crop or tile in pixels of `mpp`.
         way: ``points`` (marks and outlines), ``regions``, ``pipeline`` (cells of a segmentation, labelled by marks
-            and regions) or ``outlines`` (tiles with labels).
+            and regions), ``outlines`` (tiles with labels) or ``masks`` (tiles with masks; `annotations_dir` is a
+            table of run lengths).
         pipeline: its name, for ``pipeline``.
         slide_mpp: micrometres per pixel of slides that do not state it; `slide_mpps`: of single ones by file name.
         validation: part of every class kept for validation; 0: none.
@@ -102,6 +104,8 @@ def build(options: DatasetOptions, *, report: Callable[[str], object] = lambda _
     """
     _require_sane(options)
     _require_absent(options.out)
+    if options.way == "masks":
+        return _build_masks(options, report)
     specimens, unmatched = pair(options.slides_dir, options.annotations_dir)
     _require_known(options, specimens)
     left_out: Counter[str] = Counter()
@@ -329,8 +333,48 @@ def _tiles(
 
 
 def _store_tile(folder: Path, slide_id: str, tile: LabelledTile, split: Split) -> Example:
-    stem = stem_of(slide_id, tile, split)
+    stem = stem_of(slide_id, tile.x_l0, tile.y_l0, split)
     write_png(folder / f"{stem}.png", tile.image)
+    write_png(folder / f"{stem}_labels.png", tile.labels)
+    return Example(f"{stem}.png", "", slide_id, split, round(tile.x_l0, 2), round(tile.y_l0, 2))
+
+
+def _build_masks(options: DatasetOptions, report: Callable[[str], object]) -> Built:
+    """Tiles with masks; the table of run lengths is in place of the folder of annotations."""
+    pairs = pair_masks(options.slides_dir, options.annotations_dir)
+    require_slides(len(pairs), share=options.validation)
+    _require_known(options, [specimen for specimen, _ in pairs])
+    counts: dict[str, list[int]] = {}
+    with staged_folder(options.out, is_durable=False) as folder:
+        split = split_by_slide(
+            {specimen.slide_id: [len(text.split()) // 2] for specimen, text in pairs},
+            share=options.validation,
+            seed=options.seed,
+        )
+        examples: list[Example] = []
+        for specimen, text in pairs:
+            slide_id, before = specimen.slide_id, len(examples)
+            with options.opened(specimen) as view:
+                tiles = mask_tiles(
+                    view, text, mpp=options.mpp, size_px=options.size_px, name=slide_id, seed=options.seed
+                )
+                examples += [_store_mask(folder, slide_id, tile, split[slide_id]) for tile in tiles]
+            counts[slide_id] = [len(examples) - before]
+            report(f"{slide_id}: {len(examples) - before} tiles")
+        if not examples:
+            raise UnusableDataError(
+                "No tile shows an area: the run lengths are empty, or the areas are too small."
+            )
+        balance = Balance.of(("tiles",), [("tiles", item.slide, item.split) for item in examples])
+        classes = options.vocabulary.wanted[:1] or ("Area",)
+        write_index(folder, _spec(options, classes, balance, {}), examples)
+    return Built(balance, {}, ())
+
+
+def _store_mask(folder: Path, slide_id: str, tile: MaskTile, split: Split) -> Example:
+    stem = stem_of(slide_id, tile.x_l0, tile.y_l0, split)
+    write_png(folder / f"{stem}.png", tile.image)
+    write_png(folder / f"{stem}_mask.png", tile.mask)
     write_png(folder / f"{stem}_labels.png", tile.labels)
     return Example(f"{stem}.png", "", slide_id, split, round(tile.x_l0, 2), round(tile.y_l0, 2))
 
@@ -338,7 +382,7 @@ def _store_tile(folder: Path, slide_id: str, tile: LabelledTile, split: Split) -
 def _spec(
     options: DatasetOptions, classes: tuple[str, ...], balance: Balance, left_out: Mapping[str, int]
 ) -> DatasetSpec:
-    tiles = options.way == "outlines"
+    tiles = options.way in ("outlines", "masks")
     named = (classes if len(classes) == 1 else ("Cell",)) if tiles else classes
     return DatasetSpec(
         kind="tiles" if tiles else "crops",

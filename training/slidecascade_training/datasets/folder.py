@@ -2,6 +2,7 @@
 
     crops/<number>-<class>/<slide>-<n>.png    uint8 RGB squares, for classifiers
     <stem>.png, <stem>_labels.png             a tile and its 16-bit instance labels, for segmenters
+    <stem>_mask.png                           of areas, the mask that the labels are the connected parts of
     index.csv                                 one row per crop or tile: file, class, slide, split, place
     dataset.json                              what they are: pixel size, classes, how they were made, balance
 
@@ -29,7 +30,7 @@ from slidecascade.models.spec import ModelClass
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 
 Kind = Literal["crops", "tiles"]
-Way = Literal["points", "regions", "pipeline", "outlines"]
+Way = Literal["points", "regions", "pipeline", "outlines", "masks", "patches"]
 MAX_LABEL = 2**16 - 1
 
 

@@ -130,13 +130,7 @@ def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...],
     files = {path.name: path for path in sorted(annotations_dir.iterdir()) if _is_annotation(path)}
     specimens: list[Specimen] = []
     used: set[str] = set()
-    for slide in sorted(slides_dir.iterdir()):
-        if (
-            not slide.is_file()
-            or _is_annotation(slide)
-            or not (_is_image(slide) or _is_slide(slide) or can_open(slide))
-        ):
-            continue
+    for slide in slides_of(slides_dir):
         stems = {slide.name, slide.stem}
         names = [stem + ending for stem in sorted(stems) for ending in ANNOTATIONS if stem + ending in files]
         if len(names) > 1:
@@ -153,6 +147,19 @@ def pair(slides_dir: Path, annotations_dir: Path) -> tuple[tuple[Specimen, ...],
         )
     _require_distinct(specimens)
     return tuple(specimens), tuple(sorted(files.keys() - used))
+
+
+def slides_of(folder: Path) -> Iterator[Path]:
+    """The slides and images in `folder`, by name.
+
+    Raises:
+        InvalidRequestError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InvalidRequestError(f"There is no folder {folder}: give --slides one.")
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not _is_annotation(path) and (_is_image(path) or _is_slide(path) or can_open(path)):
+            yield path
 
 
 def _require_distinct(specimens: list[Specimen]) -> None:

@@ -63,13 +63,13 @@ def labelled_tiles(
         yield LabelledTile(image, labels, float(place[0]), float(place[1]))
 
 
-def stem_of(slide_id: str, tile: LabelledTile, split: Split) -> str:
-    """A name of 16 hexadecimal digits; the first four encode the split as `slidecascade_evaluation.dsb2018`
-    reads it.
+def stem_of(slide_id: str, x_l0: float, y_l0: float, split: Split) -> str:
+    """The name of the tile at (x_l0, y_l0): 16 hexadecimal digits, of which the first four encode the split as
+    `slidecascade_evaluation.dsb2018` reads it.
 
     The recipe of the bundled nuclei model then validates on the slides selected for validation.
     """
-    digest = hashlib.sha256(f"{slide_id}:{tile.x_l0}:{tile.y_l0}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{slide_id}:{x_l0}:{y_l0}".encode()).hexdigest()
     first = int(digest[:4], 16) // _HELD_OUT * _HELD_OUT
     if split != VALIDATE:
         first += 1 if first + 1 < 2**16 else -1

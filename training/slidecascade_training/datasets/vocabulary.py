@@ -35,7 +35,7 @@ class Vocabulary:
         for name in (*self.wanted, *self.renamed.values()):
             if not _is_servable(name):
                 raise InvalidRequestError(
-                    f"A class cannot be called {name!r}: take 1 to 60 characters without a colon."
+                    f"A class cannot be called {name!r}: take 1 to 60 characters without a colon or a line break."
                 )
         if len(set(self.wanted)) != len(self.wanted):
             raise InvalidRequestError("--classes names a class twice: name each once.")
@@ -60,8 +60,8 @@ class Vocabulary:
                 )
             if not _is_servable(class_name):
                 raise UnusableDataError(
-                    f"{name} has the class {class_name!r}, which no model can have: give it 1 to 60 characters "
-                    f"without a colon with --rename {class_name!r}=NAME."
+                    f"{name} has the class {class_name[:80]!r}, which no model can have: give it 1 to 60 "
+                    f"characters without a colon or a line break with --rename {class_name[:80]!r}=NAME."
                 )
             kept.append(replace(annotation, class_name=class_name))
         return tuple(kept)
@@ -88,4 +88,4 @@ def folder_of(class_name: str, index: int) -> str:
 
 
 def _is_servable(name: str) -> bool:
-    return re.fullmatch(r"[^:\n\r]{1,60}", name) is not None
+    return re.fullmatch(r"[^:\x00-\x1f\x7f]{1,60}", name) is not None

@@ -4,7 +4,6 @@ since entities can expand a small file or read other files.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +15,7 @@ import numpy as np
 
 from slidecascade.errors import UnusableDataError
 from slidecascade_evaluation.annotation import Annotation, Points
+from slidecascade_evaluation.geojson import MAX_COORDINATE
 
 _SHORTEST: Final = 3  # corners of a polygon
 
@@ -124,8 +124,10 @@ def _position(attributes: Mapping[str, str]) -> tuple[float, float]:
         x, y = (float(attributes[axis].replace(",", ".")) for axis in ("X", "Y"))
     except (KeyError, ValueError):
         raise _Refused("has a corner without a position: export the annotations again") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise _Refused("has a corner without a position: export the annotations again")
+    if not (abs(x) <= MAX_COORDINATE and abs(y) <= MAX_COORDINATE):
+        raise _Refused(
+            "has a corner without a position, or with one that is on no slide: export the annotations again"
+        )
     return x, y
 
 

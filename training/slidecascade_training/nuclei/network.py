@@ -16,8 +16,8 @@ def stride_of(widths: Sequence[int]) -> int:
     return 1 << len(widths)
 
 
-def build_network(widths: Sequence[int] = WIDTHS) -> Any:
-    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, 2)``: foreground and relative depth.
+def build_network(widths: Sequence[int] = WIDTHS, maps: int = 2) -> Any:
+    """A U-Net from float32 ``(N, H, W, 3)`` in 0 to 1 to ``(N, H, W, maps)``: of nuclei, foreground and depth.
 
     After Ronneberger et al. (2015), with two changes that halve its cost: the first convolution has stride 2 and
     the maps return to full resolution by a depth-to-space rearrangement (Shi et al., 2016), also used between
@@ -46,12 +46,12 @@ def build_network(widths: Sequence[int] = WIDTHS) -> Any:
         tensor = block(layers.Concatenate()([tensor, skip]), width)
         if width != widths[0]:
             tensor = block(tensor, width)
-    coarse = ops.depth_to_space(layers.Conv2D(8, 1)(tensor), 2)
+    coarse = ops.depth_to_space(layers.Conv2D(4 * maps, 1)(tensor), 2)
     context = ops.depth_to_space(layers.Conv2D(4 * DETAIL_WIDTH, 1)(tensor), 2)
     detail = block(layers.Concatenate()([lit, context]), DETAIL_WIDTH)
-    correction = layers.Conv2D(2, 3, padding="same", kernel_initializer="zeros")(detail)
-    maps = layers.Add()([coarse, correction])
-    return keras.Model(image, layers.Activation("sigmoid")(maps), name="nuclei_unet")
+    correction = layers.Conv2D(maps, 3, padding="same", kernel_initializer="zeros")(detail)
+    logits = layers.Add()([coarse, correction])
+    return keras.Model(image, layers.Activation("sigmoid")(logits), name="nuclei_unet")
 
 
 def weighted_loss(planes: Any, predicted: Any) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
+from typing import Final
 
-import cv2
 import numpy as np
 
 from slidecascade import wire
 from slidecascade.areas.result import AreasResult
-from slidecascade.outputs import heatmap, overlay, png
+from slidecascade.geometry import Size
+from slidecascade.outputs import overlay, png
 from slidecascade.outputs.annotations import (
     COLLECTION_END,
     MOST_BYTES_EACH,
@@ -17,18 +20,24 @@ from slidecascade.outputs.annotations import (
     joined,
     written,
 )
+from slidecascade.outputs.answers import Answers
+from slidecascade.outputs.areas import masktiff
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.provenance import provenance
-from slidecascade.outputs.summary import Figures, summary, text
+from slidecascade.outputs.summary import Figures, summary
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
+
+MASK: Final = "mask.tiff"
+RLE: Final = "areas_rle.csv"
 
 
 def encode_geojson(result: AreasResult) -> Iterator[bytes]:
@@ -36,11 +45,23 @@ def encode_geojson(result: AreasResult) -> Iterator[bytes]:
     yield collection_begin(provenance(result))
     areas_um2 = (result.areas_px * result.grid.mpp**2).tolist()
     classes = [result.classes.ends[index] for index in result.class_index.tolist()]
-    measurements = [{"Area µm^2": round(area, 2)} for area in areas_um2]
+    measurements = [
+        _measured(area_um2, probability)
+        for area_um2, probability in zip(areas_um2, result.probabilities.tolist(), strict=True)
+    ]
     yield from joined(
         written(id_namespace(result).bytes, result.rings, classes, measurements, origin_l0=result.origin_l0)
     )
     yield COLLECTION_END
+
+
+def _measured(area_um2: float, probability: float) -> dict[str, float]:
+    """An area's measurements, named as QuPath names those it has."""
+    measured = {
+        "Area µm^2": round(area_um2, 2),
+        "Equivalent diameter µm": round(2 * math.sqrt(area_um2 / math.pi), 2),
+    }
+    return measured if math.isnan(probability) else measured | {"Mean probability": round(probability, 4)}
 
 
 def summarise(
@@ -60,22 +81,25 @@ def summarise(
     return summary(result, Figures({}, densities, areas=areas), heatmaps, colormap)
 
 
-def heatmaps_of(result: AreasResult) -> tuple[Heatmap, ...]:
-    """All heatmaps of `result`."""
-    return tuple(compute(result, spec) for spec in result.heatmaps)
+ANSWERS: Answers[AreasResult] = Answers(
+    "areas", encode_geojson, summarise, lambda result: result.heatmaps, compute
+)
+heatmaps_of = ANSWERS.heatmaps_of
 
 
-def files(result: AreasResult, overview: Overview, drawing: Drawing) -> Files:
+def files(result: AreasResult, overview: Overview, drawing: Drawing, *, with_rle: bool = True) -> Files:
     """Summary, heatmaps, overlay, ``mask.tiff``, ``areas_rle.csv`` and ``areas.geojson``."""
     most_bytes = 4096 + len(result.rings) * MOST_BYTES_EACH + len(result.rings.vertices) * 40
-    return Files(_small(result, overview, drawing), "areas.geojson", encode_geojson(result), most_bytes)
+    return Files(
+        _small(result, overview, drawing, with_rle=with_rle), "areas.geojson", encode_geojson(result), most_bytes
+    )
 
 
-def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    maps = heatmaps_of(result)
-    yield "summary.json", text(summarise(result, maps, drawing.colormap), indent=2)
-    for item in maps:
-        yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+def _small(
+    result: AreasResult, overview: Overview, drawing: Drawing, *, with_rle: bool
+) -> Iterator[tuple[str, bytes]]:
+    maps = ANSWERS.heatmaps_of(result)
+    yield from ANSWERS.small_files(result, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
     drawn = overlay.draw(
         result,
@@ -86,40 +110,29 @@ def _small(result: AreasResult, overview: Overview, drawing: Drawing) -> Iterato
         * result.grid.downsample,
     )
     yield "overlay.png", png.encode(drawn)
-    if result.labels.size:
-        yield "mask.tiff", _tiff(result)
-    yield "areas_rle.csv", b"".join(rle_csv(result))
+    shown = Overviewed(image_rgb, downsample)
+    colormaps = [drawing.colormap]
+    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
+    if result.box.area:
+        yield MASK, _tiff(result)
+    if with_rle:
+        yield RLE, b"".join(rle_csv(result))
 
 
 def _tiff(result: AreasResult) -> bytes:
-    """The mask as 8-bit greys: the number of a pixel's class, counted from 1; LZW."""
-    done, data = cv2.imencode(".tiff", result.mask)
-    if not done:
-        raise ValueError(f"OpenCV cannot write a mask of {result.mask.shape} as TIFF.")
-    return data.tobytes()
-
-
-def _geojson(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
-    yield from encode_geojson(result)
-
-
-def _summary(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
-    yield text(summarise(result, heatmaps_of(result), drawing.colormap))
-
-
-def _heatmap(result: AreasResult, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, result.heatmaps, pipeline=result.pipeline)
-    yield heatmap.encode_png(compute(result, spec), drawing.colormap)
+    """The mask as 8-bit greys at the network's resolution, see `AreasResult.rows`; deflated, it is small."""
+    file = io.BytesIO()
+    masktiff.write(file, result.rows, Size(result.box.width, result.box.height), mpp=result.grid.mpp)
+    return file.getvalue()
 
 
 def _csv(result: AreasResult, _drawing: Drawing) -> Iterator[bytes]:
     yield from rle_csv(result)
 
 
-def _native(result: AreasResult) -> Iterator[bytes]:
-    yield b'{"summary":' + text(summarise(result, heatmaps_of(result))) + b',"areas":'
-    yield from encode_geojson(result)
-    yield b"}"
-
-
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap, CSV: _csv}, files, _native)
+ENCODERS = Encoders(
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap, CSV: _csv},
+    files,
+    ANSWERS.native,
+    ANSWERS.named,
+)

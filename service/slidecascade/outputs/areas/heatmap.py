@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.areas.result import AreasResult
+from slidecascade.areas.runs import Runs
 from slidecascade.outputs.extent import tissue_um2
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.pipelines.areas import CoverageMap
@@ -26,8 +27,7 @@ def compute(result: AreasResult, spec: CoverageMap) -> Heatmap:
     grid, box = result.grid, result.box
     x = _bins(box.x, box.width, columns, grid.downsample, grid.origin_x_l0 - region.x, mpp / grid_um)
     y = _bins(box.y, box.height, rows, grid.downsample, grid.origin_y_l0 - region.y, mpp / grid_um)
-    of_class = (result.mask == spec.class_index + 1).astype(np.int64)
-    covered = np.diff(np.diff(_cumulated(of_class)[np.ix_(y, x)], axis=0), axis=1)
+    covered = _covered(result.of_class(spec.class_index).moved(-box.x, -box.y), x, y)
     seen = np.outer(np.diff(y), np.diff(x))
     tissue = tissue_um2(
         result, _edges_l0(region.x, columns, grid_um / mpp), _edges_l0(region.y, rows, grid_um / mpp)
@@ -61,8 +61,14 @@ def _bins(
     return np.searchsorted(middles, np.append(np.arange(bins), np.inf)).astype(np.int64)
 
 
-def _cumulated(image: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sums of all pixels above and to the left, ``(h + 1, w + 1)``."""
-    sums = np.zeros((image.shape[0] + 1, image.shape[1] + 1), np.int64)
-    np.cumsum(np.cumsum(image, axis=0), axis=1, out=sums[1:, 1:])
-    return sums
+def _covered(runs: Runs, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``(len(y) - 1, len(x) - 1)``: pixels of `runs` in each bin."""
+    columns = np.searchsorted(x, runs.columns, side="right") - 1
+    first = np.searchsorted(y, runs.tops, side="right") - 1
+    spans = np.searchsorted(y, runs.bottoms, side="left") - first
+    run = np.repeat(np.arange(len(runs)), spans)
+    rows = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans)
+    lengths = np.minimum(runs.bottoms[run], y[rows + 1]) - np.maximum(runs.tops[run], y[rows])
+    covered = np.zeros((len(y) - 1, len(x) - 1), np.int64)
+    np.add.at(covered, (rows, columns[run]), lengths)
+    return covered

@@ -1,66 +1,80 @@
 """Masks as run lengths: ``id,encoding``, column-major, counted from 1, as segmentation challenges have them.
 
-The pixels are those of the region at level 0, from its top left corner down and then to the right.
+The pixels are those of the region at level 0, from its top left corner down and then to the right. Strips of
+columns are encoded one after the other, so that no more than a strip is in memory at that resolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.areas.result import AreasResult
+from slidecascade.areas.runlengths import begins_of, encode, merged
+from slidecascade.areas.runs import Runs
+from slidecascade.geometry import Box, Grid
+
+STRIP_PX: Final = 256
+"""Columns of the mask encoded at a time."""
 
 
 def rle_csv(result: AreasResult) -> Iterator[bytes]:
     """A line for each class, whose name is its id; the encoding of a class that is not there is empty."""
     yield b"id,encoding\n"
-    region, grid, box = result.region_l0, result.grid, result.box
-    x = _edges(box.x, box.width, grid.downsample, grid.origin_x_l0 - region.x, region.width)
-    y = _edges(box.y, box.height, grid.downsample, grid.origin_y_l0 - region.y, region.height)
-    mask = result.mask
+    x, y = edges_l0(result.grid, result.box, result.region_l0)
     for index, end in enumerate(result.classes.ends):
-        starts, lengths = runs(mask == index + 1, x, y, region.height)
-        text = " ".join(map(str, np.stack([starts, lengths], axis=1).ravel().tolist()))
-        yield f'"{end.name}",{text}\n'.encode() if "," in end.name else f"{end.name},{text}\n".encode()
+        yield id_of(end.name)
+        yield from encode(_strips(result, index, x, y))
+        yield b"\n"
+
+
+def id_of(name: str) -> bytes:
+    """A class's name and the comma after it."""
+    return f'"{name}",'.encode() if "," in name else f"{name},".encode()
+
+
+def _strips(
+    result: AreasResult, index: int, x: NDArray[np.int64], y: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    box, runs = result.box, result.of_class(index)
+    for left in range(box.x, box.right, STRIP_PX):
+        strip = runs.within(left, left + STRIP_PX).moved(-box.x, -box.y)
+        yield enlarged(strip, x, y, result.region_l0.height)
+
+
+def enlarged(
+    runs: Runs, x: NDArray[np.int64], y: NDArray[np.int64], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where `runs` begin and how long they are in an enlarged image of `height`, from 0, in ascending order.
+
+    Pixel ``(column, row)`` becomes columns ``x[column]..x[column + 1]`` and rows ``y[row]..y[row + 1]``.
+    """
+    times = np.diff(x)[runs.columns]
+    order = np.repeat(np.arange(len(runs)), times)
+    nth = np.arange(len(order)) - np.repeat(np.cumsum(times) - times, times)
+    columns = x[runs.columns[order]] + nth
+    return begins_of(columns, y[runs.tops[order]], y[runs.bottoms[order]], height)
 
 
 def runs(
     mask: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64], height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the runs of an enlarged mask start, from 1, and their lengths.
+    """Where the runs of an enlarged mask ``(h, w)`` start, from 1, and their lengths; see `enlarged`."""
+    begins, lengths = merged(*enlarged(Runs.of_labels(mask.astype(np.int32)), x, y, height))
+    return begins + 1, lengths
 
-    Args:
-        mask: ``(h, w)``; pixel ``(column, row)`` becomes columns ``x[column]..x[column + 1]`` and rows
-            ``y[row]..y[row + 1]``.
-        height: of the enlarged mask.
+
+def edges_l0(grid: Grid, box: Box, region_l0: Box) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in the region the pixels of `box` begin, in level-0 pixels: ``(box.width + 1,)`` and
+    ``(box.height + 1,)``.
     """
-    if not mask.size:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    padded = np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1)))
-    changes = np.diff(padded, axis=1)
-    columns, first = np.nonzero(changes > 0)
-    _, last = np.nonzero(changes < 0)
-    # Each column of the mask stands for several of the region.
-    times = np.diff(x)[columns]
-    order = np.repeat(np.arange(len(columns)), times)
-    nth = np.arange(len(order)) - np.repeat(np.cumsum(times) - times, times)
-    tops, ends = y[first[order]], y[last[order]]
-    begins = (x[columns[order]] + nth) * height + tops
-    lengths = ends - tops
-    sequence = np.argsort(begins, kind="stable")
-    begins, lengths = begins[sequence][lengths[sequence] > 0], lengths[sequence][lengths[sequence] > 0]
-    return _merged(begins, lengths)
-
-
-def _merged(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs that follow one another without a gap, over the end of a column too, made one."""
-    if not len(begins):
-        return begins, lengths
-    is_first = np.append(True, begins[1:] != begins[:-1] + lengths[:-1])
-    starts = np.flatnonzero(is_first)
-    return begins[starts] + 1, np.add.reduceat(lengths, starts)
+    return (
+        _edges(box.x, box.width, grid.downsample, grid.origin_x_l0 - region_l0.x, region_l0.width),
+        _edges(box.y, box.height, grid.downsample, grid.origin_y_l0 - region_l0.y, region_l0.height),
+    )
 
 
 def _edges(start: int, count: int, downsample: float, shift_l0: float, length: int) -> NDArray[np.int64]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slidecascade.cells.result import Analysis
-from slidecascade.outputs import heatmap, png
+from slidecascade.outputs import png
+from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.cells import geojson, overlay, summary
 from slidecascade.outputs.cells.heatmap import compute
-from slidecascade.outputs.encoders import Drawing, Encoders
+from slidecascade.outputs.encoders import Drawing, Encoders, counted
+from slidecascade.outputs.figure import Overviewed, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
-from slidecascade.outputs.summary import text
 from slidecascade.wire import GEOJSON, JSON, PNG
+
+ANSWERS: Answers[Analysis] = Answers(
+    "cells", geojson.encode, summary.summarise, lambda analysis: analysis.heatmaps, compute
+)
 
 
 def files(analysis: Analysis, overview: Overview, drawing: Drawing) -> Files:
@@ -26,32 +31,17 @@ def files(analysis: Analysis, overview: Overview, drawing: Drawing) -> Files:
 
 
 def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
-    maps = summary.heatmaps_of(analysis)
-    numbers = summary.summarise(analysis, maps, colormap=drawing.colormap)
-    yield "summary.json", text(numbers, indent=2)
-    for item in maps:
-        yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+    maps = ANSWERS.heatmaps_of(analysis)
+    yield from ANSWERS.small_files(analysis, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
-    yield "overlay.png", png.encode(overlay.draw(analysis, image_rgb, downsample=downsample))
+    drawn = overlay.draw(analysis, image_rgb, downsample=downsample)
+    yield "overlay.png", png.encode(drawn)
+    shown = Overviewed(image_rgb, downsample)
+    yield from figures(
+        analysis, maps, shown, outlined=drawn, counts=counted(analysis), colormaps=[drawing.colormap]
+    )
 
 
-def _geojson(analysis: Analysis, _drawing: Drawing) -> Iterator[bytes]:
-    yield from geojson.encode(analysis)
-
-
-def _summary(analysis: Analysis, drawing: Drawing) -> Iterator[bytes]:
-    yield text(summary.summarise(analysis, colormap=drawing.colormap))
-
-
-def _heatmap(analysis: Analysis, drawing: Drawing) -> Iterator[bytes]:
-    spec = heatmap.named(drawing.heatmap, analysis.heatmaps, pipeline=analysis.pipeline)
-    yield heatmap.encode_png(compute(analysis, spec), drawing.colormap)
-
-
-def _native(analysis: Analysis) -> Iterator[bytes]:
-    yield b'{"summary":' + text(summary.summarise(analysis)) + b',"cells":'
-    yield from geojson.encode(analysis)
-    yield b"}"
-
-
-ENCODERS = Encoders({GEOJSON: _geojson, JSON: _summary, PNG: _heatmap}, files, _native)
+ENCODERS = Encoders(
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap}, files, ANSWERS.native, ANSWERS.named
+)

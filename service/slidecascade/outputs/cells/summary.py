@@ -25,7 +25,6 @@ def heatmaps_of(analysis: Analysis) -> tuple[Heatmap, ...]:
 def summarise(
     analysis: Analysis,
     heatmaps: Sequence[Heatmap] | None = None,
-    *,
     colormap: Colormap = Colormap.VIRIDIS,
 ) -> wire.Summary:
     """The summary of `analysis`; `colormap` is the one its heatmaps are drawn with.

@@ -1,1 +1,1 @@
-"""What every request passes on its way in and its response on the way out."""
+"""Middleware: processing of every request and response."""

@@ -1,4 +1,4 @@
-"""How much is received and worked on at a time."""
+"""Admission control: limits of concurrent requests and of arriving bodies."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from slidecascade.web.arrivals import Arrival, Arrivals
 
 
 def _not_counted(_count: int = 0) -> None:
-    """What a place that nobody counts does."""
+    """The callback of an uncounted slot."""
 
 
 @dataclass
 class Place:
-    """One request's place: first among the bodies that arrive, then, from `enter` on, in a slot for work.
+    """The place of one request: first among the arriving bodies, then, after `enter`, in a slot for work.
 
-    `received` is called with the number of bytes of the body that have arrived, and raises OverloadedError when
-    that is too much; `enter` takes the slot, and raises it when none is free. `work` is what a thread does for the
-    request now, or did last: a thread cannot be stopped from outside, and one that outlasts its request keeps the
-    slot until it ends, and with it what `release` gives back.
+    `received` is called with the number of bytes of the body that have arrived, and raises OverloadedError above
+    the limit; `enter` takes the slot, and raises it when none is free. `work` is the current or last work of a
+    thread for the request: a thread cannot be stopped from outside, and one that outruns its request keeps
+    the slot, and what `release` returns, until it ends.
     """
 
     received: Callable[[int], None] = _not_counted
@@ -35,26 +35,26 @@ class Place:
 
 
 class Places:
-    """At most `limit` requests of one kind are worked on at a time; `tell` learns of every change of their number.
+    """Slots for at most `limit` concurrent requests of one kind; `set_gauge` is called when their number changes.
 
-    Their bodies arrive first, among the `arrivals`: a slow client takes no slot.
+    Bodies are received before, among the `arrivals`, so that a slow client takes no slot.
     """
 
     def __init__(
-        self, limit: int, arrivals: Arrivals, *, full: str, retry_after_s: int, tell: Callable[[int], None]
+        self, limit: int, arrivals: Arrivals, *, full: str, retry_after_s: int, set_gauge: Callable[[int], None]
     ) -> None:
         self._limit = limit
         self._arrivals = arrivals
         self._full = full
         self._retry_after_s = retry_after_s
-        self._tell = tell
+        self._set_gauge = set_gauge
         self._held: set[asyncio.Timeout] = set()
         self._working: set[asyncio.Timeout] = set()
         self._outlasting: set[asyncio.Future[Any]] = set()
 
     @property
     def in_flight(self) -> int:
-        """Requests whose body arrives or that are worked on, and threads that have outlasted theirs."""
+        """The number of requests being received or processed, and of threads that run longer than theirs."""
         return len(self._held) + len(self._outlasting)
 
     def abandon(self) -> None:
@@ -66,11 +66,11 @@ class Places:
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Place]:
-        """A place, held until its request was answered and its thread has ended.
+        """A place, released after its request was answered and its thread has ended.
 
         Raises:
-            OverloadedError: when all slots are taken already, before a body is sent in vain; or too many arrive.
-            DrainingError: when the work was abandoned.
+            OverloadedError: when all slots are taken, before the body is received; or too many bodies arrive.
+            DrainingError: when the work is abandoned.
         """
         self._require_slot()
         arrival = self._arrivals.begin()
@@ -84,7 +84,7 @@ class Places:
             if not hold.expired():
                 raise
             raise DrainingError(
-                "This server stopped before it was done: send the request again, to another server or later.",
+                "This server stopped before the request was finished: send it again, to another server or later.",
                 retry_after_s=self._retry_after_s,
             ) from None
         finally:
@@ -113,7 +113,7 @@ class Places:
         return len(self._working) + len(self._outlasting)
 
     def _report(self) -> None:
-        self._tell(self._taken)
+        self._set_gauge(self._taken)
 
     def _ended(self, release: Callable[[], None], work: asyncio.Future[Any]) -> None:
         self._outlasting.discard(work)
@@ -122,9 +122,9 @@ class Places:
 
 
 class Admission:
-    """At most `regions` regions and `inferences` inferences at a time; none once closed.
+    """At most `regions` concurrent regions and `inferences` inferences; none after `close`.
 
-    The bodies of both together hold at most `max_arriving_bytes` while they arrive.
+    While they arrive, the bodies of both together take at most `max_arriving_bytes`.
 
     Used from the event loop only.
     """
@@ -138,16 +138,16 @@ class Admission:
         self._regions = Places(
             regions,
             arrivals,
-            full=f"{regions} regions are being analysed, as many as this server takes: try again later.",
+            full=f"{regions} regions are being analysed, the maximum of this server: try again later.",
             retry_after_s=retry_after_s,
-            tell=metrics.regions,
+            set_gauge=metrics.regions,
         )
         self._inferences = Places(
             inferences,
             arrivals,
-            full=f"{inferences} inferences are in flight, as many as this server takes: try again later.",
+            full=f"{inferences} inferences are in flight, the maximum of this server: try again later.",
             retry_after_s=retry_after_s,
-            tell=metrics.inferences,
+            set_gauge=metrics.inferences,
         )
         self._closed = False
         metrics.limits(regions=regions, inferences=inferences)
@@ -155,7 +155,7 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Regions and inferences, and those whose body arrives."""
+        """The number of regions and inferences, including those being received."""
         return self._regions.in_flight + self._inferences.in_flight
 
     @property
@@ -163,7 +163,7 @@ class Admission:
         return self._closed
 
     def close(self) -> None:
-        """Let nobody in any more; those inside go on."""
+        """Reject new requests; those in flight continue."""
         self._closed = True
         self._metrics.ready(False)
 
@@ -173,7 +173,7 @@ class Admission:
         self._inferences.abandon()
 
     def require_open(self) -> None:
-        """Raises DrainingError once closed."""
+        """Raise DrainingError after `close`."""
         if self._closed:
             raise DrainingError(
                 "This server is stopping: send the request again, to another server or later.",
@@ -181,11 +181,11 @@ class Admission:
             )
 
     def region(self) -> AbstractAsyncContextManager[Place]:
-        """A region's place; see `Places.take`, and raises DrainingError once closed."""
+        """A region's place; see `Places.take`. Raises DrainingError after `close`."""
         return self._admit(self._regions)
 
     def inference(self) -> AbstractAsyncContextManager[Place]:
-        """An inference's place, as `region`."""
+        """An inference's place; see `region`."""
         return self._admit(self._inferences)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Pages of other origins, as far as the operator lets them (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
+"""Access from pages of allowed origins (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _ANSWER_HEADERS: Final = (
     "X-Request-Id",
 )
 _PREFLIGHT_S: Final = 600
-"""How long a browser may remember what it was allowed."""
+"""How long a browser may cache a preflight response."""
 
 
 class Cors:
-    """Around an application: lets pages of `origins` read its answers; ``*`` stands for every origin.
+    """ASGI middleware: allows pages of `origins` to read responses; ``*`` allows every origin.
 
-    Cookies are never allowed: a key travels in a header, which a page has to know.
+    Credentials such as cookies are never allowed: keys are sent in a header, which a page must know.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
@@ -62,7 +62,7 @@ class Cors:
 
 
 class _Preflight(CORSMiddleware):
-    """Starlette's, which answers a refusal as text; here it is a problem."""
+    """Starlette's middleware, with rejections as problems instead of text."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -80,8 +80,8 @@ def _refusal(response: Response, request_id: str) -> Response:
         type=f"{wire.PROBLEM_PREFIX}malformed-request",
         title="Malformed request",
         status=400,
-        detail="This origin, method or header is not open to pages of other origins: the operator lists the "
-        "origins in SLIDECASCADE_CORS_ORIGINS.",
+        detail="This origin, method or header is not allowed for pages of other sites: the operator can list the "
+        "origin in SLIDECASCADE_CORS_ORIGINS.",
         request_id=request_id,
     )
     headers = {name: value for name, value in response.headers.items() if name.startswith(("access-", "vary"))}

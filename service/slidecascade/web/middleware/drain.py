@@ -1,4 +1,4 @@
-"""Leaving in order: on SIGTERM finish what is in flight, refuse what is new, then let the server stop."""
+"""Graceful shutdown: on SIGTERM finish requests in flight, reject new ones, then stop the server."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from typing import Protocol
 
 LOG = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WAITING = "waiting for requests in flight"
+"""The log message at the end of the notice, when the listener stays open only for requests in flight."""
+
 _POLL_S = 0.05
 _LAST_WORDS_S = 2.0
-"""After the time of grace, how long the ``draining`` answers may take to be sent."""
+"""Time for sending the ``draining`` responses after the grace period."""
 
 Handler = Callable[[int, FrameType | None], object]
 
 
 class Occupancy(Protocol):
-    """Who is inside, such as an `Admission`."""
+    """Counts requests in flight, such as an `Admission`."""
 
     @property
     def in_flight(self) -> int:
-        """How many are."""
+        """The number of requests in flight."""
         ...
 
     def close(self) -> None:
-        """Let nobody in any more; those inside go on."""
+        """Reject new requests; those in flight continue."""
         ...
 
     def abandon(self) -> None:
-        """Break off those inside."""
+        """Cancel the requests in flight."""
         ...
 
 
 class Drain:
-    """Takes the stop signals over from the server around it, which would close its listener at once.
+    """Handles the stop signals in place of the server, which would close its listener immediately.
 
-    On the first signal `admission` is closed. When nothing is in flight, though not before `notice_s`, the signal
-    is handed on to the server. After `grace_s` what is still in flight is abandoned. The same signal a second time
-    ends the process at once, as if it had never been taken over.
+    The first signal closes `admission`. When nothing is in flight, but not before `notice_s`, the signal
+    is passed to the server. After `grace_s` the requests in flight are cancelled. A second signal of the same kind
+    ends the process immediately.
     """
 
     def __init__(self, admission: Occupancy, *, notice_s: float, grace_s: float) -> None:
@@ -54,9 +57,9 @@ class Drain:
         self._leaving: asyncio.Task[None] | None = None
 
     def take_over(self) -> None:
-        """Install the handlers; to be called in the running event loop, once the server has installed its own."""
+        """Install the handlers; call it in the running event loop, after the server has installed its own."""
         if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread has signals: this process is somebody else's
+            return  # only the main thread handles signals: the process belongs to another program
         loop = asyncio.get_running_loop()
 
         def received(number: int, _frame: FrameType | None) -> None:
@@ -64,7 +67,7 @@ class Drain:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             self._received.add(number)
-            # The signal broke into whatever ran: its context, and with it its request id, is none of ours.
+            # The handler runs in the context of the interrupted code, which may have a request id.
             loop.call_soon_threadsafe(self._begin, number, context=Context())
 
         for number in SIGNALS:
@@ -82,6 +85,8 @@ class Drain:
         self._admission.close()
         ends_at = asyncio.get_running_loop().time() + self._grace_s
         await asyncio.sleep(min(self._notice_s, self._grace_s))
+        if in_flight := self._admission.in_flight:
+            LOG.info(WAITING, extra={"fields": {"in_flight": in_flight}})
         if not await self._is_idle(ends_at):
             LOG.warning("abandoned", extra={"fields": {"in_flight": self._admission.in_flight}})
             self._admission.abandon()
@@ -90,7 +95,7 @@ class Drain:
         self._servers[number](number, None)
 
     async def _is_idle(self, ends_at: float) -> bool:
-        """Whether nothing was in flight before the loop's clock said `ends_at`."""
+        """Wait until nothing is in flight; False at the loop time `ends_at`."""
         while self._admission.in_flight:
             if asyncio.get_running_loop().time() >= ends_at:
                 return False

@@ -1,4 +1,4 @@
-"""One request and its answer, as the log and the metrics see them."""
+"""The state of one request and its response, for the log and the metrics."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def _new_id() -> str:
 
 @dataclass
 class Exchange:
-    """Filled in while the request is answered.
+    """Filled in while the request is processed.
 
-    `status` is None until the answer begins; `error` is the error of ours that an answer of BentoML's hides;
-    `place` is the one it was admitted to, or one that nobody counts; after the `last` the connection is closed.
+    `status` is None until the response starts; `error` is our error that a response of BentoML hides;
+    `place` is its place, possibly an uncounted one; after the `last` exchange the connection is closed.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -43,7 +43,7 @@ class Exchange:
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:
-        """A new exchange, kept in the request's state; the caller's request id is used when it is valid."""
+        """A new exchange in the request's state; a valid request id of the client is used."""
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         exchange = cls(asked) if _VALID_REQUEST_ID.fullmatch(asked) else cls()
         scope.setdefault("state", {})["exchange"] = exchange
@@ -51,26 +51,26 @@ class Exchange:
 
     @classmethod
     def of(cls, connection: HTTPConnection) -> Exchange:
-        """The exchange of a request; a new one for a request that did not come through the boundary."""
+        """The exchange of a request; a new one for a request that did not pass the boundary."""
         exchange = getattr(connection.state, "exchange", None)
         return exchange if isinstance(exchange, cls) else cls.begin(connection.scope)
 
     @property
     def seconds(self) -> float:
-        """Since the request began."""
+        """Since the start of the request."""
         return time.monotonic() - self.started
 
     def mark(self, headers: MutableHeaders) -> None:
-        """Put on an answer what every answer carries."""
+        """Add the headers of every response."""
         headers[REQUEST_ID_HEADER] = self.request_id
-        # Answers hold findings about patients: nothing between here and the client may keep them.
+        # Responses contain findings about patients: no cache may store them.
         headers.setdefault("Cache-Control", "no-store")
         headers.setdefault("X-Content-Type-Options", "nosniff")
         if self.last:
             headers["Connection"] = "close"
 
     def recording(self, send: Send) -> Send:
-        """`send`, with the request id put on the answer, and the answer noted here."""
+        """`send`, which adds the common headers and records the response here."""
 
         async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,7 +86,7 @@ class Exchange:
         return recorded
 
     def end(self) -> None:
-        """Let go of everything but the numbers: the server keeps this as long as the connection lives."""
+        """Drop everything except numbers: the server keeps this object as long as the connection."""
         if self.error is not None:
             release_frames(self.error)
         self.error = None
@@ -94,7 +94,7 @@ class Exchange:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Keeps the error of ours that leaves this block."""
+        """Record our error that is raised in this context."""
         try:
             yield
         except SlideCascadeError as error:

@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET: the same answer without its content (RFC 9110, section 9.3.2)."""
+"""HEAD for every route with GET: the same response without content (RFC 9110, section 9.3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """Around an application that knows GET only."""
+    """ASGI middleware for an application that implements GET only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -20,12 +20,12 @@ class Head:
         try:
             await self._app(asked, receive, send)
         finally:
-            if "route" in asked:  # the log and the metrics name it
+            if "route" in asked:  # the log and the metrics use this method
                 scope["route"] = asked["route"]
 
 
 def bodiless(scope: Scope, send: Send) -> Send:
-    """`send`; of an answer to HEAD the head alone is sent, and where GET is allowed HEAD is listed beside it."""
+    """`send`, without the content for HEAD, and with HEAD in Allow where GET is in it."""
     is_head = scope["method"] == "HEAD"
 
     async def sent(message: Message) -> None:

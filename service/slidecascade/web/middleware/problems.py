@@ -1,4 +1,4 @@
-"""What every request passes on its way in and its answer on the way out."""
+"""The outermost middleware: request ids, admission, error responses, access log and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.encoding import encoded
-from slidecascade.web.entry import require_clear_framing, require_host
+from slidecascade.web.entry import ALWAYS_OPEN, as_usual, require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.cors import Cors
@@ -27,18 +27,17 @@ from slidecascade.wire import PROBLEM
 LOG = logging.getLogger(__name__)
 ACCESS = logging.getLogger(f"{logs.OWN}.access")
 
-ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-"""Paths that are answered while the process drains."""
-
 _CLIENT_GONE = 499
 _FAULTS = frozenset({500, 502})
+_KEPT: Final = ("Allow", "Content-Range")
+"""Headers of an error of the framework that say something of their own."""
 
 
 class Boundary:
-    """Around an application: request ids, admission, the last catch of errors, one log line, the metrics.
+    """ASGI middleware: request ids, admission, the final error handler, one log line and metrics per request.
 
-    `work_paths` are those whose POST is a region: it needs a place before its body is read, as an inference does.
-    `allowed_hosts` are the names to answer for, any when there are none.
+    A POST to one of `work_paths` is a region, which needs a place before its body is read, like an inference.
+    `allowed_hosts` are the accepted host names; empty: any.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = as_usual(scope)
         exchange = Exchange.begin(scope)
         with logs.request(exchange.request_id):
             try:
@@ -77,7 +77,7 @@ class Boundary:
             self._require_entry(exchange, scope)
             async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
-        except Exception as error:  # the request boundary: nothing gets past it untold
+        except Exception as error:  # the request boundary: every error is reported
             if isinstance(error, SlideCascadeError):
                 exchange.error = error
             else:
@@ -86,12 +86,12 @@ class Boundary:
             if exchange.complete:
                 return
             if exchange.status is not None:
-                # Too late to say so: only a broken connection tells the caller that this was not all.
-                raise ConnectionAbortedError("The answer broke off.") from None
+                # The status is sent already: only a broken connection shows that the response is incomplete.
+                raise ConnectionAbortedError("The response was interrupted.") from None
             await problem_response(error, exchange.request_id)(scope, receive, send)
 
     def _require_entry(self, exchange: Exchange, scope: Scope) -> None:
-        exchange.last = True  # of a request that is not even this what follows may be anything
+        exchange.last = True  # its framing is unknown, so the next request cannot be read
         require_clear_framing(scope)
         require_host(scope, self._allowed_hosts)
         exchange.last = False
@@ -111,7 +111,7 @@ class Boundary:
             yield
 
     def _settle(self, exchange: Exchange, scope: Scope) -> None:
-        """The request's log line and its numbers."""
+        """Log the request and update the metrics."""
         template = self._template(scope)
         status = exchange.status or _CLIENT_GONE
         error = exchange.error
@@ -133,16 +133,16 @@ class Boundary:
         ACCESS.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": fields})
 
     def _template(self, scope: Scope) -> str:
-        """The route as it was declared: what was asked for may name a slide."""
+        """The route's template, because the path may contain the name of a slide."""
         if scope["path"] in self._work_paths:
             return str(scope["path"])
         route = scope.get("route")
-        # A request refused before it was routed has none.
+        # A request rejected before routing has none.
         return route.path if isinstance(route, Route) else inference_route(scope["path"]) or UNMATCHED
 
 
 class ProblemAnswers:
-    """Around BentoML's application: its error answers become problems, ours pass as they are."""
+    """ASGI middleware for BentoML's application: converts its error responses to problems, and passes ours."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -161,11 +161,13 @@ class ProblemAnswers:
                 replaced = not headers.get(b"content-type", b"").startswith(PROBLEM.encode())
                 if replaced:
                     error = exchange.error
-                    allow = {"Allow": headers[b"allow"].decode()} if b"allow" in headers else None
+                    kept = {
+                        name: headers[key].decode() for name in _KEPT if (key := name.lower().encode()) in headers
+                    }
                     await (
                         problem_response(error, exchange.request_id)
                         if error is not None
-                        else http_problem(message["status"], exchange.request_id, headers=allow)
+                        else http_problem(message["status"], exchange.request_id, headers=kept)
                     )(scope, receive, send)
             if not replaced:
                 await send(message)

@@ -1,0 +1,62 @@
+"""The upload of one region on its way to pixels, and the memory for that."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from slidecascade.cancellation import Control
+from slidecascade.errors import CancelledError, DeadlineExceededError, SlideCascadeError
+from slidecascade.memory import Share
+from slidecascade.slides.arriving import ArrivingImage
+from slidecascade.slides.upload import EncodedImage
+
+
+class Uploading:
+    """Begins to decode an upload, whose first tiles are worked on meanwhile.
+
+    At the end of the context decoding has ended, too: without an error only where the upload is whole. Damage
+    comes before any error of a tile; after a cancellation nothing more is decoded.
+
+    Args:
+        share: memory for decoding is reserved in it, and given back when decoding has ended.
+    """
+
+    def __init__(self, share: Share, control: Control) -> None:
+        self._share, self._control = share, control
+        self._image: ArrivingImage | None = None
+        self._least_bytes = 0
+        self._surplus = False
+
+    def begin(self, encoded: EncodedImage, kept_bytes: int) -> ArrivingImage:
+        """Begin to decode, once there is memory for it, of which `kept_bytes` are kept."""
+        self._share.reserve(max(kept_bytes, len(encoded.data) + encoded.peak_bytes), self._control)
+        self._image, self._least_bytes, self._surplus = ArrivingImage(encoded), kept_bytes, True
+        return self._image
+
+    def hold(self, size: int) -> None:
+        """Hold `size` bytes at least; raises what `Share.require` does."""
+        self._least_bytes = max(self._least_bytes, size)
+        if self._image is not None and self._image.is_whole:
+            self._give_back()
+        self._share.require(size)
+
+    def _give_back(self) -> None:
+        if self._surplus:
+            self._surplus = False
+            self._share.shrink(self._least_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._image is None:
+            return
+        is_judged = error is None or isinstance(error, SlideCascadeError)
+        if not is_judged or isinstance(error, CancelledError | DeadlineExceededError):
+            self._image.abandon()
+            return
+        self._image.finish()
+        self._give_back()

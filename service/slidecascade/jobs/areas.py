@@ -1,0 +1,142 @@
+"""Fields of the kind `areas`.
+
+A field is kept as one large tile: the pieces of its tiles, as runs, and its tissue, in ``00012.npz``
+(`areas/npz.py`). All fields together make what the tiles of a region make, by the same steps: pieces that touch
+are joined, over seams of tiles and of fields alike. A few bytes for each run of the slide are held in memory,
+never the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from slidecascade.areas import npz
+from slidecascade.areas.result import AreasResult
+from slidecascade.areas.sink import AreasSink, joined
+from slidecascade.areas.tile_result import AreasTileResult
+from slidecascade.geometry import Box
+from slidecascade.jobs.fields import Field
+from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
+from slidecascade.jobs.survey import OUTPUTS, Survey, summed
+from slidecascade.kinds.tile_result import TileFailure
+from slidecascade.outputs.areas.encoders import MASK, RLE, files
+from slidecascade.outputs.areas.rle import rle_csv
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing
+from slidecascade.outputs.files import Overview
+from slidecascade.outputs.gzipped import gzipped
+from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.staging import write_file, writing_to
+
+SUFFIX = "npz"
+
+
+class AreasFieldSink:
+    """Takes the tiles of one field; `region` is what is analysed, in pixels of the grid."""
+
+    def __init__(self, field: Field, *, region: Box, parts: Parts) -> None:
+        self._field = field
+        self._region = region
+        self._parts = parts
+        self._results: list[AreasTileResult] = []
+        self._failures: list[TileFailure] = []
+
+    def take(self, result: AreasTileResult, /) -> None:
+        self._results.append(result)
+
+    def fail(self, failure: TileFailure, /) -> None:
+        self._failures.append(failure)
+
+    def keep(self, seconds: Mapping[str, float]) -> FieldReport:
+        """Write the field's part; see `survey.FieldSink`."""
+        whole = joined(self._results, self._field.index, self._field.core)
+        report = FieldReport(
+            index=self._field.index,
+            tiles=len(self._field.tiles),
+            background=sum(result.is_background for result in self._results),
+            failed=failure_records(self._failures),
+            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
+            seconds=dict(seconds),
+        )
+        return self._parts.keep(report, {SUFFIX: npz.encode(whole)})
+
+
+class AreasResults:
+    """The areas of all fields, and their files."""
+
+    def __init__(self, survey: AreasSurvey, reports: Sequence[FieldReport], *, seconds: float) -> None:
+        sink = AreasSink(survey.pipeline, survey.task.region_l0, survey.grid)
+        unstored_px = 0.0
+        for report in reports:
+            part = survey.part(report.index)
+            unstored_px += part.unstored_px
+            sink.take(part)
+        self.analysis: AreasResult = replace(
+            sink.finish(survey.subject),
+            tiles=survey.tile_report(reports),
+            timings_s={**summed(reports), "total": seconds},
+            warnings=survey.warnings(reports, unstored_px=unstored_px),
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.analysis.counts
+
+    def write(
+        self,
+        folder: Path,
+        overview: Overview,
+        *,
+        colormap: Colormap = Colormap.VIRIDIS,
+        outputs: Container[str] = OUTPUTS,
+        gzip: bool = True,
+    ) -> None:
+        """See `Results.write`."""
+        made = files(self.analysis, overview, Drawing(colormap=colormap), with_rle=False)
+        with writing_to(folder):
+            if "geojson" in outputs:
+                name = f"{made.large_name}.gz" if gzip else made.large_name
+                write_file(folder / name, gzipped(made.large) if gzip else made.large)
+            if "rle" in outputs:
+                write_file(folder / RLE, rle_csv(self.analysis))
+            summary = b""
+            for name, content in made.small:
+                if name == "summary.json":
+                    summary = content
+                elif ("mask" in outputs or name != MASK) and (
+                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
+                ):
+                    write_file(folder / name, content)
+            write_file(folder / "summary.json", summary)
+
+
+class AreasSurvey(Survey):
+    """The fields of a pipeline with a semantic network."""
+
+    @property
+    def pipeline(self) -> AreasPipeline:
+        return cast("AreasPipeline", self.task.pipeline)  # surveys are chosen by kind
+
+    @property
+    def recipe(self) -> str:
+        return repr(self.pipeline.min_area_um2)
+
+    def sink(self, field: Field, region: Box) -> AreasFieldSink:
+        return AreasFieldSink(field, region=region, parts=self.parts)
+
+    def part(self, index: int) -> AreasTileResult:
+        """What a field gave.
+
+        Raises:
+            UnreadablePartError: the part is gone or damaged.
+        """
+        try:
+            return npz.decode(self.parts.path(index, SUFFIX).read_bytes())
+        except (ValueError, OSError) as error:
+            raise unreadable(index) from error
+
+    def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> AreasResults:
+        return AreasResults(self, reports, seconds=seconds)

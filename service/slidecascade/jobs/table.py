@@ -1,0 +1,43 @@
+"""What jobs know of each kind of pipeline. A further kind is a module with its `Survey`, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.analysis.plan import RegionTask
+from slidecascade.errors import InvalidRequestError
+from slidecascade.jobs.areas import AreasSurvey
+from slidecascade.jobs.collect import CellsSurvey
+from slidecascade.jobs.patches import PatchesSurvey
+from slidecascade.jobs.survey import Survey
+from slidecascade.pipelines.spec import Pipeline
+
+SURVEYS: Final[Mapping[str, type[Survey]]] = {
+    "cells": CellsSurvey,
+    "patches": PatchesSurvey,
+    "areas": AreasSurvey,
+}
+"""The surveys of the kinds that can be worked on field by field, by name of the kind."""
+
+
+def require_fields(pipeline: Pipeline) -> type[Survey]:
+    """The survey of `pipeline`'s kind.
+
+    Raises:
+        InvalidRequestError: the kind is not worked on field by field.
+    """
+    if pipeline.kind not in SURVEYS:
+        message = (
+            f"Jobs run pipelines of the kinds {', '.join(SURVEYS)}, and {pipeline.name!r} is of the kind "
+            f"{pipeline.kind}: analyse regions of the slide with it."
+        )
+        raise InvalidRequestError(message, (("pipeline", message),))
+    return SURVEYS[pipeline.kind]
+
+
+def open_survey(analyser: Analyser, task: RegionTask, folder: Path, *, attempt: int | None = None) -> Survey:
+    """The fields of `task`, with their parts in `folder`; raises what `Survey` and `require_fields` do."""
+    return require_fields(task.pipeline)(analyser, task, folder, attempt=attempt)

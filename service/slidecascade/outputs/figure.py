@@ -1,0 +1,247 @@
+"""Pictures for people: a map or outlines over the tissue, with title, colour bar, scale bar and counts.
+
+A heatmap's PNG is bare, so that a program can lay it over the slide. A figure is to be looked at by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from slidecascade import wire
+from slidecascade.kinds.result import RegionResult
+from slidecascade.outputs import png
+from slidecascade.outputs.caption import Counted, bar_um_of, length_text
+from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.heatmap import Heatmap
+
+Rgb = NDArray[np.uint8]
+
+LONGEST_PX: Final = 1400
+"""Longest side of the map in a figure."""
+
+SHORTEST_PX: Final = 700
+"""A smaller region is enlarged until its longer side has so many pixels."""
+
+RELIEF: Final = 0.7
+"""How far stain darkens, or signal brightens, the colours of a map."""
+
+_BRIGHTEST: Final = 99.5
+"""Percentile of the grey levels of a dark slide that counts as full signal."""
+
+_MARGIN, _GAP, _BAR_PX, _BAR_TEXT_PX = 28, 14, 20, 92
+_TITLE_PT, _TEXT_PT, _SMALL_PT = 26, 17, 14
+_INK, _FAINT, _PAPER, _FRAME = (28, 28, 32), (105, 105, 112), (255, 255, 255), (150, 150, 155)
+_LONGEST_SCALE: Final = 0.22
+"""Of the map's width, the longest that a scale bar is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overviewed:
+    """The region in pixels: ``(H, W, 3)`` uint8 RGB, and level-0 pixels for each."""
+
+    image: Rgb
+    downsample: float
+
+
+def figures(
+    result: RegionResult,
+    maps: Sequence[Heatmap],
+    overview: Overviewed,
+    *,
+    outlined: Rgb,
+    counts: Sequence[Counted],
+    colormaps: Sequence[Colormap],
+) -> Iterator[tuple[str, bytes]]:
+    """``figures/NAME.png`` for each map, the first of `colormaps` without its name, and ``figures/overlay.png``.
+
+    Args:
+        outlined: `overview`'s image with outlines drawn on it.
+        counts: how many there are of each class, and its colour.
+    """
+    for item in maps:
+        for index, colormap in enumerate(dict.fromkeys(colormaps)):
+            name = item.name if index == 0 else f"{item.name}_{colormap}"
+            yield f"figures/{name}.png", map_figure(result, item, overview, counts, colormap)
+    drawn = Overviewed(outlined[: overview.image.shape[0], : overview.image.shape[1]], overview.downsample)
+    yield "figures/overlay.png", outline_figure(result, drawn, counts)
+
+
+def map_figure(
+    result: RegionResult, item: Heatmap, overview: Overviewed, counts: Sequence[Counted], colormap: Colormap
+) -> bytes:
+    """PNG of `item` over the tissue."""
+    base, um_per_px = _fitted(result, overview)
+    values, known = _spread(item, base.shape[:2], um_per_px)
+    level = np.clip((values - item.minimum) / (item.maximum - item.minimum), 0, 1)
+    colors = colormap.colors()[np.rint(level * 255).astype(np.uint8)].astype(np.float32)
+    shaded = _shaded(colors, base, dark_field=result.facts.dark_field)
+    picture = np.rint(np.where(known[:, :, None], shaded, base)).astype(np.uint8)
+    return _page(result, picture, item.title, um_per_px, counts, bar=item, colors=colormap.colors())
+
+
+def _shaded(colors: NDArray[np.float32], base: Rgb, *, dark_field: bool) -> NDArray[np.float32]:
+    """`colors` with the tissue as shade; where there is no stain and no signal they are those of the bar."""
+    grey = cv2.cvtColor(base, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None] / np.float32(255)
+    if dark_field:
+        signal = np.clip(grey / max(float(np.percentile(grey, _BRIGHTEST)), 1e-3), 0, 1)
+        return np.asarray(colors + np.float32(RELIEF) * signal * (255 - colors), np.float32)
+    return np.asarray(colors * (1 - np.float32(RELIEF) * (1 - grey)), np.float32)
+
+
+def outline_figure(result: RegionResult, drawn: Overviewed, counts: Sequence[Counted]) -> bytes:
+    """PNG of outlines over the tissue."""
+    picture, um_per_px = _fitted(result, drawn)
+    return _page(result, picture, result.kind.capitalize(), um_per_px, counts)
+
+
+def _fitted(result: RegionResult, overview: Overviewed) -> tuple[Rgb, float]:
+    """The overview at the size of a figure, and micrometres per pixel of it."""
+    height, width = overview.image.shape[:2]
+    longest = max(height, width)
+    scale = min(LONGEST_PX / longest, max(1.0, SHORTEST_PX / longest))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(overview.image, size, interpolation=how), np.uint8), (
+        result.region_l0.width * result.mpp / size[0]
+    )
+
+
+def _spread(
+    item: Heatmap, shape: tuple[int, ...], um_per_px: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The values of a map at the pixels of a figure, interpolated, and where they are known."""
+    x_um, y_um = ((np.arange(length) + 0.5) * um_per_px for length in (shape[1], shape[0]))
+    column = ((x_um + item.before_x_um) / item.grid_um - 0.5).astype(np.float32)
+    row = ((y_um + item.before_y_um) / item.grid_um - 0.5).astype(np.float32)
+    columns, rows = np.meshgrid(column, row)
+    known = (~np.isnan(item.values)).astype(np.float32)
+    filled = np.where(known > 0, item.values, np.float32(0))
+
+    def sampled(grid: NDArray[np.float32], how: int) -> NDArray[np.float32]:
+        return np.asarray(cv2.remap(grid, columns, rows, how, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+    shown = sampled(known, cv2.INTER_NEAREST) > 0
+    weights = np.maximum(sampled(known, cv2.INTER_LINEAR), 1e-6)
+    return np.where(shown, sampled(filled, cv2.INTER_LINEAR) / weights, np.float32(0)), shown
+
+
+def _page(
+    result: RegionResult,
+    picture: Rgb,
+    title: str,
+    um_per_px: float,
+    counts: Sequence[Counted],
+    *,
+    bar: Heatmap | None = None,
+    colors: Rgb | None = None,
+) -> bytes:
+    """A picture with everything around it that it needs to be understood."""
+    height, width = picture.shape[:2]
+    beside = _GAP + _BAR_PX + _BAR_TEXT_PX if bar is not None else 0
+    page_width = max(width + beside + 2 * _MARGIN, _width(wire.RESEARCH_USE_ONLY, _SMALL_PT) + 2 * _MARGIN)
+    legend = _legend_rows(counts, page_width - 2 * _MARGIN)
+    top = _MARGIN + _TITLE_PT + _SMALL_PT + 20
+    below = top + height + _GAP
+    page_height = below + 30 + 26 * len(legend) + _SMALL_PT + 12 + _MARGIN
+    page = Image.new("RGB", (page_width, page_height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    _write(draw, (_MARGIN, _MARGIN - 6), title, _TITLE_PT, _INK)
+    _write(draw, (_MARGIN, _MARGIN + _TITLE_PT + 6), _subtitle(result), _SMALL_PT, _FAINT)
+    page.paste(Image.fromarray(picture), (_MARGIN, top))
+    draw.rectangle((_MARGIN - 1, top - 1, _MARGIN + width, top + height), outline=_FRAME)
+    if bar is not None and colors is not None:
+        _draw_colour_bar(page, bar, colors, _MARGIN + width + _GAP, top, height)
+    _draw_scale(draw, _MARGIN, below, width, um_per_px)
+    for index, row in enumerate(legend):
+        _draw_legend(draw, row, below + 30 + 26 * index)
+    _write(draw, (_MARGIN, page_height - _MARGIN - _SMALL_PT), wire.RESEARCH_USE_ONLY, _SMALL_PT, _FAINT)
+    return png.encode(np.asarray(page, np.uint8))
+
+
+def _subtitle(result: RegionResult) -> str:
+    region = result.region_l0
+    width_mm, height_mm = (side * result.mpp / 1000 for side in (region.width, region.height))
+    at = f"x {region.x}, y {region.y}, {region.width} x {region.height} px, {width_mm:.3g} x {height_mm:.3g} mm"
+    return f"{result.pipeline}: {at}"
+
+
+def _draw_colour_bar(page: Image.Image, item: Heatmap, colors: Rgb, x: int, top: int, height: int) -> None:
+    """The colours from bottom to top with their limits, three values between, and the unit."""
+    draw = ImageDraw.Draw(page)
+    unit_px = _SMALL_PT + 10
+    begin, length = top + unit_px, max(60, min(height - unit_px, 520))
+    rows = np.rint(np.linspace(255, 0, length)).astype(np.int64)
+    strip = np.repeat(colors[rows][:, None], _BAR_PX, axis=1)
+    page.paste(Image.fromarray(np.ascontiguousarray(strip)), (x, begin))
+    draw.rectangle((x - 1, begin - 1, x + _BAR_PX, begin + length), outline=_FRAME)
+    _write(draw, (x, top - 2), item.unit, _SMALL_PT, _INK)
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = begin + round((1 - part) * (length - 1))
+        draw.line((x + _BAR_PX, y, x + _BAR_PX + 5, y), fill=_FRAME)
+        value = item.minimum + part * (item.maximum - item.minimum)
+        _write(draw, (x + _BAR_PX + 9, y - _SMALL_PT // 2 - 2), _number(value), _SMALL_PT, _INK)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _draw_scale(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, um_per_px: float) -> None:
+    um = bar_um_of(max(40.0, _LONGEST_SCALE * width), um_per_px)
+    length = max(1, round(um / um_per_px))
+    draw.rectangle((x, y + 7, x + length, y + 11), fill=_INK)
+    _write(draw, (x + length + 10, y), length_text(um), _TEXT_PT, _INK)
+
+
+def _legend_rows(counts: Sequence[Counted], width: int) -> list[list[tuple[int, Counted]]]:
+    """The classes from left to right, each with its left edge, on as many rows as they need."""
+    rows: list[list[tuple[int, Counted]]] = []
+    x = _MARGIN
+    for item in counts:
+        needed = 24 + _width(_label(item), _TEXT_PT) + 26
+        if not rows or (x > _MARGIN and x + needed > _MARGIN + width):
+            rows.append([])
+            x = _MARGIN
+        rows[-1].append((x, item))
+        x += needed
+    return rows
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, row: Sequence[tuple[int, Counted]], y: int) -> None:
+    for x, item in row:
+        draw.rectangle((x, y + 4, x + 14, y + 18), fill=item[1], outline=_FAINT)
+        _write(draw, (x + 22, y), _label(item), _TEXT_PT, _INK)
+
+
+def _label(item: Counted) -> str:
+    return f"{item[0]}  {item[2]:,}"
+
+
+def _ascii(text: str) -> str:
+    """`text` without the micro sign, which Pillow's font lacks."""
+    return text.replace("µ", "u")
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, points: int, color: tuple[int, int, int]
+) -> None:
+    draw.text(place, _ascii(text), fill=color, font=_font(points))
+
+
+def _width(text: str, points: int) -> int:
+    return math.ceil(_font(points).getlength(text))
+
+
+@functools.lru_cache(maxsize=8)
+def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow carries."""
+    return ImageFont.load_default(points)

@@ -1,0 +1,104 @@
+"""Jobs: the request, its state and its files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, TEXT, Answer, Fraction, Resolution, WireModel
+from slidecascade.wire.problems import Problem
+from slidecascade.wire.regions import RegionBox, RegionRequest
+
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
+
+
+class JobRequest(WireModel):
+    """A slide, or a region of it of any size, to analyse as a job."""
+
+    pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        description="slide id as listed by /v1/slides"
+    )
+    region: RegionBox | None = Field(default=None, description="default: all of the slide")
+    mpp: Resolution | None = Field(
+        default=None, description="micrometres per pixel; required when the slide states none"
+    )
+    thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
+        default_factory=dict, max_length=MAX_THRESHOLDS, description="by model name, as for a region"
+    )
+    allow_partial: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="finish even if tiles fail"
+    )
+    outputs: tuple[JobOutput, ...] = Field(
+        default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
+        max_length=16,
+        description="the files to write, those of them that the pipeline's kind has",
+    )
+    label: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = Field(
+        default=None, description="a label to find the job by"
+    )
+
+    def region_request(self) -> RegionRequest:
+        """The job as a region request of any size."""
+        return RegionRequest(
+            pipeline=self.pipeline,
+            slide=self.slide,
+            region=self.region,
+            mpp=self.mpp,
+            thresholds=self.thresholds,
+            allow_partial=self.allow_partial,
+        )
+
+
+class JobProgress(Answer):
+    """Progress of a job; `fields_total` is null until its slide is divided into fields."""
+
+    fields_done: int
+    fields_total: int | None
+    fraction: float
+    cells: int
+    eta_s: float | None = Field(description="estimated remaining seconds; null if unknown")
+
+
+class JobLinks(Answer):
+    """Paths on this server."""
+
+    self: str
+    events: str
+    result: str | None = Field(default=None, description="once the job has succeeded")
+    files: str | None = None
+    cells: str | None = None
+
+
+class JobInfo(Answer):
+    """A job; times are in UTC."""
+
+    id: str
+    status: JobStatus
+    pipeline: str
+    slide: str
+    label: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: JobProgress
+    error: Problem | None = None
+    links: JobLinks
+
+
+class JobList(Answer):
+    jobs: tuple[JobInfo, ...]
+    cursor: str | None = Field(default=None, description="send it to get the next page; null on the last one")
+
+
+class JobFile(Answer):
+    name: str
+    bytes: int
+    media_type: str
+
+
+class JobFileList(Answer):
+    files: tuple[JobFile, ...]

@@ -1,0 +1,78 @@
+"""The request to analyse a region."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from slidecascade.wire.fields import (
+    MAX_NAME,
+    MAX_THRESHOLDS,
+    WHOLE,
+    Coordinate,
+    Extent,
+    Fraction,
+    PositiveFinite,
+    Resolution,
+    WireModel,
+)
+from slidecascade.wire.problems import refusal
+
+
+class RegionBox(WireModel):
+    """A rectangle in level-0 pixels of the slide, or pixels of the uploaded image."""
+
+    x: Coordinate = Field(description="left edge")
+    y: Coordinate = Field(description="top edge")
+    width: Extent
+    height: Extent
+
+    @classmethod
+    def of(cls, x: int, y: int, width: int, height: int) -> RegionBox:
+        return cls(x=x, y=y, width=width, height=height)
+
+
+class RegionRequest(WireModel):
+    """The region to analyse, the pipeline and its options."""
+
+    pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    mpp: Resolution | None = Field(
+        default=None, description="micrometres per pixel; required when the source states none"
+    )
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
+    )
+    region: RegionBox | None = Field(default=None, description="default: all of the image or slide")
+    thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
+        default_factory=dict,
+        max_length=MAX_THRESHOLDS,
+        description="by model name, overriding the pipeline's defaults: foreground probability of a segmenter; "
+        "minimum class probability of a classifier, below which a cell is Unclassified and counted as such",
+    )
+    tile_px: Annotated[int, Field(strict=True, ge=64, le=2048), WHOLE] | None = Field(
+        default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
+    )
+    allow_partial: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="return a result even when tiles failed"
+    )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide",
+        description="what the coordinates of the answer's outlines count from: the corner of level 0, or that of "
+        "the slide's bounds, as in QuPath; without bounds both are the same",
+    )
+    deadline_s: PositiveFinite | None = Field(
+        default=None, description="deadline in seconds from the start of the request, including the upload"
+    )
+
+
+def parse_request(fields: object) -> RegionRequest:
+    """A request from untrusted fields.
+
+    Raises:
+        InvalidRequestError: for invalid fields, which it lists.
+    """
+    try:
+        return RegionRequest.model_validate(fields)
+    except ValidationError as error:
+        raise refusal(error) from None

@@ -1,0 +1,138 @@
+"""The summary of an analysis."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from slidecascade.wire.fields import Answer, Color
+from slidecascade.wire.media import RESEARCH_USE_ONLY
+from slidecascade.wire.problems import FailedTile
+from slidecascade.wire.regions import RegionBox
+
+
+class ModelUse(Answer):
+    """A model used for a result."""
+
+    name: str
+    version: int
+    sha256: str
+    role: Literal["segmenter", "classifier"]
+    mpp: float = Field(description="micrometres per pixel of the model's input")
+    downsample: float = Field(description="level-0 pixels per pixel of the model's input")
+
+
+class Tiles(Answer):
+    total: int
+    background: int = Field(description="skipped because they contain only glass")
+    failed: tuple[FailedTile, ...] = ()
+
+
+class SlideUse(Answer):
+    """The analysed slide or uploaded image."""
+
+    content_id: str = Field(description="identifies the content, independent of file names")
+    bounds: RegionBox | None = Field(default=None, description="the scanned part of level 0")
+
+
+class Facts(Answer):
+    """Properties computed once per slide, independent of the requested region."""
+
+    field: Literal["bright", "dark"] = Field(description="transmitted light (bright) or fluorescence (dark)")
+    glass_minimum: int = Field(description="a glass block's darkest channel is at least this, 0 to 255")
+    glass_spread: int = Field(description="a glass block's channels differ by at most this")
+
+
+class Share(Answer):
+    """A fraction with its numerator and denominator; `value` is null when the denominator is 0."""
+
+    value: float | None
+    numerator: int
+    denominator: int
+    of: str
+
+
+class Legend(Answer):
+    """How to read a heatmap."""
+
+    name: str
+    title: str
+    unit: str
+    minimum: float
+    maximum: float
+    colormap: str
+    stops: tuple[Color, ...] = Field(description="colours from minimum to maximum, evenly spaced")
+    pixel_um: float = Field(description="side of a heatmap pixel in micrometres")
+
+
+class AnswerWarning(Answer):
+    """A reason to doubt a result; codes are stable."""
+
+    code: str
+    message: str
+
+
+class PatchClassFigures(Answer):
+    """The squares of a class that reach the threshold, and their outlines."""
+
+    area_mm2: float
+    share: float | None = Field(description="part of all squares that hold tissue; null without any")
+    maximum: float | None = Field(description="highest probability")
+    percentile_95: float | None = Field(description="95th percentile of the probability")
+    outlines: int = Field(description="connected groups of squares")
+    largest_um: float | None = Field(
+        description="greatest distance between two points of one outline in micrometres; null without any"
+    )
+
+
+class PatchFigures(Answer):
+    """A lattice of patches, whose squares are counted from the slide's corner."""
+
+    patches: int = Field(description="squares that hold tissue")
+    patch_um: float = Field(description="side of a square in micrometres")
+    columns: int
+    rows: int
+    first_column: int = Field(description="of the region in the slide's lattice")
+    first_row: int
+    outlines: dict[str, int] = Field(description="connected groups of squares above the threshold, by class")
+    classes: dict[str, PatchClassFigures] = Field(default_factory=dict, description="by class")
+
+
+class AreaFigures(Answer):
+    """The areas of a class."""
+
+    count: int
+    area_mm2: float
+    tissue_share: float | None = Field(description="part of the tissue; null without tissue")
+
+
+class Summary(Answer):
+    """The summary of a region's analysis."""
+
+    research_use_only: str = RESEARCH_USE_ONLY
+    kind: str = Field(default="cells", description="of the pipeline: cells, patches or areas")
+    pipeline: str
+    coordinate_space: Literal["level0-pixels", "image-pixels"]
+    region: RegionBox
+    mpp: float
+    cells: int = Field(default=0, description="of a pipeline of cells")
+    counts: dict[str, int] = Field(description="cells, patches above the threshold, or areas, by class")
+    fractions: dict[str, Share] = Field(
+        description="cells of classes as parts of their parent class, patches as parts of all"
+    )
+    densities_per_mm2: dict[str, float | None] = Field(
+        description="cells or areas per mm2 of tissue; null without tissue"
+    )
+    patches: PatchFigures | None = Field(default=None, description="of a pipeline of patches")
+    areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
+    area_mm2: float = Field(description="analysed area")
+    tissue_area_mm2: float
+    thresholds: dict[str, float]
+    tiles: Tiles
+    models: tuple[ModelUse, ...]
+    slide: SlideUse | None = None
+    facts: Facts | None = None
+    heatmaps: tuple[Legend, ...]
+    timings_s: dict[str, float] = Field(description="seconds by stage, summed over threads; 'total' is wall time")
+    warnings: tuple[AnswerWarning, ...] = Field(default=(), description="reasons to doubt the result")

@@ -1,0 +1,110 @@
+"""`slidecascade dataset --from masks`: tiles with masks from slides and run lengths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from slidecascade.areas.runlengths import begins_of, encode
+from slidecascade.areas.runs import Runs
+from slidecascade.cli import main
+from slidecascade_evaluation.masks import find_pairs
+from slidecascade_training.datasets.folder import read_index
+
+WIDTH, HEIGHT = 400, 320
+
+
+def mask_of(seed: int) -> NDArray[np.uint8]:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        centre = int(rng.integers(20, WIDTH - 20)), int(rng.integers(20, HEIGHT - 20))
+        cv2.circle(mask, centre, int(rng.integers(8, 30)), 1, -1)
+    return mask
+
+
+def encoded(mask: NDArray[np.uint8]) -> str:
+    runs = Runs.of_labels(mask.astype(np.int32))
+    return b"".join(encode([begins_of(runs.columns, runs.tops, runs.bottoms, len(mask))])).decode()
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    """Three images whose red is their mask."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    rows = ["id,encoding"]
+    for seed in range(3):
+        mask = mask_of(seed)
+        image = np.full((HEIGHT, WIDTH, 3), (210, 190, 230), np.uint8)
+        image[mask > 0] = (40, 40, 230)
+        cv2.imwrite(str(folder / f"slide{seed}.png"), image)
+        rows.append(f"slide{seed},{encoded(mask)}")
+    (tmp_path / "masks.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def call(slides: Path, *more: str) -> list[str]:
+    table = str(slides.parent / "masks.csv")
+    told = ["dataset", "--from", "masks", "--slides", str(slides), "--annotations", table, "--slide-mpp", "1"]
+    return [*told, "--mpp", "2", "--size", "48", "--out", str(slides.parent / "data"), *more]
+
+
+def test_tiles_have_the_masks_of_their_slides(slides: Path) -> None:
+    """At half the resolution; every tile with an area, whole slides kept for validation."""
+    assert main(call(slides, "--classes", "Glomerulus")) == 0
+    data = slides.parent / "data"
+    spec, examples = read_index(data)
+    assert (spec.kind, spec.made_from, spec.class_names) == ("tiles", "masks", ("Glomerulus",))
+    assert {item.split for item in examples} == {"train", "validate"}
+    for item in examples:
+        mask = cv2.imread(str(data / item.file.replace(".png", "_mask.png")), cv2.IMREAD_UNCHANGED)
+        whole = mask_of(int(item.slide[5]))
+        x, y = round(item.x_l0), round(item.y_l0)
+        np.testing.assert_array_equal(mask, whole[y + 1 : y + 97 : 2, x + 1 : x + 97 : 2])
+        labels = cv2.imread(str(data / item.file.replace(".png", "_labels.png")), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(np.asarray(labels) > 0, np.asarray(mask) > 0)
+    shown = sum(
+        mask_of(seed)[y + 1 : y + 97 : 2, x + 1 : x + 97 : 2].any()
+        for seed in range(3)
+        for y in range(0, HEIGHT - 95, 96)
+        for x in range(0, WIDTH - 95, 96)
+    )
+    assert shown <= len(examples) <= 2 * shown
+    kept = {item.file for item in examples if item.split == "validate"}
+    assert {pair.image.name for pair in find_pairs(data)} == kept
+    assert {pair.slide for pair in find_pairs(data, "all")} == {item.slide for item in examples}
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("id,encoding\nslide0,1 3\nother,1 3\n", "1 ids of masks.csv have no slide"),
+        ("id,encoding\nslide0,1 3\nslide0,1 3\n", "the id 'slide0' twice"),
+        ("name,rle\nslide0,1 3\n", "its columns are id and encoding"),
+        ("id,encoding\nslide0,1 3 2 5\nslide1,\n", "overlap"),
+        (f"id,encoding\nslide0,{WIDTH * HEIGHT} 2\nslide1,\n", "another image"),
+        ("id,encoding\nslide0,\nslide1,\n", "No tile shows an area"),
+    ],
+)
+def test_tables_that_do_not_fit_are_rejected(
+    slides: Path, capsys: pytest.CaptureFixture[str], table: str, reason: str
+) -> None:
+    """One sentence each, and no data set."""
+    (slides.parent / "masks.csv").write_text(table)
+    assert main(call(slides)) != 0
+    message = capsys.readouterr().err
+    assert reason in message
+    assert len(message.strip().splitlines()) <= 3
+    assert not (slides.parent / "data").exists()
+
+
+def test_the_data_set_states_what_it_is(slides: Path) -> None:
+    assert main(call(slides)) == 0
+    stated = json.loads((slides.parent / "data" / "dataset.json").read_text())
+    assert (stated["mpp"], stated["size_px"], stated["made_from"]) == (2.0, 48, "masks")

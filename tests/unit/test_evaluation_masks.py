@@ -1,0 +1,67 @@
+"""Figures of areas against known masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import toy_kinds
+from slidecascade.cli import main
+from slidecascade.errors import InvalidRequestError
+from slidecascade_evaluation.masks import MaskTally, find_pairs, tally_of
+
+
+def test_pixels_and_areas_are_compared() -> None:
+    """By hand: 8 and 6 pixels that share 4; of two true areas one is matched."""
+    true, found = np.zeros((6, 8), np.bool_), np.zeros((6, 8), np.bool_)
+    true[0, :5], true[4, 0:3] = True, True
+    found[0, :4], found[2, 0:2] = True, True
+    tally = tally_of(true, found)
+    assert (tally.both_px, tally.found_px, tally.true_px) == (4, 6, 8)
+    assert tally.figures == pytest.approx(
+        {"dice": 8 / 14, "iou": 4 / 10, "precision": 4 / 6, "recall": 4 / 8, "object_f1": 0.5}
+    )
+    assert (tally + tally).figures == tally.figures
+    assert set(MaskTally().figures.values()) == {1.0}
+    with pytest.raises(ValueError, match="cannot be compared"):
+        tally_of(true, found[:2])
+
+
+def test_a_folder_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By slide and pooled, of every class, on the command line; a mask of another size is one sentence."""
+    toy_kinds.write_models(tmp_path / "models")
+    pipelines = toy_kinds.write_pipelines(tmp_path / "pipelines", toy_kinds.AREAS)
+    monkeypatch.setenv("SLIDECASCADE_PIPELINES_DIR", str(pipelines))
+    data = tmp_path / "data"
+    data.mkdir()
+    for stem, shift in (("one_a", 0), ("one_b", 10), ("two_a", 0)):
+        image = np.full((200, 240, 3), toy_kinds.TISSUE, np.uint8)
+        mask = np.zeros((200, 240), np.uint8)
+        image[40:80, 40:100], mask[40:80, 40 + shift : 100 + shift] = (230, 40, 40), 1
+        image[120:140, 40:60], mask[120:140, 40:60] = (40, 210, 40), 2
+        cv2.imwrite(str(data / f"{stem}_image.png"), image[:, :, ::-1])
+        cv2.imwrite(str(data / f"{stem}_mask.png"), mask)
+    call = ["evaluate", "--pipeline", "toy-areas", "--data", str(data), "--models", str(tmp_path / "models")]
+    assert main([*call, "--json", "--out", str(tmp_path / "out")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    assert document["slides"]["two"]["Red"]["dice"] == 1.0
+    assert document["slides"]["one"]["Red"]["dice"] == pytest.approx((2400 + 2000) / (2 * 2400), abs=1e-4)
+    assert document["pooled"]["Green"]["object_f1"] == 1.0
+    assert next(iter(document["worst"])) == "one_b"
+    assert main(call) == 0
+    assert "pooled" in capsys.readouterr().out
+    cv2.imwrite(str(data / "one_a_mask.png"), np.zeros((20, 20), np.uint8))
+    assert main(call) != 0
+    assert "one_a_mask.png is no mask of its image" in capsys.readouterr().err
+
+
+def test_a_folder_without_masks_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="no image with a mask"):
+        find_pairs(tmp_path)

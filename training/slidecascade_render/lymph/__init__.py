@@ -1,0 +1,1 @@
+"""Rendered lymph nodes with metastases, with an exact mask of the tumour."""

@@ -1,0 +1,1 @@
+"""The recipe of the bundled glomeruli network, which is trained on rendered kidney alone."""

@@ -1,0 +1,1 @@
+"""The bundled `lymph-tumour` classifier, trained on rendered lymph nodes."""
