@@ -36,8 +36,7 @@ def plan_fields(
 ) -> tuple[Field, ...]:
     """The fields of a task's region, whose cores partition it as those of tiles do.
 
-    What fits into one field is cut as a region is, for the `threads` at hand, but not into larger tiles: they take
-    more memory, and are not faster.
+    What fits into one field is cut as a region is, for the `threads` at hand.
     """
     side = task.tile_px or TILE_PX
     tiles = _tiles(task, work, Size(side, side))
@@ -46,8 +45,7 @@ def plan_fields(
     if task.tile_px is None and max(columns, rows) <= field_tiles:
         needed, halo_px = work.needed, work.halo_px
         best = default_tile_px(needed, work.grid.size, threads, halo_px=halo_px, multiple_of=work.aligned_to)
-        if best.area < TILE_PX**2:
-            tiles = _tiles(task, work, best)
+        tiles = _tiles(task, work, best)
         return (Field(0, _around(tiles), tiles),)
     blocks = [
         [
