@@ -81,8 +81,8 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
 
-bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.jobs
+bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour; POSTGRES="URL ..." empty databases
+	$(BIN)/python -m benchmarks.jobs $(if $(POSTGRES),--postgres $(POSTGRES))
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

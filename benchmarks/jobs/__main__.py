@@ -22,8 +22,6 @@ from benchmarks.gpu.card import find_card
 from benchmarks.jobs.slides import write
 
 ROUNDS: Final = 2
-NO_POSTGRES: Final = "Debian's Postgres is not on this machine: nothing was measured."
-NO_GPU: Final = "There was no GPU on this machine: nothing was measured."
 
 
 def part(module: str, *arguments: str) -> Any:
@@ -35,7 +33,9 @@ def part(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
-def measure(folder: Path, sides: Sequence[int], *, rounds: int, people_side: int) -> dict[str, Any]:
+def measure(
+    folder: Path, sides: Sequence[int], *, rounds: int, people_side: int, postgres: Sequence[str]
+) -> dict[str, Any]:
     """Everything; the slides are written into `folder`."""
     loads = [round(os.getloadavg()[0], 1)]
     for side in sorted({*sides, people_side}):
@@ -52,19 +52,13 @@ def measure(folder: Path, sides: Sequence[int], *, rounds: int, people_side: int
         "gpu": None if find_card(0) is None else "see gpu.json",
     }
     loads.append(round(os.getloadavg()[0], 1))
-    if Path("/usr/lib/postgresql").is_dir():
-        from postgres import Postgres  # of the tests
-
-        server = Postgres()
-        try:
-            figures["checkpoints"].append(part("checkpoints", server.database()))
-            slide = str(folder / f"{sorted(sides)[-2 if len(sides) > 1 else 0]}.tif")
-            figures["workers"] = [
-                part("workers", slide, server.database(), server.database()) for _ in range(rounds)
-            ]
-        finally:
-            server.stop()
-            server.close()
+    if postgres:
+        first, *others = postgres
+        figures["checkpoints"].append(part("checkpoints", first))
+        slide = str(folder / f"{max(sides)}.tif")
+        figures["workers"] = [
+            part("workers", slide, *pair) for pair in zip(others[::2], others[1::2], strict=False)
+        ]
     loads.append(round(os.getloadavg()[0], 1))
     return {**figures, "loads": loads}
 
@@ -73,13 +67,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[4096, 8192, 16384])
     parser.add_argument("--people-side", type=int, default=8192)
+    parser.add_argument(
+        "--postgres",
+        nargs="*",
+        default=[],
+        metavar="URL",
+        help="empty databases: one, and two for a round of workers",
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args()
     provenance = record.Provenance.here()
     folder = Path(tempfile.mkdtemp(prefix="slidecascade-bench-"))
     try:
-        figures = measure(folder, options.sides, rounds=options.rounds, people_side=options.people_side)
+        figures = measure(
+            folder,
+            options.sides,
+            rounds=options.rounds,
+            people_side=options.people_side,
+            postgres=options.postgres,
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     record.write(options.out / "jobs.json", figures, provenance)
