@@ -18,6 +18,7 @@ ALL: Final = (
     "benchmarks.slides.regions",
     "benchmarks.slides.halo",
     "benchmarks.areas",
+    "benchmarks.patches",
     "benchmarks.stability",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",

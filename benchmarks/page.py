@@ -11,6 +11,7 @@ import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.jobs.section
 import benchmarks.load.section
+import benchmarks.patches.section
 import benchmarks.peers.section
 import benchmarks.real_tissue.section
 import benchmarks.region.section
@@ -22,6 +23,7 @@ from benchmarks.record import RESULTS
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
     benchmarks.areas.section.section,
+    benchmarks.patches.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
     benchmarks.accuracy.section.section,

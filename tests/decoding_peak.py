@@ -106,7 +106,7 @@ def _status(name: str) -> int:
 
 
 def _peak_bytes(work: Callable[[], object]) -> int:
-    """The most memory `work` takes beyond what is there now; what the heap kept is given back first."""
+    """The most memory `work` takes beyond what is there now; memory kept by the heap is released first."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark begins anew

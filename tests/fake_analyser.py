@@ -1,4 +1,4 @@
-"""An analyser whose answers are made up and whose work waits until it is told to finish."""
+"""An analyser with made-up results whose work waits for a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Served processes for tests: real ones, on free loopback ports, each with a home of its own."""
+"""Server processes for tests, on free loopback ports, each with its own home folder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Server:
         self.wait(lambda: f'"{WAITING}"' in self.log.read_text())
 
     def stop(self) -> int:
-        """Ask it to end as an operator would, and wait; the exit code."""
+        """Send SIGTERM and wait; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -79,7 +79,7 @@ class Server:
 
 
 class Upload:
-    """A request whose body, by default a region's, is sent in two halves: in flight as long as the test likes."""
+    """A request whose body, by default a region's, is sent in two halves: in flight until the test ends it."""
 
     def __init__(self, server: Server, *, path: str = "/v1/regions", body: bytes | None = None) -> None:
         region = {"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL}

@@ -1,4 +1,4 @@
-"""Model packages of a few hundred bytes, whose answers can be worked out by hand."""
+"""Model packages of a few hundred bytes, whose outputs can be computed by hand."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def classifier_fields(name: str = "toy-classifier", side_px: int = 72, **changes
 
 
 def write_package(models_dir: Path, fields: dict[str, Any], graph: bytes) -> Path:
-    """A package as somebody would write one by hand; returns its folder."""
+    """A package as written by hand; returns its folder."""
     folder = models_dir / str(fields["name"])
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.onnx").write_bytes(graph)

@@ -58,7 +58,9 @@ class _Recorder:
         self.runner.close()
 
 
-def measure_ratio(slide: Path, rounds: int) -> dict[str, Any]:
+def measure_ratio(
+    slide: Path, rounds: int, *, pipeline: str = PIPELINE, **settings_fields: object
+) -> dict[str, Any]:
     """CPU seconds of the analysis of `slide` and of its network alone on the same inputs, in turn."""
     recorders: list[_Recorder] = []
 
@@ -66,9 +68,9 @@ def measure_ratio(slide: Path, rounds: int) -> dict[str, Any]:
         recorders.append(_Recorder(packages))
         return recorders[0]
 
-    settings = read_settings(slide_roots=(slide.parent,), threads=1)
+    settings = read_settings(slide_roots=(slide.parent,), threads=1, **settings_fields)
     analyser = Analyser(settings, observer=Silent(), make_runner=make_recorder)
-    request = wire.parse_request({"pipeline": PIPELINE, "slide": slide.name})
+    request = wire.parse_request({"pipeline": pipeline, "slide": slide.name})
     task = analyser.prepare(request, None, Control(), is_bounded=False)
     found = analyser.run(task, Control()).analysis
     calls = list(recorders[0].calls)
@@ -80,6 +82,7 @@ def measure_ratio(slide: Path, rounds: int) -> dict[str, Any]:
     ratios = [all_s / net_s for all_s, net_s in zip(seconds["analyse"], seconds["network"], strict=True)]
     return {
         "areas": sum(found.counts.values()),
+        "images": sum(len(next(iter(inputs.values()))) for _, inputs in calls),
         "tiles": found.tiles.total,
         "rounds": rounds,
         "network_cpu_s": round(statistics.median(seconds["network"]), 3),
@@ -89,9 +92,9 @@ def measure_ratio(slide: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_memory(slide: Path, out: Path) -> int:
+def measure_memory(slide: Path, out: Path, *, pipeline: str = PIPELINE) -> int:
     """Peak MiB of ``slidecascade analyze`` on all of `slide`."""
-    call = ["analyze", str(slide), "--pipeline", PIPELINE, "--out", str(out)]
+    call = ["analyze", str(slide), "--pipeline", pipeline, "--out", str(out)]
     done = subprocess.run([sys.executable, "-c", _PEAK, *call], capture_output=True, text=True, check=True)
     return int(done.stderr.strip().splitlines()[-1])
 

@@ -20,9 +20,9 @@ def section(results: Path) -> list[str]:
         "",
         *record.paragraph(
             f"`{found['pipeline']}` on a rendered slide of {found['side_px']} x {found['side_px']} px at the "
-            f"network's resolution, {found['areas']} areas, one thread: {found['analyse_cpu_s']:.2f} CPU seconds, the "
+            f"network's resolution, {found['areas']} areas, one thread: {found['analyse_cpu_s']:.2f} CPU s, the "
             f"network alone on the same inputs {found['network_cpu_s']:.2f}; median ratio of {found['rounds']} "
-            f"alternating rounds {found['analyse_over_network']:.2f}. Peak memory of `slidecascade analyze` by the "
+            f"alternating rounds {found['analyse_over_network']:.2f}. Peak memory of `analyze` by the "
             f"side of the slide: {peaks}."
         ),
     ]

@@ -1,4 +1,4 @@
-"""``slidecascade analyze`` goes on where a killed one has ended."""
+"""``slidecascade analyze`` resumes a killed run."""
 
 from __future__ import annotations
 

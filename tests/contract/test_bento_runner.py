@@ -1,4 +1,4 @@
-"""Models in services of their own, behind a real served process: known ways to go wrong, none taken."""
+"""Models in separate services behind a real server process: known failures and how they are handled."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def region(server: Server, png: bytes, **fields: Any) -> httpx.Response:
 
 
 def readiness(server: Server) -> int:
-    """What a probe is told; within seconds, whatever the services do."""
+    """The status of a probe, which must come within seconds."""
     return httpx.get(f"{server.url}/readyz", timeout=5).status_code
 
 
-def test_by_default_there_are_no_processes_beside(server: Server) -> None:
+def test_by_default_no_model_processes_are_started(server: Server) -> None:
     """Without the setting the networks run where they always did."""
     assert server.children() == {}
 
@@ -129,7 +129,7 @@ def test_500_calls_at_a_time_are_all_answered(bento: Server, local: LocalRunner)
 
 
 def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner) -> None:
-    """The first calls run one by one; what that suggests of those behind them is not held against them."""
+    """The first calls run one by one; the queued ones are not rejected by an estimate from these."""
     calls = [noise(seed, 1, 64, 64) for seed in range(3)]
     for images in calls:
         output(infer_all(bento, "nuclei-unet", [images])[0])
@@ -139,7 +139,7 @@ def test_a_burst_on_a_slow_network_is_not_shed(bento: Server, local: LocalRunner
 
 
 def test_a_call_that_fails_fails_alone(bento: Server, local: LocalRunner) -> None:
-    """Of calls that run together those with an image at fault are told so, the others are answered."""
+    """Of batched calls those with an invalid image fail, the others are answered."""
     calls = [noise(seed, 2, SIDE_PX, SIDE_PX) for seed in range(60)]
     for images in calls[7::20]:
         images[1, :, :, 0] = 0
@@ -177,13 +177,13 @@ def test_several_inputs_and_outputs_go_to_a_process_and_back(bento: Server) -> N
         assert answer.status_code == 200, answer.text
         maps, brightness = answer.json()["outputs"]
         expected = toy_models.stain_outputs(inputs)
-        for told, due in ((maps, expected["maps"]), (brightness, expected["brightness"])):
-            assert tuple(told["shape"]) == due.shape
-            np.testing.assert_array_equal(np.array(told["data"]).reshape(due.shape), due)
+        for reported, due in ((maps, expected["maps"]), (brightness, expected["brightness"])):
+            assert tuple(reported["shape"]) == due.shape
+            np.testing.assert_array_equal(np.array(reported["data"]).reshape(due.shape), due)
 
 
-def test_the_services_tell_nothing_of_requests(bento: Server) -> None:
-    """They have no metrics page with raw paths, write no access lines, and whoever reads the log reads JSON."""
+def test_model_services_expose_no_request_data(bento: Server) -> None:
+    """They have no metrics page with raw paths, write no access lines, and the log is JSON."""
     pid = next(iter(bento.children()))
     opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
     inodes = {name[len("socket:[") : -1] for name in opened if name.startswith("socket:")}
@@ -228,7 +228,7 @@ def count_of(server: Server, words: str) -> int:
 
 
 def test_a_full_queue_is_overload(toys: Server) -> None:
-    """Beyond the images that may wait callers are told when to come back; nothing else is told to anybody."""
+    """Calls beyond the queue limit get Retry-After; all others are answered."""
     answers = infer_all(toys, "nuclei-unet", [noise(seed, 16, 64, 64) for seed in range(24)])
     codes = [answer.status_code for answer in answers]
     assert set(codes) == {200, 429}
@@ -286,8 +286,8 @@ def test_a_service_that_hangs_is_replaced(toys: Server) -> None:
     toys.wait(lambda: readiness(toys) == 200)
 
 
-def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
-    """They stay until regions in flight are done, even when they are told to stop too, as service managers do."""
+def test_model_services_stop_last(toys: Server, stalled: Callable[[Server], Upload]) -> None:
+    """They stay until regions in flight are finished, even if they get SIGTERM too, as from service managers."""
     children = toys.children()
     upload = stalled(toys)
     for pid in (toys.process.pid, *children):
@@ -299,7 +299,7 @@ def test_services_leave_last(toys: Server, stalled: Callable[[Server], Upload]) 
     toys.wait(lambda: are_gone(children))
 
 
-def test_services_leave_when_their_starter_is_killed(start_server: StartServer, models: Path) -> None:
+def test_model_services_stop_when_their_parent_is_killed(start_server: StartServer, models: Path) -> None:
     """And only those models have one that the settings name."""
     server = start_server(models=models, runner_by_model=f"{FRAGILE}=bento")
     children = server.children()
@@ -340,7 +340,7 @@ def test_killed_processes_leave_no_folders(
     assert folders() == []
 
 
-def test_a_model_that_cannot_run_is_told_once(tmp_path: Path) -> None:
+def test_a_model_that_cannot_run_is_reported_once(tmp_path: Path) -> None:
     """The sentence of the service's process is what the command ends with; no process is left."""
     fields = toy_models.classifier_fields(classes=[{"name": "Only", "color": [0, 0, 0]}])
     toy_models.write_package(tmp_path, toy_models.segmenter_fields(), toy_models.darkness_segmenter())

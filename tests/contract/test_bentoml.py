@@ -75,10 +75,10 @@ def test_a_bentoml_client_names_a_slide(server: Server) -> None:
     assert answer["summary"]["coordinate_space"] == "level0-pixels"
 
 
-def test_a_bentoml_client_is_told_the_problem(server: Server) -> None:
+def test_a_bentoml_client_gets_the_problem(server: Server) -> None:
     """Errors of the native route are the same problems."""
-    told = call(server, NUCLEI | {"slide": "../../etc/passwd"})
-    assert wire.Problem.model_validate(told).name == "unknown-slide"
+    reported = call(server, NUCLEI | {"slide": "../../etc/passwd"})
+    assert wire.Problem.model_validate(reported).name == "unknown-slide"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def url(workplace: Path, start_server: StartServer) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on this machine")
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
 def test_a_call_by_hand_answers(command: str, url: str, workplace: Path) -> None:
-    """No call of the page is out of date: each ends well and is answered with content."""
+    """All calls of the page succeed and return content."""
     before = set(workplace.rglob("*"))
     call, _, _ = command.partition(" && ")  # what follows unpacks the answer
     shell = ["bash", "-c", call]

@@ -51,7 +51,7 @@ def answer(connection: socket.socket) -> http.client.HTTPResponse:
     return response
 
 
-def told(response: http.client.HTTPResponse) -> wire.Problem:
+def problem_of(response: http.client.HTTPResponse) -> wire.Problem:
     """The problem in an answer, which names its request."""
     found = wire.Problem.model_validate_json(response.read())
     assert response.getheader("content-type") == wire.PROBLEM
@@ -93,7 +93,7 @@ def require_health(server: Server, work: Callable[[], None]) -> None:
     assert sorted(seconds)[int(len(seconds) * 0.99)] < max(HEALTH_S, 3 * max(quiet))
 
 
-def test_silent_connections_keep_nobody_out(limited: Server, connect: Connect) -> None:
+def test_idle_connections_do_not_block_new_ones(limited: Server, connect: Connect) -> None:
     """With more of them than files may be opened, health is answered and the log stays short."""
     for _ in range(SILENT):
         connect()
@@ -104,7 +104,7 @@ def test_silent_connections_keep_nobody_out(limited: Server, connect: Connect) -
     assert len(list(Path(f"/proc/{limited.process.pid}/fd").iterdir())) < FILES
 
 
-def test_tiny_chunks_hold_up_nobody(limited: Server, connect: Connect) -> None:
+def test_tiny_chunks_do_not_delay_other_requests(limited: Server, connect: Connect) -> None:
     """A body in chunks of one byte is parsed in turns between which all else is done."""
     sender = connect()
     sender.sendall(
@@ -120,7 +120,7 @@ def test_tiny_chunks_hold_up_nobody(limited: Server, connect: Connect) -> None:
     require_health(limited, send)
 
 
-def test_many_unknown_fields_hold_up_nobody(limited: Server) -> None:
+def test_many_unknown_fields_do_not_delay_other_requests(limited: Server) -> None:
     """A request with far too many fields is refused without looking at each."""
     document = json.dumps({f"field{number}": 1 for number in range(50_000)})
 
@@ -128,7 +128,7 @@ def test_many_unknown_fields_hold_up_nobody(limited: Server) -> None:
         for _ in range(5):
             with closing(http.client.HTTPConnection("127.0.0.1", limited.port, timeout=30)) as connection:
                 connection.request("POST", "/v1/regions", document, {"Content-Type": "application/json"})
-                assert told(connection.getresponse()).name == "invalid-request"
+                assert problem_of(connection.getresponse()).name == "invalid-request"
 
     require_health(limited, send)
 
@@ -142,7 +142,7 @@ def test_many_unknown_fields_hold_up_nobody(limited: Server) -> None:
     ],
 )
 def test_a_body_with_two_ends_is_refused(connect: Connect, version: bytes, framing: bytes) -> None:
-    """Who sends both lengths gets 400 and a closed connection; what follows is not taken for a request."""
+    """A request with both lengths gets 400 and a closed connection; the following bytes are not a request."""
     connection = connect()
     following = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     connection.sendall(
@@ -150,7 +150,7 @@ def test_a_body_with_two_ends_is_refused(connect: Connect, version: bytes, frami
         % (version, framing, following)
     )
     response = answer(connection)
-    assert told(response).name == "malformed-request"
+    assert problem_of(response).name == "malformed-request"
     assert response.getheader("connection") == "close"
     assert connection.recv(1) == b""
 
@@ -163,11 +163,11 @@ def test_a_body_with_two_ends_is_refused(connect: Connect, version: bytes, frami
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2**17 + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_a_problem_with_a_request_id(limited: Server, connect: Connect, head: bytes) -> None:
+def test_invalid_http_is_a_problem_with_a_request_id(limited: Server, connect: Connect, head: bytes) -> None:
     """Also what no application sees is answered as a problem, and is found in the log by its id."""
     connection = connect()
     connection.sendall(head)
-    problem = told(answer(connection))
+    problem = problem_of(answer(connection))
     assert problem.name == "malformed-request"
     assert is_closed(connection)
     limited.wait(lambda: any(line.get("request_id") == problem.request_id for line in limited.lines()))
@@ -182,7 +182,7 @@ def test_a_broken_chunk_ends_the_request(limited: Server, connect: Connect) -> N
     )
     limited.wait(lambda: limited.metric("slidecascade_bodies_arriving") == 1)
     connection.sendall(b"nonsense\r\n")
-    assert told(answer(connection)).name == "malformed-request"
+    assert problem_of(answer(connection)).name == "malformed-request"
     assert is_closed(connection)
     limited.wait(lambda: limited.metric("slidecascade_bodies_arriving") == 0)
     assert not [line for line in limited.lines() if line["level"] == "error"]
@@ -201,19 +201,19 @@ def test_a_broken_chunk_ends_the_request(limited: Server, connect: Connect) -> N
     ],
 )
 def test_on_loopback_only_its_names_are_answered_for(connect: Connect, host: bytes, status: int) -> None:
-    """A page that leads its own name to loopback learns nothing, not even that the process lives."""
+    """A page that resolves its own name to loopback (DNS rebinding) gets no response of the API or health."""
     connection = connect()
     connection.sendall(b"GET /livez HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
     response = answer(connection)
     assert response.status == status
     assert response.getheader("x-content-type-options") == "nosniff"
     if status == 421:
-        assert told(response).name == "misdirected-request"
+        assert problem_of(response).name == "misdirected-request"
         assert is_closed(connection)
 
 
 def test_slow_bodies_take_no_slot(limited: Server, connect: Connect) -> None:
-    """More bodies than there are slots for regions, none of which goes on: a region is answered at once."""
+    """More stalled bodies than slots for regions: a region is still answered."""
     for _ in range(20):
         connect().sendall(
             b"POST /v1/regions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -224,4 +224,4 @@ def test_slow_bodies_take_no_slot(limited: Server, connect: Connect) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", limited.port, timeout=30)) as connection:
         request = json.dumps({"pipeline": "nuclei", "slide": "none.tiff"})
         connection.request("POST", "/v1/regions", request, {"Content-Type": "application/json"})
-        assert told(connection.getresponse()).name == "unknown-slide"
+        assert problem_of(connection.getresponse()).name == "unknown-slide"

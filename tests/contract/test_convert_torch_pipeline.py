@@ -51,9 +51,20 @@ def test_a_pytorch_segmenter_is_served_in_the_nash_pipeline(
         {"state_dict": {f"model.{k}": v for k, v in _fitted(tissue).state_dict().items()}}, tmp_path / "a.ckpt"
     )
     monkeypatch.chdir(Path(toy_torch.__file__).parent)
-    told = ["--name", "nuclei-unet", "--task", "segment", "--head", "unet", "--mpp", str(MPP), "--scale", "1/255"]
-    told += ["--logits", "--arch", "toy_torch:Segmenter", "--out", str(models)]
-    assert main(["convert", str(tmp_path / "a.ckpt"), *told]) == 0
+    reported = [
+        "--name",
+        "nuclei-unet",
+        "--task",
+        "segment",
+        "--head",
+        "unet",
+        "--mpp",
+        str(MPP),
+        "--scale",
+        "1/255",
+    ]
+    reported += ["--logits", "--arch", "toy_torch:Segmenter", "--out", str(models)]
+    assert main(["convert", str(tmp_path / "a.ckpt"), *reported]) == 0
 
     with Client(start_server(models=models).url) as client:
         result = client.analyze_region(image, pipeline="nash", mpp=MPP)

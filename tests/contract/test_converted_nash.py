@@ -53,8 +53,8 @@ def models_dir(files: Path) -> Path:
     """A model repository of the converted networks, three of them under the names the nash pipeline asks for."""
 
     def convert(name: str, arguments: Sequence[str]) -> int:
-        source, *told = arguments
-        return main(["convert", str(files / source), "--name", name, "--out", str(files / "models"), *told])
+        source, *reported = arguments
+        return main(["convert", str(files / source), "--name", name, "--out", str(files / "models"), *reported])
 
     # Two at a time: the largest takes 4.5 GB.
     with ThreadPoolExecutor(2) as pool:
@@ -118,8 +118,8 @@ def test_the_whole_pipeline_runs_on_converted_networks(
     tissue = render(TissueOptions(seed=keras2_files.TISSUE_SEED, mpp=MPP), width_px=256, height_px=256)
     image, out = tmp_path / "tile.png", tmp_path / "out"
     cv2.imwrite(str(image), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
-    told = ["--pipeline", "nash", "--mpp", str(MPP), "--models", str(models_dir), "--out", str(out)]
-    assert main(["analyze", str(image), *told]) == 0
+    reported = ["--pipeline", "nash", "--mpp", str(MPP), "--models", str(models_dir), "--out", str(out)]
+    assert main(["analyze", str(image), *reported]) == 0
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["cells"] > 5
     assert sum(summary["counts"].values()) == summary["cells"]

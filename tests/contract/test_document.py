@@ -18,7 +18,7 @@ from served_process import Server, StartServer
 from toy_pipeline import ToyPipeline, blobs
 
 HERE = Path(__file__).parent
-RUN_S = 300.0
+RUN_S = 540.0
 SEED = "20261126"
 JOB = {"pipeline": "toy", "slide": generated_requests.SLIDE, "mpp": 0.5}
 

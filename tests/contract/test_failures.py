@@ -1,4 +1,4 @@
-"""What a caller is told when a network fails: through a served process, with networks that really fail."""
+"""Errors of failing networks, through a server process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _post(server: Server, image: NDArray[np.uint8], **fields: Any) -> httpx.Resp
 
 
 def test_a_model_that_fails_everywhere_is_model_failed(fragile: Server) -> None:
-    """502, told in one sentence without a stack trace; the next request works."""
+    """502 with one sentence and no stack trace; the next request works."""
     broken = _post(fragile, _cells((100, 100, 0)), tile_px=1024)
     problem = broken.json()
 
@@ -79,8 +79,8 @@ def test_tiles_that_fail_are_listed(fragile: Server) -> None:
     assert refused.status_code == 500
     assert refused.json()["type"] == "urn:slidecascade:problem:tiles-failed"
     assert [(tile["x"], tile["y"]) for tile in refused.json()["tiles"]] == [middle]
-    told = partial.json()
+    reported = partial.json()
     assert partial.status_code == 200
-    assert len(told["features"]) == 2
-    assert [(tile["x"], tile["y"]) for tile in told["slidecascade"]["tiles"]["failed"]] == [middle]
+    assert len(reported["features"]) == 2
+    assert [(tile["x"], tile["y"]) for tile in reported["slidecascade"]["tiles"]["failed"]] == [middle]
     assert fragile.metric('slidecascade_tiles_total{outcome="failed"}') >= 1

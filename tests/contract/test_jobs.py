@@ -82,14 +82,14 @@ def submit(server: Server, *, key: str | None = None, **fields: object) -> dict[
     headers = {} if key is None else {"Idempotency-Key": key}
     answer = httpx.post(f"{server.url}/v1/jobs", json=JOB | fields, headers=headers, timeout=30)
     assert answer.status_code in (200, 202), answer.text
-    told: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/v1/jobs/{told['id']}"
-    return told
+    reported: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{reported['id']}"
+    return reported
 
 
 def show(server: Server, job: str) -> dict[str, Any]:
-    told: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
-    return told
+    reported: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
+    return reported
 
 
 def ended(server: Server, job: str) -> dict[str, Any]:
@@ -113,15 +113,17 @@ def region_features(server: Server) -> list[bytes]:
 
 def test_a_job_has_the_cells_of_the_region(jobs_server: Server, finished: str) -> None:
     """The same features byte for byte, ids included; several fields; progress and times that add up."""
-    told = show(jobs_server, finished)
+    reported = show(jobs_server, finished)
     answer = httpx.get(f"{jobs_server.url}/v1/jobs/{finished}/result", headers=GEOJSON, timeout=30)
     assert features(answer.content) == region_features(jobs_server)
-    assert told["progress"]["fields_done"] == told["progress"]["fields_total"] > 2
-    assert told["progress"]["fraction"] == 1.0
-    assert told["created_at"] <= told["started_at"] <= told["finished_at"]
+    assert reported["progress"]["fields_done"] == reported["progress"]["fields_total"] > 2
+    assert reported["progress"]["fraction"] == 1.0
+    assert reported["created_at"] <= reported["started_at"] <= reported["finished_at"]
     document = json.loads(answer.content)
     assert (
-        len(document["features"]) == told["progress"]["cells"] == sum(document["slidecascade"]["counts"].values())
+        len(document["features"])
+        == reported["progress"]["cells"]
+        == sum(document["slidecascade"]["counts"].values())
     )
 
 
@@ -249,8 +251,11 @@ def test_states_and_their_problems(start_jobs: Callable[..., Server], tmp_path: 
     done = show(server, job)["progress"]["fields_done"]
     retried = httpx.post(f"{url}/{job}/retry")
     assert (retried.status_code, retried.json()["status"]) == (202, "queued")
-    told = ended(server, job)
-    assert (told["status"], told["progress"]["fields_done"]) == ("succeeded", told["progress"]["fields_total"])
+    reported = ended(server, job)
+    assert (reported["status"], reported["progress"]["fields_done"]) == (
+        "succeeded",
+        reported["progress"]["fields_total"],
+    )
     assert done >= 1
     assert problem(httpx.post(f"{url}/{job}/retry")) == (409, "job-finished")
     assert (tmp_path / "jobs" / job).is_dir()
@@ -287,7 +292,7 @@ def test_jobs_are_counted(jobs_server: Server, finished: str) -> None:
 
 
 def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
-    """``progress`` until ``done``; who comes back with the last id is not told the same again."""
+    """``progress`` until ``done``; a client that reconnects with the last id gets no event twice."""
     job = submit(jobs_server)["id"]
     names, last = [], ""
     with httpx.stream("GET", f"{jobs_server.url}/v1/jobs/{job}/events", timeout=LIMIT_S) as stream:
@@ -365,13 +370,13 @@ def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) 
     server.stop()
 
 
-def test_without_a_folder_there_are_no_jobs(server: Server) -> None:
+def test_without_a_folder_jobs_are_disabled(server: Server) -> None:
     """The routes are not there, nor in the description of the API."""
     assert httpx.get(f"{server.url}/v1/jobs").status_code == 404
     assert not [path for path in httpx.get(f"{server.url}/openapi.json").json()["paths"] if "jobs" in path]
 
 
-def test_a_second_process_is_not_let_into_the_folder(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_second_process_cannot_use_the_folder(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
     """SQLite is for one process: the second one does not start."""
     first = start_jobs(tmp_path / "jobs")
     with pytest.raises(AssertionError):
@@ -400,8 +405,8 @@ def test_kill_9_at_any_moment_loses_nothing(
         server.process.wait()
         server = start_jobs(tmp_path / "jobs")
         assert submit(server, key="once")["id"] == job
-    told = ended(server, job)
-    assert told["status"] == "succeeded", told
+    reported = ended(server, job)
+    assert reported["status"] == "succeeded", reported
     assert len(httpx.get(f"{server.url}/v1/jobs").json()["jobs"]) == 1
     answer = httpx.get(f"{server.url}/v1/jobs/{job}/result", headers=GEOJSON, timeout=30)
     assert features(answer.content) == region_features(jobs_server)
@@ -411,7 +416,7 @@ def test_kill_9_at_any_moment_loses_nothing(
 def test_a_stop_in_order_leaves_the_work_to_the_next_process(
     start_jobs: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """SIGTERM ends the process within the field at hand; the next process goes on."""
+    """SIGTERM ends the process within the current field; the next process continues."""
     server = start_jobs(tmp_path / "jobs", max_fields_in_flight=1, drain_notice_s=0.0)
     job = submit(server)["id"]
     server.wait(lambda: show(server, job)["status"] == "running", seconds=LIMIT_S)

@@ -86,8 +86,8 @@ def test_tritons_client_learns_about_the_server(client: triton.InferenceServerCl
         assert client.is_model_ready(name, str(package.spec.version))
         assert not client.is_model_ready(name, "99")
         config = (package.onnx_path.parents[1] / "config.pbtxt").read_text(encoding="utf-8")
-        told = client.get_model_metadata(name)
-        for part in told["inputs"] + told["outputs"]:
+        reported = client.get_model_metadata(name)
+        for part in reported["inputs"] + reported["outputs"]:
             assert f'name: "{part["name"]}"' in config
     assert not client.is_model_ready("gold")
     with pytest.raises(InferenceServerException, match="There is no model 'gold'"):
@@ -156,9 +156,7 @@ GOOD = request()
         (GOOD[:-1] + b', "parameters": {"timeout": -5}}', PIXELS, "timeout"),
     ],
 )
-def test_a_request_that_cannot_be_used_is_told_why(
-    server: Server, document: bytes, binary: bytes, says: str
-) -> None:
+def test_an_invalid_request_gets_the_cause(server: Server, document: bytes, binary: bytes, says: str) -> None:
     """Each is 400 with the protocol's own error, one sentence."""
     response = call(server, document + binary, json_bytes=len(document))
     assert response.status_code == 400, response.text
@@ -169,7 +167,7 @@ def test_a_request_that_cannot_be_used_is_told_why(
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999999999999999999", "15553", "1e3"])
-def test_a_wrong_json_length_is_told(server: Server, length: str) -> None:
+def test_a_wrong_json_length_is_rejected(server: Server, length: str) -> None:
     """The header must be a number of bytes that were sent."""
     response = call(server, GOOD, json_bytes=length)
     assert (response.status_code, list(response.json())) == (400, ["error"])
@@ -186,13 +184,13 @@ def test_a_wrong_json_length_is_told(server: Server, length: str) -> None:
         ("nash-cell/elsewhere", 404),
     ],
 )
-def test_what_is_not_there_is_told(server: Server, path: str, status: int) -> None:
+def test_unknown_models_and_versions_are_reported(server: Server, path: str, status: int) -> None:
     """Models, versions and addresses that do not exist."""
     response = call(server, GOOD + PIXELS, path=path, json_bytes=len(GOOD))
     assert (response.status_code, list(response.json())) == (status, ["error"])
 
 
-def test_images_of_a_wrong_multiple_are_told(server: Server) -> None:
+def test_images_of_a_wrong_multiple_are_rejected(server: Server) -> None:
     """A segmenter's images need sides its stride divides."""
     document = request(shape=[1, 65, 64, 3], parameters={"binary_data_size": 12480})
     response = call(server, document + bytes(12480), path="nuclei-unet/infer", json_bytes=len(document))
@@ -201,7 +199,7 @@ def test_images_of_a_wrong_multiple_are_told(server: Server) -> None:
 
 
 def test_a_good_request_by_hand(server: Server) -> None:
-    """Binary data in, JSON out when nothing else is asked for; an unknown Content-Type does not matter."""
+    """Binary data in, JSON out by default; an unknown Content-Type is accepted."""
     response = call(server, GOOD + PIXELS, json_bytes=len(GOOD), **{"Content-Type": "text/plain"})
     assert response.status_code == 200
     answer = response.json()
@@ -222,7 +220,7 @@ def test_encoded_bodies_and_other_methods_are_refused(server: Server) -> None:
 
 
 def test_bodies_and_calls_are_limited(start_server: StartServer) -> None:
-    """Too many bytes are 413 unread; batching shows in what is told of waiting; JSON is limited further."""
+    """Too many bytes are 413 unread; batching shows in the metrics of waiting; JSON is limited further."""
     small = start_server(max_tensor_bytes=20_000, batching="on", max_batch=2)
     assert call(small, GOOD + PIXELS, json_bytes=len(GOOD)).status_code == 200
     assert small.metric('slidecascade_batch_wait_seconds_count{model="nash-cell"}') == 1
@@ -286,8 +284,10 @@ def test_networks_of_several_inputs_and_outputs(
 
 def test_metadata_is_what_model_yaml_states(stains: Server, stains_client: triton.InferenceServerClient) -> None:
     """In the protocol's words under /v2, and with channels and meanings under /v1."""
-    told = stains_client.get_model_metadata("toy-stain")
-    assert [(item["name"], item["datatype"], item["shape"]) for item in told["inputs"] + told["outputs"]] == [
+    reported = stains_client.get_model_metadata("toy-stain")
+    assert [
+        (item["name"], item["datatype"], item["shape"]) for item in reported["inputs"] + reported["outputs"]
+    ] == [
         ("image", "UINT16", [-1, -1, -1, 4]),
         ("gain", "FP32", [-1, 4]),
         ("maps", "UINT8", [-1, -1, -1, 1]),

@@ -23,7 +23,7 @@ from slidecascade.settings import bundled_models_dir
 Stalled = Callable[[Server], Upload]
 
 
-def told(response: httpx.Response) -> wire.Problem:
+def problem_of(response: httpx.Response) -> wire.Problem:
     return wire.Problem.model_validate_json(response.content)
 
 
@@ -76,8 +76,8 @@ def gate(tmp_path: Path, slide_root: Path) -> Iterator[Gate]:
     assert made.server.stop() == 0
 
 
-def test_overload_is_told_before_the_body_is_sent(gate: Gate) -> None:
-    """While all slots are taken a client learns at once when to try again; it need not send its image first."""
+def test_overload_is_reported_before_the_body_is_sent(gate: Gate) -> None:
+    """While all slots are taken a client gets Retry-After before it sends its image."""
     server = gate.server
     first, second = Upload(server), Upload(server)
     first.send()
@@ -85,7 +85,7 @@ def test_overload_is_told_before_the_body_is_sent(gate: Gate) -> None:
     server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 2)
     refused = Upload(server).answer()  # half of its body is never sent
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
-    assert told(refused).name == "overloaded"
+    assert problem_of(refused).name == "overloaded"
     assert httpx.get(f"{server.url}/readyz").status_code == 200
     assert server.metric('slidecascade_rejections_total{reason="overloaded"}') == 1
     big = httpx.post(f"{server.url}/v1/regions", files={"image": b"x" * 2**25, "request": b"{}"}, timeout=60)
@@ -96,7 +96,7 @@ def test_overload_is_told_before_the_body_is_sent(gate: Gate) -> None:
 
 
 def test_a_body_that_arrives_when_no_slot_is_left_is_overload(gate: Gate) -> None:
-    """Slow uploads take no slot, so the last of them may find none; it is not lost, it is to come again."""
+    """Slow uploads take no slot, so the last of them may find none and gets `overloaded`."""
     server = gate.server
     slow = Upload(server)
     server.wait(lambda: server.metric("slidecascade_bodies_arriving") == 1)
@@ -105,7 +105,11 @@ def test_a_body_that_arrives_when_no_slot_is_left_is_overload(gate: Gate) -> Non
         upload.send()
     server.wait(lambda: server.metric("slidecascade_regions_in_flight") == 2)
     refused = slow.finish()
-    assert (refused.status_code, refused.headers["retry-after"], told(refused).name) == (429, "2", "overloaded")
+    assert (refused.status_code, refused.headers["retry-after"], problem_of(refused).name) == (
+        429,
+        "2",
+        "overloaded",
+    )
     gate.open()
     assert [upload.answer().status_code for upload in quick] == [200, 200]
 
@@ -121,7 +125,7 @@ def test_a_drain_finishes_what_is_in_flight(own_server: Server, stalled: Stalled
         httpx.post(f"{own_server.url}/v1/regions", json={}),
         httpx.post(f"{own_server.url}/analyze_region", json={}),
     ):
-        problem = told(response)
+        problem = problem_of(response)
         assert (problem.status, problem.name, response.headers["retry-after"]) == (503, "draining", "2")
     assert httpx.get(f"{own_server.url}/livez").status_code == 200
     own_server.wait_for_end_of_notice()  # the region in flight keeps the listener open
@@ -139,7 +143,7 @@ INFER = "/v2/models/nash-cell/infer"
 
 
 def test_a_drain_finishes_inferences_in_flight(gate: Gate) -> None:
-    """As regions: one in flight is finished after SIGTERM, new ones are refused, in the protocol's words."""
+    """As for regions: one in flight is finished after SIGTERM, new ones are rejected by the protocol."""
     own_server = gate.server
     upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
     upload.send()
@@ -164,7 +168,7 @@ def test_a_drain_finishes_inferences_in_flight(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("own_server", [{"drain_grace_s": 1.0}], indirect=True)
-def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> None:
+def test_an_inference_beyond_the_grace_period_gets_draining(own_server: Server) -> None:
     """It is answered before the process ends."""
     upload = Upload(own_server, path=INFER, body=json.dumps({"inputs": [IMAGE]}).encode())
     own_server.wait(lambda: own_server.metric("slidecascade_bodies_arriving") == 1)
@@ -176,7 +180,7 @@ def test_an_inference_that_outlasts_the_grace_is_told(own_server: Server) -> Non
 
 
 def test_an_idle_process_drains_for_the_notice(own_server: Server) -> None:
-    """Balancers get the time to see readiness fall; then the process ends well."""
+    """Load balancers have time to notice the readiness change; then the process exits with 0."""
     started = time.monotonic()
     own_server.process.send_signal(signal.SIGINT)
     own_server.wait(lambda: httpx.get(f"{own_server.url}/readyz").status_code == 503)
@@ -185,18 +189,20 @@ def test_an_idle_process_drains_for_the_notice(own_server: Server) -> None:
 
 
 @pytest.mark.parametrize("own_server", [{"drain_grace_s": 1.0}], indirect=True)
-def test_work_that_outlasts_the_grace_is_told(own_server: Server, stalled: Stalled) -> None:
-    """A region that is not done in time is answered `draining`, and the process still ends well."""
+def test_work_beyond_the_grace_period_gets_draining(own_server: Server, stalled: Stalled) -> None:
+    """A region that is not finished in time gets `draining`, and the process still exits with 0."""
     upload = stalled(own_server)
     own_server.process.send_signal(signal.SIGTERM)
     answer = upload.answer()
-    assert (answer.status_code, told(answer).name) == (503, "draining")
+    assert (answer.status_code, problem_of(answer).name) == (503, "draining")
     assert own_server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(own_server: Server, stalled: Stalled, number: signal.Signals) -> None:
-    """Who asks twice does not want to wait: the region in flight would be given a minute."""
+def test_a_second_signal_ends_the_process_immediately(
+    own_server: Server, stalled: Stalled, number: signal.Signals
+) -> None:
+    """The region in flight would otherwise have a minute."""
     stalled(own_server)
     own_server.process.send_signal(number)
     own_server.wait(lambda: httpx.get(f"{own_server.url}/readyz").status_code == 503)
@@ -214,7 +220,7 @@ sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 
 
-def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_thread_that_never_ends_does_not_block_other_requests(tmp_path: Path) -> None:
     """A region stuck in decoding is answered when its time is up, and is load until the process ends."""
     port = free_port()
     command = [sys.executable, "-c", STUCK, str(port)]
@@ -224,7 +230,7 @@ def test_a_thread_that_never_ends_holds_up_nobody(tmp_path: Path) -> None:
     files = {"image": b"x", "request": request.encode()}
     try:
         late = httpx.post(f"{server.url}/v1/regions", files=files, timeout=60)
-        assert (late.status_code, told(late).name) == (504, "deadline-exceeded")
+        assert (late.status_code, problem_of(late).name) == (504, "deadline-exceeded")
         assert server.metric("slidecascade_regions_in_flight") == 1
         assert httpx.post(f"{server.url}/v1/regions", files=files, timeout=60).status_code == 429
         assert httpx.get(f"{server.url}/readyz").status_code == 200
@@ -267,7 +273,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path, device: str) ->
 
 
 @pytest.mark.parametrize("own_server", [{"max_region_in_flight": 3}], indirect=True)
-def test_a_setting_with_a_slip_is_told(own_server: Server) -> None:
+def test_a_misspelt_setting_is_reported(own_server: Server) -> None:
     """It is no setting: the log says so, and what was meant; the value is kept out of it."""
     warning = next(line for line in own_server.lines() if line["message"] == "unknown setting")
     assert (warning["name"], warning["meant"]) == (
@@ -290,7 +296,7 @@ def test_a_bad_model_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_looks_like_two_is_one_sentence(tmp_path: Path) -> None:
-    """A folder whose name holds what separates folders is refused; it is not taken for two."""
+    """A folder whose name holds what separates folders is rejected, not interpreted as two folders."""
     (tmp_path / f"a{os.pathsep}b").mkdir()
     ended = run_serve(tmp_path, "--slides", str(tmp_path / f"a{os.pathsep}b"), "--port", str(free_port()))
     assert ended.returncode == 2
@@ -303,12 +309,12 @@ def test_a_folder_that_looks_like_two_is_one_sentence(tmp_path: Path) -> None:
     "arguments", [["--port", "0"], ["--port", "x"], ["--host"], ["--slides", "/no/such/folder"]]
 )
 def test_a_wrong_call_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
-    """What the operator must correct is told apart from what failed."""
+    """Errors of configuration are distinguished from failures."""
     assert run_serve(tmp_path, *arguments).returncode == 2
 
 
 def test_only_this_machine_is_listened_to(server: Server) -> None:
-    """Unless asked otherwise nobody else on the network reaches the service."""
+    """By default the service cannot be reached from the network."""
     with socket.socket() as probe:
         probe.settimeout(2)
         probe.connect(("127.0.0.1", server.port))

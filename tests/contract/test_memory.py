@@ -140,7 +140,7 @@ def test_refused_uploads_leave_no_memory_behind(
 
 
 def test_clients_who_leave_leave_no_memory_behind(uncollected: Server, connect: Connect) -> None:
-    """What had arrived of a body is gone a second after its client disconnected."""
+    """The received part of a body is freed a second after its client disconnects."""
     before_mib = resident_mib(uncollected)
     for _ in range(UPLOADS):
         connect().leave(FORM)
@@ -149,7 +149,7 @@ def test_clients_who_leave_leave_no_memory_behind(uncollected: Server, connect: 
 
 
 def test_a_body_stated_to_be_too_large_is_not_read(uncollected: Server, connect: Connect) -> None:
-    """Content-Length is believed: while the body is on its way the process does not grow."""
+    """The memory of the process does not grow by the stated Content-Length while the body arrives."""
     connection = connect()
     before_mib = resident_mib(uncollected)
     assert connection.post(form(IMAGE + IMAGE, GOOD)) == 413

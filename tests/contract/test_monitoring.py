@@ -58,7 +58,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def watched(start_server: StartServer, slide_root: Path) -> Server:
-    """A process with one place, so that a second region is turned away, whose networks run in batches."""
+    """A process with one place, so that a second region is rejected; its networks run in batches."""
     return start_server(slides=slide_root, max_regions_in_flight=1, batching="on")
 
 
@@ -99,7 +99,7 @@ def _is_ready(prometheus: Prometheus) -> bool:
 
 
 def traffic(server: Server, tissue_png: bytes) -> None:
-    """A bit of everything: answers, mistakes, a region turned away, a caller who leaves."""
+    """Responses, errors, a rejected region, and a client disconnect."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
         request = json.dumps({"pipeline": "nash", "mpp": 0.5})
         files: dict[str, Any] = {"image": tissue_png, "request": (None, request)}
@@ -142,7 +142,7 @@ def test_the_dashboard_offers_choices(scraped: Prometheus) -> None:
 
 
 def test_every_rule_is_evaluated(scraped: Prometheus) -> None:
-    """Prometheus evaluates each without a fault, and an hour of this would alarm for nothing but the overload."""
+    """Prometheus evaluates each without an error, and an hour of this would alert only for the overload."""
     scraped.wait(lambda: all(rule["health"] != "unknown" for rule in _rules(scraped)))
     assert {rule["name"] for rule in _rules(scraped)} == {rule["alert"] for rule in rules()}
     assert {(rule["health"], rule.get("lastError", "")) for rule in _rules(scraped)} == {("ok", "")}
@@ -154,7 +154,7 @@ def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
 
 
 def test_no_slide_reaches_prometheus(scraped: Prometheus) -> None:
-    """Nothing scraped holds a slide's name, whatever was asked for."""
+    """No metric contains a slide's name, whatever was requested."""
     series = scraped.ask("series", **{"match[]": '{job="slidecascade"}'})
     assert len(series) > 50
     assert not [labels for labels in series if "tiff" in str(labels) or "ward" in str(labels)]

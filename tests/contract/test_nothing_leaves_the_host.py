@@ -1,4 +1,4 @@
-"""No process of ours asks for a name, sends a packet, or writes to the user's home beyond what the README says."""
+"""No process resolves a name, sends a packet, or writes to the user's home beyond what the README states."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Place:
         return {path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if not path.is_dir()}
 
     def require_silence(self, seen: Seen, *, allowed: AbstractSet[str] = frozenset()) -> None:
-        """The command did its work, nothing was asked or sent, and only below `allowed` was anything written."""
+        """The command succeeded without network access, and wrote only below `allowed`."""
         assert seen.code == 0, seen.output
         assert (seen.names, seen.destinations) == ((), ())
         strange = {name for name in self.written() if not any(name.startswith(f"{top}/") for top in allowed)}

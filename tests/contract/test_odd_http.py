@@ -82,7 +82,7 @@ class _Received:
 
 class _Kept(io.BufferedReader):
     def __init__(self, data: io.BytesIO) -> None:
-        super().__init__(data, 1)  # type: ignore[arg-type]  # nothing beyond this answer is taken
+        super().__init__(data, 1)  # nothing beyond this answer is taken
 
     def close(self) -> None:
         """The next answer follows."""
@@ -223,16 +223,16 @@ REFUSED: Final[dict[str, tuple[bytes, int, str]]] = {
         "not valid HTTP",
     ),
     "no body": (sent(b"/v1/regions", method=b"POST"), 415, "application/json"),
-    "an empty body": (region(b""), 400, "not a JSON object"),
-    "an array": (region(b"[]"), 400, "not a JSON object"),
-    "100,000 open brackets": (region(b"[" * 100_000), 400, "not a JSON object"),
+    "an empty body": (region(b""), 400, "not a valid JSON object"),
+    "an array": (region(b"[]"), 400, "not a valid JSON object"),
+    "100,000 open brackets": (region(b"[" * 100_000), 400, "not a valid JSON object"),
     "20,000 members, one in the other": (region(b'{"a":' * 20_000 + b"1" + b"}" * 20_000), 422, "2000 fields"),
     "UTF-16": (region(BODY.decode().encode("utf-16")), 400, "UTF-8"),
     "NaN": (region(BODY.replace(b"0.5", b"NaN")), 422, "'mpp'"),
     "a number beyond all": (region(BODY.replace(b"0.5", b"1e999")), 422, "'mpp'"),
     "half a surrogate": (region(BODY.replace(b"slide.tif", b"\\ud800")), 400, "encoding"),
     "NUL in a name": (region(BODY.replace(b"slide.tif", b"a\\u0000")), 404, "/v1/slides lists"),
-    "text behind the JSON": (region(BODY + b" x"), 400, "not a JSON object"),
+    "text behind the JSON": (region(BODY + b" x"), 400, "not a valid JSON object"),
     "no media type": (posted(b"/v1/regions", BODY), 415, "application/json"),
     "bytes as a media type": (region(BODY, b"Content-Type: ;;;=\xff"), 415, "application/json"),
     "gzip": (region(gzip.compress(BODY), JSON, b"Content-Encoding: gzip"), 415, "Content-Encoding"),
@@ -242,8 +242,8 @@ REFUSED: Final[dict[str, tuple[bytes, int, str]]] = {
     "a parameter twice": (region(target=b"/v1/regions?heatmap=red&heatmap=red"), 422, "once"),
     "a form without boundary": (region(b"x", b"Content-Type: multipart/form-data"), 400, "boundary"),
     "a boundary of 5 kB": (region(b"x", FORM + b"b" * 5000), 400, "boundary"),
-    "a part of another name": (region(part(name=b"\xc3\xa9"), FORM), 400, "neither 'image' nor 'request'"),
-    "a part without a name": (region(b"--b\r\n\r\nx\r\n--b--\r\n", FORM), 400, "neither 'image' nor 'request'"),
+    "a part of another name": (region(part(name=b"\xc3\xa9"), FORM), 400, "other than 'image' and 'request'"),
+    "a part without a name": (region(b"--b\r\n\r\nx\r\n--b--\r\n", FORM), 400, "other than 'image' and 'request'"),
     "line ends of Unix": (region(part().replace(b"\r\n", b"\n"), FORM), 400, "multipart form"),
     "a job as text": (region(BODY, b"Content-Type: text/plain", target=b"/v1/jobs"), 415, "application/json"),
     "NUL in a job's label": (

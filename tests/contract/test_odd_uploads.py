@@ -13,7 +13,7 @@ import odd_images
 from served_process import Server, StartServer
 from toy_pipeline import ToyPipeline
 
-REQUEST = json.dumps({"pipeline": "toy", "mpp": 0.5})
+REQUEST = json.dumps({"pipeline": "toy", "mpp": 0.5}).encode()
 Post = Callable[[bytes], httpx.Response]
 
 
@@ -29,7 +29,7 @@ def post(toy_server: Server) -> Iterator[Post]:
     with httpx.Client(base_url=toy_server.url, timeout=60, headers={"Accept": "application/json"}) as client:
 
         def send(image: bytes) -> httpx.Response:
-            parts = {"image": ("image", image), "request": (None, REQUEST, "application/json")}
+            parts = {"image": ("image", image), "request": ("request", REQUEST)}
             return client.post("/v1/regions", files=parts)
 
         yield send

@@ -46,12 +46,12 @@ def form(image: bytes, **fields: Any) -> dict[str, Any]:
 def problem(response: httpx.Response) -> wire.Problem:
     """The problem in an answer, after the checks every one must pass."""
     assert response.headers["content-type"] == wire.PROBLEM
-    told = wire.Problem.model_validate_json(response.content)
-    assert told.status == response.status_code
-    assert told.request_id == response.headers["x-request-id"]
-    assert told.detail.endswith(".")
+    problem_of = wire.Problem.model_validate_json(response.content)
+    assert problem_of.status == response.status_code
+    assert problem_of.request_id == response.headers["x-request-id"]
+    assert problem_of.detail.endswith(".")
     assert not re.search(r"Traceback|File \"|/tmp/|site-packages", response.text)
-    return told
+    return problem_of
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -121,8 +121,8 @@ def test_slides_are_listed_and_shown(client: httpx.Client) -> None:
 )
 def test_an_id_never_leaves_the_root(client: httpx.Client, server: Server, slide_id: str) -> None:
     """Ids that lead out, links and missing files are all the same unknown slide, in a body and in an address."""
-    told = problem(client.post("/v1/regions", json=SLIDE | {"slide": slide_id}))
-    assert (told.status, told.name) == (404, "unknown-slide")
+    problem_of = problem(client.post("/v1/regions", json=SLIDE | {"slide": slide_id}))
+    assert (problem_of.status, problem_of.name) == (404, "unknown-slide")
     # As it stands: httpx would resolve the dots before sending.
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         connection.request("GET", f"/v1/slides/{quote(slide_id)}")
@@ -175,20 +175,20 @@ REGION = {"x": 0, "y": 0, "width": 64, "height": 64}
 )
 def test_bad_input_is_a_problem(client: httpx.Client, options: dict[str, Any], status: int, name: str) -> None:
     """Each row of the error table, from real bytes; the process works on."""
-    told = problem(client.post("/v1/regions", **options))
-    assert (told.status, told.name) == (status, name)
+    problem_of = problem(client.post("/v1/regions", **options))
+    assert (problem_of.status, problem_of.name) == (status, name)
     assert client.get("/readyz").status_code == 200
 
 
 def test_the_next_request_works(client: httpx.Client, tissue_png: bytes) -> None:
-    """After all that went wrong above, a good request is answered."""
+    """After the errors above, a valid request is answered."""
     assert client.post("/v1/regions", files=form(tissue_png)).status_code == 200
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/slides", "/v1/slides/rendered.tiff", "/readyz", "/docs", "/metrics", "/none"]
 )
-def test_head_is_answered_over_a_connection_that_goes_on(server: Server, path: str) -> None:
+def test_head_is_answered_over_a_persistent_connection(server: Server, path: str) -> None:
     """No content follows the head, so the next answer on the same connection is read as one."""
     with closing(http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
         for method in ("HEAD", "GET", "HEAD", "GET"):
@@ -223,17 +223,17 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(client: httpx.Clien
     png = huge_png(30_000)
     assert len(png) < 1_000_000
     before = peak_bytes(server)
-    told = problem(client.post("/v1/regions", files=form(png)))
-    assert (told.status, told.name) == (413, "region-too-large")
+    problem_of = problem(client.post("/v1/regions", files=form(png)))
+    assert (problem_of.status, problem_of.name) == (413, "region-too-large")
     assert peak_bytes(server) - before < 200_000_000
 
 
 def test_an_upload_without_pixel_size_says_what_to_send(client: httpx.Client, tissue_png: bytes) -> None:
     """Nothing is guessed: the answer asks for mpp."""
     files = form(tissue_png) | {"request": (None, '{"pipeline": "nuclei"}')}
-    told = problem(client.post("/v1/regions", files=files))
-    assert (told.status, told.name) == (422, "missing-resolution")
-    assert "mpp" in told.detail
+    problem_of = problem(client.post("/v1/regions", files=files))
+    assert (problem_of.status, problem_of.name) == (422, "missing-resolution")
+    assert "mpp" in problem_of.detail
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ def test_real_slides_that_cannot_be_analysed(start_server: Any, shared_data: Pat
     tiny = {"x": 0, "y": 0, "width": 8, "height": 8}
     with httpx.Client(base_url=server.url, timeout=120) as client:
         for path in sorted((shared_data / "slides" / "broken").iterdir()):
-            told = problem(client.post("/v1/regions", json=SLIDE | {"slide": path.name, "region": tiny}))
-            assert (told.status, told.name) == (422, "unreadable-slide"), path.name
+            problem_of = problem(client.post("/v1/regions", json=SLIDE | {"slide": path.name, "region": tiny}))
+            assert (problem_of.status, problem_of.name) == (422, "unreadable-slide"), path.name
         asked = SLIDE | {"slide": "tcga-no-mpp.svs", "region": REGION}
         assert problem(client.post("/v1/regions", json=asked)).name == "missing-resolution"
         assert client.post("/v1/regions", json=asked | {"mpp": 0.5}).status_code == 200
@@ -268,7 +268,7 @@ def test_real_slides_that_cannot_be_analysed(start_server: Any, shared_data: Pat
 
 
 def test_request_ids_are_kept_or_made(client: httpx.Client) -> None:
-    """A valid id comes back on every kind of answer, another is replaced."""
+    """A valid id is returned in every kind of response, an invalid one is replaced."""
     for path in ("/livez", "/readyz", "/healthz", "/metrics", "/docs", "/nothing", "/v1/slides", "/schema.json"):
         assert client.get(path, headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
         made = client.get(path, headers={"X-Request-Id": "no good"}).headers["x-request-id"]
@@ -334,7 +334,7 @@ def series(page: str) -> set[str]:
     return {line.rpartition(" ")[0] for line in page.splitlines() if not line.startswith("#")}
 
 
-def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Server) -> None:
+def test_metrics_are_bounded_and_contain_no_names(client: httpx.Client, server: Server) -> None:
     """However many addresses are tried no series is added; neither the page nor the log holds any of them."""
     client.get("/warm-up")
     client.request("GOLD-0", "/warm-up")
@@ -368,8 +368,8 @@ def test_metrics_are_bounded_and_name_nobody(client: httpx.Client, server: Serve
         assert f"\nslidecascade_{name}{{" in page
     for name in ("tiles_total", "build_info", "cancelled_total", "regions_in_flight"):
         assert f"\nslidecascade_{name}" in page
-    for told in (page, server.log.read_text()):
-        assert not re.search(r"secret|Doe|rendered|nested|ward 7|\.tiff|\.svs|bentoml_service", told)
+    for problem_of in (page, server.log.read_text()):
+        assert not re.search(r"secret|Doe|rendered|nested|ward 7|\.tiff|\.svs|bentoml_service", problem_of)
 
 
 def test_every_log_line_is_json(server: Server) -> None:
@@ -386,8 +386,8 @@ def test_a_damaged_upload_leaves_json_lines_only_in_the_log(server: Server, clie
     Image.fromarray(NOISE).save(stream, "TIFF", compression="packbits", tiffinfo={278: 16})
     damaged = bytearray(stream.getvalue())
     damaged[30_000:60_000] = bytes(30_000)
-    told = problem(client.post("/v1/regions", files=form(bytes(damaged))))
+    problem_of = problem(client.post("/v1/regions", files=form(bytes(damaged))))
 
-    assert told.name == "undecodable-image"
-    server.wait(lambda: any(line.get("request_id") == told.request_id for line in server.lines()))
+    assert problem_of.name == "undecodable-image"
+    server.wait(lambda: any(line.get("request_id") == problem_of.request_id for line in server.lines()))
     assert "PackBits" not in server.log.read_text(encoding="utf-8")

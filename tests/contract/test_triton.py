@@ -76,7 +76,7 @@ def classify(runner: Runner, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def known_regions(server: TritonServer) -> set[str]:
-    """Names of the shared memory that the server knows of."""
+    """Names of the shared memory regions registered with the server."""
     with triton.InferenceServerClient(server.url) as client:
         return set(client.get_system_shared_memory_status().regions)
 
@@ -105,7 +105,7 @@ def test_the_cells_are_those_of_the_local_runner(
 
 @BOTH_WAYS
 def test_a_large_batch_is_split_in_order(server: TritonServer, local: LocalRunner, shared_memory: bool) -> None:
-    """More images than the served model takes at once come back as one array, in their order, writable."""
+    """More images than the served model takes at once are returned as one writable array in their order."""
     runner = TritonRunner([CELL], url=server.url, shared_memory=shared_memory)
     images = crops(70)[:, ::-1]  # not contiguous
     outputs = runner.run("nash-cell", {"image": images})["probabilities"]
@@ -118,7 +118,7 @@ def test_a_large_batch_is_split_in_order(server: TritonServer, local: LocalRunne
 
 
 def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> None:
-    """Calls of many threads never see each other's memory, and every region is given back at the end."""
+    """Calls of many threads never see each other's memory, and every region is released at the end."""
     runner = TritonRunner([CELL], url=server.url, shared_memory=True)
     batches = [crops(1 + seed % 5, seed=seed) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
@@ -133,7 +133,7 @@ def test_threads_share_a_runner(server: TritonServer, local: LocalRunner) -> Non
 
 
 def test_memory_is_shared_on_this_machine_only(server: TritonServer) -> None:
-    """Without being told, the runner shares memory with a server on this machine."""
+    """By default the runner shares memory with a server on this machine."""
     runner = TritonRunner([CELL], url=server.url)
     classify(runner, crops(1))
     assert len(known_regions(server)) == 1
@@ -170,7 +170,7 @@ def test_nobody_waits_beyond_a_limit(server: TritonServer, local: LocalRunner, s
 
 
 def test_an_image_the_network_cannot_take_fails_alone(server: TritonServer) -> None:
-    """What the network or the server refuses is a failure of the model, told at once; the next call works."""
+    """A rejection by the network or server is a failure of the model; the next call works."""
     runner = TritonRunner(PACKAGES.values(), url=server.url)
     with pytest.raises(ModelFailedError, match="'nuclei-unet' cannot be run on these inputs: the height is 52"):
         runner.run("nuclei-unet", {"image": crops(1, side=60)[:, :52]})
@@ -199,7 +199,7 @@ def test_another_model_is_refused(server: TritonServer, change: str) -> None:
 
 
 def test_a_version_that_is_not_served_is_not_ready(server: TritonServer) -> None:
-    """The version of model.yaml is asked for, not just any."""
+    """The version of model.yaml is requested."""
     package = replace(CELL, spec=CELL.spec.model_copy(update={"version": 7}))
     runner = TritonRunner([package, UNET], url=server.url)
     with pytest.raises(NotReadyError, match="not ready to run 'nash-cell' version 7:"):
@@ -209,7 +209,7 @@ def test_a_version_that_is_not_served_is_not_ready(server: TritonServer) -> None
     runner.close()
 
 
-def test_a_server_that_is_not_there_is_told_at_once() -> None:
+def test_an_unreachable_server_is_reported_immediately() -> None:
     """Making a runner needs no server; running and asking say that there is none, within seconds."""
     runner = TritonRunner([CELL], url=f"127.0.0.1:{free_port()}")
     started = time.monotonic()
@@ -305,9 +305,9 @@ def servers(folder: Path, models: Path) -> Iterator[list[TritonServer]]:
 def test_the_model_that_is_missing_is_named(servers: list[TritonServer]) -> None:
     """Readiness asks every model; the server alone would say that it is live."""
     runner = TritonRunner([CELL, HEPATOCYTE], url=servers[-1].url)
-    with pytest.raises(NotReadyError, match="not ready to run 'nash-hepatocyte' version 1: ") as told:
+    with pytest.raises(NotReadyError, match="not ready to run 'nash-hepatocyte' version 1: ") as reported:
         runner.check_ready()
-    assert told.value.retry_after_s > 0
+    assert reported.value.retry_after_s > 0
     with pytest.raises(NotReadyError):
         runner.run("nash-hepatocyte", {"image": crops(1, side=96)})
     assert classify(runner, crops(1)).shape == (1, 3)
@@ -315,7 +315,7 @@ def test_the_model_that_is_missing_is_named(servers: list[TritonServer]) -> None
 
 
 def test_a_full_queue_is_overload(servers: list[TritonServer]) -> None:
-    """Of many callers at once some are answered and the others are told to come later, not tried again."""
+    """Of many concurrent callers some are answered and the others get overloaded, without retries."""
     runner = TritonRunner([CELL], url=servers[-1].url)
     refused, answered = 0, 0
 
@@ -336,7 +336,7 @@ def test_a_full_queue_is_overload(servers: list[TritonServer]) -> None:
     assert answered
 
 
-def test_a_server_that_dies_is_told_and_found_again(
+def test_a_killed_server_is_reported_and_reconnected(
     servers: list[TritonServer], folder: Path, models: Path, local: LocalRunner
 ) -> None:
     """Killed in the middle of a call: a clear error. Back again: the same runner works, with new regions."""

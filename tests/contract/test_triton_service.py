@@ -57,7 +57,7 @@ def analysed(server: Server) -> dict[str, Any]:
 
 
 def require_same_cells(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Ids, outlines and classes equal, probabilities to the digits told.
+    """Ids, outlines and classes equal, probabilities to the written digits.
 
     A server that joins calls may round a probability's last bit otherwise, and so the last digit.
     """
@@ -85,7 +85,7 @@ def test_a_region_is_answered_alike_while_triton_is_there(
     folder: Path,
     expected: dict[str, Any],
 ) -> None:
-    """The cells are those of the local runner; without Triton the service says so, and goes on when it is back."""
+    """The cells are those of the local runner; without Triton the service is not ready until it is back."""
     server = start_server(slides=slide_root, runner="triton", triton_url=servers[-1].url)
     require_same_cells(analysed(server), expected)
     for model in MODELS:

@@ -103,7 +103,7 @@ def test_an_area_larger_than_any_tile_is_one_with_its_holes(toy: ToyKinds) -> No
 
 
 def test_whether_an_area_is_small_is_a_matter_of_the_slide(toy: ToyKinds) -> None:
-    """The corner of a large area stays in a region that shows ten pixels of it; a small area is gone in both."""
+    """The corner of a large area stays in a region that shows ten pixels of it; a small one is removed in both."""
     image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
     image[100:140, 100:140] = (230, 40, 40)
     image[200:205, 200:205] = (40, 210, 40)
@@ -116,7 +116,7 @@ def test_whether_an_area_is_small_is_a_matter_of_the_slide(toy: ToyKinds) -> Non
     assert run(toy, image, region_l0=Box(60, 60, 68, 45)).areas_px.tolist() == [10]
 
 
-def test_where_there_is_no_tissue_there_is_no_area(toy: ToyKinds) -> None:
+def test_without_tissue_no_areas_are_found(toy: ToyKinds) -> None:
     """Squares of glass are blank whatever the network finds there, in any tiling."""
     image = np.full((HEIGHT, WIDTH, 3), (255, 240, 240), np.uint8)  # glass, and a little red
     image[30:60, 30:60] = (230, 40, 40)

@@ -103,7 +103,7 @@ def test_areas_are_outlined_in_several_atlases(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("1 2 3", "no pairs"),
+        ("1 2 3", "not pairs of start and length"),
         ("1 x", "not a whole number"),
         ("0 3", "at least 1"),
         ("3 0", "at least 1"),

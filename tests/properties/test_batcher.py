@@ -124,7 +124,7 @@ CALLS = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(calls=CALLS, batch=st.integers(1, 8), workers=st.integers(1, 2), padded=st.booleans())
 def test_each_call_gets_its_own_answer(calls: list[Any], batch: int, workers: int, padded: bool) -> None:
-    """Whatever is batched with what: sums are right, only calls with poison fail, who has left gets nothing."""
+    """Whatever is batched with what: sums are right, only calls with poison fail, cancelled calls get nothing."""
     runner = Adder()
     with (
         batcher(runner, workers=workers, batch_items=batch, padded=padded) as made,
@@ -171,7 +171,7 @@ def test_an_image_at_fault_fails_alone() -> None:
     assert len(runner.batches[1]) == 9  # they were one batch
 
 
-def test_who_has_left_is_not_run() -> None:
+def test_calls_of_disconnected_clients_are_not_run() -> None:
     """Images whose caller cancels, or whose time is over while they wait, never reach the network."""
     runner = Adder()
     control = Control()
@@ -192,7 +192,7 @@ def test_who_has_left_is_not_run() -> None:
 
 
 def test_who_leaves_while_the_network_runs_is_let_go() -> None:
-    """A run cannot be stopped, but nobody has to wait for it."""
+    """A run cannot be stopped, but callers need not wait for it."""
     runner = Adder()
     control = Control()
     with batcher(runner) as made, ThreadPoolExecutor(1) as pool:
@@ -259,7 +259,7 @@ def test_a_caller_alone_loses_less_than_a_millisecond() -> None:
     assert np.percentile(seconds, 10) < 0.001
 
 
-def test_all_that_happens_is_told() -> None:
+def test_all_events_are_reported_to_the_observer() -> None:
     """Sizes, waiting times and queues reach the observer under the model's name."""
 
     class Told(Unobserved):
@@ -277,22 +277,22 @@ def test_all_that_happens_is_told() -> None:
         def queued(self, model: str, items: int) -> None:
             self.queues.append(items)
 
-    runner, told = Adder(), Told()
-    made = Batcher([runner], observer=told)
+    runner, reported = Adder(), Told()
+    made = Batcher([runner], observer=reported)
     with busy(runner, made) as pool:
         calls = [pool.submit(made.run, "m", images(value, value)) for value in (1, 2, 3)]
         wait_for(lambda: made._schedule.waiting() == 6)
     for call in calls:
         call.result(10)
     made.close()
-    assert told.sizes == [1, 6]
-    assert len(told.waits) == 4
-    assert max(told.queues) == 6
-    assert told.queues[-1] == 0
+    assert reported.sizes == [1, 6]
+    assert len(reported.waits) == 4
+    assert max(reported.queues) == 6
+    assert reported.queues[-1] == 0
 
 
 def test_closing_refuses_what_waits() -> None:
-    """What runs may end, what waits is told to come back, and the runner is closed once."""
+    """Running calls may finish, queued ones get an error, and the runner is closed once."""
     runner = Adder()
     made = Batcher([runner, runner])
     runner.may_run.clear()
@@ -310,7 +310,7 @@ def test_closing_refuses_what_waits() -> None:
         made.run("m", images(1))
 
 
-def test_a_network_without_a_batch_axis_is_told() -> None:
+def test_a_network_without_a_batch_axis_is_rejected() -> None:
     """Fewer answers than images is the model's failure, not a wrong answer to somebody."""
 
     class Single(Adder):
@@ -331,7 +331,7 @@ def test_inputs_of_different_batches_are_refused() -> None:
 
 
 def test_only_inputs_of_one_kind_are_joined() -> None:
-    """Images of one shape and type are one batch; those that another input tells apart are not."""
+    """Images of one shape and type are one batch; those that differ in another input are not."""
     runner = Adder()
     wide = {**images(3), "offset": np.zeros((1, 2), np.float32)}
     with batcher(runner) as made:

@@ -1,4 +1,4 @@
-"""Polygons that suppress each other: the same whatever region is asked for and however it is tiled."""
+"""Polygons that suppress each other: the same for every requested region and tiling."""
 
 from __future__ import annotations
 

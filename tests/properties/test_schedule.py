@@ -136,7 +136,7 @@ def test_every_image_is_run_once_or_was_given_up(steps: list[Any], batch: int, q
 
 
 def test_nobody_is_overload_to_himself() -> None:
-    """A region whose tiles hold more than may wait is served when it is alone; then another is told to wait."""
+    """A region whose tiles hold more than may wait is served when it is alone; then another is rejected."""
     line = Line(Schedule(Limits(batch_items=8, queue_items=10)))
     for model in MODELS:
         line.add("region", items=30, model=model)

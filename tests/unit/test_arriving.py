@@ -216,7 +216,7 @@ def test_files_cut_or_changed_anywhere_are_refused_as_before(analyser: Analyser,
 def test_decoding_ends_when_the_client_disconnects(
     analyser: Analyser, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No thread is left behind, and the rest of the image is not decoded."""
+    """All threads end, and the rest of the image is not decoded."""
     control, decoded = Control(), []
     read = pngrows.read_bands
 

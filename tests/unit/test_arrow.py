@@ -87,7 +87,7 @@ def test_any_reader_of_arrow_understands_the_columns() -> None:
 
 @pytest.mark.parametrize("kept", [0, 10, 400])
 def test_a_truncated_stream_is_an_error(kept: int) -> None:
-    """A part that was not written to its end is not taken for a tile without cells."""
+    """A truncated part is not read as a tile without cells."""
     stream = arrow.encode(made(1, 50, [3]))
     with pytest.raises(ValueError, match="damaged"):
         arrow.decode(stream[:kept])

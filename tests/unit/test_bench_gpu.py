@@ -48,13 +48,13 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "gpu.json").exists()
 
 
-def test_without_nvidia_smi_there_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_nvidia_smi_no_card_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is not installed is not called."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert card.find_card(0) is None
 
 
-def test_a_gpu_that_cannot_be_used_is_told(stand_in: Path) -> None:
+def test_an_unusable_gpu_is_reported(stand_in: Path) -> None:
     """A GPU is there, but not ONNX Runtime's part for it: the setting and what to do, and no figures."""
     done = bench(stand_in, "--width", "64", "--height", "64")
     assert done.returncode == 1
@@ -85,8 +85,8 @@ def test_everything_but_the_gpu(stand_in: Path) -> None:
     assert figures["cuda_over_tensorrt"] is None
 
 
-def test_what_cannot_be_told_is_left_out() -> None:
-    """A GPU that does not tell its load, and none at all."""
+def test_unknown_values_are_omitted() -> None:
+    """A GPU that does not report its load, and no GPU."""
     assert card.busy("10, 100\n[N/A], 200\nnonsense\n20, 50\n") == card.Busy(2, 0.15, 100)
     assert card.busy("") == card.Busy(0, 0.0, 0)
 

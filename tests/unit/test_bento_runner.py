@@ -44,7 +44,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 
 
 class Service:
-    """A service: `answers` are given to its calls in turn, the last for ever; it beats while `beats` is set."""
+    """A service: its calls return `answers` in turn, the last repeatedly; it beats while `beats` is set."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -123,7 +123,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def told(**fields: object) -> BentoMLException:
+def service_error(**fields: object) -> BentoMLException:
     return BentoMLException(json.dumps(fields), error_code=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -154,7 +154,7 @@ def test_large_calls_are_split_and_none_is_made_for_nothing(
     [aiohttp.ServerDisconnectedError(), ConnectionResetError(), TimeoutError(), aiohttp.ClientPayloadError()],
 )
 def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken: Exception) -> None:
-    """And when that breaks off too, the caller is told to come back."""
+    """If that fails too, the caller gets Retry-After."""
     service = Service(broken, 1.0)
     runner = runner_of(service)
     assert (runner.run(MODEL, IMAGES)["probabilities"] == 1.0).all()
@@ -169,17 +169,17 @@ def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken:
 @pytest.mark.parametrize(
     ("answer", "expected", "says"),
     [
-        (told(problem="overloaded", detail="Full.", retry_after_s=3), OverloadedError, "Full."),
-        (told(problem="draining", detail="Bye.", retry_after_s=3), DrainingError, "Bye."),
-        (told(problem="model-failed", detail="NaN."), ModelFailedError, "NaN."),
-        (told(problem="overloaded", detail="No time is told."), ModelFailedError, "failed unexpectedly"),
-        (told(problem="gold", detail="?"), ModelFailedError, "failed unexpectedly"),
+        (service_error(problem="overloaded", detail="Full.", retry_after_s=3), OverloadedError, "Full."),
+        (service_error(problem="draining", detail="Bye.", retry_after_s=3), DrainingError, "Bye."),
+        (service_error(problem="model-failed", detail="NaN."), ModelFailedError, "NaN."),
+        (service_error(problem="overloaded", detail="No time is told."), ModelFailedError, "failed unexpectedly"),
+        (service_error(problem="gold", detail="?"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("<html>"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("[]"), ModelFailedError, "failed unexpectedly"),
         (NotFound(""), ModelPackageError, "a model other than"),
     ],
 )
-def test_what_a_service_says_is_told(
+def test_errors_of_a_service_are_raised(
     runner_of: MakeRunner, answer: Exception, expected: type[Exception], says: str
 ) -> None:
     """As the error it is, and without asking again."""
@@ -202,7 +202,7 @@ def test_what_a_service_says_is_told(
     ],
 )
 def test_an_answer_that_is_not_as_stated_is_refused(runner_of: MakeRunner, answer: object, says: str) -> None:
-    """It is never taken for probabilities."""
+    """It is never returned as probabilities."""
     service = Service(0.0)
     service.run = lambda inputs: asyncio.sleep(0, answer)  # type: ignore[method-assign]  # a wrong service
     with pytest.raises(ModelFailedError, match=says):
@@ -225,7 +225,7 @@ def test_inputs_the_network_does_not_take_are_not_sent(runner_of: MakeRunner) ->
 
 
 def test_a_caller_is_kept_no_longer_than_it_asked(runner_of: MakeRunner) -> None:
-    """Out of time, or gone, it gets its error at once, and the service sees the connection close."""
+    """After the deadline or a disconnect the call gets its error immediately, and its connection is closed."""
     for control, expected in ((Control(deadline_s=0.1), DeadlineExceededError), (Control(), CancelledError)):
         service = Service(...)
         caller = runner_of(service).on_behalf_of(control)
@@ -277,7 +277,7 @@ def test_another_model_than_the_package_is_not_used(runner_of: MakeRunner) -> No
 
 
 def test_closing_ends_what_waits(runner_of: MakeRunner) -> None:
-    """Callers are told that the service is stopping; closing again does nothing; connections are closed once."""
+    """Callers get `draining`; closing again has no effect; connections are closed once."""
     service = Service(...)
     runner = runner_of(service)
     threading.Timer(0.1, runner.close).start()

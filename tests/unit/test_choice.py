@@ -89,7 +89,7 @@ def test_batching_changes_no_cell(toy: ToyPipeline, packages: list[ModelPackage]
 def test_on_a_cpu_networks_are_called_directly(
     packages: list[ModelPackage], fields: dict[str, Any], kind: type[Runner]
 ) -> None:
-    """Unless batching is asked for."""
+    """Unless batching is enabled."""
     runner = open_runner(packages, Settings(**fields), Unobserved())
     assert isinstance(runner, kind)
     runner.close()
@@ -109,7 +109,7 @@ def test_every_runner_is_measured(packages: list[ModelPackage]) -> None:
 
 
 def test_models_can_run_in_different_places() -> None:
-    """Each call goes to the runner that has the model; each runner is asked and closed once."""
+    """Each call goes to the runner that has the model; each runner is checked and closed once."""
     here, there = Elsewhere(), Elsewhere(NotReadyError("Not there.", retry_after_s=1))
     runner = RoutedRunner({"a": here, "b": there, "c": here})
     for model in "abcb":
@@ -199,7 +199,7 @@ def test_a_model_cannot_be_sent_to_two_places() -> None:
     ],
 )
 def test_a_refused_setting_is_one_sentence(fields: dict[str, str], sentence: str) -> None:
-    """What is told is what may be written, in an operator's words."""
+    """The error lists the valid values."""
     with pytest.raises(SettingsError) as refused:
         read_settings(**fields)
     assert str(refused.value) == sentence
@@ -225,7 +225,7 @@ def test_overrides_are_taken_apart_and_handed_over(monkeypatch: pytest.MonkeyPat
 
 
 def test_calls_are_worth_making_where_they_are_batched() -> None:
-    """On this machine's cores one for each; else as many as are let in."""
+    """One for each core of this machine; for remote networks the limit of requests."""
     assert concurrent_calls(Settings(threads=3)) == 3
     assert concurrent_calls(Settings(threads=3, batching="on")) == 32
     assert concurrent_calls(Settings(threads=3, runner="triton")) == 32
@@ -241,15 +241,15 @@ def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypat
         open_runner(packages, Settings(runner="triton"), Unobserved())
 
 
-def test_a_gpu_that_is_not_there_is_told(packages: list[ModelPackage]) -> None:
+def test_a_missing_gpu_is_reported(packages: list[ModelPackage]) -> None:
     """Neither provider falls back to the CPU."""
     for device in ("cuda", "tensorrt"):
-        told = f"SLIDECASCADE_DEVICE is '{device}'"
-        with pytest.raises(SettingsError, match=told):
+        reported = f"SLIDECASCADE_DEVICE is '{device}'"
+        with pytest.raises(SettingsError, match=reported):
             open_runner(packages, Settings(device=device), Unobserved())
 
 
-def test_what_a_gpu_is_told(packages: list[ModelPackage], tmp_path: Path) -> None:
+def test_the_options_passed_to_a_gpu(packages: list[ModelPackage], tmp_path: Path) -> None:
     """Bounds of memory, cheap choice of algorithms, and for TensorRT the shapes to build for."""
     spec = {package.spec.name: package.spec for package in packages}
     placement = Placement(device="tensorrt", gpu=1, memory_mib=512, engine_dir=tmp_path)
@@ -288,8 +288,8 @@ def test_a_sooner_control_ends_with_the_later_one(control: Control) -> None:
         longer.check()
 
 
-def test_a_full_line_tells_the_time_of_the_settings(packages: list[ModelPackage]) -> None:
-    """What an overloaded answer tells callers to wait is one setting, wherever it was full."""
+def test_a_full_queue_reports_the_retry_time_of_the_settings(packages: list[ModelPackage]) -> None:
+    """Retry-After of every overloaded response is one setting."""
     settings = Settings(batching="on", retry_after_s=7)
     with closing(open_runner(packages, settings, Unobserved())) as runner:
         assert isinstance(runner, Batcher)
@@ -297,7 +297,7 @@ def test_a_full_line_tells_the_time_of_the_settings(packages: list[ModelPackage]
 
 
 def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> None:
-    """Calls of any size come back whole, in order, through batches of another size."""
+    """Calls of any size are returned complete and in order, through batches of other sizes."""
     runner = LocalRunner(packages)
     batcher = open_runner(packages, Settings(batching="on", max_batch=4), Unobserved())
     pixels = np.random.default_rng(1).integers(0, 256, (11, 72, 72, 3), np.uint8)
@@ -308,7 +308,7 @@ def test_batches_are_run_by_the_local_runner(packages: list[ModelPackage]) -> No
     runner.close()
 
 
-def test_a_missing_tensorrt_is_told_from_a_missing_gpu() -> None:
+def test_a_missing_tensorrt_is_distinguished_from_a_missing_gpu() -> None:
     """Where CUDA works, what lacks is TensorRT."""
     assert "cannot load TensorRT" in _missing("tensorrt", ["CUDAExecutionProvider", "CPUExecutionProvider"])
     assert "found no usable GPU" in _missing("tensorrt", ["CPUExecutionProvider"])
@@ -322,8 +322,8 @@ def test_every_setting_with_a_pattern_has_an_example() -> None:
             assert getattr(read_settings(**{name: _EXAMPLES[name]}), name) == _EXAMPLES[name]
 
 
-def test_what_looks_like_a_setting_is_told() -> None:
-    """A slip of the pen is named with what was meant; what Kubernetes sets for a Service is not taken for one."""
+def test_a_variable_similar_to_a_setting_is_reported() -> None:
+    """A misspelt setting is reported with the similar one; variables of Kubernetes services are ignored."""
     environment = {
         "SLIDECASCADE_RUNNR": "triton",
         "SLIDECASCADE_RUNNER": "local",

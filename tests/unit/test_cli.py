@@ -28,12 +28,12 @@ def test_analyze_writes_the_files_of_the_zip(
     """One folder with GeoJSON, summary, heatmaps and overlay; the counts on stdout agree with the summary."""
     code = main(["analyze", str(tile), "--pipeline", "nash", "--mpp", "0.5", "--out", str(tmp_path / "out")])
 
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     cells = json.loads((tmp_path / "out" / "cells.geojson").read_text(encoding="utf-8"))
     assert code == 0
     assert len(cells["features"]) == summary["cells"] > 0
-    assert all(f"{count:8d}  {name}\n" in told for name, count in summary["counts"].items())
+    assert all(f"{count:8d}  {name}\n" in reported for name, count in summary["counts"].items())
     assert {path.name for path in (tmp_path / "out" / "heatmaps").iterdir()} == {
         "steatosis.png", "ballooning.png", "immune.png",
     }  # fmt: skip
@@ -41,7 +41,7 @@ def test_analyze_writes_the_files_of_the_zip(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reported"),
     [
         (["--pipeline", "nash"], 2, "mpp"),
         (["--pipeline", "nope", "--mpp", "0.5"], 2, "'nope'"),
@@ -56,9 +56,9 @@ def test_analyze_writes_the_files_of_the_zip(
     ],
 )
 def test_wrong_calls_get_one_sentence(
-    tile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+    tile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, reported: str
 ) -> None:
-    """The exit code says whose fault it was; stderr holds no stack trace; no folder is left behind."""
+    """The exit code distinguishes invalid calls from failures; stderr has no stack trace; no folder remains."""
     with_out = ["analyze", str(tile), "--out", str(tmp_path / "out"), *arguments]
     try:
         result = main(with_out)
@@ -67,12 +67,12 @@ def test_wrong_calls_get_one_sentence(
 
     stderr = capsys.readouterr().err
     assert result == code
-    assert told in stderr
+    assert reported in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_no_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_images_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A text file called .png and a file that is not there."""
     text = tmp_path / "text.png"
     text.write_text("not an image", encoding="utf-8")

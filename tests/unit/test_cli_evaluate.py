@@ -30,9 +30,9 @@ class Evaluate:
             code = main(["evaluate", "--pipeline", "toy", "--data", str(folder), *more])
         except SystemExit as ended:  # argparse ends calls it cannot parse
             code = int(ended.code or 0)
-        told = self.capsys.readouterr()
-        assert "Traceback" not in told.err
-        return code, told.out, told.err
+        reported = self.capsys.readouterr()
+        assert "Traceback" not in reported.err
+        return code, reported.out, reported.err
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +75,15 @@ def test_an_exact_pipeline_scores_one(evaluate: Evaluate, tmp_path: Path) -> Non
         image, labels = picture(seed)
         write(tmp_path / "data", f"image{seed}", __png=image, _labels__png=labels)
     code, out, _ = evaluate(tmp_path / "data", "--json")
-    told = json.loads(out)
+    reported = json.loads(out)
     assert code == 0
-    assert told["images"] == 3
-    assert told["cells"]["truth"] == told["cells"]["predicted"] > 9
-    assert {told[name] for name in ("ap50", "map", "f1", "pq", "aji", "dice")} == {1.0}
-    assert told["ap"] == told["pooled"]["ap"] == dict.fromkeys(told["ap"], 1.0)
-    assert (told["split"], told["mpp"], told["mpp_is"]) == ("all", 0.5, "the segmenter's own")
-    assert [model["name"] for model in told["models"]] == ["toy-segmenter", "toy-classifier", "toy-second"]
-    assert all(len(model["sha256"]) == 64 for model in told["models"])
+    assert reported["images"] == 3
+    assert reported["cells"]["truth"] == reported["cells"]["predicted"] > 9
+    assert {reported[name] for name in ("ap50", "map", "f1", "pq", "aji", "dice")} == {1.0}
+    assert reported["ap"] == reported["pooled"]["ap"] == dict.fromkeys(reported["ap"], 1.0)
+    assert (reported["split"], reported["mpp"], reported["mpp_is"]) == ("all", 0.5, "the segmenter's own")
+    assert [model["name"] for model in reported["models"]] == ["toy-segmenter", "toy-classifier", "toy-second"]
+    assert all(len(model["sha256"]) == 64 for model in reported["models"])
 
 
 def test_tiles_of_a_data_set_have_its_pixel_size(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -95,16 +95,16 @@ def test_tiles_of_a_data_set_have_its_pixel_size(evaluate: Evaluate, tmp_path: P
         "classes": [{"name": "Cell", "color": [0, 158, 115]}],
     }  # fmt: skip
     write(folder, "dataset", __json=json.dumps(stated))
-    told = [json.loads(evaluate(folder, "--json", *more)[1]) for more in ((), ("--mpp", "0.5"))]
-    assert [item["mpp"] for item in told] == [0.25, 0.5]
-    assert told[0]["mpp_is"] == "given"
+    reported = [json.loads(evaluate(folder, "--json", *more)[1]) for more in ((), ("--mpp", "0.5"))]
+    assert [item["mpp"] for item in reported] == [0.25, 0.5]
+    assert reported[0]["mpp_is"] == "given"
     write(folder, "dataset", __json='{"mpp": 0.25}')
     code, _, stderr = evaluate(folder)
     assert code == 2
     assert "dataset.json is wrong at kind" in stderr
 
 
-def test_figures_are_told_by_kind_of_the_split(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_metrics_are_reported_by_kind_of_image(evaluate: Evaluate, tmp_path: Path) -> None:
     """One kind is found, of the other the truth is empty; the third image is in another split."""
     image, labels = picture()
     folder = write(tmp_path / "data", "good", __png=image, _labels__png=labels)
@@ -113,11 +113,11 @@ def test_figures_are_told_by_kind_of_the_split(evaluate: Evaluate, tmp_path: Pat
     index = "stem,kind,split\ngood,stained,validate\nnone,dark,validate\nother,stained,train\n"
     write(folder, "index", __csv=index)
     code, out, _ = evaluate(folder, "--json")
-    told = json.loads(out)
-    assert (code, told["images"], told["split"]) == (0, 2, "validate")
-    assert {kind: group["ap50"] for kind, group in told["kinds"].items()} == {"stained": 1.0, "dark": 0.0}
-    assert told["ap50"] == 0.5
-    assert told["pooled"]["ap50"] == pytest.approx(0.5)
+    reported = json.loads(out)
+    assert (code, reported["images"], reported["split"]) == (0, 2, "validate")
+    assert {kind: group["ap50"] for kind, group in reported["kinds"].items()} == {"stained": 1.0, "dark": 0.0}
+    assert reported["ap50"] == 0.5
+    assert reported["pooled"]["ap50"] == pytest.approx(0.5)
     table = evaluate(folder)[1]
     assert "stained" in table
     assert "all, pooled" in table
@@ -154,9 +154,9 @@ def test_truth_may_be_geojson(evaluate: Evaluate, tmp_path: Path) -> None:
         "properties": {"classification": {"name": "Red"}},
     }
     folder = write(tmp_path / "data", __png=image, __geojson=json.dumps({"features": [feature]}))
-    told = json.loads(evaluate(folder, "--json")[1])
-    assert (told["ap50"], told["map"], told["dice"]) == (1.0, 1.0, 1.0)
-    assert told["classes"]["Red"]["found"] == 1.0
+    reported = json.loads(evaluate(folder, "--json")[1])
+    assert (reported["ap50"], reported["map"], reported["dice"]) == (1.0, 1.0, 1.0)
+    assert reported["classes"]["Red"]["found"] == 1.0
 
 
 def test_transparency_is_laid_on_white(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -197,14 +197,14 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_unusable_data_gets_one_sentence(evaluate: Evaluate, tmp_path: Path, case: str) -> None:
     """Exit code 2, nothing on stdout, one line that says which file and what to do."""
-    files, told = UNUSABLE[case]
+    files, reported = UNUSABLE[case]
     code, out, err = evaluate(write(tmp_path / "data", **files))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert told in err
+    assert reported in err
 
 
 @pytest.mark.parametrize(
-    ("index", "told"),
+    ("index", "reported"),
     [
         ("", "no column 'stem' or no rows"),
         ("name,kind\na,b\n", "no column 'stem' or no rows"),
@@ -215,18 +215,18 @@ def test_unusable_data_gets_one_sentence(evaluate: Evaluate, tmp_path: Path, cas
     ],
 )
 def test_an_unusable_index_gets_one_sentence(
-    evaluate: Evaluate, tmp_path: Path, index: str | bytes, told: str
+    evaluate: Evaluate, tmp_path: Path, index: str | bytes, reported: str
 ) -> None:
     """An index that cannot be read, has no such split, or names what is not there."""
     folder = write(tmp_path / "data", __png=IMAGE, _labels__png=LABELS)
     write(folder, "index", __csv=index)
     code, _, err = evaluate(folder)
     assert code == 2
-    assert told in err
+    assert reported in err
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         (["--split", "holdout"], "holdout"),
         (["--split", "validate"], "has no index.csv and so no splits"),
@@ -237,11 +237,11 @@ def test_an_unusable_index_gets_one_sentence(
         (["--data", "nowhere"], "no folder nowhere"),
     ],
 )
-def test_wrong_calls_get_one_sentence(evaluate: Evaluate, tmp_path: Path, more: list[str], told: str) -> None:
+def test_wrong_calls_get_one_sentence(evaluate: Evaluate, tmp_path: Path, more: list[str], reported: str) -> None:
     """Exit code 2 and what to do."""
     code, out, err = evaluate(write(tmp_path / "data", __png=IMAGE, _labels__png=LABELS), *more)
     assert (code, out) == (2, "")
-    assert told in err
+    assert reported in err
 
 
 @pytest.fixture
@@ -253,10 +253,10 @@ def drawn(evaluate: Evaluate, tmp_path: Path) -> Callable[[Path], tuple[int, str
 
 def test_out_holds_figures_rows_and_plots(drawn: Callable[[Path], tuple[int, str, str]], tmp_path: Path) -> None:
     """The JSON that was printed, a row per image, and three pictures."""
-    code, told, _ = drawn(tmp_path / "out")
+    code, reported, _ = drawn(tmp_path / "out")
     out = tmp_path / "out"
     assert code == 0
-    assert (out / "accuracy.json").read_text(encoding="utf-8") == told
+    assert (out / "accuracy.json").read_text(encoding="utf-8") == reported
     assert (out / "images.csv").read_text(encoding="utf-8").splitlines()[1].startswith("a,,")
     for name in ("ap_over_iou.png", "ap50_by_image.png", "worst.png"):
         assert np.asarray(cv2.imread(str(out / name))).std() > 0
@@ -272,9 +272,9 @@ def test_a_full_disk_leaves_what_was_there(drawn: Callable[[Path], tuple[int, st
     out.mkdir()
     (out / "accuracy.json").write_text("before", encoding="utf-8")
     (out / f".worst.png.partial-{os.getpid()}").symlink_to(full)
-    code, told, err = drawn(out)
+    code, reported, err = drawn(out)
     assert code == 1
-    assert json.loads(told)["images"] == 1
+    assert json.loads(reported)["images"] == 1
     assert "cannot be written" in err
     assert "No space left" in err
     assert [path.name for path in out.iterdir()] == ["accuracy.json"]

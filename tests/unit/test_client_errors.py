@@ -135,7 +135,7 @@ def test_a_problem_of_a_later_version_is_still_read(ask: Ask) -> None:
 @both_clients
 @pytest.mark.parametrize("body", [b"", b"<html>Log in</html>", b"[]", b'{"models": []}', b'{"pipelines": 1}'])
 def test_a_success_that_is_something_else_is_unexpected(ask: Ask, body: bytes) -> None:
-    """A portal's log-in page with status 200 is not taken for an answer."""
+    """A portal's log-in page with status 200 is not accepted as a response."""
     with scripted(Answer(200, body)) as server, pytest.raises(UnexpectedAnswerError, match="base_url") as caught:
         ask(server.url, "pipelines", time=FakeTime())
     assert len(server.received) == 1
@@ -144,7 +144,7 @@ def test_a_success_that_is_something_else_is_unexpected(ask: Ask, body: bytes) -
 
 @both_clients
 def test_a_body_that_is_not_what_its_encoding_says_is_unexpected(ask: Ask) -> None:
-    """A broken gzip is told, not tried again."""
+    """A broken gzip is an error without retry."""
     broken = Answer(200, b"not gzip", headers={"Content-Encoding": "gzip"})
     with scripted(broken) as server, pytest.raises(UnexpectedAnswerError, match="unpacked"):
         ask(server.url, "pipelines", time=FakeTime())

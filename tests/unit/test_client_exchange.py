@@ -71,7 +71,7 @@ def test_a_passing_failure_is_survived(ask: Ask, act: Answer | Drop) -> None:
 
 @both_clients
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 501])
-def test_a_lasting_failure_is_told_at_once(ask: Ask, status: int) -> None:
+def test_a_permanent_failure_is_raised_immediately(ask: Ask, status: int) -> None:
     """Other statuses are not tried again, a 500 of the service included."""
     with scripted(problem("tiles-failed", status)) as server, pytest.raises(TilesFailedError) as caught:
         ask(server.url, "pipelines", time=FakeTime())
@@ -169,7 +169,7 @@ def test_the_total_time_is_bounded(ask: Ask) -> None:
 
 @both_clients
 def test_a_long_retry_after_is_not_waited_for(ask: Ask) -> None:
-    """A service that asks for an hour gets its caller told at once."""
+    """For a Retry-After of an hour the error is raised immediately."""
     time = FakeTime()
     with (
         scripted(problem("not-ready", 503, headers={"Retry-After": "3600"})) as server,
@@ -191,7 +191,7 @@ def test_retries_never_outlast_the_callers_limit(ask: Ask) -> None:
 
 @both_clients
 def test_no_try_starts_after_the_deadline(ask: Ask) -> None:
-    """Who asks for an answer within a second is not kept waiting by tries that cannot make it."""
+    """With a limit of a second there are no retries that cannot finish in time."""
     time = FakeTime()
     with scripted(problem("deadline-exceeded", 504)) as server, pytest.raises(DeadlineExceededError):
         ask(server.url, "analyze_region", b"x", pipeline="nash", mpp=0.5, deadline_s=1.0, time=time)
@@ -238,7 +238,7 @@ def test_running_out_of_time_keeps_what_was_said_before(ask: Ask) -> None:
 
 @both_clients
 def test_nobody_listening_is_a_connection_error(ask: Ask) -> None:
-    """A refused connection is tried again, then told as such."""
+    """A refused connection is retried, then raised."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
@@ -280,7 +280,7 @@ def test_the_key_is_sent_as_bearer_and_never_shown(ask: Ask, caplog: pytest.LogC
 @both_clients
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_nothing_is_sent_to_another_host(ask: Ask, status: int) -> None:
-    """A redirect elsewhere gets neither the key nor the image, and is told as such."""
+    """A redirect elsewhere gets neither the key nor the image, and is an error."""
     with scripted(NO_PIPELINES) as other:
         redirect = Answer(status, headers={"Location": f"{other.url}{PIPELINES}?token=t0ken"})
         with scripted(redirect) as server:
@@ -339,7 +339,7 @@ def test_a_prefix_in_the_address_is_kept(ask: Ask) -> None:
     "url", ["", "localhost:3000", "ftp://host", "http://", "http://h/?a=1", "http://h/#a", "h\x00"]
 )
 def test_a_wrong_address_is_refused(url: str) -> None:
-    """What is no http(s) address is told when the client is made."""
+    """An address without http(s) is rejected by the constructor."""
     with pytest.raises(ValueError, match="base_url"):
         Client(url)
 
@@ -361,7 +361,7 @@ def test_a_time_limit_is_a_positive_number(seconds: float) -> None:
 
 @pytest.mark.parametrize("wrong", [{"max_tries": 0}, {"max_elapsed_s": -1.0}, {"base_delay_s": -0.1}])
 def test_an_impossible_policy_is_refused(wrong: dict[str, float]) -> None:
-    """A policy that cannot try, or would wait backwards, is told when it is made."""
+    """A policy without attempts or with negative delays is rejected by the constructor."""
     with pytest.raises(ValueError, match=r"max_tries|seconds"):
         RetryPolicy(**wrong)  # type: ignore[arg-type]  # one field at a time
 
@@ -375,7 +375,7 @@ def test_credentials_in_the_address_stay_out_of_messages() -> None:
 
 
 def test_a_given_http_client_stays_open() -> None:
-    """Who brings the connections closes them."""
+    """Connections of the caller are closed by the caller."""
     with scripted(NO_PIPELINES) as server, httpx.Client() as http:
         with Client(server.url, http_client=http) as client:
             assert client.pipelines() == ()

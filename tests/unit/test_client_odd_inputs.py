@@ -362,7 +362,7 @@ def test_a_very_large_image_is_sent_without_being_held(tmp_path: Path) -> None:
 @both_clients
 @pytest.mark.parametrize("media_type", ["text/html", "application/octet-stream", "", "application/json"])
 def test_an_archive_of_another_stated_type_is_unexpected(ask: Ask, media_type: str) -> None:
-    """A portal, or a proxy that rewrites types, is not taken for the service."""
+    """A portal, or a proxy that rewrites types, is not accepted as the service."""
     with (
         scripted(Answer(200, b"PK\x05\x06" + bytes(18), media_type)) as server,
         pytest.raises(UnexpectedAnswerError, match="instead of application/zip"),

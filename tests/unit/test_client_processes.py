@@ -125,7 +125,7 @@ def test_results_and_errors_come_back_from_a_process_pool(tmp_path: Path) -> Non
 
 
 def test_a_closed_result_is_pickled_with_what_was_read() -> None:
-    """As in the process it came from: what was looked at stays, the files are gone."""
+    """As in the process it came from: parsed results stay, the files are deleted."""
     with scripted(Answer(200, _archive(), ZIP)) as server, _analyse(server.url) as result:
         cells = [cell.id for cell in result.cells]
     again = pickle.loads(pickle.dumps(result))  # noqa: S301  # made here

@@ -197,7 +197,7 @@ def test_a_proxy_of_no_known_kind_is_a_sentence(ask: AskOnce, value: str, monkey
 def test_a_proxy_this_address_does_not_need_may_be_unusable(
     ask: AskOnce, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service on this machine is asked directly, whatever else the environment states."""
+    """A service on this machine is requested without a proxy, whatever the environment states."""
     monkeypatch.setitem(sys.modules, "socksio", None)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -217,7 +217,7 @@ def test_certificates_that_cannot_be_read_are_named(
 
 @contextmanager
 def _tls_server(folder: Path) -> Iterator[str]:
-    """A server whose certificate nobody has signed but itself."""
+    """A server with a self-signed certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes a certificate, is not on this machine")
     key, certificate = folder / "key.pem", folder / "certificate.pem"

@@ -148,8 +148,8 @@ def test_names_that_leave_the_folder_are_refused(ask: Ask, name: str, tmp_path: 
 
 @both_clients
 @pytest.mark.parametrize("name", ["summary.json", "cells.geojson", "overlay.png"])
-def test_a_missing_file_is_told(ask: Ask, name: str) -> None:
-    """An archive that lacks an answer is not taken for a result."""
+def test_a_missing_file_is_reported(ask: Ask, name: str) -> None:
+    """An incomplete archive is not a result."""
     with pytest.raises(UnexpectedAnswerError, match=f"lacks {name}"):
         _result(ask, _zip_of({name: None}))
 
@@ -165,7 +165,7 @@ def test_a_missing_file_is_told(ask: Ask, name: str) -> None:
         ({"cells.geojson": b'{"features": null}'}, "cells"),
     ],
 )
-def test_a_damaged_file_is_told_when_it_is_read(ask: Ask, changes: dict[str, bytes], attribute: str) -> None:
+def test_a_damaged_file_is_reported_when_it_is_read(ask: Ask, changes: dict[str, bytes], attribute: str) -> None:
     """The other files stay usable."""
     result = _result(ask, _zip_of(changes))
     assert result.overlay.startswith(b"\x89PNG")
@@ -178,7 +178,7 @@ def test_a_damaged_file_is_told_when_it_is_read(ask: Ask, changes: dict[str, byt
     ("content", "media_type"), [(b"<html>", "text/html"), (b"{}", "application/json"), (b"", "")]
 )
 def test_another_kind_of_answer_is_unexpected(ask: Ask, content: bytes, media_type: str) -> None:
-    """A page with status 200 is told by its type."""
+    """A page with status 200 is detected by its media type."""
     with pytest.raises(UnexpectedAnswerError, match="instead of application/zip"):
         _result(ask, content, media_type)
 

@@ -195,7 +195,7 @@ def test_a_png_of_several_blocks_of_rows_is_seamless() -> None:
     ],
 )
 def test_an_array_of_another_kind_is_refused(ask: Ask, image: Any) -> None:
-    """Grey, RGBA, float and empty arrays are told apart before anything is sent."""
+    """Grey, RGBA, float and empty arrays are distinguished before sending."""
     with scripted(END) as server, pytest.raises(ValueError, match=r"uint8 RGB of shape \(H, W, 3\)"):
         ask(server.url, "analyze_region", image, pipeline="p", time=FakeTime())
     assert server.received == []
@@ -203,14 +203,14 @@ def test_an_array_of_another_kind_is_refused(ask: Ask, image: Any) -> None:
 
 @both_clients
 @pytest.mark.parametrize("image", [io.StringIO("text"), 5, object()])
-def test_what_is_no_image_is_a_type_error(ask: Ask, image: Any) -> None:
+def test_other_values_than_images_are_type_errors(ask: Ask, image: Any) -> None:
     """A text file or a number is a mistake of the program."""
     with pytest.raises(TypeError, match="An image is a path, bytes"):
         ask("http://h", "analyze_region", image, pipeline="p", time=FakeTime())
 
 
 @both_clients
-def test_a_missing_file_is_told_as_such(ask: Ask, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(ask: Ask, tmp_path: Path) -> None:
     """The system's own error says it best."""
     with pytest.raises(FileNotFoundError):
         ask("http://h", "analyze_region", tmp_path / "none.png", pipeline="p", time=FakeTime())
@@ -238,7 +238,7 @@ def test_a_missing_file_is_told_as_such(ask: Ask, tmp_path: Path) -> None:
         ({"image": None}, "image"),
     ],
 )
-def test_a_wrong_field_is_told_before_anything_is_sent(ask: Ask, wrong: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_reported_before_sending(ask: Ask, wrong: dict[str, Any], field: str) -> None:
     """The upload of a large image is not needed to learn that mpp is NaN."""
     arguments = {"image": b"image", "pipeline": "p", **wrong}
     image = arguments.pop("image")
@@ -260,7 +260,7 @@ def test_an_empty_image_is_for_the_service_to_judge(ask: Ask) -> None:
 
 
 @both_clients
-def test_an_image_that_shrinks_while_it_is_sent_is_told(ask: Ask) -> None:
+def test_an_image_that_shrinks_while_it_is_sent_is_reported(ask: Ask) -> None:
     """A file that another program is still writing does not become half an image."""
 
     class Shrinking(io.BytesIO):

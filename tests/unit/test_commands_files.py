@@ -29,7 +29,7 @@ def test_a_demo_into_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_demo_over_a_folder_of_the_image_s_name_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The rendered image cannot be saved either: told before a server is started."""
+    """The rendered image cannot be saved either: reported before a server is started."""
     (tmp_path / "region.png").mkdir()
 
     assert main(["demo", "--out", str(tmp_path)]) == 1

@@ -1,4 +1,4 @@
-"""A command that is told to stop leaves nothing running."""
+"""A command that gets a stop signal leaves no process running."""
 
 from __future__ import annotations
 

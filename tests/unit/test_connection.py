@@ -19,6 +19,7 @@ from slidecascade.hosting.openconnections import OpenConnections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+RETRY_AFTER_S = 17
 SHORT_S = 0.2
 LONG_S = 60.0
 NEVER = Timeouts(head_s=LONG_S, rest_s=LONG_S, idle_s=LONG_S, read_s=LONG_S)
@@ -68,6 +69,7 @@ async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIte
         all_open=OpenConnections(limit),
         timeouts=timeouts,
         timeout_log=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
+        retry_after_s=RETRY_AFTER_S,
     )
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -148,7 +150,7 @@ async def test_a_second_head_that_does_not_end_is_closed(app: App) -> None:
         assert b"HTTP/1.1 408 " in await read_all(reader)
 
 
-async def test_a_body_that_nobody_reads_is_waited_for_shortly(app: App) -> None:
+async def test_an_unread_body_is_awaited_for_a_short_time(app: App) -> None:
     """The client has its answer: the rest of its body is thrown away for a while, whatever it sends."""
     async with serving(app, but(rest_s=SHORT_S)) as connect:
         reader, writer = await connect()
@@ -157,7 +159,7 @@ async def test_a_body_that_nobody_reads_is_waited_for_shortly(app: App) -> None:
         sender.cancel()
 
 
-async def test_a_body_that_nobody_read_but_that_ends_keeps_the_connection(app: App) -> None:
+async def test_an_unread_body_that_ends_keeps_the_connection(app: App) -> None:
     """The next request is answered on the same connection."""
     async with serving(app, NEVER) as connect:
         reader, writer = await connect()
@@ -181,7 +183,7 @@ async def test_work_is_waited_for(app: App) -> None:
 
 
 async def test_a_client_that_does_not_read_its_answer_is_disconnected(app: App) -> None:
-    """An answer that nobody fetches does not keep its request for good."""
+    """A response that the client does not read does not keep its request in memory."""
     app.size = 2**27
     async with serving(app, but(read_s=SHORT_S)) as connect:
         reader, writer = await connect()
@@ -215,7 +217,7 @@ async def test_connections_in_use_are_not_closed(app: App) -> None:
             if answer := await read_all(reader):
                 break
         assert answer.startswith(b"HTTP/1.1 429 ")
-        assert b"retry-after" in answer.lower()
+        assert f"retry-after: {RETRY_AFTER_S}\r\n".encode() in answer.lower()
         assert b"x-request-id" in answer.lower()
         app.held.set()
         for reader, _ in busy:

@@ -15,7 +15,7 @@ from slidecascade.errors import CancelledError, DeadlineExceededError, SettingsE
 from slidecascade.settings import Settings, read_settings
 
 
-def test_work_goes_on_until_the_deadline() -> None:
+def test_work_continues_until_the_deadline() -> None:
     """A limit that has passed stops the work; no limit never does."""
     Control().check()
     Control(deadline_s=60).check()

@@ -193,7 +193,7 @@ def test_a_failing_check_keeps_the_older_package(tmp_path: Path, graph: ServedGr
 
 
 @pytest.mark.parametrize("name", ["../escape", "Nuclei", "", "a/b"])
-def test_names_that_are_no_folder_names_are_refused(graph: ServedGraph, name: str) -> None:
+def test_names_that_are_not_folder_names_are_rejected(graph: ServedGraph, name: str) -> None:
     """A spec cannot name a package outside the repository."""
     with pytest.raises(ValidationError, match="name"):
         spec_of(graph, name=name)

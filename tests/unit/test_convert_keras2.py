@@ -76,7 +76,7 @@ def test_a_whole_model_answers_as_keras_2_did(files: Path, tmp_path: Path, name:
 
 
 def test_a_lambda_that_does_more_is_refused_by_name(files: Path, tmp_path: Path) -> None:
-    """What it does is not known, and the sentence says how to tell."""
+    """Its function is unknown, and the error says how to state it."""
     with pytest.raises(ConversionError, match=r"'swap' is a Lambda.*--lambda swap=rescale"):
         outcome_of(files / "swapping-unet.h5", tmp_path)
     outcome_of(files / "swapping-unet.h5", tmp_path, lambdas={"swap": 1 / 255}, bgr=True)

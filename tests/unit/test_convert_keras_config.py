@@ -57,7 +57,7 @@ def rebuilt(*layers: dict[str, Any], dynamic: bool = False, **lambdas: float) ->
 
 
 def test_what_only_training_needs_is_dropped() -> None:
-    """Initialisers, regularisers, dtypes and the quirks of Keras 2 are gone; numbers stay."""
+    """Initialisers, regularisers, dtypes and the deviations of Keras 2 are removed; numbers stay."""
     conv = layer(
         "SeparableConv2D", filters=4, groups=1, kernel_initializer={"class_name": "Mine"}, dtype="float16"
     )
@@ -89,7 +89,7 @@ def test_an_old_sequential_gets_its_input() -> None:
     assert [each["class_name"] for each in built["config"]["layers"]] == ["InputLayer", "Conv2D"]
 
 
-def test_a_lambda_is_told_by_the_caller_or_its_code() -> None:
+def test_a_lambda_is_recognised_by_the_caller_or_its_code() -> None:
     """Either way it becomes a Rescaling."""
     entry = toy_keras.keras2_lambda(encoded(lambda x: x - 1))
     assert rebuilt(entry, lambda_1=0.5)[1]["config"]["scale"] == 0.5
@@ -113,7 +113,7 @@ def test_an_operation_with_a_number_becomes_a_rescaling(
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "reported"),
     [
         (layer("TFSMLayer", filepath="/etc"), "'it' is of the class 'TFSMLayer'"),
         (layer("StringLookup", vocabulary="/etc/passwd"), "class 'StringLookup'"),
@@ -126,14 +126,14 @@ def test_an_operation_with_a_number_becomes_a_rescaling(
         ({"class_name": "Conv2D"}, "without a configuration"),
     ],
 )  # fmt: skip
-def test_what_is_not_listed_is_refused_by_name(entry: dict[str, Any], told: str) -> None:
+def test_what_is_not_listed_is_refused_by_name(entry: dict[str, Any], reported: str) -> None:
     """The sentence names the layer."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         rebuilt(entry)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000])
-def test_a_configuration_that_is_no_object_is_refused(text: str) -> None:
+def test_a_configuration_that_is_not_an_object_is_rejected(text: str) -> None:
     """Also one nested deeper than any model."""
     with pytest.raises(ConversionError, match="configuration"):
         parse(text)

@@ -93,7 +93,7 @@ def test_a_fixed_unet_is_served_at_any_size(tmp_path: Path, upsampling: str, end
 
 
 def test_a_lambda_that_is_not_understood_never_runs(tmp_path: Path) -> None:
-    """It is refused by name; stated by the caller, it is replaced; a name that is not there is told."""
+    """It is refused by name; stated by the caller, it is replaced; an unknown name is reported."""
     import base64
     import marshal
 
@@ -127,17 +127,17 @@ def test_weights_alone_need_the_architecture(tmp_path: Path, monkeypatch: pytest
         convert(tmp_path, source, **CLASSIFY)
     _, run = convert(tmp_path, source, arch="my_networks:classifier", **CLASSIFY)
     np.testing.assert_allclose(run(CROPS), model(CROPS.astype(np.float32) / 255), atol=1e-5)
-    for arch, told in (
+    for arch, reported in (
         ("nothing", "no architecture 'nothing'"),
         ("my_networks:nothing", "cannot be called"),
         ("my_networks:__name__", "cannot be called"),
         ("unet-256", "do not fit"),
     ):
-        with pytest.raises(ConversionError, match=told):
+        with pytest.raises(ConversionError, match=reported):
             convert(tmp_path, source, arch=arch, **CLASSIFY)
 
 
-def test_a_classifier_is_no_segmenter(tmp_path: Path) -> None:
+def test_a_classifier_is_not_a_segmenter(tmp_path: Path) -> None:
     """A network that is not fully convolutional cannot be rebuilt for every size."""
     source = save(toy_keras.classifier(), tmp_path / "model.h5")
     with pytest.raises(ConversionError, match="fully convolutional"):
@@ -211,7 +211,7 @@ def mismatched(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "reported"),
     [
         (truncated, "damaged"),
         (truncated_archive, "damaged"),
@@ -224,10 +224,10 @@ def mismatched(folder: Path) -> Path:
         (mismatched, "do not fit"),
     ],
 )  # fmt: skip
-def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, made: Callable[[Path], Path], told: str) -> None:
+def test_bad_files_are_refused_in_a_sentence(tmp_path: Path, made: Callable[[Path], Path], reported: str) -> None:
     """Nothing is unpacked past its limit, and no other file is opened."""
     source = made(tmp_path)
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         convert(tmp_path, source, **CLASSIFY)
 
 
@@ -239,7 +239,7 @@ def test_an_archive_that_lies_about_its_size_is_stopped(tmp_path: Path, monkeypa
         convert(tmp_path, source, **CLASSIFY)
 
 
-def test_too_little_memory_and_time_are_told(tmp_path: Path) -> None:
+def test_insufficient_memory_and_time_are_reported(tmp_path: Path) -> None:
     """The confined process is ended, and nothing is left of it."""
     from slidecascade_convert.conversion import convert as convert_confined
 

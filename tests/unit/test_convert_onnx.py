@@ -59,17 +59,17 @@ def test_a_classifier_of_any_age_and_layout_is_served(tmp_path: Path, layout: st
     np.testing.assert_allclose(run(IMAGES), expected, atol=1e-5)
 
 
-def test_the_file_tells_where_it_came_from(tmp_path: Path) -> None:
+def test_the_file_states_its_source(tmp_path: Path) -> None:
     """Names of tensors and dimensions, and metadata: source, opset, arguments, versions."""
     convert(tmp_path, toy_onnx.classifier(opset=11), normalisation=SCALED, **CLASSIFY)
     served = onnx.load(tmp_path / GRAPH_FILE)
     dims = [dim.dim_param or dim.dim_value for dim in served.graph.input[0].type.tensor_type.shape.dim]
-    told = {item.key: item.value for item in served.metadata_props}
+    reported = {item.key: item.value for item in served.metadata_props}
     assert (served.graph.input[0].name, dims) == ("image", ["N", 24, 24, 3])
     assert served.graph.output[0].name == "probabilities"
-    assert (told["opset"], told["version.source_opset"], told["classes"]) == ("17", "11", "a,b,c")
-    assert len(told["source.sha256"]) == 64
-    assert told["pixel_factor"].startswith("0.00392156")
+    assert (reported["opset"], reported["version.source_opset"], reported["classes"]) == ("17", "11", "a,b,c")
+    assert len(reported["source.sha256"]) == 64
+    assert reported["pixel_factor"].startswith("0.00392156")
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -80,7 +80,7 @@ def test_a_frozen_batch_is_freed(tmp_path: Path, batch: int) -> None:
 
 
 def test_half_precision_and_uint8_inputs_are_fed_their_own_type(tmp_path: Path) -> None:
-    """A float16 network gets float16 and its answer is given back as float32."""
+    """A float16 network gets float16 and its output is returned as float32."""
     made = toy_onnx.classifier(element=np.float16)
     _, run = convert(tmp_path, made, normalisation=SCALED, **CLASSIFY)
     assert run(IMAGES).dtype == np.float32
@@ -265,7 +265,7 @@ def of_a_table() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("made", "fields", "told"),
+    ("made", "fields", "reported"),
     [
         (lacking_operator, {}, r"operator com\.example:MyActivation, which ONNX Runtime does not have"),
         (answering_nan, {}, "values that are not numbers"),
@@ -282,15 +282,17 @@ def of_a_table() -> onnx.ModelProto:
         (toy_onnx.segmenter, {"input_px": 64}, "convert it with --task segment"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_served_is_refused(tmp_path: Path, made: Any, fields: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_served_is_refused(
+    tmp_path: Path, made: Any, fields: dict[str, Any], reported: str
+) -> None:
     """One sentence says what is wrong and what to do."""
-    with pytest.raises((ConversionError, InvalidRequestError), match=told):
+    with pytest.raises((ConversionError, InvalidRequestError), match=reported):
         convert(tmp_path, made(), **({"normalisation": SCALED} | CLASSIFY | fields))
 
 
 def arguments(source: Path, out: Path, *more: str) -> list[str]:
-    told = "--name toy --task classify --head softmax --classes a,b,c --scale 1/255 --crop 20 --licence MIT"
-    return ["convert", str(source), *told.split(), "--out", str(out), *more]
+    reported = "--name toy --task classify --head softmax --classes a,b,c --scale 1/255 --crop 20 --licence MIT"
+    return ["convert", str(source), *reported.split(), "--out", str(out), *more]
 
 
 def test_the_command_writes_a_package_the_service_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +321,7 @@ def test_int8_has_to_be_close_and_faster(loss: float, int8_ms: float, is_kept: b
     assert is_worth_it(loss, 0.005, float32_ms=2.0, int8_ms=int8_ms) == is_kept
 
 
-def test_int8_is_tried_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_is_tried_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit of 0 keeps no int8 graph, one of 1.1 any that is faster here; the speed-up is printed either way."""
     import cv2
 
@@ -331,17 +333,17 @@ def test_int8_is_tried_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for limit in ("1.1", "0"):
         more = ["--quantize", "int8", "--calibrate", str(images), "--max-loss", limit]
         assert main(arguments(source, out, *more)) == 0
-        told = capsys.readouterr().out
-        is_kept = "int8: kept" in told
-        assert is_kept or "int8: dropped" in told
+        reported = capsys.readouterr().out
+        is_kept = "int8: kept" in reported
+        assert is_kept or "int8: dropped" in reported
         assert not (is_kept and limit == "0")
-        assert "times as fast" in told
+        assert "times as fast" in reported
         kinds = {node.op_type for node in onnx.load(out / "toy" / "1" / "model.onnx").graph.node}
         assert ("QuantizeLinear" in kinds) == is_kept
 
 
 @pytest.mark.parametrize(
-    ("content", "more", "code", "told"),
+    ("content", "more", "code", "reported"),
     [
         (None, [], 2, "does not exist"),
         (b"", [], 1, "empty"),
@@ -367,7 +369,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     content: bytes | None,
     more: list[str],
     code: int,
-    told: str,
+    reported: str,
 ) -> None:
     """Exit code 1 for the file's fault, 2 for the call's; no models folder, no stack trace."""
     source = tmp_path / "source.bin"
@@ -383,7 +385,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     assert len(said.strip().splitlines()) == 1 or "usage:" in said
     import re
 
-    assert re.search(told, said)
+    assert re.search(reported, said)
     assert not (tmp_path / "models").exists()
 
 

@@ -1,4 +1,4 @@
-"""SavedModels are served when they only compute; what would do more is refused before it is loaded."""
+"""SavedModels are served if they only compute; others are rejected before they are loaded."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_saved_model_answers_as_the_model_that_was_saved(tmp_path: Path, saver
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "reported"),
     [
         (writing, "operator WriteFile"),
         (looking_up, "acts when it is loaded"),
@@ -141,17 +141,17 @@ def test_a_saved_model_answers_as_the_model_that_was_saved(tmp_path: Path, saver
         (empty, "no signature"),
     ],
 )
-def test_what_does_more_than_compute_is_refused(tmp_path: Path, made: Any, told: str) -> None:
+def test_what_does_more_than_compute_is_refused(tmp_path: Path, made: Any, reported: str) -> None:
     """Before anything of it runs."""
     source = made(tmp_path)
     (tmp_path / "trace").unlink(missing_ok=True)
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         convert(tmp_path, source)
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize(("made", "told"), [(linked, "links to other places"), (other, "no SavedModel")])
-def test_other_folders_are_refused(tmp_path: Path, made: Any, told: str) -> None:
+@pytest.mark.parametrize(("made", "reported"), [(linked, "links to other places"), (other, "no SavedModel")])
+def test_other_folders_are_refused(tmp_path: Path, made: Any, reported: str) -> None:
     """Links are not followed."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         recognise(made(tmp_path))

@@ -83,7 +83,7 @@ def test_weights_of_a_named_classifier_are_served(tmp_path: Path) -> None:
     assert outcome.parity.versions["torch"] == torch.__version__
 
 
-def test_the_served_file_tells_nothing_of_the_machine_it_was_made_on(tmp_path: Path) -> None:
+def test_the_served_file_contains_nothing_of_the_machine_that_wrote_it(tmp_path: Path) -> None:
     """The exporter's notes hold paths of source files; none is served."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
     convert(tmp_path, tmp_path / "weights.pth", arch="toy_torch:Classifier", **CLASSIFY)
@@ -114,7 +114,7 @@ def test_an_exported_program_is_served(tmp_path: Path) -> None:
 
 
 def test_a_program_of_one_batch_size_is_refused(tmp_path: Path) -> None:
-    """What torch.export does unless it is told otherwise."""
+    """The default of torch.export."""
     path = toy_torch.program(tmp_path / "model.pt2", **{"2": torch.export.Dim.DYNAMIC})
     with pytest.raises(ConversionError, match="exported for a batch of 2: export it with dynamic_shapes"):
         convert(tmp_path, path, **SEGMENT)
@@ -130,9 +130,28 @@ def test_the_kidney_network_is_converted_by_command(
     code = f"from slidecascade_convert.torch_unext import *\nsmall = lambda: Unext({shape})\n"
     Path("kidney_network.py").write_text(code, encoding="utf-8")
     torch.save({"model": toy_torch.small_unext().state_dict(), "opt": {"state": {}}}, "unext.pth")
-    told = ["--name", "glomeruli", "--task", "segment", "--head", "unet", "--classes", "Glomerulus", "--mpp", "4"]
-    told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", "kidney_network:small"]
-    assert main(["convert", "unext.pth", *told, "--out", "models"]) == 0
+    reported = [
+        "--name",
+        "glomeruli",
+        "--task",
+        "segment",
+        "--head",
+        "unet",
+        "--classes",
+        "Glomerulus",
+        "--mpp",
+        "4",
+    ]
+    reported += [
+        "--mean",
+        "0.65,0.48,0.69",
+        "--std",
+        "0.15,0.2,0.13",
+        "--logits",
+        "--arch",
+        "kidney_network:small",
+    ]
+    assert main(["convert", "unext.pth", *reported, "--out", "models"]) == 0
     assert "Objects: none on these tiles" in capsys.readouterr().out  # its weights are random
     assert "multiple_of: 32" in Path("models/glomeruli/model.yaml").read_text(encoding="utf-8")
 
@@ -216,7 +235,7 @@ def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "told"),
+    ("arch", "reported"),
     [
         ("toy_torch:absent", "cannot be called without arguments in this folder: module 'toy_torch' has no"),
         ("no_such_module:build", "No module named 'no_such_module'"),
@@ -224,18 +243,18 @@ def test_weights_alone_need_the_network_they_are_for(tmp_path: Path) -> None:
         ("collections:OrderedDict", "returns OrderedDict: return a torch.nn.Module"),
     ],
 )
-def test_what_cannot_build_a_network_is_named(arch: str, told: str) -> None:
+def test_what_cannot_build_a_network_is_named(arch: str, reported: str) -> None:
     """The caller's own mistakes, in one sentence."""
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         network(arch)
 
 
 def test_a_missing_torch_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """PyTorch is asked for only by its own files."""
+    """PyTorch is required only for its own files."""
     torch.save(toy_torch.classifier().state_dict(), tmp_path / "weights.pth")
     monkeypatch.setattr("slidecascade.commands.convert.find_spec", lambda name: None if name == "torch" else name)
-    told = ["--name", "toy", "--task", "classify", "--head", "softmax", "--classes", "a,b"]
-    assert main(["convert", str(tmp_path / "weights.pth"), *told]) != 0
+    reported = ["--name", "toy", "--task", "classify", "--head", "softmax", "--classes", "a,b"]
+    assert main(["convert", str(tmp_path / "weights.pth"), *reported]) != 0
     assert "torch is not installed: install slidecascade[convert]" in capsys.readouterr().err

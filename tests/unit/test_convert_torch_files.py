@@ -1,4 +1,4 @@
-"""PyTorch files are read without running what is in them; what cannot be read so is refused in one sentence."""
+"""PyTorch files are read without running their code; others are rejected in one sentence."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _prefixed(prefix: str) -> dict[str, Any]:
     ids=["plain", "parallel", "compiled", "wrapped", "fastai", "lightning", "half", "compiled part"],
 )
 def test_weights_are_found_in_what_training_leaves(tmp_path: Path, content: Any) -> None:
-    """Wrappers, prefixes, settings beside the weights, half precision; what lies outside the network is told."""
+    """Wrappers, prefixes, settings beside the weights, half precision; ignored contents are reported."""
     torch.save(content, tmp_path / "weights.pth")
     model = toy_torch.Classifier()
     notes = fit(model, read_checkpoint(tmp_path / "weights.pth"))
@@ -103,7 +103,7 @@ def test_weights_of_another_network_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (
             toy_torch.classifier(),
@@ -117,10 +117,10 @@ def test_weights_of_another_network_are_named() -> None:
     ids=["module", "module inside", "tensor", "list", "numbers"],
 )
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any, told: str, is_zip: bool) -> None:
+def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any, reported: str, is_zip: bool) -> None:
     """With the way out; a pickled module is never unpickled."""
     torch.save(content, tmp_path / "source.pth", _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         read_checkpoint(tmp_path / "source.pth")
 
 
@@ -144,17 +144,17 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path, is_zip: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"<!DOCTYPE html><title>Sign in</title>", "a web page, not a model"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         (pickle.dumps({"a": 1}), "a Python pickle, and opening it would run code"),
     ],
 )
-def test_what_is_no_model_is_told_apart(tmp_path: Path, content: bytes, told: str) -> None:
+def test_files_that_are_not_models_are_distinguished(tmp_path: Path, content: bytes, reported: str) -> None:
     """Files that carry a model's ending and are something else."""
     (tmp_path / "model.pth").write_bytes(content)
-    with pytest.raises(ConversionError, match=told):
+    with pytest.raises(ConversionError, match=reported):
         recognise(tmp_path / "model.pth")
 
 

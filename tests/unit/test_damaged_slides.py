@@ -1,4 +1,4 @@
-"""A slide with a damaged spot: that spot's tiles are told, every other tile is answered."""
+"""A slide with a damaged spot: the tiles with that spot are reported, all others are analysed."""
 
 from __future__ import annotations
 

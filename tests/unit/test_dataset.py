@@ -67,9 +67,9 @@ def test_points_become_crops(
         wanted = toy_dataset.COLOURS[row["class"]]
         if row["class"] == "Blue":
             assert np.abs(crop[12, 12].astype(int) - wanted).max() <= 2
-    told = capsys.readouterr().out
-    assert "Blue" in told
-    assert "Red" in told
+    reported = capsys.readouterr().out
+    assert "Blue" in reported
+    assert "Red" in reported
     spec, _ = read_index(out)
     assert spec.balance["train"] == {"Blue": 24, "Red": 24}
 
@@ -112,7 +112,7 @@ def test_crops_are_those_that_the_service_cuts(tmp_path: Path, mpp: float) -> No
 def test_cells_of_a_pipeline_take_the_class_of_the_mark_in_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Centres are the segmenter's, classes the annotator's; marks that lie in no cell are told."""
+    """Centres are the segmenter's, classes the annotator's; marks outside cells are reported."""
     slides, annotations = tmp_path / "slides", tmp_path / "annotations"
     slides.mkdir()
     annotations.mkdir()
@@ -188,7 +188,7 @@ def test_a_region_far_beyond_its_slide_costs_no_more_than_the_slide(tmp_path: Pa
 
 
 def test_points_outline_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are told when outlines are cut out, and refused when there is nothing else."""
+    """They are reported when outlines are cut out, and rejected when there is nothing else."""
     slides, annotations = toy_dataset.write_slides(tmp_path, 2)
     assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 2
     assert "No annotation is a polygon" in capsys.readouterr().err
@@ -197,12 +197,14 @@ def test_points_outline_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         marks = [toy_dataset.feature("Point", [9, 9], None), toy_dataset.feature("Polygon", ring, None)]
         toy_dataset.write_annotations(path, marks)
     assert main(_call(slides, annotations, tmp_path / "data", "--from", "outlines")) == 0
-    told = capsys.readouterr().err
-    assert "s1.png: 1 outlines in 1 tiles" in told
-    assert "Skipped: 2 points, which outline nothing." in told
+    reported = capsys.readouterr().err
+    assert "s1.png: 1 outlines in 1 tiles" in reported
+    assert "Skipped: 2 points, which outline nothing." in reported
 
 
-def test_polygons_without_area_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_polygons_without_area_are_skipped_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A line there and back is no cell; one that crosses itself holds some."""
     slides, annotations = toy_dataset.write_slides(tmp_path, 2)
     line = [[[50, 50], [60, 60], [70, 70], [50, 50]]]
@@ -283,7 +285,7 @@ def _break_points(annotations: Path, name: str | None, place: list[float]) -> No
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "reported"),
     [
         (["--classes", "Red,Green"], 2, "the class 'Blue', not one of Red, Green"),
         (["--classes", "Red,Blue,Green"], 2, "no annotation of the class 'Green'"),
@@ -312,7 +314,7 @@ def test_wrong_calls_get_one_sentence(
     capsys: pytest.CaptureFixture[str],
     more: list[str],
     code: int,
-    told: str,
+    reported: str,
 ) -> None:
     """One sentence on stderr, the right exit code, and nothing left in the folder, hidden or not."""
     before = set(tmp_path.iterdir())
@@ -322,13 +324,13 @@ def test_wrong_calls_get_one_sentence(
         result = int(ended.code or 0)
     stderr = capsys.readouterr().err
     assert result == code
-    assert told in stderr
+    assert reported in stderr
     assert "Traceback" not in stderr
     assert set(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "told"),
+    ("name", "place", "reported"),
     [
         ("Red", [300.0, 20.0], "1 of 1 annotations of s0.geojson lie outside s0.png"),
         ("Red", [-5.0, 20.0], "outside"),
@@ -341,12 +343,12 @@ def test_annotations_of_another_slide_or_class_are_refused(
     capsys: pytest.CaptureFixture[str],
     name: str,
     place: list[float],
-    told: str,
+    reported: str,
 ) -> None:
-    """They are told before any pixel is read, and can be left out on purpose."""
+    """They are reported before any pixel is read, and can be skipped by an option."""
     _break_points(folders[1], name, place)
     assert main(_call(*folders, tmp_path / "data")) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
     more = ["--skip-outside", "--rename", "Tumour: Positive=Red"]
     assert main(_call(*folders, tmp_path / "data", *more)) == 0
@@ -393,7 +395,7 @@ def test_16_bit_and_transparent_images_are_read_as_the_service_reads_them(
 def test_a_damaged_slide_and_malformed_annotations_leave_nothing_behind(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is told by one sentence."""
+    """Each error is one sentence."""
     whole = (folders[0] / "s3.png").read_bytes()
     (folders[0] / "s3.png").write_bytes(whole[: len(whole) // 2])
     assert main(_call(*folders, tmp_path / "data")) == 2
@@ -437,7 +439,7 @@ def test_an_existing_folder_is_not_touched(
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 
-def test_unmatched_annotations_are_told(
+def test_unmatched_annotations_are_reported(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is left out silently."""

@@ -161,7 +161,7 @@ def test_aperio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (BOMB, "document type"),
         (FILE_READER, "document type"),
@@ -173,14 +173,14 @@ def test_aperio() -> None:
         (ASAP.replace('X="10"', 'X="inf"'), "position"),
     ],
 )
-def test_wrong_xml_is_refused(text: str, told: str) -> None:
+def test_wrong_xml_is_refused(text: str, reported: str) -> None:
     """Entities are refused before they are expanded, the rest by what is wrong with it."""
-    with pytest.raises(UnusableDataError, match=rf"^a\.xml .*{told}"):
+    with pytest.raises(UnusableDataError, match=rf"^a\.xml .*{reported}"):
         xmlfile.parse(text.encode(), "a.xml")
 
 
 def test_packed_files_are_unpacked_and_damaged_ones_refused(tmp_path: Path) -> None:
-    """``.geojson.gz`` as QuPath writes it; half of one is told."""
+    """``.geojson.gz`` as QuPath writes it; a truncated one is reported."""
     packed = gzip.compress(json.dumps(_feature({"type": "Point", "coordinates": [1, 2]})).encode())
     path = tmp_path / "a.geojson.gz"
     path.write_bytes(packed)

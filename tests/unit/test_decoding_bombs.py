@@ -83,7 +83,7 @@ def test_animations_are_refused(kind: str) -> None:
 
 
 def test_of_a_tiff_with_thousands_of_pages_two_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is decoded, the second tells whether it is a stack."""
+    """The first is decoded, the second shows whether it is a stack."""
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
         for number in range(2000):

@@ -106,7 +106,7 @@ def test_every_alert_is_tested() -> None:
 
 
 def test_settings_named_in_runbooks_exist() -> None:
-    """An operator who is told to change a setting finds it."""
+    """Settings named in messages exist."""
     from slidecascade.settings import Settings
 
     named = set(re.findall(r"SLIDECASCADE_(\w+)", RULES.read_text(encoding="utf-8")))
@@ -154,7 +154,7 @@ def test_the_dashboard_can_be_imported() -> None:
 
 
 def test_the_dashboard_uses_the_variables_it_has() -> None:
-    """No query waits for a variable that is not defined, and none is there for nothing."""
+    """No query waits for a variable that is not defined, and every defined one is used."""
     used = set(re.findall(r"\$(\w+)", " ".join(query.expr for query in panel_queries())))
     assert used - {"__rate_interval"} == {variable["name"] for variable in variables()} - {"datasource"}
 
@@ -221,7 +221,7 @@ def test_every_runner_can_be_chosen_in_the_image() -> None:
 
 
 def test_the_service_and_triton_of_compose_belong_together() -> None:
-    """The service is told Triton's address and reads the folder that Triton serves."""
+    """The service gets Triton's address and reads the folder that Triton serves."""
     from slidecascade.settings import Settings
 
     services = loaded(COMPOSE)["services"]

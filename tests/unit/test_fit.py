@@ -66,7 +66,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path) -> Non
 
 
 def test_the_first_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    """At that step: no later batch is asked for, and the last checkpoint is the one before it."""
+    """At that step: no later batch is requested, and the last checkpoint is the one before it."""
     asked = []
 
     def poisoned(step: int) -> Batch:

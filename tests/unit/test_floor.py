@@ -57,18 +57,18 @@ def _analysis(analyser: Analyser, **asked: Any) -> Analysis:
 def test_an_improbable_cell_is_counted_as_unclassified(analyser: Analyser) -> None:
     """Grey cells end in the first stage without a class, faintly red ones in the second."""
     analysis = _analysis(analyser)
-    told = summary.summarise(analysis)
-    assert {name: count for name, count in told.counts.items() if count} == {
+    reported = summary.summarise(analysis)
+    assert {name: count for name, count in reported.counts.items() if count} == {
         "Unclassified": 1,
         "Red: Red": 2,
         "Red: Unclassified": 1,
     }
-    assert told.cells == 4
-    assert told.thresholds == {"toy-segmenter": 0.5, "toy-classifier": 0.5, "toy-second": 0.8}
+    assert reported.cells == 4
+    assert reported.thresholds == {"toy-segmenter": 0.5, "toy-classifier": 0.5, "toy-second": 0.8}
     # An unclassified red cell is a red cell still: it stays in the denominator.
-    assert told.fractions["Red"].of == "all cells"
-    assert told.fractions["Red: Red"].value == pytest.approx(2 / 3)
-    assert told.fractions["Red: Unclassified"].value == pytest.approx(1 / 3)
+    assert reported.fractions["Red"].of == "all cells"
+    assert reported.fractions["Red: Red"].value == pytest.approx(2 / 3)
+    assert reported.fractions["Red: Unclassified"].value == pytest.approx(1 / 3)
 
 
 def test_the_classes_in_geojson_say_so(analyser: Analyser) -> None:
@@ -82,11 +82,11 @@ def test_the_classes_in_geojson_say_so(analyser: Analyser) -> None:
 def test_a_heatmap_divides_by_all_cells_of_the_refined_class(analyser: Analyser) -> None:
     """Two of the three red cells are surely red, one is unclassified, and the grey one is not in question."""
     analysis = _analysis(analyser)
-    told = heatmap.compute(analysis, analysis.heatmaps[0])
-    assert told.values.ravel()[0] == pytest.approx(2 / 3, abs=0.02)
+    reported = heatmap.compute(analysis, analysis.heatmaps[0])
+    assert reported.values.ravel()[0] == pytest.approx(2 / 3, abs=0.02)
 
 
-def test_a_request_may_ask_for_every_cell_or_for_sure_ones_only(analyser: Analyser) -> None:
+def test_a_request_may_set_the_minimum_probability(analyser: Analyser) -> None:
     """`thresholds` takes the place of the floors."""
     every = summary.summarise(_analysis(analyser, thresholds={"toy-classifier": 0.0, "toy-second": 0.0}))
     assert not {name for name, count in every.counts.items() if count and "Unclassified" in name}
@@ -94,6 +94,6 @@ def test_a_request_may_ask_for_every_cell_or_for_sure_ones_only(analyser: Analys
     assert none.counts["Unclassified"] == 4
 
 
-def test_a_pipeline_tells_its_floors(analyser: Analyser) -> None:
-    """Who asks about a pipeline learns what holds unless a request asks otherwise."""
+def test_a_pipeline_reports_its_minimum_probabilities(analyser: Analyser) -> None:
+    """The description of a pipeline states the defaults of requests."""
     assert analyser.pipeline("toy").thresholds == {"toy-segmenter": 0.5, "toy-classifier": 0.5, "toy-second": 0.8}

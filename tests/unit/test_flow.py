@@ -41,7 +41,7 @@ def image() -> NDArray[np.uint8]:
 
 
 class Failing:
-    """A runner whose segmenter fails on the calls it is told to fail."""
+    """A runner whose segmenter fails on given calls."""
 
     def __init__(self, runner: Runner, failing_calls: set[int], error: Exception) -> None:
         self._runner = runner
@@ -100,7 +100,7 @@ def test_a_tile_that_fails_once_is_done_again(toy: ToyPipeline, image: NDArray[n
 
 
 def test_a_tile_that_fails_twice_is_an_error_that_lists_it(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
-    """Without allow_partial nothing is answered; the tile's place is told in level-0 pixels."""
+    """Without allow_partial there is no result; the error has the tile's position in level-0 pixels."""
     with pytest.raises(TilesFailedError, match="1 of 4 tiles") as caught:
         toy.run(image, tile_px=TILE_PX, runner=Failing(toy.runner, {1, 2}, FAULT))
     assert caught.value.tiles == (((256, 0, 256, 256), "model-failed: The toy failed."),)
@@ -116,7 +116,7 @@ def test_a_partial_answer_lists_what_is_missing(toy: ToyPipeline, image: NDArray
     assert not analysis.tissue.mask[:32, 32:].any()
 
 
-def test_when_every_tile_fails_the_cause_itself_is_told(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
+def test_when_every_tile_fails_the_cause_is_raised(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
     """A model that never works is model-failed, even when a partial answer was allowed."""
     broken = Failing(toy.runner, set(range(100)), FAULT)
     with pytest.raises(ModelFailedError, match="The toy failed"):
@@ -126,7 +126,7 @@ def test_when_every_tile_fails_the_cause_itself_is_told(toy: ToyPipeline, image:
 def test_an_unexpected_fault_is_that_tiles_failure(
     toy: ToyPipeline, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug in a tile is logged, and told without its details."""
+    """A bug in a tile is logged, and reported without details."""
     runner = Failing(toy.runner, {0, 1}, ZeroDivisionError("secret detail"))
     with pytest.raises(TilesFailedError) as caught:
         toy.run(image, tile_px=TILE_PX, runner=runner)
@@ -164,7 +164,7 @@ def test_the_deadline_stops_the_work(toy: ToyPipeline, image: NDArray[np.uint8])
 
 
 def test_cancelling_stops_the_work(toy: ToyPipeline, image: NDArray[np.uint8]) -> None:
-    """A caller who goes away after the first tile spares the others."""
+    """After a client disconnect the remaining tiles are not run."""
     control = Control()
     runner = Failing(toy.runner, set(), FAULT)
     with pytest.raises(CancelledError):

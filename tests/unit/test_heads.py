@@ -39,7 +39,7 @@ def test_the_options_of_a_model_are_those_of_its_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "options", "told"),
+    ("head", "options", "reported"),
     [
         ("semantic", {"seed": 0.5}, "seed"),
         ("nothing", {}, "there is no head 'nothing'; there are unet, semantic"),
@@ -47,10 +47,10 @@ def test_the_options_of_a_model_are_those_of_its_head(tmp_path: Path) -> None:
     ],
 )
 def test_a_head_and_options_that_do_not_fit_are_refused(
-    tmp_path: Path, head: str, options: dict[str, object], told: str
+    tmp_path: Path, head: str, options: dict[str, object], reported: str
 ) -> None:
     """The model, the place in its file and what there is instead are named."""
-    with pytest.raises(ModelPackageError, match=f"toy-segmenter.*{told}"):
+    with pytest.raises(ModelPackageError, match=f"toy-segmenter.*{reported}"):
         load_package(package_of(tmp_path, head, **options))
 
 
@@ -78,7 +78,7 @@ def test_a_head_is_there_once_pip_installed_it(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("packages", "told"),
+    ("packages", "reported"),
     [
         ({"one": {"unet": "toy_heads:STARS"}}, "package one provides a head 'unet'.*built in"),
         (
@@ -92,13 +92,13 @@ def test_a_head_is_there_once_pip_installed_it(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_a_clash_and_a_broken_package_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: dict[str, dict[str, str]], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: dict[str, dict[str, str]], reported: str
 ) -> None:
     """A package that cannot be used is named with what to do, when a model asks for its head."""
     for package, heads in packages.items():
         monkeypatch.syspath_prepend(toy_heads.write_dist_info(tmp_path / package, package, heads))
     name = next(iter(packages["one"]))
-    with pytest.raises(HeadPluginError, match=told):
+    with pytest.raises(HeadPluginError, match=reported):
         load_package(package_of(tmp_path, name))
 
 

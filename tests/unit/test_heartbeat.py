@@ -1,4 +1,4 @@
-"""A process that hangs is told from one that works, and from one that has ended."""
+"""A hanging process is distinguished from a working one and from an exited one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_there(process: subprocess.Popen[bytes], code: str) -> None:
         stdin.write(code.encode())
 
 
-def test_a_process_that_ends_is_no_hang() -> None:
+def test_an_exit_is_not_a_hang() -> None:
     """However it ends, after however many beats."""
     with beating() as (process, pipe):
         threading.Timer(2 * heartbeat.IDLE_BEATS * BEAT_S, process.kill).start()
@@ -60,7 +60,7 @@ def test_a_process_that_ends_is_no_hang() -> None:
 
 
 def test_a_stopped_process_hangs() -> None:
-    """It does not end, and it does not come back."""
+    """It neither exits nor continues."""
     with beating() as (process, pipe):
         os.kill(process.pid, signal.SIGSTOP)
         assert not watch_heartbeats(process.pid, pipe)
@@ -88,7 +88,7 @@ def test_a_process_that_works_is_given_longer(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_process_that_works_without_end_hangs_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for it for ever."""
+    """Callers do not wait for it indefinitely."""
     monkeypatch.setattr(heartbeat, "BUSY_BEATS", 6)
     with beating() as (process, pipe):
         run_there(process, "while True: pass")

@@ -34,7 +34,7 @@ def test_on_loopback_the_names_of_loopback_are_answered_for(address: str) -> Non
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.7", "slides.example"])  # noqa: S104  # not listened on
 def test_elsewhere_any_name_is_answered_for(address: str) -> None:
-    """Who can be reached by others has names of which nothing is known here."""
+    """A server that is reachable by others may have unknown names."""
     assert default_hosts(address) == ()
 
 

@@ -32,8 +32,8 @@ def test_a_job_ends_once(records: Records) -> None:
     assert records.is_current(job, 1)
     assert records.end(job, 1, "failed", Failure("model-failed", "Model failed", "It did."))
     assert not records.end(job, 1, "succeeded")
-    told = records.get(job)
-    assert (told.status, told.failure) == ("failed", Failure("model-failed", "Model failed", "It did."))
+    reported = records.get(job)
+    assert (reported.status, reported.failure) == ("failed", Failure("model-failed", "Model failed", "It did."))
     retried = records.retry(job)
     assert retried is not None
     assert (retried.status, retried.attempt, retried.failure) == ("queued", 2, None)
@@ -50,8 +50,8 @@ def test_a_field_counts_once(records: Records) -> None:
     assert not records.finish_field(job, 1, 5)
     assert not records.finish_field(job, 1, 5)
     assert records.finish_field(job, 2, 7)
-    told = records.get(job)
-    assert (told.fields_done, told.fields_total, told.fields_before, told.cells) == (3, 3, 1, 22)
+    reported = records.get(job)
+    assert (reported.fields_done, reported.fields_total, reported.fields_before, reported.cells) == (3, 3, 1, 22)
     records.end(job, 1, "cancelled")
     assert not records.start(job, 1, fields_total=3, done={})
 

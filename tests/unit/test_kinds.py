@@ -192,7 +192,7 @@ def analyser_of(folder: Path, kinds: Mapping[str, Kind], *files: dict[str, Any])
 
 
 def test_a_further_kind_is_a_line_in_the_table(folder: Path) -> None:
-    """Its file is read, its tiles are worked on, its result is encoded; nothing else knows of it."""
+    """Its file is read, its tiles are analysed, its result is encoded; no other module refers to it."""
     analyser = analyser_of(folder, table(*KINDS.values(), BRIGHTNESS), FIELDS, toy_kinds.AREAS)
     try:
         image = toy_kinds.coloured(3, 200, 150, 4)
@@ -228,16 +228,16 @@ def test_pipelines_of_all_kinds_stand_side_by_side(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         (toy_kinds.AREAS | {"kind": "volumes"}, "wrong at kind: there are cells, patches, areas"),
         (toy_kinds.AREAS | {"kind": 3}, "wrong at kind"),
-        (toy_kinds.AREAS | {"segmenter": "toy-dark"}, "is no segmenter"),
+        (toy_kinds.AREAS | {"segmenter": "toy-dark"}, "is not a segmenter"),
         (toy_kinds.AREAS | {"min_area_um2": -1}, "wrong at min_area_um2"),
         (toy_kinds.AREAS | {"min_area_um2": 1e9}, "min_area_um2 may be 1024 at most"),
         (toy_kinds.AREAS | {"cascade": []}, "wrong at cascade"),
         (toy_kinds.AREAS | {"heatmaps": [{"name": "a", "title": "A", "class": "Blue"}]}, "names the class 'Blue'"),
-        (toy_kinds.PATCHES | {"classifier": "toy-mask"}, "is no classifier"),
+        (toy_kinds.PATCHES | {"classifier": "toy-mask"}, "is not a classifier"),
         (toy_kinds.PATCHES | {"patch": {"stride_px": 12}}, "wrong at patch.stride_px"),
         (toy_kinds.PATCHES | {"outlines": ["Bright"]}, "names the class 'Bright'"),
         (toy_kinds.PATCHES | {"threshold": 2}, "wrong at threshold"),
@@ -257,9 +257,9 @@ def test_pipelines_of_all_kinds_stand_side_by_side(folder: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_file_is_refused(folder: Path, fields: dict[str, Any], told: str) -> None:
+def test_a_wrong_file_is_refused(folder: Path, fields: dict[str, Any], reported: str) -> None:
     """The message says what is wrong, by the field's place in the file."""
-    with pytest.raises(PipelineSpecError, match=told):
+    with pytest.raises(PipelineSpecError, match=reported):
         load(folder, fields)
 
 

@@ -96,7 +96,7 @@ def test_every_kind_warns_of_what_is_known_beforehand(analyser: Analyser, pipeli
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_what_tiles_cover_beyond_the_region_is_no_missing_part_of_it(analyser: Analyser, pipeline: str) -> None:
+def test_tiles_beyond_the_region_do_not_count_as_missing(analyser: Analyser, pipeline: str) -> None:
     """Around the scanned part nothing is stored; a warning counts the pixels of the region alone."""
     half = SCANNED | {"x": CORNER[0] - SIDE, "width": 2 * SIDE}
     (warning,) = analysed(analyser, pipeline, region=half).warnings

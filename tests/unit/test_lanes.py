@@ -1,4 +1,4 @@
-"""Who waits for an answer does not wait for the tiles of jobs."""
+"""Tiles of requests do not wait for tiles of jobs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_errors_and_results_reach_who_waits() -> None:
 
 @pytest.mark.parametrize("lane", ["people", "jobs"])
 def test_what_waits_at_the_end_is_cancelled(lane: str) -> None:
-    """Nobody waits for work that will not begin; what was cancelled before does not begin either."""
+    """Work that will not start is cancelled, so that no caller waits for it."""
     lanes = Lanes(1, name="t")
     pool = getattr(lanes, lane)
     begun, go_on = threading.Event(), threading.Event()

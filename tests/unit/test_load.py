@@ -95,7 +95,7 @@ def test_percentiles_are_latencies_of_requests() -> None:
     assert Latency.of([]) is None
 
 
-def test_rejections_are_no_errors_and_late_answers_no_throughput(tmp_path: Path) -> None:
+def test_rejections_are_not_errors_and_late_answers_not_throughput(tmp_path: Path) -> None:
     """Each request is counted once; only right answers within the round make throughput."""
     rows = [
         Exchange(1.0, 0.5, Outcome.IDENTICAL),

@@ -105,7 +105,7 @@ def test_a_graph_with_other_tensors_than_stated_is_refused(
 
 
 def test_values_that_are_not_finite_are_refused_in_any_output(tmp_path: Path) -> None:
-    """The output at fault is named."""
+    """The invalid output is named."""
     runner = runner_of(tmp_path, toy_models.stain_fields(), toy_models.stain_segmenter())
     inputs = toy_models.stain_inputs(1, 1, 8, 8) | {"gain": np.full((1, 4), np.nan, np.float32)}
     with pytest.raises(ModelFailedError, match="'toy-stain' returned NaN or infinite values in 'brightness'"):
@@ -116,9 +116,9 @@ def test_models_verify_runs_any_tensors(tmp_path: Path, capsys: pytest.CaptureFi
     """The command makes inputs from what the package states, and runs the head on the outputs."""
     toy_models.write_package(tmp_path, toy_models.stain_fields(), toy_models.stain_segmenter())
     assert main(["models", "verify", "--models", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "toy-stain: sha256 and tensors are as stated" in told
-    assert "image 512 x 512 x 4, gain 4" in told
+    reported = capsys.readouterr().out
+    assert "toy-stain: sha256 and tensors are as stated" in reported
+    assert "image 512 x 512 x 4, gain 4" in reported
     assert main(["models", "show", "toy-stain", "--models", str(tmp_path)]) == 0
     assert "brightness" in capsys.readouterr().out
 

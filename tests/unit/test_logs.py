@@ -75,7 +75,7 @@ def test_a_line_says_which_process_speaks() -> None:
     assert "service" not in json.loads(logs.JsonFormatter().format(record))
 
 
-def test_an_exception_is_told_by_type_and_place(lines: Lines) -> None:
+def test_an_exception_is_logged_by_type_and_place(lines: Lines) -> None:
     """Its own words, and those of its cause, may name a file; the frames do not."""
     try:
         fail()
@@ -100,7 +100,7 @@ def test_words_of_other_packages_are_withheld(lines: Lines) -> None:
     assert lines()[2]["message"] == "Invalid HTTP request received."
 
 
-def test_an_error_of_ours_is_told_once(lines: Lines) -> None:
+def test_our_own_error_is_logged_once(lines: Lines) -> None:
     """What BentoML says about an error that becomes an answer is left out."""
     for name in ("bentoml.serve", "slidecascade"):
         logging.getLogger(name).error("failed", exc_info=UnknownSlideError("Doe"))

@@ -120,7 +120,7 @@ def test_a_neighbour_of_what_is_cut_is_looked_at_again() -> None:
     assert is_open[cut].all()
 
 
-def test_something_longer_than_the_largest_square_is_no_endless_search() -> None:
+def test_an_object_longer_than_the_largest_square_ends_the_search() -> None:
     """A pen stroke across the slide costs one look more a tile and is not taken where it is cut."""
     stroke = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
     stroke[290:310] = 220

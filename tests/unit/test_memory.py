@@ -1,4 +1,4 @@
-"""The memory that regions share: who waits, who is refused, and what is given back."""
+"""The memory budget of regions: waiting, rejection and release."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def begin(budget: Budget) -> Iterator[Callable[..., Future[None]]]:
 
 
 def test_regions_that_fit_together_do_not_wait(budget: Budget, reserved: list[int]) -> None:
-    """What is reserved adds up, shrinks and is given back, once."""
+    """Reservations add up, shrink and are released once."""
     first, second = budget.share(), budget.share()
     first.reserve(60, Control(deadline_s=0.1))
     second.reserve(40, Control(deadline_s=0.1))

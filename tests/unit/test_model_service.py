@@ -1,4 +1,4 @@
-"""The service of one model: its queue, who may still call it, and what BentoML is told of it."""
+"""The service of one model: its queue, its clients, and its configuration in BentoML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAIT_S = 20
 
 
 class Gated:
-    """A runner whose runs wait at a barrier for `parties - 1` others, and which tells which it began."""
+    """A runner whose runs wait at a barrier for `parties - 1` others, and which records its runs."""
 
     def __init__(self, parties: int = 1) -> None:
         self.barrier = threading.Barrier(parties)
@@ -48,7 +48,7 @@ class Gated:
 
 
 class Caller:
-    """A connection that its other end closes when told to."""
+    """A connection that the other end closes on request."""
 
     def __init__(self) -> None:
         self._left = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_calls_run_side_by_side() -> None:
 
 
 async def test_images_that_may_wait_are_counted() -> None:
-    """One call of any size may wait alone; what goes beyond the number is refused with the time to come back."""
+    """One call of any size may wait alone; calls beyond the limit are rejected with Retry-After."""
     runner = Gated(2)
     calls = queue(runner, threads=1, max_items=4)
     first = start(calls.answer(Caller().call()))
@@ -112,7 +112,7 @@ async def test_images_that_may_wait_are_counted() -> None:
     assert batch_of(await third) == 2
 
 
-async def test_a_call_whose_caller_has_left_is_not_run() -> None:
+async def test_a_call_of_a_disconnected_client_is_not_run() -> None:
     """It leaves the queue, and its place in it is free again."""
     runner = Gated(2)
     calls = queue(runner, threads=1, max_items=2)
@@ -133,7 +133,7 @@ async def test_a_call_whose_caller_has_left_is_not_run() -> None:
     assert runner.began == [2, 2]
 
 
-async def test_a_fault_of_the_network_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_of_the_network_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """In one sentence, and with its trace in the log; the next call runs."""
     calls = queue(Gated())
     with pytest.raises(ModelFailedError, match="Model 'toy' failed unexpectedly"):
@@ -143,7 +143,7 @@ async def test_a_fault_of_the_network_is_told_as_such(caplog: pytest.LogCaptureF
 
 
 async def test_callers_are_counted_until_they_leave_or_have_to() -> None:
-    """This is how a service that was told to stop knows whether it is still needed."""
+    """With this a stopping service knows whether it is still used."""
     clients = Clients()
     with clients.connected():
         assert clients.in_flight == 1
@@ -173,7 +173,7 @@ def test_models_get_a_service_where_the_settings_say_so(models_dir: Path) -> Non
         model_services(Settings(models_dir=Path("nowhere"), runner="bento"))
 
 
-def test_what_bentoml_is_told(models_dir: Path) -> None:
+def test_the_configuration_passed_to_bentoml(models_dir: Path) -> None:
     """Batchable, at an address that holds the sha256; no new sessions, no time limit, no raw paths."""
     service = model_services(Settings(models_dir=models_dir, runner="bento"))["toy-second"]
     sha256 = load_repository(models_dir)["toy-second"].spec.sha256

@@ -56,7 +56,7 @@ def test_every_option_keeps_windows_seamless(tissue: RenderedTissue) -> None:
     assert np.array_equal(part.classes[part.nuclei], tissue.classes[tissue.nuclei[inside]])
 
 
-def test_dark_spots_are_no_nuclei(tissue: RenderedTissue) -> None:
+def test_dark_spots_are_not_nuclei(tissue: RenderedTissue) -> None:
     """They keep away from every nucleus and from the edge, and are darker than what is around them."""
     spots = dark_spots(tissue).astype(int)
     assert 5 <= len(spots) <= 60
@@ -65,7 +65,7 @@ def test_dark_spots_are_no_nuclei(tissue: RenderedTissue) -> None:
 
 
 def test_spots_are_other_for_the_first_classifier_only(tissue: RenderedTissue) -> None:
-    """A hepatocyte's state is asked about hepatocytes; what a cell is, about every detection."""
+    """The state is classified for hepatocytes only, the type for every detection."""
     cells = crops_of(tissue, CELL, 1, at_most_per_class=8)
     counts = np.bincount(cells.labels, minlength=3)
     assert cells.images.shape == (counts.sum(), 54, 54, 3)

@@ -133,8 +133,8 @@ def test_a_fold_is_measured_with_the_thresholds_of_the_others() -> None:
     assert result.folds[2].options == best["a"]
     assert best["a"].foreground > best["c"].foreground
     assert [item.accuracy.ap50 for item in result.folds] == [0.0, 0.0, 0.0]
-    told = json.loads(result.json)
-    assert [item["images"] for item in told["folds"]] == [2, 2, 2]
+    reported = json.loads(result.json)
+    assert [item["images"] for item in reported["folds"]] == [2, 2, 2]
     assert "mean of folds" in result.markdown
     with pytest.raises(ValueError, match="two folds"):
         cross_validate([("a", strict)])
@@ -179,8 +179,8 @@ def test_all_folds_are_trained_and_reported_by_one_command(
         "6",
     ]
     assert cross_validation.main(call) == 0
-    told = json.loads((tmp_path / "runs" / "folds.json").read_text(encoding="utf-8"))
-    assert {item["name"]: item["images"] for item in told["folds"]} == {
+    reported = json.loads((tmp_path / "runs" / "folds.json").read_text(encoding="utf-8"))
+    assert {item["name"]: item["images"] for item in reported["folds"]} == {
         "fluorescence-48x48": FEWEST, "fluorescence-64x64": FEWEST,
     }  # fmt: skip
     capsys.readouterr()

@@ -101,7 +101,7 @@ def test_batches_drawn_ahead_are_those_of_their_steps(pool: list[TrainingImage],
     assert (whole[0].images != whole[1].images).any()
 
 
-def test_a_run_that_was_cut_off_goes_on(
+def test_an_interrupted_run_resumes(
     tmp_path: Path, pool: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted in its second epoch and begun again, it ends with the same weights, bit for bit."""

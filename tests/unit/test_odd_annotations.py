@@ -41,7 +41,7 @@ def text(*features: Any, **members: Any) -> bytes:
     return json.dumps({"type": "FeatureCollection", "features": list(features), **members}).encode()
 
 
-def asap(*corners: tuple[Any, Any], kind: str = "Polygon") -> bytes:
+def asap(*corners: Any, kind: str = "Polygon") -> bytes:
     inside = "".join(f'<Coordinate Order="x" X="{x}" Y="{y}"/>' for x, y in corners)
     return (
         f'<ASAP_Annotations><Annotations><Annotation Type="{kind}" PartOfGroup="Red"><Coordinates>{inside}'
@@ -135,7 +135,7 @@ def test_one_crop_is_cut(dataset: Run, tmp_path: Path, name: str) -> None:
     assert code == 0, said
     assert len(list((tmp_path / "data" / "crops").rglob("*.png"))) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"annotations", "data"}
-    assert ("Left out: 1" in said) == ("beside it" in name)
+    assert ("Skipped: 1" in said) == ("beside it" in name)
 
 
 _GEOJSON = "not GeoJSON as QuPath writes it"
@@ -175,7 +175,7 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_is_refused_in_a_sentence(dataset: Run, tmp_path: Path, name: str) -> None:
-    """Exit code 2, the file's name, what is wrong; nothing is left behind."""
+    """Exit code 2, the file's name, the cause; no partial files remain."""
     content, words = REFUSED[name]
     code, said = dataset(content)
     assert code == 2, said
@@ -187,10 +187,10 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(dataset: Run, tmp_path: Pa
 
 
 XML: Final[dict[str, tuple[bytes, int, str]]] = {
-    "a spline": (asap(*map(tuple, SQUARE), kind="Spline"), 0, "s0.png: 1 crops"),
+    "a spline": (asap(*SQUARE, kind="Spline"), 0, "s0.png: 1 crops"),
     "UTF-16": (
         b'<?xml version="1.0" encoding="utf-16"?>'.decode().encode("utf-16")
-        + asap(*map(tuple, SQUARE)).decode().encode("utf-16-le"),
+        + asap(*SQUARE).decode().encode("utf-16-le"),
         0,
         "s0.png: 1 crops",
     ),

@@ -59,7 +59,7 @@ def test_probabilities_have_four_decimals(numbers: list[float]) -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_numbers_that_are_no_probabilities_are_written_too(numbers: list[float]) -> None:
+def test_numbers_that_are_not_probabilities_are_written_too(numbers: list[float]) -> None:
     """Negative and large numbers fill rows of the same length and are read as the rounded numbers."""
     written = four_decimals(np.array(numbers).reshape(-1, 1))
 

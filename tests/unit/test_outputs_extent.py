@@ -79,7 +79,7 @@ def test_a_failed_tile_was_not_analysed() -> None:
     assert tissue_mm2(analysis) == pytest.approx(0.09)
 
 
-def test_glass_is_no_tissue() -> None:
+def test_glass_is_not_tissue() -> None:
     """An empty tissue map gives no tissue in an area that was analysed."""
     analysis = make_analysis(tissue=np.zeros((38, 50), np.bool_))
 

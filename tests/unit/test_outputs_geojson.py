@@ -256,7 +256,7 @@ def test_coordinates_are_level_0_with_two_decimals() -> None:
 @pytest.mark.parametrize("field", ["vertices", "areas", "scores"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_cells_that_are_not_finite_are_refused_before_the_first_byte(field: str, bad: float) -> None:
-    """An outline, area or score that is no number is an error at once, not a broken file."""
+    """An outline, area or score that is NaN is an error, not a broken file."""
     base = make_analysis(3)
     array = getattr(base.instances, field).copy()
     array.flat[-1] = bad

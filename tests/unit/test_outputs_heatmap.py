@@ -94,7 +94,7 @@ def test_the_map_is_where_the_cells_are() -> None:
     assert np.nanmax(values[12:, :12]) == 0
 
 
-def test_nothing_is_told_where_there_is_no_tissue() -> None:
+def test_heatmaps_are_empty_without_tissue() -> None:
     """Glass is NaN in the map and transparent in the picture."""
     result = compute(lattice(tissue=half_tissue()), DENSITY)
     image = decoded(heatmap.encode_png(result))
@@ -218,7 +218,7 @@ def test_jet_is_there_on_request() -> None:
 
 
 def test_a_heatmap_is_found_by_name() -> None:
-    """No name means the first; an unknown name is told the known ones."""
+    """No name means the first; an error for an unknown name lists the known ones."""
     analysis = make_analysis()
 
     assert heatmap.named(None, analysis.heatmaps, pipeline="nash") is FRACTION

@@ -111,7 +111,7 @@ def test_each_broken_rule_is_noticed(wrong: str) -> None:
         ('{"a": 1, "a": 2}', "twice"),
     ],
 )
-def test_text_that_is_no_collection_is_noticed(text: str, words: str) -> None:
+def test_text_that_is_not_a_collection_is_detected(text: str, words: str) -> None:
     """Nothing, an array, lines of JSON and a doubled name are refused."""
     with pytest.raises(AssertionError, match=words):
         check_feature_collection(text)

@@ -17,7 +17,7 @@ from slidecascade.pipelines.classes import CellClass, ClassTree
 
 
 def test_fractions_name_their_denominators() -> None:
-    """A derived class is a part of its parent, a top-level class a part of all cells; parents are told too."""
+    """A derived class is a part of its parent, a top-level class a part of all cells; parents are listed too."""
     summary = summarise(make_analysis(53))
 
     assert summary.cells == 53
@@ -39,7 +39,7 @@ def test_fractions_name_their_denominators() -> None:
 
 
 def test_a_parent_that_is_also_a_class_counts_itself_and_its_children() -> None:
-    """Hepatocytes that no later stage could tell apart stay in the denominator."""
+    """Hepatocytes that no later stage classified stay in the denominator."""
     base = make_analysis(10)
     classes = ClassTree((CellClass(("Hepatocyte",), (0, 0, 0)), *base.classes.ends[1:]))
 

@@ -63,7 +63,7 @@ class World:
 
 
 def soon(seed: int = 1) -> Callable[[], float]:
-    """Callers who come back after 0.1 to 0.3 ms."""
+    """Callers that call again after 0.1 to 0.3 ms."""
     chance = random.Random(seed)  # noqa: S311 - a simulation
     return lambda: chance.uniform(1e-4, 3e-4)
 
@@ -95,7 +95,7 @@ def test_the_batch_size_follows_the_load() -> None:
 
 
 @pytest.mark.parametrize("callers", [1, 2, 8])
-def test_where_batches_gain_nothing_nobody_is_kept_waiting(callers: int) -> None:
+def test_calls_do_not_wait_when_batches_gain_nothing(callers: int) -> None:
     """A network whose time grows with its images, as on a CPU: as fast as without any waiting, within 5 %."""
     world = World(fixed_s=0.0, per_item_s=0.040)
     world.run(callers, answers=60 * callers, think=soon())
@@ -103,7 +103,7 @@ def test_where_batches_gain_nothing_nobody_is_kept_waiting(callers: int) -> None
 
 
 def test_rare_callers_are_not_kept_waiting() -> None:
-    """Eight callers who each come once a second are served on their own and at once, as good as always."""
+    """Eight callers with a call per second each are almost always served separately and immediately."""
     chance = random.Random(7)  # noqa: S311 - a simulation
     world = World(fixed_s=0.010, per_item_s=0.0002)
     world.run(8, answers=800, think=lambda: chance.expovariate(1.0))
@@ -132,7 +132,7 @@ def test_a_caller_left_alone_is_soon_served_at_once() -> None:
 
 
 def test_a_deadline_is_not_waited_past() -> None:
-    """A caller who needs the answer soon is not kept for others."""
+    """A call with a short deadline does not wait for others."""
     pace = Pace()
     pace.times.observe(1, 0.010)
     pace.times.observe(8, 0.011)

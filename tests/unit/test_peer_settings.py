@@ -306,7 +306,7 @@ NEVER_PINNED = {"setuptools", "slidecascade"}
 
 @pytest.mark.parametrize("peer", ["litserve", "ray"])
 def test_a_peers_environment_has_what_the_services_code_imports(peer: str) -> None:
-    """From decoding to GeoJSON; a peer that cannot start takes no part, and nobody notices."""
+    """From decoding to GeoJSON; a peer that cannot start is skipped without an error."""
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, cwd=ROOT)
     imported = {name.lower().replace("_", "-") for name in done.stdout.split()} - NEVER_PINNED
     text = (ROOT / "requirements" / f"peers-{peer}.txt").read_text(encoding="utf-8")

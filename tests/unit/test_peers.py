@@ -84,7 +84,7 @@ def test_a_target_holds_for_throughput_and_latency() -> None:
 
 
 def test_the_table_has_ratios_cells_and_targets() -> None:
-    """One row for every contender, also for those that took no part."""
+    """One row for every contender, also for skipped ones."""
     text = table(
         [
             standing(1.0, name="ours", title="Ours", target=None),

@@ -87,13 +87,13 @@ def test_the_floor_of_a_stage_is_its_own_or_else_its_models(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"cascade": [{"model": "toy-classifier", "floor": 1.5}]}, "cascade.0.floor"),
         ({"cascade": [{"model": "toy-classifier", "floor": float("nan")}]}, "cascade.0.floor"),
         ({"segmenter": "absent"}, "needs the model 'absent'"),
-        ({"segmenter": "toy-classifier"}, "is no segmenter"),
-        ({"cascade": [{"model": "toy-segmenter"}]}, "is no classifier"),
+        ({"segmenter": "toy-classifier"}, "is not a segmenter"),
+        ({"cascade": [{"model": "toy-segmenter"}]}, "is not a classifier"),
         ({"cascade": [{"model": "toy-classifier", "select": "Red"}]}, "without `select`"),
         ({"cascade": [{"model": "toy-classifier"}, {"model": "toy-second"}]}, "must select one of Red"),
         ({"cascade": [{"model": "toy-classifier"}, {"model": "toy-second", "select": "Pink"}]}, "must select"),
@@ -104,10 +104,10 @@ def test_the_floor_of_a_stage_is_its_own_or_else_its_models(tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_pipeline_is_refused(
-    tmp_path: Path, models: dict[str, ModelPackage], changes: dict[str, Any], told: str
+    tmp_path: Path, models: dict[str, ModelPackage], changes: dict[str, Any], reported: str
 ) -> None:
     """The message says which pipeline or file, and what is wrong."""
-    with pytest.raises(PipelineSpecError, match=told):
+    with pytest.raises(PipelineSpecError, match=reported):
         _load(tmp_path, models, **changes)
 
 
@@ -116,7 +116,7 @@ def test_bundled_pipelines_without_their_models_are_left_out(models: dict[str, M
     assert load_pipelines(models, None, (FILE,)) == {}
 
 
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, models: dict[str, ModelPackage]) -> None:
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path, models: dict[str, ModelPackage]) -> None:
     """The file's name is in the message."""
     folder = tmp_path / "pipelines"
     folder.mkdir()

@@ -153,7 +153,7 @@ def test_a_field_that_cannot_be_computed_is_not_stated(layers: list[Layer], expe
     assert receptive_field_px(network(layers), "image", layout="NCHW", multiple_of=1) == expected
 
 
-@pytest.mark.parametrize("name", ["nuclei-unet", "nash-cell", "nash-hepatocyte"])
+@pytest.mark.parametrize("name", ["nuclei-unet", "nash-cell", "nash-hepatocyte", "lymph-tumour"])
 def test_the_bundled_packages_state_the_field_of_their_graphs(name: str) -> None:
     """A classifier sees its whole crop."""
     package = load_package(MODELS / name)
@@ -172,6 +172,7 @@ def edited(folder: Path, **changes: Any) -> None:
     path.write_text(yaml.safe_dump({name: value for name, value in fields.items() if value is not None}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -197,6 +198,7 @@ def test_the_commands_report_whether_the_field_fits(
     assert ("at least 80" in shown) == (changes == {"halo_px": 64})
 
 
+@pytest.mark.slow
 def test_verify_rejects_a_field_that_is_stated_too_small(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,7 +120,7 @@ def test_figures_agree_with_their_definitions() -> None:
 
 
 def test_calibration_error_is_the_gap_between_saying_and_being_right() -> None:
-    """Always saying 0.9 and being right half of the time is off by 0.4; a class nobody has seen has no figures."""
+    """Always saying 0.9 and being right half of the time is off by 0.4; a class without examples has none."""
     probabilities = np.tile(np.array([[0.9, 0.1, 0.0]], np.float32), (100, 1))
     figures = figures_of(probabilities, np.arange(100) % 2, ("a", "b", "c"))
     assert figures.calibration.error == pytest.approx(0.4)

@@ -26,7 +26,7 @@ def _package(models_dir: Path, **changes: Any) -> Path:
 
 
 def test_a_good_package_is_loaded_and_run(tmp_path: Path) -> None:
-    """Maps come back as the graph computes them."""
+    """Maps are returned as the graph computes them."""
     _package(tmp_path)
     packages = load_repository(tmp_path)
     runner = LocalRunner(packages.values())
@@ -54,7 +54,7 @@ def test_a_changed_graph_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"mpp": 0}, "mpp"),
         ({"mpp": float("nan")}, "mpp"),
@@ -68,10 +68,10 @@ def test_a_changed_graph_is_refused_by_name(tmp_path: Path) -> None:
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_a_wrong_model_yaml_names_its_field(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_wrong_model_yaml_names_its_field(tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     """The message names the model and the field."""
     folder = _package(tmp_path, **changes)
-    with pytest.raises(ModelPackageError, match=f"'toy-segmenter'.*({told})"):
+    with pytest.raises(ModelPackageError, match=f"'toy-segmenter'.*({reported})"):
         load_package(folder)
 
 
@@ -87,7 +87,7 @@ def test_a_classifiers_wrong_floor_is_refused(tmp_path: Path, options: dict[str,
 
 
 def test_a_missing_graph_and_broken_yaml_are_refused(tmp_path: Path) -> None:
-    """Half a package is told in one sentence."""
+    """An incomplete package is reported in one sentence."""
     folder = _package(tmp_path)
     (folder / "1" / "model.onnx").unlink()
     with pytest.raises(ModelPackageError, match=r"no 1/model\.onnx"):
@@ -121,8 +121,8 @@ def test_an_input_size_that_contradicts_the_graph_is_refused(tmp_path: Path) -> 
         LocalRunner(load_repository(tmp_path).values())
 
 
-def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
-    """A file of another kind is told as such."""
+def test_bytes_that_are_not_a_graph_are_rejected(tmp_path: Path) -> None:
+    """A file of another format is reported."""
     toy_models.write_package(tmp_path, toy_models.segmenter_fields(), b"not a model")
     with pytest.raises(ModelPackageError, match="'toy-segmenter' is not an ONNX graph"):
         load_repository(tmp_path)
@@ -185,7 +185,7 @@ def _hidden(tensor: TensorProto, place: str) -> bytes:
 
 
 @pytest.mark.parametrize("graph", [b"\x3a\xff\xff\xff\xff\x0f", b"\x08", b"\x00\x00", b"\x0b", b"\0\0\0\0ORTM"])
-def test_bytes_of_another_format_are_no_graph(graph: bytes) -> None:
+def test_bytes_of_another_format_are_not_a_graph(graph: bytes) -> None:
     """A length beyond the end, half a number, field 0, a group, and ONNX Runtime's own format."""
     with pytest.raises(ValueError, match=r"byte|format"):
         has_external_data(graph)
@@ -199,7 +199,7 @@ def test_bundled_graphs_are_whole() -> None:
 def test_a_gpu_is_asked_for_with_its_libraries_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """CUDA from Python packages is loaded before the first session; without a GPU one sentence is told."""
+    """CUDA from Python packages is loaded before the first session; without a GPU the error is one sentence."""
     asked: list[str] = []
     monkeypatch.setattr(ort, "preload_dlls", lambda: asked.append("cuda"))
     _package(tmp_path)

@@ -68,7 +68,7 @@ def test_a_pyramid_ends_at_a_thumbnail() -> None:
 
 @pytest.mark.parametrize("wrong", [{"tile_px": 100}, {"levels": 0}])
 def test_a_slide_that_cannot_be_written_is_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
-    """Tiles must suit JPEG, and a slide has a level; nothing is left behind otherwise."""
+    """Tiles must suit JPEG, and a slide has a level; no file remains after an error."""
     with pytest.raises(ValueError, match="multiple of 16"):
         write_slide(tmp_path / "no.tiff", OPTIONS, 100, 100, **wrong)
     assert not list(tmp_path.iterdir())

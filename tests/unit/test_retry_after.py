@@ -67,7 +67,7 @@ def runner(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def refused(ask: Callable[[], object]) -> int:
-    """When the caller is to come back, in seconds."""
+    """Retry-After in seconds."""
     with pytest.raises(RetryLaterError) as caught:
         ask()
     return caught.value.retry_after_s

@@ -1,4 +1,4 @@
-"""Regions of shared memory: lent to one call at a time, and never left behind."""
+"""Regions of shared memory: used by one call at a time, and always removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slidecascade.runners.sharedmemory import ALIGN_BYTES, STEP_BYTES, Layout, R
 
 
 class Server:
-    """Opens the regions it is told of, like a server would, and keeps those in `busy`."""
+    """Opens the announced regions like a server, and keeps those in `busy`."""
 
     def __init__(self) -> None:
         self.known: dict[str, SharedMemory] = {}

@@ -52,7 +52,7 @@ def test_a_cut_tile_fails_the_reads_that_touch_it(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("plane", range(3))
 def test_the_place_of_a_cut_tile_is_named(tmp_path: Path, plane: int) -> None:
-    """In any of its planes; the handle goes on serving the reads that do not touch the tile."""
+    """In any of its planes; the handle still serves reads that do not touch the tile."""
     path = tmp_path / "cut.tif"
     path.write_bytes(cut_parts(_slides()["a plane for each channel"], plane * 16 + CUT))
     slide = Slide.open(path)

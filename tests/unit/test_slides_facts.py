@@ -44,7 +44,7 @@ class Damaged(RegionImage):
 
 
 @pytest.mark.parametrize(("brightness", "dark"), [(240, False), (10, True)])
-def test_facts_tell_dark_field_and_record_what_they_rest_on(brightness: int, dark: bool) -> None:
+def test_facts_detect_dark_field_and_record_their_sample(brightness: int, dark: bool) -> None:
     """Field, glass test and content id, for any reader of the answer."""
     source = RegionImage(image(brightness))
     facts = compute_facts(opener(source))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_the_cache_is_bounded_and_keeps_what_was_asked_for_last() -> None:
 
 
 def test_facts_of_a_slide_that_could_not_be_read_are_not_kept() -> None:
-    """The file share may be back for the next region; an error leaves nothing behind."""
+    """The file share may be back for the next region; an error leaves no partial state."""
     cache = FactsCache(2)
     assert cache.of("a", lambda: made("a", unread=3)).unread_squares == 3
     assert cache.of("a", lambda: made("a")).unread_squares == 0

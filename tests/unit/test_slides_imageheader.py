@@ -1,4 +1,4 @@
-"""Headers of image files: sizes told before decoding, and files that stop early."""
+"""Headers of image files: sizes known before decoding, and truncated files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_nonsense_orientation_counts_as_upright() -> None:
 
 
 def test_a_huge_image_is_measured_in_milliseconds() -> None:
-    """A PNG of 100 kB with 30,000 x 30,000 pixels tells its size without being decoded."""
+    """A PNG of 100 kB with 30,000 x 30,000 pixels is measured without being decoded."""
     data = huge_png(30_000)
     started = time.process_time()
 

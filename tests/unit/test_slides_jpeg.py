@@ -67,7 +67,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_whole_jpeg_data_is_taken_as_pillow_decodes_it(kind: str) -> None:
-    """No variant of the format and no oddity of a writer is taken for damage."""
+    """Variants of the format and deviations of writers are not reported as damage."""
     data = WHOLE[kind]
 
     shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -75,7 +75,7 @@ def test_whole_jpeg_data_is_taken_as_pillow_decodes_it(kind: str) -> None:
     assert damage(data) is None
 
 
-def test_several_pictures_in_one_file_are_no_damage() -> None:
+def test_several_pictures_in_one_file_are_not_damage() -> None:
     """MPO: the first picture is taken, and what follows it is not looked at."""
     stream = io.BytesIO()
     IMAGE.save(stream, "MPO", save_all=True, append_images=[IMAGE])
@@ -84,7 +84,7 @@ def test_several_pictures_in_one_file_are_no_damage() -> None:
     assert decode_image(stream.getvalue(), max_px=10**6).pixels.shape == PIXELS.shape
 
 
-def test_a_missing_end_marker_is_no_damage_in_a_stored_tile() -> None:
+def test_a_missing_end_marker_is_not_damage_in_a_stored_tile() -> None:
     """Some scanners leave it out; every code is there."""
     assert damage(PLAIN[:-2]) is None
 
@@ -103,7 +103,7 @@ def test_a_scan_that_is_cut_and_closed_is_refused(kind: str, kept: float) -> Non
 
 
 def test_missing_restart_intervals_are_damage() -> None:
-    """Data lost in the middle is missed although the stream goes on."""
+    """Missing data in the middle is detected although the stream continues."""
     data = WHOLE["restart markers"]
     third, fifth = data.index(b"\xff\xd3", len(data) // 2), data.index(b"\xff\xd5", len(data) // 2)
     lost = data[: min(third, fifth)] + data[max(third, fifth) :]

@@ -1,4 +1,4 @@
-"""JPEG 2000 data that is cut is noticed; whole data of every kind is not taken for cut."""
+"""Truncated JPEG 2000 data is detected; complete data of every variant is not reported as truncated."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_tile_part_that_states_no_length_is_not_judged() -> None:
     assert damage(bytes(data) + bytes(10)) is None
 
 
-def test_what_is_no_codestream_is_not_judged() -> None:
+def test_data_that_is_not_a_codestream_is_not_checked() -> None:
     """Such as a file that wraps one in boxes."""
     stream = io.BytesIO()
     Image.fromarray(PIXELS).save(stream, "JPEG2000")

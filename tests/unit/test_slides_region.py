@@ -74,7 +74,7 @@ def test_a_region_must_be_inside(box: tuple[int, int, int, int]) -> None:
 
 
 def test_a_region_has_a_limit_and_a_least_size() -> None:
-    """Too many pixels and none at all are named errors; outside is told before too large."""
+    """Too many pixels and none at all are named errors; a region outside is reported before its size."""
     with pytest.raises(RegionTooLargeError, match="333 x 190 pixels; at most 1000"):
         resolve_region(STATED, None, max_px=1000)
     for box in (Box(0, 0, 0, 5), Box(5, 5, 5, -1)):

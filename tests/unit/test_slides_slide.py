@@ -33,7 +33,7 @@ def write_tiff(path: Path, *, mpp_x: float, mpp_y: float) -> Path:
 
 
 def test_a_slide_states_its_size_and_resolution(folder: Path) -> None:
-    """An Aperio slide tells size, mpp, objective and vendor; the mpp is the mean of both axes."""
+    """An Aperio slide states size, mpp, objective and vendor; the mpp is the mean of both axes."""
     info = Slide.open(folder / "CMU-1-Small-Region.svs").info
 
     assert (info.size_l0, info.mpp, info.objective_power) == (Size(2220, 2967), 0.499, 20.0)
@@ -130,7 +130,7 @@ def test_what_cannot_be_opened_is_said_without_its_path(folder: Path, tmp_path: 
 
 
 def test_a_slide_that_fails_on_reading_says_so(folder: Path) -> None:
-    """The slide opens, the read fails by name, and the handle tells that it is spent."""
+    """The slide opens, the read fails by name, and the handle reports that it is unusable."""
     slide = Slide.open(folder / "broken" / "unreadable.svs")
     assert not slide.failed
 
@@ -142,7 +142,7 @@ def test_a_slide_that_fails_on_reading_says_so(folder: Path) -> None:
 
 
 def test_formats_are_recognised_by_content(folder: Path, tmp_path: Path) -> None:
-    """Slides are told from other files by what is in them."""
+    """Slides are distinguished from other files by their contents."""
     text = tmp_path / "a.svs"
     text.write_text("no slide")
 

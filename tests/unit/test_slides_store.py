@@ -142,7 +142,7 @@ def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
     assert (first_pixel(store, "a.tif"), first_pixel(store, "c.tif")) == (10, 30)
 
 
-def test_a_root_that_is_no_folder_is_told_at_start(root: Path) -> None:
+def test_a_root_that_is_not_a_folder_is_reported_at_start(root: Path) -> None:
     """A wrong setting is found before the first request."""
     for wrong in (root / "a.tif", root / "missing"):
         with pytest.raises(SettingsError, match=wrong.name):
@@ -287,7 +287,7 @@ def test_a_handle_that_failed_is_dropped(store: SlideStore, root: Path, shared_d
 
 
 def test_many_threads_open_and_read(root: Path) -> None:
-    """Under contention, with fewer handles than slides, nobody reads a closed slide."""
+    """Under contention, with fewer handles than slides, no thread reads a closed slide."""
     for number in range(5):
         write_slide(root / f"{number}.tif", 100 + number)
     store = SlideStore([root], handles=1, max_listing=10)

@@ -117,7 +117,7 @@ def test_a_tile_sees_the_blocks_of_the_whole_region(
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_rendered_nuclei_are_on_tissue(mpp: float) -> None:
-    """No nucleus of rendered liver, steatosis included, is taken for glass."""
+    """No nucleus of rendered liver, steatosis included, is classified as glass."""
     tissue = render(TissueOptions(seed=3, mpp=mpp), width_px=512, height_px=512)
 
     assert not is_dark_field(tissue.image)
@@ -125,7 +125,7 @@ def test_rendered_nuclei_are_on_tissue(mpp: float) -> None:
 
 
 def test_real_nuclei_are_on_tissue(shared_data: Path) -> None:
-    """No annotated nucleus of the NuCLS breast images is taken for glass."""
+    """No annotated nucleus of the NuCLS breast images is classified as glass."""
     for labels_path in sorted((shared_data / "nuclei" / "nucls").glob("*_inst.png")):
         labels = np.asarray(cv2.imread(str(labels_path), cv2.IMREAD_UNCHANGED), np.int64)
         pixels = image(labels_path.with_name(labels_path.name.replace("_inst", "")))
@@ -135,7 +135,7 @@ def test_real_nuclei_are_on_tissue(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("gtex_tile03_HE.jpg", 0.86, 0.92), ("gtex_tile01_HE.jpg", 0.99, 1.0)]
 )
-def test_liver_is_told_from_glass(shared_data: Path, name: str, least: float, most: float) -> None:
+def test_liver_is_distinguished_from_glass(shared_data: Path, name: str, least: float, most: float) -> None:
     """Blank glass beside a liver biopsy is glass; heavy steatosis, half of it white, is tissue."""
     pixels = image(shared_data / "liver" / name)
 
@@ -154,7 +154,7 @@ def test_the_empty_part_of_a_slide_is_glass(shared_data: Path) -> None:
 
 
 def test_fluorescence_is_dark_field_and_stained_tissue_is_not(shared_data: Path) -> None:
-    """Every kind of image of the Data Science Bowl is told apart by its median."""
+    """Every kind of image of the Data Science Bowl is distinguished by its median."""
     folder = shared_data / "nuclei" / "dsb2018"
     rows = [line.split(",") for line in (folder / "index.csv").read_text().splitlines()[1:]]
     for kind in ("fluorescence", "brightfield-colour", "brightfield-grey"):

@@ -134,7 +134,7 @@ def test_resolution_tags_are_not_trusted() -> None:
 
 
 def test_decoded_pixels_cannot_be_written_to() -> None:
-    """Tiles share the pixels, so nobody may change them."""
+    """Tiles share the pixels, so they are read-only."""
     image = decode_image(encoded("PNG", RGB), max_px=10**6)
 
     with pytest.raises(ValueError, match="read-only"):
@@ -204,7 +204,7 @@ def test_a_truncated_compressed_tiff_is_refused(compression: str) -> None:
             decode_image(data[:length], max_px=10**6)
 
 
-def test_too_many_pixels_are_told_before_decoding() -> None:
+def test_too_many_pixels_are_rejected_before_decoding() -> None:
     """The limit is checked on the header: here the pixels do not even exist."""
     data = bytearray(encoded("PNG", RGB))
     data[16:24] = (30_000).to_bytes(4, "big") * 2
@@ -214,7 +214,7 @@ def test_too_many_pixels_are_told_before_decoding() -> None:
 
 
 def test_a_tile_larger_than_the_limit_is_refused() -> None:
-    """A decoder holds whole tiles, so a small image in an enormous tile is told from its header."""
+    """A decoder holds whole tiles, so a small image in a huge tile is detected by its header."""
     data = encoded_tiff(PIXELS[:16, :16], photometric="rgb", tile=(1024, 1024), compression="zlib")
 
     assert decode_image(data, max_px=1024 * 1024).size_l0 == Size(16, 16)
@@ -223,7 +223,7 @@ def test_a_tile_larger_than_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"a text file called .png", b"\xff\xd8\xff\xd9", encoded("GIF", RGB)])
-def test_what_is_no_image_is_refused(data: bytes) -> None:
+def test_data_that_is_not_an_image_is_rejected(data: bytes) -> None:
     """Empty, foreign and hollow bytes end in one named error."""
     with pytest.raises(UndecodableImageError):
         decode_image(data, max_px=10**6)
@@ -255,7 +255,7 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
 
 
 def test_failures_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    """Decoders say nothing on stderr about a truncated upload; the caller is told instead."""
+    """Decoders say nothing on stderr about a truncated upload; the error reports it instead."""
     for data in (encoded("JPEG", RGB), encoded("PNG", RGB), encoded("WEBP", RGB), encoded_tiff(PIXELS[..., 0])):
         with pytest.raises(UndecodableImageError):
             decode_image(data[:-100], max_px=10**6)

@@ -170,7 +170,7 @@ def ramp(*downsamples: float) -> Pyramid:
 @pytest.mark.parametrize("ratio", [0.5, 1.3, 1.7, 2.0, 3.0, 4.4, 4.9])
 @pytest.mark.parametrize("source_downsamples", [(), (2.0,), (4.0,), (2.0031, 4.016)])
 def test_pixels_are_where_the_grid_says(ratio: float, source_downsamples: tuple[float, ...]) -> None:
-    """On a ramp each pixel's value tells where it was taken: at its own centre, whichever level it came from."""
+    """On a ramp each pixel's value shows its position: at its own centre, whichever level it came from."""
     source = ramp(1.0, *source_downsamples)
     view = SlideView(source, mpp_l0=MPP_L0)
     grid = view.grid(MPP_L0 * ratio)

@@ -1,4 +1,4 @@
-"""Folders of sockets: private, and removed by whoever comes next when their process was killed."""
+"""Folders of sockets: private, and removed by the next process if theirs was killed."""
 
 from __future__ import annotations
 

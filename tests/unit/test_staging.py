@@ -45,7 +45,7 @@ def test_of_several_files_all_are_on_the_disk_before_one_appears(tmp_path: Path)
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    """While it is written its place is free; a failure leaves nothing beside it."""
+    """While it is written its place is free; a failure leaves no partial files."""
     with staged_folder(tmp_path / "data") as folder:
         (folder / "a").write_bytes(b"1")
         assert not (tmp_path / "data").exists()

@@ -87,13 +87,13 @@ def test_an_input_that_cannot_be_is_refused(changes: dict[str, Any], says: str) 
     ],
 )
 def test_outputs_follow_from_the_inputs(image: dict[str, Any], output: dict[str, Any], says: str) -> None:
-    """Otherwise nobody could say how large they will be."""
+    """Otherwise their size would be unknown before the run."""
     with pytest.raises(ValueError, match=says):
         signature(image=image, output=output)
 
 
 def test_names_of_tensors_differ() -> None:
-    """Two of one name could not be told apart in a mapping."""
+    """Equal names could not be distinguished in a mapping."""
     image, output = rgb_image(), OutputSpec(**(OUTPUT | {"stride": 1}))
     with pytest.raises(ValueError, match="names of inputs must be unique"):
         Signature((image, image), (output,))
@@ -182,7 +182,7 @@ def test_what_is_parted_and_joined_is_the_same(count: int, cuts: list[int]) -> N
 
 
 def test_calls_are_bounded_by_what_is_larger_the_inputs_or_the_outputs() -> None:
-    """A network may return many times the bytes it takes; tensors of no image count for nothing."""
+    """A network may return many times the bytes it takes; tensors without images have no bytes."""
     small: Tensors = {"a": np.zeros((4, 8), np.uint8)}
     large: Tensors = {"b": np.zeros((4, 9), np.float32), "c": np.zeros(4)}
     assert image_bytes(small, large) == image_bytes(large, small) == 9 * 4 + 8

@@ -118,6 +118,6 @@ def test_glass_is_blank_and_holds_no_nuclei() -> None:
 
 @pytest.mark.parametrize("wrong", [{"mpp": 0.0}, {"steatosis": 0.8, "ballooning": 0.3}, {"steatosis": -0.1}])
 def test_options_that_describe_no_tissue_are_refused(wrong: dict[str, Any]) -> None:
-    """A magnification or a fraction out of range is a ValueError, not a strange picture."""
+    """A magnification or a fraction out of range is a ValueError."""
     with pytest.raises(ValueError, match=r"mpp|fractions"):
         dataclasses.replace(OPTIONS, **wrong)

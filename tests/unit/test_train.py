@@ -125,7 +125,7 @@ def _served_accuracy(slides: Path, models: Path, pipelines: Path, slide: str, ti
     return float((names == truth[label])[label > 0].mean())
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_result(data: Path, tmp_path: Path) -> None:
     """SIGKILL after the second epoch, then the same call: the weights of an unbroken run, bit for bit."""
     more = ("--epochs", "5", "--patience", "0")
     process = subprocess.Popen(
@@ -170,7 +170,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     assert "checkpoint of epoch 1 cannot be read" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(data: Path, tmp_path: Path) -> None:
     """The checkpoint of the epoch before is kept, and the sentence says so."""
     import keras
     from keras import ops
@@ -280,7 +280,7 @@ def _with_first_crop(data: Path, tmp_path: Path, image: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "reported"),
     [
         (np.zeros((24, 24, 3), np.uint16), "is not 8-bit RGB"),
         (np.zeros((24, 24, 4), np.uint8), "is not 8-bit RGB without transparency"),
@@ -289,16 +289,16 @@ def _with_first_crop(data: Path, tmp_path: Path, image: Any) -> Path:
     ],
 )
 def test_crops_of_another_kind_are_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], image: Any, told: str
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], image: Any, reported: str
 ) -> None:
     """Told by name before anything is trained; no run is begun."""
     assert main(_call(_with_first_crop(data, tmp_path, image), tmp_path / "run")) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda rows: rows[:1], "The data set is empty"),
         (lambda rows: rows[:2], "one example only"),
@@ -311,7 +311,7 @@ def test_crops_of_another_kind_are_refused(
     ],
 )
 def test_edited_lists_are_checked(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, told: str
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, reported: str
 ) -> None:
     """What is wrong with index.csv is one sentence."""
     copy = tmp_path / "copy"
@@ -319,7 +319,7 @@ def test_edited_lists_are_checked(
     index = copy / "index.csv"
     index.write_text("\n".join(change(index.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
     assert main(_call(copy, tmp_path / "run")) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -412,14 +412,14 @@ def test_a_backend_that_is_not_there_is_one_sentence(
         pytest.skip(f"{backend} is installed")
     monkeypatch.setenv("KERAS_BACKEND", backend)
     assert main(_call(data, tmp_path / "run")) == code
-    told = capsys.readouterr().err
-    assert backend in told
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert backend in reported
+    assert reported.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         (["--epochs", "0"], "--epochs"),
         (["--steps", "5"], "takes no --steps"),
@@ -434,12 +434,12 @@ def test_a_backend_that_is_not_there_is_one_sentence(
     ],
 )
 def test_wrong_calls_get_one_sentence(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], reported: str
 ) -> None:
     """Exit code 2, and no folder is begun."""
     assert main([*_call(data, tmp_path / "run"), *more]) == 2
     stderr = capsys.readouterr().err
-    assert told in stderr
+    assert reported in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "run").exists()
     assert main(_call(data, tmp_path / "run", recipe="resnet")) == 2

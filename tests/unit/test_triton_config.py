@@ -28,8 +28,8 @@ def test_tensors_are_those_of_the_graph(package: Path) -> None:
     config = read(package)
     version = yaml.safe_load((package / "model.yaml").read_text())["version"]
     session = ort.InferenceSession(package / str(version) / "model.onnx", providers=["CPUExecutionProvider"])
-    for told, graph in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
-        assert [(item.name, item.data_type, list(item.dims)) for item in told] == [
+    for reported, graph in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert [(item.name, item.data_type, list(item.dims)) for item in reported] == [
             (item.name, TRITON_TYPES[item.type], [dim if isinstance(dim, int) else -1 for dim in item.shape[1:]])
             for item in graph
         ]

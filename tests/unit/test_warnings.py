@@ -1,4 +1,4 @@
-"""What an answer says of its own trustworthiness, and where it is said."""
+"""Warnings of results, and where they are reported."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_white_glass_is_stored(tmp_path: Path) -> None:
 def test_summary_and_geojson_carry_warnings() -> None:
     """As code and message; an answer without any has an empty list."""
     analysis = make_analysis(3, warnings=(AnswerWarning("no-stored-pixels", "Half of it."),))
-    told = [{"code": "no-stored-pixels", "message": "Half of it."}]
+    reported = [{"code": "no-stored-pixels", "message": "Half of it."}]
 
-    assert summarise(analysis).model_dump(mode="json")["warnings"] == told
-    assert json.loads(b"".join(geojson.encode(analysis)))["slidecascade"]["warnings"] == told
+    assert summarise(analysis).model_dump(mode="json")["warnings"] == reported
+    assert json.loads(b"".join(geojson.encode(analysis)))["slidecascade"]["warnings"] == reported
     assert json.loads(b"".join(geojson.encode(make_analysis(3))))["slidecascade"]["warnings"] == []

@@ -1,4 +1,4 @@
-"""Leaving in order, with real signals to this process."""
+"""Graceful shutdown, with real signals to this process."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_places_are_limited_and_given_back(admission: Admission) -> None:
 
 
 async def test_a_body_that_arrives_takes_no_slot(admission: Admission) -> None:
-    """However many are slow, the slot is for whoever has arrived; the drain waits for all of them."""
+    """Slow bodies take no slots; the drain waits for all of them."""
     async with admission.region(), admission.region(), admission.region() as quick:
         assert admission.in_flight == 3
         quick.enter()
@@ -114,7 +114,7 @@ async def test_bodies_that_arrive_are_bounded_in_number(
 
 
 async def test_inferences_have_places_of_their_own(admission: Admission) -> None:
-    """Regions do not take the places of inferences, nor the other way round; the drain waits for both."""
+    """Regions and inferences have separate slots; the drain waits for both."""
     async with admission.region() as region, admission.inference() as inference:
         region.enter()
         inference.enter()
@@ -128,7 +128,7 @@ async def test_inferences_have_places_of_their_own(admission: Admission) -> None
 
 
 async def test_a_thread_keeps_its_place_to_the_end(admission: Admission) -> None:
-    """A request that gave up on its thread frees the place only when the thread has ended."""
+    """A request that abandons its thread frees the slot only when the thread has ended."""
     work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with admission.region() as place:
         place.enter()
@@ -146,7 +146,7 @@ async def test_a_thread_keeps_its_place_to_the_end(admission: Admission) -> None
 
 
 async def test_a_timeout_of_the_work_is_its_own(admission: Admission) -> None:
-    """Only an abandoned region is told that the server drains."""
+    """Only a cancelled region gets `draining`."""
     with pytest.raises(TimeoutError):
         async with admission.region():
             raise TimeoutError
@@ -155,7 +155,7 @@ async def test_a_timeout_of_the_work_is_its_own(admission: Admission) -> None:
 async def test_the_signal_waits_for_the_work(
     admission: Admission, handed_on: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After SIGTERM nobody new is let in, and the server hears of it when the last region is done."""
+    """After SIGTERM new requests are rejected, and the server gets the signal when the last region is finished."""
     caplog.set_level("INFO", "slidecascade")
     Drain(admission, notice_s=0.0, grace_s=5).take_over()
     async with admission.region():
@@ -171,7 +171,7 @@ async def test_the_signal_waits_for_the_work(
 
 
 async def test_the_listener_stays_for_the_notice(admission: Admission, handed_on: list[int]) -> None:
-    """An idle server keeps answering until balancers had time to notice."""
+    """An idle server keeps answering for the notice, so that load balancers can react."""
     Drain(admission, notice_s=0.3, grace_s=5).take_over()
     started = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
@@ -183,7 +183,7 @@ async def test_the_listener_stays_for_the_notice(admission: Admission, handed_on
 
 
 async def test_work_that_outlasts_the_grace_is_abandoned(admission: Admission, handed_on: list[int]) -> None:
-    """After the time of grace a region in flight is answered `draining`."""
+    """After the grace period a region in flight gets `draining`."""
     Drain(admission, notice_s=0.0, grace_s=0.1).take_over()
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(DrainingError):
@@ -199,7 +199,7 @@ async def test_a_drain_belongs_to_no_request(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The signal may break into a request; the lines about leaving do not carry its id."""
+    """The signal may interrupt a request; the log lines of the drain do not contain its id."""
     monkeypatch.setattr(caplog.handler, "formatter", logs.JsonFormatter())
     Drain(admission, notice_s=0.0, grace_s=5).take_over()
     with caplog.at_level("INFO", "slidecascade"), logs.request("a-stranger"):
@@ -211,7 +211,7 @@ async def test_a_drain_belongs_to_no_request(
     assert "a-stranger" not in caplog.text
 
 
-async def test_both_signals_are_one_wish(admission: Admission, handed_on: list[int]) -> None:
+async def test_two_different_signals_start_one_drain(admission: Admission, handed_on: list[int]) -> None:
     """Ctrl-C in a terminal reaches a worker as SIGINT and, through its supervisor, as SIGTERM."""
     Drain(admission, notice_s=0.0, grace_s=5).take_over()
     async with admission.region():

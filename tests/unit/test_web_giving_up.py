@@ -1,4 +1,4 @@
-"""Work nobody waits for any more is not begun, nor gone on with once its image is decoded."""
+"""Work of disconnected clients is not started, and not continued after decoding."""
 
 from __future__ import annotations
 

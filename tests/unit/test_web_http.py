@@ -263,7 +263,7 @@ async def test_a_preflight_is_answered_without_taking_a_place(analyser: FakeAnal
     assert analyser.seen == []
 
 
-async def test_a_star_lets_every_origin_in(analyser: FakeAnalyser) -> None:
+async def test_a_star_allows_every_origin(analyser: FakeAnalyser) -> None:
     """For a service that is open to its network anyway."""
     async with served(analyser, cors_origins="*") as client:
         response = await client.get("/v1/slides", headers={"Origin": "http://anything"})
@@ -274,7 +274,7 @@ async def test_a_star_lets_every_origin_in(analyser: FakeAnalyser) -> None:
     "value", ["viewer.org", "https://viewer.org/path", "ftp://x", "https://", "http://a b", "https://u@h"]
 )
 def test_an_origin_that_is_none_is_refused_at_start(value: str) -> None:
-    """A browser would never send it, and nobody would know why."""
+    """A browser would never send it, and the cause would be hard to find."""
     with pytest.raises(SettingsError, match=r"SLIDECASCADE_CORS_ORIGINS cannot be .* is not an origin"):
         read_settings(cors_origins=value)
 

@@ -120,7 +120,7 @@ async def test_a_boundary_is_needed(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/png", "application/x-www-form-urlencoded", ";"])
-async def test_other_media_types_are_told_what_is_read(content_type: str) -> None:
+async def test_other_media_types_get_the_supported_ones(content_type: str) -> None:
     """A body of another type is not looked at."""
     with pytest.raises(UnsupportedMediaTypeError, match="multipart/form-data"):
         await read([b"x"], content_type)
@@ -263,21 +263,21 @@ def test_a_wrong_field_is_named(document: str, field: str) -> None:
 
 
 def test_all_wrong_fields_are_listed() -> None:
-    """The caller learns of every wrong field at once."""
+    """The error lists all invalid fields."""
     with pytest.raises(InvalidRequestError, match="and 1 more") as caught:
         parse_request(b'{"pipeline": "", "mpp": 0}')
     assert {name for name, _ in caught.value.errors} == {"pipeline", "mpp"}
 
 
 def test_few_of_many_wrong_fields_are_listed() -> None:
-    """A request that is wrong a thousand times gets a short answer; neither long names nor values come back."""
+    """A request that is wrong a thousand times gets a short answer; without long names and values."""
     fields = {f"field-{number}" + "x" * 10_000: "secret" for number in range(1000)}
     with pytest.raises(InvalidRequestError, match="and 1000 more") as caught:
         parse_request(json.dumps(fields).encode())
     assert len(caught.value.errors) == MAX_ERRORS
-    told = repr(caught.value.errors) + caught.value.detail
-    assert len(told) < 5000
-    assert "secret" not in told
+    reported = repr(caught.value.errors) + caught.value.detail
+    assert len(reported) < 5000
+    assert "secret" not in reported
 
 
 def test_far_too_many_fields_are_not_looked_at() -> None:
@@ -369,7 +369,7 @@ def test_whole_numbers_may_be_written_with_a_point() -> None:
 
 @pytest.mark.parametrize("value", ["0.5", "1e300", "-1e10", "NaN", "Infinity", "true", '"0"', "[0]", "null"])
 def test_other_values_are_not_pixels(value: str) -> None:
-    """Nothing is rounded, and what JSON calls by another name is no number."""
+    """Nothing is rounded, and other JSON types are not numbers."""
     document = f'{{"pipeline": "nash", "region": {{"x": {value}, "y": 0, "width": 5, "height": 5}}}}'
     with pytest.raises(InvalidRequestError) as caught:
         parse_request(document.encode())

@@ -159,7 +159,7 @@ REFUSALS: dict[str, tuple[int | None, str, Chunks, dict[str, str]]] = {
 async def test_nothing_of_a_refused_upload_waits_for_the_collector(
     client: Client, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the collector off, what a request held is gone when it is answered: there was no cycle to find."""
+    """With the collector off, the objects of a request are freed when it is answered: they form no cycle."""
     monkeypatch.setattr("slidecascade.web.form.MAX_JSON_BYTES", 30_000)
     status, problem, chunks, headers = REFUSALS[case]
     path = INFER if case.startswith("a tensor") else REGIONS
@@ -175,7 +175,7 @@ async def test_nothing_of_a_refused_upload_waits_for_the_collector(
 
 
 async def test_a_stalled_upload_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that stops arriving ends in an error that holds the timeout it came from; both are gone."""
+    """A body that stops arriving ends in an error that holds the timeout it came from; both are freed."""
     monkeypatch.setattr(body_module, "STALL_S", 0.01)
     found: Counter[str] = Counter()
     for _ in range(2):
@@ -187,7 +187,7 @@ async def test_a_stalled_upload_leaves_nothing(client: Client, monkeypatch: pyte
 
 
 async def test_a_fault_of_ours_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is logged with its stack, and then that stack is gone, too."""
+    """An unexpected error is logged with its stack, which is then freed."""
 
     def fail(*_arguments: object, **_options: object) -> None:
         try:
@@ -207,7 +207,7 @@ async def test_a_fault_of_ours_leaves_nothing(client: Client, monkeypatch: pytes
 
 
 async def test_a_failure_that_is_logged_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of ours that is a fault, whose stack the log shows, is let go as well."""
+    """Our own internal error, logged with its stack, is freed as well."""
 
     def fail(*_arguments: object, **_options: object) -> None:
         error = ModelFailedError("The network failed.")

@@ -31,26 +31,26 @@ class Networks:
             raise NotReadyError("They are away: start them.", retry_after_s=2)
 
 
-def _told(metrics: Metrics) -> str:
+def gauge_line(metrics: Metrics) -> str:
     page = metrics.expose().decode()
     return next(line for line in page.splitlines() if line.startswith("slidecascade_networks_ready "))
 
 
-async def test_a_scrape_tells_whether_networks_can_be_run() -> None:
+async def test_a_scrape_reports_whether_networks_can_be_run() -> None:
     """It asks them itself: no probe and no region is needed for an alert."""
     networks, metrics = Networks(), Metrics()
     readiness = Readiness(cast("Analyser", networks), metrics, retry_after_s=2)
     for away, line in ((False, "1.0"), (True, "0.0"), (False, "1.0")):
         networks.away = away
         await readiness.update_gauge()
-        assert _told(metrics) == f"slidecascade_networks_ready {line}"
+        assert gauge_line(metrics) == f"slidecascade_networks_ready {line}"
     readiness.close()
 
 
 async def test_the_log_says_when_networks_go_and_come(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once each, also for a start without them that nobody asks about."""
+    """Once each, also at a start without requests."""
     monkeypatch.setattr(readiness_module, "_FIRST_S", 0.0)
     networks = Networks()
     readiness = Readiness(cast("Analyser", networks), Metrics(), retry_after_s=2)
@@ -65,8 +65,8 @@ async def test_the_log_says_when_networks_go_and_come(
     readiness.close()
 
 
-async def test_networks_that_hang_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who ask meanwhile share one question, are told in time, and learn at once when it is over."""
+async def test_hanging_networks_do_not_block_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Concurrent requests share one check, get an error after the timeout, and the result once it is known."""
     monkeypatch.setattr(readiness_module, "PATIENCE_S", 0.05)
     networks, metrics = Networks(), Metrics()
     readiness = Readiness(cast("Analyser", networks), metrics, retry_after_s=2)
@@ -74,7 +74,7 @@ async def test_networks_that_hang_keep_nobody_waiting(monkeypatch: pytest.Monkey
     asked = await asyncio.gather(*(readiness.require() for _ in range(20)), return_exceptions=True)
     assert all(isinstance(error, NotReadyError) and "did not respond within" in str(error) for error in asked)
     await readiness.update_gauge()
-    assert (networks.asked, _told(metrics)) == (1, "slidecascade_networks_ready 0.0")
+    assert (networks.asked, gauge_line(metrics)) == (1, "slidecascade_networks_ready 0.0")
     networks.answers.set()
     await readiness.require()
     assert networks.asked == 1
@@ -91,9 +91,9 @@ async def test_a_scrape_does_not_wait_for_networks_that_hang(monkeypatch: pytest
     networks.answers.clear()
     async with asyncio.timeout(1.0):
         await readiness.update_gauge()
-    assert _told(metrics) == "slidecascade_networks_ready 1.0"
+    assert gauge_line(metrics) == "slidecascade_networks_ready 1.0"
     monkeypatch.setattr(readiness_module, "PATIENCE_S", 0.0)
     await readiness.update_gauge()
-    assert _told(metrics) == "slidecascade_networks_ready 0.0"
+    assert gauge_line(metrics) == "slidecascade_networks_ready 0.0"
     networks.answers.set()
     readiness.close()

@@ -57,12 +57,12 @@ async def client(process: Process) -> AsyncIterator[httpx.AsyncClient]:
 def problem(response: httpx.Response) -> wire.Problem:
     """The problem in an answer, after the checks every one must pass."""
     assert response.headers["content-type"] == wire.PROBLEM
-    told = wire.Problem.model_validate_json(response.content)
-    assert told.status == response.status_code
-    assert told.request_id == response.headers["x-request-id"]
-    assert told.title
-    assert told.detail.endswith(".")
-    return told
+    reported = wire.Problem.model_validate_json(response.content)
+    assert reported.status == response.status_code
+    assert reported.request_id == response.headers["x-request-id"]
+    assert reported.title
+    assert reported.detail.endswith(".")
+    return reported
 
 
 async def post(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
@@ -126,10 +126,10 @@ async def test_accept_chooses_the_answer(client: httpx.AsyncClient) -> None:
 async def test_a_bad_request_is_a_problem(
     client: httpx.AsyncClient, analyser: FakeAnalyser, options: dict[str, Any], status: int, name: str
 ) -> None:
-    """Everything wrong with a request is told before the work, as a problem with a stable name."""
-    told = problem(await post(client, **options))
+    """Invalid requests are rejected before the work, as a problem with a stable name."""
+    reported = problem(await post(client, **options))
 
-    assert (told.status, told.name) == (status, name)
+    assert (reported.status, reported.name) == (status, name)
     assert analyser.seen == []
     assert (await post(client)).status_code == 200
 
@@ -137,10 +137,10 @@ async def test_a_bad_request_is_a_problem(
 async def test_wrong_fields_are_listed(client: httpx.AsyncClient) -> None:
     """The problem lists each wrong field."""
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0, "region": {"x": 0}}')}
-    told = problem(await post(client, files=files))
+    reported = problem(await post(client, files=files))
 
-    assert told.errors is not None
-    assert {item.field for item in told.errors} == {"mpp", "region.y", "region.width", "region.height"}
+    assert reported.errors is not None
+    assert {item.field for item in reported.errors} == {"mpp", "region.y", "region.width", "region.height"}
 
 
 RAISED = [kind for kind in STATUS if kind not in (errors.TilesFailedError, errors.CancelledError)]
@@ -155,18 +155,22 @@ async def test_every_error_of_the_work_has_its_status(
     analyser.error = kind("It went wrong: do better.", **more)
     response = await post(client)
 
-    told = problem(response)
-    assert (told.name, told.status, told.detail) == (kind.problem, STATUS[kind], "It went wrong: do better.")
+    reported = problem(response)
+    assert (reported.name, reported.status, reported.detail) == (
+        kind.problem,
+        STATUS[kind],
+        "It went wrong: do better.",
+    )
     assert response.headers.get("retry-after") == ("9" if more else None)
 
 
 async def test_failed_tiles_are_listed(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
     """A caller can see which tiles failed and why."""
     analyser.error = errors.TilesFailedError("1 of 9 tiles failed.", tiles=(((1, 2, 3, 4), "model-failed"),))
-    told = problem(await post(client))
+    reported = problem(await post(client))
 
-    assert told.status == 500
-    assert told.tiles == (wire.FailedTile(x=1, y=2, width=3, height=4, reason="model-failed"),)
+    assert reported.status == 500
+    assert reported.tiles == (wire.FailedTile(x=1, y=2, width=3, height=4, reason="model-failed"),)
 
 
 def test_every_error_has_a_row_or_never_ends_a_request() -> None:
@@ -209,8 +213,8 @@ async def test_other_addresses_answer_problems_too(
     """Unknown things, addresses and methods are problems; so is a fault, without a word of what it was."""
     response = await client.request(method, path)
 
-    told = problem(response)
-    assert (told.status, told.name) == (status, name)
+    reported = problem(response)
+    assert (reported.status, reported.name) == (status, name)
     assert "ValueError" not in response.text
     assert "/data" not in response.text
     assert ("allow" in response.headers) == (status == 405)
@@ -227,7 +231,7 @@ async def test_the_catalogue_is_answered(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("asked", ["abc-1.2_X", "a" * 64])
 async def test_a_valid_request_id_is_kept(client: httpx.AsyncClient, asked: str) -> None:
-    """The caller's id comes back."""
+    """The client's id is returned."""
     assert (await client.get("/livez", headers={"X-Request-Id": asked})).headers["x-request-id"] == asked
 
 
@@ -257,7 +261,7 @@ async def test_the_document_describes_the_contract(client: httpx.AsyncClient) ->
 
 
 async def test_the_page_needs_no_other_host(client: httpx.AsyncClient) -> None:
-    """Nothing on /docs is loaded from elsewhere, and the browser is told to refuse it."""
+    """/docs loads nothing from other servers, and its policy makes the browser block it."""
     page = await client.get("/docs")
 
     assert re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page.text) == [
@@ -271,7 +275,7 @@ async def test_the_page_needs_no_other_host(client: httpx.AsyncClient) -> None:
 
 
 async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
-    """Beyond the limit the answer comes at once, says when to try again, and health goes on."""
+    """Beyond the limit requests are rejected immediately with Retry-After, and health checks continue."""
     analyser.hold.set()
     busy = [asyncio.create_task(post(client)) for _ in range(2)]
     await until(lambda: analyser.running == 2)
@@ -294,7 +298,7 @@ async def test_too_many_regions_are_refused_unread(client: httpx.AsyncClient, an
 
 
 async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
-    """Two that do not fit together are answered one after the other, and their memory is given back."""
+    """Two that do not fit together are answered one after another, and their memory is released."""
     analyser.needs_bytes = 600 * 2**20
     analyser.hold.set()
     both = [asyncio.create_task(post(client)) for _ in range(2)]
@@ -313,7 +317,7 @@ async def test_a_region_waits_for_its_memory(client: httpx.AsyncClient, analyser
 async def test_memory_that_is_not_there_in_time_is_overloaded(
     client: httpx.AsyncClient, analyser: FakeAnalyser
 ) -> None:
-    """The caller is asked to come again; a region that never fits is too large."""
+    """The response is 429; a region that never fits is too large."""
     analyser.needs_bytes = 600 * 2**20
     analyser.hold.set()
     busy = asyncio.create_task(post(client))
@@ -355,19 +359,19 @@ async def test_a_thread_that_outlasts_its_request_keeps_its_memory(
 
 
 async def test_the_deadline_is_the_shorter_of_two(client: httpx.AsyncClient, analyser: FakeAnalyser) -> None:
-    """A region that takes longer than its request allows is stopped and told."""
+    """A region beyond its deadline is stopped with an error."""
     analyser.hold.set()
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "deadline_s": 0.1}')}
-    told = problem(await post(client, files=files))
+    reported = problem(await post(client, files=files))
 
-    assert (told.status, told.name) == (504, "deadline-exceeded")
+    assert (reported.status, reported.name) == (504, "deadline-exceeded")
     assert analyser.stopped == ["deadline-exceeded"]
 
 
 async def test_a_stuck_thread_is_answered_for(
     client: httpx.AsyncClient, analyser: FakeAnalyser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work that does not look at its deadline is left behind in time, and is load until its thread ends."""
+    """Work that ignores its deadline is abandoned in time, and counts as load until its thread ends."""
     freed = threading.Event()
 
     def stuck(*_: object, **__: object) -> None:
@@ -423,9 +427,9 @@ async def test_all_of_the_encoding_is_measured(
     assert (await post(client, headers={"Accept": media_type})).status_code == 200
     page = (await client.get("/metrics")).text
     assert 'slidecascade_stage_duration_seconds_count{stage="encode"} 1.0' in page
-    told = re.search(r'slidecascade_stage_duration_seconds_sum\{stage="encode"\} (\S+)', page)
-    assert told is not None
-    assert float(told[1]) >= 0.1
+    reported = re.search(r'slidecascade_stage_duration_seconds_sum\{stage="encode"\} (\S+)', page)
+    assert reported is not None
+    assert float(reported[1]) >= 0.1
 
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
@@ -438,7 +442,7 @@ async def test_every_colormap_can_be_asked_for(client: httpx.AsyncClient, colorm
 async def test_an_answer_that_breaks_off_breaks_the_connection(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails after the answer began cannot be told, but it must not look like a complete answer."""
+    """A failure after the start of the response cannot be reported, but the response must not appear complete."""
 
     def broken(_analysis: object) -> Iterator[bytes]:
         yield b'{"type":"FeatureCollection","features":['
@@ -451,7 +455,7 @@ async def test_an_answer_that_breaks_off_breaks_the_connection(
             await post(client, headers={"Accept-Encoding": "identity"})
 
 
-async def test_a_failure_before_the_answer_is_told(
+async def test_a_failure_before_the_response_is_reported(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An encoder that fails at once is a problem like any other."""
@@ -524,7 +528,7 @@ def _series(page: str) -> set[str]:
 async def test_log_lines_name_no_slide(
     client: httpx.AsyncClient, analyser: FakeAnalyser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line per request, with template and id; nothing of what was asked for or uploaded."""
+    """One line per request, with template and id; no data of the request or upload."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     logs.configure()

@@ -1,4 +1,4 @@
-"""Tensors of one request: read, run in parts whose memory has a bound, and answered as was asked."""
+"""Tensors of one request: parsed, run in parts of bounded memory, and returned in the requested format."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_image_that_would_take_gigabytes_is_refused() -> None:
         inference((1, 2048, 2056, 3))
 
 
-def test_a_wrong_input_is_told_with_what_was_sent() -> None:
+def test_an_invalid_input_is_reported_with_the_sent_tensors() -> None:
     """A caller sees which of name, datatype and number was wrong."""
     with pytest.raises(MalformedRequestError, match="of UINT8, but the request has 'image' of FP32: send"):
         inference((1, 16, 16, 3), datatype="FP32")
@@ -130,7 +130,7 @@ GOOD = [sent("image", IMAGE, binary=False), sent("gain", GAIN, binary=False)]
 def test_inputs_that_are_not_as_stated_are_refused(
     tensors: list[dict[str, Any]], binary: bytes, says: str
 ) -> None:
-    """With the name of the input at fault."""
+    """With the name of the invalid input."""
     stain(GOOD)
     with pytest.raises(MalformedRequestError, match=says):
         stain(tensors, binary)
@@ -140,13 +140,13 @@ def test_outputs_are_those_asked_for_in_that_order() -> None:
     """All by default; each as JSON or as binary data by itself."""
     outputs = toy_models.stain_outputs({"image": IMAGE + 512, "gain": GAIN})
     document, binary = stain(GOOD, id="7").answer(outputs)
-    told = json.loads(document)
-    assert (told["id"], told["model_name"], binary) == ("7", "toy-stain", b"")
-    assert [(item["name"], item["datatype"], item["shape"]) for item in told["outputs"]] == [
+    reported = json.loads(document)
+    assert (reported["id"], reported["model_name"], binary) == ("7", "toy-stain", b"")
+    assert [(item["name"], item["datatype"], item["shape"]) for item in reported["outputs"]] == [
         ("maps", "UINT8", [1, 4, 4, 1]),
         ("brightness", "FP32", [1, 2, 2, 1]),
     ]
-    assert told["outputs"][1]["data"] == [512.0] * 4
+    assert reported["outputs"][1]["data"] == [512.0] * 4
 
     asked = [{"name": "brightness"}, {"name": "maps", "parameters": {"binary_data": False}}]
     both = stain(GOOD, outputs=asked, parameters={"binary_data_output": True})

@@ -65,7 +65,7 @@ def read_index(folder: Path) -> tuple[Entry, ...]:
     """
     index = folder / "index.csv"
     if not index.is_file():
-        raise ValueError(f"There is no index.csv in '{folder.name}'; give the folder of the DSB 2018 set.")
+        raise ValueError(f"There is no index.csv in '{folder.name}': give the folder of the DSB 2018 set.")
     with index.open(newline="", encoding="utf-8") as lines:
         return tuple(
             Entry(row["stem"], row["kind"], int(row.get("width_px") or 0), int(row.get("height_px") or 0))

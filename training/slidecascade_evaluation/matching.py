@@ -121,9 +121,7 @@ def match(iou: npt.NDArray[np.float64], threshold: float) -> tuple[npt.NDArray[n
         ValueError: The threshold is below 0.5.
     """
     if threshold < 0.5:
-        raise ValueError(
-            f"Threshold {threshold} is below 0.5, where matches are no longer unique; use 0.5 or more."
-        )
+        raise ValueError(f"Threshold {threshold} is below 0.5, where matches are not unique: use 0.5 or more.")
     if not iou.size:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     rows = np.flatnonzero(iou.max(axis=1) >= threshold)

@@ -252,7 +252,7 @@ def measure(pairs: Sequence[tuple[Labels, Labels]]) -> Accuracy:
         ValueError: There are no images.
     """
     if not pairs:
-        raise ValueError("There are no images to measure; check the split.")
+        raise ValueError("There are no images to measure: check the split.")
     return Accuracy.of([tally_of(truth, predicted) for truth, predicted in pairs])
 
 

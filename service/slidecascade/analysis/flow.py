@@ -48,7 +48,7 @@ AnyWork = TileWork[Any, AnyTileResult]
 
 
 def say_nothing(done: int, total: int) -> None:
-    """The progress of those who do not ask."""
+    """Ignores progress."""
 
 
 def analyse(

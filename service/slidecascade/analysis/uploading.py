@@ -13,7 +13,7 @@ from slidecascade.slides.upload import EncodedImage
 
 
 class Uploading:
-    """Begins to decode an upload, whose first tiles are worked on meanwhile.
+    """Starts decoding an upload, whose first tiles are analysed meanwhile.
 
     At the end of the context decoding has ended, too: without an error only where the upload is whole. Damage
     comes before any error of a tile; after a cancellation nothing more is decoded.

@@ -29,7 +29,7 @@ def decode(encoding: str, *, width_px: int, height_px: int, name: str) -> Runs:
         ) from error
     if len(numbers) % 2:
         raise InvalidRequestError(
-            f"The run lengths of {name!r} are {len(numbers)} numbers, which are no pairs of start and length: the "
+            f"The run lengths of {name!r} are {len(numbers)} numbers, not pairs of start and length: the "
             "file may have been cut off."
         )
     begins, lengths = numbers[::2] - 1, numbers[1::2]

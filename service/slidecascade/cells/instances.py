@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """``N`` cells in one frame (which one is said by whoever holds them).
+    """``N`` cells in one frame, which the owner of the object defines.
 
     Attributes:
         centroids: ``(N, 2)`` float64, x and y.

@@ -160,7 +160,7 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:
-    """Which positions lie on a tissue block of the read box; what a network sees on glass is no cell."""
+    """Which positions lie on a tissue block of the read box; objects on glass are not cells."""
     places = ((centroids - (read.x, read.y)) // BLOCK_PX).astype(np.int64)
     on_tissue: NDArray[np.bool_] = blocks[places[:, 1], places[:, 0]]
     return on_tissue

@@ -30,7 +30,6 @@ _TURN_S: Final = 0.001
 """Parsing time of one connection per turn: a body in tiny chunks is expensive to parse."""
 
 _MAX_HEAD_BYTES: Final = 64 * 2**10
-_RETRY_AFTER_S: Final = 2
 _RESPONSE_STARTABLE: Final = (h11.IDLE, h11.SEND_RESPONSE)
 
 Wait = Literal["head", "rest", "idle"]
@@ -73,12 +72,14 @@ class Connection(H11Protocol):
         all_open: OpenConnections,
         timeouts: Timeouts,
         timeout_log: logs.Throttle,
+        retry_after_s: int,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Parser(h11.SERVER, _MAX_HEAD_BYTES)
         self._all_open = all_open
         self._timeouts = timeouts
         self._timeout_log = timeout_log
+        self._retry_after_s = retry_after_s
         self._wait: Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -90,7 +91,7 @@ class Connection(H11Protocol):
             self._update_timeout()
         else:
             self._reject(
-                OverloadedError("All connections are in use: try again later.", retry_after_s=_RETRY_AFTER_S)
+                OverloadedError("All connections are in use: try again later.", retry_after_s=self._retry_after_s)
             )
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -61,7 +61,13 @@ def _run(settings: Settings, listener: socket.socket) -> int:
         LOG.info("listening", extra={"fields": {"host": host, "port": port}})
 
     with ModelProcesses(service):
-        return run(service.to_asgi(is_main=True), listener, ready=ready, max_connections=settings.max_connections)
+        return run(
+            service.to_asgi(is_main=True),
+            listener,
+            ready=ready,
+            max_connections=settings.max_connections,
+            retry_after_s=settings.retry_after_s,
+        )
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
                 listener,
                 ready=ready,
                 max_connections=settings.max_connections,
+                retry_after_s=settings.retry_after_s,
                 timeouts=Timeouts(idle_s=KEEP_ALIVE_S),
             )
     except SlideCascadeError as error:

@@ -38,11 +38,13 @@ def run(
     *,
     ready: Callable[[], None],
     max_connections: int,
+    retry_after_s: int,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> int:
     """Serve `app` until a stop signal; the exit code. `ready` is called after startup.
 
-    At most `max_connections` connections are open, fewer if the limit of open files is lower.
+    At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
+    are asked to come back after `retry_after_s`.
 
     Raises:
         SlideCascadeError: when the application failed to start.
@@ -51,6 +53,7 @@ def run(
     connection = partial(
         Connection,
         all_open=OpenConnections(most_connections(max_connections)),
+        retry_after_s=retry_after_s,
         timeouts=timeouts,
         timeout_log=logs.Throttle(LOG, "connections timed out"),
     )

@@ -1,1 +1,1 @@
-"""Whole slides in fields: each worked on once, kept on disk, and collected into files at the end."""
+"""Whole slides in fields: each is analysed once, stored on disk, and collected into files at the end."""

@@ -1,4 +1,4 @@
-"""A folder of work that one process at a time may go on with."""
+"""A folder of work that is locked by one process at a time."""
 
 from __future__ import annotations
 

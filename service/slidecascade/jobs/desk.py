@@ -49,7 +49,7 @@ class Desk:
         self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder))
 
     def stop(self) -> None:
-        """Break off the work, which the next process goes on with."""
+        """Interrupt the work, which the next process continues."""
         if self._open is not None:
             opened, self._open = self._open, None
             _beside(opened.close)
@@ -60,7 +60,7 @@ class Desk:
         return 0.0 if self._open is None else self._open.durable.silent_s
 
     def submit(self, request: JobRequest, *, request_id: str, key: str | None) -> tuple[JobRecord, bool]:
-        """The job of `request`, which will be worked on whatever happens, and whether it is a new one.
+        """The durable job of `request`, and whether it is new.
 
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
@@ -99,7 +99,7 @@ class Desk:
         return {} if self._open is None else self._open.records.counts()
 
     def cancel(self, job: str) -> JobRecord:
-        """The job, which is not worked on any more.
+        """Cancel the job and return it.
 
         Raises:
             UnknownJobError

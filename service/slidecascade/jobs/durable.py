@@ -46,7 +46,7 @@ _OPEN: Final = ("PENDING", "ENQUEUED")
 
 
 class Stopped(BaseException):
-    """The process stops: the work at hand is left to whoever comes next.
+    """The process stops: its current work is left to the next process.
 
     No Exception, for DBOS would note one as the work's end.
     """
@@ -119,7 +119,7 @@ class Durable:
         self._reaper.start()
 
     def stop(self) -> None:
-        """Take nothing more; what is at hand must have been stopped, and is left to the next process."""
+        """Accept no more work; current work must have been stopped, and is left to the next process."""
         self._stopping.set()
         if self._reaper.is_alive():
             self._reaper.join()
@@ -259,7 +259,7 @@ def _outside_workflows(submit: Callable[[], None]) -> None:
 
 
 class _Hand:
-    """Who does the work of this process, and what is done now: workflows are functions of their module."""
+    """The foreman of this process and its work, global because workflows are functions of their module."""
 
     def __init__(self) -> None:
         self.work: Work | None = None

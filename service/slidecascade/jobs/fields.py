@@ -1,4 +1,4 @@
-"""A slide cut into fields: blocks of neighbouring tiles, each worked on as a whole and kept as a part.
+"""A slide divided into fields: blocks of neighbouring tiles, each analysed as a whole and stored as a part.
 
 A field is to the slide what a tile is to a region: it owns what its core holds, by the rule of
 the pipeline's kind.

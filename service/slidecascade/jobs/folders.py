@@ -98,7 +98,7 @@ class Folders:
         analysis = frame.Frame.decode((self.of(job) / frame.NAME).read_bytes()).analysis()
         ends = [end.name for end in analysis.classes.ends]
         if class_name is not None and class_name not in ends:
-            message = f"There is no such class; there are {', '.join(ends)}."
+            message = f"There is no such class: choose one of {', '.join(ends)}."
             raise InvalidRequestError(message, (("class", message),))
         portions: list[Instances] = [analysis.instances]
         classes: list[NDArray[np.int64]] = [analysis.class_index]

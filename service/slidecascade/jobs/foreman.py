@@ -91,7 +91,7 @@ class Foreman:
         self._do(f"{job}.{attempt}.{index}", job, attempt, run)
 
     def collect(self, job: str, attempt: int) -> None:
-        """Write the files of a job; fields whose parts have gone are run again."""
+        """Write the files of a job; fields with missing parts are run again."""
 
         def write(record: JobRecord, control: Control) -> None:
             self._folders.require_room()
@@ -127,7 +127,7 @@ class Foreman:
         failure = Failure(
             "worker-lost",
             "Worker lost",
-            f"{MAX_DEATHS} processes died while they worked on the same part of this slide: see their logs, then "
+            f"{MAX_DEATHS} processes died while they ran the same part of this slide: check their logs, then "
             "retry the job.",
         )
         if self._records.end(job, attempt, "failed", failure):

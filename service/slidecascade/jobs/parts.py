@@ -165,7 +165,7 @@ def _text(plan: Plan) -> bytes:
 
 
 def unreadable(index: int) -> UnreadablePartError:
-    """The error of a part that is gone or damaged."""
+    """The error of a missing or damaged part."""
     return UnreadablePartError(
         f"Part {index} of the analysis cannot be read: start the analysis again, which redoes what is missing."
     )

@@ -1,4 +1,4 @@
-"""What is known of jobs: a row each, and one for every field done.
+"""Records of jobs: a row for each job, and one for each finished field.
 
 SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
 its state still allows it, so that two processes cannot both end a job.
@@ -320,7 +320,7 @@ class Records:
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == job)).one_or_none()
         if row is None:
-            raise UnknownJobError("There is no such job: GET /v1/jobs lists those there are.")
+            raise UnknownJobError("There is no such job: GET /v1/jobs lists all jobs.")
         done, cells = connection.execute(
             sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0)).where(
                 _FIELDS.c.job == job

@@ -32,7 +32,7 @@ from slidecascade.warning import AnswerWarning
 LOG = logging.getLogger(__name__)
 
 OUTPUTS = frozenset({"geojson", "parquet", "heatmaps", "grid", "mask", "rle"})
-"""What files a job may be asked for; a kind writes those of them that it has."""
+"""The names of outputs of jobs; a kind writes those that it supports."""
 
 
 class FieldSink(Sink[Any], Protocol):

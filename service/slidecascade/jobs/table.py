@@ -20,7 +20,7 @@ SURVEYS: Final[Mapping[str, type[Survey]]] = {
     "patches": PatchesSurvey,
     "areas": AreasSurvey,
 }
-"""The surveys of the kinds that can be worked on field by field, by name of the kind."""
+"""The surveys of the kinds that can be analysed by fields, by name of the kind."""
 
 
 def require_fields(pipeline: Pipeline) -> type[Survey]:

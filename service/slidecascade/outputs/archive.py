@@ -51,7 +51,7 @@ def write_folder(files: Files, folder: Path, *, gzip: bool = False) -> tuple[Pat
 def _zipped(
     small: Iterator[tuple[str, bytes]], large_name: str, large: Iterator[bytes], *, zip64: bool
 ) -> Iterator[bytes]:
-    """A zip of `small` files by name and of one large one, in pieces, each made when it is asked for."""
+    """A zip of `small` files by name and of one large one, in chunks, each made on demand."""
     outbox = _Outbox()
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_DEFLATED, compresslevel=TEXT_LEVEL) as archive:
         for name, content in small:

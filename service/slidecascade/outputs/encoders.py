@@ -1,4 +1,4 @@
-"""What a result can be answered as: the one place where a media type is mapped to an encoder, for each kind."""
+"""The encoders of a kind: the only mapping from media types to encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=RegionResult)
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How heatmaps are drawn, and which is asked for; None: the first.
+    """How heatmaps are drawn, and the requested one; None: the first.
 
     A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`.
     """

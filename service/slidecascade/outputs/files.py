@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Overview = Callable[[int], tuple[NDArray[np.uint8], float]]
-"""The region as ``(H, W, 3)`` uint8 RGB with no side longer than what is asked for, and its downsample."""
+"""The region as ``(H, W, 3)`` uint8 RGB with no side above the requested maximum, and its downsample."""
 
 
 @dataclass(frozen=True, slots=True)

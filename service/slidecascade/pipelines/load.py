@@ -54,7 +54,7 @@ def load_pipelines(
 
 
 class _Files:
-    """Reads pipeline files of some kinds: a union of their types, told apart by `kind`."""
+    """Reads pipeline files of some kinds: a union of their types, discriminated by `kind`."""
 
     def __init__(self, kinds: Sequence[FileKind[Any]]) -> None:
         self._names = [kind.name for kind in kinds]

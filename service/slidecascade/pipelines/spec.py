@@ -105,7 +105,9 @@ def require_segmenter(pipeline: str, name: str, models: Mapping[str, ModelPackag
     model = models[name].spec
     require_rgb(pipeline, model)
     if not isinstance(model, SegmenterSpec):
-        raise PipelineSpecError(f"Pipeline {pipeline!r}: {model.name!r} is no segmenter.")
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: {model.name!r} is not a segmenter: correct the pipeline file."
+        )
     return model
 
 
@@ -114,7 +116,9 @@ def require_classifier(pipeline: str, name: str, models: Mapping[str, ModelPacka
     model = models[name].spec
     require_rgb(pipeline, model)
     if not isinstance(model, ClassifierSpec):
-        raise PipelineSpecError(f"Pipeline {pipeline!r}: {model.name!r} is no classifier.")
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: {model.name!r} is not a classifier: correct the pipeline file."
+        )
     return model
 
 

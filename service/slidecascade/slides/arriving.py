@@ -12,7 +12,7 @@ from slidecascade.slides.upload import EncodedImage, OneLevel
 
 
 class _NotWantedError(Exception):
-    """Ends decoding: nobody waits for the image."""
+    """Ends decoding of an image that is no longer needed."""
 
 
 class ArrivingImage(OneLevel):

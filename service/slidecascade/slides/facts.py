@@ -1,4 +1,4 @@
-"""What is computed once per slide and holds for every region of it.
+"""Facts that are computed once per slide and apply to all its regions.
 
 The sample is taken from the whole slide at fixed places of level 0, never from the region asked for: a region of a
 bright-field slide that shows a black fold is bright field all the same.
@@ -103,7 +103,7 @@ def readable(
 
 
 class FactsCache:
-    """The facts of the slides last asked for, by content id; shared by threads.
+    """The facts of recently used slides, by content id; shared by threads.
 
     Facts of a slide are computed by one thread while others that ask for them wait. Those of a slide whose sample
     could not be read as a whole are not kept: what was unreadable may be readable later.

@@ -17,7 +17,7 @@ _MAX_TILE_PARTS = 2**16
 
 
 def damage(data: bytes) -> str | None:
-    """What is damaged in a codestream; None when nothing is found, or when it is no bare codestream."""
+    """The damage of a codestream; None without damage, or for data that is not a bare codestream."""
     if not data.startswith(_START):
         return None
     try:

@@ -150,7 +150,7 @@ def _pixel_data(first: memoryview, chunks: Iterator[tuple[bytes, memoryview]]) -
 
 
 class _Inflated:
-    """A zlib stream in pieces, read as so many bytes as are asked for."""
+    """A zlib stream in chunks, read by number of bytes."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = (

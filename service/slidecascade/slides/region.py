@@ -80,7 +80,7 @@ def _stated_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
 
 
 def require_workable(region_l0: Box, grid: Grid) -> None:
-    """Reject a region that a model's `grid` enlarges to more pixels than are worked on at a time.
+    """Reject a region that a model's `grid` enlarges to more pixels than the limit.
 
     Raises:
         RegionTooLargeError: it has.

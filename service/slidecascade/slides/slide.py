@@ -52,7 +52,7 @@ class TileCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlideInfo:
-    """All that is ever told of a slide's properties: never label, macro image, barcode or free text."""
+    """The reported properties of a slide; never label, macro image, barcode or free text."""
 
     size_l0: Size
     mpp: Mpp | None
@@ -150,7 +150,7 @@ class Slide:
 
     @property
     def content_id(self) -> str:
-        """See `slidecascade.slides.content`; computed when first asked for.
+        """See `slidecascade.slides.content`; computed on first access.
 
         Raises:
             UnreadableSlideError: a file of the slide cannot be read.

@@ -20,7 +20,7 @@ def id_of(relative_path: str) -> str:
 
 
 def path_of(slide_id: str) -> str | None:
-    """The path whose id this is; None when it is no id of a path that goes down only."""
+    """The path of this id; None for an id with a path outside the folder."""
     if any(map(_is_special, slide_id)):
         return None
     decoded = _decoded(slide_id)

@@ -73,7 +73,7 @@ class SlideStore:
 
     @contextmanager
     def open(self, slide_id: str, *, private: bool = False) -> Iterator[Slide]:
-        """The slide, shared with other readers and closed by nobody while this block runs.
+        """The slide, shared with other readers and not closed while in this context.
 
         A `private` handle is opened for this block alone: after a failed read OpenSlide fails every later read
         of a handle, whoever it is for.

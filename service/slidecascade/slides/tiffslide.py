@@ -42,7 +42,7 @@ class TiffSlide:
 
 
 class SlideFile:
-    """The file of the slide at a path, looked at when that is first asked for; `close` when done."""
+    """The file of the slide at a path, opened on first access; `close` it after use."""
 
     def __init__(self, path: Path, known: KnownFiles) -> None:
         self._path = path

@@ -25,7 +25,7 @@ REACH_BLOCKS = 2
 """How far tissue reaches beyond the blocks that are not glass."""
 
 MARGIN_PX = BLOCK_PX * REACH_BLOCKS
-"""Pixels needed around a block to tell whether it is tissue."""
+"""Pixels needed around a block to decide whether it is tissue."""
 
 GLASS_MIN, GLASS_SPREAD = 210, 20
 """A glass block's darkest channel is at least this, and its channels differ by at most this.

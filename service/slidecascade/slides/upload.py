@@ -113,7 +113,7 @@ class EncodedImage(OneLevel):
 
     @property
     def content_id(self) -> str:
-        """See `slidecascade.slides.content`; computed whenever it is asked for."""
+        """See `slidecascade.slides.content`; computed on every access."""
         return id_of_bytes(self.data)
 
     @property

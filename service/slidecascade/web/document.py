@@ -37,7 +37,6 @@ REGION_REQUEST: Final[dict[str, Any]] = {
                         "image": {"type": "string", "format": "binary", "description": "PNG, JPEG, TIFF or WebP"},
                         "request": _REQUEST_REF,
                     },
-                    "additionalProperties": False,
                     "anyOf": [{"required": ["image"]}, {"properties": {"request": _WITH_SLIDE}}],
                 },
                 "encoding": {"request": {"contentType": wire.JSON}},
@@ -104,6 +103,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["responses"] = _responses(path, operation)
+                _close_forms(operation)
         _link_jobs(document["paths"])
         app.openapi_schema = document
     return app.openapi_schema
@@ -130,7 +130,7 @@ def _responses(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     found = {str(status): answer for status, answer in operation["responses"].items()}
     if _is_automatic(found.get("422")):
         del found["422"]
-    if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
+    if any(map(_is_checked, operation.get("parameters", ()))):
         found = _united(found, problems(errors.InvalidRequestError))
     found = _united(found, _general(path))
     content = ERROR_CONTENT if path.startswith(PREFIX) else _PROBLEM_CONTENT
@@ -153,6 +153,19 @@ def _united(found: dict[str, Any], more: Responses) -> dict[str, Any]:
         if answer["description"] not in known:
             united[str(status)]["description"] = f"{known} or {answer['description']}"
     return united
+
+
+def _is_checked(parameter: dict[str, Any]) -> bool:
+    """Whether there are wrong values of a parameter: any text is a name in a path."""
+    is_text = parameter["schema"].get("type") == "string"
+    return parameter["in"] == "query" or (parameter["in"] == "path" and not is_text)
+
+
+def _close_forms(operation: dict[str, Any]) -> None:
+    """State that a form has no other parts."""
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if form is not None:
+        form["schema"].setdefault("additionalProperties", False)
 
 
 def _is_automatic(answer: dict[str, Any] | None) -> bool:

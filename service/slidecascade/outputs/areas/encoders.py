@@ -1,4 +1,4 @@
-"""What areas can be answered as."""
+"""The encoders of areas."""
 
 from __future__ import annotations
 

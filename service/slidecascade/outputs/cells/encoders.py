@@ -1,4 +1,4 @@
-"""What cells can be answered as."""
+"""The encoders of cells."""
 
 from __future__ import annotations
 

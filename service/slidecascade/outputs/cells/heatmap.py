@@ -22,7 +22,7 @@ MAX_GRID_SIDE: Final = 2048
 """Most grid cells each way; a larger region gets larger grid cells."""
 
 MIN_COVER: Final = 0.05
-"""A density is reported where at least this part of the smoothing window is tissue: a speck is no denominator."""
+"""A density is reported where at least this part of the smoothing window is tissue; specks do not count."""
 
 TRUNCATE: Final = 3.0
 """The Gaussian ends after this many standard deviations; cells farther away do not count."""

@@ -1,4 +1,4 @@
-"""What a lattice of patches can be answered as."""
+"""The encoders of patches."""
 
 from __future__ import annotations
 
