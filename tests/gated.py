@@ -24,7 +24,8 @@ def main() -> int:
     from slidecascade.jobs import fields, survey
 
     gate = Path(os.environ["GATE"])
-    fields.TILE_PX = survey.TILE_PX = TILE_PX  # type: ignore[misc]
+    for module in (fields, survey):
+        vars(module)["TILE_PX"] = TILE_PX
     workerprocesses.PROGRAM[:] = [sys.executable, __file__]
     run, now = survey.Survey.run, time.time
 
