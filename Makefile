@@ -40,7 +40,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 test: $(VENV)/.dev ## all tests
 	$(PYTEST)
 
-test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, training and server processes: at most 3 minutes of two cores
+test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, training and server processes; for daily work
 	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
 
 check: $(VENV)/.dev ## style, types, direction of imports

@@ -11,6 +11,7 @@ from slidecascade.wire import (
     JobInfo,
     JobProgress,
     ModelInfo,
+    NotificationInfo,
     PipelineInfo,
     Problem,
     RegionBox,
@@ -69,6 +70,7 @@ from slidecascade_client.errors import (
     UnsupportedMediaTypeError,
     UploadTooLargeError,
 )
+from slidecascade_client.fieldcells import FieldCells
 from slidecascade_client.jobs import AsyncJob, Job
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
@@ -87,6 +89,7 @@ __all__ = [
     "DeadlineExceededError",
     "DrainingError",
     "EventLoopError",
+    "FieldCells",
     "IdempotencyMismatchError",
     "ImplausibleResolutionError",
     "InternalServiceError",
@@ -106,6 +109,7 @@ __all__ = [
     "ModelInfo",
     "NotAcceptableError",
     "NotReadyError",
+    "NotificationInfo",
     "OverloadedError",
     "PipelineInfo",
     "Problem",

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
 from slidecascade_client.connections import AsyncConnections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
+from slidecascade_client.errors import SlideCascadeClientError
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.failures import failure_of_item
 from slidecascade_client.jobs import AsyncJob
 from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
-from slidecascade_client.spool import spool
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        slide: str,
+        slide: ImageInput,
         *,
         pipeline: str,
         mpp: float | None = None,
@@ -92,22 +93,46 @@ class AsyncClient:
         thresholds: Mapping[str, float] | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
         label: str | None = None,
+        notify: str | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """See `Client.submit`."""
-        call = jobcalls.submit(
-            slide,
-            pipeline=pipeline,
-            mpp=mpp,
-            region=region,
-            thresholds=thresholds,
-            allow_partial=allow_partial,
-            outputs=outputs,
-            label=label,
-            idempotency_key=idempotency_key,
+        call = await _in_thread(
+            lambda: jobcalls.submit(
+                slide,
+                pipeline=pipeline,
+                mpp=mpp,
+                region=region,
+                thresholds=thresholds,
+                allow_partial=allow_partial,
+                outputs=outputs,
+                origin=origin,
+                label=label,
+                notify=notify,
+                idempotency_key=idempotency_key,
+            )
         )
         return self._job(await self._perform(call))
+
+    async def submit_many(
+        self, requests: Iterable[Mapping[str, object]]
+    ) -> list[AsyncJob | SlideCascadeClientError]:
+        """See `Client.submit_many`."""
+        found: list[AsyncJob | SlideCascadeClientError] = []
+        for call in jobcalls.submit_many(list(requests)):
+            items = (await self._perform(call)).jobs
+            found += [self._job(item.job) if item.job else failure_of_item(item) for item in items]
+        return found
+
+    async def notifications(self, *, state: str | None = None) -> tuple[NotificationInfo, ...]:
+        """See `Client.notifications`."""
+        return (await self._perform(jobcalls.notifications(state=state))).notifications
+
+    async def resend(self, notification_id: str) -> NotificationInfo:
+        """See `Client.resend`."""
+        return await self._perform(jobcalls.resend(notification_id))
 
     async def job(self, job_id: str) -> AsyncJob:
         """A job by its id."""
@@ -197,7 +222,7 @@ class AsyncClient:
         try:
             response = await http.send(request, stream=True, follow_redirects=False)
             async with aclosing(response):
-                with spool() as body:
+                with send.content_of(response) as body:
                     async for chunk in response.aiter_bytes():
                         send.check_time()
                         body.write(chunk)

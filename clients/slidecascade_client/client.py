@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import JobInfo, ModelInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
 from slidecascade_client.connections import Connections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
+from slidecascade_client.errors import SlideCascadeClientError
 from slidecascade_client.exchange import Call, Outcome, Send, exchange
+from slidecascade_client.failures import failure_of_item
 from slidecascade_client.jobs import Job
 from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
 from slidecascade_client.result import RegionResult
 from slidecascade_client.retry import RetryPolicy
-from slidecascade_client.spool import spool
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ class Client:
 
     def submit(
         self,
-        slide: str,
+        slide: ImageInput,
         *,
         pipeline: str,
         mpp: float | None = None,
@@ -124,16 +125,21 @@ class Client:
         thresholds: Mapping[str, float] | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
+        origin: Literal["slide", "bounds"] = "slide",
         label: str | None = None,
+        notify: str | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Have a whole slide, or a region of any size, analysed as a job that survives the service's processes.
 
         Args:
-            slide: id of a slide, as `slides` lists them.
+            slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
+                a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
             pipeline, mpp, region, thresholds, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
+            origin: as for `analyze_region`.
             label: a label to find the job by.
+            notify: name of a webhook target that the service's operator has configured.
             idempotency_key: the same key and request give the same job; default: a new one.
 
         Raises:
@@ -149,10 +155,39 @@ class Client:
             thresholds=thresholds,
             allow_partial=allow_partial,
             outputs=outputs,
+            origin=origin,
             label=label,
+            notify=notify,
             idempotency_key=idempotency_key,
         )
         return self._job(self._perform(call))
+
+    def submit_many(self, requests: Iterable[Mapping[str, object]]) -> list[Job | SlideCascadeClientError]:
+        """Submit many jobs of slides that the service holds; each is accepted or rejected by itself.
+
+        Args:
+            requests: the arguments of `submit` for each of them, e.g. ``{"slide": "a.svs", "pipeline": "nash"}``.
+
+        Returns:
+            The job of each request, or the error that `submit` would have raised, in their order.
+
+        Raises:
+            InvalidRequestError: when a field is wrong; nothing was sent.
+            SlideCascadeClientError: when the service could not be asked; keys make it safe to do so again.
+        """
+        found: list[Job | SlideCascadeClientError] = []
+        for call in jobcalls.submit_many(list(requests)):
+            items = self._perform(call).jobs
+            found += [self._job(item.job) if item.job else failure_of_item(item) for item in items]
+        return found
+
+    def notifications(self, *, state: str | None = None) -> tuple[NotificationInfo, ...]:
+        """The notifications of ended jobs, the newest first; `state` is ``waiting``, ``delivered`` or ``dead``."""
+        return self._perform(jobcalls.notifications(state=state)).notifications
+
+    def resend(self, notification_id: str) -> NotificationInfo:
+        """Have a notification sent again."""
+        return self._perform(jobcalls.resend(notification_id))
 
     def job(self, job_id: str) -> Job:
         """A job by its id."""
@@ -251,7 +286,7 @@ class Client:
         )
         try:
             response = http.send(request, stream=True, follow_redirects=False)
-            with closing(response), spool() as body:
+            with closing(response), send.content_of(response) as body:
                 for chunk in response.iter_bytes():
                     send.check_time()
                     body.write(chunk)

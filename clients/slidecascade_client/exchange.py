@@ -10,19 +10,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import IO, Generic, TypeVar
 from uuid import uuid4
 
 import httpx
 
 from slidecascade import __version__
 from slidecascade_client.body import Body
+from slidecascade_client.download import Download
 from slidecascade_client.endpoint import Endpoint
 from slidecascade_client.errors import SlideCascadeClientError, TimedOutError, UnexpectedAnswerError
 from slidecascade_client.failures import failure_of_error, failure_of_reply, is_worth_a_retry
 from slidecascade_client.proxy import Dialled
 from slidecascade_client.reply import Reply
+from slidecascade_client.spool import spool
 
 T = TypeVar("T")
 Outcome = Reply | httpx.RequestError
@@ -40,7 +43,8 @@ class Call(Generic[T]):
     """One call of the API.
 
     `path` may hold a query; `headers` go beside those of every call. `read` turns a successful reply into the
-    result; `recover` may turn a failure into one. No further try starts after `retry_within_s`, whatever the retry
+    result; `recover` may turn a failure into one. The content of a successful reply goes into `download`, which
+    asks each time for what it has not received. No further try starts after `retry_within_s`, whatever the retry
     policy allows; `time_limit_s` bounds the whole call.
     """
 
@@ -51,6 +55,7 @@ class Call(Generic[T]):
     body: Body | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     recover: Callable[[SlideCascadeClientError], T] | None = None
+    download: Download | None = None
     retry_within_s: float = math.inf
     time_limit_s: float = math.inf
 
@@ -72,6 +77,14 @@ class Send:
     after_s: float
     ends_at: float
     clock: Callable[[], float]
+    download: Download | None = None
+
+    @contextmanager
+    def content_of(self, response: httpx.Response) -> Iterator[IO[bytes]]:
+        """Where the content of `response` is written to; open when the block ends unless it goes to a file."""
+        is_success = 200 <= response.status_code < 300
+        with self.download.receiving(response) if self.download and is_success else spool() as body:
+            yield body
 
     def timeout(self) -> httpx.Timeout:
         """Limits of the single reads and writes of a try that starts now."""
@@ -132,7 +145,15 @@ def _answered(call: Call[T], endpoint: Endpoint, dialled: Dialled) -> Generator[
             raise failure
         kind = type(failure).__name__  # not the message: it may name a slide
         logger.info("Request %s failed (%s); try %d in %.1f s.", send.request_id, kind, tries + 1, wait_s)
-        send, previous = replace(send, after_s=wait_s), failure
+        send, previous = replace(send, after_s=wait_s, headers=_headers(call, send.headers)), failure
+
+
+def _headers(call: Call[T], before: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers of the next try."""
+    if call.download is None:
+        return before
+    kept = {name: value for name, value in before.items() if name not in ("range", "if-range")}
+    return {**kept, **call.download.headers()}
 
 
 def _first_send(call: Call[T], endpoint: Endpoint, *, ends_at: float) -> Send:
@@ -151,12 +172,13 @@ def _first_send(call: Call[T], endpoint: Endpoint, *, ends_at: float) -> Send:
     return Send(
         method=call.method,
         url=endpoint.url(call.path),
-        headers=headers,
+        headers=_headers(call, headers),
         body=call.body,
         request_id=request_id,
         after_s=0.0,
         ends_at=ends_at,
         clock=endpoint.retry.clock,
+        download=call.download,
     )
 
 

@@ -7,7 +7,7 @@ import ssl
 import httpx
 from pydantic import ValidationError
 
-from slidecascade.wire import Problem
+from slidecascade.wire import JobBatchItem, Problem
 from slidecascade_client.errors import (
     ConnectionFailedError,
     ProxyFailedError,
@@ -64,6 +64,17 @@ def failure_of_reply(reply: Reply, *, origin: str, proxy: str | None = None) -> 
         problem=problem,
         request_id=problem.request_id if problem else reply.request_id,
         retry_after_s=read_retry_after_s(reply.headers),
+    )
+
+
+def failure_of_item(item: JobBatchItem) -> SlideCascadeClientError:
+    """The error for a job of a batch that was rejected."""
+    problem = item.problem
+    return error_class(problem.name if problem else None, item.status)(
+        problem.detail if problem else "The service does not say why.",
+        status=item.status,
+        problem=problem,
+        request_id=problem.request_id if problem else None,
     )
 
 

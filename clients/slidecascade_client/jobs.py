@@ -10,13 +10,22 @@ from typing import Protocol, TypeVar
 from slidecascade.wire import PROBLEM_PREFIX, JobInfo, JobProgress, JobStatus
 from slidecascade_client import jobcalls
 from slidecascade_client.cells import Cells
-from slidecascade_client.errors import JobCancelledError, JobFailedError
+from slidecascade_client.download import Download
+from slidecascade_client.errors import (
+    ConnectionFailedError,
+    JobCancelledError,
+    JobFailedError,
+    SlideCascadeClientError,
+    TimedOutError,
+)
 from slidecascade_client.exchange import Call
-from slidecascade_client.localfiles import save_file, stays_inside
+from slidecascade_client.fieldcells import FieldCells
+from slidecascade_client.localfiles import stays_inside
 from slidecascade_client.result import RegionResult
 
 T = TypeVar("T")
 ENDED = ("succeeded", "failed", "cancelled")
+_NOT_SATISFIABLE = 416
 POLL_S = 1.0
 """Polling interval while waiting for a job."""
 
@@ -64,6 +73,14 @@ class _Known:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.status}>"
+
+
+def _require_progress(download: Download, before: int, error: SlideCascadeClientError) -> None:
+    """Returns when the rest of a file is worth another try, else raises `error`."""
+    if error.status == _NOT_SATISFIABLE and before:  # it has become another file, shorter than what has arrived
+        download.restart()
+    elif not isinstance(error, ConnectionFailedError | TimedOutError) or download.received_bytes <= before:
+        raise error
 
 
 class Job(_Known):
@@ -116,11 +133,29 @@ class Job(_Known):
         return tuple(file.name for file in self._perform(jobcalls.files(self.id)).files)
 
     def fetch(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the job's files atomically into `folder`, which is created if needed."""
+        """Write the job's files into `folder`, made if needed; each appears whole.
+
+        An interrupted download goes on where it ended, for as long as something arrives, and also when `fetch` is
+        called again later.
+        """
         target = Path(folder)
         for name in self.files():
-            save_file(self._perform(jobcalls.file(self.id, name)), stays_inside(name), target)
+            download = Download(target, stays_inside(name), source=self.id)
+            while not download.is_done:
+                before = download.received_bytes
+                try:
+                    self._perform(jobcalls.download(self.id, name, download))
+                except SlideCascadeClientError as error:
+                    _require_progress(download, before, error)
         return target
+
+    def field(self, index: int) -> FieldCells:
+        """The cells of one field, also while the job runs; there are `info.progress.fields_total` of them."""
+        return self._perform(jobcalls.field(self.id, index))
+
+    def layer(self, name: str, *, level: int, column: int, row: int) -> bytes:
+        """A PNG tile of ``classes`` or of a heatmap, by its level of Deep Zoom."""
+        return self._perform(jobcalls.layer(self.id, name, level, column, row))
 
     def cancel(self) -> JobInfo:
         """Stop the work."""
@@ -186,8 +221,22 @@ class AsyncJob(_Known):
         """See `Job.fetch`."""
         target = Path(folder)
         for name in await self.files():
-            save_file(await self._perform(jobcalls.file(self.id, name)), stays_inside(name), target)
+            download = Download(target, stays_inside(name), source=self.id)
+            while not download.is_done:
+                before = download.received_bytes
+                try:
+                    await self._perform(jobcalls.download(self.id, name, download))
+                except SlideCascadeClientError as error:
+                    _require_progress(download, before, error)
         return target
+
+    async def field(self, index: int) -> FieldCells:
+        """See `Job.field`."""
+        return await self._perform(jobcalls.field(self.id, index))
+
+    async def layer(self, name: str, *, level: int, column: int, row: int) -> bytes:
+        """See `Job.layer`."""
+        return await self._perform(jobcalls.layer(self.id, name, level, column, row))
 
     async def cancel(self) -> JobInfo:
         """See `Job.cancel`."""

@@ -142,6 +142,10 @@ class UnknownJobError(SlideCascadeError, LookupError):
     problem, title = "unknown-job", "Unknown job"
 
 
+class UnknownNotificationError(SlideCascadeError, LookupError):
+    problem, title = "unknown-notification", "Unknown notification"
+
+
 class JobNotFinishedError(SlideCascadeError):
     problem, title = "job-not-finished", "Job not finished"
 

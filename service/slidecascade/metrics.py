@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,6 +32,37 @@ _REQUEST_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 30
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _RUN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _STAGE_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+_JOB_NUMBERS = {
+    "fields_done": "Fields done of all jobs that are kept.",
+    "cells": "Cells found by all jobs that are kept.",
+    "fields_waiting": "Fields of unfinished jobs that are not done.",
+    "oldest_seconds": "Age of the oldest unfinished job.",
+    "take_overs": "Dead processes whose work was taken over, since the database was created.",
+    "disk_used_bytes": "Size of the folder of jobs, as of about a minute ago.",
+    "disk_free_bytes": "Free space in the folder of jobs.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobNumbers:
+    """Numbers of all jobs that are kept.
+
+    `fields` are done and have found `cells`; `waiting` are those of unfinished jobs that are not done; `oldest_s`
+    is the age of the oldest of these jobs in seconds. `take_overs` and `notifications` (by state) count since the
+    database was created; the disk's bytes are those of the folder of jobs.
+    """
+
+    by_status: Mapping[JobStatus, int]
+    fields: int
+    cells: int
+    waiting: int
+    oldest_s: float
+    take_overs: int
+    notifications: Mapping[str, int]
+    used_bytes: int
+    free_bytes: int
 
 
 class Metrics:
@@ -125,6 +157,13 @@ class Metrics:
             ("status",),
             registry=registry,
         )
+        self._job_numbers: dict[str, Gauge] = {}
+        self._notifications = Gauge(
+            "slidecascade_jobs_notifications",
+            "Notifications of ended jobs, by state.",
+            ("state",),
+            registry=registry,
+        )
         self._rejections = Counter(
             "slidecascade_rejections_total", "Requests rejected temporarily.", ("reason",), registry=registry
         )
@@ -181,10 +220,26 @@ class Metrics:
         self._bodies.set(bodies)
         self._body_bytes.set(size_bytes)
 
-    def jobs(self, counts: Mapping[JobStatus, int]) -> None:
-        """Set the number of jobs by status."""
-        for status, count in counts.items():
+    def jobs(self, numbers: JobNumbers) -> None:
+        """Set the numbers of jobs."""
+        for status, count in numbers.by_status.items():
             self._jobs.labels(status).set(count)
+        values = {
+            "fields_done": numbers.fields,
+            "cells": numbers.cells,
+            "fields_waiting": numbers.waiting,
+            "oldest_seconds": numbers.oldest_s,
+            "take_overs": numbers.take_overs,
+            "disk_used_bytes": numbers.used_bytes,
+            "disk_free_bytes": numbers.free_bytes,
+        }
+        for name, value in values.items():
+            if name not in self._job_numbers:  # not shown by processes that take no jobs
+                text = _JOB_NUMBERS[name]
+                self._job_numbers[name] = Gauge(f"slidecascade_jobs_{name}", text, registry=self._registry)
+            self._job_numbers[name].set(value)
+        for state, count in numbers.notifications.items():
+            self._notifications.labels(state).set(count)
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()

@@ -156,6 +156,15 @@ class Settings(BaseSettings):
     jobs_lease_s: float = Field(default=3.0, gt=0)
     """Time without a heartbeat after which the other processes take over the fields of a process, in seconds."""
 
+    jobs_keep_days: float | None = Field(default=None, gt=0)
+    """Days after its end until a job is deleted with its results; none: jobs are kept."""
+
+    max_job_upload_bytes: int = Field(default=8 * 2**30, ge=1)
+    """Maximum request body in bytes of a job with an uploaded slide; images are bounded like those of regions."""
+
+    webhooks_file: Path | None = None
+    """YAML file of the webhook targets that jobs can name in ``notify``; none: no notifications."""
+
     slide_handles: int = Field(default=16, ge=1)
     """Maximum number of open slides."""
 

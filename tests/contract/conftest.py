@@ -9,9 +9,12 @@ from pathlib import Path
 import cv2
 import pytest
 
+from long_slide import write_long_slide
+from served_jobs import SLIDE, StartJobs, submit, succeeded
 from served_process import Server, StartServer, Upload, free_port, launch
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
+from toy_pipeline import ToyPipeline
 
 MPP = 0.5
 
@@ -52,6 +55,43 @@ def slide_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outside.write_bytes((root / "rendered.tiff").read_bytes())
     (root / "link.tiff").symlink_to(outside)
     return root
+
+
+@pytest.fixture(scope="session")
+def job_toy(tmp_path_factory: pytest.TempPathFactory) -> ToyPipeline:
+    """The models and pipelines that jobs are tested with."""
+    return ToyPipeline(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def job_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one slide of several fields."""
+    folder = tmp_path_factory.mktemp("job-slides")
+    write_long_slide(folder / SLIDE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start_job_server(start_server: StartServer, job_toy: ToyPipeline, job_slides: Path) -> StartJobs:
+    """Starts a server that takes jobs in the folder given."""
+
+    def start(jobs_dir: Path, **settings: object) -> Server:
+        fields = {"pipelines_dir": job_toy.pipelines_dir, "threads": 2, "jobs_min_free_bytes": 0, **settings}
+        return start_server(slides=job_slides, models=job_toy.models_dir, jobs_dir=jobs_dir, **fields)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def job_server(start_job_server: StartJobs, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """One process for all tests of jobs that do not stop it."""
+    return start_job_server(tmp_path_factory.mktemp("jobs") / "jobs")
+
+
+@pytest.fixture(scope="session")
+def done_job(job_server: Server) -> str:
+    """The id of a job that has succeeded."""
+    return succeeded(job_server, str(submit(job_server)["id"]))
 
 
 @pytest.fixture(scope="session")

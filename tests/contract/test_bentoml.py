@@ -26,19 +26,21 @@ BENTOML = [sys.executable, "-m", "bentoml"]
 
 CLIENT = """
 import json, pathlib, sys, bentoml
-url, image, request = sys.argv[1:]
+url, image, request, method = sys.argv[1:]
 more = {"image": pathlib.Path(image)} if image else {}
 with bentoml.SyncHTTPClient(url, timeout=120) as client:
     try:
-        print(json.dumps(client.analyze_region(request=json.loads(request), **more)))
+        print(json.dumps(getattr(client, method)(request=json.loads(request), **more)))
     except bentoml.exceptions.BentoMLException as error:
         print(error)
 """
 
 
-def call(server: Server, request: dict[str, Any], image: Path | str = "") -> dict[str, Any]:
+def call(
+    server: Server, request: dict[str, Any], image: Path | str = "", *, method: str = "analyze_region"
+) -> dict[str, Any]:
     """What BentoML's client is answered; in a process of its own, for it leaves files and warnings behind."""
-    command = [sys.executable, "-c", CLIENT, server.url, str(image), json.dumps(request)]
+    command = [sys.executable, "-c", CLIENT, server.url, str(image), json.dumps(request), method]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
@@ -73,6 +75,28 @@ def test_a_bentoml_client_names_a_slide(server: Server) -> None:
     answer = call(server, {"pipeline": "nuclei", "slide": "rendered.tiff", "region": SMALL})
 
     assert answer["summary"]["coordinate_space"] == "level0-pixels"
+
+
+def test_a_bentoml_client_submits_jobs(
+    job_server: Server, job_slides: Path, tissue_png: bytes, tmp_path: Path
+) -> None:
+    """Of a slide, and of an image that is uploaded; the key is in the request; problems are the same ones."""
+    slide = {"pipeline": "toy", "mpp": 0.5, "slide": next(job_slides.iterdir()).name, "idempotency_key": "native"}
+    job = wire.JobInfo.model_validate(call(job_server, slide, method="submit_job"))
+    assert wire.JobInfo.model_validate(call(job_server, slide, method="submit_job")).id == job.id
+    assert httpx.post(f"{job_server.url}/v1/jobs/{job.id}/cancel").status_code in (200, 409)
+    (tmp_path / "Doe, Jane.png").write_bytes(tissue_png)
+    told = call(job_server, {"pipeline": "toy", "mpp": 0.5}, tmp_path / "Doe, Jane.png", method="submit_job")
+    upload = wire.JobInfo.model_validate(told)
+    job_server.wait(lambda: httpx.get(f"{job_server.url}/v1/jobs/{upload.id}").json()["status"] == "succeeded")
+    refused = call(job_server, {"pipeline": "none", "slide": "x"}, method="submit_job")
+    assert wire.Problem.model_validate(refused).name == "unknown-pipeline"
+
+
+def test_a_server_without_jobs_says_so_to_bentoml(server: Server) -> None:
+    """No folder of jobs: the native method names the setting."""
+    told = call(server, {"pipeline": "nuclei", "slide": "rendered.tiff"}, method="submit_job")
+    assert "SLIDECASCADE_JOBS_DIR" in wire.Problem.model_validate(told).detail
 
 
 def test_a_bentoml_client_gets_the_problem(server: Server) -> None:

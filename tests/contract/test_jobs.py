@@ -229,10 +229,9 @@ def test_what_cannot_work_is_not_accepted(
 ) -> None:
     """The problem a region would have, at once."""
     assert problem(httpx.post(f"{jobs_server.url}/v1/jobs", json=JOB | fields, timeout=30)) == expected
-    assert problem(httpx.post(f"{jobs_server.url}/v1/jobs", content=b"[", timeout=30)) == (
-        400,
-        "malformed-request",
-    )
+    url, is_json = f"{jobs_server.url}/v1/jobs", {"Content-Type": "application/json"}
+    assert problem(httpx.post(url, content=b"[", headers=is_json, timeout=30)) == (400, "malformed-request")
+    assert problem(httpx.post(url, content=b"[", timeout=30)) == (415, "unsupported-media-type")
 
 
 def test_states_and_their_problems(start_jobs: Callable[..., Server], tmp_path: Path) -> None:

@@ -57,9 +57,12 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def watched(start_server: StartServer, slide_root: Path) -> Server:
-    """A process with one place, so that a second region is rejected; its networks run in batches."""
-    return start_server(slides=slide_root, max_regions_in_flight=1, batching="on")
+def watched(start_server: StartServer, slide_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A process with one slot, so that a second region is rejected, whose networks run in batches, with jobs."""
+    jobs = tmp_path_factory.mktemp("jobs")
+    return start_server(
+        slides=slide_root, max_regions_in_flight=1, batching="on", jobs_dir=jobs, jobs_min_free_bytes=0
+    )
 
 
 @pytest.fixture(scope="module")

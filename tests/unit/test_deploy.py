@@ -26,7 +26,7 @@ from deployment import (
     rules,
     variables,
 )
-from slidecascade.metrics import Metrics
+from slidecascade.metrics import JobNumbers, Metrics
 
 QUERIES = [*panel_queries(), *rule_queries()]
 SCRAPE_LABELS = {"job", "instance"}
@@ -49,6 +49,19 @@ def exposed() -> dict[str, set[str]]:
     metrics.ran("nuclei-unet", size=4, seconds=0.1)
     metrics.waited("nuclei-unet", 0.01)
     metrics.queued("nuclei-unet", 1)
+    metrics.jobs(
+        JobNumbers(
+            by_status={"failed": 1},
+            fields=1,
+            cells=1,
+            waiting=1,
+            oldest_s=1,
+            take_overs=1,
+            notifications={"dead": 1},
+            used_bytes=1,
+            free_bytes=1,
+        )
+    )
     series: dict[str, set[str]] = {PROMETHEUS_OWN: set()}
     for family in text_string_to_metric_families(metrics.expose().decode()):
         for sample in family.samples:

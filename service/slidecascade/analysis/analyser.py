@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from slidecascade import wire
 from slidecascade.analysis import footprint
@@ -51,6 +52,9 @@ from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.slides.view import SlideFrame
 from slidecascade.timing import Observer, Stopwatch
+
+Sent: TypeAlias = bytes | RegionImage | Path | None
+"""What is analysed where the request names no slide: an encoded image, a decoded one, or a stored slide's file."""
 
 KEPT_FACTS = 256
 """Number of slides with cached facts; each takes less than a kilobyte."""
@@ -177,7 +181,7 @@ class Analyser:
     def prepare(
         self,
         request: wire.RegionRequest,
-        image: bytes | None,
+        image: Sent,
         control: Control,
         *,
         share: Share = UNLIMITED,
@@ -200,7 +204,7 @@ class Analyser:
     def _prepare(
         self,
         request: wire.RegionRequest,
-        image: bytes | None,
+        image: Sent,
         control: Control,
         share: Share,
         decode: Callable[[EncodedImage, int], Upload],
@@ -221,14 +225,15 @@ class Analyser:
             space = pyramid.coordinate_space
             doubts = doubts_of(pyramid.stated, mpp)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
-        upload: Upload | None = None
+        upload: Upload | None = image if isinstance(image, RegionImage) else None
         if encoded is None:
             share.reserve(held + found, control)
         else:
             held += len(encoded.data) + encoded.decoded_bytes
             upload = decode(encoded, held + found)
         control.check()  # decoding and waiting can take long
-        open_source = self._opener(request, upload)
+        file = image if isinstance(image, Path) else None
+        open_source = self._opener(request, upload, file)
         with open_source() as source:
             content_id = source.content_id
         facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
@@ -364,22 +369,31 @@ class Analyser:
         return self.expected_bytes(pipeline, region_l0, grids)
 
     @contextmanager
-    def _pyramid(self, request: wire.RegionRequest, image: bytes | None) -> Iterator[Pyramid]:
+    def _pyramid(self, request: wire.RegionRequest, image: Sent) -> Iterator[Pyramid]:
         """The metadata of the upload or slide; no pixels are read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
                 "The request needs either an image or the id of a slide: send one of them.",
                 errors=(("slide", "send either an image or a slide id"),),
             )
-        if image is not None:
+        if isinstance(image, RegionImage):
+            yield image
+            return
+        if isinstance(image, bytes):
             yield open_image(image, max_px=self._settings.max_region_px)
+            return
+        if isinstance(image, Path):
+            with self._slides.open_file(image) as slide:
+                yield slide
             return
         with self._slides.open(str(request.slide)) as slide:
             yield slide
 
-    def _opener(self, request: wire.RegionRequest, upload: Upload | None) -> OpenSource:
+    def _opener(self, request: wire.RegionRequest, upload: Upload | None, file: Path | None) -> OpenSource:
         if upload is not None:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
+        if file is not None:
+            return lambda *, private=False: self._slides.open_file(file, private=private)
         slide_id = str(request.slide)
         return lambda *, private=False: self._slides.open(slide_id, private=private)
 

@@ -18,17 +18,22 @@ from bentoml._internal.utils.analytics import usage_stats
 from bentoml._internal.utils.uri import path_to_uri, uri_to_path
 from pydantic import Field
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidecascade import logs, wire
-from slidecascade.errors import SlideCascadeError
+from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.hosting.bento_model import UntimedService, model_services, remove_temp_folder
+from slidecascade.jobs.uploads import Upload
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
-from slidecascade.web.context import NATIVE_ROUTE, Process
+from slidecascade.web.context import NATIVE_JOB_ROUTE, NATIVE_ROUTE, Process
 from slidecascade.web.intake import Order
+from slidecascade.web.jobs import job_info
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.statuses import status_of
+from slidecascade.web.submission import Submissions
 
 
 def served() -> Process:
@@ -75,6 +80,27 @@ class RegionInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
         return read
 
 
+class JobInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
+    """The input of BentoML's clients: the form of ``POST /v1/jobs``, and the key of the job in its request."""
+
+    request: wire.JobOrder
+    image: Path = Field(default=None)  # type: ignore[assignment]  # BentoML has no optional files
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Self:  # noqa: ARG003 - BentoML's signature
+        with Exchange.of(request).noting():
+            order, upload = await _submissions(served()).read_native(request)
+        read: Self = cls.model_construct(request=order, image=upload)
+        return read
+
+
+def _submissions(process: Process) -> Submissions:
+    """Raises InvalidRequestError when the process takes no jobs."""
+    if process.submissions is None:
+        raise InvalidRequestError("This server takes no jobs: its operator has not set SLIDECASCADE_JOBS_DIR.")
+    return process.submissions
+
+
 class EntryService(UntimedService):
     """The region service; its dependencies are chosen when it is served, not when the Bento is built."""
 
@@ -114,6 +140,20 @@ class RegionService:
         with Exchange.of(ctx.request).noting():
             # BentoML sends a response unchanged; its clients decode it to the dict.
             return await self.process.regions.answer_native(Order(request, image), ctx.request)  # type: ignore[return-value]
+
+    @bentoml.api(route=NATIVE_JOB_ROUTE, input_spec=JobInput)  # type: ignore[untyped-decorator]  # untyped
+    async def submit_job(
+        self, request: wire.JobOrder, image: Upload | None = None, *, ctx: bentoml.Context
+    ) -> dict[str, Any]:
+        """Submit the job of an uploaded image, or of the slide that `request` names; returns the job.
+
+        ``GET /v1/jobs/{id}`` and the routes below it follow it and return its results.
+        """
+        with Exchange.of(ctx.request).noting():
+            key = request.idempotency_key
+            accepted = await _submissions(self.process).enter(ctx.request, request.job, key, image)
+            told = job_info(accepted.record, status_of)
+            return Response(told.model_dump_json(), media_type=wire.JSON)  # type: ignore[return-value]
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]  # untyped
     @staticmethod

@@ -87,8 +87,15 @@ class Collection:
 
     def portions(self) -> Iterator[Analysis]:
         """The cells of each field in turn, as an analysis with no others; fields without any are left out."""
+        for _, portion in self.fields():
+            if len(portion.instances):
+                yield portion
+
+    def fields(self) -> Iterator[tuple[int, Analysis]]:
+        """The index and the cells of each field in turn, those without any included."""
         for report, share in zip(self._reports, self._shares, strict=True):
             if not share.keep.any() and not len(share.adopted):
+                yield report.index, self.analysis
                 continue
             cells, classes = geoparquet.cells_of(self._parts.rows(report.index), self.analysis)
             if not share.keep.all():
@@ -96,7 +103,7 @@ class Collection:
             if len(share.adopted):
                 cells = Instances.concatenate([cells, share.adopted])
                 classes = np.concatenate([classes, share.adopted_class])
-            yield replace(self.analysis, instances=cells, class_index=classes)
+            yield report.index, replace(self.analysis, instances=cells, class_index=classes)
 
     def geojson(self) -> Iterator[bytes]:
         """The feature collection, in pieces; a feature has the bytes it has in the answer to a region."""

@@ -9,17 +9,30 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.errors import JobFinishedError, JobNotFinishedError, NotReadyError, SettingsError
+from slidecascade.errors import (
+    InvalidRequestError,
+    JobFinishedError,
+    JobNotFinishedError,
+    NotReadyError,
+    SettingsError,
+    UnknownNotificationError,
+)
 from slidecascade.jobs.folders import Folders
+from slidecascade.jobs.outbox import Notification, Outbox
 from slidecascade.jobs.records import JobRecord, Records, open_database
 from slidecascade.jobs.table import require_fields
+from slidecascade.jobs.upkeep import Upkeep
+from slidecascade.jobs.uploads import Upload
+from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
 from slidecascade.jobs.workers import Workers
+from slidecascade.metrics import JobNumbers
 from slidecascade.settings import Settings
-from slidecascade.wire import JobRequest, JobStatus
+from slidecascade.slides.upload import RegionImage
+from slidecascade.wire import JobRequest
 
 T = TypeVar("T")
 
@@ -31,12 +44,16 @@ class Desk:
 
     Args:
         folder: of jobs, results, and of the database unless the settings name one.
+
+    Raises:
+        SettingsError: the file of webhook targets cannot be read or is wrong.
     """
 
     def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
         self._analyser = analyser
         self._settings = settings
         self._folder = folder
+        self._webhooks = read_webhooks(settings.webhooks_file)
         self._open: _Open | None = None
 
     def start(self) -> None:
@@ -46,7 +63,7 @@ class Desk:
             SettingsError: another process works on the jobs of this folder, or the database cannot be reached.
             UnwritableOutputError: the folder cannot be made.
         """
-        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder))
+        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder, self._webhooks))
 
     def stop(self) -> None:
         """Interrupt the work, which the next process continues."""
@@ -59,30 +76,73 @@ class Desk:
         """Seconds since this process has looked after the queue."""
         return 0.0 if self._open is None else self._open.durable.silent_s
 
-    def submit(self, request: JobRequest, *, request_id: str, key: str | None) -> tuple[JobRecord, bool]:
+    @property
+    def max_upload_bytes(self) -> int:
+        """Most bytes of a job's body."""
+        return max(self._settings.max_job_upload_bytes, self._settings.max_upload_bytes)
+
+    def begin_upload(self, stated_bytes: int) -> Upload:
+        """A place for the image of a job that is submitted when all of it has arrived, else discarded.
+
+        Raises:
+            StorageFullError: there is no room for it.
+        """
+        opened = self._opened()
+        opened.folders.require_room()
+        return opened.folders.begin_upload(stated_bytes)
+
+    def submit(
+        self, request: JobRequest, *, request_id: str, key: str | None, upload: Upload | None = None
+    ) -> tuple[JobRecord, bool]:
         """The durable job of `request`, and whether it is new.
+
+        The `upload` has arrived; where it is not the image of a new job, the caller discards it.
 
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline's kind is not worked on field by field.
+            InvalidRequestError: the pipeline's kind is not worked on field by field, or there is no such target to
+                notify.
             StorageFullError: there is no room for results.
         """
         opened = self._opened()
         opened.folders.require_room()
-        task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
-        require_fields(task.pipeline)
+        content_id = None
+        if upload is None:
+            task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
+            require_fields(task.pipeline)
+            content_id = task.facts.content_id
+        else:
+            self._keep(request, upload)
+        opened.require_target(request.notify)
         record, is_new = opened.records.add(
             request,
             request_id=request_id,
             key=key,
             most_active=self._settings.max_jobs,
             retry_after_s=self._settings.retry_after_s,
-            content_id=task.facts.content_id,
+            content_id=content_id,
+            upload=None if upload is None else (upload.job, upload.sha256),
         )
         if record.status == "queued":
             opened.durable.submit(record.id, record.attempt)
         return record, is_new
+
+    def _keep(self, request: JobRequest, upload: Upload) -> None:
+        """Check an upload as a slide is checked, and keep it in the form that it is worked on."""
+        content = upload.content(max_image_bytes=self._settings.max_upload_bytes)
+        share = self._analyser.memory.share()
+        try:
+            control = Control(deadline_s=self._settings.max_deadline_s)  # others may use the memory for decoding
+            task = self._analyser.prepare(
+                request.region_request(), content, control, share=share, is_bounded=isinstance(content, bytes)
+            )
+            require_fields(task.pipeline)
+            if isinstance(content, bytes):
+                with task.open_source() as image:
+                    upload.keep_pixels(cast("RegionImage", image))
+        finally:
+            share.release()
 
     def show(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
@@ -94,9 +154,21 @@ class Desk:
         """See `Records.list`."""
         return self._opened().records.list(limit=limit, before=before, status=status, label=label)
 
-    def counts(self) -> dict[JobStatus, int]:
-        """Jobs by status; nothing while that cannot be known."""
-        return {} if self._open is None else self._open.records.counts()
+    def numbers(self) -> JobNumbers | None:
+        """What the metrics show; None while that cannot be known."""
+        if (opened := self._open) is None or (backlog := opened.records.backlog()) is None:
+            return None
+        return JobNumbers(
+            by_status=opened.records.counts(),
+            fields=backlog.fields,
+            cells=backlog.cells,
+            waiting=backlog.waiting,
+            oldest_s=backlog.oldest_s,
+            take_overs=backlog.take_overs,
+            notifications=opened.outbox.counts(),
+            used_bytes=opened.used_bytes,
+            free_bytes=opened.folders.free_bytes,
+        )
 
     def cancel(self, job: str) -> JobRecord:
         """Cancel the job and return it.
@@ -138,11 +210,26 @@ class Desk:
             JobNotFinishedError: it has not ended.
         """
         opened = self._opened()
-        opened.records.get(job)
-        if not opened.records.remove(job):
+        if not opened.records.get(job).ended:
             raise JobNotFinishedError("The job is not done yet: cancel it before it is deleted.")
-        opened.durable.forget(job)
-        opened.folders.remove(job)
+        opened.remove(job)
+
+    def notifications(self, *, state: str | None, limit: int) -> tuple[Notification, ...]:
+        """See `Outbox.list`."""
+        return self._opened().outbox.list(state=state, limit=limit)
+
+    def resend(self, notification: str) -> Notification:
+        """Deliver a notification again. Raises UnknownNotificationError."""
+        found = self._opened().outbox.resend(notification)
+        if found is None:
+            raise UnknownNotificationError("There is no such notification: GET /v1/notifications lists them.")
+        return found
+
+    def field(self, job: str, index: int) -> tuple[JobRecord, bytes | None]:
+        """The job and the cells of one of its fields, see `Folders.field`. Raises UnknownJobError."""
+        opened = self._opened()
+        record = opened.records.get(job)
+        return record, opened.folders.field(record, index)
 
     def results(self, job: str) -> Folders:
         """The folders, in which the results of `job` are complete.
@@ -166,16 +253,18 @@ class Desk:
 class _Open:
     """What a desk holds while it works."""
 
-    def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+    def __init__(self, analyser: Analyser, settings: Settings, folder: Path, webhooks: Webhooks) -> None:
         # Here, for it takes a second: processes without jobs do without.
         from slidecascade.jobs.durable import Durable
         from slidecascade.jobs.foreman import Foreman
 
+        self._webhooks = webhooks
         self.folders = Folders(folder, min_free_bytes=settings.jobs_min_free_bytes)
         url = settings.jobs_database_url
         self._lock = None if url is not None else _claim(folder)
         self._engines = (open_database(url, folder), open_database(url, folder))
         self.records = Records(self._engines[0])
+        self.outbox = Outbox(self._engines[0])
         self.durable = Durable(
             self._engines[1],
             self.records,
@@ -186,9 +275,42 @@ class _Open:
         )
         self._foreman = Foreman(analyser, self.records, self.folders, self.durable)
         self.durable.start(self._foreman)
+        self._notifier = Notifier(self.outbox, self._webhooks)
+        self._notifier.start()
+        self._upkeep = Upkeep(self, keep_days=settings.jobs_keep_days, is_alone=url is None)
+        self._upkeep.start()
         LOG.info("jobs are worked on", extra={"fields": {"unfinished": len(self.records.active())}})
 
+    def require_target(self, name: str | None) -> None:
+        """Raises InvalidRequestError when there is no target of that name to notify."""
+        if name is not None and name not in self._webhooks.targets:
+            known = ", ".join(self._webhooks.targets) or "none: the operator configures them"
+            message = f"There is no target {name!r} to notify; there are {known}."
+            raise InvalidRequestError(message, (("notify", message),))
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of the folder of jobs, as it was about a minute ago."""
+        return self._upkeep.used_bytes
+
+    def remove(self, job: str) -> bool:
+        """Delete a job that has ended, whole; False where it has not, or is gone.
+
+        The folder goes last: a process that dies before leaves one without a job, which the next process sweeps.
+        """
+        if not self.records.remove(job):
+            return False
+        self.sweep(job)
+        return True
+
+    def sweep(self, job: str) -> None:
+        """Remove what a job without a row has left in the queue and on the disk."""
+        self.durable.forget(job)
+        self.folders.remove(job)
+
     def close(self) -> None:
+        self._upkeep.stop()
+        self._notifier.stop()
         self._foreman.stop()
         self.durable.stop()
         for engine in self._engines:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +19,17 @@ from numpy.typing import NDArray
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
-from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError
+from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError, UnknownHeatmapError
 from slidecascade.geometry import Box
 from slidecascade.jobs import frame
+from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.fieldcells import FieldCells
+from slidecascade.jobs.layers import Layers, field_name, write_layers
 from slidecascade.jobs.records import JobRecord
 from slidecascade.jobs.survey import Results
+from slidecascade.jobs.uploads import Upload, stored
 from slidecascade.outputs.cells import geojson, geoparquet
+from slidecascade.slides.upload import RegionImage
 from slidecascade.staging import make_folder, write_file
 from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
@@ -72,9 +81,52 @@ class Folders:
                 "The disk for results is full: delete jobs that are not needed any more, or ask for room."
             )
 
+    @property
+    def free_bytes(self) -> int:
+        """Room on the disk."""
+        return shutil.disk_usage(self._root).free
+
+    def used_bytes(self) -> int:
+        """Size of all files; reads every folder."""
+        total = 0
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                with suppress(OSError):  # it was removed meanwhile
+                    total += Path(folder, name).stat().st_size
+        return total
+
+    def unused_since(self, seconds: float) -> tuple[str, ...]:
+        """The names of folders in the form of a job's id in which nothing was written for so long."""
+        before = time.time() - seconds
+        found = []
+        for path in self._root.iterdir():
+            with suppress(OSError, ValueError):
+                if str(uuid.UUID(path.name)) == path.name and path.is_dir() and _newest(path) <= before:
+                    found.append(path.name)
+        return tuple(found)
+
+    def begin_upload(self, stated_bytes: int) -> Upload:
+        """A folder for the image of a new job, of `stated_bytes` as far as the client says so.
+
+        Raises:
+            StorageFullError: there is no room for it.
+        """
+        if shutil.disk_usage(self._root).free - stated_bytes < self._min_free_bytes:
+            raise StorageFullError("There is no room for the upload: delete jobs that are not needed any more.")
+        job = str(uuid.uuid4())
+        return Upload(self.of(job), job, min_free_bytes=self._min_free_bytes)
+
+    def sent(self, record: JobRecord) -> Path | RegionImage | None:
+        """What was uploaded with the job; None: it names a slide. Raises UnreadableSlideError when it is gone."""
+        return stored(self.of(record.id)) if record.is_upload else None
+
     def write_results(self, record: JobRecord, results: Results, task: RegionTask) -> None:
         """The files that the job asks for."""
         analysis = results.analysis
+        if isinstance(results, Collection):
+            with task.open_source() as source:
+                size_l0 = source.size_l0
+            write_layers(self._layers(record.id), results, size_l0)
         results.write(
             self._results(record.id),
             partial(task.overview, damaged=bool(analysis.tiles.failed)),
@@ -120,6 +172,30 @@ class Folders:
         )
         return b"".join(geojson.encode(part))
 
+    def layers(self, job: str) -> Layers:
+        """What can be drawn of a finished job.
+
+        Raises:
+            UnknownHeatmapError: the job's pipeline finds no cells.
+            UnreadablePartError: a file is gone or damaged.
+        """
+        if not self._layers(job).is_dir():
+            raise UnknownHeatmapError("The job's pipeline finds no cells, and has no layers: fetch its files.")
+        return Layers(self._layers(job))
+
+    def field(self, record: JobRecord, index: int) -> bytes | None:
+        """The cells of a field, see `fieldcells`; None: it is not done yet, or there is none."""
+        final = self._layers(record.id) / field_name(index)
+        parts = self.of(record.id) / "parts"
+        try:
+            if record.status == "succeeded":
+                return final.read_bytes()
+            if not (parts / f"{index:05d}.json").is_file():
+                return None
+            return provisional(index, geoparquet.read(parts / f"{index:05d}.parquet")).encode()
+        except (OSError, ValueError):
+            return None
+
     def files(self, job: str) -> tuple[ResultFile, ...]:
         """The results of a job, by name."""
         return tuple(sorted(self._files(self._results(job)), key=lambda file: file.name))
@@ -132,6 +208,9 @@ class Folders:
         """Delete the folder of a job."""
         shutil.rmtree(self.of(job), ignore_errors=True)
 
+    def _layers(self, job: str) -> Path:
+        return self.of(job) / "layers"
+
     def _results(self, job: str) -> Path:
         return self.of(job) / "results"
 
@@ -139,3 +218,16 @@ class Folders:
         for path in folder.rglob("*") if folder.is_dir() else ():
             if path.is_file() and not path.name.startswith("."):
                 yield ResultFile(path.relative_to(folder).as_posix(), path, path.stat().st_size)
+
+
+def provisional(index: int, rows: geoparquet.Table) -> FieldCells:
+    """The cells of a field's part, while the neighbours at its edges are not settled."""
+    drawn = geoparquet.drawn(rows)
+    return FieldCells(
+        index, drawn.classes, drawn.vertices, drawn.offsets, drawn.class_index, drawn.probability, is_final=False
+    )
+
+
+def _newest(folder: Path) -> float:
+    """When something was written last in `folder`, in seconds since 1970."""
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

@@ -215,7 +215,8 @@ class Foreman:
         with self._opening:
             survey = self._surveys.get(key)
             if survey is None:
-                task = self._analyser.prepare(record.request.region_request(), None, Control(), is_bounded=False)
+                sent = self._folders.sent(record)
+                task = self._analyser.prepare(record.request.region_request(), sent, Control(), is_bounded=False)
                 if record.attempt == 1 and record.content_id not in (None, task.facts.content_id):
                     raise SlideChangedError(
                         "The slide was replaced after the job was submitted: retry the job to analyse the new one."

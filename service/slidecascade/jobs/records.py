@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from slidecascade.errors import (
     StorageFullError,
     UnknownJobError,
 )
+from slidecascade.jobs import outbox
 from slidecascade.wire import JobRequest, JobStatus
 
 Database: TypeAlias = sa.Engine
@@ -44,6 +45,8 @@ _IMPATIENT: Final = {
 """For Postgres: after ten seconds without an answer a connection is lost; by default it takes a quarter of an hour
 to notice that the network was cut."""
 
+_TAKE_OVERS: Final = "take-overs"
+_MOST_PARAMETERS: Final = 500
 _BUSY_S: Final = 30.0
 """How long SQLite waits for another writer."""
 
@@ -60,6 +63,7 @@ _JOBS: Final = sa.Table(
     sa.Column("idempotency_key", sa.String(255), unique=True),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
     sa.Column("content_id", sa.String(64)),
+    sa.Column("upload_sha256", sa.String(64)),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
@@ -76,6 +80,12 @@ _FIELDS: Final = sa.Table(
     sa.Column("index", sa.Integer, primary_key=True),
     sa.Column("cells", sa.Integer, nullable=False),
 )
+_TALLIES: Final = sa.Table(
+    "slidecascade_tallies",
+    _METADATA,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +98,27 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """Numbers of all jobs that are kept; `take_overs` since the database was created.
+
+    `waiting` are the fields of unfinished jobs that are not done; `oldest_s` is the age of the oldest of these
+    jobs in seconds.
+    """
+
+    fields: int
+    cells: int
+    waiting: int
+    oldest_s: float
+    take_overs: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
     `content_id` is that of the slide when the job was accepted.
-    `attempt` counts from 1, and grows with every retry. `fields_total` is None until the slide was cut into
+    `attempt` counts from 1, and grows with every retry. `is_upload`: its image was sent with the request.
+    `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
     """
 
@@ -101,6 +127,7 @@ class JobRecord:
     status: JobStatus
     request: JobRequest
     request_id: str
+    is_upload: bool
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -166,6 +193,7 @@ class Records:
             if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
             _METADATA.create_all(connection)
+            outbox.create_tables(connection)
 
     def add(
         self,
@@ -176,16 +204,19 @@ class Records:
         most_active: int,
         retry_after_s: int,
         content_id: str | None = None,
+        upload: tuple[str, str] | None = None,
     ) -> tuple[JobRecord, bool]:
         """A new job, queued; or the one that was made with the same idempotency `key`, and False.
+
+        `upload` is the id that the new job gets, below which its image is kept, and the image's SHA-256.
 
         Raises:
             IdempotencyMismatchError: the key was used with another request.
             OverloadedError: `most_active` jobs are not done yet.
         """
         text = request.model_dump_json()
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        job = str(uuid.uuid4())
+        job, image = (str(uuid.uuid4()), None) if upload is None else upload
+        digest = hashlib.sha256(f"{text}{image or ''}".encode()).hexdigest()
         row = {
             "id": job,
             "attempt": 1,
@@ -196,6 +227,7 @@ class Records:
             "idempotency_key": key,
             "payload_sha256": digest,
             "content_id": content_id,
+            "upload_sha256": image,
             "created_at": time.time(),
             "fields_before": 0,
         }
@@ -288,7 +320,7 @@ class Records:
         return record.fields_done == record.fields_total
 
     def end(self, job: str, attempt: int, status: JobStatus, failure: Failure | None = None) -> bool:
-        """The job ends as `status`; False where it has ended before."""
+        """The job ends as `status`, and its notification is put in the outbox; False where it has ended before."""
         values: dict[str, object] = {"status": status, "finished_at": time.time()}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
@@ -298,6 +330,8 @@ class Records:
                 .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
                 .values(values)
             )
+            if changed.rowcount == 1 and (target := self._one(connection, job).request.notify) is not None:
+                outbox.put(connection, job=job, attempt=attempt, status=status, target=target)
             return changed.rowcount == 1
 
     def retry(self, job: str) -> JobRecord | None:
@@ -317,6 +351,48 @@ class Records:
                 connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job))
             return gone.rowcount == 1
 
+    def expired(self, *, ended_before: float) -> tuple[str, ...]:
+        """The jobs that ended before a time in seconds since 1970."""
+        wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ENDED), _JOBS.c.finished_at < ended_before)
+        with transaction(self._engine) as connection:
+            return tuple(connection.scalars(wanted).all())
+
+    def known(self, jobs: Sequence[str]) -> frozenset[str]:
+        """Those of `jobs` that exist."""
+        with transaction(self._engine) as connection:
+            found: set[str] = set()
+            for start in range(0, len(jobs), _MOST_PARAMETERS):
+                some = jobs[start : start + _MOST_PARAMETERS]
+                found.update(connection.scalars(sa.select(_JOBS.c.id).where(_JOBS.c.id.in_(some))))
+            return frozenset(found)
+
+    def backlog(self) -> Backlog | None:
+        """What is done and what is left; None while the database is away."""
+        is_active = _JOBS.c.status.in_(ACTIVE)
+        of_fields = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0))
+        done = sa.select(sa.func.count()).select_from(_FIELDS.join(_JOBS, _JOBS.c.id == _FIELDS.c.job))
+        total = sa.select(sa.func.coalesce(sa.func.sum(_JOBS.c.fields_total), 0)).where(is_active)
+        oldest = sa.select(sa.func.min(_JOBS.c.created_at)).where(is_active)
+        taken = sa.select(_TALLIES.c.value).where(_TALLIES.c.name == _TAKE_OVERS)
+        try:
+            with transaction(self._engine) as connection:
+                fields, cells = connection.execute(of_fields).one()
+                waiting = (connection.scalar(total) or 0) - (connection.scalar(done.where(is_active)) or 0)
+                since = connection.scalar(oldest)
+                take_overs = connection.scalar(taken) or 0
+        except (NotReadyError, StorageFullError):
+            return None
+        age_s = 0.0 if since is None else max(time.time() - since, 0.0)
+        return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
+
+    def took_over(self, workers: int) -> None:
+        """Count dead processes whose work another one goes on with."""
+        mine = _TALLIES.c.name == _TAKE_OVERS
+        with transaction(self._engine) as connection:
+            more = sa.update(_TALLIES).where(mine).values(value=_TALLIES.c.value + workers)
+            if connection.execute(more).rowcount == 0:
+                connection.execute(sa.insert(_TALLIES).values(name=_TAKE_OVERS, value=workers))
+
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == job)).one_or_none()
         if row is None:
@@ -332,6 +408,7 @@ class Records:
             status=row.status,
             request=JobRequest.model_validate_json(row.request),
             request_id=row.request_id,
+            is_upload=row.upload_sha256 is not None,
             created_at=row.created_at,
             started_at=row.started_at,
             finished_at=row.finished_at,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slidecascade.errors import SettingsError, UnknownSlideError
+from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slideid import id_of, path_of
@@ -83,7 +83,22 @@ class SlideStore:
                 from one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
         """
-        path = self._locate(slide_id)
+        with self._opened(self._locate(slide_id), private=private, gone=_unknown(slide_id)) as slide:
+            yield slide
+
+    @contextmanager
+    def open_file(self, path: Path, *, private: bool = False) -> Iterator[Slide]:
+        """The slide in a file that the service itself has stored, wherever it is; as `open`.
+
+        Raises:
+            UnreadableSlideError: the file is gone, no slide, or damaged.
+        """
+        gone = UnreadableSlideError("The uploaded slide is not stored any more: send it again as a new job.")
+        with self._opened(path, private=private, gone=gone) as slide:
+            yield slide
+
+    @contextmanager
+    def _opened(self, path: Path, *, private: bool, gone: SlideCascadeError) -> Iterator[Slide]:
         if private:
             slide = Slide.open(path, cache=self._cache, known=self._known)
             try:
@@ -94,7 +109,7 @@ class SlideStore:
         try:
             handle = self._acquire(path)
         except OSError as error:  # gone since it was located
-            raise _unknown(slide_id) from error
+            raise gone from error
         try:
             yield handle.slide
         finally:

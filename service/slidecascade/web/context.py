@@ -22,9 +22,13 @@ from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
+from slidecascade.web.submission import Submissions
 
 NATIVE_ROUTE: Final = "/analyze_region"
 """The path of BentoML's clients for regions."""
+
+NATIVE_JOB_ROUTE: Final = "/submit_job"
+"""Where they send jobs."""
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
@@ -53,6 +57,7 @@ class Process:
         self.regions = Regions(analyser, settings, metrics)
         self._inferences = Inferences(analyser, settings)
         self._desk = None if settings.jobs_dir is None else Desk(analyser, settings, settings.jobs_dir)
+        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups)
         self.rest: ASGIApp = create_app(
             analyser,
             self.regions,
@@ -62,6 +67,7 @@ class Process:
             lookups=self._lookups,
             readiness=self._readiness,
             desk=self._desk,
+            submissions=self.submissions,
         )
 
     @classmethod

@@ -84,7 +84,12 @@ REGION_RESPONSES: Final[Responses] = {
 _EVERYWHERE: Final = (errors.MalformedRequestError, errors.MisdirectedRequestError, errors.SlideCascadeError)
 """What a request to any address may end in; the last stands for faults."""
 
-_READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (wire.RegionRequest, wire.JobRequest, InferRequest)
+_READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
+    wire.RegionRequest,
+    wire.JobRequest,
+    wire.JobOrder,
+    InferRequest,
+)
 _WRITTEN_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (wire.Summary, wire.Problem)
 
 

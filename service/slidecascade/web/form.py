@@ -1,8 +1,8 @@
-"""The two parts of a multipart form, parsed in memory while they arrive."""
+"""The two parts of a multipart form, parsed in memory while they arrive, unless the caller takes the image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any, Final
 
@@ -19,8 +19,17 @@ MAX_JSON_BYTES: Final = 2**20
 _NAMES: Final = frozenset({"image", "request"})
 
 
-async def read_form(body: Body, content_type: str) -> dict[str, bytes]:
+TakeImage = Callable[[bytes], Awaitable[None]]
+"""Takes the next piece of an image."""
+
+_PIECE_BYTES: Final = 2**20
+"""Size of the pieces, at least, but for the last one."""
+
+
+async def read_form(body: Body, content_type: str, *, take: TakeImage | None = None) -> dict[str, bytes]:
     """The parts of the form in `body` by name; file names are ignored.
+
+    With `take`, the image is given to it in pieces as it arrives, and the part ``image`` is empty.
 
     Raises:
         MalformedRequestError: for an invalid form, or a repeated or unknown part.
@@ -47,6 +56,10 @@ async def read_form(body: Body, content_type: str) -> dict[str, bytes]:
             raise MalformedRequestError(
                 "The body is not a multipart form with the stated boundary: correct Content-Type or the body."
             ) from error
+        if take is not None and parts.image_bytes >= _PIECE_BYTES:
+            await take(parts.take_image())
+    if take is not None and parts.image_bytes:
+        await take(parts.take_image())
     return parts.finish()
 
 
@@ -69,6 +82,18 @@ class _Parts:
             "on_part_data": self._data,
             "on_end": self._end,
         }
+
+    @property
+    def image_bytes(self) -> int:
+        """How much of the image has arrived and was not taken."""
+        return self._contents["image"].tell() if "image" in self._contents else 0
+
+    def take_image(self) -> bytes:
+        """What has arrived of the image; it is not held any more."""
+        content = self._contents["image"].getvalue()
+        self._contents["image"].seek(0)
+        self._contents["image"].truncate()
+        return content
 
     def finish(self) -> dict[str, bytes]:
         if not self._ended:

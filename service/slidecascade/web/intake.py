@@ -17,8 +17,8 @@ from slidecascade.errors import (
     UnsupportedMediaTypeError,
 )
 from slidecascade.web.body import Body
-from slidecascade.web.form import MAX_JSON_BYTES, read_form
-from slidecascade.wire import JSON, RegionRequest, WireModel, refusal
+from slidecascade.web.form import MAX_JSON_BYTES, TakeImage, read_form
+from slidecascade.wire import JSON, JobOrder, JobRequest, RegionRequest, WireModel, refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,6 +87,39 @@ def parse_request(document: bytes) -> RegionRequest:
     return parse(RegionRequest, document)
 
 
+@dataclass(frozen=True, slots=True)
+class JobIntake:
+    """How a job is read: as which model, whether in the forms of BentoML's clients, and how much may be sent."""
+
+    model: type[JobRequest]
+    is_native: bool
+    max_bytes: int
+    max_s: float
+
+
+async def read_job(request: Request, intake: JobIntake, take: TakeImage) -> tuple[JobRequest, bool]:
+    """The job in the body of `request`, and whether there was an image, which `take` is given in pieces.
+
+    Raises as `read_order`, and what `take` does.
+    """
+    media_type = _media_type(request)
+    if media_type == FORM:
+        body = Body(request, max_bytes=intake.max_bytes, max_s=intake.max_s)
+        parts = await read_form(body, request.headers["content-type"], take=take)
+        if "request" not in parts:
+            raise MalformedRequestError("The form has no part 'request': add it, with the request as JSON.")
+        return parse(intake.model, parts["request"]), "image" in parts
+    if media_type == JSON:
+        document = await _document(request, intake.max_bytes, intake.max_s)
+        return (parse(_NativeJob, document).request if intake.is_native else parse(intake.model, document)), False
+    if media_type == URLENCODED and intake.is_native:
+        fields = _form_fields(await _document(request, intake.max_bytes, intake.max_s))
+        return parse(intake.model, fields.get("request", [""])[0].encode()), False
+    raise UnsupportedMediaTypeError(
+        f"Send {FORM} with the parts 'image' and 'request', or {JSON} that names a slide."
+    )
+
+
 async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes:
     """The whole body, of any type; with the limits and errors of `read_order`."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -94,7 +127,7 @@ async def read_bytes(request: Request, *, max_bytes: int, max_s: float) -> bytes
     return await Body(request, max_bytes=max_bytes, max_s=max_s).read()
 
 
-async def read_json(request: Request, *, max_s: float) -> bytes:
+async def read_json(request: Request, *, max_s: float, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """The body, which must say that it is JSON: a page of another origin can send any text, but not JSON.
 
     Raises:
@@ -103,24 +136,28 @@ async def read_json(request: Request, *, max_s: float) -> bytes:
     """
     if _media_type(request) != JSON:
         raise UnsupportedMediaTypeError(f"Send the request as {JSON}.")
-    return await _document(request, MAX_JSON_BYTES, max_s)
+    return await Body(request, max_bytes=max_bytes, max_s=max_s).read()
 
 
 class _NativeDocument(WireModel):
     request: RegionRequest
 
 
-def parse(model: type[Model], document: bytes) -> Model:
+class _NativeJob(WireModel):
+    request: JobOrder
+
+
+def parse(model: type[Model], document: bytes, *, max_members: int = MAX_MEMBERS) -> Model:
     """`document` as JSON of `model`.
 
     Raises:
         MalformedRequestError: when it is not a JSON object.
         InvalidRequestError: listing the fields that are wrong.
     """
-    if document.count(b":") > MAX_MEMBERS:
+    if document.count(b":") > max_members:
         raise InvalidRequestError(
-            f"The request has more than {MAX_MEMBERS} fields: remove those that are not documented.",
-            (("request", f"has more than {MAX_MEMBERS} fields"),),
+            f"The request has more than {max_members} fields: remove those that are not documented.",
+            (("request", f"has more than {max_members} fields"),),
         )
     try:
         return model.model_validate_json(document.removeprefix(BOM_UTF8))  # editors of Windows write one

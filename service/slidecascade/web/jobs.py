@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from slidecascade import errors, wire
 from slidecascade.errors import InvalidRequestError, NotAcceptableError
@@ -25,34 +25,71 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
-from slidecascade.web.intake import parse, read_json
-from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.conditional import REVALIDATE, etag_of, file_answer, headless, known_already
+from slidecascade.web.joblayers import add_layers
 from slidecascade.web.negotiation import choose
+from slidecascade.web.notifications import add_notifications
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
+from slidecascade.web.submission import Problem, Submissions
 
 OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
 EVENTS: Final = "text/event-stream"
 MAX_LISTED: Final = 500
 MAX_CELLS: Final = 50_000
-_BODY_S: Final = 30.0
 _LOOK_S: Final = 0.5
 """Polling interval of the events of a job."""
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY_HEADER: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+_JOB: Final = {"$ref": "#/components/schemas/JobRequest"}
 _REQUEST_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {wire.JSON: {"schema": {"$ref": "#/components/schemas/JobRequest"}}},
+        "content": {
+            wire.JSON: {"schema": _JOB},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["request", "image"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "request": _JOB,
+                        "image": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "PNG, JPEG, TIFF or WebP; a TIFF that OpenSlide reads is a slide",
+                        },
+                    },
+                },
+                "encoding": {"request": {"contentType": wire.JSON}},
+            },
+        },
     },
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-        }
-    ],
+    "parameters": [_KEY_HEADER],
 }
+_BATCH: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["jobs"],
+    "additionalProperties": False,
+    "properties": {
+        "jobs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": wire.MAX_BATCH,
+            "description": "each an object like the first; an invalid one is answered with its problem",
+            "items": {"anyOf": [{"$ref": "#/components/schemas/JobOrder"}, {"type": "object"}]},
+        }
+    },
+}
+_BATCH_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {wire.JSON: {"schema": _BATCH}}},
+    "parameters": [_KEY_HEADER],
+}
+
 _SUBMIT_ERRORS: Final = (
     errors.MalformedRequestError,
     errors.UnknownSlideError,
@@ -63,12 +100,22 @@ _SUBMIT_ERRORS: Final = (
     errors.MissingResolutionError,
     errors.ImplausibleResolutionError,
     errors.RegionOutsideSlideError,
+    errors.RegionTooLargeError,
+    errors.UndecodableImageError,
     errors.UnreadableSlideError,
     errors.IdempotencyMismatchError,
     errors.OverloadedError,
     errors.NotReadyError,
     errors.DeadlineExceededError,
     errors.StorageFullError,
+)
+_BATCH_ERRORS: Final = (
+    errors.MalformedRequestError,
+    errors.UploadTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    InvalidRequestError,
+    errors.NotReadyError,
+    errors.DeadlineExceededError,
 )
 _RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
 _BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
@@ -85,16 +132,29 @@ StatusOf = Callable[[str], int]
 """Returns the HTTP status of a problem by its name."""
 
 
-def job_routes(desk: Desk, lookups: Pool, status_of: StatusOf, *, is_open: Callable[[], bool]) -> APIRouter:
+def job_routes(
+    desk: Desk,
+    submissions: Submissions,
+    lookups: Pool,
+    status_of: StatusOf,
+    problem_of: Problem,
+    *,
+    is_open: Callable[[], bool],
+) -> APIRouter:
     """The routes for `desk`; `lookups` runs blocking disk access. Event streams end when the server shuts down."""
     router = APIRouter(prefix="/v1", tags=["jobs"])
+    _add_submissions(router, submissions, status_of, problem_of)
     _add_states(router, desk, lookups, status_of)
     _add_events(router, desk, lookups, status_of, is_open)
     _add_results(router, desk, lookups)
+    add_layers(router, desk, lookups)
+    add_notifications(router, desk, lookups)
     return router
 
 
-def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusOf) -> None:
+def _add_submissions(
+    router: APIRouter, submissions: Submissions, status_of: StatusOf, problem_of: Problem
+) -> None:
     def info(record: JobRecord) -> wire.JobInfo:
         return job_info(record, status_of)
 
@@ -107,16 +167,28 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         openapi_extra=_REQUEST_BODY,
     )
     async def submit(request: Request) -> Response:
-        order = parse(wire.JobRequest, await read_json(request, max_s=_BODY_S))
-        key = _idempotency_key(request)
-        record, is_new = await lookups.run(desk.submit, order, request_id=Exchange.of(request).request_id, key=key)
-        job = info(record)
+        accepted = await submissions.accept(request)
+        job = info(accepted.record)
         return Response(
             job.model_dump_json(),
-            status_code=202 if is_new else 200,
+            status_code=202 if accepted.is_new else 200,
             headers={"Location": job.links.self},
             media_type=wire.JSON,
         )
+
+    @router.post(
+        "/jobs:batch",
+        summary="Submit up to 500 jobs",
+        responses=problems(*_BATCH_ERRORS),
+        openapi_extra=_BATCH_BODY,
+    )
+    async def submit_batch(request: Request) -> wire.JobBatchResult:
+        return await submissions.accept_batch(request, info, problem_of)
+
+
+def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusOf) -> None:
+    def info(record: JobRecord) -> wire.JobInfo:
+        return job_info(record, status_of)
 
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
@@ -201,6 +273,9 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         response_class=Response,
         responses={
             200: {"description": "The result.", "content": {offer: {"schema": {}} for offer in OFFERS}},
+            206: {"description": "The part of it that Range asks for.", "content": {"*/*": {"schema": {}}}},
+            304: {"description": "The client has it"},
+            416: {"description": "Range is outside the result"},
             **problems(*_RESULT_ERRORS, NotAcceptableError, errors.UnknownHeatmapError),
         },
     )
@@ -211,7 +286,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         folder = _PICTURES.get(query.get("style", "map"))
         if folder is None:
             raise _wrong("style", f"must be one of {', '.join(_PICTURES)}")
-        return await lookups.run(_result, folders, job_id, media_type, query.get("heatmap"), folder)
+        return await lookups.run(_result, request, folders, job_id, media_type, folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
     async def list_files(job_id: str) -> wire.JobFileList:
@@ -230,13 +305,14 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         responses={
             200: {"description": "The file.", "content": {"*/*": {"schema": {}}}},
             206: {"description": "The part of the file that Range asks for.", "content": {"*/*": {"schema": {}}}},
+            304: {"description": "The client has it"},
             416: {"description": "Range is outside the file"},
             **problems(*_RESULT_ERRORS),
         },
     )
-    async def fetch(job_id: str, name: str) -> Response:
+    async def fetch(job_id: str, name: str, request: Request) -> Response:
         folders = await lookups.run(desk.results, job_id)
-        return _file_response(await lookups.run(_file, folders, job_id, name))
+        return await lookups.run(_file, request, folders, job_id, name)
 
     @router.get(
         "/jobs/{job_id}/cells",
@@ -328,21 +404,27 @@ def _event(name: str, state: str, job: wire.JobInfo) -> bytes:
     return f"event: {name}\nid: {state}\ndata: {job.model_dump_json()}\n\n".encode()
 
 
-def _result(folders: Folders, job: str, media_type: str, heatmap_name: str | None, folder: str) -> Response:
+def _result(request: Request, folders: Folders, job: str, media_type: str, folder: str) -> Response:
     """A result as a response; raises an error if it is not among the job's outputs."""
-    headers = {"Vary": "Accept"}
+    headers = {"Vary": "Accept", "Cache-Control": REVALIDATE}
     if media_type == wire.ZIP:
         headers["Content-Disposition"] = 'attachment; filename="slidecascade.zip"'
-        return StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
+        headers["ETag"] = etag_of(job, media_type)
+        is_made = known_already(request, headers) or headless(request, headers, media_type)
+        return is_made or StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
         file = _written(folders, job, _GEOJSON)
-        return StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
+        headers["ETag"] = etag_of(job, media_type)
+        is_made = known_already(request, headers) or headless(request, headers, media_type)
+        return is_made or StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
         maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
         names = [file.path.stem for file in maps]
-        name = heatmap.require_name(heatmap_name, names, pipeline="of this job")
-        return FileResponse(maps[names.index(name)].path, media_type=media_type, headers=headers)
-    return FileResponse(_written(folders, job, _ENDINGS[media_type]).path, media_type=media_type, headers=headers)
+        name = heatmap.require_name(request.query_params.get("heatmap"), names, pipeline="of this job")
+        path = maps[names.index(name)].path
+    else:
+        path = _written(folders, job, _ENDINGS[media_type]).path
+    return file_answer(request, path, media_type=media_type, headers=headers)
 
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
@@ -367,23 +449,18 @@ def _written(folders: Folders, job: str, ending: str) -> ResultFile:
     )
 
 
-def _file(folders: Folders, job: str, name: str) -> ResultFile:
+def _file(request: Request, folders: Folders, job: str, name: str) -> Response:
+    """A file with ETag and support for Range."""
     file = folders.file(job, name)
     if file is None:
         raise HTTPException(404)
-    return file
-
-
-def _file_response(file: ResultFile) -> FileResponse:
-    """A file with ETag and support for Range."""
-    return FileResponse(file.path, media_type=file.media_type, filename=file.path.name)
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise _wrong("Idempotency-Key", "give 1 to 255 visible ASCII characters")
-    return key
+    return file_answer(
+        request,
+        file.path,
+        media_type=file.media_type,
+        headers={"Cache-Control": REVALIDATE},
+        filename=file.path.name,
+    )
 
 
 def _box(text: str) -> Box:

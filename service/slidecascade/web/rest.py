@@ -31,6 +31,7 @@ from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.statuses import STATUS, problems, status_of
+from slidecascade.web.submission import Submissions
 
 LOG = logging.getLogger(__name__)
 
@@ -83,12 +84,15 @@ def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | N
 
 
 def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Response:
-    headers: dict[str, str] = {}
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.RetryLaterError) else {}
+    return _response(domain_problem(error, request_id), headers)
+
+
+def domain_problem(error: errors.SlideCascadeError, request_id: str) -> wire.Problem:
+    """The problem of an error; one without a status is an internal error."""
     fields: tuple[wire.FieldError, ...] | None = None
     tiles: tuple[wire.FailedTile, ...] | None = None
     match error:
-        case errors.RetryLaterError():
-            headers["Retry-After"] = str(error.retry_after_s)
         case errors.InvalidRequestError():
             fields = tuple(wire.FieldError(field=field, message=text) for field, text in error.errors)
         case errors.TilesFailedError():
@@ -98,16 +102,15 @@ def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Re
             )
         case _:
             pass
-    problem = wire.Problem(
+    return wire.Problem(
         type=wire.PROBLEM_PREFIX + error.problem,
         title=error.title,
-        status=STATUS[type(error)],
+        status=STATUS.get(type(error), 500),
         detail=error.detail,
         request_id=request_id,
         errors=fields,
         tiles=tiles,
     )
-    return _response(problem, headers)
 
 
 def _response(problem: wire.Problem, headers: Mapping[str, str] | None) -> Response:
@@ -129,8 +132,12 @@ def create_app(
     lookups: Pool,
     readiness: Readiness,
     desk: Desk | None = None,
+    submissions: Submissions | None = None,
 ) -> FastAPI:
-    """The API for one analyser; `lookups` runs blocking disk access. Without a `desk` it accepts no jobs."""
+    """The API for one analyser; `lookups` runs blocking disk access.
+
+    Without a `desk` and the `submissions` to it, it accepts no jobs.
+    """
     app = FastAPI(
         title="SlideCascade",
         version=__version__,
@@ -147,8 +154,10 @@ def create_app(
         kserve_routes(analyser, inferences, admission, readiness),
         docs_router(app),
     ]
-    if desk is not None:
-        routers.append(job_routes(desk, lookups, status_of, is_open=lambda: not admission.closed))
+    if desk is not None and submissions is not None:
+        routers.append(
+            job_routes(desk, submissions, lookups, status_of, domain_problem, is_open=lambda: not admission.closed)
+        )
     for router in routers:
         app.include_router(router)
     answer_error = partial(_answer_error, [route for router in routers for route in router.routes])
@@ -256,8 +265,8 @@ def _operation_routes(
     @router.get("/metrics", summary="Metrics in the format of Prometheus", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         await readiness.update_gauge()
-        if desk is not None:
-            metrics.jobs(await lookups.run(desk.counts))
+        if desk is not None and (numbers := await lookups.run(desk.numbers)) is not None:
+            metrics.jobs(numbers)
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
 
     return router

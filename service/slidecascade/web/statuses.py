@@ -14,6 +14,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.UnknownHeatmapError: 404,
     errors.UnknownModelError: 404,
     errors.UnknownJobError: 404,
+    errors.UnknownNotificationError: 404,
     errors.NotAcceptableError: 406,
     errors.SlowRequestError: 408,
     errors.JobNotFinishedError: 409,

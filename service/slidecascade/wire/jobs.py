@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, TEXT, Answer, Fraction, Resolution, WireModel
-from slidecascade.wire.problems import Problem
+from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -19,8 +19,8 @@ class JobRequest(WireModel):
     """A slide, or a region of it of any size, to analyse as a job."""
 
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
-    slide: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        description="slide id as listed by /v1/slides"
+    slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
     )
     region: RegionBox | None = Field(default=None, description="default: all of the slide")
     mpp: Resolution | None = Field(
@@ -37,8 +37,14 @@ class JobRequest(WireModel):
         max_length=16,
         description="the files to write, those of them that the pipeline's kind has",
     )
+    origin: Literal["slide", "bounds"] = Field(
+        default="slide", description="origin of GeoJSON coordinates, as for a region"
+    )
     label: Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)] | None = Field(
         default=None, description="a label to find the job by"
+    )
+    notify: Annotated[str, Field(min_length=1, max_length=64, pattern=TEXT)] | None = Field(
+        default=None, description="name of a webhook target that the operator has configured"
     )
 
     def region_request(self) -> RegionRequest:
@@ -50,7 +56,43 @@ class JobRequest(WireModel):
             mpp=self.mpp,
             thresholds=self.thresholds,
             allow_partial=self.allow_partial,
+            origin=self.origin,
         )
+
+
+MAX_BATCH = 500
+IdempotencyKey = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+
+
+class JobOrder(JobRequest):
+    """A job of a batch."""
+
+    idempotency_key: IdempotencyKey | None = Field(
+        default=None, description="the same key and request return the same job, like the header of a single one"
+    )
+
+    @property
+    def job(self) -> JobRequest:
+        """The request without its key."""
+        return JobRequest.model_validate(self.model_dump(exclude={"idempotency_key"}))
+
+
+class JobBatch(WireModel):
+    """Jobs to submit together; each is accepted or rejected by itself."""
+
+    jobs: tuple[JobOrder, ...] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+def parse_order(fields: object) -> JobOrder:
+    """A job of a batch from untrusted fields.
+
+    Raises:
+        InvalidRequestError: for invalid fields, which it lists.
+    """
+    try:
+        return JobOrder.model_validate(fields)
+    except ValidationError as error:
+        raise refusal(error) from None
 
 
 class JobProgress(Answer):
@@ -79,7 +121,7 @@ class JobInfo(Answer):
     id: str
     status: JobStatus
     pipeline: str
-    slide: str
+    slide: str | None = Field(description="null for an uploaded image")
     label: str | None = None
     created_at: datetime
     started_at: datetime | None = None
@@ -89,9 +131,45 @@ class JobInfo(Answer):
     links: JobLinks
 
 
+class JobBatchItem(Answer):
+    """What came of one job of a batch: `job` or `problem`, and the status that it would have had by itself."""
+
+    status: int
+    job: JobInfo | None = None
+    problem: Problem | None = None
+
+
+class JobBatchResult(Answer):
+    """In the order of the request."""
+
+    jobs: tuple[JobBatchItem, ...]
+
+
 class JobList(Answer):
     jobs: tuple[JobInfo, ...]
     cursor: str | None = Field(default=None, description="send it to get the next page; null on the last one")
+
+
+NotificationState = Literal["waiting", "delivered", "dead"]
+
+
+class NotificationInfo(Answer):
+    """A notification of a job's end; `id` is its ``webhook-id``."""
+
+    id: str
+    job: str
+    target: str
+    event: str
+    state: NotificationState
+    attempts: int
+    created_at: datetime
+    next_at: datetime | None = Field(default=None, description="when the next attempt is made")
+    ended_at: datetime | None = Field(default=None, description="when it was delivered or given up")
+    error: str | None = Field(default=None, description="why the last attempt failed")
+
+
+class NotificationList(Answer):
+    notifications: tuple[NotificationInfo, ...]
 
 
 class JobFile(Answer):

@@ -23,6 +23,7 @@ writer gives it, ``slidecascade``, the provenance that GeoJSON carries too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.outputs.cells.geojson import cell_ids, refuse_non_finite
+from slidecascade.pipelines.classes import JOINT
 
 COMPRESSION: Final = "zstd"
 _HEADER: Final = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4")])
@@ -115,6 +117,42 @@ def class_index(rows: Table, analysis: Analysis) -> NDArray[np.int64]:
     translated = np.array([places[name] for name in column.dictionary.to_pylist()], np.int64)
     found: NDArray[np.int64] = translated[column.indices.to_numpy()]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What is drawn of the rows of a file, without the analysis they come from.
+
+    Attributes:
+        classes: names of the classes that the file knows.
+        vertices, offsets: open outlines end to end, and where each begins; level-0 pixels.
+        class_index: ``(N,)`` index of `classes`.
+        probability: ``(N,)`` of the class by the last network that looked, else the score.
+    """
+
+    classes: tuple[str, ...]
+    vertices: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    class_index: NDArray[np.int64]
+    probability: NDArray[np.float32]
+
+
+def drawn(rows: Table) -> Drawn:
+    """The outlines, classes and probabilities of `rows`."""
+    column = rows["class"].combine_chunks()
+    is_empty = isinstance(column, pa.ChunkedArray)  # without rows there are no chunks
+    names = () if is_empty else tuple(column.dictionary.to_pylist())
+    places = np.zeros(0, np.int64) if is_empty else column.indices.to_numpy().astype(np.int64)
+    vertices, offsets = _rings(rows["geometry"].combine_chunks())
+    probability = _floats(rows, "score").astype(np.float32)
+    for place, name in enumerate(names):
+        suffix = f" {name.rpartition(JOINT)[2]} probability"
+        for title in rows.column_names:
+            if title.endswith(suffix):
+                values = _floats(rows, title)
+                chosen = (places == place) & ~np.isnan(values)
+                probability[chosen] = values[chosen]
+    return Drawn(names, vertices, offsets, places, probability)
 
 
 def centroids_and_areas(rows: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -29,7 +29,8 @@ class Exchange:
     """Filled in while the request is processed.
 
     `status` is None until the response starts; `error` is our error that a response of BentoML hides;
-    `place` is its place, possibly an uncounted one; after the `last` exchange the connection is closed.
+    `place` is its place, possibly an uncounted one; after the `last` exchange the connection is closed; `is_head`
+    means that only the headers of the response are sent, so that its content need not be computed.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -40,12 +41,14 @@ class Exchange:
     error: SlideCascadeError | None = None
     last: bool = False
     place: Place = field(default_factory=Place)
+    is_head: bool = False
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:
         """A new exchange in the request's state; a valid request id of the client is used."""
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         exchange = cls(asked) if _VALID_REQUEST_ID.fullmatch(asked) else cls()
+        exchange.is_head = scope.get("method") == "HEAD"
         scope.setdefault("state", {})["exchange"] = exchange
         return exchange
 

@@ -1,0 +1,84 @@
+"""What a viewer lays over a slide: the cells of a job's fields, its classes and its heatmaps."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from slidecascade import errors, wire
+from slidecascade.jobs.desk import Desk
+from slidecascade.jobs.fieldcells import MEDIA_TYPE
+from slidecascade.jobs.layers import Address
+from slidecascade.outputs.colormap import COLORMAPS, Colormap
+from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
+
+_BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_TILE_ERRORS: Final = (
+    errors.UnknownJobError,
+    errors.UnknownHeatmapError,
+    errors.JobNotFinishedError,
+    errors.UnreadablePartError,
+    errors.InvalidRequestError,
+)
+_COLORMAP: Final[dict[str, Any]] = {
+    "parameters": [{"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}}]
+}
+
+
+def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
+    """Add the routes to `router`."""
+
+    @router.get(
+        "/jobs/{job_id}/fields/{index}",
+        summary="The cells of a field as a compact binary, also while the job runs",
+        response_class=Response,
+        responses={
+            200: {"description": "The field.", "content": {MEDIA_TYPE: _BINARY}},
+            304: {"description": "The client has it"},
+            **problems(errors.UnknownJobError, errors.InvalidRequestError),
+        },
+    )
+    async def field(job_id: str, index: int, request: Request) -> Response:
+        record, data = await lookups.run(desk.field, job_id, index)
+        if data is None:
+            raise HTTPException(404)
+        is_final = record.status == "succeeded"
+        headers = {
+            "ETag": etag_of(job_id, record.attempt, "field", index, is_final),
+            "Cache-Control": IMMUTABLE if is_final else REVALIDATE,
+        }
+        if (known := known_already(request, headers)) is not None:
+            return known
+        return Response(data, media_type=MEDIA_TYPE, headers=headers)
+
+    @router.get(
+        "/jobs/{job_id}/layers/{name}/{level}/{column}_{row}.png",
+        summary="A tile of the classes (`classes`) or of a heatmap, by its level of Deep Zoom",
+        response_class=Response,
+        responses={
+            200: {"description": "The tile.", "content": {wire.PNG: _BINARY}},
+            304: {"description": "The client has it"},
+            **problems(*_TILE_ERRORS),
+        },
+        openapi_extra=_COLORMAP,
+    )
+    async def tile(job_id: str, name: str, level: int, column: int, row: int, request: Request) -> Response:
+        colormap = Colormap.parse(request.query_params.get("colormap", Colormap.VIRIDIS))
+        folders = await lookups.run(desk.results, job_id)
+        headers = {
+            "ETag": etag_of(job_id, name, level, column, row, colormap),
+            "Cache-Control": IMMUTABLE,
+        }
+        if (known := known_already(request, headers)) is not None:
+            return known
+        layers = await lookups.run(folders.layers, job_id)
+        data = await lookups.run(layers.tile, name, Address(level, column, row), colormap)
+        if data is None:
+            raise HTTPException(404)
+        return headless(request, headers, wire.PNG) or Response(data, media_type=wire.PNG, headers=headers)

@@ -1,0 +1,114 @@
+"""Notifications in the database: made with the end of a job, claimed by one, counted and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from postgres import postgres
+from slidecascade.jobs.outbox import Outbox
+from slidecascade.jobs.records import Database, Records, open_database
+from slidecascade.wire import JobRequest
+
+REQUEST = JobRequest(pipeline="nash", slide="a.svs", notify="lis")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        made = open_database(None, tmp_path)
+        yield made
+        made.dispose()
+    else:
+        with postgres() as url:
+            made = open_database(url, tmp_path)
+            yield made
+            made.dispose()
+
+
+def add(records: Records, request: JobRequest = REQUEST) -> str:
+    return records.add(request, request_id="r", key=None, most_active=100, retry_after_s=2)[0].id
+
+
+def test_a_notification_is_made_once_for_each_end(database: Database) -> None:
+    """By whoever ends the job, and again when a retry ends; none for a job that names no target."""
+    records, outbox = Records(database), Outbox(database)
+    job = add(records)
+    silent = add(records, REQUEST.model_copy(update={"notify": None}))
+    assert outbox.list(state=None, limit=10) == ()
+    assert records.end(job, 1, "failed")
+    assert not records.end(job, 1, "succeeded")
+    assert records.end(silent, 1, "succeeded")
+    records.retry(job)
+    assert records.end(job, 2, "failed")
+    made = outbox.list(state="waiting", limit=10)
+    assert [(item.job, item.target, item.event) for item in made] == [(job, "lis", "job.failed")] * 2
+    assert len({item.id for item in made}) == 2
+    assert outbox.counts() == {"waiting": 2, "delivered": 0, "dead": 0}
+
+
+def test_a_notification_is_claimed_by_one_until_its_lease_ends(database: Database) -> None:
+    """The second asker gets nothing; after the lease it is due again, with the same id."""
+    records, outbox = Records(database), Outbox(database)
+    records.end(add(records), 1, "succeeded")
+    first = outbox.claim(lease_s=0.05)
+    assert first is not None
+    assert outbox.claim(lease_s=60) is None
+    again = None
+    while again is None:
+        again = outbox.claim(lease_s=60)
+    assert again.id == first.id
+    outbox.delivered(again.id)
+    assert outbox.claim(lease_s=60) is None
+    (told,) = outbox.list(state="delivered", limit=10)
+    assert (told.attempts, told.error) == (1, None)
+
+
+def test_a_failed_notification_waits_then_is_dead(database: Database) -> None:
+    """As its sender says; a dead one can be sent again, a waiting one stays as it is."""
+    records, outbox = Records(database), Outbox(database)
+    records.end(add(records), 1, "succeeded")
+    (item,) = outbox.list(state=None, limit=10)
+    outbox.failed(item.id, "status 500", again_in_s=60)
+    assert outbox.claim(lease_s=60) is None
+    waiting = outbox.resend(item.id)
+    assert waiting is not None
+    assert waiting.attempts == 1
+    outbox.failed(item.id, "x" * 1000, again_in_s=None)
+    (dead,) = outbox.list(state="dead", limit=10)
+    assert (dead.attempts, dead.error) == (2, "x" * 200)
+    assert outbox.resend(item.id) is not None
+    assert outbox.claim(lease_s=60) is not None
+    assert outbox.resend("none") is None
+
+
+def test_the_backlog_counts_kept_and_unfinished_jobs(database: Database) -> None:
+    """Fields done and cells of all, waiting ones and age of unfinished ones, take-overs for good."""
+    records = Records(database)
+    first, second = add(records), add(records)
+    records.start(first, 1, fields_total=3, done={0: 10})
+    records.start(second, 1, fields_total=5, done={0: 1, 1: 2})
+    records.took_over(2)
+    records.took_over(1)
+    told = records.backlog()
+    assert told is not None
+    assert (told.fields, told.cells, told.waiting, told.take_overs) == (3, 13, 5, 3)
+    assert told.oldest_s > 0
+    records.end(second, 1, "cancelled")
+    told = records.backlog()
+    assert told is not None
+    assert (told.fields, told.cells, told.waiting) == (3, 13, 2)
+
+
+def test_expired_and_known_jobs(database: Database) -> None:
+    """By the time of their end; unfinished ones never expire."""
+    records = Records(database)
+    first, second = add(records), add(records)
+    records.end(first, 1, "succeeded")
+    finished_at = records.get(first).finished_at
+    assert finished_at is not None
+    assert records.expired(ended_before=finished_at) == ()
+    assert records.expired(ended_before=finished_at + 1) == (first,)
+    assert records.known([first, second, *map(str, range(2000))]) == {first, second}
