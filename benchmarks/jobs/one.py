@@ -30,7 +30,7 @@ from slidecascade.runners.runner import Runner, Unobserved
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
-_LOOK_S = 0.05
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,9 +127,9 @@ class Collection:
                 tally.add(portion)
         return tuple(of_tally(self.analysis, tally) for tally in tallies)
 
-    def overlay(self, overview: Overview) -> NDArray[np.uint8]:
+    def overlay(self, overviewed: Overviewed) -> NDArray[np.uint8]:
         """The picture of the region with all outlines, uint8 RGB; see `outputs.overlay`."""
-        image, downsample = overview(overlay.MAX_SIDE_PX)
+        image, downsample = overviewed.image, overviewed.downsample
         large_px = np.pi * (overlay.LARGE_CELL_PX * downsample / 2) ** 2
         large = sum(int((portion.instances.areas >= large_px).sum()) for portion in self.portions())
         # At least half of them: as when their median is large.
@@ -179,14 +179,14 @@ class Collection:
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
-            drawn = self.overlay(overview)
+            overviewed = Overviewed(*overview(overlay.MAX_SIDE_PX))
+            drawn = self.overlay(overviewed)
             yield "overlay.png", png.encode(drawn)
-            image_rgb, downsample = overview(overlay.MAX_SIDE_PX)
             ends = self.analysis.classes.ends
             yield from figures(
                 self.analysis,
                 maps,
-                Overviewed(image_rgb, downsample),
+                overviewed,
                 outlined=drawn,
                 counts=[(end.name, end.color, self.counts[end.name]) for end in ends],
                 colormaps=[colormap],
