@@ -32,7 +32,7 @@ from slidecascade.outputs.cells.geoparquet import Table
 from slidecascade.outputs.cells.heatmap import Tally, of_tally
 from slidecascade.outputs.cells.overlay import shapes_of
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.figure import Overviewed, figures
+from slidecascade.outputs.figure import Overviewed, figures, fitted
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
@@ -167,10 +167,13 @@ class Collection:
                 write_file(folder / "cells.geojson", self.geojson())
             if "parquet" in outputs:
                 write_file(folder / "cells.parquet", self.geoparquet())
-            small = dict(self._small_files(overview, colormap))
-            for name in sorted(small, key="summary.json".__eq__):
-                if "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
-                    write_file(folder / name, small[name])
+            numbers = b""
+            for name, content in self._small_files(overview, colormap):
+                if name == "summary.json":
+                    numbers = content
+                elif "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
+                    write_file(folder / name, content)
+            write_file(folder / "summary.json", numbers)
 
     def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
         maps = self.heatmaps()
@@ -179,18 +182,26 @@ class Collection:
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
-            overviewed = Overviewed(*overview(overlay.MAX_SIDE_PX))
-            drawn = self.overlay(overviewed)
-            yield "overlay.png", png.encode(drawn)
+            base, page, outlined = self._pictures(Overviewed(*overview(overlay.MAX_SIDE_PX)))
+            yield "overlay.png", png.encode(page)
+            del page  # 50 MB
             ends = self.analysis.classes.ends
             yield from figures(
                 self.analysis,
                 maps,
-                overviewed,
-                outlined=drawn,
+                base,
+                outlined=outlined,
                 counts=[(end.name, end.color, self.counts[end.name]) for end in ends],
                 colormaps=[colormap],
             )
+
+    def _pictures(self, overviewed: Overviewed) -> tuple[Overviewed, NDArray[np.uint8], NDArray[np.uint8]]:
+        """The overview at the size of figures; the page with all outlines; and their part of it at that size."""
+        base = fitted(self.analysis, overviewed)
+        page = self.overlay(overviewed)
+        height, width = overviewed.image.shape[:2]
+        outlined = fitted(self.analysis, Overviewed(page[:height, :width], overviewed.downsample))
+        return base, page, outlined.image
 
     def _tables(self) -> Iterator[Table]:
         for report, share in zip(self._reports, self._shares, strict=True):
