@@ -22,6 +22,7 @@ from benchmarks.jobs.slides import MPP
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
+from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.records import JobRecord
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
@@ -38,6 +39,7 @@ class Figures:
     """A job; seconds from its submission to its end, `network_cpu_s` those within runs of networks."""
 
     side_px: int
+    field_tiles: int
     fields: int
     cells: int
     wall_s: float
@@ -72,9 +74,17 @@ class Timed:
 
 
 class Bench:
-    """An analyser with a timed runner, and a desk on SQLite or on `url`."""
+    """An analyser with a timed runner, and a desk on SQLite or on `url`; `field_tiles` of a field each way."""
 
-    def __init__(self, slides: Path, jobs: Path, *, threads: int, url: str | None = None) -> None:
+    def __init__(
+        self,
+        slides: Path,
+        jobs: Path,
+        *,
+        threads: int,
+        url: str | None = None,
+        field_tiles: int = FIELD_TILES,
+    ) -> None:
         settings = Settings(slide_roots=(slides,), threads=threads, jobs_min_free_bytes=0, jobs_database_url=url)
         made: list[Timed] = []
 
@@ -85,7 +95,7 @@ class Bench:
         self.analyser = Analyser(settings, observer=Silent(), make_runner=make)
         self.networks = made[0]
         jobs.mkdir(parents=True, exist_ok=True)
-        self.desk = Desk(self.analyser, settings, jobs)
+        self.desk = Desk(self.analyser, settings, jobs, field_tiles=field_tiles)
         self.desk.start()
 
     def submit(self, slide: str, *, mpp: float = MPP) -> str:
@@ -109,15 +119,16 @@ class Bench:
         self.analyser.close()
 
 
-def measure(slide: Path, *, threads: int) -> Figures:
+def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Figures:
     """Run the slide as a job and measure."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads)
+        bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads, field_tiles=field_tiles)
         idle_mib = _peak_mib()
         before = time.process_time(), time.perf_counter(), bench.networks.cpu_s
         record = bench.ended(bench.submit(slide.name))
         figures = Figures(
             side_px=int(slide.stem),
+            field_tiles=field_tiles,
             fields=record.fields_done,
             cells=record.cells,
             cpu_s=round(time.process_time() - before[0], 2),
@@ -138,8 +149,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path, help="a slide named by its side in pixels, such as 4096.tif")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--field-tiles", type=int, default=FIELD_TILES, help="tiles of a field each way")
     options = parser.parse_args()
-    print(json.dumps(asdict(measure(options.slide, threads=options.threads))))
+    print(json.dumps(asdict(measure(options.slide, threads=options.threads, field_tiles=options.field_tiles))))
     return 0
 
 

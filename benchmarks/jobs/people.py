@@ -1,7 +1,8 @@
 """Regions that somebody posts without a pause, on an idle service and beside a job; and how fast the job is.
 
 `python -m benchmarks.jobs.people SLIDE` prints the figures as JSON. Rounds alternate, so that other work on the
-machine meets all of them: regions alone, the job alone, both.
+machine meets all of them: regions alone, jobs alone, both. Several jobs are queued, so that none of the rounds
+outlasts them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from slidecascade import wire
 from slidecascade.cancellation import Control
 
 REGION_PX: Final = 1024
+JOBS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +72,18 @@ def measure(slide: Path, *, threads: int, rounds: int, round_s: float) -> Figure
         post([])  # warm
         for _ in range(rounds):
             post(idle)
-            job = bench.submit(slide.name)
-            while bench.networks.job_cpu_s == 0 or bench.desk.show(job).status == "queued":
+            jobs = [bench.submit(slide.name) for _ in range(JOBS)]
+            started_at = bench.networks.job_cpu_s
+            while bench.networks.job_cpu_s == started_at:
                 time.sleep(0.02)
             alone_rates.append(job_rate(lambda: time.sleep(round_s)))
             beside_rates.append(job_rate(lambda: post(beside)))
-            bench.desk.cancel(job)
+            if bench.desk.show(jobs[-1]).ended:
+                raise SystemExit("The jobs ended before the rounds did: take a larger slide.")
+            for job in jobs:
+                if not bench.desk.show(job).ended:
+                    bench.desk.cancel(job)
+            _wait_until_idle(bench)
         bench.close()
     p95 = [float(np.percentile(times, 95)) for times in (idle, beside)]
     rates = [float(np.mean(rates)) for rates in (alone_rates, beside_rates)]
@@ -88,6 +96,14 @@ def measure(slide: Path, *, threads: int, rounds: int, round_s: float) -> Figure
         job_beside=round(rates[1], 3),
         job_keeps=round(rates[1] / rates[0], 3),
     )
+
+
+def _wait_until_idle(bench: Bench) -> None:
+    """Until the tiles of cancelled jobs have ended."""
+    before = -1.0
+    while (now := bench.networks.job_cpu_s) != before:
+        before = now
+        time.sleep(3)
 
 
 def main() -> int:

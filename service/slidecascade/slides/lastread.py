@@ -16,7 +16,7 @@ from slidecascade.slides.source import Rgb, Source
 
 
 class LastRead:
-    """The pixels of `source` for one thread; the largest box that was read is kept, and boxes inside are cut out."""
+    """The pixels of `source` for one thread; boxes inside the largest one that was read are cut out of it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
