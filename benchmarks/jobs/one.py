@@ -50,13 +50,12 @@ class Figures:
 
 
 class Timed:
-    """A runner that sums up the CPU seconds of its runs, and those for jobs; each runs in the thread that asks."""
+    """A runner that sums up the CPU seconds of its runs; each runs in the thread that asks."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._lock = threading.Lock()
         self.cpu_s = 0.0
-        self.job_cpu_s = 0.0
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         started = time.thread_time()
@@ -66,8 +65,6 @@ class Timed:
             seconds = time.thread_time() - started
             with self._lock:
                 self.cpu_s += seconds
-                if "job" in threading.current_thread().name:
-                    self.job_cpu_s += seconds
 
     def close(self) -> None:
         self._runner.close()

@@ -41,8 +41,7 @@ MAX_DEATHS: Final = 3
 
 _JOBS: Final = "slidecascade-jobs"
 _FIELDS: Final = "slidecascade-fields"
-_POLL_S: Final = 0.5
-"""Between two looks at a queue; of a second of one core they take 1 %."""
+_POLL_S: Final = 0.2
 _OPEN: Final = ("PENDING", "ENQUEUED")
 
 
