@@ -9,7 +9,8 @@ import pytest
 
 from postgres import postgres
 from slidecascade.jobs.outbox import Outbox
-from slidecascade.jobs.records import Database, Records, open_database
+from slidecascade.jobs.records import Records
+from slidecascade.jobs.schema import Database, open_database
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", notify="lis")

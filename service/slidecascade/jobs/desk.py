@@ -23,7 +23,8 @@ from slidecascade.errors import (
 )
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.records import JobRecord, Records
+from slidecascade.jobs.schema import open_database
 from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload

@@ -20,7 +20,8 @@ from typing import Final, Protocol
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
-from slidecascade.jobs.records import Database, Records
+from slidecascade.jobs.records import Records
+from slidecascade.jobs.schema import Database
 
 LOG = logging.getLogger(__name__)
 
