@@ -178,8 +178,8 @@ def _beyond(result: RegionResult, context_px: int) -> str:
     if side_px >= context_px:
         return ""
     return (
-        f" The image is {side_px:.0f} px wide or high at the network's resolution, less than the {context_px} px that "
-        "it looks at: beyond the image it was given white."
+        f" The image has {side_px:.0f} px at the network's resolution, less than the {context_px} px that it "
+        "looks at: beyond the image it was given white."
     )
 
 

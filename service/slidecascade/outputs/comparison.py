@@ -89,7 +89,8 @@ def page(shown: Comparison) -> bytes:
     sentence = _wrapped(shown.sentence, inner)
     listed = sorted((item for item in shown.counts if item[2]), key=lambda item: -item[2])[:MOST_LISTED]
     legend = legend_rows(listed, inner)
-    top = MARGIN_PX + TITLE_PT + SMALL_PT + 20 + len(sentence) * _LINE_PX + _LABEL_PX + 6
+    heading_px = _LABEL_PX + 6 if shown.headings else 8
+    top = MARGIN_PX + TITLE_PT + SMALL_PT + 20 + len(sentence) * _LINE_PX + heading_px
     row_px = height + lines * _LABEL_PX + GAP_PX
     below = top + len(shown.rows) * row_px
     scale_px = 0 if shown.um_per_px is None else 30

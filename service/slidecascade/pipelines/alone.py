@@ -40,9 +40,9 @@ def pipeline_alone(model: SegmenterSpec | ClassifierSpec) -> PipelineSpec:
     if isinstance(head, MaskHead) and not (isinstance(head, ObjectHead) and model.mpp <= COARSEST_CELLS_MPP):
         first = {"name": "first", "title": model.class_names[0], "class": model.class_names[0]}
         grid_um = min(10_000.0, max(1.0, 32 * model.mpp))
-        return AreasSpec(**fields, kind="areas", segmenter=model.name, heatmaps=[{**first, "grid_um": grid_um}])  # type: ignore[arg-type]
+        return AreasSpec(**fields, kind="areas", segmenter=model.name, heatmaps=[{**first, "grid_um": grid_um}])
     density = {"name": "density", "title": "Density", "kind": "density", "classes": [model.class_names[0]]}
-    return CellsSpec(**fields, segmenter=model.name, heatmaps=[density])  # type: ignore[arg-type]
+    return CellsSpec(**fields, segmenter=model.name, heatmaps=[density])
 
 
 def _patches(model: ClassifierSpec) -> dict[str, Any]:
