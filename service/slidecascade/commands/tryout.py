@@ -21,7 +21,7 @@ from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import region_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import bar
-from slidecascade.errors import InvalidRequestError, UnknownModelError
+from slidecascade.errors import InvalidRequestError, MissingResolutionError, PipelineSpecError, UnknownModelError
 from slidecascade.kinds.result import RegionResult
 from slidecascade.models.repository import ModelPackage, load_package, load_repository
 from slidecascade.models.spec import ClassifierSpec
@@ -37,6 +37,9 @@ from slidecascade.timing import Silent
 
 PANEL_PX: Final = 800
 """Longest side of each of the two pictures."""
+
+LEAST_SIDE_PX: Final = 32
+"""A region of fewer pixels of the network shows too little for anything to be found."""
 
 MOST_NAMED: Final = 6
 """Classes in the sentence."""
@@ -64,8 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidRequestError(f"The picture is a PNG file, and --out is {out.name}: end its name with .png.")
     if out.exists() and out.samefile(arguments.image):
         raise InvalidRequestError("--out is the image itself: give the picture another name.")
+    if not out.absolute().parent.is_dir():
+        raise InvalidRequestError(f"The folder {out.parent} of --out does not exist: create it.")
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
-    picture, sentence = tried(package, arguments)
+    try:
+        picture, sentence = tried(package, arguments)
+    except PipelineSpecError as error:  # the model's fault, of a pipeline that nobody wrote
+        raise InvalidRequestError(f"{package.spec.name!r} cannot be tried by itself: {error.detail}") from error
+    except MissingResolutionError as error:
+        raise InvalidRequestError(
+            f"{arguments.image.name} does not state a usable pixel size: add --mpp, the micrometres per pixel."
+        ) from error
     with writing_to(out):
         out.write_bytes(picture)
     sys.stdout.write(f"{sentence}\nThe picture is {out}. {wire.RESEARCH_USE_ONLY}\n")
@@ -174,13 +186,18 @@ def _probabilities(result: RegionResult) -> tuple[str, ...]:
 
 def _beyond(result: RegionResult, context_px: int) -> str:
     """What to know of an image that is smaller than what the network looks at."""
-    side_px = min(result.region_l0.width, result.region_l0.height) * result.mpp / result.models[0].grid.mpp
+    side_px = _side_px(result)
     if side_px >= context_px:
         return ""
     return (
         f" The image has {side_px:.0f} px at the network's resolution, less than the {context_px} px that it "
         "looks at: beyond the image it was given white."
     )
+
+
+def _side_px(result: RegionResult) -> float:
+    """The shorter side of the region in pixels of the network."""
+    return min(result.region_l0.width, result.region_l0.height) * result.mpp / result.models[0].grid.mpp
 
 
 def sentence_of(result: RegionResult, image: str, *, context_px: int = 0) -> str:
@@ -190,7 +207,9 @@ def sentence_of(result: RegionResult, image: str, *, context_px: int = 0) -> str
     missing = f" {failed} of {result.tiles.total} tiles could not be read or run." if failed else ""
     missing += _beyond(result, context_px)
     if not counts:
-        if result.tiles.background == result.tiles.total and not failed:
+        if _side_px(result) < LEAST_SIDE_PX:
+            cause = f"it has {_side_px(result):.2g} px at the network's resolution: give a larger image"
+        elif result.tiles.background == result.tiles.total and not failed:
             cause = "no tissue was found in it: give a part of the image that shows some"
         else:
             cause = (
