@@ -1,7 +1,7 @@
 """Records of jobs: a row for each job, and one for each finished field.
 
-Every method is one transaction; a job's row is changed only where
-its state still allows it, so that two processes cannot both end a job.
+Every method is one transaction, which raises what `transaction` does; a job's row is changed only where its state
+still allows it, so that two processes cannot both end a job.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
+from slidecascade.errors import (
+    IdempotencyMismatchError,
+    NotReadyError,
+    OverloadedError,
+    StorageFullError,
+    UnknownJobError,
+)
 from slidecascade.jobs import outbox
-from slidecascade.jobs.schema import FIELDS, JOBS, TALLIES, WORKERS, Database, create_tables
+from slidecascade.jobs.database import FIELDS, JOBS, TALLIES, Database, create_tables, transaction
 from slidecascade.wire import JobRequest, JobStatus
 
 ACTIVE: Final = ("queued", "running")
@@ -54,6 +60,7 @@ class Backlog:
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
+    `content_id` is that of the slide when the job was accepted.
     `attempt` counts from 1, and grows with every retry. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
@@ -73,6 +80,7 @@ class JobRecord:
     fields_done: int
     cells: int
     failure: Failure | None
+    content_id: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -84,7 +92,7 @@ class Records:
 
     def __init__(self, engine: Database) -> None:
         self._engine = engine
-        with engine.begin() as connection:
+        with transaction(engine) as connection:
             create_tables(connection)
             outbox.create_tables(connection)
 
@@ -96,6 +104,7 @@ class Records:
         key: str | None,
         most_active: int,
         retry_after_s: int,
+        content_id: str | None = None,
         upload: tuple[str, str] | None = None,
     ) -> tuple[JobRecord, bool]:
         """A new job, queued; or the one that was made with the same idempotency `key`, and False.
@@ -118,12 +127,13 @@ class Records:
             "request_id": request_id,
             "idempotency_key": key,
             "payload_sha256": digest,
+            "content_id": content_id,
             "upload_sha256": image,
             "created_at": time.time(),
             "fields_before": 0,
         }
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
                 active = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.status.in_(ACTIVE))
@@ -135,12 +145,12 @@ class Records:
                 connection.execute(sa.insert(JOBS).values(row))
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 return self._one(connection, str(_known(connection, key, digest))), False
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return self._one(connection, job)
 
     def list(
@@ -159,28 +169,28 @@ class Records:
             wanted = wanted.where(JOBS.c.status == status)
         if label is not None:
             wanted = wanted.where(JOBS.c.label == label)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
         wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.created_at)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
         by_status = sa.select(JOBS.c.status, sa.func.count()).group_by(JOBS.c.status)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return {}
         return {status: found.get(status, 0) for status in get_args(JobStatus)}
 
     def is_current(self, job: str, attempt: int) -> bool:
         """Whether this attempt of a job is not done, cancelled or replaced."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found = connection.execute(
                 sa.select(JOBS.c.status, JOBS.c.attempt).where(JOBS.c.id == job)
             ).one_or_none()
@@ -188,7 +198,7 @@ class Records:
 
     def start(self, job: str, attempt: int, *, fields_total: int, done: dict[int, int]) -> bool:
         """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for index, cells in done.items():
                 _put_field(connection, job, index, cells)
             changed = connection.execute(
@@ -205,7 +215,7 @@ class Records:
 
     def finish_field(self, job: str, index: int, cells: int) -> bool:
         """A field is done; whether all are."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             _put_field(connection, job, index, cells)
         record = self.get(job)
         return record.fields_done == record.fields_total
@@ -215,7 +225,7 @@ class Records:
         values: dict[str, object] = {"status": status, "finished_at": time.time()}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(
                 sa.update(JOBS)
                 .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
@@ -230,13 +240,13 @@ class Records:
         values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
         values |= {"status": "queued", "attempt": JOBS.c.attempt + 1}
         again = JOBS.c.status.in_(("failed", "cancelled"))
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(sa.update(JOBS).where(JOBS.c.id == job, again).values(values))
             return self._one(connection, job) if changed.rowcount == 1 else None
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             gone = connection.execute(sa.delete(JOBS).where(JOBS.c.id == job, JOBS.c.status.in_(ENDED)))
             if gone.rowcount == 1:
                 connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job))
@@ -245,12 +255,12 @@ class Records:
     def expired(self, *, ended_before: float) -> tuple[str, ...]:
         """The jobs that ended before a time in seconds since 1970."""
         wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ENDED), JOBS.c.finished_at < ended_before)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(connection.scalars(wanted).all())
 
     def known(self, jobs: Sequence[str]) -> frozenset[str]:
         """Those of `jobs` that exist."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found: set[str] = set()
             for start in range(0, len(jobs), _MOST_PARAMETERS):
                 some = jobs[start : start + _MOST_PARAMETERS]
@@ -266,12 +276,12 @@ class Records:
         oldest = sa.select(sa.func.min(JOBS.c.created_at)).where(is_active)
         taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == _TAKE_OVERS)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 fields, cells = connection.execute(of_fields).one()
                 waiting = (connection.scalar(total) or 0) - (connection.scalar(done.where(is_active)) or 0)
                 since = connection.scalar(oldest)
                 take_overs = connection.scalar(taken) or 0
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return None
         age_s = 0.0 if since is None else max(time.time() - since, 0.0)
         return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
@@ -279,25 +289,10 @@ class Records:
     def took_over(self, workers: int) -> None:
         """Count dead processes whose work another one goes on with."""
         mine = TALLIES.c.name == _TAKE_OVERS
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             more = sa.update(TALLIES).where(mine).values(value=TALLIES.c.value + workers)
             if connection.execute(more).rowcount == 0:
                 connection.execute(sa.insert(TALLIES).values(name=_TAKE_OVERS, value=workers))
-
-    def beat(self, worker: str, *, lease_s: float) -> tuple[str, ...]:
-        """Note that `worker` lives; all workers seen within `lease_s`, by the database's clock."""
-        with self._engine.begin() as connection:
-            now = _now(connection)
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
-            connection.execute(sa.insert(WORKERS).values(id=worker, seen_at=now))
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < now - 100 * lease_s))
-            alive = sa.select(WORKERS.c.id).where(WORKERS.c.seen_at >= now - lease_s)
-            return tuple(connection.scalars(alive).all())
-
-    def leave(self, worker: str) -> None:
-        """`worker` ends in order: its work can be taken over at once."""
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
@@ -320,6 +315,7 @@ class Records:
             fields_before=row.fields_before,
             fields_done=int(done),
             cells=int(cells),
+            content_id=row.content_id,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
 
@@ -341,10 +337,3 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
     connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job, FIELDS.c.index == index))
     connection.execute(sa.insert(FIELDS).values(job=job, index=index, cells=cells))
-
-
-def _now(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the database's clock, which all workers share."""
-    if connection.dialect.name == "postgresql":
-        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
-    return time.time()
