@@ -18,7 +18,7 @@ import yaml
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser, Report
 from slidecascade.cancellation import Control
-from slidecascade.commands.arguments import region_of
+from slidecascade.commands.arguments import channel_of, region_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import bar
 from slidecascade.errors import InvalidRequestError, MissingResolutionError, PipelineSpecError, UnknownModelError
@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("image", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide in a format of OpenSlide")
     add("--mpp", type=float, help="um per pixel; required if the image states none")
     add("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
+    add("--channels", type=channel_of, nargs="+", default=[], metavar="MEANING=CHANNEL",
+        help="channels by index or name, such as nuclear=0 membrane=CD45")  # fmt: skip
     add("--out", type=Path, metavar="FILE.png", help="the picture (IMAGE.MODEL.png in the current folder)")
     add("--models", type=Path, help="the models folder")
 
@@ -137,6 +139,7 @@ def _request(model: str, arguments: argparse.Namespace, *, is_slide: bool) -> wi
         "pipeline": model,
         "mpp": arguments.mpp,
         "slide": arguments.image.resolve().name if is_slide else None,
+        "channels": dict(arguments.channels),
         "allow_partial": True,
     }
     if arguments.region:
