@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
-from slidecascade.jobs.records import Failure, JobRecord, Records, open_database
+from slidecascade.jobs.database import open_database
+from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", label="x")

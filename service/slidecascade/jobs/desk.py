@@ -21,10 +21,11 @@ from slidecascade.errors import (
     SettingsError,
     UnknownNotificationError,
 )
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.records import JobRecord, Records
 from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
