@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from benchmarks.jobs.slides import MPP
 
@@ -32,11 +34,18 @@ from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
 _LOOK_S = 0.5
+TILES: Final = "tile-job"
+WORKING: Final = (TILES, "dbos-executor")
+"""How the names of threads begin: those for tiles, and those for fields, their planning and the end of a job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """A job; seconds from its submission to its end, `network_cpu_s` those within runs of networks."""
+    """A job; seconds from its submission to its end, `network_cpu_s` those within runs of networks.
+
+    `work_cpu_s` are those of the threads that do the work; the others look at queues a few times a second, which
+    adds up where other work on the machine makes a job take long.
+    """
 
     side_px: int
     field_tiles: int
@@ -44,6 +53,7 @@ class Figures:
     cells: int
     wall_s: float
     cpu_s: float
+    work_cpu_s: float
     network_cpu_s: float
     peak_mib: float
     idle_mib: float
@@ -121,7 +131,7 @@ def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Fig
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads, field_tiles=field_tiles)
         idle_mib = _peak_mib()
-        before = time.process_time(), time.perf_counter(), bench.networks.cpu_s
+        before = time.process_time(), time.perf_counter(), bench.networks.cpu_s, work_cpu_s()
         record = bench.ended(bench.submit(slide.name))
         figures = Figures(
             side_px=int(slide.stem),
@@ -129,6 +139,7 @@ def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Fig
             fields=record.fields_done,
             cells=record.cells,
             cpu_s=round(time.process_time() - before[0], 2),
+            work_cpu_s=round(work_cpu_s() - before[3], 2),
             wall_s=round(time.perf_counter() - before[1], 2),
             network_cpu_s=round(bench.networks.cpu_s - before[2], 2),
             peak_mib=round(_peak_mib()),
@@ -136,6 +147,16 @@ def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Fig
         )
         bench.close()
     return figures
+
+
+def work_cpu_s(*names: str) -> float:
+    """CPU seconds so far, by the kernel, of threads whose name begins so; by default of all that work on jobs."""
+    ticks = 0
+    for thread in threading.enumerate():
+        if thread.name.startswith(names or WORKING) and thread.native_id is not None:
+            stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+            ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_mib() -> float:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from benchmarks.jobs.one import Bench
+from benchmarks.jobs.one import TILES, Bench, work_cpu_s
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
@@ -101,13 +99,8 @@ def measure(slide: Path, *, threads: int, rounds: int, round_s: float) -> Figure
 
 
 def _job_cpu_s() -> float:
-    """CPU seconds of the threads for tiles of jobs so far, by the kernel: a tile can take longer than a round."""
-    ticks = 0
-    for thread in threading.enumerate():
-        if thread.name.startswith("tile-job") and thread.native_id is not None:
-            stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
-            ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """Of the threads for tiles of jobs, by the kernel: a run of a network can take longer than a round."""
+    return work_cpu_s(TILES)
 
 
 def _wait_until_idle() -> None:
