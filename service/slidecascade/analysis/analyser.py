@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from slidecascade.slides.arriving import ArrivingImage
 from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
+from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import OpenSource, Pyramid
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
@@ -348,6 +349,10 @@ class Analyser:
     def slide(self, slide_id: str) -> wire.SlideInfo:
         with self._slides.open(slide_id) as slide:
             return slide_info(slide_id, slide.info, slide.content_id)
+
+    def open_slide(self, slide_id: str) -> AbstractContextManager[Slide]:
+        """The pixels of a slide, shared with other readers; raises UnknownSlideError or UnreadableSlideError."""
+        return self._slides.open(slide_id)
 
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:

@@ -32,6 +32,7 @@ NATIVE_JOB_ROUTE: Final = "/submit_job"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
+_PICTURE_THREADS = 4
 
 
 class Process:
@@ -43,6 +44,7 @@ class Process:
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._pictures = Pool(_PICTURE_THREADS, name="picture")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
@@ -65,6 +67,7 @@ class Process:
             metrics=metrics,
             admission=self._admission,
             lookups=self._lookups,
+            pictures=self._pictures,
             readiness=self._readiness,
             desk=self._desk,
             submissions=self.submissions,
@@ -119,5 +122,6 @@ class Process:
         self.regions.close()
         self._inferences.close()
         self._lookups.close()
+        self._pictures.close()
         self._readiness.close()
         self._analyser.close()

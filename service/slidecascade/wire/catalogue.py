@@ -95,6 +95,9 @@ class SlideInfo(Answer):
     bounds: RegionBox | None = Field(
         default=None, description="the scanned part of level 0, if the file states it"
     )
+    channels: tuple[str, ...] = Field(
+        default=("red", "green", "blue"), description="the channels that its pixels are read as, in their order"
+    )
     levels: tuple[LevelInfo, ...]
 
 
