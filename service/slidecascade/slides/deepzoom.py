@@ -1,4 +1,4 @@
-"""Pictures of a slide for viewers: tiles of a Deep Zoom pyramid, and thumbnails, in the slide's own coordinates.
+"""Pictures of a slide for viewers: tiles of a Deep Zoom pyramid and thumbnails, in the slide's coordinates.
 
 The greatest level of the pyramid shows level 0 pixel by pixel, each one below halves the sides, rounded up, down to
 one pixel. Tiles have 256 px and do not overlap; those at the right and the bottom are smaller. Nothing is cropped:
@@ -33,8 +33,8 @@ _MAX_SHRINK: Final = 4
 _LOW_PX: Final = 4096
 """Longest side of the level from which all coarser ones are made where no stored level is near."""
 
-_WHOLE_PX: Final = 2**24
-"""Most pixels of a stored level that is read whole for a thumbnail."""
+_WHOLE_PX: Final = 2**20
+"""A stored level of at most so many pixels is near to all coarser levels: it is read in no time."""
 
 _KEPT_TILES_BYTES: Final = 64 * 2**20
 _KEPT_PYRAMIDS: Final = 16

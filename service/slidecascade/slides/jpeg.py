@@ -32,7 +32,7 @@ _HARMLESS = re.compile(r"Invalid SOS parameters|unknown JFIF revision|Unknown Ad
 
 def encode(pixels: Rgb, *, quality: int) -> bytes:
     """``(H, W, 3)`` uint8 as a JPEG file with halved colour planes; `quality` from 1 to 100."""
-    return bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsamp="420"))
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420"))
 
 
 def decode(data: bytes) -> Rgb:

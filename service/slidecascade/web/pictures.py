@@ -107,6 +107,7 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
 def _description(size_l0: Size) -> bytes:
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpeg" Overlap="0" TileSize="{TILE_PX}">'
+        '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpeg" Overlap="0" '
+        f'TileSize="{TILE_PX}">'
         f'<Size Width="{size_l0.width}" Height="{size_l0.height}"/></Image>'
     ).encode()

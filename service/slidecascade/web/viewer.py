@@ -18,9 +18,7 @@ from slidecascade.web.middleware.exchange import Exchange
 BUILT: Final = Path(slidecascade.__file__).parent / "viewer" / "built"
 """Where `make viewer` puts the page; not part of the repository."""
 _FIRST: Final = "index.html"
-_UNBUILT: Final = (
-    "The page is not built in this checkout: run `make viewer`, which needs access to npm's registry once."
-)
+_UNBUILT: Final = "The page is not built: run `make viewer` in the checkout, with access to npm's registry."
 _HEADERS: Final = {
     # No inline script or style, nothing from other servers; pictures are made of bytes fetched with a key.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
