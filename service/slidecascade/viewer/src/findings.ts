@@ -71,7 +71,8 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     classes,
     counts: summary.counts,
     fractions: { ...shares(summary.counts), ...summary.fractions },
-    legends: summary.heatmaps,
+    // Layers are drawn for jobs of this kind.
+    legends: summary.kind === "cells" ? summary.heatmaps : [],
     warnings: summary.warnings,
     within,
   };

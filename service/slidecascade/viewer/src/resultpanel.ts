@@ -64,7 +64,7 @@ export class ResultPanel {
       this.check(text("outlines"), "outlines"),
       this.check(text("letters"), "letters"),
       ...(findings.job && findings.kind === "cells" ? [this.check(text("raster"), "raster")] : []),
-      ...(findings.job && findings.legends.length ? [this.layers(findings.legends)] : []),
+      ...(findings.legends.length ? [this.layers(findings.legends)] : []),
     );
     this.setMeasures([]);
     this.measure.onchange = () => {

@@ -57,8 +57,8 @@ export class RunForm {
   }
 
   setPipelines(pipelines: PipelineInfo[]): void {
-    this.known = pipelines;
-    this.pipelines.replaceChildren(...pipelines.map((item) => element("option", { value: item.name }, item.title)));
+    this.known = [...pipelines].sort((a, b) => Number(b.kind === "cells") - Number(a.kind === "cells"));
+    this.pipelines.replaceChildren(...this.known.map((item) => element("option", { value: item.name }, item.title)));
     this.showPipeline();
   }
 

@@ -9,6 +9,7 @@ import type { Box, SlideInfo } from "./wire.ts";
 
 const BAR_PX = 160;
 const TILE_PX = 256;
+const KEY_ZOOM = 1.5;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
 const SMOOTH_MS = 12;
 
@@ -22,6 +23,12 @@ export interface StageEvents {
   nextCell(): void;
 }
 
+interface Overlay {
+  opacity: number;
+  /** Null: it is being added. */
+  item: OpenSeadragon.TiledImage | null;
+}
+
 export class Stage {
   readonly root: HTMLElement;
   private readonly viewer: OpenSeadragon.Viewer;
@@ -29,7 +36,7 @@ export class Stage {
   private readonly frameBox = element("div", { class: "box", hidden: true });
   private readonly bar = element("div", { class: "bar" });
   private readonly position = element("div", { class: "position" });
-  private readonly overlays = new Map<string, OpenSeadragon.TiledImage>();
+  private readonly overlays = new Map<string, Overlay>();
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
@@ -44,6 +51,7 @@ export class Stage {
   ) {
     const host = element("div", { class: "slide" });
     this.root = element("div", { class: "stage" }, host, this.bar, this.position);
+    forgoInlineStyle();
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.viewer = OpenSeadragon({
       element: host,
@@ -51,6 +59,9 @@ export class Stage {
       showNavigationControl: false,
       showNavigator: true,
       navigatorPosition: "TOP_RIGHT",
+      navigatorAutoFade: false,
+      navigatorOpacity: 1,
+      navigatorBackground: "#fff",
       navigatorSizeRatio: 0.18,
       loadTilesWithAjax: true,
       ajaxHeaders: api.headers(),
@@ -104,26 +115,37 @@ export class Stage {
   /** Lays tiles over the slide, or changes how opaque they are; 0 removes them. */
   lay(name: string, opacity: number, address: (level: number, x: number, y: number) => string): void {
     const laid = this.overlays.get(name);
-    if (opacity === 0) {
-      if (laid) this.viewer.world.removeItem(laid);
-      this.overlays.delete(name);
-    } else if (laid) {
-      laid.setOpacity(opacity);
-    } else if (this.slide) {
-      const slide = this.slide;
+    if (laid) {
+      laid.opacity = opacity;
+      this.settle(name, laid);
+    } else if (opacity > 0 && this.slide) {
+      const overlay: Overlay = { opacity, item: null };
+      this.overlays.set(name, overlay);
       this.viewer.addTiledImage({
-        tileSource: this.pyramid(slide, address) as unknown as OpenSeadragon.TileSource,
+        tileSource: this.pyramid(this.slide, address) as unknown as OpenSeadragon.TileSource,
         opacity,
         success: (event: Event) => {
-          const item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
-          if (slide === this.slide) this.overlays.set(name, item);
+          overlay.item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
+          if (this.overlays.get(name) === overlay) this.settle(name, overlay);
+          else this.viewer.world.removeItem(overlay.item);
         },
       });
     }
   }
 
+  /** Makes a layer as opaque as is wanted by now; while it is being added it waits for that. */
+  private settle(name: string, overlay: Overlay): void {
+    if (!overlay.item) return;
+    if (overlay.opacity > 0) {
+      overlay.item.setOpacity(overlay.opacity);
+      return;
+    }
+    this.overlays.delete(name);
+    this.viewer.world.removeItem(overlay.item);
+  }
+
   clearOverlays(): void {
-    for (const item of this.overlays.values()) this.viewer.world.removeItem(item);
+    for (const { item } of this.overlays.values()) if (item) this.viewer.world.removeItem(item);
     this.overlays.clear();
   }
 
@@ -224,7 +246,9 @@ export class Stage {
     viewer.addHandler("canvas-key", (event) => {
       const { key } = event.originalEvent as KeyboardEvent;
       if (key === "n" || key === "N") this.events.nextCell();
-      if (!/^(Arrow.*|[-+=0])$/.test(key)) event.preventDefaultAction = true;
+      if (key === "+" || key === "=") this.zoom(KEY_ZOOM);
+      if (key === "-") this.zoom(1 / KEY_ZOOM);
+      if (!/^(Arrow.*|0)$/.test(key)) event.preventDefaultAction = true;
     });
     viewer.addHandler("canvas-press", (event) => {
       if (this.isDrawing) this.drawFrom = event.position;
@@ -322,6 +346,13 @@ export class Stage {
     const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
     this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
   }
+}
+
+/** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */
+function forgoInlineStyle(): void {
+  const mark = document.createElementNS("urn:slidecascade", "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "true");
+  document.head.append(mark);
 }
 
 function drawBar(context: CanvasRenderingContext2D, umPerPx: number, bottomPx: number): void {
