@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 import slidecascade
 from slidecascade import wire
 from slidecascade.web.conditional import file_answer
+from slidecascade.web.encoding import accepts_gzip
 from slidecascade.web.middleware.exchange import Exchange
 
 BUILT: Final = Path(slidecascade.__file__).parent / "viewer" / "built"
@@ -57,7 +58,7 @@ def _answer(request: Request, path: Path) -> Response:
     media_type, _ = mimetypes.guess_type(path.name)
     if packed.is_file():
         headers["Vary"] = "Accept-Encoding"
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
             path = packed
             headers["Content-Encoding"] = "gzip"
     return file_answer(request, path, media_type=media_type or "application/octet-stream", headers=headers)

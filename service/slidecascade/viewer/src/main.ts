@@ -132,7 +132,7 @@ class Page {
       element("h1", {}, "SlideCascade"),
       tool("+", text("zoomIn"), () => stage.zoom(2)),
       tool("−", text("zoomOut"), () => stage.zoom(0.5)),
-      tool("0", text("home"), () => stage.home()),
+      tool("⌂", text("home"), () => stage.home()),
       element("span", { class: "gap" }),
       login,
       tool("◐", text("theme"), () => switchTheme()),
