@@ -1,8 +1,8 @@
 """Pictures of a slide for viewers: tiles of a Deep Zoom pyramid and thumbnails, in the slide's coordinates.
 
 The greatest level of the pyramid shows level 0 pixel by pixel, each one below halves the sides, rounded up, to one
-pixel at last. Tiles have 256 px and do not overlap; those at the right and the bottom are smaller. Nothing is cropped:
-a tile shows the same place whatever bounds the file states. Label and macro images are never read.
+pixel at last. Tiles have 256 px and do not overlap; those at the right and the bottom are smaller. Nothing is
+cropped: a tile shows the same place whatever bounds the file states. Label and macro images are never read.
 
 Source of the format: the Deep Zoom file format of Silverlight, as OpenSeadragon documents it.
 """
