@@ -8,6 +8,7 @@ import { JobList } from "./joblist.ts";
 import { fromHash, toHash } from "./link.ts";
 import { Notices } from "./notices.ts";
 import { drawCells, type Frame } from "./outlines.ts";
+import type { Swatch } from "./picture.ts";
 import { BY_CLASS, CellPanel, type Look, newLook, ResultPanel } from "./resultpanel.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
 import { SlideList } from "./slidelist.ts";
@@ -292,17 +293,14 @@ class Page {
     return (this.visible ?? []).filter((cell) => !hidden.has(cell.className) && cell.probability >= minimum);
   }
 
+  /** The colours of a measurement span all but the 2 % of the cells in view at either end. */
   private setRange(): void {
     const values = (this.visible ?? [])
       .map((cell) => cell.measurements[this.look.colorBy])
-      .filter((value) => value !== undefined);
-    this.range = [0, 1];
-    if (values.length) {
-      this.range = [
-        values.reduce((a, b) => Math.min(a, b)),
-        values.reduce((a, b) => Math.max(a, b)),
-      ];
-    }
+      .filter((value) => value !== undefined)
+      .sort((a, b) => a - b);
+    const at = (share: number, otherwise: number) => values[Math.round(share * (values.length - 1))] ?? otherwise;
+    this.range = [at(0.02, 0), at(0.98, 1)];
   }
 
   private draw(context: CanvasRenderingContext2D, frame: Frame): number {
@@ -335,9 +333,21 @@ class Page {
 
   private async savePicture(): Promise<void> {
     const title = [this.slide?.id, this.findings?.pipeline].filter(Boolean).join(" · ");
-    const swatches = (this.findings?.classes ?? []).map(({ name, color }) => ({ color: css(color), label: name }));
-    const picture = await this.stage.picture([title, text("research")], swatches);
+    const picture = await this.stage.picture([title, text("research")], this.swatches());
     if (picture) download("view.png", picture);
+  }
+
+  /** What the colours of outlines mean. */
+  private swatches(): Swatch[] {
+    const { colorBy } = this.look;
+    if (colorBy === BY_CLASS) {
+      return (this.findings?.classes ?? []).map(({ name, color }) => ({ color: css(color), label: name }));
+    }
+    const [low, high] = this.range;
+    return [0, 0.5, 1].map((share) => {
+      const value = low + share * (high - low);
+      return { color: colorOfValue(value, low, high), label: `${colorBy} ${numeral(value, 2)}` };
+    });
   }
 
   private async copyLink(): Promise<void> {

@@ -91,7 +91,7 @@ export class ResultPanel {
     if (!range) return;
     const ramp = element("span", { class: "ramp" });
     ramp.style.background = gradient();
-    this.scale.replaceChildren(numeral(range[0], 2), ramp, numeral(range[1], 2));
+    this.scale.replaceChildren(`≤ ${numeral(range[0], 2)}`, ramp, `≥ ${numeral(range[1], 2)}`);
   }
 
   private setMeasures(names: string[]): void {

@@ -1,5 +1,7 @@
 // Sizes on the screen: the scale bar and the magnification.
 
+/** Most that a bar takes of the screen. */
+export const BAR_PX = 160;
 const NICE = [1, 2, 5];
 
 export interface ScaleBar {

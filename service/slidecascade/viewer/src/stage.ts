@@ -3,11 +3,11 @@ import OpenSeadragon from "openseadragon";
 import type { Api } from "./api.ts";
 import { element } from "./element.ts";
 import type { Frame } from "./outlines.ts";
-import { magnification, scaleBar } from "./scale.ts";
+import { composed, type Swatch } from "./picture.ts";
+import { BAR_PX, magnification, scaleBar } from "./scale.ts";
 import { text } from "./texts.ts";
 import type { Box, SlideInfo } from "./wire.ts";
 
-const BAR_PX = 160;
 const TILE_PX = 256;
 const KEY_ZOOM = 1.5;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
@@ -211,20 +211,9 @@ export class Stage {
   }
 
   /** The view as a picture: the slide, what lies over it, the scale bar and `lines` below. */
-  picture(lines: string[], swatches: { color: string; label: string }[]): Promise<Blob | null> {
-    const source = this.viewer.drawer.canvas as HTMLCanvasElement;
-    const ratio = source.width / this.canvas.clientWidth;
-    const made = element("canvas", { width: source.width, height: source.height + 76 * ratio });
-    const context = made.getContext("2d") as CanvasRenderingContext2D;
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, made.width, made.height);
-    context.drawImage(source, 0, 0);
-    context.drawImage(this.canvas, 0, 0, source.width, source.height);
-    context.scale(ratio, ratio);
-    drawCaption(context, this.canvas.clientHeight, lines, swatches);
-    const umPerPx = this.umPerPx();
-    if (umPerPx) drawBar(context, umPerPx, this.canvas.clientHeight);
-    return new Promise((resolve) => made.toBlob(resolve));
+  picture(lines: string[], swatches: Swatch[]): Promise<Blob | null> {
+    const slide = this.viewer.drawer.canvas as HTMLCanvasElement;
+    return composed({ slide, over: this.canvas, lines, swatches, umPerPx: this.umPerPx() });
   }
 
   /** Micrometres for each screen pixel; null: the slide does not state them. */
@@ -353,34 +342,4 @@ function forgoInlineStyle(): void {
   const mark = document.createElementNS("urn:slidecascade", "style");
   mark.setAttribute("data-openseadragon-mobile-css", "true");
   document.head.append(mark);
-}
-
-function drawBar(context: CanvasRenderingContext2D, umPerPx: number, bottomPx: number): void {
-  const bar = scaleBar(umPerPx, BAR_PX);
-  context.fillStyle = "#fff";
-  context.fillRect(8, bottomPx - 40, bar.widthPx + 16, 32);
-  context.fillStyle = "#000";
-  context.fillRect(16, bottomPx - 16, bar.widthPx, 4);
-  context.font = "13px system-ui, sans-serif";
-  context.fillText(bar.label, 16, bottomPx - 22);
-}
-
-function drawCaption(
-  context: CanvasRenderingContext2D,
-  topPx: number,
-  lines: string[],
-  swatches: { color: string; label: string }[],
-): void {
-  context.font = "13px system-ui, sans-serif";
-  context.fillStyle = "#000";
-  lines.forEach((line, place) => context.fillText(line, 8, topPx + 18 + 18 * place));
-  let left = 8;
-  const baseline = topPx + 18 + 18 * lines.length;
-  for (const { color, label } of swatches) {
-    context.fillStyle = color;
-    context.fillRect(left, baseline - 10, 12, 12);
-    context.fillStyle = "#000";
-    context.fillText(label, left + 16, baseline);
-    left += 32 + context.measureText(label).width;
-  }
 }
