@@ -48,8 +48,7 @@ from slidecascade.slides.channels import doubts_of as channel_doubts
 from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
-from slidecascade.slides.slide import Slide
-from slidecascade.slides.source import OpenSource, Pyramid
+from slidecascade.slides.source import OpenSource, Pyramid, Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
@@ -362,7 +361,7 @@ class Analyser:
         with self._slides.open(slide_id) as slide:
             return slide_info(slide_id, slide.info, slide.content_id)
 
-    def open_slide(self, slide_id: str) -> AbstractContextManager[Slide]:
+    def open_slide(self, slide_id: str) -> AbstractContextManager[Source]:
         """The pixels of a slide, shared with other readers; raises UnknownSlideError or UnreadableSlideError."""
         return self._slides.open(slide_id)
 

@@ -20,8 +20,7 @@ import numpy as np
 
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import jpeg
-from slidecascade.slides.slide import Slide
-from slidecascade.slides.source import Rgb
+from slidecascade.slides.source import Rgb, Source
 
 TILE_PX: Final = 256
 QUALITY: Final = 85
@@ -84,7 +83,7 @@ class DeepZoom:
         self._tiles_bytes = 0
         self._pyramids: OrderedDict[str, _LowPyramid] = OrderedDict()
 
-    def tile(self, slide: Slide, address: Address) -> bytes | None:
+    def tile(self, slide: Source, address: Address) -> bytes | None:
         """A tile as JPEG; None: the pyramid has no such tile.
 
         Raises:
@@ -104,7 +103,7 @@ class DeepZoom:
         self._keep(key, data)
         return data
 
-    def thumbnail(self, slide: Slide, max_px: int) -> bytes:
+    def thumbnail(self, slide: Source, max_px: int) -> bytes:
         """The whole slide as JPEG, its longest side at most `max_px` and at most its own.
 
         Raises:
@@ -123,7 +122,7 @@ class DeepZoom:
         target = (max(1, round(size.width * scale)), max(1, round(size.height * scale)))
         return jpeg.encode(_resized(whole, Size(*target)), quality=QUALITY)
 
-    def _pyramid(self, slide: Slide) -> _LowPyramid:
+    def _pyramid(self, slide: Source) -> _LowPyramid:
         with self._lock:
             pyramid = self._pyramids.setdefault(slide.content_id, _LowPyramid())
             self._pyramids.move_to_end(slide.content_id)
@@ -148,14 +147,14 @@ class _LowPyramid:
         self._lock = threading.Lock()
         self._tiles: Mapping[Address, bytes] | None = None
 
-    def tiles(self, slide: Slide) -> Mapping[Address, bytes]:
+    def tiles(self, slide: Source) -> Mapping[Address, bytes]:
         with self._lock:
             if self._tiles is None:
                 self._tiles = _low_tiles(slide)
             return self._tiles
 
 
-def _low_tiles(slide: Slide) -> dict[Address, bytes]:
+def _low_tiles(slide: Source) -> dict[Address, bytes]:
     """The tiles of the greatest low level and all below it."""
     level = _greatest_low_level(slide.size_l0)
     size = level_size(slide.size_l0, level)
@@ -181,7 +180,7 @@ def _greatest_low_level(size_l0: Size) -> int:
     return min(level, _LOW_PX.bit_length() - 1)
 
 
-def _is_low(slide: Slide, level: int) -> bool:
+def _is_low(slide: Source, level: int) -> bool:
     """Whether a level is made from the low pyramid: it is coarse, and far from each stored level."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)
@@ -189,14 +188,14 @@ def _is_low(slide: Slide, level: int) -> bool:
     return is_far and level <= _greatest_low_level(slide.size_l0)
 
 
-def _stored_level(slide: Slide, downsample: int) -> tuple[int, Size]:
+def _stored_level(slide: Source, downsample: int) -> tuple[int, Size]:
     """The coarsest stored level that has all pixels a downsample needs, and its size."""
     fine = [index for index, stored in enumerate(slide.level_downsamples) if stored <= downsample * 1.01]
     level = max(fine, key=lambda index: slide.level_downsamples[index], default=0)
     return level, slide.level_sizes[level]
 
 
-def _pixels(slide: Slide, level: int, box: Box) -> Rgb:
+def _pixels(slide: Source, level: int, box: Box) -> Rgb:
     """The pixels of `box`, given in pixels of a level of the pyramid, ``(H, W, 3)`` uint8."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)

@@ -15,7 +15,7 @@ from slidecascade import errors
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.geometry import Size
 from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom
-from slidecascade.slides.slide import Slide
+from slidecascade.slides.source import Source
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -35,7 +35,7 @@ class _Part:
     """What is asked of a slide: its name among the slide's parts, and what makes it (None: there is no such)."""
 
     name: tuple[object, ...]
-    make: Callable[[Slide], bytes | None]
+    make: Callable[[Source], bytes | None]
 
 
 def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
