@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, Final
@@ -19,8 +19,9 @@ from slidecascade.models.repository import load_package
 from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image
 from slidecascade.runners.local import LocalRunner
-from slidecascade_convert.card import card
+from slidecascade_convert.card import card, library_card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
+from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, Outcome, Parity
 from slidecascade_convert.package import ServedGraph, write_package
 from slidecascade_convert.request import ConversionRequest
@@ -52,7 +53,7 @@ class Conversion:
 
 
 def convert(
-    request: ConversionRequest, *, memory_bytes: int | None = None, time_limit_s: float = TIME_LIMIT_S
+    request: ConversionRequest | LibraryRequest, *, memory_bytes: int | None = None, time_limit_s: float = TIME_LIMIT_S
 ) -> Conversion:
     """Convert, compare and write a package, replacing one of the same name.
 
@@ -66,8 +67,6 @@ def convert(
         ConversionError: when the source cannot be converted; the message has the cause.
         UnwritableOutputError: the package cannot be written.
     """
-    import onnx
-
     recognise(request.source)
     _sweep()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
@@ -76,19 +75,34 @@ def convert(
         if outcome.parity is None:
             kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
-        model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
-        graph = ServedGraph.of(model)
-        written = write_package(
-            request.out,
-            spec_of(request, outcome, graph.sha256),
-            graph,
-            card(request, outcome.parity).markdown,
-            verify=_serve_once,
-            max_batch=_MAX_BATCH[request.task],
-            parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
-            warm_up_px=outcome.height_px or 256,
-        )
-    return Conversion(written, outcome.parity)
+        return Conversion(_written(request, outcome, outcome.parity, folder), outcome.parity)
+
+
+def _written(
+    request: ConversionRequest | LibraryRequest, outcome: Outcome, parity: Parity, folder: Path
+) -> Path:
+    """The package of the graph in `folder`."""
+    import onnx
+
+    graph = ServedGraph.of(onnx.load_model(folder / GRAPH_FILE, load_external_data=False))
+    if isinstance(request, ConversionRequest):
+        spec = spec_of(request, outcome, graph.sha256)
+        markdown = card(request, parity).markdown
+    elif outcome.library is not None:
+        spec = outcome.library.spec
+        markdown = library_card(outcome.library, parity).markdown
+    else:
+        raise ConversionError("The conversion gave no answer: try again.")
+    return write_package(
+        request.out,
+        spec,
+        graph,
+        markdown,
+        verify=_serve_once,
+        max_batch=_MAX_BATCH[spec.task],
+        parity_json=parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+        warm_up_px=outcome.height_px or 256,
+    )
 
 
 def _sweep() -> None:
@@ -130,8 +144,10 @@ def spec_of(request: ConversionRequest, outcome: Outcome, sha256: str) -> Segmen
     return SegmenterSpec(halo_px=request.halo_px, **fields)
 
 
-def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, time_limit_s: float) -> Outcome:
-    text = pydantic.TypeAdapter(ConversionRequest).dump_json(_absolute(request))
+def _run(
+    request: ConversionRequest | LibraryRequest, folder: Path, memory_bytes: int | None, time_limit_s: float
+) -> Outcome:
+    text = pydantic.TypeAdapter(type(request)).dump_json(_absolute(request))
     (folder / REQUEST_FILE).write_bytes(text)
     run_confined(folder, memory_bytes=memory_bytes, time_limit_s=time_limit_s)
     try:
@@ -140,10 +156,10 @@ def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, tim
         raise ConversionError("The conversion gave no answer: try again.") from error
 
 
-def _absolute(request: ConversionRequest) -> ConversionRequest:
+def _absolute(request: ConversionRequest | LibraryRequest) -> ConversionRequest | LibraryRequest:
     """The same request for a process with another working folder."""
-    from dataclasses import replace
-
+    if isinstance(request, LibraryRequest):
+        return replace(request, source=request.source.resolve(), out=request.out.resolve())
     calibrate = None if request.calibrate is None else request.calibrate.resolve()
     return replace(request, source=request.source.resolve(), calibrate=calibrate, out=request.out.resolve())
 
