@@ -1,4 +1,4 @@
-"""Files of published libraries with random weights, by the names these libraries save, and what their networks say.
+"""Files of published libraries with random weights, by the names these libraries save, and their networks.
 
 The forward passes are written on the stored tensors alone, by name, so that they check the converter's modules.
 """
@@ -15,7 +15,8 @@ from torch.nn import functional
 Weights = dict[str, Tensor]
 CPNET_WIDTHS: Final = (32, 64, 128, 256)
 U2NET: Final = {
-    "stage1": (7, 3, 32, 64), "stage2": (6, 64, 32, 128), "stage3": (5, 128, 64, 256), "stage4": (4, 256, 128, 512),
+    "stage1": (7, 3, 32, 64), "stage2": (6, 64, 32, 128), "stage3": (5, 128, 64, 256),
+    "stage4": (4, 256, 128, 512),
     "stage5": (0, 512, 256, 512), "stage6": (0, 512, 256, 512), "stage5d": (0, 1024, 256, 512),
     "stage4d": (4, 1024, 128, 256), "stage3d": (5, 512, 64, 128), "stage2d": (6, 256, 32, 64),
     "stage1d": (7, 128, 16, 64),

@@ -58,8 +58,8 @@ def library_card(library: LibraryOutcome, parity: Parity) -> Card:
         made="`slidecascade convert` built the library's network, loaded the weights into it, exported it and "
         "compared the graph with it.",
         measured=f"On {agreement.images} images of {parity.tiles} the outputs of the served graph differ from the "
-        f"original's by at most {agreement.max_abs:.2g} (mean {agreement.mean_abs:.2g}), where values above 1 count "
-        "relative to the largest.",
+        f"original's by at most {agreement.max_abs:.2g} (mean {agreement.mean_abs:.2g}), where values above 1 "
+        "count relative to the largest.",
         limits=(*parity.notes, *parity.warnings, _NOT_KNOWN),
         sections={},
     )

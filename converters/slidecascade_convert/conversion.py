@@ -53,7 +53,10 @@ class Conversion:
 
 
 def convert(
-    request: ConversionRequest | LibraryRequest, *, memory_bytes: int | None = None, time_limit_s: float = TIME_LIMIT_S
+    request: ConversionRequest | LibraryRequest,
+    *,
+    memory_bytes: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> Conversion:
     """Convert, compare and write a package, replacing one of the same name.
 
@@ -78,9 +81,7 @@ def convert(
         return Conversion(_written(request, outcome, outcome.parity, folder), outcome.parity)
 
 
-def _written(
-    request: ConversionRequest | LibraryRequest, outcome: Outcome, parity: Parity, folder: Path
-) -> Path:
+def _written(request: ConversionRequest | LibraryRequest, outcome: Outcome, parity: Parity, folder: Path) -> Path:
     """The package of the graph in `folder`."""
     import onnx
 

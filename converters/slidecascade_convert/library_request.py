@@ -22,7 +22,7 @@ class LibraryRequest:
         library: whose network it is; None: recognised by its content.
         channels: meanings of the channels that the network is given; empty: the library's usual ones.
         mpp: micrometres per pixel of the training images; None where the library or a diameter states it.
-        diameter_um: mean diameter of the cells that a CPnet is to find; gives `mpp` by the network's own in pixels.
+        diameter_um: mean diameter of the cells that a CPnet is to find, from which `mpp` follows.
         halo_px: None: as wide as the receptive field wants.
 
     Raises:

@@ -102,8 +102,8 @@ def _open(request: LibraryRequest, form: SourceFormat, folder: Path) -> LibraryN
         return open_state_dict(request, form)
     wanted = f", and {library} is saved as another" if library else ""
     raise InvalidRequestError(
-        f"The source is a {form.value} file{wanted}: give the file of the library's own saver, or state --task and "
-        "--head."
+        f"The source is a {form.value} file{wanted}: give the file of the library's own saver, or state --task "
+        "and --head."
     )
 
 
@@ -142,8 +142,8 @@ def _compare(network: LibraryNetwork, served: onnx.ModelProto) -> Agreement:
     # A comparison with NaN is False, so that this also refuses a graph that answers NaN.
     if not largest <= _TOLERANCE:
         raise ConversionError(
-            f"The served graph differs from the original by up to {largest:.3g}, more than {_TOLERANCE:g}: nothing "
-            "was written."
+            f"The served graph differs from the original by up to {largest:.3g}, more than {_TOLERANCE:g}: "
+            "nothing was written."
         )
     timed = images[0]
     return Agreement(

@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slidecascade.errors import ConversionError
 from slidecascade.heads.stardist import STARDIST, StardistOptions
-from slidecascade.models.tensors import Tensors
+from slidecascade.models.tensors import InputSpec, OutputSpec, Tensors
 from slidecascade_convert.keras_files import read_hdf5
-from slidecascade_convert.libraries.network import IMAGE, RGB, LibraryNetwork, channel_image, channels_of, mpp_of
+from slidecascade_convert.libraries.graph import with_stated_names
+from slidecascade_convert.libraries.network import RGB, LibraryNetwork, channel_image, channels_of, mpp_of
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.tensorflow_graph import OPSET, onnx_from_function
 
@@ -102,12 +103,15 @@ def open_stardist(request: LibraryRequest, scratch: Path) -> LibraryNetwork:
     options = StardistOptions(
         foreground=thresholds.prob, overlap=thresholds.nms, grid=config.grid[0], rays=config.n_rays
     )
+    outputs = STARDIST.outputs_with(request.classes, options)
     divisor = float(_BYTES) if channels == RGB else 1.0
     notes = [f"Weights of {weights.name}; StarDist's thresholds {thresholds.prob:.6g} and {thresholds.nms:.6g}."]
     if not found.is_file():
         notes.append("The folder has no thresholds.json, so that StarDist's defaults are served.")
     if channels == RGB:
-        notes.append("Colours are divided by 255; StarDist's own scripts stretch them by percentiles of the image.")
+        notes.append(
+            "Colours are divided by 255; StarDist's own scripts stretch them by percentiles of the image."
+        )
     versions = {name: metadata.version(name) for name in ("keras", "tensorflow", "tf2onnx")}
 
     def predict(images: npt.NDArray[Any]) -> Tensors:
@@ -118,11 +122,11 @@ def open_stardist(request: LibraryRequest, scratch: Path) -> LibraryNetwork:
         title="StarDist, 2D",
         head=STARDIST.name,
         image=image,
-        outputs=STARDIST.outputs_with(request.classes, options),
+        outputs=outputs,
         options=options.model_dump(include={"foreground", "overlap", "grid", "rays"}),
         mpp=mpp_of(request),
         predict=predict,
-        export=lambda: _exported(network, image.dtype, config.n_channel_in, divisor),
+        export=lambda: _exported(network, image, outputs, divisor),
         versions={"saved_by_keras": file.keras_version} | versions,
         notes=tuple(notes),
     )
@@ -204,7 +208,7 @@ def _load(network: Any, path: Path, prefix: str) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        stored = dict(_stored(file["model_weights"] if "model_weights" in file else file))
+        stored = dict(_stored(file.get("model_weights", file)))
     unnamed = _in_order([name for name in stored if _NUMBERED.fullmatch(name)])
     layers = [layer for layer in network.layers if layer.weights]
     for layer in _creation_order(layers):
@@ -215,8 +219,8 @@ def _load(network: Any, path: Path, prefix: str) -> None:
         if values is None or [value.shape for value in values] != wanted:
             found = "no such layer" if values is None else [value.shape for value in values]
             raise ConversionError(
-                f"The weights do not fit config.json: its layer {name[:60]!r} has the shapes {wanted}, the weights "
-                f"have {found}: copy both files of one model."
+                f"The weights do not fit config.json: its layer {name[:60]!r} has the shapes {wanted}, the "
+                f"weights have {found}: copy both files of one model."
             )
         layer.set_weights(values)
     left = [name for name in stored if not _UNUSED.fullmatch(name.removeprefix(prefix))]
@@ -261,31 +265,18 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _exported(network: Any, dtype: str, channels: int, divisor: float) -> onnx.ModelProto:
+def _exported(network: Any, image: InputSpec, outputs: Sequence[OutputSpec], divisor: float) -> onnx.ModelProto:
     import tensorflow as tf
 
-    signature = [tf.TensorSpec([None, None, None, channels], tf.as_dtype(dtype), name=IMAGE)]
+    shape = [None, None, None, image.channel_count]
+    signature = [tf.TensorSpec(shape, tf.as_dtype(image.dtype), name="pixels")]
 
     def answer(image: Any) -> tuple[Any, Any]:
         prob, dist = network(tf.cast(image, tf.float32) / divisor, training=False)
         return prob, dist
 
-    model = onnx_from_function(tf.function(answer, input_signature=signature), signature, opset=OPSET)
-    for value, name in ((model.graph.input[0], IMAGE), *zip(model.graph.output, ("prob", "dist"), strict=True)):
-        renamed(model, value.name, name)
-    return model
-
-
-def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
-    """Call the tensor `old` of `model`, an input or output, `new`."""
-    for node in model.graph.node:
-        for tensors in (node.input, node.output):
-            for index, name in enumerate(tensors):
-                if name == old:
-                    tensors[index] = new
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name == old:
-            value.name = new
+    raw = onnx_from_function(tf.function(answer, input_signature=signature), signature, opset=OPSET)
+    return with_stated_names(raw, outputs)
 
 
 def _read(path: Path, kind: type[Any]) -> Any:

@@ -24,6 +24,12 @@ from slidecascade_convert.torch_export import export_outputs
 from slidecascade_convert.torch_failures import told
 from slidecascade_convert.torch_networks import fit
 
+_OBJECTS: Final = "Objects of {:g} px, {:.3g} um here, are those it was trained to find; in its training images they had {:.3g} px."
+_STYLE: Final = "The network adds the style of what it looks at, a mean over the tile with its halo: outlines may differ by tile."
+_STRETCHED: Final = (
+    "The project's demonstration stretches each map between its own minimum and maximum; here a probability is the "
+    "network's."
+)
 _EXAMPLE_PX: Final = (128, 192)
 _SMALLEST_CELL_PX: Final = 15
 _NUCLEI_DIAMETER_PX: Final = 25.0
@@ -128,10 +134,8 @@ def _cpnet(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
         object_diameter_px=diameter_px,
         notes=(
             *notes,
-            f"Objects of {diameter_px:g} px, {diameter_px * mpp:.3g} um here, are those it was trained to find; in "
-            f"its training images they had {float(network.diam_labels):.3g} px.",
-            "The network adds the style of what it looks at, a mean over the tile with its halo, so that outlines "
-            "may differ by tile.",
+            _OBJECTS.format(diameter_px, diameter_px * mpp, float(network.diam_labels)),
+            _STYLE,
         ),
     )
 
@@ -158,8 +162,7 @@ def _u2net(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
         mpp=mpp_of(request),
         notes=(
             *notes,
-            "The project's demonstration stretches each map between its own minimum and maximum; here a "
-            "probability is the network's.",
+            _STRETCHED,
         ),
     )
 

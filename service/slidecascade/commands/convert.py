@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print the measurements; exit code 0, or an error without partial files."""
-    request = _library_request(arguments) if _is_librarys(arguments) else _request(arguments)
+    request = request_of(arguments)
     missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
@@ -85,6 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def request_of(arguments: argparse.Namespace) -> ConversionRequest | LibraryRequest:
+    """What the arguments ask for.
+
+    Raises:
+        InvalidRequestError: they contradict each other.
+    """
+    return _library_request(arguments) if _is_librarys(arguments) else _request(arguments)
+
+
 def _is_librarys(arguments: argparse.Namespace) -> bool:
     """Whether the source is the file of a library; otherwise --task and --head are stated."""
     stated = (arguments.task, arguments.head)
@@ -93,7 +102,9 @@ def _is_librarys(arguments: argparse.Namespace) -> bool:
             raise InvalidRequestError(f"--arch {arguments.arch} states the task and the head: leave them out.")
         return True
     if None in stated:
-        raise InvalidRequestError("State what the network is for with --task, and its output's meaning with --head.")
+        raise InvalidRequestError(
+            "State what the network is for with --task, and its output's meaning with --head."
+        )
     if arguments.diameter is not None or arguments.input_channels:
         raise InvalidRequestError("--diameter and --input-channels are for the network of a library: see --arch.")
     return False
