@@ -122,18 +122,9 @@ def test_a_cellpose_network_takes_two_channels_in_its_order(tmp_path: Path) -> N
     weights = library_weights.cpnet(widths=(8, 16, 24), diameter_px=17.0)
     both = np.concatenate([NOISE, NOISE[::-1]], axis=1)
     source = saved(tmp_path, {f"module.{name}": value for name, value in weights.items()})
-    stated = convert(
-        source,
-        tmp_path,
-        "--arch",
-        "cpnet",
-        "--mpp",
-        "0.4",
-        "--input-channels",
-        "cytoplasm,nuclear",
-        "--halo",
-        "40",
-    )
+    options = ["--mpp", "0.4"]
+    both_named = ["--arch", "cpnet", "--input-channels", "cytoplasm,nuclear", "--halo", "40"]
+    stated, graph = convert_here(source, tmp_path, *options, *both_named)
     assert (stated["mpp"], stated["object_diameter_px"], stated["halo_px"]) == (0.4, 17, 40)
     with torch.no_grad():
         expected = library_weights.cpnet_answer(weights, torch.from_numpy(both), levels=3)
@@ -311,11 +302,9 @@ def test_a_saved_model_with_mesmers_outputs_runs_on_windows(tmp_path: Path) -> N
 def test_a_saved_model_of_any_size_runs_as_it_is(tmp_path: Path) -> None:
     """And may find whole cells only."""
     source, model = mesmer(tmp_path, None, compartments=1)
-    stated = convert(source, tmp_path, "--arch", "mesmer", "--input-channels", "DAPI,CD45")
-    assert [output["name"] for output in stated["outputs"]] == [
-        "whole_cell_inner_distance",
-        "whole_cell_pixelwise",
-    ]
+    stated, graph = convert_here(source, tmp_path, "--arch", "mesmer", "--input-channels", "DAPI,CD45")
+    names = [output["name"] for output in stated["outputs"]]
+    assert names == ["whole_cell_inner_distance", "whole_cell_pixelwise"]
     image = np.random.default_rng(4).random((1, 128, 256, 2), np.float32)
     for name, expected in zip(names, model(image), strict=True):
         assert difference(np.asarray(expected), outputs(graph, image)[name]) <= TOLERANCE

@@ -31,8 +31,8 @@ _CHANNELS: Final = ("nuclear", "membrane")
 _FREE_MULTIPLE_PX: Final = 128
 _MAPS: Final = (1, 3)
 _SCALING: Final = (
-    "Mesmer's own program equalises the histogram of each image first; here channels are scaled by percentiles of the "
-    "slide."
+    "Mesmer's own program equalises the histogram of each image first; here channels are scaled by percentiles of "
+    "the slide."
 )
 
 

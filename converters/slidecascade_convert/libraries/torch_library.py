@@ -27,8 +27,8 @@ from slidecascade_convert.torch_networks import fit
 _OBJECTS: Final = "Objects of {:g} px, {:.3g} um here, are those it was trained to find; in its training images they had {:.3g} px."
 _STYLE: Final = "The network adds the style of what it looks at, a mean over the tile with its halo: outlines may differ by tile."
 _STRETCHED: Final = (
-    "The project's demonstration stretches each map between its own minimum and maximum; here a probability is the "
-    "network's."
+    "The project's demonstration stretches each map between its own minimum and maximum; here a probability is "
+    "the network's."
 )
 _EXAMPLE_PX: Final = (128, 192)
 _SMALLEST_CELL_PX: Final = 15
