@@ -9,15 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import tifffile
-import yaml
-from benchmarks.heads import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 import toy_models
 from slidecascade import wire
@@ -33,18 +28,11 @@ from slidecascade.slides.stack import stack_in
 from slidecascade.slides.tissue import signal_blocks
 from slidecascade.slides.upload import decode_image, open_image
 from slidecascade.timing import Silent
+from toy_channels import GREY, NAMES, field_of, tiff, write_pipeline, write_stack
 
 COUNTS = np.random.default_rng(5).integers(0, 4096, (3, 70, 90), np.uint16)
-NAMES = ["DAPI", "CD45", "Ki67"]
 
 
-def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, pixels, **options)
-    return stream.getvalue()
-
-
-GREY = {"photometric": "minisblack"}
 STORED = {
     "pages": (tiff(COUNTS, **GREY), COUNTS),
     "pages of 8 bits": (tiff(COUNTS.astype(np.uint8), **GREY), COUNTS.astype(np.uint8)),
@@ -234,75 +222,12 @@ def test_the_command_line_names_channels() -> None:
     assert [channel_of("nuclear=0"), channel_of("membrane=CD45")] == [("nuclear", 0), ("membrane", "CD45")]
 
 
-def nuclear_network(channels: int) -> bytes:
-    """The map is the mean of the channels, which are 0 to 1."""
-    nodes = [helper.make_node("ReduceMean", ["image", "axis"], ["d0"], keepdims=1)]
-    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", channels, "H", "W"])
-    output = helper.make_tensor_value_info("d0", TensorProto.FLOAT, ["N", 1, "H", "W"])
-    graph = helper.make_graph(nodes, "toy", [image], [output], [axis])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def write_pipeline(folder: Path, name: str, meanings: list[str], **changes: Any) -> None:
-    image = {
-        "name": "image",
-        "dtype": "float32",
-        "layout": "NCHW",
-        "shape": ["batch", len(meanings), "height", "width"],
-        "channels": meanings,
-        "range": [0, 1],
-        "multiple_of": 8,
-    }
-    output = {
-        "name": "d0",
-        "dtype": "float32",
-        "layout": "NCHW",
-        "shape": ["batch", 1, "height", "width"],
-        "range": [0, 1],
-        "meaning": "probability",
-    }
-    fields = toy_models.segmenter_fields(
-        f"{name}-net",
-        head="semantic",
-        inputs=[image],
-        outputs=[output],
-        halo_px=32,
-        options={"output": "d0", "foreground": 0.4, "min_area_um2": 4.0},
-    )
-    toy_models.write_package(folder / "models", fields, nuclear_network(len(meanings)))
-    pipeline = {
-        "name": name,
-        "title": name,
-        "description": "Bright pieces.",
-        "segmenter": f"{name}-net",
-        "heatmaps": [{"name": "density", "title": "Density", "kind": "density", "classes": ["Nucleus"]}],
-    }
-    (folder / "pipelines").mkdir(exist_ok=True)
-    (folder / "pipelines" / f"{name}.yaml").write_text(yaml.safe_dump(pipeline | changes), encoding="utf-8")
-
-
-def field_of(seed: int, side_px: int = 512) -> NDArray[np.uint16]:
-    """Three channels of 12 bits: nuclei, nothing, and other nuclei; with noise."""
-    rng = np.random.default_rng(seed)
-    channels = [scene.cells(seed + index, side_px, count) > 0 for index, count in ((0, 60), (1, 0), (2, 25))]
-    counts = np.stack([200 + 1500 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1) for inside in channels])
-    return np.clip(counts + rng.normal(0, 15, counts.shape), 0, 4095).astype(np.uint16)
-
-
 @pytest.fixture
 def analyser(tmp_path: Path) -> Iterator[Analyser]:
     write_pipeline(tmp_path, "toy-nuclear", ["nuclear"])
     write_pipeline(tmp_path, "toy-both", ["nuclear", "membrane"])
     (tmp_path / "slides").mkdir()
-    tifffile.imwrite(
-        tmp_path / "slides" / "stack.ome.tiff",
-        field_of(3),
-        tile=(128, 128),
-        metadata={"axes": "CYX", "Channel": {"Name": NAMES}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5},
-    )
+    write_stack(tmp_path / "slides" / "stack.ome.tiff", field_of(3))
     made = Analyser(
         Settings(
             models_dir=tmp_path / "models",
@@ -397,8 +322,7 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analyser]
     folder = tmp_path_factory.mktemp("stack")
     write_pipeline(folder, "toy-nuclear", ["nuclear"])
     (folder / "slides").mkdir()
-    metadata = {"axes": "CYX", "Channel": {"Name": NAMES}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
-    tifffile.imwrite(folder / "slides" / "stack.ome.tiff", field_of(3), tile=(128, 128), metadata=metadata)
+    write_stack(folder / "slides" / "stack.ome.tiff", field_of(3))
     models, pipelines, slides = (folder / name for name in ("models", "pipelines", "slides"))
     made = Analyser(
         Settings(models_dir=models, pipelines_dir=pipelines, slide_roots=(slides,), threads=2), observer=Silent()

@@ -24,8 +24,8 @@ from slidecascade_convert.torch_export import export_outputs
 from slidecascade_convert.torch_failures import told
 from slidecascade_convert.torch_networks import fit
 
-_OBJECTS: Final = "Objects of {:g} px, {:.3g} um here, are those it was trained to find; in its training images they had {:.3g} px."
-_STYLE: Final = "The network adds the style of what it looks at, a mean over the tile with its halo: outlines may differ by tile."
+_OBJECTS: Final = "It finds objects of {:g} px, here {:.3g} um; those of its training images had {:.3g} px."
+_STYLE: Final = "The network adds a mean over the tile with its halo, the style: outlines may differ by tile."
 _STRETCHED: Final = (
     "The project's demonstration stretches each map between its own minimum and maximum; here a probability is "
     "the network's."
