@@ -46,8 +46,11 @@ def nuclear_network(channels: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_pipeline(folder: Path, name: str, meanings: list[str], **changes: Any) -> None:
-    image = {
+def write_pipeline(
+    folder: Path, name: str, meanings: list[str], *, image: dict[str, Any] | None = None, **changes: Any
+) -> None:
+    """A pipeline of bright pieces on the mean of channels; `image` adds to its input, `changes` to its file."""
+    given = {
         "name": "image",
         "dtype": "float32",
         "layout": "NCHW",
@@ -55,7 +58,7 @@ def write_pipeline(folder: Path, name: str, meanings: list[str], **changes: Any)
         "channels": meanings,
         "range": [0, 1],
         "multiple_of": 8,
-    }
+    } | (image or {})
     output = {
         "name": "d0",
         "dtype": "float32",
@@ -67,7 +70,7 @@ def write_pipeline(folder: Path, name: str, meanings: list[str], **changes: Any)
     fields = toy_models.segmenter_fields(
         f"{name}-net",
         head="semantic",
-        inputs=[image],
+        inputs=[given],
         outputs=[output],
         halo_px=32,
         options={"output": "d0", "foreground": 0.4, "min_area_um2": 4.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import toy_models
 from slidecascade import wire
@@ -21,6 +23,7 @@ from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import channel_of
 from slidecascade.errors import InvalidRequestError, PipelineSpecError, UndecodableImageError, UnknownChannelError
 from slidecascade.geometry import Box
+from slidecascade.models.tensors import InputSpec
 from slidecascade.outputs.provenance import facts
 from slidecascade.settings import Settings
 from slidecascade.slides.channels import RGB, Intensity, as_input, composite, measure, resolve, scaled
@@ -90,6 +93,12 @@ REFUSED = {
     "OME time": (tiff(COUNTS, ome=True, metadata={"axes": "TYX", "Channel": {"Name": ["a"]}}), "points in time"),
     "depth": (tiff(COUNTS, imagej=True, metadata={"axes": "ZYX"}), "3 planes in depth"),
     "NaN": (tiff(FLOATS, **GREY), "NaN and negative values"),
+    "packed 12 bits": (
+        tiff(COUNTS, byteorder="<", **GREY).replace(
+            struct.pack("<HHIHH", 258, 3, 1, 16, 0), struct.pack("<HHIHH", 258, 3, 1, 12, 0)
+        ),
+        "have 12 bits, and 8 or 16 bits are read",
+    ),
     "32 bits": (tiff(COUNTS.astype(np.uint32), **GREY), "8 or 16 bits"),
     "colour pages": (tiff(np.zeros((2, 20, 20, 3), np.uint8), photometric="rgb"), "one size: send one page"),
 }
@@ -136,6 +145,24 @@ def test_percentiles_become_the_scale_and_noise_stays_dark() -> None:
     assert shown[..., 0].max() == 65535
     assert shown[..., 1].max() < 6000
     assert not shown[..., 2:].any()
+
+
+def test_a_network_may_state_other_percentiles() -> None:
+    """By which its channels are scaled; those of the sample's default stay as they are."""
+    signal = np.random.default_rng(1).integers(100, 3000, (64, 64, 1), np.uint16)
+    (usual,) = measure(["a"], [signal])
+    for percentiles in ((0.0, 100.0), (1.0, 99.0), (5.0, 99.9)):
+        found = usual.between(percentiles)
+        assert found.low == pytest.approx(np.percentile(signal, percentiles[0]), abs=5)
+        assert found.high == pytest.approx(np.percentile(signal, percentiles[1]), abs=5)
+    assert usual.between((1.0, 99.8)) == usual
+
+
+@pytest.mark.parametrize("percentiles", [[99, 1], [1, 101], [0.15, 99], [1]])
+def test_percentiles_that_cannot_be_used_are_rejected(percentiles: list[float]) -> None:
+    fields = {"name": "image", "dtype": "uint8", "layout": "NHWC", "shape": ["batch", "height", "width", 1]}
+    with pytest.raises(ValidationError, match="percentiles"):
+        InputSpec.model_validate(fields | {"channels": ["nuclear"], "percentiles": percentiles})
 
 
 @pytest.mark.parametrize("deviation", [4, 15, 120])
@@ -226,6 +253,7 @@ def test_the_command_line_names_channels() -> None:
 def analyser(tmp_path: Path) -> Iterator[Analyser]:
     write_pipeline(tmp_path, "toy-nuclear", ["nuclear"])
     write_pipeline(tmp_path, "toy-both", ["nuclear", "membrane"])
+    write_pipeline(tmp_path, "toy-wide", ["nuclear"], image={"percentiles": [0, 100]})
     (tmp_path / "slides").mkdir()
     write_stack(tmp_path / "slides" / "stack.ome.tiff", field_of(3))
     made = Analyser(
@@ -267,6 +295,15 @@ def test_a_slide_lists_its_channels_and_a_request_names_one(analyser: Analyser) 
     picture, _ = by_name.overview(256)
     assert picture.shape[2] == 3
     assert picture.max() > 150
+
+
+def test_a_models_percentiles_scale_what_it_is_given(analyser: Analyser) -> None:
+    """Its model.yaml states them; the answer records the counts."""
+    usual = facts(analysed(analyser, channels={"nuclear": 0}).analysis).channels["nuclear"]
+    wide = facts(analysed(analyser, pipeline="toy-wide", channels={"nuclear": 0}).analysis).channels["nuclear"]
+    counts = field_of(3)[0]
+    assert (wide.low, wide.high) == (counts.min(), pytest.approx(counts.max(), abs=40))
+    assert wide.low < usual.low
 
 
 def test_an_empty_channel_has_neither_cells_nor_tissue(analyser: Analyser) -> None:

@@ -110,6 +110,7 @@ def test_a_cellpose_network_arrives_with_its_diameter_and_thresholds(tmp_path: P
         {"foreground": 0.5, "flow_error": 0.4, "min_area_um2": 3.75},
     )
     assert stated["inputs"][0]["channels"] == ["cytoplasm"]
+    assert stated["inputs"][0]["percentiles"] == [1, 99]
     image = torch.from_numpy(NOISE)
     with torch.no_grad():
         expected = library_weights.cpnet_answer(weights, torch.cat([image, torch.zeros_like(image)], dim=1))

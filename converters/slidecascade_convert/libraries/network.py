@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy.typing as npt
 
 from slidecascade.errors import InvalidRequestError
-from slidecascade.models.tensors import InputSpec, OutputSpec, Tensors, rgb_image
+from slidecascade.models.tensors import PERCENTILES, InputSpec, OutputSpec, Tensors, rgb_image
 from slidecascade_convert.library_request import LibraryRequest
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class LibraryNetwork:
     notes: tuple[str, ...] = ()
 
 
-def channel_image(channels: Sequence[str], *, layout: str, multiple_of: int) -> InputSpec:
+def channel_image(
+    channels: Sequence[str], *, layout: str, multiple_of: int, percentiles: tuple[float, float] = PERCENTILES
+) -> InputSpec:
     """The served input: RGB of 8 bits for the three colours, otherwise channels by meaning of 0 to 1."""
     if tuple(channels) == RGB:
         return rgb_image(multiple_of=multiple_of)
@@ -64,6 +66,7 @@ def channel_image(channels: Sequence[str], *, layout: str, multiple_of: int) -> 
         channels=tuple(channels),
         range=(0, 1),
         multiple_of=multiple_of,
+        percentiles=percentiles,
     )
 
 

@@ -31,6 +31,7 @@ _STRETCHED: Final = (
     "the network's."
 )
 _EXAMPLE_PX: Final = (128, 192)
+_CELLPOSE_PERCENTILES: Final = (1.0, 99.0)
 _SMALLEST_CELL_PX: Final = 15
 _NUCLEI_DIAMETER_PX: Final = 25.0
 """Cellpose's networks of nuclei were trained on 17 px, those of cells on 30."""
@@ -119,7 +120,9 @@ def _cpnet(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
     usual = ("nuclear",) if diameter_px < _NUCLEI_DIAMETER_PX else ("cytoplasm",)
     channels = channels_of(request, most=taken, default=usual)
     levels = len(network.downsample["down"])
-    image = channel_image(channels, layout="NCHW", multiple_of=2 ** (levels - 1))
+    image = channel_image(
+        channels, layout="NCHW", multiple_of=2 ** (levels - 1), percentiles=_CELLPOSE_PERCENTILES
+    )
     # Cellpose's own thresholds: a logit of 0, a flow error of 0.4, 15 pixels.
     options = FlowsOptions(foreground=0.5, flow_error=0.4, min_area_um2=round(_SMALLEST_CELL_PX * mpp**2, 6))
     module = _CpNetOfChannels(network, taken - len(channels))
