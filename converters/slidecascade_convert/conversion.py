@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, Final
 
+import numpy as np
 import pydantic
 
 from slidecascade.errors import ConversionError, InvalidRequestError
@@ -22,10 +23,12 @@ from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.card import card, library_card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
 from slidecascade_convert.library_request import LibraryRequest
-from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, Outcome, Parity
-from slidecascade_convert.package import ServedGraph, write_package
+from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, TRY_FILE, Outcome, Parity
+from slidecascade_convert.package import PICTURE_FILE, ServedGraph, write_package
+from slidecascade_convert.picture import drawn, read, sentence
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import recognise
+from slidecascade_convert.trial import Trial
 
 # Colours that people with colour vision deficiencies can distinguish (Okabe and Ito 2008).
 _COLOURS: Final = (
@@ -46,10 +49,16 @@ _STALE_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A finished conversion: the package's folder and what was measured."""
+    """A finished conversion: the package's folder, what was measured, and what the package finds.
+
+    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence; a
+    library's network has neither.
+    """
 
     folder: Path
     parity: Parity
+    picture: Path | None = None
+    found: str | None = None
 
 
 def convert(
@@ -78,32 +87,55 @@ def convert(
         if outcome.parity is None:
             kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
-        return Conversion(_written(request, outcome, outcome.parity, folder), outcome.parity)
+        if isinstance(request, LibraryRequest):
+            return _library_package(request, outcome, outcome.parity, folder)
+        return _package(request, outcome, outcome.parity, folder)
 
 
-def _written(request: ConversionRequest | LibraryRequest, outcome: Outcome, parity: Parity, folder: Path) -> Path:
-    """The package of the graph in `folder`."""
-    import onnx
-
-    graph = ServedGraph.of(onnx.load_model(folder / GRAPH_FILE, load_external_data=False))
-    if isinstance(request, ConversionRequest):
-        spec = spec_of(request, outcome, graph.sha256)
-        markdown = card(request, parity).markdown
-    elif outcome.library is not None:
-        spec = outcome.library.spec
-        markdown = library_card(outcome.library, parity).markdown
-    else:
-        raise ConversionError("The conversion gave no answer: try again.")
-    return write_package(
+def _package(request: ConversionRequest, outcome: Outcome, parity: Parity, folder: Path) -> Conversion:
+    """The package of the graph in `folder`, with a picture of what it finds."""
+    graph = _graph(folder)
+    spec = spec_of(request, outcome, graph.sha256)
+    trial = Trial.load(folder, request)
+    written = write_package(
         request.out,
         spec,
         graph,
-        markdown,
+        card(request, parity).markdown,
         verify=_serve_once,
-        max_batch=_MAX_BATCH[spec.task],
-        parity_json=parity.model_dump_json(indent=2, exclude_none=True) + "\n",
+        max_batch=_MAX_BATCH[request.task],
+        parity_json=_json(parity),
         warm_up_px=outcome.height_px or 256,
+        picture_png=drawn(trial, request, spec.classes),
     )
+    version = written / str(request.version)
+    return Conversion(written, parity, version / PICTURE_FILE, sentence(trial, request))
+
+
+def _library_package(request: LibraryRequest, outcome: Outcome, parity: Parity, folder: Path) -> Conversion:
+    """The package of a library's network, which has no picture: its channels are no colours."""
+    if outcome.library is None:
+        raise ConversionError("The conversion gave no answer: try again.")
+    written = write_package(
+        request.out,
+        outcome.library.spec,
+        _graph(folder),
+        library_card(outcome.library, parity).markdown,
+        verify=_serve_once,
+        max_batch=_MAX_BATCH["segment"],
+        parity_json=_json(parity),
+    )
+    return Conversion(written, parity)
+
+
+def _graph(folder: Path) -> ServedGraph:
+    import onnx
+
+    return ServedGraph.of(onnx.load_model(folder / GRAPH_FILE, load_external_data=False))
+
+
+def _json(parity: Parity) -> str:
+    return parity.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def _sweep() -> None:
@@ -148,6 +180,8 @@ def spec_of(request: ConversionRequest, outcome: Outcome, sha256: str) -> Segmen
 def _run(
     request: ConversionRequest | LibraryRequest, folder: Path, memory_bytes: int | None, time_limit_s: float
 ) -> Outcome:
+    if isinstance(request, ConversionRequest) and request.try_image is not None:
+        np.save(folder / TRY_FILE, read(request.try_image, mpp=request.mpp))
     text = pydantic.TypeAdapter(type(request)).dump_json(_absolute(request))
     (folder / REQUEST_FILE).write_bytes(text)
     run_confined(folder, memory_bytes=memory_bytes, time_limit_s=time_limit_s)
@@ -162,7 +196,10 @@ def _absolute(request: ConversionRequest | LibraryRequest) -> ConversionRequest 
     if isinstance(request, LibraryRequest):
         return replace(request, source=request.source.resolve(), out=request.out.resolve())
     calibrate = None if request.calibrate is None else request.calibrate.resolve()
-    return replace(request, source=request.source.resolve(), calibrate=calibrate, out=request.out.resolve())
+    # The image that is tried was read by this process.
+    return replace(
+        request, source=request.source.resolve(), calibrate=calibrate, try_image=None, out=request.out.resolve()
+    )
 
 
 def _serve_once(graph_path: Path) -> None:

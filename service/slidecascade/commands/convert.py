@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quantize", choices=("int8",), help="try int8; used if its decisions agree and it is faster")
     add("--fp16", action="store_true", help="half precision, for GPUs; probabilities may differ by 0.005")
     add("--calibrate", type=Path, metavar="DIR", help="representative images")
+    add("--try", dest="try_image", type=Path, metavar="IMAGE",
+        help="image or slide for the picture (default: images of --calibrate, or rendered liver)")  # fmt: skip
     add("--max-loss", type=float, default=0.005, help="maximum fraction of decisions changed by int8 (0.005)")
     add("--out", type=Path, default=Path("models"), help="the models folder")
 
@@ -81,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(describe(finished.parity))
-    sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
+    if finished.found is not None:
+        sys.stdout.write(f"{finished.found}\n")
+    picture = "" if finished.picture is None else f", the picture is {finished.picture}"
+    sys.stdout.write(f"{request.name} is in {finished.folder}{picture}.\n")
     return 0
 
 
@@ -111,9 +116,9 @@ def _is_librarys(arguments: argparse.Namespace) -> bool:
 
 
 def _library_request(arguments: argparse.Namespace) -> LibraryRequest:
-    for name in ("input_size", "crop", "scale", "mean", "std", "calibrate", "quantize"):
+    for name in ("input_size", "crop", "scale", "mean", "std", "calibrate", "quantize", "try_image"):
         if getattr(arguments, name) is not None:
-            raise InvalidRequestError(f"A library's network takes no --{name.replace('_', '-')}: leave it out.")
+            raise InvalidRequestError(f"A library's network takes no --{_option(name)}: leave it out.")
     if arguments.bgr or arguments.logits or arguments.channels or arguments.lambdas or arguments.fp16:
         raise InvalidRequestError(
             "A library's network takes no --bgr, --logits, --channels, --lambda and --fp16: leave them out."
@@ -131,6 +136,10 @@ def _library_request(arguments: argparse.Namespace) -> LibraryRequest:
         licence=arguments.licence,
         version=arguments.version,
     )
+
+
+def _option(name: str) -> str:
+    return name.removesuffix("_image").replace("_", "-")
 
 
 def _size_um(name: str, value: float, *, most: float) -> float:
@@ -211,6 +220,7 @@ def _request(arguments: argparse.Namespace) -> ConversionRequest:
         int8=arguments.quantize == "int8",
         fp16=arguments.fp16,
         calibrate=arguments.calibrate,
+        try_image=arguments.try_image,
         max_loss=arguments.max_loss,
     )
 
