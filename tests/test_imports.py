@@ -48,6 +48,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.slides",
             "slidecascade.rings",
             "slidecascade_client",
+            "slidecascade.access",
         }
     ),
     frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
@@ -97,7 +98,8 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {"slidecascade.jobs.records", "slidecascade.jobs.outbox"},
+    "sqlalchemy": {"slidecascade.jobs.records", "slidecascade.jobs.schema", "slidecascade.jobs.outbox"},
+    "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }
 """Which modules of the service import a foreign library."""

@@ -22,6 +22,9 @@
     ├── DeadlineExceededError        the request's own time limit passed
     ├── SlowRequestError             the head of a request did not arrive in time
     ├── MisdirectedRequestError      the request is for a host that is not served here
+    ├── UnauthenticatedError         no key or token, or one that is not valid
+    ├── ForbiddenError               the key or token lacks a scope
+    ├── LimitExceededError           a limit of this key or token
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
@@ -190,6 +193,30 @@ class DrainingError(RetryLaterError):
 
 class NotReadyError(RetryLaterError):
     problem, title = "not-ready", "Not ready"
+
+
+class LimitExceededError(RetryLaterError):
+    problem, title = "limit-exceeded", "Limit exceeded"
+
+
+class UnauthenticatedError(SlideCascadeError):
+    """``challenges`` are the values of WWW-Authenticate."""
+
+    problem, title = "unauthenticated", "Unauthenticated"
+
+    def __init__(self, detail: str, *, challenges: tuple[str, ...] = ('Bearer realm="slidecascade"',)) -> None:
+        super().__init__(detail)
+        self.challenges = challenges
+
+
+class ForbiddenError(SlideCascadeError):
+    """``scope`` is the one that lacks."""
+
+    problem, title = "forbidden", "Forbidden"
+
+    def __init__(self, detail: str, *, scope: str) -> None:
+        super().__init__(detail)
+        self.scope = scope
 
 
 class DeadlineExceededError(SlideCascadeError, TimeoutError):

@@ -1,4 +1,4 @@
-"""Records of jobs: a row for each job, and one for each finished field..
+"""Records of jobs: a row for each job, and one for each finished field.
 
 SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
 its state still allows it, so that two processes cannot both end a job.
@@ -16,8 +16,10 @@ from typing import Any, Final, TypeAlias, get_args
 
 import sqlalchemy as sa
 
+from slidecascade.access.limits import exceeded
 from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
 from slidecascade.jobs import outbox
+from slidecascade.jobs.schema import FIELDS, JOBS, TALLIES, WORKERS, create_tables
 from slidecascade.wire import JobRequest, JobStatus
 
 Database: TypeAlias = sa.Engine
@@ -27,50 +29,9 @@ ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 _TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
+NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
 _BUSY_S: Final = 30.0
 """How long SQLite waits for another writer."""
-
-_METADATA: Final = sa.MetaData()
-_JOBS: Final = sa.Table(
-    "slidecascade_jobs",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("label", sa.String(200), index=True),
-    sa.Column("request_id", sa.String(64), nullable=False),
-    sa.Column("idempotency_key", sa.String(255), unique=True),
-    sa.Column("payload_sha256", sa.String(64), nullable=False),
-    sa.Column("upload_sha256", sa.String(64)),
-    sa.Column("created_at", sa.Float, nullable=False, index=True),
-    sa.Column("started_at", sa.Float),
-    sa.Column("finished_at", sa.Float),
-    sa.Column("fields_total", sa.Integer),
-    sa.Column("fields_before", sa.Integer, nullable=False),
-    sa.Column("problem", sa.String(64)),
-    sa.Column("title", sa.String(200)),
-    sa.Column("detail", sa.Text),
-)
-_FIELDS: Final = sa.Table(
-    "slidecascade_fields",
-    _METADATA,
-    sa.Column("job", sa.String(36), primary_key=True),
-    sa.Column("index", sa.Integer, primary_key=True),
-    sa.Column("cells", sa.Integer, nullable=False),
-)
-_TALLIES: Final = sa.Table(
-    "slidecascade_tallies",
-    _METADATA,
-    sa.Column("name", sa.String(32), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-_WORKERS: Final = sa.Table(
-    "slidecascade_workers",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("seen_at", sa.Float, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +62,8 @@ class Backlog:
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
-    `attempt` counts from 1, and grows with every retry. `is_upload`: its image was sent with the request.
+    `attempt` counts from 1, and grows with every retry. `owner` is the caller that submitted it; None: submitted
+    without authentication. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
     """
@@ -111,6 +73,7 @@ class JobRecord:
     status: JobStatus
     request: JobRequest
     request_id: str
+    owner: str | None
     is_upload: bool
     created_at: float
     started_at: float | None
@@ -150,7 +113,7 @@ class Records:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
-            _METADATA.create_all(connection)
+            create_tables(connection)
             outbox.create_tables(connection)
 
     def add(
@@ -162,15 +125,19 @@ class Records:
         most_active: int,
         retry_after_s: int,
         upload: tuple[str, str] | None = None,
+        owner: str | None = None,
+        most_owned: int | None = None,
     ) -> tuple[JobRecord, bool]:
-        """A new job, queued; or the one that was made with the same idempotency `key`, and False.
+        """A new job of `owner`, queued; or the one that it made with the same idempotency `key`, and False.
 
         `upload` is the id that the new job gets, below which its image is kept, and the image's SHA-256.
 
         Raises:
             IdempotencyMismatchError: the key was used with another request.
             OverloadedError: `most_active` jobs are not done yet.
+            LimitExceededError: `most_owned` jobs of the owner are not done yet.
         """
+        key = _owned_key(key, owner)
         text = request.model_dump_json()
         job, image = (str(uuid.uuid4()), None) if upload is None else upload
         digest = hashlib.sha256(f"{text}{image or ''}".encode()).hexdigest()
@@ -181,6 +148,7 @@ class Records:
             "request": text,
             "label": request.label,
             "request_id": request_id,
+            "owner": owner,
             "idempotency_key": key,
             "payload_sha256": digest,
             "upload_sha256": image,
@@ -191,13 +159,14 @@ class Records:
             with self._engine.begin() as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
-                active = sa.select(sa.func.count()).select_from(_JOBS).where(_JOBS.c.status.in_(ACTIVE))
+                _require_queue(connection, owner, most_owned, retry_after_s)
+                active = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.status.in_(ACTIVE))
                 if (connection.scalar(active) or 0) >= most_active:
                     raise OverloadedError(
                         f"{most_active} jobs are not done yet, as many as are kept: send it again later.",
                         retry_after_s=retry_after_s,
                     )
-                connection.execute(sa.insert(_JOBS).values(row))
+                connection.execute(sa.insert(JOBS).values(row))
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
             with self._engine.begin() as connection:
@@ -215,27 +184,41 @@ class Records:
         before: tuple[float, str] | None = None,
         status: str | None = None,
         label: str | None = None,
+        owners: tuple[str | None, ...] = (),
     ) -> tuple[JobRecord, ...]:
-        """The newest first; `before`: only those after that job's ``(created_at, id)`` in this order."""
-        wanted = sa.select(_JOBS.c.id).order_by(_JOBS.c.created_at.desc(), _JOBS.c.id.desc()).limit(limit)
+        """The newest first, of all `owners` unless some are given; `before`: only those after that job's ``(created_at, id)`` in this order."""
+        wanted = sa.select(JOBS.c.id).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
         if before is not None:
-            wanted = wanted.where(sa.tuple_(_JOBS.c.created_at, _JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
+            wanted = wanted.where(sa.tuple_(JOBS.c.created_at, JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
         if status is not None:
-            wanted = wanted.where(_JOBS.c.status == status)
+            wanted = wanted.where(JOBS.c.status == status)
         if label is not None:
-            wanted = wanted.where(_JOBS.c.label == label)
+            wanted = wanted.where(JOBS.c.label == label)
+        if owners:
+            wanted = wanted.where(sa.or_(*(JOBS.c.owner.is_not_distinct_from(owner) for owner in owners)))
         with self._engine.begin() as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
+    def require_queue(self, owner: str | None, most: int | None, *, retry_after_s: int) -> None:
+        """Raise LimitExceededError when `most` jobs of the owner are not done yet."""
+        with self._engine.begin() as connection:
+            _require_queue(connection, owner, most, retry_after_s)
+
+    def owned(self, owner: str | None) -> tuple[str, ...]:
+        """The ids of all jobs of an owner."""
+        with self._engine.begin() as connection:
+            wanted = sa.select(JOBS.c.id).where(JOBS.c.owner.is_not_distinct_from(owner))
+            return tuple(connection.scalars(wanted).all())
+
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
-        wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ACTIVE)).order_by(_JOBS.c.created_at)
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.created_at)
         with self._engine.begin() as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
-        by_status = sa.select(_JOBS.c.status, sa.func.count()).group_by(_JOBS.c.status)
+        by_status = sa.select(JOBS.c.status, sa.func.count()).group_by(JOBS.c.status)
         try:
             with self._engine.begin() as connection:
                 found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
@@ -247,7 +230,7 @@ class Records:
         """Whether this attempt of a job is not done, cancelled or replaced."""
         with self._engine.begin() as connection:
             found = connection.execute(
-                sa.select(_JOBS.c.status, _JOBS.c.attempt).where(_JOBS.c.id == job)
+                sa.select(JOBS.c.status, JOBS.c.attempt).where(JOBS.c.id == job)
             ).one_or_none()
         return found is not None and found.status in ACTIVE and found.attempt == attempt
 
@@ -257,13 +240,13 @@ class Records:
             for index, cells in done.items():
                 _put_field(connection, job, index, cells)
             changed = connection.execute(
-                sa.update(_JOBS)
-                .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
+                sa.update(JOBS)
+                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
                 .values(
                     status="running",
                     fields_total=fields_total,
-                    fields_before=sa.case((_JOBS.c.started_at.is_(None), len(done)), else_=_JOBS.c.fields_before),
-                    started_at=sa.func.coalesce(_JOBS.c.started_at, time.time()),
+                    fields_before=sa.case((JOBS.c.started_at.is_(None), len(done)), else_=JOBS.c.fields_before),
+                    started_at=sa.func.coalesce(JOBS.c.started_at, time.time()),
                 )
             )
             return changed.rowcount == 1
@@ -282,8 +265,8 @@ class Records:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
         with self._engine.begin() as connection:
             changed = connection.execute(
-                sa.update(_JOBS)
-                .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
+                sa.update(JOBS)
+                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
                 .values(values)
             )
             if changed.rowcount == 1 and (target := self._one(connection, job).request.notify) is not None:
@@ -293,23 +276,23 @@ class Records:
     def retry(self, job: str) -> JobRecord | None:
         """The job, queued again as its next attempt; None when it has not failed or been cancelled."""
         values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
-        values |= {"status": "queued", "attempt": _JOBS.c.attempt + 1}
-        again = _JOBS.c.status.in_(("failed", "cancelled"))
+        values |= {"status": "queued", "attempt": JOBS.c.attempt + 1}
+        again = JOBS.c.status.in_(("failed", "cancelled"))
         with self._engine.begin() as connection:
-            changed = connection.execute(sa.update(_JOBS).where(_JOBS.c.id == job, again).values(values))
+            changed = connection.execute(sa.update(JOBS).where(JOBS.c.id == job, again).values(values))
             return self._one(connection, job) if changed.rowcount == 1 else None
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
         with self._engine.begin() as connection:
-            gone = connection.execute(sa.delete(_JOBS).where(_JOBS.c.id == job, _JOBS.c.status.in_(ENDED)))
+            gone = connection.execute(sa.delete(JOBS).where(JOBS.c.id == job, JOBS.c.status.in_(ENDED)))
             if gone.rowcount == 1:
-                connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job))
+                connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job))
             return gone.rowcount == 1
 
     def expired(self, *, ended_before: float) -> tuple[str, ...]:
         """The jobs that ended before a time in seconds since 1970."""
-        wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ENDED), _JOBS.c.finished_at < ended_before)
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ENDED), JOBS.c.finished_at < ended_before)
         with self._engine.begin() as connection:
             return tuple(connection.scalars(wanted).all())
 
@@ -319,17 +302,17 @@ class Records:
             found: set[str] = set()
             for start in range(0, len(jobs), _MOST_PARAMETERS):
                 some = jobs[start : start + _MOST_PARAMETERS]
-                found.update(connection.scalars(sa.select(_JOBS.c.id).where(_JOBS.c.id.in_(some))))
+                found.update(connection.scalars(sa.select(JOBS.c.id).where(JOBS.c.id.in_(some))))
             return frozenset(found)
 
     def backlog(self) -> Backlog | None:
         """What is done and what is left; None while the database is away."""
-        is_active = _JOBS.c.status.in_(ACTIVE)
-        of_fields = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0))
-        done = sa.select(sa.func.count()).select_from(_FIELDS.join(_JOBS, _JOBS.c.id == _FIELDS.c.job))
-        total = sa.select(sa.func.coalesce(sa.func.sum(_JOBS.c.fields_total), 0)).where(is_active)
-        oldest = sa.select(sa.func.min(_JOBS.c.created_at)).where(is_active)
-        taken = sa.select(_TALLIES.c.value).where(_TALLIES.c.name == _TAKE_OVERS)
+        is_active = JOBS.c.status.in_(ACTIVE)
+        of_fields = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0))
+        done = sa.select(sa.func.count()).select_from(FIELDS.join(JOBS, JOBS.c.id == FIELDS.c.job))
+        total = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.fields_total), 0)).where(is_active)
+        oldest = sa.select(sa.func.min(JOBS.c.created_at)).where(is_active)
+        taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == _TAKE_OVERS)
         try:
             with self._engine.begin() as connection:
                 fields, cells = connection.execute(of_fields).one()
@@ -343,35 +326,33 @@ class Records:
 
     def took_over(self, workers: int) -> None:
         """Count dead processes whose work another one goes on with."""
-        mine = _TALLIES.c.name == _TAKE_OVERS
+        mine = TALLIES.c.name == _TAKE_OVERS
         with self._engine.begin() as connection:
-            more = sa.update(_TALLIES).where(mine).values(value=_TALLIES.c.value + workers)
+            more = sa.update(TALLIES).where(mine).values(value=TALLIES.c.value + workers)
             if connection.execute(more).rowcount == 0:
-                connection.execute(sa.insert(_TALLIES).values(name=_TAKE_OVERS, value=workers))
+                connection.execute(sa.insert(TALLIES).values(name=_TAKE_OVERS, value=workers))
 
     def beat(self, worker: str, *, lease_s: float) -> tuple[str, ...]:
         """Note that `worker` lives; all workers seen within `lease_s`, by the database's clock."""
         with self._engine.begin() as connection:
             now = _now(connection)
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
-            connection.execute(sa.insert(_WORKERS).values(id=worker, seen_at=now))
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.seen_at < now - 100 * lease_s))
-            alive = sa.select(_WORKERS.c.id).where(_WORKERS.c.seen_at >= now - lease_s)
+            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
+            connection.execute(sa.insert(WORKERS).values(id=worker, seen_at=now))
+            connection.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < now - 100 * lease_s))
+            alive = sa.select(WORKERS.c.id).where(WORKERS.c.seen_at >= now - lease_s)
             return tuple(connection.scalars(alive).all())
 
     def leave(self, worker: str) -> None:
         """`worker` ends in order: its work can be taken over at once."""
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
+            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
-        row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == job)).one_or_none()
+        row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
         if row is None:
-            raise UnknownJobError("There is no such job: GET /v1/jobs lists all jobs.")
+            raise UnknownJobError(NO_SUCH_JOB)
         done, cells = connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0)).where(
-                _FIELDS.c.job == job
-            )
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0)).where(FIELDS.c.job == job)
         ).one()
         return JobRecord(
             id=row.id,
@@ -379,6 +360,7 @@ class Records:
             status=row.status,
             request=JobRequest.model_validate_json(row.request),
             request_id=row.request_id,
+            owner=row.owner,
             is_upload=row.upload_sha256 is not None,
             created_at=row.created_at,
             started_at=row.started_at,
@@ -391,12 +373,27 @@ class Records:
         )
 
 
+def _owned_key(key: str | None, owner: str | None) -> str | None:
+    """An idempotency key as it is stored: the same key of two owners is two keys."""
+    if key is None or owner is None:
+        return key
+    return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # neither has spaces
+
+
+def _require_queue(connection: sa.Connection, owner: str | None, most: int | None, retry_after_s: int) -> None:
+    if most is None:
+        return
+    owned = sa.and_(JOBS.c.owner.is_not_distinct_from(owner), JOBS.c.status.in_(ACTIVE))
+    if (connection.scalar(sa.select(sa.func.count()).select_from(JOBS).where(owned)) or 0) >= most:
+        raise exceeded("queued_jobs", most, retry_after_s=retry_after_s)
+
+
 def _known(connection: sa.Connection, key: str | None, digest: str) -> str | None:
     """The job that was made with `key`."""
     if key is None:
         return None
     found = connection.execute(
-        sa.select(_JOBS.c.id, _JOBS.c.payload_sha256).where(_JOBS.c.idempotency_key == key)
+        sa.select(JOBS.c.id, JOBS.c.payload_sha256).where(JOBS.c.idempotency_key == key)
     ).one_or_none()
     if found is not None and found.payload_sha256 != digest:
         raise IdempotencyMismatchError(
@@ -406,8 +403,8 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
 
 
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
-    connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job, _FIELDS.c.index == index))
-    connection.execute(sa.insert(_FIELDS).values(job=job, index=index, cells=cells))
+    connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job, FIELDS.c.index == index))
+    connection.execute(sa.insert(FIELDS).values(job=job, index=index, cells=cells))
 
 
 def _now(connection: sa.Connection) -> float:

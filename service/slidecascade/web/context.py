@@ -16,6 +16,8 @@ from slidecascade.settings import Settings
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.audit import Audit
+from slidecascade.web.middleware.auth import Auth
 from slidecascade.web.middleware.drain import Drain
 from slidecascade.web.middleware.problems import Boundary, ProblemAnswers
 from slidecascade.web.pool import Pool
@@ -40,6 +42,8 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
+        self._auth = Auth(settings)
+        self._audit = Audit(settings)
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
@@ -89,6 +93,7 @@ class Process:
         """Complete the start; call it in the server's event loop."""
         self.drain.take_over()
         self._readiness.begin()
+        self._audit.start()
         if self._desk is not None:
             self._desk.start()
 
@@ -107,6 +112,8 @@ class Process:
         return Boundary(
             routed,
             admission=self._admission,
+            auth=self._auth,
+            audit=self._audit,
             metrics=self._metrics,
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
@@ -121,3 +128,4 @@ class Process:
         self._lookups.close()
         self._readiness.close()
         self._analyser.close()
+        self._audit.stop()

@@ -15,6 +15,7 @@ from slidecascade.outputs.encoders import STYLES
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX
 from slidecascade.web.regions import OFFERS
+from slidecascade.web.routescopes import OPEN, needed
 from slidecascade.web.statuses import Responses, problems
 from slidecascade.web.tensors import InferRequest
 
@@ -84,6 +85,18 @@ REGION_RESPONSES: Final[Responses] = {
 _EVERYWHERE: Final = (errors.MalformedRequestError, errors.MisdirectedRequestError, errors.SlideCascadeError)
 """What a request to any address may end in; the last stands for faults."""
 
+_KEYED: Final = (errors.UnauthenticatedError, errors.ForbiddenError, errors.LimitExceededError)
+"""What a request to any address may end in that needs a key."""
+
+_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key, or a token (JWT) of the issuer that the operator has configured.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
 _READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
     wire.RegionRequest,
     wire.JobRequest,
@@ -105,8 +118,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
+        document["components"]["securitySchemes"] = _SCHEMES
         for path, operations in document["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
+                operation["security"] = _security(method, path)
                 operation["responses"] = _responses(path, operation)
                 _close_forms(operation)
         _link_jobs(document["paths"])
@@ -147,7 +162,13 @@ def _responses(path: str, operation: dict[str, Any]) -> dict[str, Any]:
 
 def _general(path: str) -> Responses:
     kinds = _EVERYWHERE if path in ALWAYS_OPEN else (*_EVERYWHERE, errors.DrainingError)
-    return problems(*kinds)
+    return problems(*kinds, *(() if path in OPEN else _KEYED))
+
+
+def _security(method: str, path: str) -> list[dict[str, list[str]]]:
+    """The ways to say who calls, any of which is enough; the scope is that of the table."""
+    scope = needed(method.upper(), path)
+    return [] if scope is None else [{scheme: [scope]} for scheme in _SCHEMES]
 
 
 def _united(found: dict[str, Any], more: Responses) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
 from slidecascade.web.conditional import REVALIDATE, etag_of, file_answer, headless, known_already
 from slidecascade.web.joblayers import add_layers
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.negotiation import choose
 from slidecascade.web.notifications import add_notifications
 from slidecascade.web.pool import Pool
@@ -192,28 +193,31 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
 
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
+        request: Request,
         status: wire.JobStatus | None = None,
         label: Annotated[str | None, Query(pattern=wire.TEXT)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
         cursor: str | None = None,
     ) -> wire.JobList:
         before = None if cursor is None else _position(cursor)
-        records = await lookups.run(desk.list, limit=limit + 1, before=before, status=status, label=label)
+        records = await lookups.run(
+            desk.list, caller_of(request), limit=limit + 1, before=before, status=status, label=label
+        )
         shown = records[:limit]
         more = _cursor(shown[-1]) if len(records) > limit else None
         return wire.JobList(jobs=tuple(map(info, shown)), cursor=more)
 
     @router.get("/jobs/{job_id}", summary="Show a job", responses=problems(errors.UnknownJobError))
-    async def show(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.show, job_id))
+    async def show(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.show, job_id, caller_of(request)))
 
     @router.post(
         "/jobs/{job_id}/cancel",
         summary="Stop a job",
         responses=problems(errors.UnknownJobError, errors.JobFinishedError),
     )
-    async def cancel(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.cancel, job_id))
+    async def cancel(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.cancel, job_id, caller_of(request)))
 
     @router.post(
         "/jobs/{job_id}/retry",
@@ -227,8 +231,8 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
             errors.NotReadyError,
         ),
     )
-    async def retry(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.retry, job_id))
+    async def retry(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.retry, job_id, caller_of(request)))
 
     @router.delete(
         "/jobs/{job_id}",
@@ -236,8 +240,8 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         status_code=204,
         responses=problems(errors.UnknownJobError, errors.JobNotFinishedError),
     )
-    async def delete(job_id: str) -> Response:
-        await lookups.run(desk.delete, job_id)
+    async def delete(job_id: str, request: Request) -> Response:
+        await lookups.run(desk.delete, job_id, caller_of(request))
         return Response(status_code=204)
 
 
@@ -257,10 +261,10 @@ def _add_events(
         },
     )
     async def follow(job_id: str, request: Request) -> Response:
-        await lookups.run(desk.show, job_id)
+        await lookups.run(desk.show, job_id, caller_of(request))
 
         async def look() -> JobRecord | None:
-            return await lookups.run(desk.show, job_id) if is_open() else None
+            return await lookups.run(desk.show, job_id, caller_of(request)) if is_open() else None
 
         events = _events(look, lambda record: job_info(record, status_of), request.headers.get("last-event-id"))
         return StreamingResponse(events, media_type=EVENTS)
@@ -281,7 +285,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     )
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         query = request.query_params
         folder = _PICTURES.get(query.get("style", "map"))
         if folder is None:
@@ -289,8 +293,8 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         return await lookups.run(_result, request, folders, job_id, media_type, folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
-    async def list_files(job_id: str) -> wire.JobFileList:
-        folders = await lookups.run(desk.results, job_id)
+    async def list_files(job_id: str, request: Request) -> wire.JobFileList:
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         files = await lookups.run(folders.files, job_id)
         return wire.JobFileList(
             files=tuple(
@@ -311,7 +315,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         },
     )
     async def fetch(job_id: str, name: str, request: Request) -> Response:
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         return await lookups.run(_file, request, folders, job_id, name)
 
     @router.get(
@@ -330,7 +334,7 @@ def _add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_CELLS)] = MAX_CELLS,
     ) -> Response:
         box, class_name = _box(bbox), request.query_params.get("class")
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         text = await lookups.run(folders.cells, job_id, box, class_name=class_name, limit=limit)
         return Response(text, media_type=wire.GEOJSON)
 

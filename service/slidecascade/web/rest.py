@@ -85,7 +85,11 @@ def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | N
 
 def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Response:
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.RetryLaterError) else {}
-    return _response(domain_problem(error, request_id), headers)
+    response = _response(domain_problem(error, request_id), headers)
+    if isinstance(error, errors.UnauthenticatedError):
+        for challenge in error.challenges:
+            response.headers.append("WWW-Authenticate", challenge)
+    return response
 
 
 def domain_problem(error: errors.SlideCascadeError, request_id: str) -> wire.Problem:
