@@ -210,13 +210,7 @@ class UnauthenticatedError(SlideCascadeError):
 
 
 class ForbiddenError(SlideCascadeError):
-    """``scope`` is the one that lacks."""
-
     problem, title = "forbidden", "Forbidden"
-
-    def __init__(self, detail: str, *, scope: str) -> None:
-        super().__init__(detail)
-        self.scope = scope
 
 
 class DeadlineExceededError(SlideCascadeError, TimeoutError):

@@ -186,7 +186,10 @@ class Records:
         label: str | None = None,
         owners: tuple[str | None, ...] = (),
     ) -> tuple[JobRecord, ...]:
-        """The newest first, of all `owners` unless some are given; `before`: only those after that job's ``(created_at, id)`` in this order."""
+        """The newest first, of `owners` or, without any, of all.
+
+        `before`: only those after that job's ``(created_at, id)`` in this order.
+        """
         wanted = sa.select(JOBS.c.id).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
         if before is not None:
             wanted = wanted.where(sa.tuple_(JOBS.c.created_at, JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))

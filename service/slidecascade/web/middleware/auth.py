@@ -63,8 +63,7 @@ class Auth:
         if not caller.may(wanted):
             raise ForbiddenError(
                 f"This needs the scope {wanted}, which the key or token does not have: ask the operator for one "
-                "that has it.",
-                scope=wanted,
+                "that has it."
             )
 
     def region(self, scope: Scope) -> AbstractContextManager[None]:
