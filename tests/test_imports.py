@@ -98,7 +98,7 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {"slidecascade.jobs.records", "slidecascade.jobs.schema", "slidecascade.jobs.outbox"},
+    "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("records", "schema", "workers", "outbox")},
     "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }

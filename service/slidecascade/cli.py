@@ -25,6 +25,7 @@ CALLERS_FAULT = (
     errors.RegionOutsideSlideError,
     errors.RegionTooLargeError,
     errors.UndecodableImageError,
+    errors.UnknownChannelError,
     errors.UnknownHeatmapError,
     errors.UnknownModelError,
     errors.UnknownPipelineError,

@@ -99,12 +99,3 @@ def test_a_job_is_forgotten_with_its_fields(records: Records) -> None:
     assert records.remove(job)
     with pytest.raises(UnknownJobError):
         records.get(job)
-
-
-def test_workers_that_say_nothing_are_not_alive(records: Records) -> None:
-    """Those seen within the lease are; one that leaves in order is not."""
-    assert records.beat("a", lease_s=30) == ("a",)
-    assert set(records.beat("b", lease_s=30)) == {"a", "b"}
-    records.leave("a")
-    assert records.beat("b", lease_s=30) == ("b",)
-    assert records.beat("c", lease_s=-1) == ()

@@ -31,6 +31,7 @@ from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
 from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
+from slidecascade.jobs.workers import Workers
 from slidecascade.metrics import JobNumbers
 from slidecascade.settings import Settings
 from slidecascade.slides.upload import RegionImage
@@ -74,6 +75,11 @@ class Desk:
             _beside(opened.close)
 
     @property
+    def silent_s(self) -> float:
+        """Seconds since this process has looked after the queue."""
+        return 0.0 if self._open is None else self._open.durable.silent_s
+
+    @property
     def max_upload_bytes(self) -> int:
         """Most bytes of a job's body."""
         return max(self._settings.max_job_upload_bytes, self._settings.max_upload_bytes)
@@ -112,9 +118,11 @@ class Desk:
         opened = self._opened()
         opened.folders.require_room()
         self._require_share(opened, caller)
+        content_id = None
         if upload is None:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
             require_fields(task.pipeline)
+            content_id = task.facts.content_id
         else:
             self._keep(request, upload)
         opened.require_target(request.notify)
@@ -124,6 +132,7 @@ class Desk:
             key=key,
             most_active=self._settings.max_jobs,
             retry_after_s=self._settings.retry_after_s,
+            content_id=content_id,
             upload=None if upload is None else (upload.job, upload.sha256),
             owner=caller.name,
             most_owned=caller.limits.queued_jobs,
@@ -291,6 +300,7 @@ class _Open:
         self.durable = Durable(
             self._engines[1],
             self.records,
+            Workers(self._engines[0]),
             fields=settings.max_fields_in_flight,
             lease_s=settings.jobs_lease_s,
             is_alone=url is None,

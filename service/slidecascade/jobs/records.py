@@ -2,6 +2,8 @@
 
 SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
 its state still allows it, so that two processes cannot both end a job.
+
+A database that is away raises NotReadyError, and one whose disk is full StorageFullError.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
@@ -17,9 +20,15 @@ from typing import Any, Final, TypeAlias, get_args
 import sqlalchemy as sa
 
 from slidecascade.access.limits import exceeded
-from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
+from slidecascade.errors import (
+    IdempotencyMismatchError,
+    NotReadyError,
+    OverloadedError,
+    StorageFullError,
+    UnknownJobError,
+)
 from slidecascade.jobs import outbox
-from slidecascade.jobs.schema import FIELDS, JOBS, TALLIES, WORKERS, create_tables
+from slidecascade.jobs.schema import FIELDS, JOBS, TALLIES, create_tables
 from slidecascade.wire import JobRequest, JobStatus
 
 Database: TypeAlias = sa.Engine
@@ -27,6 +36,17 @@ Database: TypeAlias = sa.Engine
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
+RETRY_AFTER_S: Final = 2
+_IMPATIENT: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""For Postgres: after ten seconds without an answer a connection is lost; by default it takes a quarter of an hour
+to notice that the network was cut."""
+
 _TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
 NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
@@ -62,6 +82,7 @@ class Backlog:
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
+    `content_id` is that of the slide when the job was accepted.
     `attempt` counts from 1, and grows with every retry. `owner` is the caller that submitted it; None: submitted
     without authentication. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
@@ -83,6 +104,7 @@ class JobRecord:
     fields_done: int
     cells: int
     failure: Failure | None
+    content_id: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -92,7 +114,7 @@ class JobRecord:
 def open_database(url: str | None, folder: Path) -> Database:
     """The database at `url`; None: an SQLite file in `folder`, which exists."""
     if url is not None:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=20)
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=20, connect_args=_IMPATIENT)
     engine = sa.create_engine(
         f"sqlite:///{folder / 'jobs.sqlite'}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
     )
@@ -105,12 +127,37 @@ def open_database(url: str | None, folder: Path) -> Database:
     return engine
 
 
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Convert errors of a database that cannot be used now.
+
+    Raises:
+        NotReadyError: it cannot be reached, or is restarting.
+        StorageFullError: it has no room.
+    """
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        if "is full" in str(error) or "No space left" in str(error):
+            raise StorageFullError("The disk of the database of jobs is full: free disk space.") from error
+        raise NotReadyError(
+            "The database of jobs cannot be reached: check it, and try again later.", retry_after_s=RETRY_AFTER_S
+        ) from error
+
+
+@contextmanager
+def transaction(engine: Database) -> Iterator[sa.Connection]:
+    """A transaction, which is committed when the block succeeds; raises as `database_errors` does."""
+    with database_errors(), engine.begin() as connection:
+        yield connection
+
+
 class Records:
     """The rows of `engine`'s database, whose tables are made when needed."""
 
     def __init__(self, engine: Database) -> None:
         self._engine = engine
-        with engine.begin() as connection:
+        with transaction(engine) as connection:
             if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
             create_tables(connection)
@@ -124,6 +171,7 @@ class Records:
         key: str | None,
         most_active: int,
         retry_after_s: int,
+        content_id: str | None = None,
         upload: tuple[str, str] | None = None,
         owner: str | None = None,
         most_owned: int | None = None,
@@ -151,12 +199,13 @@ class Records:
             "owner": owner,
             "idempotency_key": key,
             "payload_sha256": digest,
+            "content_id": content_id,
             "upload_sha256": image,
             "created_at": time.time(),
             "fields_before": 0,
         }
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
                 _require_queue(connection, owner, most_owned, retry_after_s)
@@ -169,12 +218,12 @@ class Records:
                 connection.execute(sa.insert(JOBS).values(row))
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 return self._one(connection, str(_known(connection, key, digest))), False
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return self._one(connection, job)
 
     def list(
@@ -199,39 +248,39 @@ class Records:
             wanted = wanted.where(JOBS.c.label == label)
         if owners:
             wanted = wanted.where(sa.or_(*(JOBS.c.owner.is_not_distinct_from(owner) for owner in owners)))
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def require_queue(self, owner: str | None, most: int | None, *, retry_after_s: int) -> None:
         """Raise LimitExceededError when `most` jobs of the owner are not done yet."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             _require_queue(connection, owner, most, retry_after_s)
 
     def owned(self, owner: str | None) -> tuple[str, ...]:
         """The ids of all jobs of an owner."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             wanted = sa.select(JOBS.c.id).where(JOBS.c.owner.is_not_distinct_from(owner))
             return tuple(connection.scalars(wanted).all())
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
         wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.created_at)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
         by_status = sa.select(JOBS.c.status, sa.func.count()).group_by(JOBS.c.status)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return {}
         return {status: found.get(status, 0) for status in get_args(JobStatus)}
 
     def is_current(self, job: str, attempt: int) -> bool:
         """Whether this attempt of a job is not done, cancelled or replaced."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found = connection.execute(
                 sa.select(JOBS.c.status, JOBS.c.attempt).where(JOBS.c.id == job)
             ).one_or_none()
@@ -239,7 +288,7 @@ class Records:
 
     def start(self, job: str, attempt: int, *, fields_total: int, done: dict[int, int]) -> bool:
         """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for index, cells in done.items():
                 _put_field(connection, job, index, cells)
             changed = connection.execute(
@@ -256,7 +305,7 @@ class Records:
 
     def finish_field(self, job: str, index: int, cells: int) -> bool:
         """A field is done; whether all are."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             _put_field(connection, job, index, cells)
         record = self.get(job)
         return record.fields_done == record.fields_total
@@ -266,7 +315,7 @@ class Records:
         values: dict[str, object] = {"status": status, "finished_at": time.time()}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(
                 sa.update(JOBS)
                 .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
@@ -281,13 +330,13 @@ class Records:
         values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
         values |= {"status": "queued", "attempt": JOBS.c.attempt + 1}
         again = JOBS.c.status.in_(("failed", "cancelled"))
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(sa.update(JOBS).where(JOBS.c.id == job, again).values(values))
             return self._one(connection, job) if changed.rowcount == 1 else None
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             gone = connection.execute(sa.delete(JOBS).where(JOBS.c.id == job, JOBS.c.status.in_(ENDED)))
             if gone.rowcount == 1:
                 connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job))
@@ -296,12 +345,12 @@ class Records:
     def expired(self, *, ended_before: float) -> tuple[str, ...]:
         """The jobs that ended before a time in seconds since 1970."""
         wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ENDED), JOBS.c.finished_at < ended_before)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(connection.scalars(wanted).all())
 
     def known(self, jobs: Sequence[str]) -> frozenset[str]:
         """Those of `jobs` that exist."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found: set[str] = set()
             for start in range(0, len(jobs), _MOST_PARAMETERS):
                 some = jobs[start : start + _MOST_PARAMETERS]
@@ -317,12 +366,12 @@ class Records:
         oldest = sa.select(sa.func.min(JOBS.c.created_at)).where(is_active)
         taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == _TAKE_OVERS)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 fields, cells = connection.execute(of_fields).one()
                 waiting = (connection.scalar(total) or 0) - (connection.scalar(done.where(is_active)) or 0)
                 since = connection.scalar(oldest)
                 take_overs = connection.scalar(taken) or 0
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return None
         age_s = 0.0 if since is None else max(time.time() - since, 0.0)
         return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
@@ -330,25 +379,10 @@ class Records:
     def took_over(self, workers: int) -> None:
         """Count dead processes whose work another one goes on with."""
         mine = TALLIES.c.name == _TAKE_OVERS
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             more = sa.update(TALLIES).where(mine).values(value=TALLIES.c.value + workers)
             if connection.execute(more).rowcount == 0:
                 connection.execute(sa.insert(TALLIES).values(name=_TAKE_OVERS, value=workers))
-
-    def beat(self, worker: str, *, lease_s: float) -> tuple[str, ...]:
-        """Note that `worker` lives; all workers seen within `lease_s`, by the database's clock."""
-        with self._engine.begin() as connection:
-            now = _now(connection)
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
-            connection.execute(sa.insert(WORKERS).values(id=worker, seen_at=now))
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < now - 100 * lease_s))
-            alive = sa.select(WORKERS.c.id).where(WORKERS.c.seen_at >= now - lease_s)
-            return tuple(connection.scalars(alive).all())
-
-    def leave(self, worker: str) -> None:
-        """`worker` ends in order: its work can be taken over at once."""
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
@@ -372,6 +406,7 @@ class Records:
             fields_before=row.fields_before,
             fields_done=int(done),
             cells=int(cells),
+            content_id=row.content_id,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
 
@@ -380,7 +415,7 @@ def _owned_key(key: str | None, owner: str | None) -> str | None:
     """An idempotency key as it is stored: the same key of two owners is two keys."""
     if key is None or owner is None:
         return key
-    return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # neither has spaces
+    return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # a key has no spaces
 
 
 def _require_queue(connection: sa.Connection, owner: str | None, most: int | None, retry_after_s: int) -> None:
@@ -408,10 +443,3 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
     connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job, FIELDS.c.index == index))
     connection.execute(sa.insert(FIELDS).values(job=job, index=index, cells=cells))
-
-
-def _now(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the database's clock, which all workers share."""
-    if connection.dialect.name == "postgresql":
-        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
-    return time.time()

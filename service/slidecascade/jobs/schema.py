@@ -19,6 +19,7 @@ JOBS: Final = sa.Table(
     sa.Column("owner", sa.String(300), index=True),
     sa.Column("idempotency_key", sa.String(255), unique=True),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
+    sa.Column("content_id", sa.String(64)),
     sa.Column("upload_sha256", sa.String(64)),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
     sa.Column("started_at", sa.Float),
@@ -41,12 +42,6 @@ TALLIES: Final = sa.Table(
     METADATA,
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
-)
-WORKERS: Final = sa.Table(
-    "slidecascade_workers",
-    METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("seen_at", sa.Float, nullable=False),
 )
 
 

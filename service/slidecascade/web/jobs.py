@@ -378,7 +378,8 @@ def _progress(record: JobRecord) -> wire.JobProgress:
     new = done - record.fields_before
     eta_s = None
     if record.status == "running" and total is not None and new > 0 and record.started_at is not None:
-        eta_s = round((time.time() - record.started_at) / new * (total - done), 1)
+        elapsed_s = max(0.0, time.time() - record.started_at)  # clocks can be set back
+        eta_s = round(elapsed_s / new * (total - done), 1)
     return wire.JobProgress(
         fields_done=done,
         fields_total=total,

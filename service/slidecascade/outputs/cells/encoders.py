@@ -15,8 +15,13 @@ from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.wire import GEOJSON, JSON, PNG
 
+
+def _geojson(analysis: Analysis) -> Iterator[bytes]:
+    return geojson.encode(analysis)  # looked up at each call
+
+
 ANSWERS: Answers[Analysis] = Answers(
-    "cells", geojson.encode, summary.summarise, lambda analysis: analysis.heatmaps, compute
+    "cells", _geojson, summary.summarise, lambda analysis: analysis.heatmaps, compute
 )
 
 
