@@ -43,7 +43,7 @@ class Process:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
         self._auth = Auth(settings)
-        self._audit = Audit(settings)
+        self.audit = Audit(settings)
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
@@ -93,7 +93,7 @@ class Process:
         """Complete the start; call it in the server's event loop."""
         self.drain.take_over()
         self._readiness.begin()
-        self._audit.start()
+        self.audit.start()
         if self._desk is not None:
             self._desk.start()
 
@@ -113,7 +113,7 @@ class Process:
             routed,
             admission=self._admission,
             auth=self._auth,
-            audit=self._audit,
+            audit=self.audit,
             metrics=self._metrics,
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
@@ -128,4 +128,4 @@ class Process:
         self._lookups.close()
         self._readiness.close()
         self._analyser.close()
-        self._audit.stop()
+        self.audit.stop()
