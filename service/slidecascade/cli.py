@@ -34,7 +34,7 @@ CALLERS_FAULT = (
     errors.UnusableDataError,
 )
 
-REFUSALS = (400, 404, 406, 409, 413, 415, 422)
+REFUSALS = (400, 401, 403, 404, 406, 409, 413, 415, 422)
 """What a served process answers to a request that was wrong."""
 
 
