@@ -18,7 +18,7 @@
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
     │   │   UnknownChannelError
     │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError,
-    │   │   SlideChangedError, ModelChangedError
+    │   │   SlideChangedError, ModelChangedError, UnknownNotificationError
     │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from the service or a gate in front of it
     │       └── UnauthenticatedError, ForbiddenError
@@ -216,6 +216,10 @@ class UnknownModelError(RequestRefusedError):
 
 class UnknownJobError(RequestRefusedError):
     problem_name = "unknown-job"
+
+
+class UnknownNotificationError(RequestRefusedError):
+    problem_name = "unknown-notification"
 
 
 class JobNotFinishedError(RequestRefusedError):

@@ -38,6 +38,7 @@
     ├── TrainingFailedError          a training run that cannot go on
     ├── SettingsError                a setting that cannot be used (told at start)
     ├── ListenError                  the address to serve at is taken or not ours (told at start)
+    ├── BrokenAuditLogError          the audit log was changed or is damaged
     ├── UnwritableOutputError        results cannot be written where they should go
     │   └── StorageFullError         they have no room on the disk
     └── MissingExtraError            an optional part of the installation is needed
@@ -286,6 +287,10 @@ class SettingsError(SlideCascadeError):
 
 class ListenError(SlideCascadeError):
     problem, title = "listen", "Cannot listen"
+
+
+class BrokenAuditLogError(SlideCascadeError):
+    problem, title = "broken-audit-log", "Broken audit log"
 
 
 class UnwritableOutputError(SlideCascadeError, OSError):

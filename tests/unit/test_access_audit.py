@@ -13,10 +13,10 @@ import orjson
 import pytest
 
 from fake_analyser import FakeAnalyser
-from slidecascade.access.audit import AuditLog, BrokenAuditLogError, Event, log_files, read_lines, verify
+from slidecascade.access.audit import AuditLog, Event, log_files, read_lines, verify
 from slidecascade.access.keys import KeyFile
 from slidecascade.cli import main
-from slidecascade.errors import NotReadyError, SettingsError
+from slidecascade.errors import BrokenAuditLogError, NotReadyError, SettingsError
 from slidecascade.metrics import Metrics
 from slidecascade.settings import Settings
 from slidecascade.web.context import Process

@@ -23,7 +23,7 @@ from typing import Final
 
 import orjson
 
-from slidecascade.errors import NotReadyError, SettingsError, UnwritableOutputError
+from slidecascade.errors import BrokenAuditLogError, NotReadyError, SettingsError
 from slidecascade.staging import make_folder, writing_to
 
 LOG = logging.getLogger(__name__)
@@ -156,12 +156,6 @@ class Checked:
 
     lines: int
     head: str
-
-
-class BrokenAuditLogError(UnwritableOutputError):
-    """The log was changed, or is damaged."""
-
-    problem, title = "broken-audit-log", "Broken audit log"
 
 
 def verify(folder: Path, *, expected: str | None = None) -> Checked:
