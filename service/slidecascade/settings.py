@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     allow_anonymous: bool = False
     """Whether an address beyond loopback may be listened on without authentication."""
 
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and its chain, to speak TLS 1.2 and newer; none: plain HTTP."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key; none: it is in the certificate's file."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities of which every client needs a certificate; none: clients need none."""
+
     audit_dir: Path | None = None
     """Folder of the audit log, which one process writes; none: no audit log."""
 

@@ -19,7 +19,10 @@ from slidecascade.errors import NotReadyError
 
 START_S = 120.0
 STOP_S = 90.0
-_NOT_PASSED = ("SLIDECASCADE_KEYS_FILE", "SLIDECASCADE_OIDC_FILE", "SLIDECASCADE_AUDIT_DIR")
+_NOT_PASSED = tuple(
+    f"SLIDECASCADE_{name}"
+    for name in ("KEYS_FILE", "OIDC_FILE", "AUDIT_DIR", "TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA")
+)
 """Settings of another service on this machine: this one is for this command, on loopback."""
 
 
