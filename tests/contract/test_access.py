@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from certificates import write_pair
 from issuer import AUDIENCE, Issuer
 from long_slide import MPP
 from served_jobs import JOB, SLIDE, StartJobs, problem
-from served_process import Server, environment, free_port
+from served_process import START_S, STOP_S, Server, environment, free_port
 from slidecascade.access.audit import read_lines
 from slidecascade.access.caller import Limits
 from slidecascade.access.keys import KeyFile
@@ -29,6 +31,7 @@ from slidecascade_client import (
     UnauthenticatedError,
     UnknownJobError,
 )
+from toy_pipeline import ToyPipeline
 
 JOBS = ("jobs:read", "jobs:write", "slides:read")
 NO_RETRY = RetryPolicy(max_tries=1)
@@ -223,3 +226,40 @@ def test_it_does_not_start_open_to_other_machines(tmp_path: Path) -> None:
     assert "SLIDECASCADE_KEYS_FILE" in ended.stderr
     assert "SLIDECASCADE_ALLOW_ANONYMOUS=1" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_server_speaks_tls_and_knows_a_client_by_its_certificate(job_toy: ToyPipeline, tmp_path: Path) -> None:
+    """Without a certificate there is no connection; with one its name stands for a key, and plain HTTP ends."""
+    certificate, private = write_pair(tmp_path, "localhost")
+    authority, client_key = write_pair(tmp_path, "lis.example")
+    keys = KeyFile(tmp_path / "keys.json")
+    keys.create("lis", ["models:read"], certificate="lis.example")
+    port = free_port()
+    variables = environment(
+        tmp_path,
+        keys_file=tmp_path / "keys.json",
+        tls_certificate=certificate,
+        tls_key=private,
+        tls_client_ca=authority,
+        pipelines_dir=job_toy.pipelines_dir,
+    )
+    command = [sys.executable, "-m", "slidecascade", "serve", "--models", str(job_toy.models_dir)]
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, "--port", str(port)], env=variables, stderr=file, stdout=file)
+    try:
+        server = Server(f"https://localhost:{port}", process, log)
+        server.wait(lambda: process.poll() is not None or '"listening"' in log.read_text(), seconds=START_S)
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{server.url}/livez", verify=trusted)
+        trusted.load_cert_chain(authority, client_key)
+        with httpx.Client(verify=trusted, base_url=server.url, timeout=30) as client:
+            assert client.get("/v1/models").status_code == 200
+            assert problem(client.get("/v1/slides")) == (403, "forbidden")
+            assert problem(client.get("/v1/models", headers={"X-API-Key": "wrong"})) == (401, "unauthenticated")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{port}/livez")
+    finally:
+        process.terminate()
+        process.wait(STOP_S)

@@ -153,3 +153,18 @@ def test_the_command_shows_a_key_once(path: Path, capsys: pytest.CaptureFixture[
     assert main([*create, "--requests-per-minute", "0"]) == 2
     assert main(["keys", "--file", str(path), "revoke", "nobody"]) == 2
     assert main(["keys", "list"]) == 2
+
+
+def test_a_certificate_stands_for_a_key(path: Path) -> None:
+    """With its scopes and its end; a name that no key states is nobody's."""
+    KeyFile(path).create("lab", ["infer"])
+    KeyFile(path).create("lis", ["jobs:write"], certificate="lis.example")
+    caller = KeyRing(path).caller_of_certificate(("x", "lis.example"))
+    assert caller is not None
+    assert (caller.name, caller.scopes) == ("lis", {"jobs:write"})
+    assert KeyRing(path).caller_of_certificate(("lab", "lis", "")) is None
+    assert KeyRing(path).caller_of_certificate(()) is None
+    KeyFile(path).rotate("lis", overlap=timedelta(0))
+    assert KeyRing(path).caller_of_certificate(("lis.example",))
+    KeyFile(path).revoke("lis")
+    assert KeyRing(path).caller_of_certificate(("lis.example",)) is None

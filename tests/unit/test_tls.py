@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from certificates import write_pair
 from slidecascade.errors import SettingsError
-from slidecascade.hosting.tls import tls_context
+from slidecascade.hosting.tls import certificate_names, tls_context
 from slidecascade.settings import Settings
-
-
-def write_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / f"{name}.crt", folder / f"{name}.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return certificate, private
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
@@ -63,7 +32,7 @@ def client_of(authority: Path) -> ssl.SSLContext:
 
 
 def test_it_speaks_tls_and_nothing_old(tmp_path: Path) -> None:
-    """TLS 1.2 and 1.3; 1.1 is rejected."""
+    """TLS 1.2 and 1.3, and no version before."""
     certificate, key = write_pair(tmp_path, "here")
     context = tls_context(Settings(tls_certificate=certificate, tls_key=key))
     assert context is not None
@@ -109,3 +78,13 @@ def test_files_that_cannot_be_used_are_named_at_start(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match="SLIDECASCADE_TLS"):
             tls_context(Settings(**wrong))  # type: ignore[arg-type]
+
+
+def test_a_certificate_has_its_common_name_and_its_dns_names() -> None:
+    """In the form that Python's ssl module states them; without a certificate there are none."""
+    stated = {
+        "subject": ((("organizationName", "Ward"),), (("commonName", "lis"),)),
+        "subjectAltName": (("DNS", "lis.example"), ("IP Address", "10.0.0.7")),
+    }
+    assert certificate_names(stated) == ("lis", "lis.example")
+    assert certificate_names({}) == certificate_names(None) == ()

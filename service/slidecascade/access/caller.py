@@ -38,7 +38,7 @@ class Caller:
     """Who sent a request.
 
     `name` owns what the caller submits; None: nobody, where authentication is off. `by` is how the caller was
-    identified: ``key:<id>``, ``oidc``, ``certificate`` or ``none``.
+    identified: ``key:<id>``, ``certificate:<id>``, ``oidc`` or ``none``.
     """
 
     name: str | None

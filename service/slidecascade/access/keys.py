@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,12 +50,21 @@ class Key(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1)
     limits: Limits = Limits()
     created_at: AwareDatetime
+    certificate: str | None = None
+    """The name in a client's certificate that stands for the key's secret."""
+
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
 
     @classmethod
     def make(
-        cls, name: str, scopes: Iterable[Scope], *, limits: Limits, expires_at: datetime | None
+        cls,
+        name: str,
+        scopes: Iterable[Scope],
+        *,
+        limits: Limits,
+        expires_at: datetime | None,
+        certificate: str | None = None,
     ) -> tuple[Self, str]:
         """A new key and its text, which is kept nowhere."""
         number, secret = secrets.token_hex(6), secrets.token_urlsafe(_SECRET_BYTES)
@@ -67,6 +76,7 @@ class Key(BaseModel):
             limits=limits,
             created_at=_now(),
             expires_at=expires_at,
+            certificate=certificate,
         )
         return made, f"sc_{number}_{secret}"
 
@@ -94,9 +104,15 @@ class KeyFile:
         return read_keys(self._path)
 
     def create(
-        self, name: str, scopes: Iterable[Scope], *, limits: Limits = UNLIMITED, expires_at: datetime | None = None
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        *,
+        limits: Limits = UNLIMITED,
+        expires_at: datetime | None = None,
+        certificate: str | None = None,
     ) -> str:
-        """Add a key; its text.
+        """Add a key; its text. A client whose verified certificate has the name `certificate` needs no text.
 
         Raises:
             SettingsError: the name is taken by a valid key, or the file cannot be used.
@@ -104,7 +120,7 @@ class KeyFile:
         with self._changing() as keys:
             if any(key.name == name and key.is_valid(_now()) for key in keys.values()):
                 raise SettingsError(f"There is a valid key {name!r}: rotate or revoke it, or choose another name.")
-            made, text = Key.make(name, scopes, limits=limits, expires_at=expires_at)
+            made, text = Key.make(name, scopes, limits=limits, expires_at=expires_at, certificate=certificate)
             keys[made.id] = made
         return text
 
@@ -123,7 +139,13 @@ class KeyFile:
         with self._changing() as keys:
             found = _valid(keys, name)
             newest = found[-1]
-            made, text = Key.make(name, newest.scopes, limits=newest.limits, expires_at=newest.expires_at)
+            made, text = Key.make(
+                name,
+                newest.scopes,
+                limits=newest.limits,
+                expires_at=newest.expires_at,
+                certificate=newest.certificate,
+            )
             until = _now() + overlap
             for key in found:
                 ends_at = until if key.expires_at is None else min(until, key.expires_at)
@@ -174,6 +196,15 @@ class KeyRing:
         if key is None or not is_right or not key.is_valid(_now()):
             return None
         return Caller(key.name, frozenset(key.scopes), f"key:{key.id}", key.limits)
+
+    def caller_of_certificate(self, names: Collection[str]) -> Caller | None:
+        """Whose certificate has one of `names`; None: no valid key states one of them."""
+        self._look()
+        now = _now()
+        for key in self._keys.values() if names else ():
+            if key.certificate in names and key.is_valid(now):
+                return Caller(key.name, frozenset(key.scopes), f"certificate:{key.id}", key.limits)
+        return None
 
     def _look(self) -> None:
         """Read the file again if it has changed; a file that cannot be read has no keys."""

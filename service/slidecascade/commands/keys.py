@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--name", type=_name, required=True, help="of whom it is for; owns jobs")
     create.add_argument("--scope", choices=SCOPES, nargs="+", action="extend", required=True)
     create.add_argument("--expires", type=_expiry, metavar="DATE", help="when it ends: 2027-01-31, or days: 90d")
+    create.add_argument(
+        "--certificate", metavar="NAME", help="a name in a client's certificate (TLS) that stands for the key"
+    )
     for name in Limits.model_fields:
         create.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help="limit (default: none)")
     create.set_defaults(act=_create)
@@ -47,7 +50,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _create(keys: KeyFile, options: argparse.Namespace) -> None:
     limits = _limits(options)
-    _show(keys.create(options.name, options.scope, limits=limits, expires_at=options.expires))
+    _show(
+        keys.create(
+            options.name, options.scope, limits=limits, expires_at=options.expires, certificate=options.certificate
+        )
+    )
 
 
 def _limits(options: argparse.Namespace) -> Limits:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from slidecascade.errors import SettingsError
 from slidecascade.settings import Settings
@@ -33,6 +35,18 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def certificate_names(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The common name and the DNS names of a client's certificate, which was verified; none without one.
+
+    `certificate` is what `ssl.SSLSocket.getpeercert` returns.
+    """
+    if not certificate:
+        return ()
+    subject = [pair for part in certificate.get("subject", ()) for pair in part]
+    common = [value for name, value in subject if name == "commonName"]
+    return (*common, *(value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"))
+
+
 def _require_clients(context: ssl.SSLContext, authorities: Path) -> None:
     try:
         context.load_verify_locations(authorities)
@@ -49,6 +63,6 @@ def _no_password() -> str:
 def _unusable(names: str, error: Exception) -> SettingsError:
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     return SettingsError(
-        f"SLIDECASCADE_{names} cannot be used ({str(reason).lower().replace('_', ' ')}): name PEM files that belong "
-        "together and can be read."
+        f"SLIDECASCADE_{names} cannot be used ({str(reason).lower().replace('_', ' ')}): name PEM files that "
+        "belong together and can be read."
     )

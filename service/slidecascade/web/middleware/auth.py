@@ -21,6 +21,9 @@ from slidecascade.errors import ForbiddenError, UnauthenticatedError
 from slidecascade.settings import Settings
 from slidecascade.web.routescopes import PAGES, READ, needed
 
+CERTIFICATE_NAMES: Final = "certificate_names"
+"""In the state of a request: the names in the client's certificate, which the listener has verified."""
+
 KEY_HEADER: Final = "x-api-key"
 BEARER: Final = 'Bearer realm="slidecascade"'
 BASIC: Final = 'Basic realm="slidecascade: any name, and a key as the password", charset="UTF-8"'
@@ -74,6 +77,8 @@ class Auth:
         if not self.is_on:
             return self._anyone(scope)
         text = _credential(scope)
+        if text is None and (named := self._of_certificate(scope)) is not None:
+            return named
         if text is None:
             raise UnauthenticatedError(
                 "This needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
@@ -90,6 +95,10 @@ class Auth:
                 challenges=(f'{BEARER}, error="invalid_token"', *((BASIC,) if _is_page(scope) else ())),
             )
         return caller
+
+    def _of_certificate(self, scope: Scope) -> Caller | None:
+        names = scope["state"].get(CERTIFICATE_NAMES, ())
+        return None if self._keys is None else self._keys.caller_of_certificate(names)
 
     def _anyone(self, scope: Scope) -> Caller:
         """Without authentication only this machine is let in, unless the operator allows others."""
