@@ -18,7 +18,8 @@ from served_process import environment
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.database import open_database
+from slidecascade.jobs.records import JobRecord, Records
 from slidecascade.outputs.cells import geojson
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent

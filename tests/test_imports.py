@@ -98,7 +98,7 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("records", "schema", "workers", "outbox")},
+    "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
     "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }

@@ -17,8 +17,9 @@ from typing import Final
 
 from slidecascade import wire
 from slidecascade.cancellation import Control
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.durable import Durable
-from slidecascade.jobs.records import Records, open_database
+from slidecascade.jobs.records import Records
 from slidecascade.jobs.workers import Workers
 
 FIELDS: Final = 300

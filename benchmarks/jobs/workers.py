@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
-from slidecascade.jobs.records import Records, open_database
+from slidecascade.jobs.database import open_database
+from slidecascade.jobs.records import Records
 
 _LOOK_S = 0.05
 _READY = "jobs are worked on"

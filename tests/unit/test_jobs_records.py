@@ -16,7 +16,8 @@ from slidecascade.errors import (
     OverloadedError,
     UnknownJobError,
 )
-from slidecascade.jobs.records import Database, Failure, JobRecord, Records, open_database
+from slidecascade.jobs.database import Database, open_database
+from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", label="x")

@@ -10,8 +10,9 @@ import pytest
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, NotReadyError
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.quarantine import Quarantine
-from slidecascade.jobs.records import Records, open_database
+from slidecascade.jobs.records import Records
 from slidecascade.jobs.workers import Liveness, Workers
 
 WAIT_S = 30.0

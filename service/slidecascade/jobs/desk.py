@@ -24,9 +24,10 @@ from slidecascade.errors import (
     UnknownJobError,
     UnknownNotificationError,
 )
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord, Records, open_database
+from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord, Records
 from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload

@@ -27,8 +27,9 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import NotReadyError, StorageFullError
+from slidecascade.jobs.database import Database, database_errors
 from slidecascade.jobs.quarantine import Quarantine
-from slidecascade.jobs.records import Database, Records, database_errors
+from slidecascade.jobs.records import Records
 from slidecascade.jobs.workers import Liveness, Workers
 
 LOG = logging.getLogger(__name__)

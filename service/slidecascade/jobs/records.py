@@ -1,9 +1,7 @@
 """Records of jobs: a row for each job, and one for each finished field.
 
-SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
-its state still allows it, so that two processes cannot both end a job.
-
-A database that is away raises NotReadyError, and one whose disk is full StorageFullError.
+Every method is one transaction, which raises what `transaction` does; a job's row is changed only where its state
+still allows it, so that two processes cannot both end a job.
 """
 
 from __future__ import annotations
@@ -11,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TypeAlias, get_args
+from typing import Final, get_args
 
 import sqlalchemy as sa
 
@@ -28,30 +24,14 @@ from slidecascade.errors import (
     UnknownJobError,
 )
 from slidecascade.jobs import outbox
-from slidecascade.jobs.schema import FIELDS, JOBS, TALLIES, create_tables
+from slidecascade.jobs.database import FIELDS, JOBS, TALLIES, Database, create_tables, transaction
 from slidecascade.wire import JobRequest, JobStatus
-
-Database: TypeAlias = sa.Engine
-"""Where jobs are kept."""
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
-RETRY_AFTER_S: Final = 2
-_IMPATIENT: Final = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-"""For Postgres: after ten seconds without an answer a connection is lost; by default it takes a quarter of an hour
-to notice that the network was cut."""
-
+NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
 _TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
-NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
-_BUSY_S: Final = 30.0
-"""How long SQLite waits for another writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,55 +91,12 @@ class JobRecord:
         return self.status in ENDED
 
 
-def open_database(url: str | None, folder: Path) -> Database:
-    """The database at `url`; None: an SQLite file in `folder`, which exists."""
-    if url is not None:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=20, connect_args=_IMPATIENT)
-    engine = sa.create_engine(
-        f"sqlite:///{folder / 'jobs.sqlite'}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(_BUSY_S * 1000)}"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """Convert errors of a database that cannot be used now.
-
-    Raises:
-        NotReadyError: it cannot be reached, or is restarting.
-        StorageFullError: it has no room.
-    """
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        if "is full" in str(error) or "No space left" in str(error):
-            raise StorageFullError("The disk of the database of jobs is full: free disk space.") from error
-        raise NotReadyError(
-            "The database of jobs cannot be reached: check it, and try again later.", retry_after_s=RETRY_AFTER_S
-        ) from error
-
-
-@contextmanager
-def transaction(engine: Database) -> Iterator[sa.Connection]:
-    """A transaction, which is committed when the block succeeds; raises as `database_errors` does."""
-    with database_errors(), engine.begin() as connection:
-        yield connection
-
-
 class Records:
     """The rows of `engine`'s database, whose tables are made when needed."""
 
     def __init__(self, engine: Database) -> None:
         self._engine = engine
         with transaction(engine) as connection:
-            if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
             create_tables(connection)
             outbox.create_tables(connection)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from slidecascade.jobs.records import Database, transaction
+from slidecascade.jobs.database import Database, transaction
 
 _METADATA: Final = sa.MetaData()
 _HEARTBEATS: Final = sa.Table(
