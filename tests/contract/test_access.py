@@ -19,7 +19,7 @@ from long_slide import MPP
 from served_jobs import JOB, SLIDE, StartJobs, problem
 from served_process import START_S, STOP_S, Server, environment, free_port
 from slidecascade.access.audit import read_lines
-from slidecascade.access.caller import Limits
+from slidecascade.access.caller import Limits, Scope
 from slidecascade.access.keys import KeyFile
 from slidecascade.cli import main
 from slidecascade_client import (
@@ -33,7 +33,7 @@ from slidecascade_client import (
 )
 from toy_pipeline import ToyPipeline
 
-JOBS = ("jobs:read", "jobs:write", "slides:read")
+JOBS: tuple[Scope, ...] = ("jobs:read", "jobs:write", "slides:read")
 NO_RETRY = RetryPolicy(max_tries=1)
 
 

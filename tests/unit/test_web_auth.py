@@ -21,7 +21,7 @@ from slidecascade.settings import Settings
 from slidecascade.web.context import NATIVE_JOB_ROUTE, NATIVE_ROUTE, Process
 from slidecascade.web.routescopes import OPEN, is_listed, needed
 
-FORM = {"image": ("a.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
+FORM: dict[str, Any] = {"image": ("a.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
 NATIVE = [("POST", NATIVE_ROUTE), ("POST", NATIVE_JOB_ROUTE), ("GET", "/schema.json"), ("GET", "/docs.json")]
 PAGES = [
     ("GET", path) for path in ("/docs", "/docs/swagger-ui.css", "/viewer/", "/viewer/page.js", "/openapi.json")
