@@ -134,9 +134,10 @@ async def test_each_address_needs_its_own_scope(analyser: FakeAnalyser, keys: Ke
                 assert scope in response.text
 
 
-async def test_every_route_has_a_line_in_the_table(analyser: FakeAnalyser, tmp_path: Path) -> None:
+async def test_every_route_has_a_line_in_the_table(analyser: FakeAnalyser, keys: KeyFile, tmp_path: Path) -> None:
     """So that a new one is not closed to all but `admin` by accident, and the document names its scope."""
-    async with served(analyser, jobs_dir=tmp_path / "jobs") as (process, _):
+    assert keys.list()
+    async with served(analyser, keys_file=tmp_path / "keys.json", jobs_dir=tmp_path / "jobs") as (process, _):
         document = process.rest.openapi()  # type: ignore[attr-defined]
         for method, path in addresses(document) + PAGES:
             assert is_listed(method, path), (method, path)
@@ -226,3 +227,13 @@ async def test_without_keys_only_this_machine_is_let_in(analyser: FakeAnalyser, 
         async with served(analyser, allow_anonymous=allowed) as (_, client):
             assert (await client.get(f"http://{host}/v1/pipelines")).status_code == expected
             assert (await client.get(f"http://{host}/livez")).status_code == 200
+
+
+async def test_the_document_of_an_open_server_asks_for_no_key(analyser: FakeAnalyser) -> None:
+    """Because it answers without one."""
+    async with served(analyser) as (_, client):
+        document = (await client.get("/openapi.json")).json()
+        assert "securitySchemes" not in document["components"]
+        assert not any(
+            item["security"] for operations in document["paths"].values() for item in operations.values()
+        )

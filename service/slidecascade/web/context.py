@@ -70,6 +70,7 @@ class Process:
             admission=self._admission,
             lookups=self._lookups,
             readiness=self._readiness,
+            is_keyed=self._auth.is_on,
             desk=self._desk,
             submissions=self.submissions,
         )

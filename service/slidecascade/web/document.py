@@ -107,8 +107,8 @@ _READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
 _WRITTEN_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (wire.Summary, wire.Problem)
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The document of the routes of `app`, made once."""
+def describe(app: FastAPI, *, is_keyed: bool) -> dict[str, Any]:
+    """The document of the routes of `app`, made once; `is_keyed` states that they need keys or tokens."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         models = [(model, "validation") for model in _READ_BY_ROUTES]
@@ -119,10 +119,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
-        document["components"]["securitySchemes"] = _SCHEMES
+        if is_keyed:
+            document["components"]["securitySchemes"] = _SCHEMES
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
-                operation["security"] = _security(method, path)
+                operation["security"] = _security(method, path) if is_keyed else []
                 operation["responses"] = _responses(path, operation)
                 _close_forms(operation)
         _link_jobs(document["paths"])

@@ -135,12 +135,13 @@ def create_app(
     admission: Admission,
     lookups: Pool,
     readiness: Readiness,
+    is_keyed: bool,
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
     """The API for one analyser; `lookups` runs blocking disk access.
 
-    Without a `desk` and the `submissions` to it, it accepts no jobs.
+    `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to it, it accepts no jobs.
     """
     app = FastAPI(
         title="SlideCascade",
@@ -167,7 +168,7 @@ def create_app(
     answer_error = partial(_answer_error, [route for router in routers for route in router.routes])
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_error)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: describe(app, is_keyed=is_keyed)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
