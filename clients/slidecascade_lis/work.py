@@ -1,0 +1,208 @@
+"""Runs orders as jobs of the service: submits, follows, ends and cancels them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from slidecascade_client import (
+    AccessDeniedError,
+    AsyncClient,
+    AsyncJob,
+    JobFinishedError,
+    RequestRefusedError,
+    SlideCascadeClientError,
+    UnknownJobError,
+    UnknownSlideError,
+)
+from slidecascade_lis.config import LisConfig
+from slidecascade_lis.records import OrderRecord, OrderState
+from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+from slidecascade_lis.store import Change, Store, UnavailableStoreError
+
+LOG = logging.getLogger("slidecascade.lis")
+_FIRST_RETRY_S: Final = 0.5
+_MAX_RETRY_S: Final = 60.0
+_SLIDE_RETRY_S: Final = 30.0
+_CLEAN_S: Final = 3600.0
+
+Act = Callable[[OrderRecord], Awaitable[None]]
+
+
+class Work:
+    """Every order is one job: its id is the idempotency key, so a repeated submission finds the same job.
+
+    `answered` is called after messages were added to the outbox.
+    """
+
+    def __init__(
+        self, config: LisConfig, store: Store, client: AsyncClient, *, answered: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._client = client
+        self._answered = answered
+        self._wake = asyncio.Event()
+        self._clean_at = 0.0
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._round()
+            except UnavailableStoreError:
+                LOG.error("orders cannot be read or changed")
+            await self._pause()
+
+    async def _round(self) -> None:
+        """One look at all unfinished orders."""
+        to_stop, running = await asyncio.to_thread(self._unfinished)
+        await self._each(self._stop, to_stop)
+        await self._each(self._follow, running)
+        left = await asyncio.to_thread(self._due)
+        await self._each(self._submit, left)
+        await asyncio.to_thread(self._clean)
+
+    async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
+        if orders:
+            await asyncio.gather(*(self._guarded(act, order) for order in orders))
+
+    async def _guarded(self, act: Act, order: OrderRecord) -> None:
+        """The worker boundary: an order that raises something unforeseen fails, and the others go on."""
+        try:
+            await act(order)
+        except UnavailableStoreError:
+            raise
+        except Exception:
+            LOG.exception("an order failed", extra={"fields": {"order": order.id}})
+            await self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
+
+    async def _submit(self, order: OrderRecord) -> None:
+        if not await asyncio.to_thread(self._change, lambda change: change.submitting(order.id)):
+            return
+        try:
+            job = await self._job_of(order)
+        except UnknownSlideError as error:
+            if self._waits_for_slide(order):
+                await self._postpone(order, _SLIDE_RETRY_S)
+            else:
+                await self._end(order, "failed", failed(str(error)))
+        except AccessDeniedError:
+            LOG.error("the service denies access: check service.api_key_file")
+            await self._postpone(order)
+        except RequestRefusedError as error:
+            await self._end(order, "failed", failed(str(error)))
+        except SlideCascadeClientError as error:
+            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(error).__name__}})
+            await self._postpone(order)
+        else:
+            await asyncio.to_thread(self._change, lambda change: change.set_job(order.id, job.id))
+
+    async def _follow(self, order: OrderRecord) -> None:
+        assert order.job_id is not None
+        try:
+            job = await self._client.job(order.job_id)
+            if job.status == "succeeded":
+                summary = await job.summary()
+                await self._end(order, "succeeded", succeeded(summary, job.id))
+            elif job.status == "failed":
+                problem = job.info.error
+                cause = problem.detail if problem else "The service reported no cause."
+                await self._end(order, "failed", failed(f"The analysis failed: {cause}"))
+            elif job.status == "cancelled":
+                await self._end(order, "cancelled", cancelled("The analysis was cancelled on the service."))
+        except UnknownJobError:
+            await self._end(order, "failed", failed("The analysis was deleted on the service."))
+        except SlideCascadeClientError as error:
+            LOG.warning("the service did not answer", extra={"fields": {"reason": type(error).__name__}})
+
+    async def _stop(self, order: OrderRecord) -> None:
+        """Cancel the job of a cancelled order. Where its id is not known, e.g. after a kill, it is asked for first."""
+        try:
+            job = await self._job_of(order) if order.job_id is None else await self._client.job(order.job_id)
+            await job.cancel()
+        except (JobFinishedError, UnknownJobError):
+            LOG.debug("nothing to cancel")
+        except AccessDeniedError:
+            return
+        except RequestRefusedError:
+            LOG.debug("the service never had the job")
+        except SlideCascadeClientError:
+            return
+        await asyncio.to_thread(self._change, lambda change: change.stopped(order.id))
+
+    async def _job_of(self, order: OrderRecord) -> AsyncJob:
+        """The job of an order, submitted now or before. `submit_many` takes only names of slides on the service:
+        `submit` would upload a file of this machine that an order names."""
+        analysis = order.analysis
+        request = {
+            "slide": analysis.slide,
+            "pipeline": analysis.pipeline,
+            "mpp": analysis.mpp,
+            "region": analysis.region,
+            "allow_partial": analysis.allow_partial,
+            "label": analysis.label,
+            "idempotency_key": order.id,
+        }
+        answer = (await self._client.submit_many([{k: v for k, v in request.items() if v is not None}]))[0]
+        if isinstance(answer, SlideCascadeClientError):
+            raise answer
+        return answer
+
+    def _waits_for_slide(self, order: OrderRecord) -> bool:
+        orders = self._config.orders
+        age_s = time.time() - order.created_at
+        return orders.unknown_slide == "wait" and age_s < orders.wait_for_slide_hours * 3600
+
+    async def _postpone(self, order: OrderRecord, wait_s: float | None = None) -> None:
+        if wait_s is None:
+            wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(order.attempts, 30))
+        next_at = time.time() + wait_s
+        await asyncio.to_thread(self._change, lambda change: change.postpone(order.id, next_at=next_at))
+
+    async def _end(self, order: OrderRecord, state: OrderState, outcome: Outcome) -> None:
+        """The order ends and its answers are queued, together or not at all."""
+        messages = result_messages(order, outcome, self._config)
+
+        def end(change: Change) -> None:
+            if change.end_order(order.id, state):
+                change.put_outgoing(messages)
+
+        await asyncio.to_thread(self._change, end)
+        LOG.info("order ended", extra={"fields": {"order": order.id, "state": state}})
+        self._answered()
+
+    def _change(self, act: Callable[[Change], object]) -> bool:
+        with self._store.transaction() as change:
+            return bool(act(change))
+
+    def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...]]:
+        with self._store.transaction() as change:
+            return change.to_stop(), change.submitted()
+
+    def _due(self) -> tuple[OrderRecord, ...]:
+        with self._store.transaction() as change:
+            free = self._config.service.max_jobs - len(change.submitted())
+            return change.due(limit=free) if free > 0 else ()
+
+    def _clean(self) -> None:
+        days = self._config.store.keep_days
+        if days is None or time.monotonic() < self._clean_at:
+            return
+        with self._store.transaction() as change:
+            is_clean = change.forget(before=time.time() - days * 86_400) == 0
+        self._clean_at = time.monotonic() + (_CLEAN_S if is_clean else 0.0)
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.service.poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
