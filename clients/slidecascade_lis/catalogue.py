@@ -6,12 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from slidecascade_client import (
-    AsyncClient,
-    SlideCascadeClientError,
-    UnknownPipelineError,
-    UnknownSlideError,
-)
+from slidecascade_client import AccessDeniedError, AsyncClient, RequestRefusedError, SlideCascadeClientError
 from slidecascade_lis.orders import OrderItem
 from slidecascade_lis.rejection import UNKNOWN_KEY, Finding
 
@@ -54,9 +49,9 @@ class Catalogue:
             return True
         try:
             await ask(name)
-        except (UnknownSlideError, UnknownPipelineError):
-            return False
-        except SlideCascadeClientError:
+        except SlideCascadeClientError as error:
+            if isinstance(error, RequestRefusedError) and not isinstance(error, AccessDeniedError):
+                return False  # unknown, or no name that a slide can have
             self._away_until = time.monotonic() + _PAUSE_S
             return True
         if len(self._known) >= _MAX_KEPT:

@@ -43,7 +43,7 @@ def decoded(frame: bytes) -> str:
 
 
 def encoded(text: str) -> bytes:
-    """A message of this package in the character set of its MSH-18; letters that it lacks become question marks."""
+    """A message of this package in the character set of its MSH-18; letters not in it become question marks."""
     codec = CODECS.get(declared(text.encode("utf-8")).upper(), "utf-8")
     return text.encode(codec, "replace")
 

@@ -48,8 +48,8 @@ class _Part(BaseModel):
 
 
 class Rule(_Part):
-    """How a value is taken from an order: the first of the fields `take` that has one; `pattern` must match all of
-    it, and its first group is taken; `table` replaces it, and must have it; `template` puts it into ``{value}``."""
+    """How a value is taken from an order: the first of the fields `take` that has one. `pattern` must match all of
+    it, and its first group is taken; `table` replaces it and must have it; `template` puts it into ``{value}``."""
 
     take: tuple[FieldPath, ...] = ()
     pattern: Pattern | None = None

@@ -19,8 +19,8 @@ _LOOK_S: Final = 1.0
 
 
 class Delivery:
-    """Delivers to one receiver. A message that the receiver rejects (AE, CE) is dead at once; one that it cannot take
-    now (AR, CR, no reply) is sent again with growing waits, and holds up those after it."""
+    """Delivers to one receiver. A message that it rejects (AE, CE) is dead at once; one that it cannot take now
+    (AR, CR, no reply) is sent again with growing waits, and holds up those after it."""
 
     def __init__(self, name: str, receiver: Receiver, store: Store) -> None:
         self._name = name
@@ -86,7 +86,7 @@ class Delivery:
             change.delivered(found.position)
 
     def _dead(self, found: Undelivered, reason: str) -> None:
-        LOG.error("a message is dead", extra={"fields": {"message": found.message_id, "reason": reason}})
+        LOG.error("a message is dead", extra={"fields": {"message_id": found.message_id, "reason": reason}})
         with self._store.transaction() as change:
             change.dead(found.position, reason=reason)
 
@@ -97,7 +97,7 @@ class Delivery:
             return
         wait_s = min(receiver.max_retry_s, receiver.first_retry_s * 2.0 ** min(found.attempts, 30))
         LOG.warning(
-            "a message was not delivered", extra={"fields": {"message": found.message_id, "reason": reason}}
+            "a message was not delivered", extra={"fields": {"message_id": found.message_id, "reason": reason}}
         )
         with self._store.transaction() as change:
             change.not_delivered(found.position, next_at=time.time() + wait_s, reason=reason)

@@ -50,9 +50,9 @@ class FrameReader:
         self.skipped = 0
 
     async def next(self) -> Frame | None:
-        """The next frame; None at the end of the stream, after `idle_s` without a frame, and when more bytes than a
-        frame may have came outside of one. A frame that is truncated by the end of the stream is dropped, because
-        nobody is left to be answered."""
+        """The next frame; None at the end of the stream, after `idle_s` without one, and after more bytes outside of
+        frames than one may have. A frame that the end of the stream truncates is dropped: its sender has no
+        acknowledgement and sends it again."""
         if not await self._begin():
             return None
         loop = asyncio.get_running_loop()

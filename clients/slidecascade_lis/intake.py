@@ -14,7 +14,7 @@ from slidecascade_lis.charsets import decoded, encoded
 from slidecascade_lis.config import LisConfig
 from slidecascade_lis.er7 import Message, joined, read_delimiters, read_lines, read_message
 from slidecascade_lis.framing import Frame
-from slidecascade_lis.orders import REPLACED, Action, OrderItem, check_header, read_orders
+from slidecascade_lis.orders import REPLACED, Action, Analysis, OrderItem, check_header, read_orders
 from slidecascade_lis.records import OrderRecord, Outgoing, Taken
 from slidecascade_lis.rejection import (
     DATA_TYPE,
@@ -65,7 +65,13 @@ class Intake:
 
     async def answer(self, frame: Frame) -> bytes | None:
         """The reply to a frame; None when its sender wants none."""
-        reply = await self._reply(frame)
+        try:
+            reply = await self._reply(frame)
+        except Exception:  # the boundary: whatever a message does to the bridge, it is answered
+            LOG.exception("a message failed")
+            finding = Finding(INTERNAL, "The bridge failed on this message: its log has the cause.")
+            control = _control_of(frame.content)
+            reply = acknowledgement(None, "AE", (finding,), own=self._own, control=control)
         return None if reply is None else encoded(reply)
 
     async def _reply(self, frame: Frame) -> str | None:
@@ -121,7 +127,7 @@ class Intake:
             findings = error.findings
             reply = await asyncio.to_thread(self._settle, message, taken, (), findings)
         LOG.info(
-            "message", extra={"fields": {"message": taken.id, "accepted": not findings, "orders": len(items)}}
+            "message", extra={"fields": {"message_id": taken.id, "accepted": not findings, "orders": len(items)}}
         )
         self._accepted()
         return reply if _wanted(message.msh.text(15), failed=bool(findings)) else None
@@ -188,7 +194,7 @@ class Intake:
         control = REPLACED if item.control == "RP" else item.action.value
         if item.analysis is None:
             return OrderAnswer(control, "CA", earlier[-1].id, item.segments)
-        order = self._order(message, taken, item)
+        order = self._order(message, taken, item, item.analysis)
         change.add_order(order)
         return OrderAnswer(control, "SC", order.id, item.segments)
 
@@ -205,8 +211,7 @@ class Intake:
             if item.action is Action.CANCEL:
                 change.put_outgoing(result_messages(order, cancelled(), self._config))
 
-    def _order(self, message: Message, taken: Taken, item: OrderItem) -> OrderRecord:
-        assert item.analysis is not None
+    def _order(self, message: Message, taken: Taken, item: OrderItem, analysis: Analysis) -> OrderRecord:
         patient = patient_segment(message, self._config.results.patient_fields)
         own = [segment for name in _REPEATED if (segment := item.segment(name)) is not None]
         context = [] if patient is None else [patient]
@@ -217,7 +222,7 @@ class Intake:
             placer=item.placer,
             receiver=self._config.receiver_of(message.sender[0]),
             state="accepted",
-            analysis=item.analysis,
+            analysis=analysis,
             context=joined([*context, *(segment.encoded(STANDARD) for segment in own)]),
             processing=message.msh.text(11),
             job_id=None,

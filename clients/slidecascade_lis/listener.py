@@ -40,13 +40,14 @@ class Listener:
             self._server = await asyncio.start_server(self._serve, listen.host, listen.port, ssl=tls, backlog=512)
         except OSError as error:
             raise ListenError(
-                f"{listen.host}:{listen.port} cannot be listened at ({error.strerror}): choose another `listen.port`."
+                f"{listen.host}:{listen.port} cannot be listened at ({error.strerror}): choose another "
+                "`listen.port`."
             ) from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
-        """Close all connections. A message that is stored but not answered gets the same reply when it is sent again."""
+        """Close all connections. A message that is stored but not answered gets its reply when sent again."""
         if self._server is not None:
             self._server.close()
         for task in self._open:
@@ -55,15 +56,14 @@ class Listener:
             await asyncio.wait(self._open, timeout=grace_s)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         if len(self._open) >= self._listen.max_connections:
             LOG.warning("connection refused: too many connections")
             writer.close()
             return
+        task = asyncio.ensure_future(self._exchange(reader, writer))
         self._open.add(task)
         try:
-            await self._exchange(reader, writer)
+            await task
         except (OSError, TimeoutError, asyncio.CancelledError):  # the peer left, or the bridge stops
             LOG.debug("connection ended")
         finally:

@@ -1,4 +1,4 @@
-"""What a message orders: actions on orders, with slide, pipeline, region and priority by the rules of the configuration."""
+"""What a message orders; slide, pipeline, region and priority are found by the rules of the configuration."""
 
 from __future__ import annotations
 

@@ -106,8 +106,9 @@ def patient_segment(message: Message, fields: Iterable[int]) -> str | None:
     pid = message.first("PID")
     if pid is None:
         return None
-    kept = Segment(tuple(text if number == 0 or number in fields else "" for number, text in enumerate(pid.fields)),
-                   pid.delimiters, 1)  # fmt: skip
+    shown = {0, *fields}
+    texts = tuple(text if number in shown else "" for number, text in enumerate(pid.fields))
+    kept = Segment(texts, pid.delimiters, 1)
     return kept.encoded(STANDARD).rstrip(STANDARD.field)
 
 

@@ -91,7 +91,7 @@ def _body(order: OrderRecord, outcome: Outcome, config: LisConfig, *, specimen: 
     for number, text in enumerate(_notes(outcome), start=1):
         yield compose("NTE", {1: str(number), 2: "L", 3: components(STANDARD, text)}, STANDARD)
     if outcome.summary is not None:
-        yield from _observations(order, outcome.summary, outcome.job_id or "", config, now)
+        yield from _observations(outcome.summary, outcome.job_id or "", config, now)
     if specimen and "SPM" in segments:
         yield segments["SPM"]
 
@@ -107,7 +107,7 @@ def _notes(outcome: Outcome) -> list[str]:
     return [text for text in texts if text]
 
 
-def _observations(order: OrderRecord, summary: Summary, job_id: str, config: LisConfig, now: str) -> Iterator[str]:
+def _observations(summary: Summary, job_id: str, config: LisConfig, now: str) -> Iterator[str]:
     results = config.results
     equipment = STANDARD.repetition.join(
         components(STANDARD, f"{model.name}:{model.version}", "sha256", model.sha256, "L")

@@ -23,8 +23,7 @@ _OWN: Final = Party("SIMULATOR", "")
 
 @dataclass(frozen=True, slots=True)
 class OrderPlan:
-    """What is ordered: the texts of the fields that the bridge's rules take, OBR-13 for the slide and OBR-4 for the
-    pipeline unless configured otherwise."""
+    """What is ordered and how fast; the bridge must take the slide from OBR-13 and the pipeline from OBR-4."""
 
     slide: str
     pipeline: str
@@ -61,7 +60,8 @@ class Tally:
         middle, high = (times_ms[int(share * (len(times_ms) - 1))] for share in (0.5, 0.95))
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items())) or "none"
         return (
-            f"{len(self.acknowledged)} acknowledged, {len(self.rejected)} rejected, {self.sends} sends, {seconds:.1f} s\n"
+            f"{len(self.acknowledged)} acknowledged, {len(self.rejected)} rejected, "
+            f"{self.sends} sends, {seconds:.1f} s\n"
             f"acknowledgement after {middle:.1f} ms (p50), {high:.1f} ms (p95)\n"
             f"results: {ended}; {self.repeated_results} of them repeated\n"
             f"lost: {len(self.lost)}; answered twice: {len(self.doubled)}\n"
@@ -138,7 +138,7 @@ def order_message(plan: OrderPlan, number: str) -> str:
 
 
 async def simulate(plan: OrderPlan, tally: Tally, *, host: str, port: int, wait_s: float) -> None:
-    """Send all orders of a plan, each until it is answered with AA or AE, then wait up to `wait_s` for the results."""
+    """Send all orders of a plan, each until AA or AE answers it, then wait up to `wait_s` for the results."""
     queue: asyncio.Queue[str | None] = asyncio.Queue()
     senders = [asyncio.create_task(_send_all(plan, tally, queue, host, port)) for _ in range(plan.connections)]
     started = time.monotonic()
@@ -151,7 +151,7 @@ async def simulate(plan: OrderPlan, tally: Tally, *, host: str, port: int, wait_
         queue.put_nowait(None)
     await asyncio.gather(*senders)
     ends_at = time.monotonic() + wait_s
-    while tally.lost and time.monotonic() < ends_at:
+    while tally.lost and time.monotonic() < ends_at:  # noqa: ASYNC110 - results arrive in tasks of their own
         await asyncio.sleep(_RETRY_S)
 
 

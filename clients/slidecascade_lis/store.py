@@ -1,7 +1,7 @@
-"""What the bridge must not lose: messages, orders and the outbox. The only module here that imports SQLAlchemy.
+"""What the bridge must not lose: messages, orders and the outbox. The only importer of SQLAlchemy here.
 
-SQLite in one file (WAL, ``synchronous=FULL``: a commit returns after fsync), or Postgres. A method is one transaction,
-or part of one that `Store.transaction` opened.
+SQLite in one file (WAL, ``synchronous=FULL``: a commit returns after fsync), or Postgres. The methods of `Change`
+are parts of one transaction.
 """
 
 from __future__ import annotations
@@ -101,8 +101,6 @@ class Store:
         try:
             with self._turn, self._engine.begin() as connection:
                 yield Change(connection)
-        except sa.exc.IntegrityError:
-            raise
         except sa.exc.SQLAlchemyError as error:
             raise UnavailableStoreError("The database of the bridge cannot be used: check its disk.") from error
 
@@ -124,7 +122,7 @@ class Change:
         _METADATA.create_all(self._connection)
 
     def lock_sender(self, sender: str) -> None:
-        """On Postgres, another bridge waits here with a message of the same sender; SQLite has one writer anyway."""
+        """Let other bridges on the same Postgres wait with messages of `sender`; SQLite has one writer anyway."""
         if self._connection.dialect.name == "postgresql":
             self._connection.execute(
                 sa.text("SELECT pg_advisory_xact_lock(7305814, hashtext(:key))"), {"key": sender}

@@ -81,7 +81,7 @@ class Work:
         except UnavailableStoreError:
             raise
         except Exception:
-            LOG.exception("an order failed", extra={"fields": {"order": order.id}})
+            LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
             await self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
 
     async def _submit(self, order: OrderRecord) -> None:
@@ -106,9 +106,8 @@ class Work:
             await asyncio.to_thread(self._change, lambda change: change.set_job(order.id, job.id))
 
     async def _follow(self, order: OrderRecord) -> None:
-        assert order.job_id is not None
         try:
-            job = await self._client.job(order.job_id)
+            job = await self._client.job(order.job_id or "")
             if job.status == "succeeded":
                 summary = await job.summary()
                 await self._end(order, "succeeded", succeeded(summary, job.id))
@@ -124,7 +123,7 @@ class Work:
             LOG.warning("the service did not answer", extra={"fields": {"reason": type(error).__name__}})
 
     async def _stop(self, order: OrderRecord) -> None:
-        """Cancel the job of a cancelled order. Where its id is not known, e.g. after a kill, it is asked for first."""
+        """Cancel the job of a cancelled order; its id is not known if the bridge was killed while it submitted."""
         try:
             job = await self._job_of(order) if order.job_id is None else await self._client.job(order.job_id)
             await job.cancel()
@@ -176,7 +175,7 @@ class Work:
                 change.put_outgoing(messages)
 
         await asyncio.to_thread(self._change, end)
-        LOG.info("order ended", extra={"fields": {"order": order.id, "state": state}})
+        LOG.info("order ended", extra={"fields": {"order_id": order.id, "state": state}})
         self._answered()
 
     def _change(self, act: Callable[[Change], object]) -> bool:

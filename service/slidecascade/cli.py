@@ -105,5 +105,6 @@ def _import(command: Command) -> ModuleType:
         if (error.name or "").startswith("slidecascade"):
             raise
         raise errors.MissingExtraError(
-            f"{error.name} is not installed: install slidecascade[{command.extra}] for `slidecascade {command.name}`."
+            f"{error.name} is not installed: install slidecascade[{command.extra}] for "
+            f"`slidecascade {command.name}`."
         ) from error
