@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -82,6 +84,17 @@ class Orders(_Part):
     wait_for_slide_hours: Positive = 24.0
 
 
+@contextmanager
+def _loading(part: str) -> Iterator[None]:
+    """Raises SettingsError where certificates or keys cannot be loaded."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{part}: a certificate or key cannot be loaded: check its path and content."
+        ) from error
+
+
 class ServerTls(_Part):
     """TLS of the listener; with `client_ca`, clients must present a certificate of it."""
 
@@ -90,12 +103,14 @@ class ServerTls(_Part):
     client_ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self.certificate, self.key)
-        if self.client_ca is not None:
-            context.load_verify_locations(self.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        """Raises SettingsError."""
+        with _loading("listen.tls"):
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+            return context
 
 
 class ClientTls(_Part):
@@ -107,10 +122,12 @@ class ClientTls(_Part):
     server_name: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.ca)
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
-        return context
+        """Raises SettingsError."""
+        with _loading("receivers.tls"):
+            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+            return context
 
 
 class Listen(_Part):

@@ -67,7 +67,8 @@ class Delimiters:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A place in a message as configuration names it: ``OBR-4``, ``SPM-2.1``, ``SPM-2.1.1``."""
+    """A place in a message as configuration names it: ``OBR-4``, ``SPM-2.1``, ``SPM-2.1.1``. 0: it names none,
+    and the first is taken."""
 
     segment: str
     field: int
@@ -102,15 +103,14 @@ class Segment:
         return self.fields[field] if field < len(self.fields) else ""
 
     def text(self, field: int, component: int = 1, subcomponent: int = 1) -> str:
-        """A component of a field's first repetition, without escapes; a 0 takes all of the level."""
+        """A component of a field's first repetition, without escapes."""
         content = self.raw(field).split(self.delimiters.repetition, 1)[0]
         for number, separator in (
             (component, self.delimiters.component),
             (subcomponent, self.delimiters.subcomponent),
         ):
-            if number:
-                parts = content.split(separator)
-                content = parts[number - 1] if number <= len(parts) else ""
+            parts = content.split(separator)
+            content = parts[number - 1] if number <= len(parts) else ""
         text = self.delimiters.unescaped(content).strip()
         return "" if text == '""' else text
 

@@ -242,7 +242,7 @@ class _Within:
 
     def _text(self, path: Path) -> str:
         segment = self._segment(path.segment)
-        return "" if segment is None else segment.text(path.field, path.component, path.subcomponent)
+        return "" if segment is None else segment.text(path.field, path.component or 1, path.subcomponent or 1)
 
     def _segment(self, name: str) -> Segment | None:
         own = next((segment for segment in self.group if segment.name == name), None)
