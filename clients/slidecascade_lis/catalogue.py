@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -10,6 +11,7 @@ from slidecascade_client import AccessDeniedError, AsyncClient, RequestRefusedEr
 from slidecascade_lis.orders import OrderItem
 from slidecascade_lis.rejection import UNKNOWN_KEY, Finding
 
+LOG = logging.getLogger("slidecascade.lis")
 _KEPT_S: Final = 300.0
 _PAUSE_S: Final = 5.0
 _MAX_KEPT: Final = 50_000
@@ -52,6 +54,7 @@ class Catalogue:
         except SlideCascadeClientError as error:
             if isinstance(error, RequestRefusedError) and not isinstance(error, AccessDeniedError):
                 return False  # unknown, or no name that a slide can have
+            LOG.warning("names are not checked", extra={"fields": {"reason": type(error).__name__}})
             self._away_until = time.monotonic() + _PAUSE_S
             return True
         if len(self._known) >= _MAX_KEPT:

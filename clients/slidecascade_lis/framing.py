@@ -51,7 +51,7 @@ class FrameReader:
 
     async def next(self) -> Frame | None:
         """The next frame; None at the end of the stream, after `idle_s` without one, and after more bytes outside of
-        frames than one may have. A frame that the end of the stream truncates is dropped: its sender has got no
+        frames than one may have. A frame that the end of the stream truncates is dropped: its sender got no
         acknowledgement and sends it again."""
         if not await self._begin():
             return None

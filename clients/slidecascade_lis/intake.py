@@ -125,7 +125,7 @@ class Intake:
             reply = await asyncio.to_thread(self._settle, message, taken, items, findings)
         except RejectedMessageError as error:
             findings = error.findings
-            reply = await asyncio.to_thread(self._settle, message, taken, (), findings)
+            reply = await asyncio.to_thread(self._settle, message, taken, items, findings)
         LOG.info(
             "message", extra={"fields": {"message_id": taken.id, "accepted": not findings, "orders": len(items)}}
         )
@@ -149,7 +149,7 @@ class Intake:
                 text = "MSH-10 was used before for another message: send this one with a new control id."
                 finding = Finding(DUPLICATE_KEY, text, Place("MSH", 1, 10))
                 return self._accept_reply(message, "E", (finding,)) or ""
-            answers = self._apply(change, message, taken, items)
+            answers = [] if findings else self._apply(change, message, taken, items)
             patient = patient_segment(message, self._config.results.patient_fields)
             code = "AE" if findings else "AA"
             response = application_response(message, code, answers, findings, own=self._own, patient=patient)

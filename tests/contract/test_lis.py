@@ -241,13 +241,23 @@ def test_a_repeated_message_is_answered_the_same_and_done_once(house: House) -> 
 )
 def test_hostile_messages_are_answered(house: House, content: bytes, codes: Sequence[str]) -> None:
     """Each one gets one reply, rejects with a reason, and the connection takes the next message."""
-    before = len(house.service.jobs)
+    before = _orders(house)
     with Mllp(house.port) as mllp:
         reply = mllp.ask(content)
         assert reply.code in codes
         assert reply.errors
         assert mllp.ask(new_order("-", control="-").replace("NW", "SS")).code == "AE"
-    assert len(house.service.jobs) == before
+    assert _orders(house) == before
+
+
+def _orders(house: House) -> int:
+    """How many orders were ever accepted."""
+    connection = sqlite3.connect(house.folder / "lis.sqlite", timeout=30)
+    try:
+        count: int = connection.execute("SELECT count(*) FROM slidecascade_lis_orders").fetchone()[0]
+        return count
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize(
