@@ -200,6 +200,8 @@ def read_message(lines: Sequence[str]) -> Message:
                     SEQUENCE, "A frame with several messages needs batch segments (BHS, BTS).", Place("MSH", 2)
                 )
             fields = ["MSH", delimiters.field, *fields[1:]]
+        if name in ("FHS", "BHS", "BTS", "FTS"):
+            raise rejected(SEQUENCE, "A batch segment stands inside of a message.", Place(name))
         counts[name] = counts.get(name, 0) + 1
         segments.append(Segment(tuple(fields), delimiters, counts[name]))
     return Message(tuple(segments))

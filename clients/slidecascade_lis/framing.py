@@ -50,8 +50,8 @@ class FrameReader:
         self.skipped = 0
 
     async def next(self) -> Frame | None:
-        """The next frame; None at the end of the stream, after `idle_s` without one, and after more bytes outside of
-        frames than one may have. A frame that the end of the stream truncates is dropped: its sender got no
+        """The next frame; None at the end of the stream, after `idle_s` without one, and after more bytes outside
+        of frames than one may have. A frame that the end of the stream truncates is dropped: its sender got no
         acknowledgement and sends it again."""
         if not await self._begin():
             return None

@@ -96,7 +96,11 @@ def application_response(
         specimen_first = code_and_event == ("ORL", "O34")
         for answer in answers:
             specimen = [segment.encoded(STANDARD) for segment in answer.segments if segment.name == "SPM"][:1]
-            order = [_order_control(answer), *_request(answer)]
+            order = [_order_control(answer)]
+            if code_and_event == ("ORR", "O02"):
+                lines += order  # its structure has no place for a specimen
+                continue
+            order += _request(answer)
             lines += [*specimen, *order] if specimen_first else [*order, *specimen]
     return joined(lines)
 

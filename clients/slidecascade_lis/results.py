@@ -90,7 +90,11 @@ def _body(order: OrderRecord, outcome: Outcome, config: LisConfig, *, specimen: 
     yield compose("OBR", obr | {1: "1", 3: order.id, 22: now, 25: status}, STANDARD)
     for number, text in enumerate(_notes(outcome), start=1):
         yield compose("NTE", {1: str(number), 2: "L", 3: components(STANDARD, text)}, STANDARD)
-    if outcome.summary is not None:
+    if outcome.summary is None:
+        code = components(STANDARD, "status", "Status of the analysis", config.results.system)
+        observation = {1: "1", 2: "TX", 3: code, 5: components(STANDARD, outcome.note), 11: CANCELLED, 14: now}
+        yield compose("OBX", observation, STANDARD)
+    else:
         yield from _observations(outcome.summary, outcome.job_id or "", config, now)
     if specimen and "SPM" in segments:
         yield segments["SPM"]
