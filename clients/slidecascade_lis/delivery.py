@@ -78,7 +78,7 @@ class Delivery:
         return False
 
     def _head(self) -> Undelivered | None:
-        with self._store.transaction() as change:
+        with self._store.snapshot() as change:
             return change.next_undelivered(self._name)
 
     def _delivered(self, found: Undelivered) -> None:

@@ -104,6 +104,15 @@ class Store:
         except sa.exc.SQLAlchemyError as error:
             raise UnavailableStoreError("The database of the bridge cannot be used: check its disk.") from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Change]:
+        """For reading only: waits for no writer."""
+        try:
+            with self._engine.connect().execution_options(reading=True) as connection:
+                yield Change(connection)
+        except sa.exc.SQLAlchemyError as error:
+            raise UnavailableStoreError("The database of the bridge cannot be read: check its disk.") from error
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -193,14 +202,23 @@ class Change:
         return next(iter(self._orders(_ORDERS.c.id == order_id)), None)
 
     def due(self, *, limit: int) -> tuple[OrderRecord, ...]:
-        """Orders to submit now: the greatest priority, then the oldest, first."""
+        """Orders to submit now, the greatest priority, then the oldest, first. From now on the service may have
+        their jobs."""
         wanted = (
             sa.select(_ORDERS)
             .where(_ORDERS.c.state.in_(("accepted", "submitting")), _ORDERS.c.next_at <= time.time())
             .order_by(_ORDERS.c.priority.desc(), _ORDERS.c.created_at)
             .limit(limit)
         )
-        return tuple(map(_order, self._connection.execute(wanted)))
+        orders = tuple(map(_order, self._connection.execute(wanted)))
+        new = [order.id for order in orders if order.state == "accepted"]
+        if new:
+            self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.id.in_(new)).values(state="submitting"))
+        return orders
+
+    def has_due(self) -> bool:
+        waiting = _ORDERS.c.state.in_(("accepted", "submitting")) & (_ORDERS.c.next_at <= time.time())
+        return self._connection.execute(sa.select(_ORDERS.c.id).where(waiting).limit(1)).first() is not None
 
     def submitted(self) -> tuple[OrderRecord, ...]:
         return self._orders(_ORDERS.c.state == "submitted")
@@ -208,10 +226,6 @@ class Change:
     def to_stop(self) -> tuple[OrderRecord, ...]:
         """Cancelled orders whose jobs have to be cancelled."""
         return self._orders(_ORDERS.c.stop.is_(True))
-
-    def submitting(self, order_id: str) -> bool:
-        """From now on the service may have the job; False if the order was cancelled."""
-        return self._update(order_id, ("accepted", "submitting"), state="submitting")
 
     def set_job(self, order_id: str, job_id: str) -> bool:
         """The service has the job; False if the order was cancelled meanwhile, which keeps the job's id."""
@@ -340,7 +354,8 @@ def _open(database: str, busy_timeout_s: float) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # A transaction that reads first and then waits for the writer's lock would fail.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 

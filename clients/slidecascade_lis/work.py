@@ -29,7 +29,10 @@ _MAX_RETRY_S: Final = 60.0
 _SLIDE_RETRY_S: Final = 30.0
 _CLEAN_S: Final = 3600.0
 
-Act = Callable[[OrderRecord], Awaitable[None]]
+Step = Callable[[Change], object]
+"""A change of the store that follows from an answer of the service."""
+
+Act = Callable[[OrderRecord], Awaitable[Step | None]]
 
 
 class Work:
@@ -63,66 +66,63 @@ class Work:
 
     async def _round(self) -> None:
         """One look at all unfinished orders."""
-        to_stop, running = await asyncio.to_thread(self._unfinished)
+        to_stop, running, has_due = await asyncio.to_thread(self._unfinished)
         await self._each(self._stop, to_stop)
         await self._each(self._follow, running)
-        left = await asyncio.to_thread(self._due)
-        await self._each(self._submit, left)
+        if has_due:
+            await self._each(self._submit, await asyncio.to_thread(self._due))
         await asyncio.to_thread(self._clean)
 
     async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
-        if orders:
-            await asyncio.gather(*(self._guarded(act, order) for order in orders))
+        """Ask the service about all orders at once, and store what came of it in one transaction."""
+        steps = await asyncio.gather(*(self._guarded(act, order) for order in orders))
+        if any(steps):
+            await asyncio.to_thread(self._store_all, [step for step in steps if step is not None])
+            self._answered()
 
-    async def _guarded(self, act: Act, order: OrderRecord) -> None:
+    async def _guarded(self, act: Act, order: OrderRecord) -> Step | None:
         """The worker boundary: an order that raises something unforeseen fails, and the others go on."""
         try:
-            await act(order)
-        except UnavailableStoreError:
-            raise
+            return await act(order)
         except Exception:
             LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
-            await self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
+            return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
 
-    async def _submit(self, order: OrderRecord) -> None:
-        if not await asyncio.to_thread(self._change, lambda change: change.submitting(order.id)):
-            return
+    async def _submit(self, order: OrderRecord) -> Step:
         try:
             job = await self._job_of(order)
         except UnknownSlideError as error:
             if self._waits_for_slide(order):
-                await self._postpone(order, _SLIDE_RETRY_S)
-            else:
-                await self._end(order, "failed", failed(str(error)))
+                return _postpone(order, _SLIDE_RETRY_S)
+            return self._end(order, "failed", failed(str(error)))
         except AccessDeniedError:
             LOG.error("the service denies access: check service.api_key_file")
-            await self._postpone(order)
+            return _postpone(order)
         except RequestRefusedError as error:
-            await self._end(order, "failed", failed(str(error)))
+            return self._end(order, "failed", failed(str(error)))
         except SlideCascadeClientError as error:
             LOG.warning("the service did not take a job", extra={"fields": {"reason": type(error).__name__}})
-            await self._postpone(order)
-        else:
-            await asyncio.to_thread(self._change, lambda change: change.set_job(order.id, job.id))
+            return _postpone(order)
+        return lambda change: change.set_job(order.id, job.id)
 
-    async def _follow(self, order: OrderRecord) -> None:
+    async def _follow(self, order: OrderRecord) -> Step | None:
         try:
             job = await self._client.job(order.job_id or "")
             if job.status == "succeeded":
-                summary = await job.summary()
-                await self._end(order, "succeeded", succeeded(summary, job.id))
-            elif job.status == "failed":
+                return self._end(order, "succeeded", succeeded(await job.summary(), job.id))
+            if job.status == "failed":
                 problem = job.info.error
                 cause = problem.detail if problem else "The service reported no cause."
-                await self._end(order, "failed", failed(f"The analysis failed: {cause}"))
-            elif job.status == "cancelled":
-                await self._end(order, "cancelled", cancelled("The analysis was cancelled on the service."))
+                return self._end(order, "failed", failed(f"The analysis failed: {cause}"))
+            if job.status == "cancelled":
+                return self._end(order, "cancelled", cancelled("The analysis was cancelled on the service."))
         except UnknownJobError:
-            await self._end(order, "failed", failed("The analysis was deleted on the service."))
+            return self._end(order, "failed", failed("The analysis was deleted on the service."))
         except SlideCascadeClientError as error:
             LOG.warning("the service did not answer", extra={"fields": {"reason": type(error).__name__}})
+        return None
 
-    async def _stop(self, order: OrderRecord) -> None:
+    async def _stop(self, order: OrderRecord) -> Step | None:
         """Cancel the job of a cancelled order; its id is not known if the bridge was killed while it submitted."""
         try:
             job = await self._job_of(order) if order.job_id is None else await self._client.job(order.job_id)
@@ -130,12 +130,12 @@ class Work:
         except (JobFinishedError, UnknownJobError):
             LOG.debug("nothing to cancel")
         except AccessDeniedError:
-            return
+            return None
         except RequestRefusedError:
             LOG.debug("the service never had the job")
         except SlideCascadeClientError:
-            return
-        await asyncio.to_thread(self._change, lambda change: change.stopped(order.id))
+            return None
+        return lambda change: change.stopped(order.id)
 
     async def _job_of(self, order: OrderRecord) -> AsyncJob:
         """The job of an order, submitted now or before. `submit_many` takes only names of slides on the service:
@@ -160,13 +160,7 @@ class Work:
         age_s = time.time() - order.created_at
         return orders.unknown_slide == "wait" and age_s < orders.wait_for_slide_hours * 3600
 
-    async def _postpone(self, order: OrderRecord, wait_s: float | None = None) -> None:
-        if wait_s is None:
-            wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(order.attempts, 30))
-        next_at = time.time() + wait_s
-        await asyncio.to_thread(self._change, lambda change: change.postpone(order.id, next_at=next_at))
-
-    async def _end(self, order: OrderRecord, state: OrderState, outcome: Outcome) -> None:
+    def _end(self, order: OrderRecord, state: OrderState, outcome: Outcome) -> Step:
         """The order ends and its answers are queued, together or not at all."""
         messages = result_messages(order, outcome, self._config)
 
@@ -174,17 +168,17 @@ class Work:
             if change.end_order(order.id, state):
                 change.put_outgoing(messages)
 
-        await asyncio.to_thread(self._change, end)
-        LOG.info("order ended", extra={"fields": {"order_id": order.id, "state": state}})
-        self._answered()
+        LOG.info("order ends", extra={"fields": {"order_id": order.id, "state": state}})
+        return end
 
-    def _change(self, act: Callable[[Change], object]) -> bool:
+    def _store_all(self, steps: Sequence[Step]) -> None:
         with self._store.transaction() as change:
-            return bool(act(change))
+            for step in steps:
+                step(change)
 
-    def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...]]:
-        with self._store.transaction() as change:
-            return change.to_stop(), change.submitted()
+    def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...], bool]:
+        with self._store.snapshot() as change:
+            return change.to_stop(), change.submitted(), change.has_due()
 
     def _due(self) -> tuple[OrderRecord, ...]:
         with self._store.transaction() as change:
@@ -205,3 +199,11 @@ class Work:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def _postpone(order: OrderRecord, wait_s: float | None = None) -> Step:
+    """Submit an order again later."""
+    if wait_s is None:
+        wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(order.attempts, 30))
+    next_at = time.time() + wait_s
+    return lambda change: change.postpone(order.id, next_at=next_at)

@@ -117,7 +117,7 @@ def made_order(text: str, kind: str) -> OrderRecord:
     "outcome", [succeeded(SUMMARY, "j"), cancelled(), failed("The analysis failed: a | in it.")]
 )
 def test_results_have_the_structure_of_hl7(outcome: Outcome) -> None:
-    """ORU^R01 and OUL^R21 pass hl7apy's strict validation; MSH-11 is that of the order; never a final status."""
+    """ORU^R01 and OUL^R21 pass hl7apy's strict validation, repeat MSH-11 of the order, and are never final."""
     text = message(msh(), pid(), *order("4711"), "SPM|1|S-1||TISS")
     results = result_messages(made_order(text, "f"), outcome, CONFIG)
     for result in results:
