@@ -59,6 +59,8 @@ class StandIn(ThreadingHTTPServer):
         ends: how jobs of a pipeline or slide end, if not with success.
         seconds: how long a job runs.
         away: whether every request is answered with 503.
+        order: the slides of the jobs, in the order of their submission.
+        refused: requests for unknown slides.
     """
 
     daemon_threads = True
@@ -72,6 +74,7 @@ class StandIn(ThreadingHTTPServer):
         self.jobs: dict[str, str] = {}
         self.requests: dict[str, JobInfo] = {}
         self.order: list[str] = []
+        self.refused = 0
         self.cancelled: set[str] = set()
         self.lock = threading.Lock()
 
@@ -86,13 +89,14 @@ class StandIn(ThreadingHTTPServer):
             with self.lock:
                 key = order.idempotency_key or uuid.uuid4().hex
                 if order.slide not in self.slides:
+                    self.refused += 1
                     problem = {**_problem("unknown-slide", 404), "detail": f"There is no slide {order.slide!r}."}
                     items.append(JobBatchItem.model_validate({"status": 404, "problem": problem}))
                     continue
                 status = 200 if key in self.jobs else 202
                 if status == 202:
                     self.jobs[key] = str(uuid.uuid4())
-                    self.order.append(order.label or order.slide)
+                    self.order.append(order.slide)
                     self.requests[self.jobs[key]] = _info(self.jobs[key], order.pipeline, order.slide, order.label)
                 items.append(JobBatchItem(status=status, job=self.requests[self.jobs[key]]))
         return JobBatchResult(jobs=tuple(items))

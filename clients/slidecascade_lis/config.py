@@ -82,6 +82,7 @@ class Orders(_Part):
     allow_partial: bool = False
     unknown_slide: Literal["reject", "wait"] = "reject"
     wait_for_slide_hours: Positive = 24.0
+    slide_retry_s: Positive = 30.0
 
 
 @contextmanager

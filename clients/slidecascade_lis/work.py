@@ -26,7 +26,6 @@ from slidecascade_lis.store import Change, Store, UnavailableStoreError
 LOG = logging.getLogger("slidecascade.lis")
 _FIRST_RETRY_S: Final = 0.5
 _MAX_RETRY_S: Final = 60.0
-_SLIDE_RETRY_S: Final = 30.0
 _CLEAN_S: Final = 3600.0
 
 Step = Callable[[Change], object]
@@ -93,7 +92,7 @@ class Work:
             job = await self._job_of(order)
         except UnknownSlideError as error:
             if self._waits_for_slide(order):
-                return _postpone(order, _SLIDE_RETRY_S)
+                return _postpone(order, self._config.orders.slide_retry_s)
             return self._end(order, "failed", failed(str(error)))
         except AccessDeniedError:
             LOG.error("the service denies access: check service.api_key_file")

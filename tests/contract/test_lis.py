@@ -109,7 +109,12 @@ def wait(condition: Callable[[], bool], *, seconds: float = LIMIT_S) -> None:
 
 @contextmanager
 def housed(
-    folder: Path, *, listen: bool = True, where: dict[str, object] | None = None, **parts: object
+    folder: Path,
+    *,
+    listen: bool = True,
+    where: dict[str, object] | None = None,
+    max_jobs: int = 16,
+    **parts: object,
 ) -> Iterator[House]:
     """`listen`: whether the LIS takes results from the start; `where`: fields of ``listen``; `parts` replaced."""
     lis = Lis()
@@ -119,6 +124,7 @@ def housed(
         port = free_port()
         listen_at = {"port": port, "frame_timeout_s": 1.0} | (where or {})
         parts["listen"] = listen_at
+        parts["service"] = {"url": service.url, "poll_s": 0.1, "max_jobs": max_jobs}
         config = write_config(folder, service_url=service.url, port=port, result_port=lis.port, **parts)
         bridge = Bridge.start(config, port)
         try:
@@ -524,33 +530,30 @@ def test_greater_priority_is_submitted_first(tmp_path: Path) -> None:
         "pipeline": {"take": ["OBR-4"]},
         "priority": {"take": ["TQ1-9"], "table": {"S": "100", "R": "0"}},
     }
-    with housed(tmp_path, orders=rules) as house:
-        slides = [f"{name}.svs" for name in ("first", "routine", "urgent")]
+    with housed(tmp_path, orders=rules, max_jobs=1) as house:
+        slides = ["running.svs", "routine.svs", "later.svs", "urgent.svs"]
         house.service.slides.update(slides)
-        house.service.away = True
-        for slide, priority in zip(slides, "RRS", strict=True):
+        house.service.seconds = 600
+        for slide, priority in zip(slides, "RRRS", strict=True):
             house.ask(message(msh(), pid(), *order(number(), slide=slide), f"TQ1|||||||||{priority}"))
-        house.service.away = False
-        wait(lambda: len(house.service.order) == 3)
-    assert sorted(house.service.order) == sorted(slides)
+            wait(lambda: house.service.order == ["running.svs"])
+        house.service.seconds = 0.1
+        wait(lambda: len(house.service.order) == 4)
+        assert house.service.order == ["running.svs", "urgent.svs", "routine.svs", "later.svs"]
 
 
-def test_an_order_can_wait_for_its_slide(tmp_path: Path) -> None:
-    rules = {
-        "slide": {"take": ["OBR-13"]},
-        "pipeline": {"take": ["OBR-4"]},
-        "unknown_slide": "wait",
-        "wait_for_slide_hours": 1e-4,
-    }
+@pytest.mark.parametrize(("hours", "status"), [(1.0, "CM"), (1e-9, "ER")])
+def test_an_order_can_wait_for_its_slide(tmp_path: Path, hours: float, status: str) -> None:
+    """It is accepted, and done when the slide is there; after the time configured it has failed."""
+    rules: dict[str, object] = {"slide": {"take": ["OBR-13"]}, "pipeline": {"take": ["OBR-4"]}}
+    rules |= {"unknown_slide": "wait", "wait_for_slide_hours": hours, "slide_retry_s": 0.1}
     with housed(tmp_path, orders=rules) as house:
         placer = number()
         assert house.ask(message(msh(), pid(), *order(placer, slide="later.svs"))).code == "AA"
-        with sqlite3.connect(tmp_path / "lis.sqlite", timeout=30) as connection:
-            wait(lambda: connection.execute("SELECT attempts FROM slidecascade_lis_orders").fetchone() == (1,))
-            connection.execute("UPDATE slidecascade_lis_orders SET next_at = 0")
-        connection.close()
-        result = house.lis.result(placer)
-        assert result.code_of_order() == "ER"
+        if status == "CM":
+            wait(lambda: house.service.refused >= 2)
+            house.service.slides.add("later.svs")
+        assert house.lis.result(placer).code_of_order() == status
 
 
 def test_mutual_tls(tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_results_have_the_structure_of_hl7(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("kind", ["OML^O21^OML_O21", "OML^O33^OML_O33", "ORM^O01^ORM_O01"])
 def test_replies_have_the_structure_of_hl7(kind: str) -> None:
-    """Responses with orders and with errors, and plain acknowledgements. hl7apy takes the choice of ORR^O02's order
-    details for a sequence of all of them, so that its orders cannot be checked."""
+    """Responses with orders and with errors, and plain acknowledgements. hl7apy requires every
+    alternative of the order details in ORR^O02, so that its orders cannot be checked."""
     asked = read(new_order(number(), kind=kind))
     asked_segments = (*asked.segments[2:], *read(message(msh(), "SPM|1|S-1||TISS")).segments[1:])
     answer = OrderAnswer("OK", "SC", "filler-1", asked_segments)
