@@ -9,6 +9,8 @@ from typing import Final
 import benchmarks.accuracy.section
 import benchmarks.areas.section
 import benchmarks.gpu.section
+import benchmarks.heads.section
+import benchmarks.jobs.section
 import benchmarks.load.section
 import benchmarks.patches.section
 import benchmarks.peers.section
@@ -29,7 +31,9 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.real_tissue.section.section,
     benchmarks.load.section.section,
     benchmarks.runners.section.section,
+    benchmarks.heads.section.section,
     benchmarks.gpu.section.section,
+    benchmarks.jobs.section.section,
     benchmarks.peers.section.section,
 )
 

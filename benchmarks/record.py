@@ -94,9 +94,14 @@ def paragraph(text: str) -> list[str]:
     return wrap(text, width=_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _git(*arguments: str) -> str:
+def commit_of(checkout: Path) -> str:
+    """The commit of another checkout."""
+    return _git("rev-parse", f"--short={_SHA_DIGITS}", "HEAD", folder=checkout) or UNKNOWN
+
+
+def _git(*arguments: str, folder: Path | None = None) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=folder or ROOT, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -44,15 +44,18 @@ FIELDS = {
 
 
 class ToyPipeline:
-    """Packages in a folder, loaded; `run` analyses an image with them. `segmenter`: fields of its segmenter."""
+    """Packages in a folder, loaded; `run` analyses an image with them.
 
-    def __init__(self, folder: Path, **segmenter: Any) -> None:
+    `segmenter`: fields of its segmenter; `network`: its graph, by default `toy_models.darkness_segmenter`.
+    """
+
+    def __init__(self, folder: Path, *, network: bytes | None = None, **segmenter: Any) -> None:
         self.models_dir = folder / "models"
         self.pipelines_dir = folder / "pipelines"
         self.pipelines_dir.mkdir(parents=True)
         (self.pipelines_dir / "toy.yaml").write_text(yaml.safe_dump(FIELDS), encoding="utf-8")
         fields = toy_models.segmenter_fields(**{"halo_px": HALO_PX} | segmenter)
-        toy_models.write_package(self.models_dir, fields, toy_models.darkness_segmenter())
+        toy_models.write_package(self.models_dir, fields, network or toy_models.darkness_segmenter())
         for name, side_px in (("toy-classifier", 72), ("toy-second", 96)):
             fields = toy_models.classifier_fields(name, side_px)
             toy_models.write_package(self.models_dir, fields, toy_models.redness_classifier(side_px))

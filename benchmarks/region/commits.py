@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import cv2
+from benchmarks import record
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -88,6 +89,7 @@ def main() -> None:
     if arguments.work:
         work(arguments.pipeline, arguments.size)
         return
+    provenance = record.Provenance.here()
     folders = {"before": arguments.before.resolve(), "after": Path(__file__).resolve().parents[2]}
     processes = {name: _started(folder, arguments) for name, folder in folders.items()}
     try:
@@ -107,6 +109,7 @@ def main() -> None:
     report = {
         "pipeline": arguments.pipeline,
         "size_px": arguments.size,
+        "before_commit": record.commit_of(folders["before"]),
         "cells": rounds[0]["after"]["cells"],
         "load": round(os.getloadavg()[0], 1),
         **{
@@ -123,10 +126,9 @@ def main() -> None:
         "writing_cpu_s": {name: min(turn[name] for turn in writing) for name in folders},
         "rounds": rounds,
     }
-    text = json.dumps(report, indent=1) + "\n"
-    print(text)
+    print(json.dumps(report, indent=1))
     if arguments.out is not None:
-        arguments.out.write_text(text, encoding="utf-8")
+        record.write(arguments.out, report, provenance)
 
 
 if __name__ == "__main__":

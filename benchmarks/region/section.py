@@ -43,8 +43,8 @@ def _commits(results: Path) -> list[str]:
         return []
     writing = found["writing_cpu_s"]
     text = (
-        "`python -m benchmarks.region.commits`: the region by this checkout and by the one before grids were "
-        f"those of the slide, in turn, {found['cells']} cells: "
+        "`python -m benchmarks.region.commits`: the region of a PNG by this checkout and by "
+        f"{found.get('before_commit', 'an earlier one')}, in turn, {found['cells']} cells: "
         f"{found['after_over_before_seconds']:.2f} times as long, "
         f"{found['after_over_before_cpu_s']:.2f} times the seconds of cores (load {found['load']}); a million "
         f"cells are written in {writing['after']:.1f} s, before in {writing['before']:.1f} s."

@@ -54,6 +54,7 @@ def analyze_region(
     slide: str | None,
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
+    channels: Mapping[str, int | str] | None,
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
@@ -68,6 +69,7 @@ def analyze_region(
         "slide": slide,
         "region": region_box(region),
         "thresholds": plain_thresholds(thresholds),
+        "channels": plain_channels(channels),
         "tile_px": plain(tile_px),
         "allow_partial": plain(allow_partial),
         "deadline_s": plain(deadline_s),
@@ -205,6 +207,15 @@ def plain_thresholds(thresholds: Mapping[str, float] | None) -> dict[str, Any]:
     if not isinstance(thresholds, Mapping):
         raise invalid("thresholds", "give a mapping of model names to numbers in [0, 1]")
     return {name: plain(value) for name, value in thresholds.items()}
+
+
+def plain_channels(channels: Mapping[str, int | str] | None) -> dict[str, Any]:
+    """Channels with Python's numbers; raises InvalidRequestError when they are no mapping."""
+    if channels is None:
+        return {}
+    if not isinstance(channels, Mapping):
+        raise invalid("channels", "give a mapping of meanings to indices or names of channels")
+    return {meaning: plain(value) for meaning, value in channels.items()}
 
 
 def invalid(field: str, message: str) -> InvalidRequestError:

@@ -70,6 +70,7 @@ class Client:
         slide: str | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
+        channels: Mapping[str, int | str] | None = None,
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
@@ -87,6 +88,8 @@ class Client:
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
             thresholds: by model name, in [0, 1].
+            channels: by meaning, the channels of the slide to use, e.g. ``{"nuclear": 0}`` or
+                ``{"nuclear": "DAPI"}``.
             tile_px: tile size of the segmenter; affects speed, not cells.
             allow_partial: accept a result with failed tiles; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
@@ -108,6 +111,7 @@ class Client:
                 slide=slide,
                 region=region,
                 thresholds=thresholds,
+                channels=channels,
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
@@ -123,6 +127,7 @@ class Client:
         mpp: float | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
+        channels: Mapping[str, int | str] | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -135,7 +140,7 @@ class Client:
         Args:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
-            pipeline, mpp, region, thresholds, allow_partial: as for `analyze_region`.
+            pipeline, mpp, region, thresholds, channels, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
             origin: as for `analyze_region`.
             label: a label to find the job by.
@@ -153,6 +158,7 @@ class Client:
             mpp=mpp,
             region=region,
             thresholds=thresholds,
+            channels=channels,
             allow_partial=allow_partial,
             outputs=outputs,
             origin=origin,

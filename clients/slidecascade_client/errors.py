@@ -15,8 +15,10 @@
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
     │   ├── ImplausibleResolutionError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
-    │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError
-    │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError
+    │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
+    │   │   UnknownChannelError
+    │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError,
+    │   │   SlideChangedError, ModelChangedError
     │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
     ├── JobFailedError, JobCancelledError    how a job ended that was waited for
@@ -197,6 +199,10 @@ class UnknownHeatmapError(RequestRefusedError):
     problem_name = "unknown-heatmap"
 
 
+class UnknownChannelError(RequestRefusedError):
+    problem_name = "unknown-channel"
+
+
 class UnknownModelError(RequestRefusedError):
     problem_name = "unknown-model"
 
@@ -260,6 +266,18 @@ class StorageFullError(ServiceFailedError):
     """There is no room for the results of another job."""
 
     problem_name = "storage-full"
+
+
+class SlideChangedError(RequestRefusedError):
+    """A job failed because its slide was replaced while it ran."""
+
+    problem_name = "slide-changed"
+
+
+class ModelChangedError(RequestRefusedError):
+    """A job failed because models, pipeline or program were replaced while it ran."""
+
+    problem_name = "model-changed"
 
 
 class UnreadablePartError(ServiceFailedError):

@@ -30,7 +30,15 @@ from slidecascade.wire import (
     Summary,
 )
 from slidecascade_client.body import ImageInput, json_body, region_body
-from slidecascade_client.calls import RegionInput, invalid, plain, plain_thresholds, region_box, segment
+from slidecascade_client.calls import (
+    RegionInput,
+    invalid,
+    plain,
+    plain_channels,
+    plain_thresholds,
+    region_box,
+    segment,
+)
 from slidecascade_client.cells import Cells
 from slidecascade_client.download import Download
 from slidecascade_client.exchange import Call
@@ -53,6 +61,7 @@ def submit(
     mpp: float | None,
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
+    channels: Mapping[str, int | str] | None,
     allow_partial: bool,
     outputs: Sequence[str] | None,
     origin: str,
@@ -68,6 +77,7 @@ def submit(
         "mpp": mpp,
         "region": region,
         "thresholds": thresholds,
+        "channels": channels,
         "allow_partial": allow_partial,
         "outputs": outputs,
         "origin": origin,
@@ -115,6 +125,7 @@ def _request(model: type[R], fields: Mapping[str, object]) -> R:
     plain_fields: dict[str, Any] = {name: plain(value) for name, value in fields.items()}
     plain_fields["region"] = region_box(plain_fields.get("region"))
     plain_fields["thresholds"] = plain_thresholds(plain_fields.get("thresholds"))
+    plain_fields["channels"] = plain_channels(plain_fields.get("channels"))
     if plain_fields.get("outputs") is None:
         plain_fields.pop("outputs", None)
     else:

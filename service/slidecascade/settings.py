@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """Device of networks on this machine. No fallback: without a usable GPU the service does not start."""
 
-    precision: Literal["auto", "float32", "int8"] = "auto"
+    precision: Literal["float32", "auto", "int8"] = "float32"
     """Graph of models that have one in int8: ``auto`` runs int8 on a CPU with VNNI or Arm's dot products, and
-    float32 elsewhere. Cells and ids differ between the two, so workers on different CPUs need the same value."""
+    float32 elsewhere; ``int8`` does not start elsewhere. Cells and ids differ between the two graphs."""
 
     gpus: str = Field(default="0", pattern=r"^\d+(,\d+)*$")
     """Indices of the GPUs to use, such as ``0,1``. Each holds all networks, and batches are distributed over them;

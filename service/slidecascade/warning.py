@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-WarningCode = Literal["no-stored-pixels", "mpp-contradicts-objective", "anisotropic-pixels", "channels-swapped"]
+WarningCode = Literal[
+    "no-stored-pixels", "mpp-contradicts-objective", "anisotropic-pixels", "channels-swapped", "flat-channel"
+]
 """The stable names of the public contract."""
 
 WARNING_CODES: tuple[WarningCode, ...] = get_args(WarningCode)

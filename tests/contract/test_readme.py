@@ -52,6 +52,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my-images").mkdir()
     cv2.imwrite(str(folder / "my-images" / "x.png"), cv2.cvtColor(tissue.image, cv2.COLOR_RGB2BGR))
     cv2.imwrite(str(folder / "my-images" / "x_labels.png"), tissue.nuclei.astype(np.uint16))
+    (folder / "my-slides").mkdir()
+    write_slide(folder / "my-slides" / "x.tif", TissueOptions(seed=5, mpp=0.25), 1024, 1024)
+    lesion = np.zeros((1024, 1024), np.uint8)
+    lesion[256:512, 256:512] = 255
+    cv2.imwrite(str(folder / "my-slides" / "x_mask.tif"), lesion)
     (folder / "slides").mkdir()
     write_slide(folder / "slides" / "liver.tiff", TissueOptions(seed=5, mpp=0.25), 1024, 1024)
     return folder

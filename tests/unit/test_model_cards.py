@@ -76,7 +76,7 @@ def test_a_written_package_states_what_was_stated(tmp_path: Path) -> None:
     spec = packages.segmenter_spec(stated, exported, multiple_of=8, halo_px=16, options=options)
     folder = packages.write(tmp_path, spec, exported, _card())
     read = load_package(folder).spec
-    assert read == spec
+    assert read == spec.model_copy(update={"receptive_field_px": 1})  # which writing computes of the graph
     assert (folder / "README.md").read_text(encoding="utf-8") == _card().markdown
     written = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
     assert written["version"] == 3

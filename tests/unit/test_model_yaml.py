@@ -39,13 +39,17 @@ def read_old(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["nash-cell", "nuclei-unet"])
 def test_a_package_of_version_0_1_0_loads_and_runs_unchanged(tmp_path: Path, name: str) -> None:
-    """Its tensors are derived; the model is the same as the bundled one, which states them and its field."""
+    """Its tensors are derived; the bundled one is the same, and states them, its field and its int8 graph."""
     folder = shutil.copytree(bundled_models_dir() / name, tmp_path / name)
     (folder / "model.yaml").write_bytes((OLD / f"{name}.yaml").read_bytes())
     package = load_package(folder)
     assert package.spec.receptive_field_px is None
-    stated = {"receptive_field_px": BUNDLED[name].spec.receptive_field_px}
-    assert package.spec.model_dump() | stated == BUNDLED[name].spec.model_dump()
+    bundled = BUNDLED[name].spec
+    stated = {
+        "receptive_field_px": bundled.receptive_field_px,
+        "int8": bundled.int8 and bundled.int8.model_dump(),
+    }
+    assert package.spec.model_dump() | stated == bundled.model_dump()
     LocalRunner([package]).close()
 
 
@@ -208,12 +212,12 @@ def test_tensorrt_is_given_the_shapes_of_all_inputs() -> None:
     assert "TensorrtExecutionProvider" not in dict(Placement(device="tensorrt").providers(stain(), most=8))
 
 
-def test_a_pipeline_takes_models_of_rgb_images_only(tmp_path: Path) -> None:
+def test_a_pipeline_takes_models_of_one_image_only(tmp_path: Path) -> None:
     """Others are served by /v2; a pipeline that names one is refused with what the model takes."""
     toy_models.write_package(tmp_path / "models", toy_models.stain_fields(), toy_models.stain_segmenter())
     (tmp_path / "pipelines").mkdir()
     heatmap = {"name": "n", "title": "N", "kind": "density", "classes": ["Nucleus"]}
     fields = {"name": "p", "title": "P", "description": "", "segmenter": "toy-stain", "heatmaps": [heatmap]}
     (tmp_path / "pipelines" / "p.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
-    with pytest.raises(PipelineSpecError, match=r"'toy-stain' takes image \(uint16 NHWC nuclear"):
+    with pytest.raises(PipelineSpecError, match="'toy-stain' takes 2 inputs, 'image' is uint16 NHWC of 4 ch"):
         load_pipelines(load_repository(tmp_path / "models"), tmp_path / "pipelines", (FILE,))

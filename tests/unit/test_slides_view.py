@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -35,6 +36,7 @@ class Pyramid:
     coordinate_space: Literal["level0-pixels", "image-pixels"] = "level0-pixels"
     boxes: list[tuple[int, Box]] = field(default_factory=list)
     content_id: str = "pyramid"
+    channels: tuple[str, ...] = ("red", "green", "blue")
     bounds_l0: Box | None = None
     stated: Stated = field(default_factory=Stated)
 
@@ -52,6 +54,9 @@ class Pyramid:
         assert Box(0, 0, size.width, size.height).encloses(box)
         self.boxes.append((level, box))
         return self.levels[level][box.y : box.bottom, box.x : box.right]
+
+    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Rgb:
+        return self.read_level(level, box)[..., list(indices)]
 
     def unstored_share(self, level: int, box: Box) -> float:
         """Black pixels stand for those that are not stored."""

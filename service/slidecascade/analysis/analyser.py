@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,10 +43,13 @@ from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
 from slidecascade.settings import Settings
 from slidecascade.slides.arriving import ArrivingImage
+from slidecascade.slides.channels import RGB, ChannelUse, resolve
+from slidecascade.slides.channels import doubts_of as channel_doubts
 from slidecascade.slides.doubts import doubts_of
-from slidecascade.slides.facts import FactsCache, compute_facts
+from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.source import OpenSource, Pyramid
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
@@ -60,7 +63,7 @@ KEPT_FACTS = 256
 """Number of slides with cached facts; each takes less than a kilobyte."""
 
 
-Upload = RegionImage | ArrivingImage
+Upload = RegionImage | StackImage | ArrivingImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ class Analyser:
         by fields may be larger.
         """
 
-        def decoded(encoded: EncodedImage, kept_bytes: int) -> RegionImage:
+        def decoded(encoded: EncodedImage, kept_bytes: int) -> RegionImage | StackImage:
             return _decoded(encoded, share, control, kept_bytes=kept_bytes)
 
         return self._prepare(
@@ -238,18 +241,22 @@ class Analyser:
             content_id = source.content_id
         facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
         arriving = upload if isinstance(upload, ArrivingImage) else None
+        # What channels are scaled by has to be known before the first tile.
+        is_late = arriving is not None and not request.channels and pipeline.channels in ((), RGB)
+        uses = () if is_late else _channels(pipeline, request.channels, facts())
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
             region_l0=region,
             mpp=mpp,
             coordinate_space=space,
-            find_facts=facts if arriving else known(facts()),
+            find_facts=facts if is_late else known(replace(facts(), channels=uses)),
+            channels=uses,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
             held_bytes=held,
-            stated_doubts=doubts,
+            stated_doubts=(*doubts, *channel_doubts(uses)),
             origin=request.origin,
             wait_for_rows=arriving.wait_for if arriving else no_wait,
         )
@@ -295,7 +302,7 @@ class Analyser:
     ) -> tuple[Failure, ...]:
         """Pass the results of `tiles` to `sink`, and return the tiles that failed twice; see `flow.run_tiles`.
 
-        Tiles of concurrent region requests have priority.
+        The threads are those of jobs, which yield the cores to regions that are asked for meanwhile.
         """
         with self._matching_packages():
             return run_tiles(
@@ -308,6 +315,11 @@ class Analyser:
                 observer=self._observer,
                 progress=progress,
             )
+
+    def expected_bytes(self, pipeline: Pipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+        """Memory of what `pipeline` may find in a region or a field; `grids` by model."""
+        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
+        return expected
 
     @property
     def threads(self) -> int:
@@ -361,8 +373,7 @@ class Analyser:
         for model in pipeline.models:
             grids[model.name] = frame.grid(pipeline.mpp_of(model))
             require_workable(region_l0, grids[model.name])
-        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
-        return expected
+        return self.expected_bytes(pipeline, region_l0, grids)
 
     @contextmanager
     def _pyramid(self, request: wire.RegionRequest, image: Sent) -> Iterator[Pyramid]:
@@ -394,12 +405,28 @@ class Analyser:
         return lambda *, private=False: self._slides.open(slide_id, private=private)
 
 
-def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage:
+def _decoded(image: EncodedImage, share: Share, control: Control, *, kept_bytes: int) -> RegionImage | StackImage:
     """The pixels of `image`, after reserving memory for decoding in `share`; `kept_bytes` stay reserved."""
     share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
     upload = image.decode()
     share.shrink(kept_bytes)
     return upload
+
+
+def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFacts) -> tuple[ChannelUse, ...]:
+    """The channels that `pipeline` is given; none: colours as they are, or the one channel of a stack as grey."""
+    is_picture = len(facts.intensities) == 1 or tuple(item.name for item in facts.intensities) == RGB
+    if not asked and is_picture and pipeline.channels in ((), RGB):
+        return ()
+    if not pipeline.channels and not asked:
+        message = (
+            f"The pipeline {pipeline.name!r} takes colours, but the slide is a stack of channels: send a picture."
+        )
+        raise InvalidRequestError(message, errors=(("slide", message),))
+    if not pipeline.channels:
+        message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
+        raise InvalidRequestError(message, errors=(("channels", message),))
+    return resolve(pipeline.channels, asked, facts.intensities, dark_field=facts.dark_field)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

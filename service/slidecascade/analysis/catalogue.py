@@ -18,6 +18,7 @@ def slide_info(slide_id: str, info: SlideInfo, content_id: str) -> wire.SlideInf
         objective_power=info.objective_power,
         vendor=info.vendor,
         content_id=content_id,
+        channels=info.channels,
         bounds=None if info.bounds_l0 is None else wire.RegionBox.of(*info.bounds_l0.as_tuple()),
         levels=tuple(
             wire.LevelInfo(width=size.width, height=size.height, downsample=downsample)

@@ -158,6 +158,7 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
             grids=grids,
             thresholds=task.thresholds,
             find_facts=task.find_facts,
+            channels=task.channels,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,

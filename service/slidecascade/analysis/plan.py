@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from slidecascade.geometry import Box, Mpp
 from slidecascade.kinds.result import CoordinateSpace, Origin
 from slidecascade.pipelines.spec import Pipeline
+from slidecascade.slides.channels import ChannelUse
 from slidecascade.slides.doubts import SWAPPED
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
@@ -49,6 +50,7 @@ class RegionTask:
         stated_doubts: what makes any answer about this source doubtful, known from what it states.
         origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in those pixels; what is found must not change.
+        channels: what networks are given in place of the colours.
         wait_for_rows: waits until so many rows of level 0 can be read; raises when they never will be.
     """
 
@@ -66,6 +68,7 @@ class RegionTask:
     origin: Origin = "slide"
     shift: tuple[int, int] = (0, 0)
     wait_for_rows: Callable[[int], None] = no_wait
+    channels: tuple[ChannelUse, ...] = ()
 
     @property
     def facts(self) -> SlideFacts:
@@ -78,8 +81,8 @@ class RegionTask:
         return (*self.stated_doubts, SWAPPED) if self.facts.red_blue_swapped else self.stated_doubts
 
     def view(self, source: Source) -> SlideView:
-        """The pixels of `source`, which `open_source` has opened."""
-        return SlideView(source, mpp_l0=self.mpp)
+        """The pixels of `source`, which `open_source` has opened, as networks are given them."""
+        return SlideView(source, mpp_l0=self.mpp, channels=self.channels)
 
     def overview(self, max_side_px: int, *, damaged: bool) -> tuple[NDArray[np.uint8], float]:
         """The region as ``(H, W, 3)`` uint8 RGB with no side longer than `max_side_px`, and its downsample.
@@ -90,9 +93,10 @@ class RegionTask:
             UnreadableSlideError: when the slide cannot be read and is not known to be damaged.
         """
         with self.open_source() as source:
-            grid = self.view(source).overview_grid(self.region_l0, max_side_px)
+            view = SlideView(source, mpp_l0=self.mpp)
+            grid = view.overview_grid(self.region_l0, max_side_px)
             if not damaged:
-                return self.view(source).read(grid, grid.extent), grid.downsample
+                return view.read(grid, grid.extent), grid.downsample
         picture = np.full((grid.size.height, grid.size.width, 3), UNREAD_GREY, np.uint8)
         boxes = [
             Box(x, y, PIECE_PX, PIECE_PX).clipped(grid.extent)
@@ -101,7 +105,7 @@ class RegionTask:
         ]
 
         def read(source: Source, box: Box) -> NDArray[np.uint8]:
-            return self.view(source).read(grid, box)
+            return SlideView(source, mpp_l0=self.mpp).read(grid, box)
 
         for box, pixels in readable(self.open_source, boxes, read):
             picture[box.y : box.bottom, box.x : box.right] = pixels

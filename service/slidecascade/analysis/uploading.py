@@ -9,6 +9,7 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, SlideCascadeError
 from slidecascade.memory import Share
 from slidecascade.slides.arriving import ArrivingImage
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.upload import EncodedImage
 
 
@@ -28,9 +29,14 @@ class Uploading:
         self._least_bytes = 0
         self._surplus = False
 
-    def begin(self, encoded: EncodedImage, kept_bytes: int) -> ArrivingImage:
-        """Begin to decode, once there is memory for it, of which `kept_bytes` are kept."""
+    def begin(self, encoded: EncodedImage, kept_bytes: int) -> ArrivingImage | StackImage:
+        """Begin to decode, once there is memory for it, of which `kept_bytes` are kept.
+
+        A stack of channels is not decoded here, but by the tile.
+        """
         self._share.reserve(max(kept_bytes, len(encoded.data) + encoded.peak_bytes), self._control)
+        if encoded.stack is not None:
+            return StackImage(encoded.stack, encoded.content_id)
         self._image, self._least_bytes, self._surplus = ArrivingImage(encoded), kept_bytes, True
         return self._image
 

@@ -107,7 +107,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         window = np.s_[core.y : core.bottom, core.x : core.right]
         with self.stopwatch.measure("decode"):
             masks = head.masks(outputs, options)[:, *window]
-            probabilities = head.probabilities_of(outputs)
+            probabilities = head.probabilities_of(outputs, options)
             kept = np.where(_squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
             return kept, None if probabilities is None else probabilities[window]
 

@@ -29,7 +29,7 @@ from slidecascade.cells.instances import Instances
 from slidecascade.geometry import Box
 from slidecascade.heads.head import ObjectHead, SegmenterOptions
 from slidecascade.heads.objects import Labels, Objects
-from slidecascade.models.tensors import OutputSpec, Tensors
+from slidecascade.models.tensors import BOX, OutputSpec, Tensors
 
 Place = tuple[int, int]
 """A pixel of the grid: x and y."""
@@ -202,8 +202,7 @@ def look_at(outputs: Tensors, read: Box, extent: Box, decoding: Decoding) -> Loo
     cut = (read.x > extent.x, read.y > extent.y, read.right < extent.right, read.bottom < extent.bottom)
     box = _shrunk(read, cut, -(-decoding.receptive_px // decoding.stride) * decoding.stride)
     shown = _cropped(outputs, decoding.outputs, read, box, extent)
-    found = decoding.head.decode(shown, decoding.options, mpp=decoding.mpp)
-    seen = decoding.head.extent(shown, decoding.options, mpp=decoding.mpp)
+    found, seen = decoding.head.look(shown, decoding.options, size=box.size, mpp=decoding.mpp)
     if isinstance(found, Labels):
         units = found.image
         unclaimed = cv2.bitwise_and(seen, cv2.compare(units, 0, cv2.CMP_EQ))
@@ -225,12 +224,16 @@ def _cropped(
 ) -> Mapping[str, NDArray[Any]]:
     """`outputs` of `read` as outputs of `box`, at their lowest beyond the slide.
 
-    Those without height and width stay as they are.
+    Boxes of objects are moved to the corner of `box`; other outputs without a free height and width stay as they
+    are.
     """
     shown = {}
     for spec in specs:
         whole, axes, stride = outputs[spec.name], spec.layout[1:], spec.stride
-        if "H" not in axes or "W" not in axes:
+        if spec.meaning == BOX:
+            shown[spec.name] = whole - np.array([box.x - read.x, box.y - read.y] * 2, whole.dtype)
+            continue
+        if len(spec.free) < 2:
             shown[spec.name] = whole
             continue
         rows = slice((box.y - read.y) // stride, (box.bottom - read.y) // stride)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.cells import CellsPipeline
 from slidecascade.slides.tiling import Tile, whole_lattice
-from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
+from slidecascade.slides.tissue import BLOCK_PX
 from slidecascade.slides.view import SlideView
 
 SECOND_LOOKS = 2
@@ -54,13 +55,13 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         """Find the cells of `tile` in `view`."""
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
-        blocks = tissue_blocks(patch, dark_field=False)
+        blocks = self.tissue(patch)
         unstored_px = self.unstored_px(patch, tile, view)
         # What is no glass is tissue in either field: which one it is need not be known before the network has run.
-        if not core_blocks(blocks, tile).any() and not self.dark_field:
+        if not core_blocks(blocks, tile).any() and not self.has_no_glass:
             return self._nothing(tile, core_blocks(blocks, tile), unstored_px)
         found = self._cells(view, tile, patch)
-        blocks |= self.dark_field
+        blocks |= self.has_no_glass
         tissue = core_blocks(blocks, tile)
         cells, owned, near_seam = self._own(found, blocks, tile)
         if not len(cells):
@@ -91,10 +92,10 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         """How far the maps of a read box depend on where it ends."""
         return max(0, self.pipeline.segmenter.halo_px - EXACT_PX)
 
-    def _run_classifier(self, model: ClassifierSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run_classifier(self, model: ClassifierSpec, images: NDArray[Any]) -> NDArray[np.float32]:
         return self.run(model, images)["probabilities"]
 
-    def _cells(self, view: SlideView, tile: Tile, patch: NDArray[np.uint8]) -> Instances:
+    def _cells(self, view: SlideView, tile: Tile, patch: NDArray[Any]) -> Instances:
         """The cells with a centroid in the core of `tile` or just outside, in pixels of the segmenter's grid."""
         first = Seen.nothing_of(self._look(patch, tile.read))
         whole = whole_lattice(self.grid.size, self.aligned_to)
@@ -115,7 +116,7 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
             parts = [one.look.cells(one.wanted, reach=reach, min_area_px=self._min_area_px) for one in seen]
             return Instances.concatenate(parts)
 
-    def _look(self, patch: NDArray[np.uint8], read: Box) -> Look:
+    def _look(self, patch: NDArray[Any], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
         answer = self.run(segmenter, patch[None])

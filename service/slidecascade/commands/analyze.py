@@ -18,7 +18,7 @@ from pathlib import Path
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.commands.arguments import region_of, threshold_of
+from slidecascade.commands.arguments import channel_of, region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.jobs.claim import claimed
@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
+    parser.add_argument(
+        "--channels",
+        type=channel_of,
+        nargs="+",
+        default=[],
+        metavar="MEANING=CHANNEL",
+        help="channels by index or name, such as nuclear=0 membrane=CD45",
+    )
     parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
@@ -152,6 +160,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "mpp": arguments.mpp,
         "slide": slide_id,
         "thresholds": dict(arguments.threshold),
+        "channels": dict(arguments.channels),
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
         "origin": arguments.origin,

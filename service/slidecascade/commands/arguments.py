@@ -30,6 +30,14 @@ def whole_number(least: int) -> Callable[[str], int]:
     return read
 
 
+def channel_of(text: str) -> tuple[str, int | str]:
+    """``nuclear=0`` or ``nuclear=DAPI`` for argparse."""
+    meaning, _, channel = text.partition("=")
+    if not meaning or not channel:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MEANING=CHANNEL, such as nuclear=0 or nuclear=DAPI")
+    return meaning, int(channel) if channel.isascii() and channel.isdigit() else channel
+
+
 def threshold_of(text: str) -> tuple[str, float]:
     """``model=number``."""
     name, separator, number = text.partition("=")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
-from slidecascade.commands.arguments import region_of, threshold_of
+from slidecascade.commands.arguments import channel_of, region_of, threshold_of
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, InvalidRequestError, Job, SlideCascadeClientError
 
@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument("--mpp", type=float, help="um per pixel; required if the slide states none")
     submit.add_argument("--region", type=region_of, help="x,y,width,height in level-0 pixels")
     submit.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
+    submit.add_argument(
+        "--channels",
+        type=channel_of,
+        nargs="+",
+        default=[],
+        metavar="MEANING=CHANNEL",
+        help="channels by index or name, such as nuclear=0 membrane=CD45",
+    )
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
@@ -120,6 +128,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
         "mpp": options.mpp,
         "region": options.region,
         "thresholds": dict(options.threshold),
+        "channels": dict(options.channels),
         "allow_partial": options.allow_partial,
         "origin": options.origin,
         "label": options.label,

@@ -39,7 +39,7 @@ class ClassesHead(MaskHead[SegmenterOptions]):
         best = maps.argmax(axis=2).astype(np.uint8) + np.uint8(1)
         return np.where(maps.max(axis=2) >= grey_level(options.foreground), best, np.uint8(0))
 
-    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8]:
+    def probabilities_of(self, outputs: Tensors, options: SegmenterOptions) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
         return np.asarray(outputs["maps"], np.uint8)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from slidecascade.geometry import Size
 from slidecascade.heads.objects import Objects
 from slidecascade.models.tensors import OutputSpec, Tensors
 
@@ -55,6 +56,10 @@ class Head(ABC, Generic[O]):
     def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:
         """The outputs wanted of a network that finds `classes`; it may return more."""
 
+    def outputs_with(self, classes: Sequence[str], options: O) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
+        """The outputs wanted where a model states these `options`; by default the same whatever they are."""
+        return self.outputs(classes)
+
 
 class ObjectHead(Head[S]):
     """A head that finds objects.
@@ -78,6 +83,17 @@ class ObjectHead(Head[S]):
             options: the model's, with what a request asks for in its place.
             mpp: micrometres per pixel of the image.
         """
+
+    def look(
+        self,
+        outputs: Tensors,
+        options: S,
+        *,
+        size: Size,  # noqa: ARG002 - for heads without maps
+        mpp: float,
+    ) -> tuple[Objects, npt.NDArray[np.uint8]]:
+        """What `decode` and `extent` return, for an image of `size`; a head that shares work overrides it."""
+        return self.decode(outputs, options, mpp=mpp), self.extent(outputs, options, mpp=mpp)
 
     @abstractmethod
     def extent(self, outputs: Tensors, options: S, *, mpp: float) -> npt.NDArray[np.uint8]:
@@ -107,7 +123,7 @@ class MaskHead(Head[S]):
         """``(L, H, W)``: what `mask` has in one layer; a layer for each class where classes overlap."""
         return self.mask(outputs, options)[None]
 
-    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8] | None:  # noqa: ARG002 - of all heads
+    def probabilities_of(self, outputs: Tensors, options: S) -> npt.NDArray[np.uint8] | None:  # noqa: ARG002 - of all heads
         """``(H, W, C)``: ``round(255 * p)`` of each class, where `states_probabilities`; otherwise None."""
         return None
 

@@ -37,6 +37,13 @@ def grey_level(probability: float) -> int:
     return max(1, round(255 * probability))
 
 
+def grey_levels(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """``round(255 * p)`` of probabilities of any shape; what lies beyond 0 to 1 is clipped."""
+    scaled = np.clip(probabilities, 0, 1)
+    scaled *= np.float32(255)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
 def at_least(probability_map: npt.NDArray[np.uint8], level: int) -> npt.NDArray[np.uint8]:
     """255 where the map reaches a grey level, else 0."""
     is_reached: npt.NDArray[np.uint8] = cv2.compare(probability_map, level, cv2.CMP_GE)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+SUBPIXELS = 256
+"""Vertices are rounded to this part of a pixel: moved by whole pixels they stay what they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -78,6 +81,11 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def middle_pixels(self) -> npt.NDArray[np.int64]:
+        """``(N, 2)``: x and y of the pixels that hold the centroids, from the anchors on."""
+        vertices = np.rint(self.vertices * SUBPIXELS) / SUBPIXELS
+        return np.floor(areas_and_centres(vertices, self.offsets)[1]).astype(np.int64)
+
     def take(self, index: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Polygons:
         """The polygons at `index` (positions, or a mask), in that order."""
         if index.dtype == np.bool_:
@@ -90,3 +98,24 @@ class Polygons:
 
 
 Objects = Labels | Polygons
+
+
+def areas_and_centres(
+    vertices: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """``(N,)`` areas and ``(N, 2)`` centroids of rings, by the shoelace formula; of a ring without area its mean.
+
+    Each ring is summed by itself and in its own order, so that its numbers do not depend on the rings around it.
+    """
+    if len(offsets) == 1:
+        return np.zeros(0), np.zeros((0, 2))
+    after = np.arange(1, len(vertices) + 1)
+    after[offsets[1:] - 1] = offsets[:-1]
+    ahead = vertices[after]
+    cross = vertices[:, 0] * ahead[:, 1] - ahead[:, 0] * vertices[:, 1]
+    doubled = np.add.reduceat(cross, offsets[:-1])
+    moments = np.add.reduceat((vertices + ahead) * cross[:, None], offsets[:-1], axis=0)
+    means = np.add.reduceat(vertices, offsets[:-1], axis=0) / np.diff(offsets)[:, None]
+    flat = doubled == 0
+    centres = moments / np.where(flat, 1.0, 3 * doubled)[:, None]
+    return np.abs(doubled) / 2, np.where(flat[:, None], means, centres)

@@ -6,13 +6,14 @@ object that both show whole.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from slidecascade.heads.head import MaskHead, ObjectHead, SegmenterOptions
-from slidecascade.heads.labels import at_least, fill_holes, grey_level, pieces, without_specks
+from slidecascade.heads.labels import at_least, fill_holes, grey_level, grey_levels, pieces, without_specks
 from slidecascade.heads.objects import Labels
 from slidecascade.models.tensors import OutputSpec, Tensors
 
@@ -55,32 +56,64 @@ def decode(maps: npt.NDArray[np.uint8], *, foreground: float, min_area_px: float
     return without_specks(labels, found.count, min_area_px)
 
 
-class _SemanticHead(ObjectHead[SegmenterOptions], MaskHead[SegmenterOptions]):
+class SemanticOptions(SegmenterOptions):
+    """`output`: the output that holds the map, where it is not called ``maps``: a float32 probability, NCHW.
+
+    A U2-Net returns seven such maps, of which the first is its answer and the others served its training.
+    """
+
+    output: Annotated[str, Field(min_length=1, max_length=128)] = "maps"
+
+
+def probability_map(name: str) -> OutputSpec:
+    """A float32 probability for each pixel, as PyTorch's networks return it."""
+    return OutputSpec(
+        name=name,
+        dtype="float32",
+        layout="NCHW",
+        shape=("batch", 1, "height", "width"),
+        channels=("foreground",),
+        range=(0, 1),
+        meaning="probability",
+    )
+
+
+class _SemanticHead(ObjectHead[SemanticOptions], MaskHead[SemanticOptions]):
     """Objects are the pieces of the foreground; as a mask, the foreground itself is the one class."""
 
     name: ClassVar[str] = "semantic"
     states_probabilities: ClassVar[bool] = True
-    options = SegmenterOptions
+    options = SemanticOptions
 
     def outputs(self, classes: Sequence[str]) -> tuple[OutputSpec, ...]:  # noqa: ARG002 - of all heads
         return OUTPUTS
 
-    def decode(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> Labels:
-        maps = outputs["maps"]
-        labels = decode(maps, foreground=options.foreground, min_area_px=options.min_area_px(mpp))
-        return Labels(labels, np.ascontiguousarray(maps[:, :, 0]))
+    def outputs_with(self, classes: Sequence[str], options: SemanticOptions) -> tuple[OutputSpec, ...]:
+        return self.outputs(classes) if options.output == "maps" else (probability_map(options.output),)
 
-    def extent(self, outputs: Tensors, options: SegmenterOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
-        return at_least(outputs["maps"][:, :, 0], grey_level(options.foreground))
+    def decode(self, outputs: Tensors, options: SemanticOptions, *, mpp: float) -> Labels:
+        maps = _grey(outputs, options)
+        labels = decode(maps[:, :, None], foreground=options.foreground, min_area_px=options.min_area_px(mpp))
+        return Labels(labels, maps)
 
-    def reach_px(self, options: SegmenterOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
+    def extent(self, outputs: Tensors, options: SemanticOptions, *, mpp: float) -> npt.NDArray[np.uint8]:  # noqa: ARG002 - of all heads
+        return at_least(_grey(outputs, options), grey_level(options.foreground))
+
+    def reach_px(self, options: SemanticOptions, *, mpp: float) -> int:  # noqa: ARG002 - of all heads
         return 0
 
-    def mask(self, outputs: Tensors, options: SegmenterOptions) -> npt.NDArray[np.uint8]:
+    def mask(self, outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:
         return self.extent(outputs, options, mpp=1.0) & np.uint8(1)
 
-    def probabilities_of(self, outputs: Tensors) -> npt.NDArray[np.uint8]:
-        return np.asarray(outputs["maps"], np.uint8)
+    def probabilities_of(self, outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:
+        return _grey(outputs, options)[:, :, None]
+
+
+def _grey(outputs: Tensors, options: SemanticOptions) -> npt.NDArray[np.uint8]:
+    """``(H, W)``: ``round(255 * p)`` of the foreground."""
+    if options.output == "maps":
+        return np.ascontiguousarray(outputs["maps"][:, :, 0])
+    return grey_levels(outputs[options.output][0])
 
 
 SEMANTIC: Final = _SemanticHead()

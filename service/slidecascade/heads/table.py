@@ -15,10 +15,14 @@ from typing import Final
 
 from slidecascade.errors import HeadPluginError
 from slidecascade.heads.classes import CLASSES
-from slidecascade.heads.head import AnyHead, Head
+from slidecascade.heads.flows import FLOWS
+from slidecascade.heads.head import AnyHead, Head, HeadOptions
+from slidecascade.heads.maskrcnn import MASKRCNN
+from slidecascade.heads.mesmer import MESMER
 from slidecascade.heads.overlapping import OVERLAPPING
 from slidecascade.heads.probabilities import SIGMOID, SOFTMAX
 from slidecascade.heads.semantic import SEMANTIC
+from slidecascade.heads.stardist import STARDIST
 from slidecascade.heads.unet import UNET
 from slidecascade.models.tensors import OutputSpec
 
@@ -28,7 +32,11 @@ _BROKEN: Final = (ImportError, SyntaxError, AttributeError, NameError, TypeError
 """What importing another package's module may raise."""
 
 _OWN: Final[Mapping[str, AnyHead]] = {
-    head.name: head for head in (UNET, SEMANTIC, CLASSES, OVERLAPPING, SOFTMAX, SIGMOID)
+    head.name: head
+    for head in (
+        *(UNET, SEMANTIC, STARDIST, FLOWS, MASKRCNN, MESMER),
+        *(CLASSES, OVERLAPPING, SOFTMAX, SIGMOID),
+    )
 }
 
 
@@ -64,15 +72,17 @@ def outputs_of(name: str, classes: Sequence[str]) -> tuple[OutputSpec, ...]:
     return find(name).outputs(classes)
 
 
-def require_outputs(name: str, classes: Sequence[str], outputs: Sequence[OutputSpec]) -> None:
-    """Check that `outputs` hold all that the head `name` wants; a network may return more.
+def require_outputs(
+    name: str, classes: Sequence[str], outputs: Sequence[OutputSpec], options: HeadOptions
+) -> None:
+    """Check that `outputs` hold all that the head `name` wants with these `options`; a network may return more.
 
     Raises:
         ValueError: when an output is missing or is not what the head decodes, or there is no such head.
         HeadPluginError: as `find`.
     """
     stated = {output.name: output for output in outputs}
-    for wanted in outputs_of(name, classes):
+    for wanted in find(name).outputs_with(classes, options):
         found = stated.get(wanted.name)
         if found is None:
             raise ValueError(f"the {name} head needs an output {wanted.name!r}: state it, or choose another head")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner
+from slidecascade.slides.channels import ChannelUse, as_input
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.tissue import BLOCK_PX
+from slidecascade.slides.tissue import BLOCK_PX, signal_blocks, tissue_blocks
 from slidecascade.slides.view import SlideView
 from slidecascade.timing import Stopwatch
 
@@ -35,7 +36,7 @@ class TileWork(ABC, Generic[P, T_co]):
     """Everything the tiles of a region share. Each kind derives its own.
 
     `region_l0` is the box that is wanted, in level-0 pixels. `grids` holds the pixel grid of every model by name;
-    `thresholds` a number for each.
+    `thresholds` a number for each. `channels` are what networks are given in place of the colours.
     """
 
     pipeline: P
@@ -43,6 +44,7 @@ class TileWork(ABC, Generic[P, T_co]):
     grids: Mapping[str, Grid]
     thresholds: Mapping[str, float]
     find_facts: Callable[[], SlideFacts]
+    channels: tuple[ChannelUse, ...] = ()
     runner: Runner
     control: Control
     stopwatch: Stopwatch
@@ -51,6 +53,11 @@ class TileWork(ABC, Generic[P, T_co]):
     def dark_field(self) -> bool:
         """Whether the slide is light on black; of an upload that is being decoded, this waits for all of it."""
         return self.find_facts().dark_field
+
+    @property
+    def has_no_glass(self) -> bool:
+        """Whether all of the slide counts as tissue: colours that are light on black; may wait as `dark_field`."""
+        return not self.channels and self.dark_field
 
     @property
     @abstractmethod
@@ -76,22 +83,32 @@ class TileWork(ABC, Generic[P, T_co]):
     def result(self, tile: Tile, view: SlideView) -> T_co:
         """What there is in `tile` of `view`; a straight line, for concurrency lives outside."""
 
-    def read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[np.uint8]:
+    def read(self, view: SlideView, grid: Grid, box: Box) -> NDArray[Any]:
         """The pixels of a box of a grid."""
         with self.stopwatch.measure("read"):
             return view.read(grid, box)
 
-    def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[np.uint8]) -> Tensors:
-        """What `model` returns for ``(N, H, W, 3)`` images; raises what the control raises."""
+    def tissue(self, patch: NDArray[Any]) -> NDArray[np.bool_]:
+        """``(H / 8, W / 8)``: which blocks of a patch are not glass; of channels, where there is signal."""
+        if self.channels:
+            return signal_blocks(patch, [use.intensity.scaled_signal for use in self.channels])
+        return tissue_blocks(patch, dark_field=False)
+
+    def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
+        """What `model` returns for ``(N, H, W, C)`` images; raises what the control raises."""
         self.control.check()
+        if self.channels:
+            images = as_input(images, dtype=model.input.dtype, layout=model.input.layout)
         with self.stopwatch.measure("segment" if model.task == "segment" else "classify"):
             return self.runner.run(model.name, {model.input.name: images})
 
-    def unstored_px(self, patch: NDArray[np.uint8], tile: Tile, view: SlideView) -> float:
+    def unstored_px(self, patch: NDArray[Any], tile: Tile, view: SlideView) -> float:
         """The pixels of the core's part in the region that the source does not store; `patch` shows `tile.read`.
 
         The source is asked only where the patch has the pure white of unstored pixels.
         """
+        if self.channels:
+            return 0.0
         wanted = tile.core.clipped(self.grid.box_from_l0(self.region_l0))
         left, top = wanted.x - tile.read.x, wanted.y - tile.read.y
         seen = patch[top : top + wanted.height : _SEEN_PX, left : left + wanted.width : _SEEN_PX]

@@ -93,8 +93,12 @@ class _AnyModelSpec(_SpecPart):
     @model_validator(mode="after")
     def _tensors_agree(self) -> Self:
         Signature(self.inputs, self.outputs)
-        require_outputs(self.head, self.class_names, self.outputs)
+        require_outputs(self.head, self.class_names, self.outputs, self._head_options)
         return self
+
+    @property
+    def _head_options(self) -> HeadOptions:
+        raise NotImplementedError
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -117,6 +121,10 @@ class SegmenterSpec(_AnyModelSpec):
     task: Literal["segment"]
     halo_px: Annotated[int, Field(ge=0, le=1024)]
     options: SerializeAsAny[SegmenterOptions] = Field(default_factory=SegmenterOptions, validate_default=True)
+
+    @property
+    def _head_options(self) -> HeadOptions:
+        return self.options
 
     @field_validator("head")
     @classmethod
@@ -146,6 +154,10 @@ class ClassifierSpec(_AnyModelSpec):
     task: Literal["classify"]
     crop: CropSpec
     options: SerializeAsAny[ClassifierOptions] = Field(default_factory=ClassifierOptions, validate_default=True)
+
+    @property
+    def _head_options(self) -> HeadOptions:
+        return self.options
 
     @field_validator("head")
     @classmethod

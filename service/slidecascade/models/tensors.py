@@ -39,6 +39,9 @@ ElementType = Literal[
 BATCH: Final = "batch"
 """The name of the first dimension of every tensor: the number of images."""
 
+BOX: Final = "box"
+"""The meaning of an output of boxes: left, top, right and bottom along its last axis, in pixels of the input."""
+
 TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
 ChannelName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Dimension = (

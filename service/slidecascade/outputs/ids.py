@@ -20,13 +20,16 @@ _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((
 
 
 def id_namespace(result: RegionResult) -> uuid.UUID:
-    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds and pixel size."""
+    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size and
+    channels.
+    """
     parts = [
         result.facts.content_id,
         result.pipeline,
         [model.sha256 for model in result.models],
         sorted(result.thresholds.items()),
         result.mpp,
+        *([use.meaning, use.index] for use in result.facts.channels),
     ]
     return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())
 

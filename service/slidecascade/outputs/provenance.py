@@ -67,6 +67,16 @@ def facts(analysis: RegionResult) -> wire.Facts:
         field="dark" if found.dark_field else "bright",
         glass_minimum=found.glass_min,
         glass_spread=found.glass_spread,
+        channels={
+            use.meaning: wire.ChannelUse(
+                index=use.index,
+                name=use.intensity.name,
+                low=use.intensity.low,
+                high=use.intensity.high,
+                signal=use.intensity.signal,
+            )
+            for use in found.channels
+        },
     )
 
 

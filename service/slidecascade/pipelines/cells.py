@@ -23,8 +23,9 @@ from slidecascade.pipelines.spec import (
     Probability,
     SpecPart,
     require_classifier,
-    require_segmenter,
+    require_image,
 )
+from slidecascade.slides.channels import RGB
 
 UNCLASSIFIED = CellClass(("Unclassified",), (153, 153, 153))
 NOWHERE = -1
@@ -109,6 +110,10 @@ class CellsPipeline(Pipeline):
         return (self.segmenter, *(stage.model for stage in self.stages))
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        return () if self.stages else self.segmenter.input.channels
+
+    @property
     def thresholds(self) -> Mapping[str, float]:
         """Foreground probability of the segmenter, then the floors of the classifiers."""
         floors = {stage.model.name: stage.floor for stage in self.stages}
@@ -121,13 +126,18 @@ class CellsPipeline(Pipeline):
 
 def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeline:
     """The pipeline that `spec` describes; raises PipelineSpecError when its models do not fit together."""
-    segmenter = require_segmenter(spec.name, spec.segmenter, models)
+    segmenter = require_image(spec.name, spec.segmenter, models)
     head = find(segmenter.head)
     if not isinstance(head, ObjectHead):
         raise PipelineSpecError(
             f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} finds no objects."
         )
     stages = _stages(spec, models)
+    if stages and segmenter.input.channels != RGB:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: {segmenter.name!r} takes {', '.join(segmenter.input.channels)}, but "
+            "classifiers take colours: leave out `cascade`."
+        )
     classes, leaves = _class_tree(segmenter, stages)
     for heatmap in spec.heatmaps:
         for wanted in (*heatmap.classes, *heatmap.of):

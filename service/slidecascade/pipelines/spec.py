@@ -13,6 +13,9 @@ from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
 from slidecascade.pipelines.classes import CellClass, ClassTree
+from slidecascade.slides.channels import RGB
+
+MAX_INPUT_CHANNELS = 4
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -76,6 +79,11 @@ class Pipeline(ABC):
     def heatmap_titles(self) -> tuple[HeatmapTitle, ...]:
         """The heatmaps there are, the default first."""
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What its networks take in place of the colours of a slide, by meaning; empty: the colours alone."""
+        return ()
+
     def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
         """Micrometres per pixel at which `model` is given the slide."""
         return model.mpp
@@ -135,6 +143,34 @@ def require_classes(pipeline: str, wanted: tuple[str, ...], model: SegmenterSpec
 def own_classes(model: SegmenterSpec | ClassifierSpec) -> ClassTree:
     """The classes of one model, without any below them."""
     return ClassTree(tuple(CellClass((item.name,), item.color) for item in model.classes))
+
+
+def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) -> SegmenterSpec:
+    """The segmenter called `name`, which takes one image of at most `MAX_INPUT_CHANNELS` channels, scaled to the
+    whole range of an unsigned type or to 0 to 1.
+
+    Raises:
+        PipelineSpecError: the model is of another task, or takes something else.
+    """
+    model = models[name].spec
+    if not isinstance(model, SegmenterSpec):
+        raise PipelineSpecError(f"Pipeline {pipeline!r}: {model.name!r} is no segmenter.")
+    if model.input.channels == RGB:
+        require_rgb(pipeline, model)
+        return model
+    image = model.input
+    if (
+        len(model.inputs) > 1
+        or image.dtype not in ("uint8", "uint16", "float16", "float32")
+        or image.layout not in ("NHWC", "NCHW")
+        or len(image.channels) > MAX_INPUT_CHANNELS
+    ):
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: model {model.name!r} takes {len(model.inputs)} inputs, {image.name!r} is "
+            f"{image.dtype} {image.layout} of {len(image.channels)} channels; pipelines give one NHWC or NCHW "
+            f"image of uint8, uint16, float16 or float32 with at most {MAX_INPUT_CHANNELS} channels: convert it."
+        )
+    return model
 
 
 def require_rgb(pipeline: str, model: SegmenterSpec | ClassifierSpec) -> None:

@@ -1,4 +1,4 @@
-"""Which graph of a model is run where: int8 on CPUs that multiply it fast, float32 everywhere else.
+"""Which graph of a model is run where: where it is set, int8 on CPUs that multiply it fast, else float32.
 
 Both are graphs of one package, and models of their own: answers and ids state the sha256 of the one that ran.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
 from slidecascade.errors import UndecodableImageError
@@ -64,6 +65,10 @@ class ArrivingImage(OneLevel):
         view = pixels[box.y : box.bottom, box.x : box.right]
         view.flags.writeable = False
         return view
+
+    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Rgb:
+        """Those colours of `read_level`."""
+        return self.read_level(level, box)[..., list(indices)]
 
     def unstored_share(self, level: int, box: Box) -> float:  # noqa: ARG002 - of `Source`
         """0: a decoded image has all its pixels."""

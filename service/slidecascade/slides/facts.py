@@ -10,8 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import tissue
+from slidecascade.slides.channels import RGB, ChannelUse, Intensity, Samples, measure
 from slidecascade.slides.doubts import looks_swapped
 from slidecascade.slides.source import OpenSource, Source
 
 SAMPLES: Final = 5
+STACK_SAMPLES: Final = 12
 SAMPLE_PX: Final = 64
-"""The sample: 5 x 5 squares of this side, spread evenly over level 0."""
+"""The sample: 5 x 5 squares of this side, 12 x 12 of a stack of channels, spread evenly over level 0."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class SlideFacts:
         dark_field: whether it is light on black, where nothing is glass.
         glass_min, glass_spread: the glass test that tells tissue, see `slidecascade.slides.tissue`.
         unread_squares: squares of the sample that could not be read.
+        intensities: of the slide's channels, in their order.
+        channels: those that a request uses by their meaning; empty: the colours as they are.
         red_blue_swapped: whether red and blue look exchanged, see `slidecascade.slides.doubts`.
     """
 
@@ -47,6 +53,8 @@ class SlideFacts:
     glass_spread: int = tissue.GLASS_SPREAD
     unread_squares: int = 0
     red_blue_swapped: bool = False
+    intensities: tuple[Intensity, ...] = ()
+    channels: tuple[ChannelUse, ...] = ()
 
 
 def compute_facts(open_source: OpenSource) -> SlideFacts:
@@ -60,11 +68,16 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
     """
     with open_source() as source:
         content_id, bounds, boxes = source.content_id, source.bounds_l0, sample_boxes(source.size_l0)
+        names = source.channels
+    if names != RGB:
+        return _stack_facts(
+            open_source, names, SlideFacts(content_id=content_id, bounds_l0=bounds, dark_field=True)
+        )
 
     def read(source: Source, box: Box) -> NDArray[np.uint8]:
         return source.read_level(0, box)
 
-    squares = [pixels.reshape(-1, 1, 3) for _, pixels in readable(open_source, boxes, read)]
+    squares = [np.ascontiguousarray(pixels).reshape(-1, 1, 3) for _, pixels in readable(open_source, boxes, read)]
     sample = np.concatenate([*squares, np.zeros((1, 1, 3), np.uint8)])
     dark_field = tissue.is_dark_field(sample)
     return SlideFacts(
@@ -73,22 +86,35 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
         dark_field=dark_field,
         red_blue_swapped=not dark_field and looks_swapped(sample),
         unread_squares=len(boxes) - len(squares),
+        intensities=measure(RGB, squares),
     )
 
 
-def sample_boxes(size_l0: Size) -> list[Box]:
+def _stack_facts(open_source: OpenSource, names: tuple[str, ...], known: SlideFacts) -> SlideFacts:
+    """The facts of a stack of channels, light on black; its sample is denser, because cells may be few."""
+    with open_source() as source:
+        boxes = sample_boxes(source.size_l0, count=STACK_SAMPLES)
+
+    def read(source: Source, box: Box) -> Samples:
+        return source.read_channels(0, box, range(len(names)))
+
+    squares = [counts for _, counts in readable(open_source, boxes, read)]
+    return replace(known, unread_squares=len(boxes) - len(squares), intensities=measure(names, squares))
+
+
+def sample_boxes(size_l0: Size, *, count: int = SAMPLES) -> list[Box]:
     """The squares of the sample, in level-0 pixels; of a small image they overlap."""
     width, height = min(SAMPLE_PX, size_l0.width), min(SAMPLE_PX, size_l0.height)
     return [
         Box(int(x), int(y), width, height)
-        for y in np.linspace(0, size_l0.height - height, SAMPLES)
-        for x in np.linspace(0, size_l0.width - width, SAMPLES)
+        for y in np.linspace(0, size_l0.height - height, count)
+        for x in np.linspace(0, size_l0.width - width, count)
     ]
 
 
 def readable(
-    open_source: OpenSource, boxes: list[Box], read: Callable[[Source, Box], NDArray[np.uint8]]
-) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    open_source: OpenSource, boxes: list[Box], read: Callable[[Source, Box], T]
+) -> Iterator[tuple[Box, T]]:
     """What `read` gives for those boxes that can be read; the others are left out.
 
     After a failed read OpenSlide fails every later read of a handle, so the handles are private ones.

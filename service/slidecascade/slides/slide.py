@@ -16,6 +16,7 @@ from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import content, omexml
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.channels import RGB
 from slidecascade.slides.doubts import MAX_ANISOTROPY, Stated
 from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
@@ -62,6 +63,7 @@ class SlideInfo:
     level_downsamples: tuple[float, ...]
     bounds_l0: Box | None = None
     sides_um: tuple[float, float] | None = None
+    channels: tuple[str, ...] = RGB
 
 
 def can_open(path: Path) -> bool:
@@ -88,7 +90,7 @@ class Slide:
         self._levels = _undistorted(handle.level_dimensions)
         self._info = SlideInfo(
             size_l0=Size(*handle.dimensions),
-            mpp=_mpp(sides_um),
+            mpp=mpp_of(sides_um),
             sides_um=sides_um,
             objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
             vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
@@ -147,6 +149,10 @@ class Slide:
     @property
     def stated(self) -> Stated:
         return Stated(self._info.sides_um, self._info.objective_power)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self._info.channels
 
     @property
     def content_id(self) -> str:
@@ -215,6 +221,10 @@ class Slide:
                 target = part.shifted(-box.x, -box.y)
                 pixels[target.y : target.bottom, target.x : target.right] = block[part.y - top :, part.x - left :]
         return pixels
+
+    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Rgb:
+        """Those colours of `read_level`."""
+        return self.read_level(level, box)[..., list(indices)]
 
     def unstored_share(self, level: int, box: Box) -> float:
         """The part of the pixels of `box`, given in pixels of `level`, that are transparent: not stored.
@@ -292,7 +302,8 @@ def _sides_um(properties: Mapping[str, str]) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _mpp(sides_um: tuple[float, float] | None) -> Mpp | None:
+def mpp_of(sides_um: tuple[float, float] | None) -> Mpp | None:
+    """The mean of a pixel's sides; None when they are absurd, or one is 5 % longer than the other."""
     if sides_um is None:
         return None
     x, y = sides_um

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.slides.channels import Samples
 from slidecascade.slides.doubts import Stated
 
 Rgb = NDArray[np.uint8]
@@ -21,6 +23,7 @@ class Pyramid(Protocol):
     `mpp` is the pixel size of level 0, or None when the source does not state one that can be trusted.
     `level_downsamples` starts with 1.0 and grows; both level tuples have one entry for each level. `content_id`
     is the same for the same bytes under any name; it raises UnreadableSlideError where they cannot be read.
+    `channels` names the channels, ``red``, ``green``, ``blue`` of an image in colour or grey.
     `bounds_l0` is the part of level 0 the scanner filled, where the file states one; `stated` is the rest of it.
     """
 
@@ -43,6 +46,9 @@ class Pyramid(Protocol):
     def content_id(self) -> str: ...
 
     @property
+    def channels(self) -> tuple[str, ...]: ...
+
+    @property
     def bounds_l0(self) -> Box | None: ...
 
     @property
@@ -60,6 +66,10 @@ class Source(Pyramid, Protocol):
         Raises:
             UnreadableSlideError: the file is damaged.
         """
+        ...
+
+    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Samples:
+        """``(H, W, C)`` counts, uint8 or uint16, of the channels at `indices`; as `read_level` otherwise."""
         ...
 
     def unstored_share(self, level: int, box: Box) -> float:

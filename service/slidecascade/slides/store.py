@@ -14,6 +14,7 @@ from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideEr
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slideid import id_of, path_of
+from slidecascade.slides.stackimage import StackSlide, is_stack
 
 TILE_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept for all open slides together."""
@@ -22,11 +23,14 @@ _LISTED_ENTRIES_PER_SLIDE = 100
 """How many files and folders a listing looks at for each slide it may name."""
 
 
+AnySlide = Slide | StackSlide
+
+
 @dataclass(slots=True)
 class _Handle:
     """An open slide, the state of its file when it was opened, and how many readers it has."""
 
-    slide: Slide
+    slide: AnySlide
     file_state: tuple[int, ...]
     readers: int = 0
     dropped: bool = False
@@ -64,7 +68,7 @@ class SlideStore:
                 if budget < 0:
                     return tuple(sorted(ids)), True
                 slide_id = id_of(path.relative_to(root).as_posix())
-                if slide_id in ids or _inside(root, path) is None or not can_open(path):
+                if slide_id in ids or _inside(root, path) is None or not (can_open(path) or is_stack(path)):
                     continue
                 if len(ids) == self._max_listing:
                     return tuple(sorted(ids)), True
@@ -72,7 +76,7 @@ class SlideStore:
         return tuple(sorted(ids)), False
 
     @contextmanager
-    def open(self, slide_id: str, *, private: bool = False) -> Iterator[Slide]:
+    def open(self, slide_id: str, *, private: bool = False) -> Iterator[AnySlide]:
         """The slide, shared with other readers and not closed while in this context.
 
         A `private` handle is opened for this block alone: after a failed read OpenSlide fails every later read
@@ -83,24 +87,24 @@ class SlideStore:
                 from one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
         """
-        with self._opened(self._locate(slide_id), private=private, gone=_unknown(slide_id)) as slide:
+        with self._held(self._locate(slide_id), private=private, gone=_unknown(slide_id)) as slide:
             yield slide
 
     @contextmanager
-    def open_file(self, path: Path, *, private: bool = False) -> Iterator[Slide]:
+    def open_file(self, path: Path, *, private: bool = False) -> Iterator[AnySlide]:
         """The slide in a file that the service itself has stored, wherever it is; as `open`.
 
         Raises:
             UnreadableSlideError: the file is gone, no slide, or damaged.
         """
         gone = UnreadableSlideError("The uploaded slide is not stored any more: send it again as a new job.")
-        with self._opened(path, private=private, gone=gone) as slide:
+        with self._held(path, private=private, gone=gone) as slide:
             yield slide
 
     @contextmanager
-    def _opened(self, path: Path, *, private: bool, gone: SlideCascadeError) -> Iterator[Slide]:
+    def _held(self, path: Path, *, private: bool, gone: SlideCascadeError) -> Iterator[AnySlide]:
         if private:
-            slide = Slide.open(path, cache=self._cache, known=self._known)
+            slide = self._opened(path)
             try:
                 yield slide
             finally:
@@ -136,7 +140,7 @@ class SlideStore:
             handle = self._current(path, state)
         if handle is None:
             # Outside the lock: opening a slide on a network share takes long.
-            opened = _Handle(Slide.open(path, cache=self._cache, known=self._known), state)
+            opened = _Handle(self._opened(path), state)
             with self._lock:
                 handle = self._current(path, state)
                 if handle is None:
@@ -147,6 +151,10 @@ class SlideStore:
                 else:  # another thread was faster
                     opened.slide.close()
         return handle
+
+    def _opened(self, path: Path) -> AnySlide:
+        """A stack of channels, or else what OpenSlide makes of the file."""
+        return StackSlide.open(path) or Slide.open(path, cache=self._cache, known=self._known)
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
         """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""

@@ -21,12 +21,13 @@ STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT = 277, 278, 284, 339
 TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES = 322, 323, 347
 PREDICTOR, EXTRA_SAMPLES = 317, 338
+NEW_SUBFILE_TYPE, DESCRIPTION, SUB_IFDS = 254, 270, 330
 _READ_TAGS = frozenset(
     {
         *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION),
         *(STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES),
         *(SAMPLES, ROWS_PER_STRIP, PLANAR, SAMPLE_FORMAT, TILE_WIDTH, TILE_HEIGHT, JPEG_TABLES),
-        *(PREDICTOR, EXTRA_SAMPLES),
+        *(PREDICTOR, EXTRA_SAMPLES, NEW_SUBFILE_TYPE, SUB_IFDS),
     }
 )
 DECODING_TAGS = frozenset(
@@ -49,11 +50,15 @@ RGB, YCBCR = 2, 6
 PLANES_APART = 2
 """Value of PLANAR."""
 
-_DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8"}
-"""numpy type of the field types BYTE, SHORT, LONG, UNDEFINED, IFD and LONG8."""
+_DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
+"""numpy type of the field types BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8 and IFD8."""
 _FIELD_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 """Bytes of one value by field type; 0 for types that do not exist."""
 
+_TEXT = 2
+"""The field type ASCII."""
+
+_MAX_TEXT_BYTES = 2**24
 _MAX_ENTRIES = 4096
 _MAX_VALUES = 2**21
 """Most numbers in one tag: strips or tiles of the largest images, with room to spare."""
@@ -102,8 +107,8 @@ class Field:
 class Directory:
     """One image of a TIFF file: its tags by number, and where the next directory is (0: nowhere).
 
-    `fields` holds those of `DECODING_TAGS` as they are in the file, in byte `order` (as struct and numpy write
-    it); `big`: the file is a BigTIFF.
+    `description` is the free text that OME-XML and ImageJ write. `fields` holds those of `DECODING_TAGS` as they
+    are in the file, in byte `order` (as struct and numpy write it); `big`: the file is a BigTIFF.
     """
 
     order: str
@@ -111,6 +116,7 @@ class Directory:
     tags: dict[int, NDArray[np.uint64]]
     fields: dict[int, Field]
     next_offset: int
+    description: str | None = None
 
     def first(self, tag: int, default: int) -> int:
         return int(self.tags[tag][0]) if tag in self.tags else default
@@ -188,6 +194,7 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
         raise UndecodableImageError(_TRUNCATED)
     tags: dict[int, NDArray[np.uint64]] = {}
     fields: dict[int, Field] = {}
+    description: str | None = None
     for index in range(count):
         tag, kind, length = struct.unpack_from(order + entry_format, entries, index * entry_bytes)
         field_bytes = length * (_FIELD_BYTES[kind] if kind < len(_FIELD_BYTES) else 0)
@@ -196,6 +203,9 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
         at = 0 if inside else struct.unpack(order + pointer, field)[0]
         if at + field_bytes > source.size:
             raise UndecodableImageError(_TRUNCATED)
+        if tag == DESCRIPTION and kind == _TEXT and 0 < field_bytes <= _MAX_TEXT_BYTES:
+            text = field[:field_bytes] if inside else source.read(at, field_bytes)
+            description = text.rstrip(b"\0").decode("utf-8", "replace")
         if not field_bytes or tag not in _READ_TAGS | DECODING_TAGS:
             continue
         if length > _MAX_VALUES:
@@ -206,7 +216,7 @@ def read_directory(source: ByteSource, offset: int) -> Directory:
         if tag in _READ_TAGS and kind in _DTYPES:
             tags[tag] = np.frombuffer(values, order + _DTYPES[kind], length).astype(np.uint64)
     (next_offset,) = struct.unpack_from(order + pointer, entries, count * entry_bytes)
-    return Directory(order, big, tags, fields, int(next_offset))
+    return Directory(order, big, tags, fields, int(next_offset), description)
 
 
 def formats(big: bool) -> tuple[str, str, str]:

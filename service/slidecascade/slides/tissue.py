@@ -12,6 +12,8 @@ that is not tissue: both questions are asked of the same blocks, whose value dep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +75,24 @@ def tissue_blocks(patch: Rgb, *, dark_field: bool) -> NDArray[np.bool_]:
     stained = ~glass_blocks(patch) | dark_field
     side = 2 * REACH_BLOCKS + 1
     spread: NDArray[np.bool_] = cv2.dilate(stained.view(np.uint8), np.ones((side, side), np.uint8)) > 0
+    return spread
+
+
+def signal_blocks(patch: NDArray[np.uint16], signal: Sequence[float]) -> NDArray[np.bool_]:
+    """``(H / 8, W / 8)``: which blocks of scaled channels are near signal; of an empty field none.
+
+    A block has signal when the mean of a channel reaches that channel's `signal`, and counts as tissue when it, or
+    one within two blocks of it, has. Exact as `tissue_blocks` is.
+
+    Args:
+        patch: ``(H, W, C)`` uint16 as `slidecascade.slides.channels` scales it, made of whole blocks.
+        signal: ``(C,)`` on the same scale.
+    """
+    size = (patch.shape[1] // BLOCK_PX, patch.shape[0] // BLOCK_PX)
+    means = cv2.resize(patch, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    has_signal = (means >= np.asarray(signal)).any(axis=2)
+    side = 2 * REACH_BLOCKS + 1
+    spread: NDArray[np.bool_] = cv2.dilate(has_signal.view(np.uint8), np.ones((side, side), np.uint8)) > 0
     return spread
 
 

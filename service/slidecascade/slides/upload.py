@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -26,10 +26,13 @@ from slidecascade.errors import RegionTooLargeError, UndecodableImageError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg, pngrows, storedparts, tiffbands
 from slidecascade.slides.canvas import UNWATCHED, Band, Watch, assemble, row_bands, turned
+from slidecascade.slides.channels import RGB
 from slidecascade.slides.content import id_of_bytes
 from slidecascade.slides.doubts import Stated
 from slidecascade.slides.imageheader import ImageHeader, read_header
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.stack import TiffStack, stack_in
+from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.tiff import Bytes, first_directory
 
 _MOST_PADDING = 4
@@ -58,6 +61,10 @@ class OneLevel:
     @property
     def mpp(self) -> Mpp | None:
         return None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return RGB
 
     @property
     def level_downsamples(self) -> tuple[float, ...]:
@@ -99,6 +106,10 @@ class RegionImage(OneLevel):
             raise ValueError(f"An image has no level {level}.")
         return self.pixels[box.y : box.bottom, box.x : box.right]
 
+    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Rgb:
+        """Those colours of `read_level`."""
+        return self.read_level(level, box)[..., list(indices)]
+
     def unstored_share(self, level: int, box: Box) -> float:  # noqa: ARG002 - of `Source`
         """0: a decoded image has all its pixels."""
         return 0.0
@@ -110,6 +121,11 @@ class EncodedImage(OneLevel):
 
     data: bytes
     header: ImageHeader
+    stack: TiffStack | None = None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return RGB if self.stack is None else self.stack.names
 
     @property
     def content_id(self) -> str:
@@ -123,20 +139,22 @@ class EncodedImage(OneLevel):
 
     @property
     def decoded_bytes(self) -> int:
-        """Memory of the decoded pixels: three bytes each."""
-        return 3 * self.header.size.area
+        """Memory of the decoded pixels: three bytes each; a stack is decoded by the tile."""
+        return self.stack.working_bytes if self.stack is not None else 3 * self.header.size.area
 
     @property
     def peak_bytes(self) -> int:
         """Most memory that decoding takes, the pixels it ends in included and `data` not."""
         return self.decoded_bytes + self.header.decoder_bytes
 
-    def decode(self) -> RegionImage:
-        """The pixels.
+    def decode(self) -> RegionImage | StackImage:
+        """The pixels; of a stack, what reads them.
 
         Raises:
             UndecodableImageError: they are damaged, incomplete, or stored in a variant that is not read here.
         """
+        if self.stack is not None:
+            return StackImage(self.stack, self.content_id)
         return RegionImage(self.decode_watched(UNWATCHED), self.content_id)
 
     def decode_watched(self, watch: Watch) -> Rgb:
@@ -164,7 +182,12 @@ def open_image(data: bytes, *, max_px: int) -> EncodedImage:
         RegionTooLargeError: more pixels than `max_px`, in the image or in one of the parts it is stored in.
         UndecodableImageError: not an image of these formats, or truncated.
     """
-    header = read_header(data)
+    stack = stack_in(data)
+    header = (
+        read_header(data)
+        if stack is None
+        else ImageHeader("image/tiff", stack.level_sizes[0], stack.bits, tile=stack.part_size)
+    )
     if header.size.area > max_px:
         raise RegionTooLargeError(
             f"The image has {header.size.width} x {header.size.height} pixels; at most {max_px} are taken "
@@ -181,7 +204,7 @@ def open_image(data: bytes, *, max_px: int) -> EncodedImage:
             f"The TIFF image of {header.size.width} x {header.size.height} pixels is stored in tiles of "
             f"{header.tile.width} x {header.tile.height} that are mostly empty: save it with smaller tiles."
         )
-    return EncodedImage(data, header)
+    return EncodedImage(data, header, stack)
 
 
 def _stored_px(size: Size, tile: Size) -> int:
@@ -190,8 +213,11 @@ def _stored_px(size: Size, tile: Size) -> int:
 
 
 def decode_image(data: bytes, *, max_px: int) -> RegionImage:
-    """`open_image` and `EncodedImage.decode` in one; raises what they raise."""
-    return open_image(data, max_px=max_px).decode()
+    """`open_image` and `EncodedImage.decode` in one; raises what they raise, and refuses a stack of channels."""
+    image = open_image(data, max_px=max_px).decode()
+    if isinstance(image, StackImage):
+        raise UndecodableImageError("The TIFF file is a stack of channels: save a picture in colour or grey.")
+    return image
 
 
 # UserWarning: doubtful metadata, raised only in a process that turns warnings into errors.

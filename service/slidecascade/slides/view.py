@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box, Grid, Mpp, Size
+from slidecascade.slides.channels import ChannelUse, scaled
 from slidecascade.slides.source import Pyramid, Rgb, Source
 
 NATIVE_TOLERANCE = 0.05
@@ -98,12 +100,14 @@ class SlideFrame:
 
 @dataclass(frozen=True, slots=True)
 class SlideView(SlideFrame):
-    """The pixels of a slide."""
+    """The pixels of a slide, or those of its `channels`, scaled by their intensities."""
 
     source: Source
+    channels: tuple[ChannelUse, ...] = field(default=(), kw_only=True)
 
-    def read(self, grid: Grid, box: Box) -> Rgb:
-        """``(box.height, box.width, 3)`` uint8 RGB of `box` in pixels of `grid`, one of this view's grids.
+    def read(self, grid: Grid, box: Box) -> NDArray[Any]:
+        """``(box.height, box.width, C)`` of `box` in pixels of `grid`, one of this view's grids: uint8 RGB, or
+        uint16 of the full scale where there are `channels`.
 
         Outside `grid.extent` the slide is mirrored about the centres of its outermost pixels (OpenCV's
         ``BORDER_REFLECT_101``). May be a read-only view.
@@ -119,9 +123,9 @@ class SlideView(SlideFrame):
             return pixels
         bordered = cv2.copyMakeBorder(
             pixels, rows.before, rows.after, columns.before, columns.after, cv2.BORDER_REFLECT_101
-        )
+        ).reshape(rows.before + len(pixels) + rows.after, -1, pixels.shape[2])
         top, left = box.y - rows.first + rows.before, box.x - columns.first + columns.before
-        cut: Rgb = bordered[top : top + box.height, left : left + box.width]
+        cut: NDArray[Any] = bordered[top : top + box.height, left : left + box.width]
         return cut
 
     def unstored_share(self, grid: Grid, box: Box) -> float:
@@ -144,14 +148,14 @@ class SlideView(SlideFrame):
         grid = self.overview_grid(region_l0, max_side_px)
         return self.read(grid, grid.extent), grid.downsample
 
-    def _read_inside(self, grid: Grid, box: Box) -> Rgb:
+    def _read_inside(self, grid: Grid, box: Box) -> NDArray[Any]:
         """`box` inside the grid's extent, in pieces of bounded memory: where they are cut changes nothing."""
         level = self._level(grid)
         scale = grid.downsample / self.source.level_downsamples[level]
         too_long = max(box.width, box.height) * max(1.0, scale) > _PIECE_SIDE
         if (too_long or box.area * scale**2 > MAX_PIECE_PX) and box.area > 1:
             return self._read_halves(grid, box)
-        blocks = _Blocks(self.source, level, factor=max(1, math.floor(scale + 0.5)))
+        blocks = _Blocks(self.source, level, self.channels, factor=max(1, math.floor(scale + 0.5)))
         shift_x, shift_y = np.array([grid.origin_x_l0, grid.origin_y_l0]) / self.source.level_downsamples[level]
         start_x, start_y = round(shift_x / blocks.factor), round(shift_y / blocks.factor)
         off_blocks = max(abs(shift_x - start_x * blocks.factor), abs(shift_y - start_y * blocks.factor))
@@ -163,7 +167,7 @@ class SlideView(SlideFrame):
             _subpixels(box.y, box.bottom, scale=scale, shift=shift_y, factor=blocks.factor),
         )
 
-    def _read_halves(self, grid: Grid, box: Box) -> Rgb:
+    def _read_halves(self, grid: Grid, box: Box) -> NDArray[Any]:
         if box.width >= box.height:
             middle = box.width // 2
             first = Box(box.x, box.y, middle, box.height)
@@ -216,6 +220,7 @@ class _Blocks:
 
     source: Source
     level: int
+    channels: tuple[ChannelUse, ...]
     factor: int = field(kw_only=True)
 
     @property
@@ -227,24 +232,29 @@ class _Blocks:
     def extent(self) -> Box:
         return Box(0, 0, self.size.width, self.size.height)
 
-    def read(self, box: Box) -> Rgb:
+    def read(self, box: Box) -> NDArray[Any]:
         """`box` in blocks, inside `extent`: means rounded to nearest."""
         factor = self.factor
         wanted = Box(box.x * factor, box.y * factor, box.width * factor, box.height * factor)
         level = self.source.level_sizes[self.level]
         there = wanted.clipped(Box(0, 0, level.width, level.height))
-        pixels = self.source.read_level(self.level, there)
+        pixels = self._pixels(there)
         missing = (wanted.bottom - there.bottom, wanted.right - there.right)
         if any(missing):
-            pixels = np.asarray(
-                cv2.copyMakeBorder(pixels, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE), np.uint8
-            )
+            pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
         if factor == 1:
             return pixels
-        averaged: Rgb = cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_AREA)
-        return averaged
+        averaged = cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_AREA)
+        shaped: NDArray[Any] = averaged.reshape(box.height, box.width, -1)
+        return shaped
 
-    def interpolate(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> Rgb:
+    def _pixels(self, box: Box) -> NDArray[Any]:
+        if not self.channels:
+            return self.source.read_level(self.level, box)
+        counts = self.source.read_channels(self.level, box, [use.index for use in self.channels])
+        return scaled(counts, [use.intensity for use in self.channels])
+
+    def interpolate(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[Any]:
         """Bilinear between block centres; columns `x` and rows `y` in 32nds of a block, clamped at the edges."""
         x = np.clip(x, 0, (self.size.width - 1) * _SUBPIXELS)
         y = np.clip(y, 0, (self.size.height - 1) * _SUBPIXELS)
@@ -258,5 +268,6 @@ class _Blocks:
         whole = np.empty((len(y), len(x), 2), np.int16)
         whole[..., 0], whole[..., 1] = whole_x, whole_y[:, None]
         part = (part_y[:, None] * _SUBPIXELS + part_x).astype(np.uint16)
-        sampled: Rgb = cv2.remap(blocks, whole, part, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return sampled
+        sampled = cv2.remap(blocks, whole, part, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        shaped: NDArray[Any] = sampled.reshape(len(y), len(x), -1)
+        return shaped

@@ -63,6 +63,7 @@ REGION_RESPONSES: Final[Responses] = {
         errors.UnknownSlideError,
         errors.UnknownPipelineError,
         errors.UnknownHeatmapError,
+        errors.UnknownChannelError,
         errors.NotAcceptableError,
         errors.UploadTooLargeError,
         errors.RegionTooLargeError,

@@ -74,6 +74,7 @@ from slidecascade.wire.regions import RegionBox, RegionRequest, parse_request
 from slidecascade.wire.results import (
     AnswerWarning,
     AreaFigures,
+    ChannelUse,
     Facts,
     Legend,
     ModelUse,
@@ -105,6 +106,7 @@ __all__ = [
     "Answer",
     "AnswerWarning",
     "AreaFigures",
+    "ChannelUse",
     "ClassInfo",
     "Color",
     "Coordinate",

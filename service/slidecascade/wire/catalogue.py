@@ -95,6 +95,7 @@ class SlideInfo(Answer):
     bounds: RegionBox | None = Field(
         default=None, description="the scanned part of level 0, if the file states it"
     )
+    channels: tuple[str, ...] = Field(default=(), description="names of the channels, in their order")
     levels: tuple[LevelInfo, ...]
 
 

@@ -24,6 +24,7 @@ MAX_COORDINATE = 2**31 - 1
 
 MAX_THRESHOLDS = 32
 MAX_NAME = 100
+MAX_CHANNELS = 8
 TEXT = r"^[^\x00]*$"
 """Text that a database can store."""
 
@@ -31,6 +32,18 @@ WHOLE = BeforeValidator(whole)
 Coordinate = Annotated[int, Field(strict=True, ge=-MAX_COORDINATE, le=MAX_COORDINATE), WHOLE]
 Extent = Annotated[int, Field(strict=True, ge=1, le=MAX_COORDINATE), WHOLE]
 Color = tuple[int, int, int]
+ChannelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Channel = Annotated[int, Field(strict=True, ge=0, le=1000), WHOLE] | ChannelName
+"""An index counted from 0, or a name."""
+
+Channels = Annotated[
+    dict[ChannelName, Channel],
+    Field(
+        max_length=MAX_CHANNELS,
+        description="by meaning (such as nuclear), the channel of the slide that the pipeline uses as it: an "
+        "index from 0, or a name listed by /v1/slides/{id}; default: the channel of that name, or the only one",
+    ),
+]
 
 
 class WireModel(BaseModel):

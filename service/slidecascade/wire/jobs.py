@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from slidecascade.wire.fields import MAX_NAME, MAX_THRESHOLDS, TEXT, Answer, Fraction, Resolution, WireModel
+from slidecascade.wire.fields import (
+    MAX_NAME,
+    MAX_THRESHOLDS,
+    TEXT,
+    Answer,
+    Channels,
+    Fraction,
+    Resolution,
+    WireModel,
+)
 from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
@@ -29,6 +38,7 @@ class JobRequest(WireModel):
     thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
         default_factory=dict, max_length=MAX_THRESHOLDS, description="by model name, as for a region"
     )
+    channels: Channels = Field(default_factory=dict)
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="finish even if tiles fail"
     )
@@ -55,6 +65,7 @@ class JobRequest(WireModel):
             region=self.region,
             mpp=self.mpp,
             thresholds=self.thresholds,
+            channels=self.channels,
             allow_partial=self.allow_partial,
             origin=self.origin,
         )

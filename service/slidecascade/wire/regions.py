@@ -10,6 +10,7 @@ from slidecascade.wire.fields import (
     MAX_NAME,
     MAX_THRESHOLDS,
     WHOLE,
+    Channels,
     Coordinate,
     Extent,
     Fraction,
@@ -53,6 +54,7 @@ class RegionRequest(WireModel):
     tile_px: Annotated[int, Field(strict=True, ge=64, le=2048), WHOLE] | None = Field(
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
+    channels: Channels = Field(default_factory=dict)
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="return a result even when tiles failed"
     )

@@ -36,12 +36,25 @@ class SlideUse(Answer):
     bounds: RegionBox | None = Field(default=None, description="the scanned part of level 0")
 
 
+class ChannelUse(Answer):
+    """A channel that a network was given."""
+
+    index: int = Field(description="of the channel in the slide, from 0")
+    name: str
+    low: int = Field(description="the count that becomes 0: the 1st percentile of the slide's sample")
+    signal: int = Field(description="the mean count of a block from which on it is tissue")
+    high: int = Field(description="the count that becomes the full scale: the 99.8th percentile, or more")
+
+
 class Facts(Answer):
     """Properties computed once per slide, independent of the requested region."""
 
     field: Literal["bright", "dark"] = Field(description="transmitted light (bright) or fluorescence (dark)")
     glass_minimum: int = Field(description="a glass block's darkest channel is at least this, 0 to 255")
     glass_spread: int = Field(description="a glass block's channels differ by at most this")
+    channels: dict[str, ChannelUse] = Field(
+        default_factory=dict, description="by meaning; empty: the colours as they are"
+    )
 
 
 class Share(Answer):

@@ -29,7 +29,7 @@ from slidecascade_training.claim import read_claim
 from slidecascade_training.kidney.crops import HELD_OUT, MPP, rendered
 from slidecascade_training.kidney.recipe import PIXELS, KidneySettings, trained
 from slidecascade_training.nuclei.network import stride_of
-from slidecascade_training.nuclei.package import view_radius_px
+from slidecascade_training.nuclei.package import halo_px, view_radius_px
 from slidecascade_training.nuclei.thresholds import Maps, graph_predictor
 from slidecascade_training.recipes.package import trained_facts
 
@@ -99,7 +99,8 @@ def _spec(
         exported,
         head="semantic",
         multiple_of=stride,
-        halo_px=-(-view_radius_px(settings.widths) // stride) * stride,
+        # Also enough where the head finds objects, of whose surroundings more is looked at than of areas'.
+        halo_px=halo_px(view_radius_px(settings.widths), stride),
         options=SegmenterOptions(foreground=foreground, min_area_um2=MIN_AREA_UM2),
     )
 
@@ -125,6 +126,7 @@ def _card(spec: SegmenterSpec, settings: KidneySettings, real: Mapping[str, floa
         sections={
             "Network": _NETWORK.format(
                 widths=", ".join(map(str, settings.widths)),
+                radius=view_radius_px(settings.widths),
                 halo=spec.halo_px,
                 stride=stride,
             )
@@ -134,8 +136,8 @@ def _card(spec: SegmenterSpec, settings: KidneySettings, real: Mapping[str, floa
 
 _NETWORK = """\
 The U-Net of `nuclei-unet` ({widths} filters from half of the resolution down) with one map. An output pixel
-depends on input pixels at most {halo} px away, so tiles with that halo, aligned to {stride} px, give in their
-cores the map of the whole slide."""
+depends on input pixels at most {radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give
+in their cores the map of the whole slide."""
 _MADE = """\
 From scratch on {settings.tiles} rendered sections of 256 px at 8 um per pixel: tubules, glomeruli with capsule and
 Bowman's space, globally sclerosed ones, arteries and veins, fibrous capsule, glass, in stains and scanners drawn
