@@ -22,6 +22,7 @@ from benchmarks.jobs.one import TILES, Bench, work_cpu_s
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
+from slidecascade.access.caller import ANYONE
 from slidecascade.cancellation import Control
 
 REGION_PX: Final = 1024
@@ -78,11 +79,11 @@ def measure(slide: Path, *, threads: int, rounds: int, round_s: float) -> Figure
                 time.sleep(0.02)
             alone_rates.append(job_rate(lambda: time.sleep(round_s)))
             beside_rates.append(job_rate(lambda: post(beside)))
-            if bench.desk.show(jobs[-1]).ended:
+            if bench.desk.show(jobs[-1], ANYONE).ended:
                 raise SystemExit("The jobs ended before the rounds did: take a larger slide.")
             for job in jobs:
-                if not bench.desk.show(job).ended:
-                    bench.desk.cancel(job)
+                if not bench.desk.show(job, ANYONE).ended:
+                    bench.desk.cancel(job, ANYONE)
             _wait_until_idle()
         bench.close()
     p95 = [float(np.percentile(times, 95)) for times in (idle, beside)]
