@@ -62,7 +62,7 @@ def test_the_shape_of_every_input_counts(numbers: Any) -> None:
 
 
 def test_sessions_on_a_cpu_keep_no_block_for_each_shape() -> None:
-    """ONNX Runtime's memory patterns take half as much memory again, where tiles have many shapes."""
+    """ONNX Runtime's memory patterns take a third more memory, where tiles have many shapes."""
     package = load_repository(bundled_models_dir())["nash-cell"]
     session = local._open(package, 1, local.ON_CPU, (1,)).of(of(1, 72, 72, 3))
     assert session.get_session_options().enable_mem_pattern is False
