@@ -47,7 +47,7 @@ def many_classes_classifier(side_px: int) -> bytes:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(made)
-    return made.SerializeToString()
+    return bytes(made.SerializeToString())
 
 
 @pytest.fixture(scope="module")
