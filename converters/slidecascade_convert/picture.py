@@ -19,6 +19,7 @@ from slidecascade.slides.upload import decode_image
 from slidecascade.slides.view import SlideView
 from slidecascade_convert.agreement import overlapping
 from slidecascade_convert.request import ConversionRequest
+from slidecascade_convert.tiles import RENDERED_MPP
 from slidecascade_convert.trial import CALIBRATION, GIVEN, RENDERED, Trial
 
 Rgb = npt.NDArray[np.uint8]
@@ -150,7 +151,10 @@ def _counts(trial: Trial, request: ConversionRequest) -> list[int]:
     return [int(number) for number in np.bincount(trial.served.argmax(axis=1), minlength=len(request.classes))]
 
 
-def _um_per_px(trial: Trial, request: ConversionRequest) -> float:
+def _um_per_px(trial: Trial, request: ConversionRequest) -> float | None:
+    """Of the panels; None for tissue that was rendered at another pixel size than the network's."""
+    if trial.origin == RENDERED and not RENDERED_MPP[0] <= request.mpp <= RENDERED_MPP[1]:
+        return None
     if request.task == "segment":
         return request.mpp * int(trial.tiles.shape[1]) / _SEGMENTER_PX
     crop_px = request.crop_px or int(trial.tiles.shape[1])

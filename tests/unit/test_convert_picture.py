@@ -91,6 +91,14 @@ def test_rendered_tissue_is_tried_when_no_image_is_given(
     assert "objects of the class Nucleus were found in 4 tiles" in said
 
 
+def test_a_network_for_coarse_pixels_converts_without_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that reads at 8 um per pixel, as those for glomeruli do, is compared on the coarsest rendered tissue."""
+    assert main([*segment(tmp_path, dark_network(tmp_path)), "--mpp", "8"]) == 0
+    assert "in 4 tiles" in capsys.readouterr().out
+
+
 def test_nothing_found_is_said_with_what_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A network that is given pixels of the wrong scale finds nothing, and the package is written all the same."""
     Image.fromarray(np.full((300, 300, 3), PALE, np.uint8)).save(tmp_path / "own.png")
