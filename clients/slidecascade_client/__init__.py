@@ -67,7 +67,8 @@ from slidecascade_client.errors import (
     UnreadablePartError,
     UnreadableSlideError,
     UnsupportedMediaTypeError,
-    UploadTooLargeError,
+    UnusableStainError,
+        UploadTooLargeError,
 )
 from slidecascade_client.fieldcells import FieldCells
 from slidecascade_client.jobs import AsyncJob, Job
@@ -141,5 +142,6 @@ __all__ = [
     "UnreadablePartError",
     "UnreadableSlideError",
     "UnsupportedMediaTypeError",
+    "UnusableStainError",
     "UploadTooLargeError",
 ]

@@ -19,6 +19,7 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.channels import ChannelUse, as_input
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.slides.stain import StainFit
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.tissue import BLOCK_PX, signal_blocks, tissue_blocks
 from slidecascade.slides.view import SlideView
@@ -36,7 +37,8 @@ class TileWork(ABC, Generic[P, T_co]):
     """Everything the tiles of a region share. Each kind derives its own.
 
     `region_l0` is the box that is wanted, in level-0 pixels. `grids` holds the pixel grid of every model by name;
-    `thresholds` a number for each. `channels` are what networks are given in place of the colours.
+    `thresholds` a number for each. `channels` are what networks are given in place of the colours; `stain`
+    normalises the colours that they are given.
     """
 
     pipeline: P
@@ -45,6 +47,7 @@ class TileWork(ABC, Generic[P, T_co]):
     thresholds: Mapping[str, float]
     find_facts: Callable[[], SlideFacts]
     channels: tuple[ChannelUse, ...] = ()
+    stain: StainFit | None = None
     runner: Runner
     control: Control
     stopwatch: Stopwatch
@@ -99,6 +102,9 @@ class TileWork(ABC, Generic[P, T_co]):
         self.control.check()
         if self.channels:
             images = as_input(images, dtype=model.input.dtype, layout=model.input.layout)
+        elif self.stain is not None:
+            with self.stopwatch.measure("stain"):
+                images = self.stain.apply(images)
         with self.stopwatch.measure("segment" if model.task == "segment" else "classify"):
             return self.runner.run(model.name, {model.input.name: images})
 

@@ -123,6 +123,7 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
         classes=own_classes(segmenter),
         segmenter=segmenter,
         head=head,

@@ -150,6 +150,7 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
         segmenter=segmenter,
         head=head,
         stages=stages,

@@ -139,6 +139,7 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
         classes=ClassTree(tuple(own_classes(classifier).ends[index(name)] for name in outlined)),
         classifier=classifier,
         head=head,

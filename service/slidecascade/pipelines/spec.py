@@ -14,6 +14,7 @@ from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.channels import RGB
+from slidecascade.wire.fields import StainMethod
 
 MAX_INPUT_CHANNELS = 4
 
@@ -33,6 +34,7 @@ class PipelineSpec(SpecPart, ABC):
     kind: str
     title: str
     description: str
+    stain: StainMethod = "none"
 
     @property
     @abstractmethod
@@ -55,6 +57,7 @@ class Pipeline(ABC):
 
     Attributes:
         classes: every class that what it finds can end in.
+        stain: how stains are normalised, unless a request asks otherwise.
     """
 
     kind: ClassVar[str]
@@ -63,6 +66,7 @@ class Pipeline(ABC):
     title: str
     description: str
     classes: ClassTree
+    stain: StainMethod = "none"
 
     @property
     @abstractmethod

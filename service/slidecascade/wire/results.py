@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import Answer, Color
+from slidecascade.wire.fields import Answer, Color, StainMethod
 from slidecascade.wire.media import RESEARCH_USE_ONLY
 from slidecascade.wire.problems import FailedTile
 from slidecascade.wire.regions import RegionBox
@@ -46,6 +46,20 @@ class ChannelUse(Answer):
     high: int = Field(description="the count that becomes the full scale: the 99.8th percentile, or more")
 
 
+class StainFacts(Answer):
+    """The fit that normalised the stain, by its method: stains or colours of the slide's tissue."""
+
+    method: StainMethod
+    vectors: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, description="macenko, vahadane: optical density (red, green, blue) of haematoxylin and eosin"
+    )
+    strongest: tuple[float, ...] | None = Field(
+        default=None, description="macenko, vahadane: 99th percentile of the amount of each"
+    )
+    means: tuple[float, ...] | None = Field(default=None, description="reinhard: of L*, a* and b*")
+    deviations: tuple[float, ...] | None = Field(default=None, description="reinhard: of L*, a* and b*")
+
+
 class Facts(Answer):
     """Properties computed once per slide, independent of the requested region."""
 
@@ -55,6 +69,7 @@ class Facts(Answer):
     channels: dict[str, ChannelUse] = Field(
         default_factory=dict, description="by meaning; empty: the colours as they are"
     )
+    stain: StainFacts | None = Field(default=None, description="null: colours were not normalised")
 
 
 class Share(Answer):
