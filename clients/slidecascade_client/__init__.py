@@ -68,7 +68,7 @@ from slidecascade_client.errors import (
     UnreadableSlideError,
     UnsupportedMediaTypeError,
     UnusableStainError,
-        UploadTooLargeError,
+    UploadTooLargeError,
 )
 from slidecascade_client.fieldcells import FieldCells
 from slidecascade_client.jobs import AsyncJob, Job

@@ -14,7 +14,6 @@ from slidecascade.errors import UnusableStainError
 from slidecascade.slides.stain import (
     BLENDED_FROM,
     REFERENCE_LAB,
-    REFERENCE_STRONGEST,
     REFERENCE_VECTORS,
     TISSUE_OD,
     DensityFit,

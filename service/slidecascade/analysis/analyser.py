@@ -240,7 +240,7 @@ class Analyser:
         open_source = self._opener(request, upload, file)
         with open_source() as source:
             content_id = source.content_id
-        facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
+        facts: Callable[[], SlideFacts] = partial(self._facts.of, content_id, partial(compute_facts, open_source))
         arriving = upload if isinstance(upload, ArrivingImage) else None
         # What channels are scaled by, and a stain's fit, has to be known before the first tile.
         method = pipeline.stain if request.stain is None else request.stain.method
@@ -412,9 +412,7 @@ class Analyser:
                 "Stain normalisation is for the colours of a stained slide, but the pipeline is given channels of "
                 "this one: send `stain` with the method none."
             )
-        return partial(
-            self._facts.of, f"{content_id} {method}", lambda: with_stain(facts(), open_source, method)
-        )
+        return partial(self._facts.of, f"{content_id} {method}", lambda: with_stain(facts(), open_source, method))
 
     def _opener(self, request: wire.RegionRequest, upload: Upload | None, file: Path | None) -> OpenSource:
         if upload is not None:

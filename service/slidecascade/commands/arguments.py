@@ -8,7 +8,6 @@ from typing import Final, get_args
 
 from slidecascade.wire import StainMethod
 
-
 METHODS: Final = get_args(StainMethod)
 
 

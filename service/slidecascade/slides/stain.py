@@ -3,8 +3,8 @@
 - `macenko`: M. Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009. The
   two stains are the extreme directions of optical density in the plane of its first two principal components.
 - `vahadane`: A. Vahadane et al., Structure-preserving color normalization and sparse stain separation for
-  histological images, IEEE TMI 2016. The two stains are a sparse non-negative factorisation of optical density. The
-  amounts of stain in a pixel are the least-squares ones, as for `macenko`.
+  histological images, IEEE TMI 2016. The two stains are a sparse non-negative factorisation of optical density.
+  The amounts of stain in a pixel are the least-squares ones, as for `macenko`.
 - `reinhard`: E. Reinhard et al., Color transfer between images, IEEE CG&A 2001, in CIE L*a*b*.
 
 The colour of a normalised pixel depends on its own colour and on the fit only, bit for bit: every step works on
@@ -101,7 +101,9 @@ class DensityFit(StainFit):
     def matrix(self) -> Floats:
         """``(3, 3)``: optical density to normalised optical density."""
         scale = np.array(REFERENCE_STRONGEST) / np.array(self.strongest)
-        product: Floats = np.array(REFERENCE_VECTORS).T @ (scale[:, None] * np.linalg.pinv(np.array(self.vectors).T))
+        product: Floats = np.array(REFERENCE_VECTORS).T @ (
+            scale[:, None] * np.linalg.pinv(np.array(self.vectors).T)
+        )
         return product
 
     def _mapped(self, planes: list[Pixels]) -> list[NDArray[np.float32]]:
@@ -163,7 +165,7 @@ def _vahadane(method: StainMethod, _pixels: Pixels, density: Floats) -> StainFit
     if len(density) > _FACTORED_PX:
         places = np.random.default_rng(_SEED).choice(len(density), _FACTORED_PX, replace=False)
         chosen = density[np.sort(places)]
-    vectors = np.array(REFERENCE_VECTORS).T
+    vectors: Floats = np.array(REFERENCE_VECTORS).T
     vectors /= np.linalg.norm(vectors, axis=0)
     for _ in range(_ROUNDS):
         amounts = _sparse_amounts(vectors, chosen)
@@ -215,7 +217,9 @@ def _density_fit(method: StainMethod, vectors: Floats, density: Floats) -> Stain
 
 
 def _reinhard(method: StainMethod, pixels: Pixels, _density: Floats) -> StainFit:
-    lab = [plane.astype(np.float64) for plane in _lab([np.ascontiguousarray(pixels[:, index]) for index in range(3)])]
+    lab = [
+        plane.astype(np.float64) for plane in _lab([np.ascontiguousarray(pixels[:, index]) for index in range(3)])
+    ]
     means, deviations = [float(plane.mean()) for plane in lab], [float(plane.std()) for plane in lab]
     _require_scale(np.array(REFERENCE_LAB[1]) / np.maximum(deviations, 1e-9))
     return LabFit(method, _three(means), _three(deviations))
@@ -240,7 +244,9 @@ _FITS: Final[Mapping[str, Callable[[StainMethod, Pixels, Floats], StainFit]]] = 
     "reinhard": _reinhard,
 }
 
-_XYZ: Final = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+_XYZ: Final = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
 """sRGB primaries (D65) to CIE XYZ, which is divided by the white point."""
 _WHITE: Final = np.array([0.95047, 1.0, 1.08883])
 _TO_XYZ: Final = (_XYZ / _WHITE[:, None]).astype(np.float32)
@@ -262,7 +268,9 @@ def _lightness() -> NDArray[np.float32]:
 def _gamma() -> NDArray[np.float32]:
     """Linear light to sRGB of 0 to 255, in steps of 1 / 2**14 up to 1."""
     value = np.arange(_STEPS + 1) / _STEPS
-    return (255 * np.where(value > 0.0031308, 1.055 * value ** (1 / 2.4) - 0.055, 12.92 * value)).astype(np.float32)
+    return (255 * np.where(value > 0.0031308, 1.055 * value ** (1 / 2.4) - 0.055, 12.92 * value)).astype(
+        np.float32
+    )
 
 
 _LINEAR: Final = _linear_light()
@@ -287,10 +295,12 @@ def _rgb(lab: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
 
 
 def _dot(row: NDArray[np.float32], planes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return planes[0] * row[0] + planes[1] * row[1] + planes[2] * row[2]
+    total: NDArray[np.float32] = planes[0] * row[0] + planes[1] * row[1] + planes[2] * row[2]
+    return total
 
 
 def _looked_up(table: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The nearest entry of a table in steps of 1 / 2**14 from 0 on."""
     places = np.clip(np.rint(values * np.float32(_STEPS)), 0, len(table) - 1).astype(np.int32)
-    return table[places]
+    found: NDArray[np.float32] = table[places]
+    return found
