@@ -141,10 +141,15 @@ def compared(sample: Sample, found: Analysis) -> NDArray[np.int64]:
     same = 0
     if sample.classes:
         truth, mine = (np.unique(one[one > 0]) - 1 for one in (sample.labels, labels))
-        names = [end.name for end in found.classes.ends]
+        names = [_truth_name(end.name) for end in found.classes.ends]
         pairs = zip(truth[rows], mine[columns], strict=True)
         same = sum(sample.classes[one] == names[found.class_index[other]] for one, other in pairs)
     return np.array([len(rows), iou.shape[1] - len(rows), iou.shape[0] - len(rows), same], np.int64)
+
+
+def _truth_name(name: str) -> str:
+    """A class of `nash` as rendered tissue calls it."""
+    return name.lower().replace(": ", "-")
 
 
 def _read(path: Path) -> Image:

@@ -172,7 +172,7 @@ def test_the_facts_of_a_slide_hold_what_its_colours_look_like(tmp_path: Path) ->
 def test_no_real_image_is_a_false_alarm_and_exchanged_ones_are_found(shared_data: Path) -> None:
     """Bright-field images and slides of H&E, PAS, trichrome and others; the rates stand in docs/warnings.md."""
     alarms, found, total, stained = [], 0, 0, 0
-    for name, pixels in _real(shared_data):
+    for name, pixels in real_images(shared_data):
         total += 1
         if looks_swapped(pixels):
             alarms.append(name)
@@ -185,7 +185,7 @@ def test_no_real_image_is_a_false_alarm_and_exchanged_ones_are_found(shared_data
     assert found >= 0.75 * stained
 
 
-def _real(folder: Path) -> list[tuple[str, NDArray[np.uint8]]]:
+def real_images(folder: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     images = []
     for path in sorted(folder.rglob("*")):
         name = f"/{path.relative_to(folder).as_posix()}"

@@ -131,7 +131,9 @@ def test_a_pipeline_may_ask_for_it_and_a_request_override(tmp_path: Path) -> Non
     analyser = toy_analyser(toy)
     try:
         assert analyser.pipeline("toy").stain == "reinhard"
-        fits = [analysed(analyser, stained(), **asked).facts.stain for asked in ({}, {"stain": {"method": "none"}})]
+        fits = [
+            analysed(analyser, stained(), **asked).facts.stain for asked in ({}, {"stain": {"method": "none"}})
+        ]
         assert [fit and fit.method for fit in fits] == ["reinhard", None]
     finally:
         analyser.close()

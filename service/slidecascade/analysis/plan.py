@@ -12,7 +12,7 @@ from slidecascade.geometry import Box, Mpp
 from slidecascade.kinds.result import CoordinateSpace, Origin
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.channels import ChannelUse
-from slidecascade.slides.doubts import SWAPPED
+from slidecascade.slides.doubts import NOT_HE, SWAPPED
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.stain import StainFit
@@ -81,7 +81,12 @@ class RegionTask:
     @property
     def doubts(self) -> tuple[AnswerWarning, ...]:
         """What makes any answer about this source doubtful."""
-        return (*self.stated_doubts, SWAPPED) if self.facts.red_blue_swapped else self.stated_doubts
+        facts = self.facts
+        return (
+            *self.stated_doubts,
+            *([SWAPPED] if facts.red_blue_swapped else []),
+            *([NOT_HE] if facts.unlike_he and self.pipeline.stained_with == "H&E" else []),
+        )
 
     def view(self, source: Source) -> SlideView:
         """The pixels of `source`, which `open_source` has opened, as networks are given them."""

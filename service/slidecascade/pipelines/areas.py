@@ -124,6 +124,7 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
         title=spec.title,
         description=spec.description,
         stain=spec.stain,
+        stained_with=spec.stained_with,
         classes=own_classes(segmenter),
         segmenter=segmenter,
         head=head,

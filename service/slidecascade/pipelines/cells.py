@@ -151,6 +151,7 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
         title=spec.title,
         description=spec.description,
         stain=spec.stain,
+        stained_with=spec.stained_with,
         segmenter=segmenter,
         head=head,
         stages=stages,

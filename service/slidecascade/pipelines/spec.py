@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ from slidecascade.slides.channels import RGB
 from slidecascade.wire.fields import StainMethod
 
 MAX_INPUT_CHANNELS = 4
+
+StainedWith = Literal["any", "H&E"]
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -35,6 +37,7 @@ class PipelineSpec(SpecPart, ABC):
     title: str
     description: str
     stain: StainMethod = "none"
+    stained_with: StainedWith = "any"
 
     @property
     @abstractmethod
@@ -57,6 +60,7 @@ class Pipeline(ABC):
 
     Attributes:
         classes: every class that what it finds can end in.
+        stained_with: the stain it is meant for; slides that look otherwise are analysed with a warning.
         stain: how stains are normalised, unless a request asks otherwise.
     """
 
@@ -67,6 +71,7 @@ class Pipeline(ABC):
     description: str
     classes: ClassTree
     stain: StainMethod = "none"
+    stained_with: StainedWith = "any"
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ from slidecascade.errors import UnreadableSlideError, UnusableStainError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import tissue
 from slidecascade.slides.channels import RGB, ChannelUse, Intensity, Samples, measure
-from slidecascade.slides.doubts import looks_swapped
+from slidecascade.slides.doubts import is_unlike_he, looks_swapped
 from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.stain import StainFit, fit_stain
 from slidecascade.wire.fields import StainMethod
@@ -47,6 +47,7 @@ class SlideFacts:
         intensities: of the slide's channels, in their order.
         stain: the fit by which a request normalises colours; None: they stay as they are.
         channels: those that a request uses by their meaning; empty: the colours as they are.
+        unlike_he: whether its colours are not those of H&E.
         red_blue_swapped: whether red and blue look exchanged, see `slidecascade.slides.doubts`.
     """
 
@@ -57,6 +58,7 @@ class SlideFacts:
     glass_spread: int = tissue.GLASS_SPREAD
     unread_squares: int = 0
     red_blue_swapped: bool = False
+    unlike_he: bool = False
     intensities: tuple[Intensity, ...] = ()
     channels: tuple[ChannelUse, ...] = ()
     stain: StainFit | None = None
@@ -89,6 +91,7 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
         content_id=content_id,
         bounds_l0=bounds,
         dark_field=dark_field,
+        unlike_he=not dark_field and is_unlike_he(sample),
         red_blue_swapped=not dark_field and looks_swapped(sample),
         unread_squares=len(boxes) - len(squares),
         intensities=measure(RGB, squares),

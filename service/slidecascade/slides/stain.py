@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +43,7 @@ BLENDED_FROM: Final = 180
 """Pixels whose darkest channel is at least `GLASS_MIN` stay as they are; from this value on both are mixed."""
 
 MIN_FITTED_PX: Final = 500
+MOST_FITTED_PX: Final = 2**17
 MIN_ANGLE_DEG: Final = 6.0
 MAX_SCALE: Final = 5.0
 """Bounds of a usable fit: pixels, angle between the stains, and factor by which amounts or colours are changed."""
@@ -71,24 +73,26 @@ class StainFit(ABC):
 
     def apply(self, images: Pixels) -> Pixels:
         """``(..., 3)`` uint8 RGB, normalised; glass stays as it is."""
-        flat = np.ascontiguousarray(images).reshape(-1, 3)
+        flat = np.ascontiguousarray(images).reshape(-1, 1, 3)
         result = np.empty_like(flat)
         for start in range(0, len(flat), _CHUNK_PX):  # pieces that stay in a core's cache
-            chunk = flat[start : start + _CHUNK_PX]
-            planes = [np.ascontiguousarray(chunk[:, index]) for index in range(3)]
-            darkest = np.minimum(np.minimum(planes[0], planes[1]), planes[2])
-            weight = _WEIGHT[darkest] if darkest.max() > BLENDED_FROM else None
-            for index, mapped in enumerate(self._mapped(planes)):
+            planes = [np.asarray(plane, np.uint8) for plane in cv2.split(flat[start : start + _CHUNK_PX])]
+            darkest = cv2.min(cv2.min(planes[0], planes[1]), planes[2])
+            weight = cv2.LUT(darkest, _WEIGHT) if darkest.max() > BLENDED_FROM else None
+            mapped = self._mapped(planes)
+            for plane, normalised in zip(planes, mapped, strict=True):
                 if weight is not None:
-                    before = planes[index].astype(np.float32)
-                    mapped = before + weight * (mapped - before)  # noqa: PLW2901 - the same plane, mixed
-                np.clip(mapped, 0, 255, out=mapped)
-                result[start : start + len(chunk), index] = np.rint(mapped, out=mapped)
+                    normalised -= plane
+                    normalised *= weight
+                    normalised += plane
+                normalised += np.float32(0.5)  # truncated below
+                np.clip(normalised, 0, 255, out=normalised)
+            result[start : start + _CHUNK_PX] = np.stack(mapped, axis=2)
         return result.reshape(images.shape)
 
     @abstractmethod
     def _mapped(self, planes: list[Pixels]) -> list[NDArray[np.float32]]:
-        """Red, green and blue, ``(N,)`` each, normalised, 0 to 255 and beyond."""
+        """Red, green and blue, ``(N, 1)`` each, normalised, 0 to 255 and beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,10 @@ class DensityFit(StainFit):
         return product
 
     def _mapped(self, planes: list[Pixels]) -> list[NDArray[np.float32]]:
-        densities = [_OD[plane] for plane in planes]
+        densities = [np.asarray(cv2.LUT(plane, _OD), np.float32) for plane in planes]
         mapped = []
         for row in -self.matrix().astype(np.float32):
-            density = densities[0] * row[0]
+            density: NDArray[np.float32] = densities[0] * row[0]
             density += densities[1] * row[1]
             density += densities[2] * row[2]
             np.exp(density, out=density)
@@ -141,6 +145,7 @@ def fit_stain(method: StainMethod, sample: Pixels) -> StainFit:
         UnusableStainError: the sample holds too little tissue, or colours that cannot be normalised.
     """
     pixels = sample.reshape(-1, 3)
+    pixels = pixels[:: max(1, len(pixels) // MOST_FITTED_PX)]
     density = _OD[pixels].astype(np.float64)
     stained = (density >= TISSUE_OD).all(axis=1)
     if int(stained.sum()) < MIN_FITTED_PX:
@@ -218,7 +223,8 @@ def _density_fit(method: StainMethod, vectors: Floats, density: Floats) -> Stain
 
 def _reinhard(method: StainMethod, pixels: Pixels, _density: Floats) -> StainFit:
     lab = [
-        plane.astype(np.float64) for plane in _lab([np.ascontiguousarray(pixels[:, index]) for index in range(3)])
+        plane.astype(np.float64)
+        for plane in _lab([np.ascontiguousarray(pixels[:, index : index + 1]) for index in range(3)])
     ]
     means, deviations = [float(plane.mean()) for plane in lab], [float(plane.std()) for plane in lab]
     _require_scale(np.array(REFERENCE_LAB[1]) / np.maximum(deviations, 1e-9))
@@ -280,7 +286,7 @@ _GAMMA: Final = _gamma()
 
 def _lab(planes: list[Pixels]) -> list[NDArray[np.float32]]:
     """L* (0 to 100), a* and b* of red, green and blue."""
-    light = [_LINEAR[plane] for plane in planes]
+    light = [np.asarray(cv2.LUT(plane, _LINEAR), np.float32) for plane in planes]
     roots = [_looked_up(_LIGHTNESS, _dot(row, light)) for row in _TO_XYZ]
     return [116 * roots[1] - 16, 500 * (roots[0] - roots[1]), 200 * (roots[1] - roots[2])]
 

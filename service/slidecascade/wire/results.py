@@ -156,6 +156,8 @@ class Summary(Answer):
     areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
     area_mm2: float = Field(description="analysed area")
     tissue_area_mm2: float
+    ink_mm2: float = Field(default=0.0, description="looks like ink of a pen; not part of the tissue")
+    out_of_focus_mm2: float = Field(default=0.0, description="blurred; not part of the tissue")
     thresholds: dict[str, float]
     tiles: Tiles
     models: tuple[ModelUse, ...]
