@@ -15,9 +15,9 @@ from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.pipelines.areas import AreasPipeline
-from slidecascade.slides.flaws import Flaws
+from slidecascade.slides.flaws import MARGIN_PX, Flaws
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, tissue_blocks
+from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
 
 SQUARE_PX = 128

@@ -24,7 +24,7 @@ from slidecascade.warning import AnswerWarning
 MIN_UNSTORED = 0.01
 """Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
 
-MIN_INK = 0.01
+MIN_INK = 0.02
 MIN_BLURRED = 0.05
 """Parts of a region from which on the answer says that there is ink, or tissue out of focus."""
 

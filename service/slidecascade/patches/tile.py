@@ -13,8 +13,9 @@ from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.slides import crops
+from slidecascade.slides.flaws import MARGIN_PX
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, tissue_blocks
+from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
 
 BATCH = 32

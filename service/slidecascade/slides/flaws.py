@@ -31,7 +31,10 @@ UNSCANNED_BELOW: Final = 8
 """Of the mean of a block: differences of optical density, least density of red, brightest channel of black
 ink and of what was never scanned, which some scanners leave black."""
 
-SHARPNESS: Final = 0.025
+MARGIN_PX: Final = 24
+"""Pixels needed around a block to decide whether it is ink or out of focus."""
+
+SHARPNESS: Final = 0.022
 """A block is out of focus below this share; real images have a median of 0.037 and more."""
 
 MIN_CONTRAST: Final = 9.0
@@ -60,24 +63,28 @@ def ink_blocks(patch: Rgb) -> NDArray[np.bool_]:
     red, green, blue = np.moveaxis(-np.log((means.astype(np.float32) + 1) / 256), 2, 0)
     is_green = green < np.minimum(red, blue) - GREEN_MARGIN_OD
     is_blue = (red > green + BLUE_MARGIN_OD) & (green > blue) & (red > BLUE_OD)
-    ink: NDArray[np.bool_] = is_green | is_blue | ((brightest < BLACK_BELOW) & (brightest > UNSCANNED_BELOW))
-    return ink
+    ink = is_green | is_blue | ((brightest < BLACK_BELOW) & (brightest > UNSCANNED_BELOW))
+    # What is less than three blocks wide is pigment or a dark nucleus, and no line of a pen.
+    wide = cv2.morphologyEx(ink.view(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(wide > 0, np.bool_)
 
 
 def blurred_blocks(patch: Rgb) -> NDArray[np.bool_]:
     """``(H / 8, W / 8)``: which blocks of a bright-field `patch`, made of whole blocks, are out of focus.
 
-    Exact for blocks at least 13 pixels inside `patch`.
+    Exact for blocks at least `MARGIN_PX` inside `patch`.
     """
     size = (patch.shape[1] // BLOCK_PX, patch.shape[0] // BLOCK_PX)
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine, coarse = cv2.blur(grey, (3, 3)), cv2.blur(grey, (9, 9))
     high, middle = (_energy(part, size) for part in (grey - fine, fine - coarse))
+    # Whatever edge has an effect on the middle one has one on the high one, whose squares are larger.
+    high, middle = cv2.blur(high, (5, 5)), cv2.blur(middle, (3, 3))
     blurred: NDArray[np.bool_] = (middle > MIN_CONTRAST) & (high < SHARPNESS * middle)
     return blurred
 
 
 def _energy(part: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The mean square of `part` over each of ``size`` (columns, rows) blocks and the eight around it."""
+    """The mean square of `part` over each of ``size`` (columns, rows) blocks."""
     means = cv2.resize(cv2.multiply(part, part), size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.blur(means.reshape(size[1], size[0]), (3, 3)), np.float32)
+    return np.asarray(means, np.float32).reshape(size[1], size[0])

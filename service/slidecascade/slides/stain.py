@@ -82,10 +82,10 @@ class StainFit(ABC):
             mapped = self._mapped(planes)
             for plane, normalised in zip(planes, mapped, strict=True):
                 if weight is not None:
-                    normalised -= plane
-                    normalised *= weight
-                    normalised += plane
-                normalised += np.float32(0.5)  # truncated below
+                    np.subtract(normalised, plane, out=normalised)
+                    np.multiply(normalised, weight, out=normalised)
+                    np.add(normalised, plane, out=normalised)
+                np.add(normalised, np.float32(0.5), out=normalised)  # truncated below
                 np.clip(normalised, 0, 255, out=normalised)
             result[start : start + _CHUNK_PX] = np.stack(mapped, axis=2)
         return result.reshape(images.shape)
