@@ -2,8 +2,8 @@
 
 `python -m benchmarks.stain --data DIR` analyses real nuclei (NuCLS and the colour images of DSB 2018 outside of
 its validation split, which the network was trained on) and rendered liver as they are and in shifted stains,
-without normalisation and with each method, by the path that serves users. The shifts turn the two
-stain vectors and scale their amounts; the truth stays. An image whose stain cannot be fitted counts as it is without
+without normalisation and with each method, by the path that serves users. The shifts turn the two stain vectors
+and scale their amounts; the truth stays. An image whose stain cannot be fitted counts as it is without
 normalisation.
 """
 

@@ -100,8 +100,8 @@ def is_unlike_he(sample: NDArray[np.uint8]) -> bool:
 
     Aniline and light-green dyes of trichromes absorb next to no blue where they absorb red, beside red structures
     that absorb blue. So there are pixels whose density of blue is far below that of the others, and the more of
-    red a pixel absorbs than of green, the less it absorbs of blue. In H&E the first occurs with bluish stains, where
-    the second is the other way round: dark nuclei take away more of both.
+    red a pixel absorbs than of green, the less it absorbs of blue. In H&E the first occurs with bluish stains,
+    where the second is the other way round: dark nuclei take away more of both.
     """
     pixels = sample.reshape(-1, 3)
     pixels = pixels[pixels.max(axis=1) > _BLACK].astype(np.float32)
