@@ -39,18 +39,18 @@ def stained(
     first = 1.5 * amounts[0] * spots * rng.gamma(40, 1 / 40, spots.shape)
     second = amounts[1] * rng.gamma(8, 0.08, spots.shape) * (1 - 0.9 * spots)
     density = first[..., None] * np.array(vectors[0]) + second[..., None] * np.array(vectors[1])
-    return np.clip(np.rint(240 * np.exp(-density)) - 1, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(240 * np.exp(-density)) - 1, 0, 255), np.uint8)
 
 
 def tissue_of(image: Image) -> Image:
     """The pixels that are fitted, as an image of one column."""
     pixels = image.reshape(-1, 3)
     density = -np.log((pixels.astype(float) + 1) / 240)
-    return pixels[(density >= TISSUE_OD).all(axis=1)][:, None]
+    return np.asarray(pixels[(density >= TISSUE_OD).all(axis=1)][:, None])
 
 
 def unblended(image: Image) -> NDArray[np.bool_]:
-    return image.min(axis=2) <= BLENDED_FROM
+    return np.asarray(image.min(axis=2) <= BLENDED_FROM)
 
 
 SHIFTED = ((0.48, 0.76, 0.43), (0.15, 0.84, 0.52))

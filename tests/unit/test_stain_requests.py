@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -14,11 +17,13 @@ from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
+from slidecascade.commands import analyze
 from slidecascade.errors import PipelineSpecError, UnusableStainError
 from slidecascade.geometry import Box
 from slidecascade.outputs.cells import geojson
 from slidecascade.outputs.cells.summary import summarise
 from slidecascade.slides.stain import LIGHT
+from slidecascade_client import Client, InvalidRequestError, ServiceFailedError
 from surveyed import collected, png_of, survey_of, toy_analyser
 from toy_pipeline import ToyPipeline, blobs
 
@@ -46,6 +51,19 @@ def analyser(tmp_path: Path) -> Iterator[Analyser]:
 def analysed(analyser: Analyser, image: Image, **fields: object) -> Analysis:
     request = wire.parse_request({"pipeline": "toy", "mpp": 0.5, "tile_px": 128, **fields})
     return analyser.analyse(request, png_of(image), Control()).cells
+
+
+SENT: list[bytes] = []
+
+
+def scripted_client() -> Client:
+    """A client whose requests end in `SENT` and an error."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        SENT.append(request.read())
+        return httpx.Response(500)
+
+    return Client("http://service.test", http_client=httpx.Client(transport=httpx.MockTransport(answer)))
 
 
 def features(analysis: Analysis) -> dict[str, object]:
@@ -123,6 +141,23 @@ def test_glass_and_dark_slides_are_refused(analyser: Analyser, brightness: int) 
     with pytest.raises(UnusableStainError, match="with the method none"):
         analysed(analyser, image, stain={"method": "macenko"})
     assert analysed(analyser, image, stain={"method": "none"}).facts.stain is None
+
+
+def test_clients_and_the_command_line_send_the_method() -> None:
+    """Regions and jobs; a method that does not exist is rejected before anything is sent."""
+    with scripted_client() as client:
+        for ask in (partial(client.analyze_region, slide="a.svs"), partial(client.submit, "a.svs")):
+            with pytest.raises(ServiceFailedError):
+                ask(pipeline="nash", stain="vahadane")
+            with pytest.raises(InvalidRequestError, match="stain"):
+                ask(pipeline="nash", stain="bleach")
+    bodies = [orjson.loads(body)["stain"] for body in SENT]
+    assert bodies == [{"method": "vahadane"}] * 2
+
+    parser = argparse.ArgumentParser()
+    analyze.add_arguments(parser)
+    options = parser.parse_args(["a.png", "--pipeline", "nash", "--out", "o", "--stain", "macenko"])
+    assert options.stain == "macenko"
 
 
 def test_a_pipeline_may_ask_for_it_and_a_request_override(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def _sparse_amounts(vectors: Floats, density: Floats) -> Floats:
     """``(2, N)`` >= 0: the minimum of ``|D - V A|^2 / 2 + sparsity * sum(A)`` of two stains, in closed form."""
     target = vectors.T @ density.T - _SPARSITY
     gram = vectors.T @ vectors
-    amounts: Floats = np.linalg.solve(gram, target)
+    amounts = np.asarray(np.linalg.solve(gram, target), np.float64)
     alone = np.maximum(target, 0) / np.diag(gram)[:, None]
     gain = np.diag(gram)[:, None] * alone**2
     is_mixed = (amounts >= 0).all(axis=0)
