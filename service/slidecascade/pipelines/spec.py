@@ -169,7 +169,9 @@ def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) 
     """
     model = models[name].spec
     if not isinstance(model, SegmenterSpec):
-        raise PipelineSpecError(f"Pipeline {pipeline!r}: {model.name!r} is no segmenter.")
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: {model.name!r} is not a segmenter: correct the pipeline file."
+        )
     if model.input.channels == RGB:
         require_rgb(pipeline, model)
         return model
