@@ -79,7 +79,7 @@ class Sample:
     """An image and its objects: labels ``(H, W)``, and the class of each where known."""
 
     image: Image
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int32]
     classes: tuple[str, ...] = ()
 
 
@@ -160,8 +160,8 @@ def _read(path: Path) -> Image:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _labels(path: Path) -> NDArray[np.int64]:
-    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.int64)
+def _labels(path: Path) -> NDArray[np.int32]:
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.int32)
 
 
 def nucls(data: Path) -> list[Sample]:
@@ -188,7 +188,7 @@ def rendered() -> list[Sample]:
     for seed in _RENDERED_SEEDS:
         tissue = render(TissueOptions(seed=seed, mpp=MPP), width_px=_RENDERED_PX, height_px=_RENDERED_PX)
         classes = tuple(CLASS_NAMES[index] for index in tissue.classes[1:])
-        found.append(Sample(tissue.image, tissue.nuclei.astype(np.int64), classes))
+        found.append(Sample(tissue.image, tissue.nuclei, classes))
     return found
 
 
@@ -203,7 +203,7 @@ def cost(analyser: Analyser, sample: Sample) -> dict[str, dict[str, float]]:
                 started = time.process_time()
                 analysed(analyser, pipeline, image, method)
                 seconds[method].append(time.process_time() - started)
-        found[pipeline] = {method: float(np.median(values)) for method, values in seconds.items()}
+        found[pipeline] = {str(method): float(np.median(values)) for method, values in seconds.items()}
     fits = {}
     for method in METHODS[1:]:
         started = time.process_time()

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_slides_doubts import real_images
 
+from real_images import real_images
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control

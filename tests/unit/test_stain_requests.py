@@ -150,7 +150,7 @@ def test_clients_and_the_command_line_send_the_method() -> None:
             with pytest.raises(ServiceFailedError):
                 ask(pipeline="nash", stain="vahadane")
             with pytest.raises(InvalidRequestError, match="stain"):
-                ask(pipeline="nash", stain="bleach")
+                ask(pipeline="nash", stain="bleach")  # type: ignore[arg-type]
     bodies = [orjson.loads(body)["stain"] for body in SENT]
     assert bodies == [{"method": "vahadane"}] * 2
 
