@@ -204,7 +204,7 @@ def cost(analyser: Analyser, sample: Sample) -> dict[str, dict[str, float]]:
                 analysed(analyser, pipeline, image, method)
                 seconds[method].append(time.process_time() - started)
         found[pipeline] = {str(method): float(np.median(values)) for method, values in seconds.items()}
-    fits = {}
+    fits: dict[str, float] = {}
     for method in METHODS[1:]:
         started = time.process_time()
         fit = fit_stain(method, sample.image[::2, ::2])
