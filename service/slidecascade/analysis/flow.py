@@ -160,6 +160,7 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
             thresholds=task.thresholds,
             find_facts=task.find_facts,
             channels=task.channels,
+            stain=task.stain,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,

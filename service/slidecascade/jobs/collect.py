@@ -38,6 +38,7 @@ from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
 from slidecascade.outputs.summary import text
 from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.staging import write_file, writing_to
 
 _LIGHT_COLUMNS: Final = ["class", "centroid_x", "centroid_y", "area_px", AT_EDGE]
@@ -67,6 +68,7 @@ class Collection:
         self._parts: CellsParts = survey.parts
         self._reports = tuple(reports)
         self._survey = survey
+        flaws = Flaws.total(self._parts.edge(report.index).flaws for report in reports)
         self.analysis = replace(
             survey.blank,
             tissue=tissue_map(
@@ -75,8 +77,11 @@ class Collection:
             tiles=survey.tile_report(reports),
             timings_s={**summed(reports), "total": seconds},
             warnings=survey.warnings(
-                reports, unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports)
+                reports,
+                unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
+                flaws=flaws,
             ),
+            flaws=flaws,
         )
         """All but the cells."""
         self._shares, self.counts = self._settled()
