@@ -82,6 +82,9 @@ class StandIn(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - of the base class
+        """Connections of killed bridges are not reported."""
+
     def submitted(self, body: bytes) -> JobBatchResult:
         """The answer to a batch."""
         items = []
