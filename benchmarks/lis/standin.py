@@ -82,7 +82,7 @@ class StandIn(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - of the base class
+    def handle_error(self, request: object, client_address: object) -> None:
         """Connections of killed bridges are not reported."""
 
     def submitted(self, body: bytes) -> JobBatchResult:
