@@ -48,6 +48,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.slides",
             "slidecascade.rings",
             "slidecascade_client",
+            "slidecascade.access",
         }
     ),
     frozenset({"slidecascade.pipelines", "slidecascade.runners", "slidecascade_lis"}),
@@ -98,6 +99,7 @@ ONE_IMPORTER = {
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
+    "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }
 """Which modules of the service import a foreign library."""
