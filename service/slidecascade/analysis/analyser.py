@@ -430,7 +430,8 @@ def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFa
     if not pipeline.channels:
         message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
         raise InvalidRequestError(message, errors=(("channels", message),))
-    return resolve(pipeline.channels, asked, facts.intensities, dark_field=facts.dark_field)
+    intensities = [intensity.between(pipeline.percentiles) for intensity in facts.intensities]
+    return resolve(pipeline.channels, asked, intensities, dark_field=facts.dark_field)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

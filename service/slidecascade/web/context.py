@@ -16,6 +16,8 @@ from slidecascade.settings import Settings
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.audit import Audit
+from slidecascade.web.middleware.auth import Auth
 from slidecascade.web.middleware.drain import Drain
 from slidecascade.web.middleware.problems import Boundary, ProblemAnswers
 from slidecascade.web.pool import Pool
@@ -41,6 +43,8 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
+        self._auth = Auth(settings)
+        self.audit = Audit(settings)
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
@@ -69,6 +73,7 @@ class Process:
             lookups=self._lookups,
             pictures=self._pictures,
             readiness=self._readiness,
+            is_keyed=self._auth.is_on,
             desk=self._desk,
             submissions=self.submissions,
         )
@@ -92,6 +97,7 @@ class Process:
         """Complete the start; call it in the server's event loop."""
         self.drain.take_over()
         self._readiness.begin()
+        self.audit.start()
         if self._desk is not None:
             self._desk.start()
 
@@ -110,6 +116,8 @@ class Process:
         return Boundary(
             routed,
             admission=self._admission,
+            auth=self._auth,
+            audit=self.audit,
             metrics=self._metrics,
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
@@ -125,3 +133,4 @@ class Process:
         self._pictures.close()
         self._readiness.close()
         self._analyser.close()
+        self.audit.stop()

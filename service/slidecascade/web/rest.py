@@ -87,7 +87,11 @@ def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | N
 
 def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Response:
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.RetryLaterError) else {}
-    return _response(domain_problem(error, request_id), headers)
+    response = _response(domain_problem(error, request_id), headers)
+    if isinstance(error, errors.UnauthenticatedError):
+        for challenge in error.challenges:
+            response.headers.append("WWW-Authenticate", challenge)
+    return response
 
 
 def domain_problem(error: errors.SlideCascadeError, request_id: str) -> wire.Problem:
@@ -134,12 +138,14 @@ def create_app(
     lookups: Pool,
     pictures: Pool,
     readiness: Readiness,
+    is_keyed: bool,
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
     """The API for one analyser; `lookups` runs blocking disk access, `pictures` makes tiles of slides.
 
-    Without a `desk` and the `submissions` to it, it accepts no jobs.
+    `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to it,
+    it accepts no jobs.
     """
     app = FastAPI(
         title="SlideCascade",
@@ -169,7 +175,7 @@ def create_app(
     answer_error = partial(_answer_error, [route for router in routers for route in router.routes])
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_error)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: describe(app, is_keyed=is_keyed)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
