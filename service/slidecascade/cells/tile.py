@@ -18,6 +18,7 @@ from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX
 from slidecascade.slides.view import SlideView
@@ -57,25 +58,28 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         patch = self.read(view, self.grid, tile.read)
         blocks = self.tissue(patch)
         unstored_px = self.unstored_px(patch, tile, view)
+        blocks, flaws = self.without_flaws(patch, blocks, tile)
         # What is no glass is tissue in either field: which one it is need not be known before the network has run.
         if not core_blocks(blocks, tile).any() and not self.has_no_glass:
-            return self._nothing(tile, core_blocks(blocks, tile), unstored_px)
+            return self._nothing(tile, core_blocks(blocks, tile), unstored_px, flaws)
         found = self._cells(view, tile, patch)
         blocks |= self.has_no_glass
         tissue = core_blocks(blocks, tile)
         cells, owned, near_seam = self._own(found, blocks, tile)
         if not len(cells):
-            return self._nothing(tile, tissue, unstored_px)
+            return self._nothing(tile, tissue, unstored_px, flaws)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
             grids=self.grids,
             floors=self.thresholds,
-            read=lambda grid, box: self.read(view, grid, box),
+            read=lambda grid, box: self.normalised(self.read(view, grid, box)),
             run=self._run_classifier,
         )
         classified = cells.with_probabilities(*probabilities)
-        return TileResult(tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px)
+        return TileResult(
+            tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px, flaws=flaws
+        )
 
     @property
     def aligned_to(self) -> int:
@@ -119,7 +123,7 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
     def _look(self, patch: NDArray[Any], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
-        answer = self.run(segmenter, patch[None])
+        answer = self.run(segmenter, self.normalised(patch)[None])
         outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
         with self.stopwatch.measure("decode"):
@@ -154,10 +158,10 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float) -> TileResult:
+    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float, flaws: Flaws) -> TileResult:
         none = np.zeros(0, np.bool_)
         empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
-        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px)
+        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px, flaws=flaws)
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:
