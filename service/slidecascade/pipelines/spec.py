@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.models.tensors import PERCENTILES
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.channels import RGB
 
@@ -83,6 +84,11 @@ class Pipeline(ABC):
     def channels(self) -> tuple[str, ...]:
         """What its networks take in place of the colours of a slide, by meaning; empty: the colours alone."""
         return ()
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """Of a slide's intensities, by which its `channels` are scaled."""
+        return PERCENTILES
 
     def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
         """Micrometres per pixel at which `model` is given the slide."""

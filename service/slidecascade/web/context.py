@@ -34,6 +34,7 @@ NATIVE_JOB_ROUTE: Final = "/submit_job"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
+_PICTURE_THREADS = 4
 
 
 class Process:
@@ -47,6 +48,7 @@ class Process:
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._pictures = Pool(_PICTURE_THREADS, name="picture")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
@@ -69,6 +71,7 @@ class Process:
             metrics=metrics,
             admission=self._admission,
             lookups=self._lookups,
+            pictures=self._pictures,
             readiness=self._readiness,
             is_keyed=self._auth.is_on,
             desk=self._desk,
@@ -127,6 +130,7 @@ class Process:
         self.regions.close()
         self._inferences.close()
         self._lookups.close()
+        self._pictures.close()
         self._readiness.close()
         self._analyser.close()
         self.audit.stop()

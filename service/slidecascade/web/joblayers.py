@@ -12,8 +12,8 @@ from starlette.responses import Response
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.fieldcells import MEDIA_TYPE
-from slidecascade.jobs.layers import Address
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
+from slidecascade.slides.deepzoom import Address
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool

@@ -27,11 +27,13 @@ from slidecascade.web.jobs import job_routes
 from slidecascade.web.kserve import kserve_routes
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.pictures import picture_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.statuses import STATUS, problems, status_of
 from slidecascade.web.submission import Submissions
+from slidecascade.web.viewer import viewer_routes
 
 LOG = logging.getLogger(__name__)
 
@@ -134,12 +136,13 @@ def create_app(
     metrics: Metrics,
     admission: Admission,
     lookups: Pool,
+    pictures: Pool,
     readiness: Readiness,
     is_keyed: bool,
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
-    """The API for one analyser; `lookups` runs blocking disk access.
+    """The API for one analyser; `lookups` runs blocking disk access, `pictures` makes tiles of slides.
 
     `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to
     it, it accepts no jobs.
@@ -155,10 +158,13 @@ def create_app(
     )
     routers = [
         _region_routes(regions),
+        # Before the catalogue, where the id of a slide takes all that follows.
+        picture_routes(analyser, pictures),
         _catalogue_routes(analyser, lookups),
         _operation_routes(metrics, admission, readiness, desk, lookups),
         kserve_routes(analyser, inferences, admission, readiness),
         docs_router(app),
+        viewer_routes(),
     ]
     if desk is not None and submissions is not None:
         routers.append(
