@@ -258,7 +258,7 @@ def test_a_drain_outlasts_the_grace_before_compose_kills() -> None:
 
 
 def test_nothing_is_deployed_open_to_other_machines() -> None:
-    """Compose asks for no key because its ports are published on loopback only; a cluster needs the file of keys."""
+    """Compose asks for no key, as its ports are published on loopback only; a cluster needs the file of keys."""
     service = loaded(COMPOSE)["services"]["slidecascade"]
     assert service["environment"]["SLIDECASCADE_ALLOW_ANONYMOUS"] == "1"
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
