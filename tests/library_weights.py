@@ -5,7 +5,7 @@ The forward passes are written on the stored tensors alone, by name, so that the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -108,7 +108,7 @@ def cpnet_answer(weights: Weights, image: Tensor, levels: int = len(CPNET_WIDTHS
     return block("output", value)
 
 
-def u2net(blocks: dict[str, tuple[int, ...]] = U2NETP, *, seed: int = 0) -> Weights:
+def u2net(blocks: Mapping[str, tuple[int, ...]] = U2NETP, *, seed: int = 0) -> Weights:
     """As ``torch.save(net.state_dict())`` of the project's training writes it."""
     writer = _Writer(seed)
     for stage, (levels, inputs, inner, outputs) in blocks.items():
@@ -134,7 +134,7 @@ def _layers(levels: int, inputs: int, inner: int, outputs: int) -> dict[str, tup
     return found
 
 
-def u2net_answer(weights: Weights, image: Tensor, blocks: dict[str, tuple[int, ...]] = U2NETP) -> Tensor:
+def u2net_answer(weights: Weights, image: Tensor, blocks: Mapping[str, tuple[int, ...]] = U2NETP) -> Tensor:
     """The first map."""
 
     def upsampled(value: Tensor, like: Tensor) -> Tensor:

@@ -359,7 +359,7 @@ def test_the_nuclei_recipe_learns_from_a_users_tiles(
     monkeypatch.setattr(nuclei_recipe, "EPOCH_STEPS", 2)
     call = ["train", "nuclei", "--data", str(_tiles(tmp_path)), "--out", str(tmp_path / "run")]
     assert main([*call, "--epochs", "0"]) == 2
-    assert "takes no --epochs" in capsys.readouterr().err
+    assert "has no --epochs" in capsys.readouterr().err
     assert main([*call, "--steps", "0"]) == 2
     assert "--steps must be at least 1" in capsys.readouterr().err
     call += ["--steps", "3"]
@@ -422,7 +422,7 @@ def test_a_backend_that_is_not_there_is_one_sentence(
     ("more", "reported"),
     [
         (["--epochs", "0"], "--epochs"),
-        (["--steps", "5"], "takes no --steps"),
+        (["--steps", "5"], "has no --steps"),
         (["--batch", "0"], "--batch"),
         (["--rate", "nan"], "--rate"),
         (["--rate", "-1"], "--rate"),
