@@ -56,6 +56,7 @@ COMMANDS = (
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
     Command("worker", "worker", "Work on the jobs of servers that share a database."),
+    Command("synthesize", "synthesize", "Synthesize fluorescence images with exact masks."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),
