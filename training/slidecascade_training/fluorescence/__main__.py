@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--synthesized", type=int, default=80, help="synthesized images to train on")
     given = parser.parse_args(arguments)
-    settings = FluorescenceSettings(seed=given.seed, steps=given.steps, batch=given.batch)
+    settings = FluorescenceSettings(seed=given.seed, steps=given.steps, batch=given.batch, synthesized=given.synthesized)
     train(training_images(given.data), given.nuclei, given.out, settings)
     return 0
 

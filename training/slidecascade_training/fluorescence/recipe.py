@@ -12,12 +12,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from slidecascade.errors import InvalidRequestError, TrainingFailedError
 from slidecascade.heads.flows import FLOW_SCALE
 from slidecascade_evaluation import dsb2018
+from slidecascade_render.fluorescence.dataset import SynthesisOptions, Synthesizer
+from slidecascade_render.fluorescence.masks import MaskOptions
+from slidecascade_render.fluorescence.optics import OpticsOptions
 from slidecascade_training.fluorescence.crops import Crops, Specimen, draw, scaled_intensity
 from slidecascade_training.fluorescence.network import GRID, FluorescenceNetwork, network_from_nuclei
 from slidecascade_training.nuclei.targets import WEIGHT_UNIT
@@ -27,6 +31,9 @@ _CHECKPOINT_STEPS: Final = 25
 _WARM_UP_STEPS: Final = 20
 _RATE: Final = 6e-4
 _TRUNK_RATE: Final = 2e-4
+_SYNTHESIZED_SHARE: Final = 0.2
+_OF_SYNTHESIS: Final = 5
+SYNTHESIZED_PX: Final = 320
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,7 @@ class FluorescenceSettings:
     seed: int
     steps: int
     batch: int
+    synthesized: int
 
 
 def training_images(data: Path) -> list[Specimen]:
@@ -48,8 +56,45 @@ def training_images(data: Path) -> list[Specimen]:
     return [Specimen.of(scaled_intensity(item.image.max(axis=2)), item.labels) for item in images]
 
 
-def train(pool: Sequence[Specimen], nuclei: Path, out: Path, settings: FluorescenceSettings) -> FluorescenceNetwork:
-    """Train in `out`, from its checkpoint on.
+def synthesized_images(count: int, seed: int) -> list[Specimen]:
+    """Synthesized cells, each image with cells and optics of its own."""
+    rng = np.random.default_rng([seed, _OF_SYNTHESIS])
+    return [_synthesized(index, rng) for index in range(count)]
+
+
+def _synthesized(index: int, rng: np.random.Generator) -> Specimen:
+    diameter_px = float(np.exp(rng.uniform(np.log(12), np.log(48))))
+    options = SynthesisOptions(
+        images=1,
+        seed=int(rng.integers(2**31)),
+        height_px=SYNTHESIZED_PX,
+        width_px=SYNTHESIZED_PX,
+        masks=MaskOptions(
+            cells=int(rng.uniform(0.1, 0.45) * SYNTHESIZED_PX**2 / (0.785 * diameter_px**2)),
+            diameter_px=diameter_px,
+            size_deviation=float(rng.uniform(0.05, 0.35)),
+            elongation=float(rng.uniform(1.1, 2.8)),
+            irregularity=float(rng.uniform(0.0, 0.12)),
+            touching=float(rng.uniform(0, 0.9)),
+            overlap=float(rng.uniform(0, 0.25)),
+        ),
+        optics=OpticsOptions(
+            photons=float(np.exp(rng.uniform(np.log(40), np.log(2000)))),
+            background=float(np.exp(rng.uniform(np.log(2), np.log(60)))),
+            psf_px=float(rng.uniform(0.6, 2.5)),
+            haze=float(rng.uniform(0, 0.3)),
+            brightness_deviation=float(rng.uniform(0.1, 0.6)),
+            texture=float(rng.uniform(0, 0.4)),
+        ),
+    )
+    made = Synthesizer.of(options).image(index)
+    return Specimen.of(scaled_intensity(made.image[..., 0]), made.labels)
+
+
+def train(
+    real: Sequence[Specimen], nuclei: Path, out: Path, settings: FluorescenceSettings
+) -> FluorescenceNetwork:
+    """Train in `out`, from its checkpoint on, on `real` images and synthesized ones.
 
     Raises:
         InvalidRequestError: `out` holds a run with other settings.
@@ -61,7 +106,10 @@ def train(pool: Sequence[Specimen], nuclei: Path, out: Path, settings: Fluoresce
     optimiser = torch.optim.AdamW([{"params": heads}, {"params": base}], weight_decay=1e-4)
     start = _restored(out, network, optimiser, settings)
     # Large images hold more, so the draw goes by the square root of the area.
-    shares = [item.labels.size**0.5 for item in pool]
+    made = synthesized_images(settings.synthesized, settings.seed)
+    pool = [*real, *made]
+    parts = _share(real, 1 - _SYNTHESIZED_SHARE), _share(made, _SYNTHESIZED_SHARE)
+    shares = np.concatenate(parts).tolist()
     began, total = time.process_time(), 0.0
     for step in range(start, settings.steps):
         part = min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
@@ -82,6 +130,11 @@ def train(pool: Sequence[Specimen], nuclei: Path, out: Path, settings: Fluoresce
             sys.stdout.flush()
             total = 0.0
     return network
+
+
+def _share(images: Sequence[Specimen], total: float) -> NDArray[np.float64]:
+    sides = np.array([item.labels.size**0.5 for item in images])
+    return total * sides / max(float(sides.sum()), 1.0)
 
 
 def trained(out: Path) -> tuple[FluorescenceNetwork, FluorescenceSettings, int]:
