@@ -58,6 +58,7 @@ COMMANDS = (
     Command("worker", "worker", "Work on the jobs of servers that share a database."),
     Command("synthesize", "synthesize", "Synthesize fluorescence images with exact masks."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
+    Command("compare", "compare", "Rank pipelines on images whose cells are known."),
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),
     Command("convert", "convert", "Turn a trained Keras, PyTorch or ONNX file into a served model."),
