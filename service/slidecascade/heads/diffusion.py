@@ -59,18 +59,6 @@ def flow_errors(
     return errors
 
 
-def flows_of_masks(pixels: NDArray[np.intp], mask: NDArray[np.int64], *, width: int) -> NDArray[np.complex64]:
-    """``(P,)``: unit vectors, right and i times down, of the flows that masks have.
-
-    Args:
-        pixels: ``(P,)`` flat indices in an image of that width, ascending.
-        mask: ``(P,)`` their masks, ``0..N - 1``, each with a pixel.
-    """
-    rows, columns = np.divmod(pixels, width)
-    middles = _middles(rows, columns, mask, int(mask.max(initial=-1)) + 1)
-    return _unit(_gradients(pixels, mask, middles, width)).astype(np.complex64)
-
-
 def _middles(
     rows: NDArray[np.intp], columns: NDArray[np.intp], mask: NDArray[np.int64], count: int
 ) -> NDArray[np.intp]:

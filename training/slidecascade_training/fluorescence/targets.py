@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.heads.diffusion import flows_of_masks
 from slidecascade_training.fluorescence.network import GRID, RAYS
 
 Labels = NDArray[np.int32]
@@ -16,14 +15,20 @@ _LONGEST_PX: Final = 96
 
 
 def flow_targets(labels: Labels) -> NDArray[np.float32]:
-    """``(H, W, 2)``: unit vectors right and down, of the objects of ``(H, W)``; 0 on the background."""
-    pixels = np.flatnonzero(labels)
-    flows = np.zeros((labels.size, 2), np.float32)
-    if len(pixels):
-        dense = np.unique(labels.ravel()[pixels], return_inverse=True)[1]
-        steps = flows_of_masks(pixels, dense.astype(np.int64), width=labels.shape[1])
-        flows[pixels, 0], flows[pixels, 1] = steps.real, steps.imag
-    return flows.reshape(*labels.shape, 2)
+    """``(H, W, 2)``: unit vectors right and down to the middle of each pixel's object; 0 on the background.
+
+    Cellpose lets heat spread from the middle, which in nuclei, that have hardly any dents, points the same way.
+    """
+    rows, columns = np.nonzero(labels)
+    flows = np.zeros((*labels.shape, 2), np.float32)
+    cell = labels[rows, columns]
+    area = np.maximum(np.bincount(cell), 1)
+    for axis, place in enumerate((columns, rows)):
+        middle = np.bincount(cell, weights=place) / area
+        flows[rows, columns, axis] = middle[cell] - place
+    lengths = np.linalg.norm(flows, axis=2, keepdims=True)
+    found: NDArray[np.float32] = flows / np.maximum(lengths, 1e-6)
+    return found
 
 
 def ray_targets(labels: Labels) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
