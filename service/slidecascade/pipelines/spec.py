@@ -84,6 +84,11 @@ class Pipeline(ABC):
         """What its networks take in place of the colours of a slide, by meaning; empty: the colours alone."""
         return ()
 
+    @property
+    def count_channels(self) -> tuple[str, ...]:
+        """Those of `channels` that are measured in counts of the camera, not scaled for a network."""
+        return ()
+
     def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
         """Micrometres per pixel at which `model` is given the slide."""
         return model.mpp
