@@ -50,7 +50,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade_client",
         }
     ),
-    frozenset({"slidecascade.pipelines", "slidecascade.runners"}),
+    frozenset({"slidecascade.pipelines", "slidecascade.runners", "slidecascade_render.fluorescence"}),
     frozenset({"slidecascade.kinds"}),
     frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
     # The table of the kinds there are knows all that a kind is.

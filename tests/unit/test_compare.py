@@ -108,7 +108,9 @@ def test_calls_that_cannot_be_done_say_why(
     pipelines: str, more: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = pictures(tmp_path / "real", "photo", 1)
-    assert main(["compare", "--pipelines", pipelines, "--data", str(data), "--out", str(tmp_path / "o"), *more]) == 2
+    assert (
+        main(["compare", "--pipelines", pipelines, "--data", str(data), "--out", str(tmp_path / "o"), *more]) == 2
+    )
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1

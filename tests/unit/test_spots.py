@@ -135,7 +135,9 @@ def test_a_cell_has_the_same_spots_in_every_tile_and_region(analyser: Analyser) 
 def test_measures_pass_through_arrow(analyser: Analyser) -> None:
     """Workers hand tiles on with what was measured."""
     data = files_of(synthesized(9, cells=8), MPP)["synthetic-9-00000.tif"]
-    cells = analyser.analyse(wire.parse_request({"pipeline": "bright", "mpp": MPP}), data, Control()).cells.instances
+    cells = analyser.analyse(
+        wire.parse_request({"pipeline": "bright", "mpp": MPP}), data, Control()
+    ).cells.instances
     mask = np.ones(len(cells), np.bool_)
     result = TileResult(0, Box(0, 0, 384, 384), np.ones((1, 1), np.bool_), cells, mask, mask, unstored_px=0.0)
     found = arrow.decode(arrow.encode(result)).cells.measures

@@ -59,7 +59,9 @@ def _ap_over_iou(comparisons: Sequence[Comparison]) -> bytes:
     panels = figure.subplots(1, len(comparisons), squeeze=False, sharey=True)[0]
     for axes, item in zip(panels, comparisons, strict=True):
         for entry in item.entries:
-            axes.plot(MEAN_AP_THRESHOLDS, entry.mean.ap, marker="o", color=colors[entry.pipeline], label=entry.pipeline)
+            axes.plot(
+                MEAN_AP_THRESHOLDS, entry.mean.ap, marker="o", color=colors[entry.pipeline], label=entry.pipeline
+            )
         axes.set(xlabel="IoU threshold of a match", xlim=(0.48, 0.97), ylim=(0, 1), title=_title(item))
         axes.set_xticks(MEAN_AP_THRESHOLDS)
         axes.grid(alpha=0.3)

@@ -31,7 +31,9 @@ def table(comparisons: Sequence[Comparison]) -> str:
     for item in comparisons:
         title = MEASURES[item.measure]
         width = max(len("pipeline"), *(len(entry.pipeline) for entry in item.entries))
-        lines += [f"{_described(item)}, ranked by {title} with {CONFIDENCE:.0%} intervals of {DRAWS} draws of images"]
+        lines += [
+            f"{_described(item)}, ranked by {title} with {CONFIDENCE:.0%} intervals of {DRAWS} draws of images"
+        ]
         head = f"   {'pipeline':{width}}  {title:>5} {'interval':>13} {'best':>5}"
         lines.append(head + "".join(f" {name:>{_width(name)}}" for name in _HEADS))
         for place, ranked in enumerate(item.ranking(), start=1):
@@ -87,7 +89,9 @@ def _place(place: int, ranked: Ranked) -> dict[str, Any]:
         "interval": [round(ranked.low, _DECIMALS), round(ranked.high, _DECIMALS)],
         "best_share": round(ranked.best_share, _DECIMALS),
         **{name: round(getattr(mean, name), _DECIMALS) for name in MEASURES},
-        "ap": {f"{iou:.2f}": round(value, _DECIMALS) for iou, value in zip(MEAN_AP_THRESHOLDS, mean.ap, strict=True)},
+        "ap": {
+            f"{iou:.2f}": round(value, _DECIMALS) for iou, value in zip(MEAN_AP_THRESHOLDS, mean.ap, strict=True)
+        },
         "count_error": round(entry.count_error, _DECIMALS),
         "cells_found": entry.trial.whole.tally.predicted,
         "seconds_per_image": round(float(entry.seconds.mean()), _DECIMALS),
@@ -100,7 +104,9 @@ def page(comparisons: Sequence[Comparison], pictures: Mapping[str, bytes], worst
     parts = [f"<p>{escape(sentence)}</p>" for sentence in agreement(comparisons)]
     parts += [_html_table(item) for item in comparisons]
     parts += [_image(name, data) for name, data in pictures.items()]
-    parts.append("<h2>Worst images</h2><p>The lowest AP at IoU 0.5 first; truth in green, predicted in orange.</p>")
+    parts.append(
+        "<h2>Worst images</h2><p>The lowest AP at IoU 0.5 first; truth in green, predicted in orange.</p>"
+    )
     parts += [f"<h3>{escape(title)}</h3>{_image(title, data)}" for title, data in worst.items()]
     return _PAGE.format(notice=escape(wire.RESEARCH_USE_ONLY), matching=escape(MATCHING), body="\n".join(parts))
 

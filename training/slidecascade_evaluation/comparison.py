@@ -152,9 +152,9 @@ class Disagreement:
     def sentence(self) -> str:
         how = "clearly" if self.is_clear else "within the uncertainty of the images"
         return (
-            f"The ranking on synthetic cells ({self.synthetic}) disagrees with the one on real cells ({self.real}), "
-            f"{how}: {self.first} is ahead of {self.second} in {self.synthetic_share:.0%} of the draws of synthetic "
-            f"images and in {self.real_share:.0%} of those of real images."
+            f"The ranking on synthetic cells ({self.synthetic}) disagrees with the one on real cells "
+            f"({self.real}), {how}: {self.first} is ahead of {self.second} in {self.synthetic_share:.0%} of the "
+            f"draws of synthetic images and in {self.real_share:.0%} of those of real images."
         )
 
 
@@ -167,7 +167,12 @@ def disagreements(comparisons: Sequence[Comparison]) -> tuple[Disagreement, ...]
             real_order = [ranked.entry.pipeline for ranked in real.ranking()]
             found += [
                 Disagreement(
-                    synthetic.name, real.name, first, second, synthetic.ahead(first, second), real.ahead(first, second)
+                    synthetic.name,
+                    real.name,
+                    first,
+                    second,
+                    synthetic.ahead(first, second),
+                    real.ahead(first, second),
                 )
                 for first, second in combinations(order, 2)
                 if real_order.index(first) > real_order.index(second)

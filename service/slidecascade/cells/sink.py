@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.tile import no_cells
 from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile import no_cells
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink

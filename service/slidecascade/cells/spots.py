@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Spots:
-    """Positions ``(S, 2)``, x and y from the image's corner, and heights ``(S,)`` over their surroundings in counts."""
+    """Positions ``(S, 2)``, x and y from the image's corner; heights ``(S,)`` over their surroundings in counts."""
 
     positions: Floats
     heights: Floats
@@ -51,7 +51,10 @@ def find_spots(counts: NDArray[np.uint16], *, sigma_px: float, snr: float) -> Sp
 
 
 def measure(cells: Instances, counts: NDArray[np.uint16], *, sigma_px: float, snr: float) -> tuple[Floats, ...]:
-    """A column ``(N,)`` for each of `SPOT_MEASURES`, 0 without spots; outlines count from the corner of `counts` ``(H, W)``."""
+    """A column ``(N,)`` for each of `SPOT_MEASURES`, 0 without spots.
+
+    Outlines count from the corner of `counts` ``(H, W)``.
+    """
     if not len(cells):
         return tuple(np.zeros(0) for _ in SPOT_MEASURES)
     response, noise_gain = _response(counts, sigma_px)
@@ -126,7 +129,9 @@ def _noise(image: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[
     return found
 
 
-def _in_cells(positions: Floats, cells: Instances, *, margin_px: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _in_cells(
+    positions: Floats, cells: Instances, *, margin_px: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of positions and cells whose outline holds them, or whose bounding box does if there is a margin."""
     low = np.minimum.reduceat(cells.vertices, cells.offsets[:-1]) - margin_px
     high = np.maximum.reduceat(cells.vertices, cells.offsets[:-1]) + margin_px

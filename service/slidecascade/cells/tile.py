@@ -174,7 +174,9 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
 
     def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float) -> TileResult:
         none = np.zeros(0, np.bool_)
-        return TileResult(tile.index, tile.core, tissue, no_cells(self.pipeline), none, none, unstored_px=unstored_px)
+        return TileResult(
+            tile.index, tile.core, tissue, no_cells(self.pipeline), none, none, unstored_px=unstored_px
+        )
 
 
 def no_cells(pipeline: CellsPipeline) -> Instances:

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         action="append",
-        help="folder of x.png or x.tif with x_labels.png or x_labels.tif; repeat it to compare sets, such as one that "
-        "`slidecascade synthesize` made and one of real cells",
+        help="folder of x.png or x.tif with x_labels.png or x_labels.tif; repeat it to compare sets, such as one "
+        "that `slidecascade synthesize` made and one of real cells",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the page, plots and comparison.json")
     parser.add_argument("--split", choices=SPLITS, help="of folders with index.csv; default: validate")

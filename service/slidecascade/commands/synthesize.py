@@ -34,28 +34,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, default=512, help="pixels")
     parser.add_argument("--mpp", type=float, default=0.5, help="um per pixel that the files state")
     cells = parser.add_argument_group("masks")
-    cells.add_argument("--generator", type=Path, help="ONNX graph from a latent to a mask, in place of the options below")
+    cells.add_argument(
+        "--generator", type=Path, help="ONNX graph from a latent to a mask, in place of the options below"
+    )
     cells.add_argument("--cells", type=int, default=masks.cells, help="cells of an image")
     cells.add_argument("--diameter", type=float, default=masks.diameter_px, help="median diameter in pixels")
-    cells.add_argument("--size-deviation", type=float, default=masks.size_deviation, help="of the logarithm of diameters")
+    cells.add_argument(
+        "--size-deviation", type=float, default=masks.size_deviation, help="of the logarithm of diameters"
+    )
     cells.add_argument("--elongation", type=float, default=masks.elongation, help="largest ratio of a cell's axes")
     cells.add_argument("--irregularity", type=float, default=masks.irregularity, help="deviation from ellipses")
     cells.add_argument("--touching", type=float, default=masks.touching, help="part of the cells beside another")
-    cells.add_argument("--overlap", type=float, default=masks.overlap, help="part of the radii that neighbours share")
+    cells.add_argument(
+        "--overlap", type=float, default=masks.overlap, help="part of the radii that neighbours share"
+    )
     light = parser.add_argument_group("images")
-    light.add_argument("--translator", type=Path, help="ONNX graph from a mask to an image, in place of the optics")
+    light.add_argument(
+        "--translator", type=Path, help="ONNX graph from a mask to an image, in place of the optics"
+    )
     light.add_argument("--photons", type=float, default=optics.photons, help="of the brightest pixels of a cell")
     light.add_argument("--background", type=float, default=optics.background, help="photons everywhere")
-    light.add_argument("--psf", type=float, default=optics.psf_px, help="standard deviation of the point spread in pixels")
+    light.add_argument(
+        "--psf", type=float, default=optics.psf_px, help="standard deviation of the point spread in pixels"
+    )
     light.add_argument("--haze", type=float, default=optics.haze, help="part of the light out of focus")
     light.add_argument("--read-noise", type=float, default=optics.read_noise, help="of the camera, in photons")
-    light.add_argument("--bleed", type=float, default=optics.bleed, help="part of a channel's light seen in the others")
+    light.add_argument(
+        "--bleed", type=float, default=optics.bleed, help="part of a channel's light seen in the others"
+    )
     light.add_argument("--texture", type=float, default=optics.texture, help="variation inside cells")
     light.add_argument("--bits", type=int, choices=(8, 12, 16), default=optics.bits, help="of the camera")
     points = parser.add_argument_group("spots, in a channel of their own")
     points.add_argument("--spots", type=float, default=spots.mean, help="mean of a cell (default 0: no channel)")
     points.add_argument("--spot-sigma", type=float, default=spots.sigma_px, help="pixels")
-    points.add_argument("--spot-snr", type=float, default=spots.snr, help="height over the noise of the background")
+    points.add_argument(
+        "--spot-snr", type=float, default=spots.snr, help="height over the noise of the background"
+    )
     points.add_argument("--spots-apart", type=float, default=spots.apart_px, help="least distance in pixels")
     points.add_argument(
         "--spot-unit",
@@ -111,4 +125,6 @@ def _require_bounds(arguments: argparse.Namespace) -> None:
     for name, (low, high) in _BOUNDS.items():
         value = getattr(arguments, name)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise InvalidRequestError(f"--{name.replace('_', '-')} is {value:g}: it must be from {low:g} to {high:g}.")
+            raise InvalidRequestError(
+                f"--{name.replace('_', '-')} is {value:g}: it must be from {low:g} to {high:g}."
+            )

@@ -30,7 +30,7 @@ from slidecascade.slides.channels import RGB
 UNCLASSIFIED = CellClass(("Unclassified",), (153, 153, 153))
 NOWHERE = -1
 SPOT_MEASURES: Final = ("Spots", "Spot intensity")
-"""Of a cell with the option `spots`: how many, and the mean height of its spots over their surroundings in counts."""
+"""Of a cell with the option `spots`: how many, and their mean height over their surroundings in counts."""
 
 
 class StageSpec(SpecPart):
@@ -201,8 +201,8 @@ def _spots(spec: CellsSpec, segmenter: SegmenterSpec, stages: tuple[Stage, ...])
         )
     if spec.spots.channel in segmenter.input.channels:
         raise PipelineSpecError(
-            f"Pipeline {spec.name!r}: the channel {spec.spots.channel!r} of `spots` is one of the segmenter's, which "
-            "is scaled by percentiles: give it another name, and the same channel in requests."
+            f"Pipeline {spec.name!r}: the channel {spec.spots.channel!r} of `spots` is one of the segmenter's, "
+            "which is scaled by percentiles: give it another name, and the same channel in requests."
         )
     return SpotsOption(channel=spec.spots.channel, sigma_um=spec.spots.sigma_um, snr=spec.spots.snr)
 

@@ -87,7 +87,11 @@ class Synthesizer:
         else:
             labels = draw_masks(options.masks, options.height_px, options.width_px, rng)
         has_spots = options.spots.mean > 0
-        spots = place_spots(labels, options.spots, rng) if has_spots else Spots(np.zeros((0, 2)), np.zeros(0, np.int32))
+        spots = (
+            place_spots(labels, options.spots, rng)
+            if has_spots
+            else Spots(np.zeros((0, 2)), np.zeros(0, np.int32))
+        )
         image, channels = self._light(labels, spots, rng, has_spots=has_spots)
         return Synthesized(f"synthetic-{options.seed}-{number:05d}", image, channels, labels, spots)
 
@@ -153,7 +157,8 @@ def files_of(made: Synthesized, mpp: float) -> Mapping[str, bytes]:
 def _row(made: Synthesized, options: SynthesisOptions) -> tuple[object, ...]:
     height, width = made.labels.shape
     return (
-        made.stem, KIND, "validate", width, height, f"{options.mpp:g}", options.optics.bits, " ".join(made.channels),
+        made.stem, KIND, "validate", width, height, f"{options.mpp:g}", options.optics.bits,
+        " ".join(made.channels),
         int(made.labels.max(initial=0)), len(made.spots.cells), f"{(made.labels > 0).mean():.4f}", options.seed,
     )  # fmt: skip
 

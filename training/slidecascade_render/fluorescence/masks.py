@@ -93,8 +93,10 @@ class Shapes:
         """Which offsets ``(n, s)`` from the centres of the `chosen` cells lie in them."""
         cells = chosen[:, None]
         angle, distance = np.arctan2(y, x) - self.turn[cells], np.hypot(x, y)
-        radius = self.long_px[cells] * self.short_px[cells] / np.hypot(
-            self.short_px[cells] * np.cos(angle), self.long_px[cells] * np.sin(angle)
+        radius = (
+            self.long_px[cells]
+            * self.short_px[cells]
+            / np.hypot(self.short_px[cells] * np.cos(angle), self.long_px[cells] * np.sin(angle))
         )
         waves = np.ones_like(angle)
         for place, harmonic in enumerate(_HARMONICS):

@@ -36,7 +36,7 @@ class Network:
         """
         forbid_telemetry()
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NotImplemented
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
@@ -46,7 +46,12 @@ class Network:
             )
         except OSError as error:
             raise InvalidRequestError(f"The {role} {path} cannot be read ({error.strerror}).") from error
-        except (Fail, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
+        except (
+            failures.Fail,
+            failures.InvalidGraph,
+            failures.InvalidProtobuf,
+            failures.NotImplemented,
+        ) as error:
             raise InvalidRequestError(
                 f"The {role} {path.name} is not an ONNX graph that ONNX Runtime loads: export it again."
             ) from error
@@ -90,7 +95,11 @@ class MaskGenerator:
         """Raises InvalidRequestError for a graph of another shape."""
         network = Network.open(path, "mask generator")
         shape = network.input_shape
-        if len(shape) != 2 or not isinstance(shape[1], int) or network.session.get_inputs()[0].type != "tensor(float)":
+        if (
+            len(shape) != 2
+            or not isinstance(shape[1], int)
+            or network.session.get_inputs()[0].type != "tensor(float)"
+        ):
             raise InvalidRequestError(
                 f"The mask generator {path.name} takes {_text(shape)}: export it with one float32 latent "
                 "(batch, size) of fixed size."
@@ -109,8 +118,8 @@ class MaskGenerator:
             mask = mask[:, 0] if mask.shape[1] == 1 else mask[..., 0]
         if mask.ndim != 3 or mask.shape[0] != 1 or min(mask.shape[1:]) < 2:
             raise InvalidRequestError(
-                f"The mask generator {self.network.path.name} returns {_text(mask.shape)}: export it with one mask "
-                "(1, height, width) of labels or probabilities."
+                f"The mask generator {self.network.path.name} returns {_text(mask.shape)}: export it with one "
+                "mask (1, height, width) of labels or probabilities."
             )
         return labels_of(mask[0], self.network.path.name)
 
@@ -139,7 +148,8 @@ def labels_of(mask: NDArray[Any], name: str) -> Labels:
 class Translator:
     """A graph from a mask to an image of 0 to 1, ``(1, C, H, W)``.
 
-    It is given the foreground, or foreground and edges of objects, of 0 and 1, as its input has one channel or two.
+    It is given the foreground, or foreground and edges of objects, of 0 and 1, as its input has one channel or
+    two.
     """
 
     network: Network
@@ -152,8 +162,8 @@ class Translator:
         shape = network.input_shape
         if len(shape) != 4 or shape[1] not in (1, 2):
             raise InvalidRequestError(
-                f"The image translator {path.name} takes {_text(shape)}: export it with one float32 input (batch, 1, "
-                "height, width) of the foreground, or with 2 channels of foreground and edges."
+                f"The image translator {path.name} takes {_text(shape)}: export it with one float32 input (batch, "
+                "1, height, width) of the foreground, or with 2 channels of foreground and edges."
             )
         return cls(network, int(shape[1]))
 

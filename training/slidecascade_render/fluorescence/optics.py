@@ -103,4 +103,6 @@ def _smooth_noise(shape: tuple[int, ...], sigma_px: float, rng: np.random.Genera
 
 def _uneven(shape: tuple[int, ...], rng: np.random.Generator) -> Image:
     coarse = rng.uniform(0.5, 1.5, (4, 4)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).clip(0.25, 2), np.float32)
+    return np.asarray(
+        cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).clip(0.25, 2), np.float32
+    )

@@ -135,8 +135,8 @@ def network_from_nuclei(graph_path: Path, seed: int) -> FluorescenceNetwork:
     if len(weights) != len(modules):
         raise ValueError(f"{graph_path} has {len(weights)} convolutions, the nuclei network {len(modules)}")
     with torch.no_grad():
-        for (module, name), (kernel, bias) in zip(modules, weights, strict=True):
-            target = getattr(module, name)
+        for (module, name), (stored, stored_bias) in zip(modules, weights, strict=True):
+            target, kernel, bias = getattr(module, name), stored, stored_bias
             if name in ("half1", "detail"):
                 # Grey pixels have three equal colours.
                 parts = [kernel[:, :3].sum(1, keepdims=True), kernel[:, 3:6].sum(1, keepdims=True), kernel[:, 6:]]

@@ -1,6 +1,9 @@
-"""From a finished run to the three bundled packages: export, thresholds, measured accuracy, cards.
+"""From a finished run to packages for each head: export, thresholds, measured accuracy, cards.
 
 `python -m slidecascade_training.fluorescence.package --data DSB2018 --run RUN --models models`
+
+With `--nuclei GRAPH` in place of `--run` the head `unet` is packaged with the weights of `nuclei-unet` as they
+are.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from slidecascade_convert.package import ServedGraph
 from slidecascade_evaluation import dsb2018
 from slidecascade_evaluation.scores import Accuracy
 from slidecascade_training import packages
-from slidecascade_training.fluorescence.network import STRIDE, FluorescenceNetwork, Served
+from slidecascade_training.fluorescence.network import STRIDE, FluorescenceNetwork, Served, network_from_nuclei
 from slidecascade_training.fluorescence.recipe import SYNTHESIZED_PX, FluorescenceSettings, trained
 from slidecascade_training.fluorescence.thresholds import HEADS, MPP, accuracy, predictions, tune
 from slidecascade_training.recipes.package import trained_facts
@@ -36,7 +39,7 @@ _TOLERANCE: Final = 5e-3
 
 
 def package_run(data: Path, run: Path, models_dir: Path, heads: Sequence[str]) -> None:
-    """Export, tune, measure and write ``models_dir/fluorescence-HEAD`` for each of `heads`.
+    """Package the network of `run`; see `package`.
 
     Raises:
         ModelPackageError: the run is not finished, or a graph differs from the network.
@@ -44,6 +47,23 @@ def package_run(data: Path, run: Path, models_dir: Path, heads: Sequence[str]) -
     network, settings, step = trained(run)
     if step < settings.steps:
         raise ModelPackageError(f"{run} has done {step} of {settings.steps} steps: finish training first.")
+    package(network, settings, data, models_dir, heads)
+
+
+def package(
+    network: FluorescenceNetwork,
+    settings: FluorescenceSettings | None,
+    data: Path,
+    models_dir: Path,
+    heads: Sequence[str],
+) -> None:
+    """Export, tune, measure and write ``models_dir/fluorescence-HEAD`` for each of `heads`.
+
+    `settings` are None for the weights of `nuclei-unet` as they are.
+
+    Raises:
+        ModelPackageError: a graph differs from the network.
+    """
     tuning, held_out = (
         [item for item in dsb2018.read_images(data, split) if item.kind == dsb2018.FLUORESCENCE]
         for split in ("tune", "validate")
@@ -116,7 +136,11 @@ def _store_halves(graph: Any) -> None:
 
 
 def _spec(
-    head: str, graph: ServedGraph, options: SegmenterOptions, measured: Accuracy, settings: FluorescenceSettings
+    head: str,
+    graph: ServedGraph,
+    options: SegmenterOptions,
+    measured: Accuracy,
+    settings: FluorescenceSettings | None,
 ) -> SegmenterSpec:
     classes = (ModelClass(name="Nucleus", color=(0, 158, 115)),)
     stated = packages.Statement(
@@ -125,18 +149,7 @@ def _spec(
         mpp=MPP,
         classes=classes,
         licence="Apache-2.0",
-        training_data=(
-            TrainingData(
-                name="Data Science Bowl 2018 stage1_train (BBBC038), corrected masks, fluorescence",
-                licence="CC0-1.0",
-                split="validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
-            ),
-            TrainingData(
-                name=f"{settings.synthesized} synthesized images of slidecascade_render.fluorescence",
-                licence="Apache-2.0",
-                split="training only",
-            ),
-        ),
+        training_data=_training_data(settings),
         accuracy={"ap50_fluorescence": measured.ap50, "ap50_fluorescence_pooled": measured.ap50_pooled,
                   "mean_ap_fluorescence": measured.mean_ap, "dice_fluorescence": measured.dice},
     )  # fmt: skip
@@ -156,7 +169,19 @@ def _spec(
     )
 
 
-def _card(spec: SegmenterSpec, settings: FluorescenceSettings, measured: Accuracy) -> Card:
+def _training_data(settings: FluorescenceSettings | None) -> tuple[TrainingData, ...]:
+    real = TrainingData(
+        name="Data Science Bowl 2018 stage1_train (BBBC038), corrected masks",
+        licence="CC0-1.0",
+        split="validation when int(stem[:4], 16) % 5 == 0; thresholds tuned on a part of the rest",
+    )
+    if settings is None:
+        return (real, TrainingData(name="see the card of nuclei-unet", licence="CC0-1.0", split="training only"))
+    name = f"{settings.synthesized} synthesized images of slidecascade_render.fluorescence"
+    return (real, TrainingData(name=name, licence="Apache-2.0", split="training only"))
+
+
+def _card(spec: SegmenterSpec, settings: FluorescenceSettings | None, measured: Accuracy) -> Card:
     stated = ", ".join(f"{name} {value}" for name, value in spec.options.model_dump().items())
     row = (measured.images, f"{measured.ap50:.3f}", f"{measured.ap50_pooled:.3f}", f"{measured.mean_ap:.3f}",
            f"{measured.dice:.3f}")  # fmt: skip
@@ -165,23 +190,30 @@ def _card(spec: SegmenterSpec, settings: FluorescenceSettings, measured: Accurac
         summary=f"Fluorescent nuclei of one channel, as instances, by the head `{spec.head}`.",
         facts=trained_facts(spec)
         | {
-            "Input": f"`image`: float32 `(N, H, W, 1)`, the nuclear channel scaled to 0 to 1 by percentiles of the "
-            f"slide; H and W multiples of {STRIDE}",
+            "Input": f"`image`: float32 `(N, H, W, 1)`, the nuclear channel scaled to 0 to 1 by percentiles of "
+            f"the slide; H and W multiples of {STRIDE}",
             "Head": f"`{spec.head}`: {stated}",
         },
-        made=_MADE.format(settings=settings, side=SYNTHESIZED_PX),
-        measured="On the fluorescence images of the validation split, through the exported graph and the production "
-        "head, measured once. AP is TP / (TP + FN + FP).\n\n"
+        made=_TAKEN if settings is None else _MADE.format(settings=settings, side=SYNTHESIZED_PX),
+        measured="On the fluorescence images of the validation split, through the exported graph and the "
+        "production head, measured once. AP is TP / (TP + FN + FP).\n\n"
         + table(("images", "AP50, mean of images", "AP50, pooled", "mean AP 0.5:0.95", "foreground Dice"), [row]),
         limits=_LIMITS,
         sections={"Network": _NETWORK},
     )
 
 
+_TAKEN: Final = """\
+The weights are those of `nuclei-unet`, not trained further: for a grey image its three equal colours are one
+channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity scaled by
+percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning split.
+
+    python -m slidecascade_training.fluorescence.package --data DSB2018 --models models --heads unet \\
+        --nuclei models/nuclei-unet/1/model.onnx"""
 _MADE: Final = """\
 The trunk starts from the weights of `nuclei-unet`, which was trained on the same training split and never on its
-validation split. Then {settings.steps} steps of {settings.batch} crops of 160 px with all three heads at once, on the
-fluorescence images of the training split and, one crop in five, on {settings.synthesized} synthesized images of
+validation split. Then {settings.steps} steps of {settings.batch} crops of 160 px with all three heads at once, on
+the fluorescence images of the training split and, one crop in five, on {settings.synthesized} synthesized images of
 {side} px. Thresholds were chosen on the tuning split.
 
     python -m slidecascade_training.fluorescence --data DSB2018 --nuclei models/nuclei-unet/1/model.onnx \\
@@ -190,24 +222,30 @@ fluorescence images of the training split and, one crop in five, on {settings.sy
     python -m slidecascade_training.fluorescence.package --data DSB2018 --run RUN --models models"""
 _NETWORK: Final = """\
 The U-Net of `nuclei-unet` (48, 96 and 192 filters from half of the resolution down) for one channel and its square
-root. The packages `fluorescence-stardist`, `fluorescence-flows` and `fluorescence-unet` share the trunk and differ in
-the head. Weights are stored in half precision and computed with in single precision."""
+root. Weights are stored in half precision and computed with in single precision."""
 _LIMITS: Final = (
-    "Trained on nuclei of 8 to 100 px diameter; give an image's pixel size so that nuclei are scaled to that.",
+    "Nuclei of 8 to 90 px diameter are found; give an image's pixel size so that nuclei are scaled to that.",
     "Cytoplasm and membranes were never shown to it.",
     "Out-of-focus nuclei and debris were marked inconsistently in the training data.",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Package a trained run."""
+    """Package a trained run, or the weights of `nuclei-unet` for one channel."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the DSB 2018 set")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="folder of the run")
+    source.add_argument("--nuclei", type=Path, help="graph of nuclei-unet, for its weights as they are")
     parser.add_argument("--models", type=Path, required=True, help="model repository to write into")
     parser.add_argument("--heads", nargs="+", choices=tuple(HEADS), default=tuple(HEADS))
     given = parser.parse_args(arguments)
-    package_run(given.data, given.run, given.models, given.heads)
+    if given.run is not None:
+        package_run(given.data, given.run, given.models, given.heads)
+    elif list(given.heads) != ["unet"]:
+        parser.error("--nuclei has the weights of the head unet alone: use --heads unet")
+    else:
+        package(network_from_nuclei(given.nuclei, seed=0).eval(), None, given.data, given.models, given.heads)
     return 0
 
 

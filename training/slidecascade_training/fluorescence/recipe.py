@@ -125,8 +125,10 @@ def train(
         total += loss.item()
         if (step + 1) % _CHECKPOINT_STEPS == 0 or step + 1 == settings.steps:
             _save(out, network, optimiser, settings, step + 1)
-            sys.stdout.write(f"step {step + 1} loss {total / _CHECKPOINT_STEPS:.4f} "
-                             f"{time.process_time() - began:.0f} s of CPU\n")
+            sys.stdout.write(
+                f"step {step + 1} loss {total / _CHECKPOINT_STEPS:.4f} "
+                f"{time.process_time() - began:.0f} s of CPU\n"
+            )
             sys.stdout.flush()
             total = 0.0
     return network
@@ -193,7 +195,9 @@ def _restored(out: Path, network: FluorescenceNetwork, optimiser: Any, settings:
     return int(state["step"])
 
 
-def _save(out: Path, network: FluorescenceNetwork, optimiser: Any, settings: FluorescenceSettings, step: int) -> None:
+def _save(
+    out: Path, network: FluorescenceNetwork, optimiser: Any, settings: FluorescenceSettings, step: int
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "settings": asdict(settings),
              "step": step}  # fmt: skip
