@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Spots:
-    """Positions ``(S, 2)``, x and y from the image's corner; heights ``(S,)`` over their surroundings in counts."""
+    """Positions ``(S, 2)``, x and y from the image's corner; heights ``(S,)`` over their surroundings."""
 
     positions: Floats
     heights: Floats

@@ -204,9 +204,9 @@ def _card(spec: SegmenterSpec, settings: FluorescenceSettings | None, measured: 
 
 
 _TAKEN: Final = """\
-The weights are those of `nuclei-unet`, not trained further: for a grey image its three equal colours are one
-channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity scaled by
-percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning split.
+The weights are those of `nuclei-unet`, not trained further: the three equal colours of a grey image are one
+channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity scaled
+by percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning split.
 
     python -m slidecascade_training.fluorescence.package --data DSB2018 --models models --heads unet \\
         --nuclei models/nuclei-unet/1/model.onnx"""
