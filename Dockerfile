@@ -25,7 +25,8 @@ ENV SLIDECASCADE_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITI
 
 FROM runtime-${VARIANT}
 COPY --from=build /opt/slidecascade /opt/slidecascade
-RUN useradd --create-home --uid 10001 slidecascade
+RUN useradd --create-home --uid 10001 slidecascade \
+    && install -d -o slidecascade -g slidecascade /jobs
 USER slidecascade
 WORKDIR /home/slidecascade
 ENV PATH=/opt/slidecascade/bin:$PATH \

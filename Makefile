@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test test-fast check serve bench bench-all bench-load bench-peers bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -80,6 +80,9 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 		-r requirements/build.txt -r requirements/service-gpu.txt
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
+
+bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour; POSTGRES="URL ..." empty databases
+	$(BIN)/python -m benchmarks.jobs $(if $(POSTGRES),--postgres $(POSTGRES))
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

@@ -25,6 +25,7 @@ ALL: Final = (
     "benchmarks.runners.tile_time",
     "benchmarks.heads",
     "benchmarks.load",
+    "benchmarks.jobs",
     "benchmarks.peers",
 )
 """What is measured in one go; `make bench-all` also starts `benchmarks.gpu`, in an environment of its own."""

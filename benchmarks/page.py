@@ -10,6 +10,7 @@ import benchmarks.accuracy.section
 import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.heads.section
+import benchmarks.jobs.section
 import benchmarks.load.section
 import benchmarks.patches.section
 import benchmarks.peers.section
@@ -32,6 +33,7 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.runners.section.section,
     benchmarks.heads.section.section,
     benchmarks.gpu.section.section,
+    benchmarks.jobs.section.section,
     benchmarks.peers.section.section,
 )
 

@@ -97,7 +97,7 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {"slidecascade.jobs.records", "slidecascade.jobs.outbox"},
+    "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }
 """Which modules of the service import a foreign library."""

@@ -17,7 +17,8 @@
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
     │   │   UnknownChannelError
-    │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError
+    │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError,
+    │   │   SlideChangedError, ModelChangedError
     │   ├── MisdirectedRequestError, RequestTimeoutError
     │   └── AccessDeniedError         401 and 403, from a gate in front of the service
     ├── JobFailedError, JobCancelledError    how a job ended that was waited for
@@ -265,6 +266,18 @@ class StorageFullError(ServiceFailedError):
     """There is no room for the results of another job."""
 
     problem_name = "storage-full"
+
+
+class SlideChangedError(RequestRefusedError):
+    """A job failed because its slide was replaced while it ran."""
+
+    problem_name = "slide-changed"
+
+
+class ModelChangedError(RequestRefusedError):
+    """A job failed because models, pipeline or program were replaced while it ran."""
+
+    problem_name = "model-changed"
 
 
 class UnreadablePartError(ServiceFailedError):

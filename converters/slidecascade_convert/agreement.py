@@ -143,15 +143,15 @@ def _objects(compared: Sequence[_Compared], request: ConversionRequest) -> dict[
     for each in compared:
         whole = np.round(255 * each.expected.clip(0, 1)).astype(np.uint8)
         for first, second in zip(whole, each.returned, strict=True):
-            ours, theirs = _decoded(first, request), _decoded(second, request)
-            pairs += _overlapping(ours, theirs)
+            ours, theirs = decoded(first, request), decoded(second, request)
+            pairs += overlapping(ours, theirs)
             objects += int(ours.max())
             served_objects += int(theirs.max())
     together = objects + served_objects
     return {"object_agreement": 2 * pairs / together if together else None, "objects": objects}
 
 
-def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
+def decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
     """The label image of uint8 ``(H, W, C)`` maps, with the head's default options."""
     head = find(request.head)
     assert isinstance(head, ObjectHead)  # noqa: S101 - a request for a segmenter names one
@@ -160,7 +160,7 @@ def _decoded(maps: Images, request: ConversionRequest) -> npt.NDArray[np.int32]:
     return found.image
 
 
-def _overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:
+def overlapping(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:
     """Pairs of labels whose intersection is more than half of their union; each label is in at most one."""
     width = int(second.max()) + 1
     counts = np.bincount(

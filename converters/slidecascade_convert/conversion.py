@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, Final
 
+import numpy as np
 import pydantic
 
 from slidecascade.errors import ConversionError, InvalidRequestError
@@ -21,10 +22,12 @@ from slidecascade.models.tensors import rgb_image
 from slidecascade.runners.local import LocalRunner
 from slidecascade_convert.card import card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
-from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, Outcome, Parity
-from slidecascade_convert.package import ServedGraph, write_package
+from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, TRY_FILE, Outcome, Parity
+from slidecascade_convert.package import PICTURE_FILE, ServedGraph, write_package
+from slidecascade_convert.picture import drawn, read, sentence
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import recognise
+from slidecascade_convert.trial import Trial
 
 # Colours that people with colour vision deficiencies can distinguish (Okabe and Ito 2008).
 _COLOURS: Final = (
@@ -45,10 +48,15 @@ _STALE_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A finished conversion: the package's folder and what was measured."""
+    """A finished conversion: the package's folder, what was measured, and what the package finds.
+
+    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence.
+    """
 
     folder: Path
     parity: Parity
+    picture: Path
+    found: str
 
 
 def convert(
@@ -78,17 +86,21 @@ def convert(
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
         model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
         graph = ServedGraph.of(model)
+        spec = spec_of(request, outcome, graph.sha256)
+        trial = Trial.load(folder, request)
         written = write_package(
             request.out,
-            spec_of(request, outcome, graph.sha256),
+            spec,
             graph,
             card(request, outcome.parity).markdown,
             verify=_serve_once,
             max_batch=_MAX_BATCH[request.task],
             parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
             warm_up_px=outcome.height_px or 256,
+            picture_png=drawn(trial, request, spec.classes),
         )
-    return Conversion(written, outcome.parity)
+    version = written / str(request.version)
+    return Conversion(written, outcome.parity, version / PICTURE_FILE, sentence(trial, request))
 
 
 def _sweep() -> None:
@@ -131,6 +143,8 @@ def spec_of(request: ConversionRequest, outcome: Outcome, sha256: str) -> Segmen
 
 
 def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, time_limit_s: float) -> Outcome:
+    if request.try_image is not None:
+        np.save(folder / TRY_FILE, read(request.try_image, mpp=request.mpp))
     text = pydantic.TypeAdapter(ConversionRequest).dump_json(_absolute(request))
     (folder / REQUEST_FILE).write_bytes(text)
     run_confined(folder, memory_bytes=memory_bytes, time_limit_s=time_limit_s)
@@ -145,7 +159,10 @@ def _absolute(request: ConversionRequest) -> ConversionRequest:
     from dataclasses import replace
 
     calibrate = None if request.calibrate is None else request.calibrate.resolve()
-    return replace(request, source=request.source.resolve(), calibrate=calibrate, out=request.out.resolve())
+    # The image that is tried was read by this process.
+    return replace(
+        request, source=request.source.resolve(), calibrate=calibrate, try_image=None, out=request.out.resolve()
+    )
 
 
 def _serve_once(graph_path: Path) -> None:

@@ -62,3 +62,7 @@ class Outcome(BaseModel):
 GRAPH_FILE = "served.onnx"
 OUTCOME_FILE = "outcome.json"
 REQUEST_FILE = "request.json"
+TRY_FILE = "try.npy"
+"""The image to try, uint8 RGB ``(H, W, 3)`` at the network's resolution; may be absent."""
+TRIED_FILE = "tried.npz"
+"""A `Trial`."""

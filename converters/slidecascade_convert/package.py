@@ -4,6 +4,7 @@ models/<name>/model.yaml               what the network is, where it came from, 
 models/<name>/config.pbtxt             the same network for a Triton server
 models/<name>/<version>/model.onnx     the graph
 models/<name>/<version>/parity.json    how far it is from its source, for converted models
+models/<name>/<version>/tryout.png     what it finds beside its source, for converted models
 models/<name>/README.md                the model card
 """
 
@@ -13,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from slidecascade.models.repository import model_yaml
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
@@ -24,6 +25,8 @@ from slidecascade_convert.receptive_field import receptive_field_px
 
 if TYPE_CHECKING:
     import onnx
+
+PICTURE_FILE: Final = "tryout.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def write_package(
     max_batch: int = 32,
     parity_json: str | None = None,
     warm_up_px: int = WARM_UP_PX,
+    picture_png: bytes | None = None,
 ) -> Path:
     """Write a model package, replacing an older one of the same name, and return its folder.
 
@@ -72,6 +76,7 @@ def write_package(
         max_batch: Largest batch a Triton server may form.
         parity_json: How far the graph is from its source, kept beside it.
         warm_up_px: Side of the image a Triton server warms up with, where the graph takes any size.
+        picture_png: What the graph finds beside its source, as a picture.
 
     Raises:
         UnwritableOutputError: The system refused a write; what was there before is unchanged.
@@ -84,6 +89,8 @@ def write_package(
         (package / "README.md").write_text(card_markdown, encoding="utf-8")
         if parity_json is not None:
             (graph_path.parent / "parity.json").write_text(parity_json, encoding="utf-8")
+        if picture_png is not None:
+            (graph_path.parent / PICTURE_FILE).write_bytes(picture_png)
         graph_path.write_bytes(graph.content)
         (package / "model.yaml").write_text(model_yaml(spec), encoding="utf-8")
         config = triton_config(spec, max_batch=max_batch, warm_up_px=warm_up_px)

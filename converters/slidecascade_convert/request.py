@@ -85,6 +85,7 @@ class ConversionRequest:
     int8: bool = False
     fp16: bool = False
     calibrate: Path | None = None
+    try_image: Path | None = None
     max_loss: float = 0.005
 
     @property

@@ -20,7 +20,7 @@ def rendered(count: int, height: int, width: int, *, mpp: float) -> Images:
     """`count` windows of rendered liver tissue, uint8 RGB ``(count, height, width, 3)``."""
     from slidecascade_render.liver.tissue import TissueOptions, render
 
-    columns = 4
+    columns = min(4, count)
     options = TissueOptions(seed=4, mpp=mpp)
     tissue = render(options, width_px=columns * width, height_px=-(-count // columns) * height)
     rows = tissue.image.reshape(-1, height, columns, width, 3)
@@ -57,3 +57,28 @@ def _middle(image: Images, height: int, width: int) -> Images:
     padded = np.pad(image, ((0, missing_rows), (0, missing_columns), (0, 0)), mode="symmetric")
     top, left = (padded.shape[0] - height) // 2, (padded.shape[1] - width) // 2
     return padded[top : top + height, left : left + width]
+
+
+def lively(image: Images, side_px: int, count: int) -> Images:
+    """At most `count` squares ``(N, side_px, side_px, 3)`` of `image`, those whose grey levels differ most.
+
+    An image that is smaller than a square is mirrored on.
+    """
+    height, width = (max(side_px, length) for length in image.shape[:2])
+    padded = _middle(image, height, width)
+    rows, columns = height // side_px, width // side_px
+    top, left = (height - rows * side_px) // 2, (width - columns * side_px) // 2
+    inner = padded[top : top + rows * side_px, left : left + columns * side_px]
+    squares = inner.reshape(rows, side_px, columns, side_px, 3).swapaxes(1, 2).reshape(-1, side_px, side_px, 3)
+    spread = squares.mean(axis=3).std(axis=(1, 2))
+    chosen = np.sort(np.argsort(-spread, kind="stable")[:count])
+    return np.ascontiguousarray(squares[chosen])
+
+
+def resized(images: Images, side_px: int) -> Images:
+    """Squares ``(N, side_px, side_px, 3)``, bilinear as the service resizes crops."""
+    import cv2
+
+    if images.shape[1:3] == (side_px, side_px):
+        return images
+    return np.stack([cv2.resize(each, (side_px, side_px), interpolation=cv2.INTER_LINEAR) for each in images])

@@ -79,7 +79,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     Raises:
         SlideCascadeError: when the source cannot become a served model.
     """
-    from slidecascade_convert import graph, heads
+    from slidecascade_convert import graph, heads, trial
     from slidecascade_convert.agreement import compare
     from slidecascade_convert.half import halved
     from slidecascade_convert.outcome import GRAPH_FILE, Outcome
@@ -120,6 +120,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     if windows is not None:
         multiple_of = windows.step_px
     _describe(served, parity, request)
+    trial.run(original, served, request, channels, folder).save(folder)
     (folder / GRAPH_FILE).write_bytes(served.SerializeToString())
     return Outcome(height_px=request.input_px, width_px=request.input_px, multiple_of=multiple_of, parity=parity)
 

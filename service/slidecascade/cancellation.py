@@ -14,9 +14,11 @@ class Control:
 
     Args:
         deadline_s: seconds from now to the deadline; None: no deadline.
+        is_job: nobody waits for the answer: networks run what people wait for first.
     """
 
-    def __init__(self, *, deadline_s: float | None = None) -> None:
+    def __init__(self, *, deadline_s: float | None = None, is_job: bool = False) -> None:
+        self.is_job = is_job
         self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._cancelled = threading.Event()
 
@@ -33,7 +35,7 @@ class Control:
         """A control with the earlier of this deadline and `seconds` from now; cancelled with this one."""
         if seconds is None or seconds >= self.seconds_left:
             return self
-        sooner = Control(deadline_s=seconds)
+        sooner = Control(deadline_s=seconds, is_job=self.is_job)
         sooner._cancelled = self._cancelled
         return sooner
 

@@ -62,6 +62,7 @@ COMMANDS = (
     Command("dataset", "dataset", "Cut labelled crops from slides and annotations."),
     Command("train", "train", "Train a network on a data set and package it."),
     Command("convert", "convert", "Turn a trained Keras, PyTorch or ONNX file into a served model."),
+    Command("try", "tryout", "Show what a model finds in an image."),
     Command("models", "models", "List, show and verify models."),
     Command("bench", "bench", "Measure this machine."),
     Command("demo", "demo", "Serve, analyse a region through the client, and stop."),

@@ -16,7 +16,8 @@
     ├── JobNotFinishedError, JobFinishedError    the job is not in the state that the request needs
     ├── ResultTooLargeError          more cells were asked for than are sent at a time
     ├── IdempotencyMismatchError     the key was used before with another body
-    ├── StorageFullError             results have no room on the disk
+    ├── SlideChangedError            the slide is not the one that the job began with
+    ├── ModelChangedError            models, pipeline or program are not those that the job began with
     ├── UnreadablePartError          a part of an analysis is missing or damaged
     ├── UnreadableSlideError         OpenSlide cannot open or read the slide
     ├── OverloadedError, DrainingError, NotReadyError    try again later
@@ -35,6 +36,7 @@
     ├── SettingsError                a setting that cannot be used (told at start)
     ├── ListenError                  the address to serve at is taken or not ours (told at start)
     ├── UnwritableOutputError        results cannot be written where they should go
+    │   └── StorageFullError         they have no room on the disk
     └── MissingExtraError            an optional part of the installation is needed
 
 Each class carries the stable problem name of the public contract and a title; the message is one sentence
@@ -165,8 +167,12 @@ class IdempotencyMismatchError(SlideCascadeError):
     problem, title = "idempotency-mismatch", "Idempotency mismatch"
 
 
-class StorageFullError(SlideCascadeError):
-    problem, title = "storage-full", "Storage full"
+class SlideChangedError(SlideCascadeError):
+    problem, title = "slide-changed", "Slide changed"
+
+
+class ModelChangedError(SlideCascadeError):
+    problem, title = "model-changed", "Model changed"
 
 
 class UnreadablePartError(SlideCascadeError):
@@ -263,6 +269,10 @@ class ListenError(SlideCascadeError):
 
 class UnwritableOutputError(SlideCascadeError, OSError):
     problem, title = "unwritable-output", "Unwritable output"
+
+
+class StorageFullError(UnwritableOutputError):
+    problem, title = "storage-full", "Storage full"
 
 
 class MissingExtraError(SlideCascadeError, ImportError):

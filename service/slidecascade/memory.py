@@ -1,7 +1,8 @@
 """The memory that regions in flight share, in bytes.
 
 A region reserves what it may take before it takes it: what decoding needs, its pixels, its cells and its answer.
-One that does not fit waits its turn, first come first served; one that never could is refused. What is reserved
+One that does not fit waits its turn, first come first served; one that never could is refused. Fields of jobs take
+what is left while no region waits. What is reserved
 are bounds worked out beforehand (`slidecascade.analysis.footprint`), not measurements.
 """
 
@@ -88,15 +89,16 @@ class Budget:
         self._notify = notify
         self._changed = threading.Condition()
         self._queue: deque[BudgetShare] = deque()
+        self._jobs: deque[BudgetShare] = deque()
 
     @property
     def waiting(self) -> int:
         """Regions that wait for their share."""
         return len(self._queue)
 
-    def share(self) -> BudgetShare:
-        """A share of nothing yet."""
-        return BudgetShare(self)
+    def share(self, *, is_job: bool = False) -> BudgetShare:
+        """A share of nothing yet; that of a job lets regions pass."""
+        return BudgetShare(self, is_job=is_job)
 
     def _take(self, needed: int) -> None:
         """With the lock held."""
@@ -121,18 +123,20 @@ class Budget:
 class BudgetShare:
     """A region's `Share` of a budget; `release` gives it back."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, *, is_job: bool = False) -> None:
         self._budget = budget
+        self._is_job = is_job
         self._held = 0
 
     def reserve(self, needed: int, control: Control) -> None:
         budget = self._budget
         if needed > budget.total:
             raise budget._too_large(needed)
+        queue = budget._jobs if self._is_job else budget._queue
         with budget._changed:
-            budget._queue.append(self)
+            queue.append(self)
             try:
-                while budget._queue[0] is not self or budget._free < needed:
+                while queue[0] is not self or budget._free < needed or (self._is_job and budget._queue):
                     if control.seconds_left <= 0 and not control.cancelled:
                         raise budget._overloaded(needed)
                     control.check()
@@ -140,7 +144,7 @@ class BudgetShare:
                 self._held += needed
                 budget._take(needed)
             finally:
-                budget._queue.remove(self)
+                queue.remove(self)
                 budget._changed.notify_all()
 
     def require(self, size: int) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from slidecascade.errors import SlideCascadeError, UnwritableOutputError
+from slidecascade.errors import SlideCascadeError, StorageFullError, UnwritableOutputError
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Convert OSError of writes to `folder`; errors of the service that are an OSError pass unchanged.
 
     Raises:
-        UnwritableOutputError: when a write fails, e.g. on a full disk.
+        UnwritableOutputError: when a write fails; StorageFullError: because the disk or the quota is full.
     """
     try:
         yield
@@ -25,7 +29,8 @@ def writing_to(folder: Path) -> Iterator[None]:
         if isinstance(error, SlideCascadeError):
             raise
         reason = error.strerror or "unknown reason"
-        raise UnwritableOutputError(
+        kind = StorageFullError if error.errno in _FULL else UnwritableOutputError
+        raise kind(
             f"Results cannot be written to {folder} ({reason}): free disk space or choose another folder."
         ) from error
 

@@ -22,8 +22,9 @@ from long_slide import MPP
 from postgres import postgres
 from served_jobs import LIMIT_S, StartJobs
 from served_process import environment, free_port
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.outbox import Outbox
-from slidecascade.jobs.records import Records, open_database
+from slidecascade.jobs.records import Records
 from toy_pipeline import ToyPipeline, blobs
 
 SECRET = "whsec_" + "c2xpZGVjYXNjYWRlLXRlc3Qtc2VjcmV0LTE="  # made up here

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from postgres import postgres
+from slidecascade.jobs.database import Database, open_database
 from slidecascade.jobs.outbox import Outbox
-from slidecascade.jobs.records import Database, Records, open_database
+from slidecascade.jobs.records import Records
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", notify="lis")

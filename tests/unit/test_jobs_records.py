@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
-from slidecascade.jobs.records import Failure, JobRecord, Records, open_database
+from slidecascade.jobs.database import open_database
+from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", label="x")
@@ -99,12 +100,3 @@ def test_a_job_is_forgotten_with_its_fields(records: Records) -> None:
     assert records.remove(job)
     with pytest.raises(UnknownJobError):
         records.get(job)
-
-
-def test_workers_that_say_nothing_are_not_alive(records: Records) -> None:
-    """Those seen within the lease are; one that leaves in order is not."""
-    assert records.beat("a", lease_s=30) == ("a",)
-    assert set(records.beat("b", lease_s=30)) == {"a", "b"}
-    records.leave("a")
-    assert records.beat("b", lease_s=30) == ("b",)
-    assert records.beat("c", lease_s=-1) == ()

@@ -1,17 +1,19 @@
-"""Tiles of requests run before tiles of jobs."""
+"""Tiles of requests do not wait for tiles of jobs."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from concurrent.futures import CancelledError
 
 import pytest
 
-from slidecascade.analysis.lanes import Lanes
+from slidecascade.analysis.lanes import JOB_NICENESS, Lanes
 
 
-def test_people_pass_jobs_that_wait() -> None:
-    """With one thread: what has begun ends, then people in their order, then jobs in theirs."""
+def test_people_begin_while_all_threads_of_jobs_are_busy() -> None:
+    """With one thread: what a person asks for is done before the job's tile at hand ends."""
     lanes = Lanes(1, name="t")
     begun, go_on = threading.Event(), threading.Event()
     order: list[str] = []
@@ -19,18 +21,33 @@ def test_people_pass_jobs_that_wait() -> None:
     def first() -> None:
         begun.set()
         go_on.wait(30)
+        order.append("job")
 
     waiting = [lanes.jobs.submit(first)]
     assert begun.wait(30)
+    waiting += [lanes.jobs.submit(order.append, f"job {index}") for index in range(3)]
     for index in range(3):
-        waiting.append(lanes.jobs.submit(order.append, f"job {index}"))
-    for index in range(3):
-        waiting.append(lanes.people.submit(order.append, f"person {index}"))
+        lanes.people.submit(order.append, f"person {index}").result(30)
     go_on.set()
     for future in waiting:
         future.result(30)
     lanes.shutdown()
-    assert order == ["person 0", "person 1", "person 2", "job 0", "job 1", "job 2"]
+    assert order == ["person 0", "person 1", "person 2", "job", "job 0", "job 1", "job 2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of threads is Linux's")
+def test_threads_of_jobs_stand_back() -> None:
+    """Their niceness, which the kernel shares the cores by; the threads of people and the process keep theirs."""
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    lanes = Lanes(1, name="t")
+    before = niceness()
+    assert lanes.jobs.submit(niceness).result(30) == max(before, JOB_NICENESS)
+    assert lanes.people.submit(niceness).result(30) == before
+    assert niceness() == before
+    lanes.shutdown()
 
 
 def test_errors_and_results_reach_who_waits() -> None:
@@ -42,19 +59,21 @@ def test_errors_and_results_reach_who_waits() -> None:
     lanes.shutdown()
 
 
-def test_what_waits_at_the_end_is_cancelled() -> None:
+@pytest.mark.parametrize("lane", ["people", "jobs"])
+def test_what_waits_at_the_end_is_cancelled(lane: str) -> None:
     """Work that will not start is cancelled, so that no caller waits for it."""
     lanes = Lanes(1, name="t")
+    pool = getattr(lanes, lane)
     begun, go_on = threading.Event(), threading.Event()
 
     def first() -> None:
         begun.set()
         go_on.wait(30)
 
-    running = lanes.people.submit(first)
+    running = pool.submit(first)
     assert begun.wait(30)
     done: list[int] = []
-    cancelled, left = lanes.people.submit(done.append, 1), lanes.jobs.submit(done.append, 2)
+    cancelled, left = pool.submit(done.append, 1), pool.submit(done.append, 2)
     assert cancelled.cancel()
     ending = threading.Thread(target=lanes.shutdown)
     ending.start()
@@ -64,5 +83,6 @@ def test_what_waits_at_the_end_is_cancelled() -> None:
     ending.join(30)
     running.result(30)
     assert done == []
-    with pytest.raises(RuntimeError):
-        lanes.people.submit(done.append, 3)
+    for each in (lanes.people, lanes.jobs):
+        with pytest.raises(RuntimeError):
+            each.submit(done.append, 3)

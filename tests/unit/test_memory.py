@@ -132,3 +132,28 @@ def test_a_container_s_limit_counts(tmp_path: Path, content: str | None, expecte
 
     assert usable_bytes((limit,)) == (expected or usable_bytes(()))
     assert usable_bytes(()) > 2**27
+
+
+def test_regions_pass_jobs_that_wait_for_memory() -> None:
+    """A field that does not fit holds nobody up; it gets what is left when no region waits."""
+    budget = Budget(100, retry_after_s=1, notify=lambda held: None)
+    first, region, job = budget.share(), budget.share(), budget.share(is_job=True)
+    first.reserve(60, Control())
+    order: list[str] = []
+
+    def take(share: BudgetShare, needed: int, name: str) -> None:
+        share.reserve(needed, Control())
+        order.append(name)
+
+    waiting = threading.Thread(target=take, args=(job, 90, "job"))
+    waiting.start()
+    while not budget._jobs:
+        pass
+    take(region, 40, "region")
+    first.release()
+    assert order == ["region"]
+    region.release()
+    waiting.join(30)
+    assert order == ["region", "job"]
+    with pytest.raises(RegionTooLargeError):
+        budget.share(is_job=True).reserve(101, Control(is_job=True))

@@ -302,7 +302,7 @@ class Analyser:
     ) -> tuple[Failure, ...]:
         """Pass the results of `tiles` to `sink`, and return the tiles that failed twice; see `flow.run_tiles`.
 
-        Tiles of concurrent region requests have priority.
+        The threads are those of jobs, which yield the cores to regions that are asked for meanwhile.
         """
         with self._matching_packages():
             return run_tiles(
@@ -315,6 +315,11 @@ class Analyser:
                 observer=self._observer,
                 progress=progress,
             )
+
+    def expected_bytes(self, pipeline: Pipeline, region_l0: Box, grids: Mapping[str, Grid]) -> int:
+        """Memory of what `pipeline` may find in a region or a field; `grids` by model."""
+        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
+        return expected
 
     @property
     def threads(self) -> int:
@@ -368,8 +373,7 @@ class Analyser:
         for model in pipeline.models:
             grids[model.name] = frame.grid(pipeline.mpp_of(model))
             require_workable(region_l0, grids[model.name])
-        expected: int = self._kinds[pipeline.kind].footprint.expected(pipeline, region_l0, grids)
-        return expected
+        return self.expected_bytes(pipeline, region_l0, grids)
 
     @contextmanager
     def _pyramid(self, request: wire.RegionRequest, image: Sent) -> Iterator[Pyramid]:

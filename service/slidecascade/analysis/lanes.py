@@ -1,77 +1,43 @@
-"""Threads for tiles, shared by regions that somebody waits for and by fields of jobs, which let those pass."""
+"""Threads for tiles: those of regions, which somebody waits for, and those of jobs, which yield the cores."""
 
 from __future__ import annotations
 
-import itertools
-import queue
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+import os
+import sys
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
 
-P = ParamSpec("P")
-T = TypeVar("T")
-_Work = tuple[Future[Any], Callable[[], Any]]
+JOB_NICENESS: Final = 5
+"""How far threads of jobs stand back. Linux gives a thread of niceness 5 a third of the time of one of niceness 0:
+where both want all cores a job keeps a quarter of them, and a region takes a third longer."""
 
 
 class Lanes:
-    """`threads` threads with two ways in: what waits in `people` begins before anything that waits in `jobs`.
+    """`threads` threads for regions (`people`), and as many for jobs (`jobs`).
 
-    Within a lane the order is that of asking. Work that has begun is not interrupted.
+    A tile of a region begins at once, however many tiles of jobs have begun: these take long and are not
+    interrupted, but run more slowly meanwhile.
     """
 
     def __init__(self, threads: int, *, name: str) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        # The number keeps the order, and the work itself from being compared.
-        self._waiting: queue.PriorityQueue[tuple[int, int, _Work]] = queue.PriorityQueue()
-        self._numbers = itertools.count()
-        self.people: Executor = _Lane(self, 0)
-        self.jobs: Executor = _Lane(self, 1)
-
-    def submit(self, lane: int, call: Callable[[], T]) -> Future[T]:
-        """`call`, to be done when nothing in a lane of a lower number waits."""
-        future: Future[T] = Future()
-        self._waiting.put((lane, next(self._numbers), (future, call)))
-        try:
-            self._threads.submit(self._do_next)
-        except RuntimeError:  # the threads have been stopped
-            self._cancel_waiting()
-            raise
-        return future
+        self._people = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._jobs = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-job", initializer=stand_back)
+        self.people: Executor = self._people
+        self.jobs: Executor = self._jobs
 
     def shutdown(self) -> None:
         """Cancel what waits, and wait for what has begun."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._cancel_waiting()
-        self._threads.shutdown()
-
-    def _do_next(self) -> None:
-        """Whatever is first now; there is one call of this for each piece of work."""
-        try:
-            _, _, (future, call) = self._waiting.get_nowait()
-        except queue.Empty:
-            return
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001  # as executors do: it belongs to who waits for the result
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    def _cancel_waiting(self) -> None:
-        while True:
-            try:
-                _, _, (future, _) = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            future.cancel()
+        for pool in (self._people, self._jobs):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._people, self._jobs):
+            pool.shutdown()
 
 
-class _Lane(Executor):
-    def __init__(self, lanes: Lanes, number: int) -> None:
-        self._lanes = lanes
-        self._number = number
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._lanes.submit(self._number, lambda: fn(*args, **kwargs))
+def stand_back() -> None:
+    """Let the other threads of this process go first, from now on; only Linux knows this of single threads."""
+    if sys.platform == "linux":
+        with suppress(PermissionError):  # a sandbox may forbid it: then all threads are equal
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(JOB_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quantize", choices=("int8",), help="try int8; used if its decisions agree and it is faster")
     add("--fp16", action="store_true", help="half precision, for GPUs; probabilities may differ by 0.005")
     add("--calibrate", type=Path, metavar="DIR", help="representative images")
+    add("--try", dest="try_image", type=Path, metavar="IMAGE",
+        help="image or slide for the picture (default: images of --calibrate, or rendered liver)")  # fmt: skip
     add("--max-loss", type=float, default=0.005, help="maximum fraction of decisions changed by int8 (0.005)")
     add("--out", type=Path, default=Path("models"), help="the models folder")
 
@@ -79,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(describe(finished.parity))
-    sys.stdout.write(f"{request.name} is in {finished.folder}.\n")
+    sys.stdout.write(
+        f"{finished.found}\n{request.name} is in {finished.folder}, the picture is {finished.picture}.\n"
+    )
     return 0
 
 
@@ -152,6 +156,7 @@ def _request(arguments: argparse.Namespace) -> ConversionRequest:
         int8=arguments.quantize == "int8",
         fp16=arguments.fp16,
         calibrate=arguments.calibrate,
+        try_image=arguments.try_image,
         max_loss=arguments.max_loss,
     )
 

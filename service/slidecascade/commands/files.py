@@ -13,6 +13,8 @@ def require_file(path: Path) -> None:
     Raises:
         InvalidRequestError: otherwise.
     """
+    if path.is_dir():
+        raise InvalidRequestError(f"{path} is a folder: give the path of an image or a slide.")
     if not path.is_file():
         raise InvalidRequestError(f"The file {path} does not exist: give the path of an image or a slide.")
     try:

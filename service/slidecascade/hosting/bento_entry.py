@@ -30,7 +30,7 @@ from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
 from slidecascade.web.context import NATIVE_JOB_ROUTE, NATIVE_ROUTE, Process
 from slidecascade.web.intake import Order
-from slidecascade.web.jobs import job_info
+from slidecascade.web.jobstate import job_info
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.statuses import status_of
 from slidecascade.web.submission import Submissions

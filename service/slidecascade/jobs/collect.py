@@ -275,9 +275,15 @@ class CellsSurvey(Survey):
     parts: CellsParts
 
     def __init__(
-        self, analyser: Analyser, task: RegionTask, folder: Path, *, field_tiles: int = FIELD_TILES
+        self,
+        analyser: Analyser,
+        task: RegionTask,
+        folder: Path,
+        *,
+        field_tiles: int = FIELD_TILES,
+        attempt: int | None = None,
     ) -> None:
-        super().__init__(analyser, task, folder, field_tiles=field_tiles)
+        super().__init__(analyser, task, folder, field_tiles=field_tiles, attempt=attempt)
         subject = self.subject
         self.blank = Analysis(
             pipeline=subject.pipeline,

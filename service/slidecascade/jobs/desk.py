@@ -21,13 +21,15 @@ from slidecascade.errors import (
     SettingsError,
     UnknownNotificationError,
 )
+from slidecascade.jobs.database import open_database
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import JobRecord, Records, open_database
+from slidecascade.jobs.records import JobRecord, Records
 from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
 from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
+from slidecascade.jobs.workers import Workers
 from slidecascade.metrics import JobNumbers
 from slidecascade.settings import Settings
 from slidecascade.slides.upload import RegionImage
@@ -71,6 +73,11 @@ class Desk:
             _beside(opened.close)
 
     @property
+    def silent_s(self) -> float:
+        """Seconds since this process has looked after the queue."""
+        return 0.0 if self._open is None else self._open.durable.silent_s
+
+    @property
     def max_upload_bytes(self) -> int:
         """Most bytes of a job's body."""
         return max(self._settings.max_job_upload_bytes, self._settings.max_upload_bytes)
@@ -101,9 +108,11 @@ class Desk:
         """
         opened = self._opened()
         opened.folders.require_room()
+        content_id = None
         if upload is None:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
             require_fields(task.pipeline)
+            content_id = task.facts.content_id
         else:
             self._keep(request, upload)
         opened.require_target(request.notify)
@@ -113,6 +122,7 @@ class Desk:
             key=key,
             most_active=self._settings.max_jobs,
             retry_after_s=self._settings.retry_after_s,
+            content_id=content_id,
             upload=None if upload is None else (upload.job, upload.sha256),
         )
         if record.status == "queued":
@@ -259,6 +269,7 @@ class _Open:
         self.durable = Durable(
             self._engines[1],
             self.records,
+            Workers(self._engines[0]),
             fields=settings.max_fields_in_flight,
             lease_s=settings.jobs_lease_s,
             is_alone=url is None,

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from slidecascade.analysis.analyser import Analyser
@@ -15,11 +15,15 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import (
     CancelledError,
     ModelPackageError,
+    NotReadyError,
     RetryLaterError,
     SlideCascadeError,
+    SlideChangedError,
+    StorageFullError,
     UnwritableOutputError,
 )
-from slidecascade.jobs.durable import Durable, Stopped
+from slidecascade.jobs.durable import MAX_DEATHS, Durable, Stopped
+from slidecascade.jobs.fields import Field
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
@@ -43,7 +47,7 @@ class Foreman:
         self._records = records
         self._folders = folders
         self._durable = durable
-        self._surveys: OrderedDict[str, Survey] = OrderedDict()
+        self._surveys: OrderedDict[tuple[str, int], Survey] = OrderedDict()
         self._opening = threading.Lock()
         self._stopping = threading.Event()
         self._controls: set[Control] = set()
@@ -67,68 +71,95 @@ class Foreman:
             if len(done) == len(reports):
                 self._durable.submit_collect(job, attempt)
 
-        self._do(job, attempt, cut)
+        self._do(f"{job}.{attempt}", job, attempt, cut)
 
     def field(self, job: str, attempt: int, index: int) -> None:
         """Run a field, unless its part is there; the last one queues the end of the job."""
 
         def run(record: JobRecord, control: Control) -> None:
+            self._folders.require_room()
             survey = self._survey(record)
             field = survey.fields[index]
-            report = survey.done(field) or survey.run(field, control, progress=self._watch(record, control))
+            report = survey.done(field)
+            if report is None:
+                with self._memory(survey, field, control):
+                    report = survey.run(field, control, progress=self._watch(record, control))
             LOG.info("field done", extra={"fields": {"job": job, "field": index, "cells": report.cells}})
             if self._records.finish_field(job, index, report.cells):
                 self._durable.submit_collect(job, attempt)
 
-        self._do(job, attempt, run)
+        self._do(f"{job}.{attempt}.{index}", job, attempt, run)
 
     def collect(self, job: str, attempt: int) -> None:
         """Write the files of a job; fields with missing parts are run again."""
 
         def write(record: JobRecord, control: Control) -> None:
+            self._folders.require_room()
             survey = self._survey(record)
-            watch = self._watch(record, control)
-            reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
-            control.check()
-            seconds = time.time() - (record.started_at or record.created_at)
-            results = survey.collect(reports, seconds=seconds)
-            self._folders.write_results(record, results, survey.task)
-            if self._records.end(job, attempt, "succeeded"):
-                LOG.info("job succeeded", extra={"fields": {"job": job, "fields": len(reports)}})
+            largest = max(survey.fields, key=survey.memory_bytes)
+            with self._memory(survey, largest, control):  # one field at a time is run again, or held
+                self._write(record, survey, control)
 
-        self._do(job, attempt, write)
-        self._forget(job)
+        self._do(f"{job}.{attempt}.collect", job, attempt, write)
+        self._forget(job, attempt)
+
+    def _write(self, record: JobRecord, survey: Survey, control: Control) -> None:
+        watch = self._watch(record, control)
+        reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
+        control.check()
+        seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
+        self._folders.write_results(record, survey.collect(reports, seconds=seconds), survey.task)
+        if self._records.end(record.id, record.attempt, "succeeded"):
+            LOG.info("job succeeded", extra={"fields": {"job": record.id, "fields": len(reports)}})
+
+    @contextmanager
+    def _memory(self, survey: Survey, field: Field, control: Control) -> Iterator[None]:
+        """Reserve what `field` may take, in what is left by regions."""
+        share = self._analyser.memory.share(is_job=True)
+        try:
+            share.reserve(survey.memory_bytes(field), control)
+            yield
+        finally:
+            share.release()
 
     def give_up(self, job: str, attempt: int) -> None:
         """The job fails: its work has killed too many processes."""
         failure = Failure(
             "worker-lost",
             "Worker lost",
-            "The processes that ran this job died repeatedly: check their logs, then retry the job.",
+            f"{MAX_DEATHS} processes died while they ran the same part of this slide: check their logs, then "
+            "retry the job.",
         )
         if self._records.end(job, attempt, "failed", failure):
             LOG.error("job given up", extra={"fields": {"job": job}})
             self._durable.cancel(job)
 
-    def _do(self, job: str, attempt: int, work: Callable[[JobRecord, Control], None]) -> None:
-        """`work`, again and again while something it needs is not there; its errors end the job."""
-        wait_s = 1.0
-        while self._records.is_current(job, attempt):
-            control = Control()
+    def _do(self, name: str, job: str, attempt: int, work: Callable[[JobRecord, Control], None]) -> None:
+        """`work`, again and again while something it needs is not there; its errors end the job.
+
+        Args:
+            name: the workflow's id.
+        """
+        pause = _Pause(self._stopping)
+        while True:
+            control = Control(is_job=True)
             self._controls.add(control)
             try:
                 self._stop_here()
-                work(self._records.get(job), control)
+                if self._records.is_current(job, attempt):
+                    with self._durable.at_work(name, control):
+                        work(self._records.get(job), control)
             except CancelledError:
                 self._stop_here()
             except (RetryLaterError, UnwritableOutputError) as error:
                 LOG.warning("job waits", extra={"fields": {"job": job, "problem": error.problem}})
-                self._stopping.wait(wait_s)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                pause.wait()
                 continue
             except SlideCascadeError as error:
+                self._stop_here()
                 self._fail(job, attempt, error)
             except Exception as error:  # the worker boundary: a fault in one job ends that job
+                self._stop_here()
                 LOG.exception("a job failed unexpectedly", extra={"fields": {"job": job}})
                 self._fail(job, attempt, error)
             finally:
@@ -136,6 +167,7 @@ class Foreman:
             return
 
     def _stop_here(self) -> None:
+        """While the process stops, queue, networks and threads go away under the work: that is not its fault."""
         if self._stopping.is_set():
             raise Stopped
 
@@ -144,10 +176,18 @@ class Foreman:
             failure = Failure(error.problem, error.title, error.detail)
         else:
             failure = Failure("internal-error", "Internal error", "The job failed unexpectedly: see the log.")
-        if self._records.end(job, attempt, "failed", failure):
-            LOG.error("job failed", extra={"fields": {"job": job, "problem": failure.problem}})
-            self._durable.cancel(job)
-        self._forget(job)
+        pause = _Pause(self._stopping)
+        while True:
+            try:
+                if self._records.end(job, attempt, "failed", failure):
+                    LOG.error("job failed", extra={"fields": {"job": job, "problem": failure.problem}})
+                self._durable.cancel(job)
+            except (NotReadyError, StorageFullError):
+                self._stop_here()
+                pause.wait()
+                continue
+            break
+        self._forget(job, attempt)
 
     def _watch(self, record: JobRecord, control: Control) -> Callable[[int, int], None]:
         """Called after each tile: breaks the work off when its job was cancelled."""
@@ -157,29 +197,50 @@ class Foreman:
             nonlocal asked_at
             if time.monotonic() - asked_at >= _ASK_S:
                 asked_at = time.monotonic()
-                if not self._records.is_current(record.id, record.attempt):
-                    control.cancel()
+                with suppress(NotReadyError, StorageFullError):  # the database comes back: the work is not lost
+                    if not self._records.is_current(record.id, record.attempt):
+                        control.cancel()
             control.check()
 
         return look
 
     def _survey(self, record: JobRecord) -> Survey:
-        """The survey of a job, kept for its next fields."""
+        """The survey of this attempt of a job, kept for its next fields.
+
+        Raises:
+            SlideChangedError: the slide is not the one that was submitted; a retry takes it as it is.
+            ModelChangedError: models are not those that the attempt began with.
+        """
+        key = (record.id, record.attempt)
         with self._opening:
-            survey = self._surveys.get(record.id)
+            survey = self._surveys.get(key)
             if survey is None:
                 sent = self._folders.sent(record)
                 task = self._analyser.prepare(record.request.region_request(), sent, Control(), is_bounded=False)
-                survey = open_survey(self._analyser, task, self._parts(record))
-                self._surveys[record.id] = survey
+                if record.attempt == 1 and record.content_id not in (None, task.facts.content_id):
+                    raise SlideChangedError(
+                        "The slide was replaced after the job was submitted: retry the job to analyse the new one."
+                    )
+                folder = self._folders.of(record.id) / "parts"
+                survey = open_survey(self._analyser, task, folder, attempt=record.attempt)
+                self._surveys[key] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
                     self._surveys.popitem(last=False)
-            self._surveys.move_to_end(record.id)
+            self._surveys.move_to_end(key)
             return survey
 
-    def _parts(self, record: JobRecord) -> Path:
-        return self._folders.of(record.id) / "parts"
-
-    def _forget(self, job: str) -> None:
+    def _forget(self, job: str, attempt: int) -> None:
         with self._opening:
-            self._surveys.pop(job, None)
+            self._surveys.pop((job, attempt), None)
+
+
+class _Pause:
+    """Growing waits between tries, cut short when the process stops."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping = stopping
+        self._wait_s = 1.0
+
+    def wait(self) -> None:
+        self._stopping.wait(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)

@@ -4,6 +4,7 @@
 file                content
 ==================  =================================================================================
 ``plan.json``       what is analysed; a folder of another plan is begun anew
+``attempt``         the attempt of the job that did so last
 ``00012.SUFFIX``    what field 12 gave; which files there are is up to the kind, see `cells.py`, `patches.py`
 ``00012.json``      the report: numbers, failed tiles, and the digests of the other files
 ==================  =================================================================================
@@ -22,11 +23,12 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slidecascade.errors import UnreadablePartError
+from slidecascade.errors import ModelChangedError, SlideChangedError, UnreadablePartError
 from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.staging import make_folder, write_file, write_files
 
 PLAN: Final = "plan.json"
+ATTEMPT: Final = "attempt"
 
 
 class _Record(BaseModel):
@@ -81,7 +83,7 @@ class FieldReport(_Record):
 
 
 class Parts:
-    """The parts in `folder`, which holds those of `plan` only.
+    """The parts in `folder`, which holds those of `plan` only; others are removed.
 
     Raises:
         UnwritableOutputError: the folder cannot be made or written.
@@ -90,12 +92,16 @@ class Parts:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder = folder
         self.plan = plan
-        text = plan.model_dump_json(indent=1).encode()
-        if folder.exists() and _read(folder / PLAN) != text:
+        if folder.exists() and _read(folder / PLAN) != _text(plan):
             shutil.rmtree(folder)
         make_folder(folder)
         if not (folder / PLAN).exists():
-            write_file(folder / PLAN, text)
+            write_file(folder / PLAN, _text(plan))
+
+    def pin(self, attempt: int) -> None:
+        """Note that the parts are of this attempt of a job; see `require_same_plan`."""
+        if _read(self._folder / ATTEMPT) != str(attempt).encode():
+            write_file(self._folder / ATTEMPT, str(attempt).encode())
 
     def report(self, index: int) -> FieldReport | None:
         """The report of a field that is done; None: it is to be run."""
@@ -128,6 +134,34 @@ class Parts:
     def path(self, index: int, suffix: str) -> Path:
         """Where a file of a field is kept."""
         return self._folder / f"{index:05d}.{suffix}"
+
+
+def require_same_plan(folder: Path, plan: Plan, attempt: int) -> None:
+    """Check that the parts in `folder` are of `plan`, unless they are of another attempt of the job.
+
+    Raises:
+        SlideChangedError, ModelChangedError: they are of another slide, or of other models.
+    """
+    kept = _read(folder / PLAN)
+    if kept is None or kept == _text(plan) or _read(folder / ATTEMPT) != str(attempt).encode():
+        return
+    try:
+        before = Plan.model_validate_json(kept)
+    except ValidationError:
+        return
+    if before.content_id != plan.content_id:
+        raise SlideChangedError(
+            "The slide was replaced after the job began: retry the job to analyse the new one, or put the first "
+            "one back before."
+        )
+    raise ModelChangedError(
+        "Models, pipeline or program were replaced after the job began: retry the job to start again with the "
+        "new ones, or put the first ones back before."
+    )
+
+
+def _text(plan: Plan) -> bytes:
+    return plan.model_dump_json(indent=1).encode()
 
 
 def unreadable(index: int) -> UnreadablePartError:

@@ -1,7 +1,7 @@
-"""Records of jobs: a row for each job, and one for each finished field..
+"""Records of jobs: a row for each job, and one for each finished field.
 
-SQLite in one file, in WAL mode, or Postgres. Every method is one transaction; a job's row is changed only where
-its state still allows it, so that two processes cannot both end a job.
+Every method is one transaction, which raises what `transaction` does; a job's row is changed only where its state
+still allows it, so that two processes cannot both end a job.
 """
 
 from __future__ import annotations
@@ -11,66 +11,25 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TypeAlias, get_args
+from typing import Final, get_args
 
 import sqlalchemy as sa
 
-from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
+from slidecascade.errors import (
+    IdempotencyMismatchError,
+    NotReadyError,
+    OverloadedError,
+    StorageFullError,
+    UnknownJobError,
+)
 from slidecascade.jobs import outbox
+from slidecascade.jobs.database import FIELDS, JOBS, TALLIES, Database, create_tables, transaction
 from slidecascade.wire import JobRequest, JobStatus
-
-Database: TypeAlias = sa.Engine
-"""Where jobs are kept."""
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 _TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
-_BUSY_S: Final = 30.0
-"""How long SQLite waits for another writer."""
-
-_METADATA: Final = sa.MetaData()
-_JOBS: Final = sa.Table(
-    "slidecascade_jobs",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("label", sa.String(200), index=True),
-    sa.Column("request_id", sa.String(64), nullable=False),
-    sa.Column("idempotency_key", sa.String(255), unique=True),
-    sa.Column("payload_sha256", sa.String(64), nullable=False),
-    sa.Column("upload_sha256", sa.String(64)),
-    sa.Column("created_at", sa.Float, nullable=False, index=True),
-    sa.Column("started_at", sa.Float),
-    sa.Column("finished_at", sa.Float),
-    sa.Column("fields_total", sa.Integer),
-    sa.Column("fields_before", sa.Integer, nullable=False),
-    sa.Column("problem", sa.String(64)),
-    sa.Column("title", sa.String(200)),
-    sa.Column("detail", sa.Text),
-)
-_FIELDS: Final = sa.Table(
-    "slidecascade_fields",
-    _METADATA,
-    sa.Column("job", sa.String(36), primary_key=True),
-    sa.Column("index", sa.Integer, primary_key=True),
-    sa.Column("cells", sa.Integer, nullable=False),
-)
-_TALLIES: Final = sa.Table(
-    "slidecascade_tallies",
-    _METADATA,
-    sa.Column("name", sa.String(32), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-_WORKERS: Final = sa.Table(
-    "slidecascade_workers",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("seen_at", sa.Float, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +60,7 @@ class Backlog:
 class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
+    `content_id` is that of the slide when the job was accepted.
     `attempt` counts from 1, and grows with every retry. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
@@ -120,26 +80,11 @@ class JobRecord:
     fields_done: int
     cells: int
     failure: Failure | None
+    content_id: str | None = None
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
-
-
-def open_database(url: str | None, folder: Path) -> Database:
-    """The database at `url`; None: an SQLite file in `folder`, which exists."""
-    if url is not None:
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=20)
-    engine = sa.create_engine(
-        f"sqlite:///{folder / 'jobs.sqlite'}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(_BUSY_S * 1000)}"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
 
 
 class Records:
@@ -147,10 +92,8 @@ class Records:
 
     def __init__(self, engine: Database) -> None:
         self._engine = engine
-        with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
-            _METADATA.create_all(connection)
+        with transaction(engine) as connection:
+            create_tables(connection)
             outbox.create_tables(connection)
 
     def add(
@@ -161,6 +104,7 @@ class Records:
         key: str | None,
         most_active: int,
         retry_after_s: int,
+        content_id: str | None = None,
         upload: tuple[str, str] | None = None,
     ) -> tuple[JobRecord, bool]:
         """A new job, queued; or the one that was made with the same idempotency `key`, and False.
@@ -183,29 +127,30 @@ class Records:
             "request_id": request_id,
             "idempotency_key": key,
             "payload_sha256": digest,
+            "content_id": content_id,
             "upload_sha256": image,
             "created_at": time.time(),
             "fields_before": 0,
         }
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
-                active = sa.select(sa.func.count()).select_from(_JOBS).where(_JOBS.c.status.in_(ACTIVE))
+                active = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.status.in_(ACTIVE))
                 if (connection.scalar(active) or 0) >= most_active:
                     raise OverloadedError(
                         f"{most_active} jobs are not done yet, as many as are kept: send it again later.",
                         retry_after_s=retry_after_s,
                     )
-                connection.execute(sa.insert(_JOBS).values(row))
+                connection.execute(sa.insert(JOBS).values(row))
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 return self._one(connection, str(_known(connection, key, digest))), False
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return self._one(connection, job)
 
     def list(
@@ -217,60 +162,60 @@ class Records:
         label: str | None = None,
     ) -> tuple[JobRecord, ...]:
         """The newest first; `before`: only those after that job's ``(created_at, id)`` in this order."""
-        wanted = sa.select(_JOBS.c.id).order_by(_JOBS.c.created_at.desc(), _JOBS.c.id.desc()).limit(limit)
+        wanted = sa.select(JOBS.c.id).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
         if before is not None:
-            wanted = wanted.where(sa.tuple_(_JOBS.c.created_at, _JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
+            wanted = wanted.where(sa.tuple_(JOBS.c.created_at, JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
         if status is not None:
-            wanted = wanted.where(_JOBS.c.status == status)
+            wanted = wanted.where(JOBS.c.status == status)
         if label is not None:
-            wanted = wanted.where(_JOBS.c.label == label)
-        with self._engine.begin() as connection:
+            wanted = wanted.where(JOBS.c.label == label)
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
-        wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ACTIVE)).order_by(_JOBS.c.created_at)
-        with self._engine.begin() as connection:
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.created_at)
+        with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
-        by_status = sa.select(_JOBS.c.status, sa.func.count()).group_by(_JOBS.c.status)
+        by_status = sa.select(JOBS.c.status, sa.func.count()).group_by(JOBS.c.status)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 found = {str(row[0]): int(row[1]) for row in connection.execute(by_status)}
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return {}
         return {status: found.get(status, 0) for status in get_args(JobStatus)}
 
     def is_current(self, job: str, attempt: int) -> bool:
         """Whether this attempt of a job is not done, cancelled or replaced."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found = connection.execute(
-                sa.select(_JOBS.c.status, _JOBS.c.attempt).where(_JOBS.c.id == job)
+                sa.select(JOBS.c.status, JOBS.c.attempt).where(JOBS.c.id == job)
             ).one_or_none()
         return found is not None and found.status in ACTIVE and found.attempt == attempt
 
     def start(self, job: str, attempt: int, *, fields_total: int, done: dict[int, int]) -> bool:
         """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for index, cells in done.items():
                 _put_field(connection, job, index, cells)
             changed = connection.execute(
-                sa.update(_JOBS)
-                .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
+                sa.update(JOBS)
+                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
                 .values(
                     status="running",
                     fields_total=fields_total,
-                    fields_before=sa.case((_JOBS.c.started_at.is_(None), len(done)), else_=_JOBS.c.fields_before),
-                    started_at=sa.func.coalesce(_JOBS.c.started_at, time.time()),
+                    fields_before=sa.case((JOBS.c.started_at.is_(None), len(done)), else_=JOBS.c.fields_before),
+                    started_at=sa.func.coalesce(JOBS.c.started_at, time.time()),
                 )
             )
             return changed.rowcount == 1
 
     def finish_field(self, job: str, index: int, cells: int) -> bool:
         """A field is done; whether all are."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             _put_field(connection, job, index, cells)
         record = self.get(job)
         return record.fields_done == record.fields_total
@@ -280,10 +225,10 @@ class Records:
         values: dict[str, object] = {"status": status, "finished_at": time.time()}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             changed = connection.execute(
-                sa.update(_JOBS)
-                .where(_JOBS.c.id == job, _JOBS.c.attempt == attempt, _JOBS.c.status.in_(ACTIVE))
+                sa.update(JOBS)
+                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
                 .values(values)
             )
             if changed.rowcount == 1 and (target := self._one(connection, job).request.notify) is not None:
@@ -293,85 +238,68 @@ class Records:
     def retry(self, job: str) -> JobRecord | None:
         """The job, queued again as its next attempt; None when it has not failed or been cancelled."""
         values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
-        values |= {"status": "queued", "attempt": _JOBS.c.attempt + 1}
-        again = _JOBS.c.status.in_(("failed", "cancelled"))
-        with self._engine.begin() as connection:
-            changed = connection.execute(sa.update(_JOBS).where(_JOBS.c.id == job, again).values(values))
+        values |= {"status": "queued", "attempt": JOBS.c.attempt + 1}
+        again = JOBS.c.status.in_(("failed", "cancelled"))
+        with transaction(self._engine) as connection:
+            changed = connection.execute(sa.update(JOBS).where(JOBS.c.id == job, again).values(values))
             return self._one(connection, job) if changed.rowcount == 1 else None
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
-        with self._engine.begin() as connection:
-            gone = connection.execute(sa.delete(_JOBS).where(_JOBS.c.id == job, _JOBS.c.status.in_(ENDED)))
+        with transaction(self._engine) as connection:
+            gone = connection.execute(sa.delete(JOBS).where(JOBS.c.id == job, JOBS.c.status.in_(ENDED)))
             if gone.rowcount == 1:
-                connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job))
+                connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job))
             return gone.rowcount == 1
 
     def expired(self, *, ended_before: float) -> tuple[str, ...]:
         """The jobs that ended before a time in seconds since 1970."""
-        wanted = sa.select(_JOBS.c.id).where(_JOBS.c.status.in_(ENDED), _JOBS.c.finished_at < ended_before)
-        with self._engine.begin() as connection:
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ENDED), JOBS.c.finished_at < ended_before)
+        with transaction(self._engine) as connection:
             return tuple(connection.scalars(wanted).all())
 
     def known(self, jobs: Sequence[str]) -> frozenset[str]:
         """Those of `jobs` that exist."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             found: set[str] = set()
             for start in range(0, len(jobs), _MOST_PARAMETERS):
                 some = jobs[start : start + _MOST_PARAMETERS]
-                found.update(connection.scalars(sa.select(_JOBS.c.id).where(_JOBS.c.id.in_(some))))
+                found.update(connection.scalars(sa.select(JOBS.c.id).where(JOBS.c.id.in_(some))))
             return frozenset(found)
 
     def backlog(self) -> Backlog | None:
         """What is done and what is left; None while the database is away."""
-        is_active = _JOBS.c.status.in_(ACTIVE)
-        of_fields = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0))
-        done = sa.select(sa.func.count()).select_from(_FIELDS.join(_JOBS, _JOBS.c.id == _FIELDS.c.job))
-        total = sa.select(sa.func.coalesce(sa.func.sum(_JOBS.c.fields_total), 0)).where(is_active)
-        oldest = sa.select(sa.func.min(_JOBS.c.created_at)).where(is_active)
-        taken = sa.select(_TALLIES.c.value).where(_TALLIES.c.name == _TAKE_OVERS)
+        is_active = JOBS.c.status.in_(ACTIVE)
+        of_fields = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0))
+        done = sa.select(sa.func.count()).select_from(FIELDS.join(JOBS, JOBS.c.id == FIELDS.c.job))
+        total = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.fields_total), 0)).where(is_active)
+        oldest = sa.select(sa.func.min(JOBS.c.created_at)).where(is_active)
+        taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == _TAKE_OVERS)
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 fields, cells = connection.execute(of_fields).one()
                 waiting = (connection.scalar(total) or 0) - (connection.scalar(done.where(is_active)) or 0)
                 since = connection.scalar(oldest)
                 take_overs = connection.scalar(taken) or 0
-        except sa.exc.SQLAlchemyError:
+        except (NotReadyError, StorageFullError):
             return None
         age_s = 0.0 if since is None else max(time.time() - since, 0.0)
         return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
 
     def took_over(self, workers: int) -> None:
         """Count dead processes whose work another one goes on with."""
-        mine = _TALLIES.c.name == _TAKE_OVERS
-        with self._engine.begin() as connection:
-            more = sa.update(_TALLIES).where(mine).values(value=_TALLIES.c.value + workers)
+        mine = TALLIES.c.name == _TAKE_OVERS
+        with transaction(self._engine) as connection:
+            more = sa.update(TALLIES).where(mine).values(value=TALLIES.c.value + workers)
             if connection.execute(more).rowcount == 0:
-                connection.execute(sa.insert(_TALLIES).values(name=_TAKE_OVERS, value=workers))
-
-    def beat(self, worker: str, *, lease_s: float) -> tuple[str, ...]:
-        """Note that `worker` lives; all workers seen within `lease_s`, by the database's clock."""
-        with self._engine.begin() as connection:
-            now = _now(connection)
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
-            connection.execute(sa.insert(_WORKERS).values(id=worker, seen_at=now))
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.seen_at < now - 100 * lease_s))
-            alive = sa.select(_WORKERS.c.id).where(_WORKERS.c.seen_at >= now - lease_s)
-            return tuple(connection.scalars(alive).all())
-
-    def leave(self, worker: str) -> None:
-        """`worker` ends in order: its work can be taken over at once."""
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
+                connection.execute(sa.insert(TALLIES).values(name=_TAKE_OVERS, value=workers))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
-        row = connection.execute(sa.select(_JOBS).where(_JOBS.c.id == job)).one_or_none()
+        row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
         if row is None:
             raise UnknownJobError("There is no such job: GET /v1/jobs lists all jobs.")
         done, cells = connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_FIELDS.c.cells), 0)).where(
-                _FIELDS.c.job == job
-            )
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0)).where(FIELDS.c.job == job)
         ).one()
         return JobRecord(
             id=row.id,
@@ -387,6 +315,7 @@ class Records:
             fields_before=row.fields_before,
             fields_done=int(done),
             cells=int(cells),
+            content_id=row.content_id,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
 
@@ -396,7 +325,7 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
     if key is None:
         return None
     found = connection.execute(
-        sa.select(_JOBS.c.id, _JOBS.c.payload_sha256).where(_JOBS.c.idempotency_key == key)
+        sa.select(JOBS.c.id, JOBS.c.payload_sha256).where(JOBS.c.idempotency_key == key)
     ).one_or_none()
     if found is not None and found.payload_sha256 != digest:
         raise IdempotencyMismatchError(
@@ -406,12 +335,5 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
 
 
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
-    connection.execute(sa.delete(_FIELDS).where(_FIELDS.c.job == job, _FIELDS.c.index == index))
-    connection.execute(sa.insert(_FIELDS).values(job=job, index=index, cells=cells))
-
-
-def _now(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the database's clock, which all workers share."""
-    if connection.dialect.name == "postgresql":
-        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
-    return time.time()
+    connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job, FIELDS.c.index == index))
+    connection.execute(sa.insert(FIELDS).values(job=job, index=index, cells=cells))

@@ -18,10 +18,10 @@ from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, refuse_failures, say_nothing, subject
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
-from slidecascade.errors import TilesFailedError
+from slidecascade.errors import SlideChangedError, TilesFailedError
 from slidecascade.geometry import Box, Grid
 from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, plan_fields
-from slidecascade.jobs.parts import FieldReport, Parts, Plan
+from slidecascade.jobs.parts import FieldReport, Parts, Plan, require_same_plan
 from slidecascade.kinds.result import FailedTile, RegionResult, TileReport
 from slidecascade.kinds.sink import Sink, core_in_region_l0, warnings_of
 from slidecascade.outputs.colormap import Colormap
@@ -85,15 +85,24 @@ class Survey(ABC):
     Args:
         folder: where parts are kept; those of another slide, pipeline or options are removed.
         field_tiles: tiles of a field each way.
+        attempt: of a job, whose parts must be those of this plan: None, or a greater attempt than the one the
+            parts are of, begins anew.
 
     Raises:
+        SlideChangedError, ModelChangedError: the parts of this attempt are of another slide, or of other models.
         UnreadableSlideError: the slide cannot be opened.
         RegionTooLargeError: a model's grid enlarges it too much.
         UnwritableOutputError: the folder cannot be written.
     """
 
     def __init__(
-        self, analyser: Analyser, task: RegionTask, folder: Path, *, field_tiles: int = FIELD_TILES
+        self,
+        analyser: Analyser,
+        task: RegionTask,
+        folder: Path,
+        *,
+        field_tiles: int = FIELD_TILES,
+        attempt: int | None = None,
     ) -> None:
         self._analyser = analyser
         self.task = task
@@ -101,7 +110,12 @@ class Survey(ABC):
         self.grids = work.grids
         self.grid: Grid = work.grid
         self.fields: tuple[Field, ...] = plan_fields(task, work, threads=analyser.threads, field_tiles=field_tiles)
-        self.parts: Parts = self.open_parts(folder, _plan(task, self.recipe, field_tiles, len(self.fields)))
+        plan = _plan(task, self.recipe, field_tiles, len(self.fields))
+        if attempt is not None:
+            require_same_plan(folder, plan, attempt)
+        self.parts: Parts = self.open_parts(folder, plan)
+        if attempt is not None:
+            self.parts.pin(attempt)
         self.subject = subject(task, self.grids)
 
     def open_parts(self, folder: Path, plan: Plan) -> Parts:
@@ -130,6 +144,11 @@ class Survey(ABC):
     def tiles_total(self) -> int:
         return sum(len(field.tiles) for field in self.fields)
 
+    def memory_bytes(self, field: Field) -> int:
+        """Memory of what may be found in `field`."""
+        core_l0 = core_in_region_l0(field.core, self.grid, self.task.region_l0)
+        return self._analyser.expected_bytes(self.task.pipeline, core_l0, self.grids)
+
     def reports(self) -> Iterator[tuple[Field, FieldReport | None]]:
         """Every field with its report; None: it is to be run, again where tiles failed that must not."""
         for field in self.fields:
@@ -145,19 +164,30 @@ class Survey(ABC):
         """Work on `field` and keep its part; `progress(done, total)` is called after each of its tiles.
 
         Raises:
+            SlideChangedError: the slide was replaced; UnknownSlideError: it is gone.
             TilesFailedError, UnreadableSlideError, ModelFailedError: tiles failed, and a partial answer is not
                 allowed; no part is written.
             RetryLaterError, DeadlineExceededError, CancelledError, UnwritableOutputError
         """
+        self._require_same_slide()
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
         sink = self.sink(field, work.needed)
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
+        self._require_same_slide()  # before the part is written, and before tiles are reported as unreadable
         if not self.task.allow_partial:
             refuse_failures(self.task, self.grid, failed, len(field.tiles))
         report = sink.keep(stopwatch.seconds)
         self._tell(report)
         return report
+
+    def _require_same_slide(self) -> None:
+        with self.task.open_source() as source:
+            if source.content_id != self.task.facts.content_id:
+                raise SlideChangedError(
+                    "The slide was replaced while it was analysed: put the first one back, or start again with "
+                    "the new one."
+                )
 
     def failed_tiles(self, reports: list[FieldReport]) -> tuple[FailedTile, ...]:
         """All tiles that failed twice.

@@ -38,6 +38,6 @@ def require_fields(pipeline: Pipeline) -> type[Survey]:
     return SURVEYS[pipeline.kind]
 
 
-def open_survey(analyser: Analyser, task: RegionTask, folder: Path) -> Survey:
+def open_survey(analyser: Analyser, task: RegionTask, folder: Path, *, attempt: int | None = None) -> Survey:
     """The fields of `task`, with their parts in `folder`; raises what `Survey` and `require_fields` do."""
-    return require_fields(task.pipeline)(analyser, task, folder)
+    return require_fields(task.pipeline)(analyser, task, folder, attempt=attempt)

@@ -43,12 +43,14 @@ class Encoders(Generic[R]):
             holds numbers that are not finite.
         native: what BentoML's clients get.
         heatmap_of: the heatmap of a name, None: the first; for kinds that have heatmaps.
+        drawn: what was found over the region's pixels, which stay unchanged; for kinds that can be drawn.
     """
 
     answers: Mapping[str, Callable[[R, Drawing], Iterator[bytes]]]
     files: Callable[[R, Overview, Drawing], Files]
     native: Callable[[R], Iterator[bytes]]
     heatmap_of: Callable[[R, str | None], Heatmap] | None = None
+    drawn: Callable[[R, figure.Overviewed], figure.Rgb] | None = None
 
     @property
     def offers(self) -> tuple[str, ...]:

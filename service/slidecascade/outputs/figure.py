@@ -5,8 +5,6 @@ A heatmap's PNG is bare, so that a program can lay it over the slide. A figure i
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,14 +12,30 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from slidecascade import wire
 from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs import png
-from slidecascade.outputs.caption import Counted, bar_um_of, length_text
+from slidecascade.outputs.caption import Counted
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.outputs.page import (
+    FAINT,
+    FRAME,
+    GAP_PX,
+    INK,
+    LEGEND_ROW_PX,
+    MARGIN_PX,
+    PAPER,
+    SMALL_PT,
+    TITLE_PT,
+    draw_legend,
+    draw_scale,
+    legend_rows,
+    width_px,
+    write,
+)
 
 Rgb = NDArray[np.uint8]
 
@@ -37,11 +51,7 @@ RELIEF: Final = 0.7
 _BRIGHTEST: Final = 99.5
 """Percentile of the grey levels of a dark slide that counts as full signal."""
 
-_MARGIN, _GAP, _BAR_PX, _BAR_TEXT_PX = 28, 14, 20, 92
-_TITLE_PT, _TEXT_PT, _SMALL_PT = 26, 17, 14
-_INK, _FAINT, _PAPER, _FRAME = (28, 28, 32), (105, 105, 112), (255, 255, 255), (150, 150, 155)
-_LONGEST_SCALE: Final = 0.22
-"""Of the map's width, the longest that a scale bar is."""
+_BAR_PX, _BAR_TEXT_PX = 20, 92
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,24 +156,24 @@ def _page(
 ) -> bytes:
     """A picture with everything around it that it needs to be understood."""
     height, width = picture.shape[:2]
-    beside = _GAP + _BAR_PX + _BAR_TEXT_PX if bar is not None else 0
-    page_width = max(width + beside + 2 * _MARGIN, _width(wire.RESEARCH_USE_ONLY, _SMALL_PT) + 2 * _MARGIN)
-    legend = _legend_rows(counts, page_width - 2 * _MARGIN)
-    top = _MARGIN + _TITLE_PT + _SMALL_PT + 20
-    below = top + height + _GAP
-    page_height = below + 30 + 26 * len(legend) + _SMALL_PT + 12 + _MARGIN
-    page = Image.new("RGB", (page_width, page_height), _PAPER)
+    beside = GAP_PX + _BAR_PX + _BAR_TEXT_PX if bar is not None else 0
+    page_width = max(width + beside + 2 * MARGIN_PX, width_px(wire.RESEARCH_USE_ONLY, SMALL_PT) + 2 * MARGIN_PX)
+    legend = legend_rows(counts, page_width - 2 * MARGIN_PX)
+    top = MARGIN_PX + TITLE_PT + SMALL_PT + 20
+    below = top + height + GAP_PX
+    page_height = below + 30 + LEGEND_ROW_PX * len(legend) + SMALL_PT + 12 + MARGIN_PX
+    page = Image.new("RGB", (page_width, page_height), PAPER)
     draw = ImageDraw.Draw(page)
-    _write(draw, (_MARGIN, _MARGIN - 6), title, _TITLE_PT, _INK)
-    _write(draw, (_MARGIN, _MARGIN + _TITLE_PT + 6), _subtitle(result), _SMALL_PT, _FAINT)
-    page.paste(Image.fromarray(picture), (_MARGIN, top))
-    draw.rectangle((_MARGIN - 1, top - 1, _MARGIN + width, top + height), outline=_FRAME)
+    write(draw, (MARGIN_PX, MARGIN_PX - 6), title, TITLE_PT, INK)
+    write(draw, (MARGIN_PX, MARGIN_PX + TITLE_PT + 6), _subtitle(result), SMALL_PT, FAINT)
+    page.paste(Image.fromarray(picture), (MARGIN_PX, top))
+    draw.rectangle((MARGIN_PX - 1, top - 1, MARGIN_PX + width, top + height), outline=FRAME)
     if bar is not None and colors is not None:
-        _draw_colour_bar(page, bar, colors, _MARGIN + width + _GAP, top, height)
-    _draw_scale(draw, _MARGIN, below, width, um_per_px)
+        _draw_colour_bar(page, bar, colors, MARGIN_PX + width + GAP_PX, top, height)
+    draw_scale(draw, MARGIN_PX, below, width, um_per_px)
     for index, row in enumerate(legend):
-        _draw_legend(draw, row, below + 30 + 26 * index)
-    _write(draw, (_MARGIN, page_height - _MARGIN - _SMALL_PT), wire.RESEARCH_USE_ONLY, _SMALL_PT, _FAINT)
+        draw_legend(draw, row, below + 30 + LEGEND_ROW_PX * index)
+    write(draw, (MARGIN_PX, page_height - MARGIN_PX - SMALL_PT), wire.RESEARCH_USE_ONLY, SMALL_PT, FAINT)
     return png.encode(np.asarray(page, np.uint8))
 
 
@@ -177,71 +187,19 @@ def _subtitle(result: RegionResult) -> str:
 def _draw_colour_bar(page: Image.Image, item: Heatmap, colors: Rgb, x: int, top: int, height: int) -> None:
     """The colours from bottom to top with their limits, three values between, and the unit."""
     draw = ImageDraw.Draw(page)
-    unit_px = _SMALL_PT + 10
+    unit_px = SMALL_PT + 10
     begin, length = top + unit_px, max(60, min(height - unit_px, 520))
     rows = np.rint(np.linspace(255, 0, length)).astype(np.int64)
     strip = np.repeat(colors[rows][:, None], _BAR_PX, axis=1)
     page.paste(Image.fromarray(np.ascontiguousarray(strip)), (x, begin))
-    draw.rectangle((x - 1, begin - 1, x + _BAR_PX, begin + length), outline=_FRAME)
-    _write(draw, (x, top - 2), item.unit, _SMALL_PT, _INK)
+    draw.rectangle((x - 1, begin - 1, x + _BAR_PX, begin + length), outline=FRAME)
+    write(draw, (x, top - 2), item.unit, SMALL_PT, INK)
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = begin + round((1 - part) * (length - 1))
-        draw.line((x + _BAR_PX, y, x + _BAR_PX + 5, y), fill=_FRAME)
+        draw.line((x + _BAR_PX, y, x + _BAR_PX + 5, y), fill=FRAME)
         value = item.minimum + part * (item.maximum - item.minimum)
-        _write(draw, (x + _BAR_PX + 9, y - _SMALL_PT // 2 - 2), _number(value), _SMALL_PT, _INK)
+        write(draw, (x + _BAR_PX + 9, y - SMALL_PT // 2 - 2), _number(value), SMALL_PT, INK)
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _draw_scale(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, um_per_px: float) -> None:
-    um = bar_um_of(max(40.0, _LONGEST_SCALE * width), um_per_px)
-    length = max(1, round(um / um_per_px))
-    draw.rectangle((x, y + 7, x + length, y + 11), fill=_INK)
-    _write(draw, (x + length + 10, y), length_text(um), _TEXT_PT, _INK)
-
-
-def _legend_rows(counts: Sequence[Counted], width: int) -> list[list[tuple[int, Counted]]]:
-    """The classes from left to right, each with its left edge, on as many rows as they need."""
-    rows: list[list[tuple[int, Counted]]] = []
-    x = _MARGIN
-    for item in counts:
-        needed = 24 + _width(_label(item), _TEXT_PT) + 26
-        if not rows or (x > _MARGIN and x + needed > _MARGIN + width):
-            rows.append([])
-            x = _MARGIN
-        rows[-1].append((x, item))
-        x += needed
-    return rows
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, row: Sequence[tuple[int, Counted]], y: int) -> None:
-    for x, item in row:
-        draw.rectangle((x, y + 4, x + 14, y + 18), fill=item[1], outline=_FAINT)
-        _write(draw, (x + 22, y), _label(item), _TEXT_PT, _INK)
-
-
-def _label(item: Counted) -> str:
-    return f"{item[0]}  {item[2]:,}"
-
-
-def _ascii(text: str) -> str:
-    """`text` without the micro sign, which Pillow's font lacks."""
-    return text.replace("µ", "u")
-
-
-def _write(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, points: int, color: tuple[int, int, int]
-) -> None:
-    draw.text(place, _ascii(text), fill=color, font=_font(points))
-
-
-def _width(text: str, points: int) -> int:
-    return math.ceil(_font(points).getlength(text))
-
-
-@functools.lru_cache(maxsize=8)
-def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow carries."""
-    return ImageFont.load_default(points)

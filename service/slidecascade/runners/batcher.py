@@ -129,6 +129,7 @@ class Batcher:
             items=batch_of(inputs),
             arrived_at=now,
             ends_at=now + control.seconds_left,
+            is_job=control.is_job,
             inputs=inputs,
             control=control,
         )
@@ -174,7 +175,7 @@ class Batcher:
         if self._try_batch(runner, batch.key, batch.parts):
             seconds = time.monotonic() - started
             with self._changed:
-                self._schedule.ran(batch.key, size=batch.size, seconds=seconds)
+                self._schedule.ran(batch.key, size=batch.size, seconds=seconds, is_job=batch.is_job)
             return
         halves = _halves(batch.parts)
         while halves:

@@ -14,6 +14,9 @@ from slidecascade.runners.runner import RETRY_AFTER_S
 
 _MAX_IDLE_QUEUES = 256
 
+JOB_SHARE = 0.25
+"""Of the time of the networks, for jobs while people wait."""
+
 SATURATING_BATCH = 8
 """Batch size that saturates a GPU: for tiles of 512 px, 8 run 1.7 times as fast as single tiles, 32 1.8 times."""
 
@@ -49,7 +52,7 @@ class Key:
 class Call:
     """A call with `items` images, of which the first `taken` are already in batches.
 
-    `ends_at` is the deadline; times are seconds on one monotonic clock.
+    `ends_at` is the deadline; times are seconds on one monotonic clock. `is_job`: nobody waits for it.
     """
 
     key: Key
@@ -57,6 +60,7 @@ class Call:
     items: int
     arrived_at: float
     ends_at: float = math.inf
+    is_job: bool = False
     taken: int = 0
 
     def is_active(self, now: float) -> bool:
@@ -86,6 +90,7 @@ class Batch(Generic[CallT]):
     key: Key
     parts: tuple[Part[CallT], ...]
     size: int
+    is_job: bool = False
 
     @property
     def items(self) -> int:
@@ -206,13 +211,26 @@ class _Queue(Generic[CallT]):
             }
 
 
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """What a queue is of."""
+
+    key: Key
+    is_job: bool
+
+
 @dataclass(slots=True)
 class Schedule(Generic[CallT]):
-    """All queues, served round robin; callers within a queue are served fairly."""
+    """All queues, served round robin; callers within a queue are served fairly.
+
+    Calls of people and of jobs have queues of their own. Those of people go first; while they do, jobs that wait
+    save up `JOB_SHARE` of the time, and a batch of theirs goes first once its run is paid for.
+    """
 
     limits: Limits
-    _queues: dict[Key, _Queue[CallT]] = field(default_factory=dict)
-    _active: OrderedDict[Key, _Queue[CallT]] = field(default_factory=OrderedDict)
+    _queues: dict[_Lane, _Queue[CallT]] = field(default_factory=dict)
+    _active: OrderedDict[_Lane, _Queue[CallT]] = field(default_factory=OrderedDict)
+    _saved_s: float = 0.0
     _waiting: Counter[str] = field(default_factory=Counter)
 
     def waiting(self, model: str | None = None) -> int:
@@ -225,22 +243,28 @@ class Schedule(Generic[CallT]):
         Raises:
             OverloadedError: when it would exceed `queue_items` while other callers' images are queued.
         """
-        others = self.waiting() - sum(queue.waiting(call.caller) for queue in self._active.values())
+        others = sum(
+            queue.items - queue.waiting(call.caller)
+            for lane, queue in self._active.items()
+            if call.is_job or not lane.is_job
+        )
         if others and others + call.items > self.limits.queue_items:
             raise OverloadedError(
                 f"The queue of the networks holds {others} images and has no room for {call.items} more: try "
                 "again later.",
                 retry_after_s=self.limits.retry_after_s,
             )
-        queue = self._active.setdefault(call.key, self._queue(call.key))
+        lane = _Lane(call.key, call.is_job)
+        queue = self._active.setdefault(lane, self._queue(lane))
         queue.pace.arrived(call.arrived_at, call.items)
         queue.add(call)
         self._waiting[call.key.model] += call.items
 
     def remove(self, call: CallT) -> bool:
         """Remove `call` from its queue; whether any of its images were still queued."""
-        removed = self._active[call.key].remove(call) if call.key in self._active else 0
-        self._removed(call.key, removed)
+        lane = _Lane(call.key, call.is_job)
+        removed = self._active[lane].remove(call) if lane in self._active else 0
+        self._removed(lane, removed)
         return removed > 0
 
     def turn(self, now: float) -> Turn[CallT]:
@@ -248,38 +272,52 @@ class Schedule(Generic[CallT]):
         dropped = tuple(call for queue in self._active.values() for call in queue.inactive(now))
         for call in dropped:
             self.remove(call)
-        poll_at = math.inf
-        for key, queue in self._active.items():
-            due_at = _due_at(queue, now)
-            if due_at <= now:
-                self._active.move_to_end(key)
-                return Turn(self._batch(key, queue), dropped)
-            poll_at = min(poll_at, due_at)
-        return Turn(None, dropped, poll_at)
+        due_at = {lane: _due_at(queue, now) for lane, queue in self._active.items()}
+        due = [lane for lane, at in due_at.items() if at <= now]
+        if not due:
+            return Turn(None, dropped, min(due_at.values(), default=math.inf))
+        lane = self._first(due)
+        self._active.move_to_end(lane)
+        return Turn(self._batch(lane, self._active[lane]), dropped)
 
-    def ran(self, key: Key, *, size: int, seconds: float) -> None:
+    def ran(self, key: Key, *, size: int, seconds: float, is_job: bool = False) -> None:
         """Record that a batch of `size` images took `seconds`."""
-        if key in self._queues:
-            self._queues[key].pace.times.observe(size, seconds)
+        lane = _Lane(key, is_job)
+        if lane in self._queues:
+            self._queues[lane].pace.times.observe(size, seconds)
+        if is_job:
+            self._saved_s = max(0.0, self._saved_s - seconds)
+        elif any(active.is_job for active in self._active):
+            self._saved_s += seconds * JOB_SHARE / (1 - JOB_SHARE)
 
-    def _batch(self, key: Key, queue: _Queue[CallT]) -> Batch[CallT]:
+    def _first(self, due: list[_Lane]) -> _Lane:
+        """The queue to serve, of those that are `due`: people's, unless the run of a job's is paid for."""
+        people = next((lane for lane in due if not lane.is_job), None)
+        job = next((lane for lane in due if lane.is_job), None)
+        if people is None or job is None:
+            return due[0]
+        queue = self._active[job]
+        size = padded_size(batch_size(queue.items, queue.sizes, queue.pace.times), queue.sizes)
+        return job if self._saved_s > 0 and self._saved_s >= queue.pace.times.estimate(size) else people
+
+    def _batch(self, lane: _Lane, queue: _Queue[CallT]) -> Batch[CallT]:
         count = batch_size(queue.items, queue.sizes, queue.pace.times)
         parts = queue.take(count)
-        self._removed(key, count)
-        return Batch(key, parts, padded_size(count, queue.sizes))
+        self._removed(lane, count)
+        return Batch(lane.key, parts, padded_size(count, queue.sizes), lane.is_job)
 
-    def _removed(self, key: Key, items: int) -> None:
-        self._waiting[key.model] -= items
-        if key in self._active and not self._active[key].items:
-            del self._active[key]
+    def _removed(self, lane: _Lane, items: int) -> None:
+        self._waiting[lane.key.model] -= items
+        if lane in self._active and not self._active[lane].items:
+            del self._active[lane]
 
-    def _queue(self, key: Key) -> _Queue[CallT]:
-        """The queue of `key`. The number of idle queues is bounded, because edge tiles have arbitrary shapes."""
-        if key not in self._queues:
+    def _queue(self, lane: _Lane) -> _Queue[CallT]:
+        """The queue of `lane`. The number of idle queues is bounded, because edge tiles have arbitrary shapes."""
+        if lane not in self._queues:
             for idle in [known for known in self._queues if known not in self._active][:-_MAX_IDLE_QUEUES]:
                 del self._queues[idle]
-            self._queues[key] = _Queue(self.limits.sizes(key.pixels))
-        return self._queues[key]
+            self._queues[lane] = _Queue(self.limits.sizes(lane.key.pixels))
+        return self._queues[lane]
 
 
 def _due_at(queue: _Queue[CallT], now: float) -> float:

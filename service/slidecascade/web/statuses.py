@@ -20,6 +20,8 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.SlowRequestError: 408,
     errors.JobNotFinishedError: 409,
     errors.JobFinishedError: 409,
+    errors.SlideChangedError: 409,
+    errors.ModelChangedError: 409,
     errors.UploadTooLargeError: 413,
     errors.RegionTooLargeError: 413,
     errors.ResultTooLargeError: 413,

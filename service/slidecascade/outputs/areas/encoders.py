@@ -27,7 +27,7 @@ from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
-from slidecascade.outputs.figure import Overviewed, figures
+from slidecascade.outputs.figure import Overviewed, Rgb, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
@@ -101,22 +101,32 @@ def _small(
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
-    drawn = overlay.draw(
-        result,
-        overlay.shapes_of(result.rings, result.class_index, result.classes, list(result.counts.values())),
-        image_rgb,
-        downsample=downsample,
-        typical_l0=float(np.sqrt(np.median(result.areas_px)) if len(result.areas_px) else 0.0)
-        * result.grid.downsample,
-    )
-    yield "overlay.png", png.encode(drawn)
+    outlined = _outlined(result, image_rgb, downsample)
+    yield "overlay.png", png.encode(outlined)
     shown = Overviewed(image_rgb, downsample)
     colormaps = [drawing.colormap]
-    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
+    yield from figures(result, maps, shown, outlined=outlined, counts=counted(result), colormaps=colormaps)
     if result.box.area:
         yield MASK, _tiff(result)
     if with_rle:
         yield RLE, b"".join(rle_csv(result))
+
+
+def _outlined(result: AreasResult, image_rgb: Rgb, downsample: float) -> Rgb:
+    typical_px = float(np.sqrt(np.median(result.areas_px))) if len(result.areas_px) else 0.0
+    return overlay.draw(
+        result,
+        overlay.shapes_of(result.rings, result.class_index, result.classes, list(result.counts.values())),
+        image_rgb,
+        downsample=downsample,
+        typical_l0=typical_px * result.grid.downsample,
+    )
+
+
+def drawn(result: AreasResult, overview: Overviewed) -> Rgb:
+    """The outlines over the region."""
+    page = _outlined(result, overview.image, overview.downsample)
+    return page[: overview.image.shape[0], : overview.image.shape[1]]
 
 
 def _tiff(result: AreasResult) -> bytes:
@@ -135,4 +145,5 @@ ENCODERS = Encoders(
     files,
     ANSWERS.native,
     ANSWERS.named,
+    drawn,
 )

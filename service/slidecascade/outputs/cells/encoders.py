@@ -10,7 +10,7 @@ from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.cells import geojson, overlay, summary
 from slidecascade.outputs.cells.heatmap import compute
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
-from slidecascade.outputs.figure import Overviewed, figures
+from slidecascade.outputs.figure import Overviewed, Rgb, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.wire import GEOJSON, JSON, PNG
@@ -47,6 +47,16 @@ def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator
     )
 
 
+def drawn(analysis: Analysis, overview: Overviewed) -> Rgb:
+    """The outlines over the region."""
+    page = overlay.draw(analysis, overview.image, downsample=overview.downsample)
+    return page[: overview.image.shape[0], : overview.image.shape[1]]
+
+
 ENCODERS = Encoders(
-    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap}, files, ANSWERS.native, ANSWERS.named
+    {GEOJSON: ANSWERS.geojson, JSON: ANSWERS.summary, PNG: ANSWERS.heatmap},
+    files,
+    ANSWERS.native,
+    ANSWERS.named,
+    drawn,
 )

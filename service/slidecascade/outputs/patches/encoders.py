@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
 
 from slidecascade.outputs import overlay, png
 from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
-from slidecascade.outputs.figure import Overviewed, figures
+from slidecascade.outputs.figure import Overviewed, Rgb, figures
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
@@ -21,6 +24,9 @@ from slidecascade.wire import CSV, GEOJSON, JSON, PNG
 
 GRID_FILES = frozenset({"grid.csv", "grid.npy", "grid.tiff"})
 """The files that hold the lattice."""
+
+TINT: Final = np.float32(0.35)
+"""How strong the colour of a square's class lies over the tissue."""
 
 
 ANSWERS: Answers[PatchesResult] = Answers(
@@ -39,23 +45,55 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
     image_rgb, downsample = overview(MAX_SIDE_PX)
-    drawn = overlay.draw(
-        result,
-        overlay.shapes_of(
-            result.outlines.rings, result.outlines.class_index, result.classes, list(result.counts.values())
-        ),
-        image_rgb,
-        downsample=downsample,
-        typical_l0=result.stride_px * result.grid.downsample,
-    )
-    yield "overlay.png", png.encode(drawn)
+    outlined = _outlined(result, image_rgb, downsample)
+    yield "overlay.png", png.encode(outlined)
     shown = Overviewed(image_rgb, downsample)
     colormaps = [drawing.colormap, Colormap.JET]
-    yield from figures(result, maps, shown, outlined=drawn, counts=counted(result), colormaps=colormaps)
+    yield from figures(result, maps, shown, outlined=outlined, counts=counted(result), colormaps=colormaps)
     yield "grid.csv", b"".join(grid_csv(result))
     yield "grid.npy", grid_npy(result)
     if result.is_seen.size:
         yield "grid.tiff", grid_tiff(result)
+
+
+def _outlined(result: PatchesResult, image_rgb: Rgb, downsample: float) -> Rgb:
+    outlines = result.outlines
+    return overlay.draw(
+        result,
+        overlay.shapes_of(outlines.rings, outlines.class_index, result.classes, list(result.counts.values())),
+        image_rgb,
+        downsample=downsample,
+        typical_l0=result.stride_px * result.grid.downsample,
+    )
+
+
+def drawn(result: PatchesResult, overview: Overviewed) -> Rgb:
+    """The squares in the colours of their classes, and the outlines of these, over the region."""
+    height, width = overview.image.shape[:2]
+    tinted = _tinted(result, overview)
+    return _outlined(result, tinted, overview.downsample)[:height, :width]
+
+
+def _tinted(result: PatchesResult, overview: Overviewed) -> Rgb:
+    """The region with the colour of its class over each square."""
+    height, width = overview.image.shape[:2]
+    square_l0 = result.stride_px * result.grid.downsample
+    places = (
+        ((np.arange(length) + 0.5) * overview.downsample + start) // square_l0 - first
+        for length, start, first in (
+            (width, result.region_l0.x, result.first[0]),
+            (height, result.region_l0.y, result.first[1]),
+        )
+    )
+    columns, rows = (np.asarray(place, np.int64) for place in places)
+    index = np.full((height, width), -1)
+    of_squares = result.class_index
+    inside_x = (columns >= 0) & (columns < of_squares.shape[1])
+    inside_y = (rows >= 0) & (rows < of_squares.shape[0])
+    index[np.ix_(inside_y, inside_x)] = of_squares[np.ix_(rows[inside_y], columns[inside_x])]
+    colors = np.array([end.color for end in result.classes.ends], np.float32)[index.clip(0)]
+    mixed = TINT * colors + (1 - TINT) * overview.image
+    return np.rint(np.where((index >= 0)[:, :, None], mixed, overview.image)).astype(np.uint8)
 
 
 def _csv(result: PatchesResult, _drawing: Drawing) -> Iterator[bytes]:
@@ -67,4 +105,5 @@ ENCODERS = Encoders(
     files,
     ANSWERS.native,
     ANSWERS.named,
+    drawn,
 )
