@@ -205,16 +205,17 @@ def _card(spec: SegmenterSpec, settings: FluorescenceSettings | None, measured: 
 
 _TAKEN: Final = """\
 The weights are those of `nuclei-unet`, not trained further: the three equal colours of a grey image are one
-channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity scaled
-by percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning split.
+channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity
+scaled by percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning
+split.
 
     python -m slidecascade_training.fluorescence.package --data DSB2018 --models models --heads unet \\
         --nuclei models/nuclei-unet/1/model.onnx"""
 _MADE: Final = """\
 The trunk starts from the weights of `nuclei-unet`, which was trained on the same training split and never on its
 validation split. Then {settings.steps} steps of {settings.batch} crops of 160 px with all three heads at once, on
-the fluorescence images of the training split and, one crop in five, on {settings.synthesized} synthesized images of
-{side} px. Thresholds were chosen on the tuning split.
+the fluorescence images of the training split and, one crop in five, on {settings.synthesized} synthesized images
+of {side} px. Thresholds were chosen on the tuning split.
 
     python -m slidecascade_training.fluorescence --data DSB2018 --nuclei models/nuclei-unet/1/model.onnx \\
         --steps {settings.steps} --batch {settings.batch} --synthesized {settings.synthesized} \\
