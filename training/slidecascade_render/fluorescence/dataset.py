@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -163,7 +163,7 @@ def _row(made: Synthesized, options: SynthesisOptions) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> bytes:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)

@@ -103,14 +103,17 @@ class FluorescenceNetwork(nn.Module):
 
 
 class Served(nn.Module):
-    """One head as it is served: float32 ``(N, H, W, 1)`` of 0 to 1 to what the service's head decodes."""
+    """One head as it is served: float32 ``(N, H, W, 1)`` of 0 to 1 to what the service's head decodes.
 
-    def __init__(self, network: FluorescenceNetwork, head: str) -> None:
+    `gain` is a factor on the intensity, for a network that was trained on darker images.
+    """
+
+    def __init__(self, network: FluorescenceNetwork, head: str, gain: float = 1.0) -> None:
         super().__init__()
-        self.network, self.head = network, head
+        self.network, self.head, self.gain = network, head, gain
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        image = image.permute(0, 3, 1, 2).clamp(0, 1)
+        image = image.permute(0, 3, 1, 2).clamp(0, 1) * self.gain
         lit = torch.cat([image, image.sqrt()], 1)
         features = self.network.trunk(lit)
         if self.head == "stardist":

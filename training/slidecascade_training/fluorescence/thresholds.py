@@ -43,6 +43,8 @@ GRIDS: Final[Mapping[str, tuple[Mapping[str, Any], ...]]] = {
     ),
 }
 
+MIDDLING: Final = UNET.options(foreground=0.55, seed=0.45, prominence=1.0, min_area_um2=6.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
