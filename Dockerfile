@@ -13,7 +13,11 @@ ENV PATH=/opt/slidecascade/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_
 # Requirements first: they change less often than the code, so this layer is kept.
 COPY requirements ./requirements
 RUN /opt/build/bin/pip install -r requirements/build.txt && pip install -r requirements/service-${VARIANT}.txt
+# The page's packages likewise.
+COPY service/slidecascade/viewer/package.json service/slidecascade/viewer/package-lock.json service/slidecascade/viewer/
+RUN PATH=/opt/build/bin:$PATH npm --prefix service/slidecascade/viewer ci --no-audit --no-fund
 COPY . .
+RUN PATH=/opt/build/bin:$PATH npm --prefix service/slidecascade/viewer run build
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheels . \
     && pip install --no-deps /wheels/*.whl
 

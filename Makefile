@@ -6,15 +6,28 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup viewer demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-setup: $(VENV)/.dev ## the environment for development, in .venv
+# Without npm's registry everything but the page works.
+BUILD_VIEWER = $(MAKE) --no-print-directory viewer || echo "The page is not built: npm's registry is needed once."
+
+setup: $(VENV)/.dev ## the environment for development, in .venv, and the page
+	@$(BUILD_VIEWER)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+# The page, with the node that requirements/build.txt brings; the only step that needs npm's registry.
+VIEWER := service/slidecascade/viewer
+viewer: $(VIEWER)/built/index.html ## builds the page of /viewer/
+
+$(VIEWER)/built/index.html: $(wildcard $(VIEWER)/src/*) $(VIEWER)/build.mjs $(VIEWER)/package-lock.json | $(VENV)/.service
+	PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(VIEWER) ci --no-audit --no-fund
+	PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(VIEWER) run build
+	touch $@
 
 # What it takes to serve: no training framework.
 $(VENV)/.service: requirements/service-cpu.txt pyproject.toml | $(VENV)/bin/python
@@ -49,8 +62,9 @@ check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-serve: $(VENV)/.service ## the service on port 3000; SLIDES=folder
-	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)")
+serve: $(VENV)/.service ## the service on port 3000, with the page at /viewer/; SLIDES=folder JOBS=folder
+	@$(BUILD_VIEWER)
+	$(BIN)/slidecascade serve $(if $(SLIDES),--slides "$(SLIDES)") $(if $(JOBS),--jobs "$(JOBS)")
 
 bench: $(VENV)/.dev ## regions and tilings, ten minutes, to benchmarks/results; DATA=folder with dsb2018 and nucls, for the accuracy
 	$(if $(DATA),$(BIN)/python -m benchmarks.accuracy --data "$(DATA)")

@@ -48,9 +48,17 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.slides",
             "slidecascade.rings",
             "slidecascade_client",
+            "slidecascade.access",
         }
     ),
-    frozenset({"slidecascade.pipelines", "slidecascade.runners", "slidecascade_render.fluorescence"}),
+    frozenset(
+        {
+            "slidecascade.pipelines",
+            "slidecascade.runners",
+            "slidecascade_lis",
+            "slidecascade_render.fluorescence",
+        }
+    ),
     frozenset({"slidecascade.kinds"}),
     frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
     # The table of the kinds there are knows all that a kind is.
@@ -98,6 +106,7 @@ ONE_IMPORTER = {
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
+    "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }
 """Which modules of the service import a foreign library."""
@@ -189,6 +198,7 @@ def test_a_foreign_library_has_one_home(library: str, allowed: set[str]) -> None
         "slidecascade_client",
         "slidecascade_convert",
         "slidecascade_evaluation",
+        "slidecascade_lis",
         "slidecascade_render",
         "slidecascade_training",
         "slidecascade.wire",

@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
+from slidecascade.access.caller import ANYONE
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
@@ -90,7 +91,7 @@ class Bench:
 
     def submit(self, slide: str, *, mpp: float = MPP) -> str:
         request = wire.JobRequest(pipeline="nash", slide=slide, mpp=mpp)
-        return self.desk.submit(request, request_id="bench", key=None)[0].id
+        return self.desk.submit(request, ANYONE, request_id="bench", key=None)[0].id
 
     def ended(self, job: str) -> JobRecord:
         """The job, when it has ended.
@@ -98,7 +99,7 @@ class Bench:
         Raises:
             SystemExit: it has failed.
         """
-        while not (record := self.desk.show(job)).ended:
+        while not (record := self.desk.show(job, ANYONE)).ended:
             time.sleep(_LOOK_S)
         if record.status != "succeeded":
             raise SystemExit(f"The job has {record.status}: {record.failure}")

@@ -21,6 +21,7 @@ from benchmarks.jobs.one import Bench
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
+from slidecascade.access.caller import ANYONE
 from slidecascade.cancellation import Control
 
 REGION_PX: Final = 1024
@@ -71,11 +72,11 @@ def measure(slide: Path, *, threads: int, rounds: int, round_s: float) -> Figure
         for _ in range(rounds):
             post(idle)
             job = bench.submit(slide.name)
-            while bench.networks.job_cpu_s == 0 or bench.desk.show(job).status == "queued":
+            while bench.networks.job_cpu_s == 0 or bench.desk.show(job, ANYONE).status == "queued":
                 time.sleep(0.02)
             alone_rates.append(job_rate(lambda: time.sleep(round_s)))
             beside_rates.append(job_rate(lambda: post(beside)))
-            bench.desk.cancel(job)
+            bench.desk.cancel(job, ANYONE)
         bench.close()
     p95 = [float(np.percentile(times, 95)) for times in (idle, beside)]
     rates = [float(np.mean(rates)) for rates in (alone_rates, beside_rates)]

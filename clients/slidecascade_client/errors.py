@@ -8,7 +8,7 @@
     ├── TimedOutError                 the call's time limit passed first (a TimeoutError too)
     ├── UnexpectedAnswerError         an answer that is not SlideCascade's: a portal's page, a redirect elsewhere
     ├── RetryLaterError               429 and 503
-    │   └── OverloadedError, DrainingError, NotReadyError
+    │   └── OverloadedError, LimitExceededError, DrainingError, NotReadyError
     ├── RequestRefusedError           4xx: the request has to change
     │   ├── InvalidRequestError       also raised before anything is sent (a ValueError too)
     │   ├── MalformedRequestError, NotAcceptableError, UnsupportedMediaTypeError
@@ -18,9 +18,10 @@
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
     │   │   UnknownChannelError
     │   ├── UnknownJobError, JobNotFinishedError, JobFinishedError, IdempotencyMismatchError, ResultTooLargeError,
-    │   │   SlideChangedError, ModelChangedError
+    │   │   SlideChangedError, ModelChangedError, UnknownNotificationError
     │   ├── MisdirectedRequestError, RequestTimeoutError
-    │   └── AccessDeniedError         401 and 403, from a gate in front of the service
+    │   └── AccessDeniedError         401 and 403, from the service or a gate in front of it
+    │       └── UnauthenticatedError, ForbiddenError
     ├── JobFailedError, JobCancelledError    how a job ended that was waited for
     └── ServiceFailedError            5xx: the request may be fine
         ├── InternalServiceError, ModelFailedError, TilesFailedError, StorageFullError, UnreadablePartError
@@ -121,6 +122,12 @@ class OverloadedError(RetryLaterError):
     problem_name = "overloaded"
 
 
+class LimitExceededError(RetryLaterError):
+    """A limit of this key is used up; the message names it."""
+
+    problem_name = "limit-exceeded"
+
+
 class DrainingError(RetryLaterError):
     problem_name = "draining"
 
@@ -211,6 +218,10 @@ class UnknownJobError(RequestRefusedError):
     problem_name = "unknown-job"
 
 
+class UnknownNotificationError(RequestRefusedError):
+    problem_name = "unknown-notification"
+
+
 class JobNotFinishedError(RequestRefusedError):
     problem_name = "job-not-finished"
 
@@ -237,6 +248,18 @@ class RequestTimeoutError(RequestRefusedError):
 
 class AccessDeniedError(RequestRefusedError):
     """The key is missing, wrong, or not enough (401 and 403)."""
+
+
+class UnauthenticatedError(AccessDeniedError):
+    """No key or token was sent, or one that is wrong, revoked or expired."""
+
+    problem_name = "unauthenticated"
+
+
+class ForbiddenError(AccessDeniedError):
+    """The key or token lacks the scope that the message names."""
+
+    problem_name = "forbidden"
 
 
 class ServiceFailedError(SlideCascadeClientError):

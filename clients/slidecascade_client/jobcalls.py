@@ -27,6 +27,7 @@ from slidecascade.wire import (
     JobRequest,
     NotificationInfo,
     NotificationList,
+    Summary,
 )
 from slidecascade_client.body import ImageInput, json_body, region_body
 from slidecascade_client.calls import (
@@ -194,6 +195,15 @@ def files(job_id: str) -> Call[JobFileList]:
         path=f"{_path(job_id)}/files",
         accept=JSON,
         read=lambda reply: reply.take_json(JobFileList),
+    )
+
+
+def summary(job_id: str) -> Call[Summary]:
+    return Call(
+        method="GET",
+        path=f"{_path(job_id)}/result",
+        accept=JSON,
+        read=lambda reply: reply.take_json(Summary),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from slidecascade.wire import PROBLEM_PREFIX, JobInfo, JobProgress, JobStatus
+from slidecascade.wire import PROBLEM_PREFIX, JobInfo, JobProgress, JobStatus, Summary
 from slidecascade_client import jobcalls
 from slidecascade_client.cells import Cells
 from slidecascade_client.download import Download
@@ -124,6 +124,11 @@ class Job(_Known):
         self.wait()
         return self._perform(jobcalls.result(self.id))
 
+    def summary(self) -> Summary:
+        """Counts, fractions, models and warnings alone; waits for the job's end."""
+        self.wait()
+        return self._perform(jobcalls.summary(self.id))
+
     def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:
         """The cells whose outlines' boxes meet (x, y, width, height) in level-0 pixels."""
         return self._perform(jobcalls.cells(self.id, bbox, class_name))
@@ -208,6 +213,11 @@ class AsyncJob(_Known):
         """See `Job.result`."""
         await self.wait()
         return await self._perform(jobcalls.result(self.id))
+
+    async def summary(self) -> Summary:
+        """See `Job.summary`."""
+        await self.wait()
+        return await self._perform(jobcalls.summary(self.id))
 
     async def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:
         """See `Job.cells`."""

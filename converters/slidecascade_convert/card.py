@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from slidecascade_convert.modelcard import Card
-from slidecascade_convert.outcome import Parity
+from slidecascade_convert.outcome import LibraryOutcome, Parity
 from slidecascade_convert.request import ConversionRequest
 
 _NOT_KNOWN: Final = (
@@ -35,6 +35,32 @@ def card(request: ConversionRequest, parity: Parity) -> Card:
             *parity.warnings,
             _NOT_KNOWN,
         ),
+        sections={},
+    )
+
+
+def library_card(library: LibraryOutcome, parity: Parity) -> Card:
+    """The same for a network of a published library."""
+    spec, agreement = library.spec, parity.agreement
+    options = ", ".join(f"{name} {value}" for name, value in spec.options.model_dump(exclude_unset=True).items())
+    return Card(
+        name=spec.name,
+        summary=f"A segmenter ({library.title}), converted from a {parity.source_format} file.",
+        facts={
+            "Classes": ", ".join(spec.class_names),
+            "Channels": ", ".join(spec.input.channels),
+            "Resolution": f"{spec.mpp:g} um per pixel",
+            "Head": f"{spec.head}: {options}",
+            "Licence": spec.licence,
+            "Source sha256": f"`{parity.source_sha256}`",
+            "Opened with": ", ".join(f"{name} {version}" for name, version in parity.versions.items()),
+        },
+        made="`slidecascade convert` built the library's network, loaded the weights into it, exported it and "
+        "compared the graph with it.",
+        measured=f"On {agreement.images} images of {parity.tiles} the outputs of the served graph differ from the "
+        f"original's by at most {agreement.max_abs:.2g} (mean {agreement.mean_abs:.2g}), where values above 1 "
+        "count relative to the largest.",
+        limits=(*parity.notes, *parity.warnings, _NOT_KNOWN),
         sections={},
     )
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, Final
@@ -20,8 +20,9 @@ from slidecascade.models.repository import load_package
 from slidecascade.models.spec import ClassifierSpec, CropSpec, ModelClass, SegmenterSpec
 from slidecascade.models.tensors import rgb_image
 from slidecascade.runners.local import LocalRunner
-from slidecascade_convert.card import card
+from slidecascade_convert.card import card, library_card
 from slidecascade_convert.confinement import TIME_LIMIT_S, run_confined
+from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE, OUTCOME_FILE, REQUEST_FILE, TRY_FILE, Outcome, Parity
 from slidecascade_convert.package import PICTURE_FILE, ServedGraph, write_package
 from slidecascade_convert.picture import drawn, read, sentence
@@ -50,17 +51,21 @@ _STALE_S: Final = 24 * 3600.0
 class Conversion:
     """A finished conversion: the package's folder, what was measured, and what the package finds.
 
-    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence.
+    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence; a
+    library's network has neither.
     """
 
     folder: Path
     parity: Parity
-    picture: Path
-    found: str
+    picture: Path | None = None
+    found: str | None = None
 
 
 def convert(
-    request: ConversionRequest, *, memory_bytes: int | None = None, time_limit_s: float = TIME_LIMIT_S
+    request: ConversionRequest | LibraryRequest,
+    *,
+    memory_bytes: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> Conversion:
     """Convert, compare and write a package, replacing one of the same name.
 
@@ -74,8 +79,6 @@ def convert(
         ConversionError: when the source cannot be converted; the message has the cause.
         UnwritableOutputError: the package cannot be written.
     """
-    import onnx
-
     recognise(request.source)
     _sweep()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
@@ -84,23 +87,55 @@ def convert(
         if outcome.parity is None:
             kind = InvalidRequestError if outcome.is_callers_fault else ConversionError
             raise kind(outcome.refusal or "The conversion gave no answer: try again.")
-        model = onnx.load_model(folder / GRAPH_FILE, load_external_data=False)
-        graph = ServedGraph.of(model)
-        spec = spec_of(request, outcome, graph.sha256)
-        trial = Trial.load(folder, request)
-        written = write_package(
-            request.out,
-            spec,
-            graph,
-            card(request, outcome.parity).markdown,
-            verify=_serve_once,
-            max_batch=_MAX_BATCH[request.task],
-            parity_json=outcome.parity.model_dump_json(indent=2, exclude_none=True) + "\n",
-            warm_up_px=outcome.height_px or 256,
-            picture_png=drawn(trial, request, spec.classes),
-        )
+        if isinstance(request, LibraryRequest):
+            return _library_package(request, outcome, outcome.parity, folder)
+        return _package(request, outcome, outcome.parity, folder)
+
+
+def _package(request: ConversionRequest, outcome: Outcome, parity: Parity, folder: Path) -> Conversion:
+    """The package of the graph in `folder`, with a picture of what it finds."""
+    graph = _graph(folder)
+    spec = spec_of(request, outcome, graph.sha256)
+    trial = Trial.load(folder, request)
+    written = write_package(
+        request.out,
+        spec,
+        graph,
+        card(request, parity).markdown,
+        verify=_serve_once,
+        max_batch=_MAX_BATCH[request.task],
+        parity_json=_json(parity),
+        warm_up_px=outcome.height_px or 256,
+        picture_png=drawn(trial, request, spec.classes),
+    )
     version = written / str(request.version)
-    return Conversion(written, outcome.parity, version / PICTURE_FILE, sentence(trial, request))
+    return Conversion(written, parity, version / PICTURE_FILE, sentence(trial, request))
+
+
+def _library_package(request: LibraryRequest, outcome: Outcome, parity: Parity, folder: Path) -> Conversion:
+    """The package of a library's network, which has no picture: its channels are no colours."""
+    if outcome.library is None:
+        raise ConversionError("The conversion gave no answer: try again.")
+    written = write_package(
+        request.out,
+        outcome.library.spec,
+        _graph(folder),
+        library_card(outcome.library, parity).markdown,
+        verify=_serve_once,
+        max_batch=_MAX_BATCH["segment"],
+        parity_json=_json(parity),
+    )
+    return Conversion(written, parity)
+
+
+def _graph(folder: Path) -> ServedGraph:
+    import onnx
+
+    return ServedGraph.of(onnx.load_model(folder / GRAPH_FILE, load_external_data=False))
+
+
+def _json(parity: Parity) -> str:
+    return parity.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def _sweep() -> None:
@@ -142,10 +177,12 @@ def spec_of(request: ConversionRequest, outcome: Outcome, sha256: str) -> Segmen
     return SegmenterSpec(halo_px=request.halo_px, **fields)
 
 
-def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, time_limit_s: float) -> Outcome:
-    if request.try_image is not None:
+def _run(
+    request: ConversionRequest | LibraryRequest, folder: Path, memory_bytes: int | None, time_limit_s: float
+) -> Outcome:
+    if isinstance(request, ConversionRequest) and request.try_image is not None:
         np.save(folder / TRY_FILE, read(request.try_image, mpp=request.mpp))
-    text = pydantic.TypeAdapter(ConversionRequest).dump_json(_absolute(request))
+    text = pydantic.TypeAdapter(type(request)).dump_json(_absolute(request))
     (folder / REQUEST_FILE).write_bytes(text)
     run_confined(folder, memory_bytes=memory_bytes, time_limit_s=time_limit_s)
     try:
@@ -154,10 +191,10 @@ def _run(request: ConversionRequest, folder: Path, memory_bytes: int | None, tim
         raise ConversionError("The conversion gave no answer: try again.") from error
 
 
-def _absolute(request: ConversionRequest) -> ConversionRequest:
+def _absolute(request: ConversionRequest | LibraryRequest) -> ConversionRequest | LibraryRequest:
     """The same request for a process with another working folder."""
-    from dataclasses import replace
-
+    if isinstance(request, LibraryRequest):
+        return replace(request, source=request.source.resolve(), out=request.out.resolve())
     calibrate = None if request.calibrate is None else request.calibrate.resolve()
     # The image that is tried was read by this process.
     return replace(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from slidecascade.models.spec import SegmenterSpec
 from slidecascade_convert.agreement import Agreement
 
 
@@ -43,8 +44,19 @@ class Parity(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
+class LibraryOutcome(BaseModel):
+    """What a library's network states: its package's specification, and the library, for the model card."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    spec: SegmenterSpec
+
+
 class Outcome(BaseModel):
     """Either `refusal` (and whether the call was wrong rather than the file), or everything else.
+
+    `library` is that of a library's network, which has no other sizes.
 
     The graph is `GRAPH_FILE` in the same folder.
     """
@@ -57,6 +69,7 @@ class Outcome(BaseModel):
     width_px: int | None = None
     multiple_of: int = 1
     parity: Parity | None = None
+    library: LibraryOutcome | None = None
 
 
 GRAPH_FILE = "served.onnx"

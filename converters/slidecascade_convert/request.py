@@ -99,18 +99,12 @@ class ConversionRequest:
         return 0 if self.task == "classify" else self.outputs[0].channel_count
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", self.name):
-            raise InvalidRequestError(
-                f"The name {self.name!r} must be lower-case letters, digits, dots and dashes."
-            )
+        require_name(self.name)
         if self.head not in _HEADS[self.task]:
             raise InvalidRequestError(
                 f"The head {self.head!r} cannot {self.task}: choose {' or '.join(_HEADS[self.task])}."
             )
-        if len(set(self.classes)) != len(self.classes) or not all(self.classes):
-            raise InvalidRequestError("Class names must be unique: correct --classes.")
-        if any(not re.fullmatch(r"[^:\n\r]{1,60}", each) for each in self.classes):
-            raise InvalidRequestError("A class name has 1 to 60 characters and no colon: correct --classes.")
+        require_classes(self.classes)
         if self.task == "classify" and len(self.classes) < 2:
             raise InvalidRequestError("A classifier needs its class names, in the network's order: add --classes.")
         if self.task == "segment" and len(self.classes) != 1:
@@ -123,3 +117,17 @@ class ConversionRequest:
             raise InvalidRequestError("A graph is int8 (for CPUs) or fp16 (for GPUs): convert twice for both.")
         if self.int8 and self.calibrate is None:
             raise InvalidRequestError("int8 needs images like those it will see: add --calibrate DIR.")
+
+
+def require_name(name: str) -> None:
+    """Raises InvalidRequestError unless `name` can be a package's."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+        raise InvalidRequestError(f"The name {name!r} must be lower-case letters, digits, dots and dashes.")
+
+
+def require_classes(classes: tuple[str, ...]) -> None:
+    """Raises InvalidRequestError unless `classes` can be names of classes."""
+    if len(set(classes)) != len(classes) or not all(classes):
+        raise InvalidRequestError("Class names must be unique: correct --classes.")
+    if any(not re.fullmatch(r"[^:\n\r]{1,60}", each) for each in classes):
+        raise InvalidRequestError("A class name has 1 to 60 characters and no colon: correct --classes.")

@@ -23,7 +23,7 @@ from slidecascade_convert.tensorflow_graph import OPSET, onnx_from_function, tra
 if TYPE_CHECKING:
     import onnx
 
-_SERVING: Final = "serving_default"
+SERVING: Final = "serving_default"
 _MAX_GRAPH_BYTES: Final = 256 * 2**20
 
 # Objects that are data or names of functions; the others (assets, tables, other resources) act when loaded.
@@ -46,14 +46,23 @@ def open_saved_model(request: ConversionRequest) -> Original:
     Raises:
         ConversionError: when it is damaged, runs anything when it is loaded, or does not serve one RGB image.
     """
+    loaded = load_checked(request.source)
+    return _SavedOriginal(loaded, loaded.signatures[SERVING])
+
+
+def load_checked(folder: Path) -> Any:
+    """The SavedModel in `folder`, loaded by TensorFlow once it was found to do nothing but compute.
+
+    Raises:
+        ConversionError: it does more, or is damaged.
+    """
     import tensorflow as tf
 
-    check_saved_model(request.source)
+    check_saved_model(folder)
     try:
-        loaded = tf.saved_model.load(str(request.source))
+        return tf.saved_model.load(str(folder))
     except (ValueError, KeyError, OSError, AttributeError, tf.errors.OpError) as error:
         raise ConversionError("The SavedModel cannot be loaded: copy the whole folder again.") from error
-    return _SavedOriginal(loaded, loaded.signatures[_SERVING])
 
 
 def check_saved_model(folder: Path) -> None:
@@ -72,9 +81,9 @@ def check_saved_model(folder: Path) -> None:
         saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except DecodeError as error:
         raise ConversionError("The SavedModel is damaged: copy the whole folder again.") from error
-    graphs = [each for each in saved.meta_graphs if _SERVING in each.signature_def]
+    graphs = [each for each in saved.meta_graphs if SERVING in each.signature_def]
     if len(saved.meta_graphs) != 1 or not graphs:
-        raise ConversionError(f"The SavedModel has no signature {_SERVING!r}: export it with model.export.")
+        raise ConversionError(f"The SavedModel has no signature {SERVING!r}: export it with model.export.")
     if not graphs[0].HasField("object_graph_def"):
         raise ConversionError("The SavedModel is of TensorFlow 1: convert it with tf2onnx and give the ONNX file.")
     _check_objects(graphs[0])
@@ -118,7 +127,7 @@ def _serving_functions(graph: Any) -> list[str]:
     """
     nodes = graph.object_graph_def.nodes
     signatures = _child(nodes, nodes[0], "signatures")
-    serving = None if signatures is None else _child(nodes, signatures, _SERVING)
+    serving = None if signatures is None else _child(nodes, signatures, SERVING)
     if serving is None or serving.WhichOneof("kind") != "bare_concrete_function":
         raise ConversionError("The SavedModel's signatures are damaged: save the model again.")
     return [serving.bare_concrete_function.concrete_function_name]

@@ -30,6 +30,7 @@ class SourceFormat(Enum):
     SAFETENSORS = "safetensors"
     TORCHSCRIPT = "TorchScript"
     TORCH_PROGRAM = "torch.export program"
+    STARDIST = "StarDist folder"
 
     @property
     def is_torch(self) -> bool:
@@ -143,9 +144,11 @@ def _told_of_other(start: bytes) -> str:
 
 
 def _recognise_folder(source: Path) -> SourceFormat:
-    if not (source / "saved_model.pb").is_file():
+    is_saved = (source / "saved_model.pb").is_file()
+    if not is_saved and not ((source / "config.json").is_file() and any(source.glob("*.h5"))):
         raise ConversionError(
-            "The source is a folder, but no SavedModel: give that, or a Keras, PyTorch or ONNX file."
+            "The source is a folder, but neither a SavedModel nor StarDist's: give one of these, or a Keras, "
+            "PyTorch or ONNX file."
         )
     _check_size(sum(path.stat().st_size for path in _files(source)))
-    return SourceFormat.SAVED_MODEL
+    return SourceFormat.SAVED_MODEL if is_saved else SourceFormat.STARDIST

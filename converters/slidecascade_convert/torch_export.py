@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,6 +71,41 @@ def export_traced(module: nn.Module, request: ConversionRequest, *, channels: in
             input_names=[_PIXELS],
             output_names=[_ANSWER],
             dynamic_axes=axes | {_ANSWER: {0: "N"}},
+        )
+        return _anonymous(onnx.load_model(path))
+
+
+def export_outputs(
+    module: nn.Module, image: torch.Tensor, outputs: Sequence[str], *, layout: str
+) -> onnx.ModelProto:
+    """The graph of a `module` that takes ``image`` and returns the maps `outputs` ``(N, C, H, W)``.
+
+    Args:
+        module: of one argument; returns a tensor, or a tuple of as many as there are `outputs`.
+        image: an example; all of its sizes but C are left open.
+        outputs: names, in order.
+        layout: of `image`.
+
+    Raises:
+        ConversionError: when the exporter does not support one of its operations.
+    """
+    import onnx
+
+    axes = {"image": layout} | dict.fromkeys(outputs, "NCHW")
+    with told(_CANNOT), tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "traced.onnx")
+        torch.onnx.export(
+            module,
+            (image,),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(outputs),
+            dynamic_axes={
+                name: {index: axis for index, axis in enumerate(order) if axis != "C"}
+                for name, order in axes.items()
+            },
         )
         return _anonymous(onnx.load_model(path))
 

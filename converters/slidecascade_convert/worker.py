@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
     from slidecascade_convert.agreement import Agreement
+    from slidecascade_convert.library_request import LibraryRequest
     from slidecascade_convert.original import Facts, Original
     from slidecascade_convert.outcome import Outcome, Parity
     from slidecascade_convert.request import ConversionRequest
@@ -49,13 +50,16 @@ def main(folder: Path, memory_bytes: int) -> int:
     from pydantic import TypeAdapter
 
     from slidecascade.errors import InvalidRequestError, SlideCascadeError
+    from slidecascade_convert.library_request import LibraryRequest
     from slidecascade_convert.outcome import OUTCOME_FILE, REQUEST_FILE, Outcome
     from slidecascade_convert.request import ConversionRequest
     from slidecascade_convert.sessions import first_line
 
-    request = TypeAdapter(ConversionRequest).validate_json((folder / REQUEST_FILE).read_bytes())
+    # Each has a required field that the other lacks.
+    either: TypeAdapter[ConversionRequest | LibraryRequest] = TypeAdapter(ConversionRequest | LibraryRequest)
+    request = either.validate_json((folder / REQUEST_FILE).read_bytes())
     try:
-        outcome = convert(request, folder, network_was_reachable=not is_cut_off)
+        outcome = _converted(request, folder, network_was_reachable=not is_cut_off)
     except SlideCascadeError as error:
         outcome = Outcome(refusal=error.detail, is_callers_fault=isinstance(error, InvalidRequestError))
     except MemoryError:
@@ -71,6 +75,17 @@ def main(folder: Path, memory_bytes: int) -> int:
         )
     (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
     return 0
+
+
+def _converted(
+    request: ConversionRequest | LibraryRequest, folder: Path, *, network_was_reachable: bool
+) -> Outcome:
+    from slidecascade_convert.libraries.convert import convert_library
+    from slidecascade_convert.request import ConversionRequest
+
+    if isinstance(request, ConversionRequest):
+        return convert(request, folder, network_was_reachable=network_was_reachable)
+    return convert_library(request, folder, network_was_reachable=network_was_reachable)
 
 
 def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: bool) -> Outcome:
@@ -127,8 +142,11 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
 
 def _open(request: ConversionRequest, form: Any, folder: Path) -> Original:
     """The seam for frameworks: each opens a file as an `Original`."""
+    from slidecascade.errors import InvalidRequestError
     from slidecascade_convert.source import SourceFormat
 
+    if form is SourceFormat.STARDIST:
+        raise InvalidRequestError("The source is a StarDist folder: leave --task and --head out.")
     if form is SourceFormat.ONNX:
         from slidecascade_convert.onnx_original import open_onnx
 

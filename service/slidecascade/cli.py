@@ -34,7 +34,7 @@ CALLERS_FAULT = (
     errors.UnusableDataError,
 )
 
-REFUSALS = (400, 404, 406, 409, 413, 415, 422)
+REFUSALS = (400, 401, 403, 404, 406, 409, 413, 415, 422)
 """What a served process answers to a request that was wrong."""
 
 
@@ -49,13 +49,17 @@ class Command:
     name: str
     module: str
     summary: str
+    extra: str = "service,cpu"
 
 
 COMMANDS = (
     Command("serve", "serve", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
+    Command("lis", "lis", "Bridge HL7 orders and results of a hospital to a server.", "lis"),
     Command("worker", "worker", "Work on the jobs of servers that share a database."),
+    Command("keys", "keys", "Create, list, revoke and rotate API keys."),
+    Command("audit", "audit", "Verify and export the audit log."),
     Command("synthesize", "synthesize", "Synthesize fluorescence images with exact masks."),
     Command("evaluate", "evaluate", "Measure a pipeline on images whose cells are known."),
     Command("compare", "compare", "Rank pipelines on images whose cells are known."),
@@ -107,5 +111,6 @@ def _import(command: Command) -> ModuleType:
         if (error.name or "").startswith("slidecascade"):
             raise
         raise errors.MissingExtraError(
-            f"{error.name} is not installed: install slidecascade[service,cpu] for `slidecascade {command.name}`."
+            f"{error.name} is not installed: install slidecascade[{command.extra}] for "
+            f"`slidecascade {command.name}`."
         ) from error

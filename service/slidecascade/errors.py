@@ -24,6 +24,9 @@
     ├── DeadlineExceededError        the request's own time limit passed
     ├── SlowRequestError             the head of a request did not arrive in time
     ├── MisdirectedRequestError      the request is for a host that is not served here
+    ├── UnauthenticatedError         no key or token, or one that is not valid
+    ├── ForbiddenError               the key or token lacks a scope
+    ├── LimitExceededError           a limit of this key or token
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
@@ -35,6 +38,7 @@
     ├── TrainingFailedError          a training run that cannot go on
     ├── SettingsError                a setting that cannot be used (told at start)
     ├── ListenError                  the address to serve at is taken or not ours (told at start)
+    ├── BrokenAuditLogError          the audit log was changed or is damaged
     ├── UnwritableOutputError        results cannot be written where they should go
     │   └── StorageFullError         they have no room on the disk
     └── MissingExtraError            an optional part of the installation is needed
@@ -203,6 +207,24 @@ class NotReadyError(RetryLaterError):
     problem, title = "not-ready", "Not ready"
 
 
+class LimitExceededError(RetryLaterError):
+    problem, title = "limit-exceeded", "Limit exceeded"
+
+
+class UnauthenticatedError(SlideCascadeError):
+    """``challenges`` are the values of WWW-Authenticate."""
+
+    problem, title = "unauthenticated", "Unauthenticated"
+
+    def __init__(self, detail: str, *, challenges: tuple[str, ...] = ('Bearer realm="slidecascade"',)) -> None:
+        super().__init__(detail)
+        self.challenges = challenges
+
+
+class ForbiddenError(SlideCascadeError):
+    problem, title = "forbidden", "Forbidden"
+
+
 class DeadlineExceededError(SlideCascadeError, TimeoutError):
     problem, title = "deadline-exceeded", "Deadline exceeded"
 
@@ -265,6 +287,10 @@ class SettingsError(SlideCascadeError):
 
 class ListenError(SlideCascadeError):
     problem, title = "listen", "Cannot listen"
+
+
+class BrokenAuditLogError(SlideCascadeError):
+    problem, title = "broken-audit-log", "Broken audit log"
 
 
 class UnwritableOutputError(SlideCascadeError, OSError):

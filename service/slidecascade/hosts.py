@@ -24,9 +24,13 @@ def default_hosts(address: str) -> tuple[str, ...]:
 
     Any page in a browser can have its own name resolved to loopback, and would be let in by that name.
     """
+    return tuple(dict.fromkeys((*LOOPBACK, host_name(address)))) if is_loopback(address) else ()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach `address`, a name or an IP address."""
     name = host_name(address)
     try:
-        is_loopback = ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(name).is_loopback
     except ValueError:
-        is_loopback = name == "localhost"
-    return tuple(dict.fromkeys((*LOOPBACK, name))) if is_loopback else ()
+        return name == "localhost"

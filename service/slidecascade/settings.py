@@ -57,6 +57,28 @@ class Settings(BaseSettings):
     """Allowed values of the Host header, without port, separated by commas. None: any, except that
     ``slidecascade serve`` on loopback allows loopback names only, as a protection against DNS rebinding."""
 
+    keys_file: Path | None = None
+    """File of API keys, written by ``slidecascade keys``; it is read again when it changes. None: no keys."""
+
+    oidc_file: Path | None = None
+    """YAML file of the issuer whose tokens (OpenID Connect) are accepted; none: no tokens. With neither keys nor
+    tokens, authentication is off."""
+
+    allow_anonymous: bool = False
+    """Whether an address beyond loopback may be listened on without authentication."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate and its chain, to speak TLS 1.2 and newer; none: plain HTTP."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key; none: it is in the certificate's file."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities of which every client needs a certificate; none: clients need none."""
+
+    audit_dir: Path | None = None
+    """Folder of the audit log, which one process writes; none: no audit log."""
+
     max_connections: int = Field(default=1024, ge=16)
     """Maximum open connections, fewer if the limit of open files is lower. At the limit, the connection that has
     waited longest for its client is closed for a new one."""

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from long_slide import HEIGHT, WIDTH
 from served_jobs import GEOJSON, LIMIT_S, StartJobs, ended, features, problem, show, submit
 from served_process import Server
-from slidecascade.jobs.layers import max_level
+from slidecascade.geometry import Size
+from slidecascade.slides.deepzoom import max_level
 from slidecascade_client import AsyncClient, Client, FieldCells
 
-TOP = max_level(WIDTH, HEIGHT)
+TOP = max_level(Size(WIDTH, HEIGHT))
 
 
 def field(server: Server, job: str, index: int, **headers: str) -> httpx.Response:

@@ -257,7 +257,8 @@ def test_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
 
 def test_a_host_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     """The address is named, not the port."""
-    ended = run_serve(tmp_path, "--host", "nowhere.invalid", "--port", str(free_port()))
+    arguments = ["--host", "nowhere.invalid", "--port", str(free_port())]
+    ended = run_serve(tmp_path, *arguments, allow_anonymous=True)  # authentication is not what is tested here
     assert (ended.returncode, ended.stderr) == (
         1,
         "slidecascade: 'nowhere.invalid' is not an address of this machine: set another --host.\n",

@@ -12,6 +12,7 @@ from toy_pipeline import ToyPipeline
 _PROCESS = """
 import os, sys, time
 from pathlib import Path
+from slidecascade.access.caller import ANYONE
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.foreman import Foreman
@@ -34,13 +35,13 @@ desk = Desk(analyser, settings, folder / "jobs")
 desk.start()
 jobs = [
     desk.submit(
-        JobRequest(pipeline="toy", slide="long.tif", mpp=0.5, label=label), request_id="r", key=label
+        JobRequest(pipeline="toy", slide="long.tif", mpp=0.5, label=label), ANYONE, request_id="r", key=label
     )[0].id
     for label in ("poison", "good")
 ]
 ends_at = time.monotonic() + 100
 while time.monotonic() < ends_at:
-    records = [desk.show(job) for job in jobs]
+    records = [desk.show(job, ANYONE) for job in jobs]
     if all(record.ended for record in records):
         print(*(f"{record.status}:{record.failure.problem if record.failure else ''}" for record in records))
         break

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import tifffile
-import yaml
-from benchmarks.heads import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from pydantic import ValidationError
 
 import toy_models
 from slidecascade import wire
@@ -26,6 +23,7 @@ from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import channel_of
 from slidecascade.errors import InvalidRequestError, PipelineSpecError, UndecodableImageError, UnknownChannelError
 from slidecascade.geometry import Box
+from slidecascade.models.tensors import InputSpec
 from slidecascade.outputs.provenance import facts
 from slidecascade.settings import Settings
 from slidecascade.slides.channels import RGB, Intensity, as_input, composite, measure, resolve, scaled
@@ -33,18 +31,11 @@ from slidecascade.slides.stack import stack_in
 from slidecascade.slides.tissue import signal_blocks
 from slidecascade.slides.upload import decode_image, open_image
 from slidecascade.timing import Silent
+from toy_channels import GREY, NAMES, field_of, tiff, write_pipeline, write_stack
 
 COUNTS = np.random.default_rng(5).integers(0, 4096, (3, 70, 90), np.uint16)
-NAMES = ["DAPI", "CD45", "Ki67"]
 
 
-def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, pixels, **options)
-    return stream.getvalue()
-
-
-GREY = {"photometric": "minisblack"}
 STORED = {
     "pages": (tiff(COUNTS, **GREY), COUNTS),
     "pages of 8 bits": (tiff(COUNTS.astype(np.uint8), **GREY), COUNTS.astype(np.uint8)),
@@ -102,6 +93,12 @@ REFUSED = {
     "OME time": (tiff(COUNTS, ome=True, metadata={"axes": "TYX", "Channel": {"Name": ["a"]}}), "points in time"),
     "depth": (tiff(COUNTS, imagej=True, metadata={"axes": "ZYX"}), "3 planes in depth"),
     "NaN": (tiff(FLOATS, **GREY), "NaN and negative values"),
+    "packed 12 bits": (
+        tiff(COUNTS, byteorder="<", **GREY).replace(
+            struct.pack("<HHIHH", 258, 3, 1, 16, 0), struct.pack("<HHIHH", 258, 3, 1, 12, 0)
+        ),
+        "have 12 bits, and 8 or 16 bits are read",
+    ),
     "32 bits": (tiff(COUNTS.astype(np.uint32), **GREY), "8 or 16 bits"),
     "colour pages": (tiff(np.zeros((2, 20, 20, 3), np.uint8), photometric="rgb"), "one size: send one page"),
 }
@@ -148,6 +145,24 @@ def test_percentiles_become_the_scale_and_noise_stays_dark() -> None:
     assert shown[..., 0].max() == 65535
     assert shown[..., 1].max() < 6000
     assert not shown[..., 2:].any()
+
+
+def test_a_network_may_state_other_percentiles() -> None:
+    """By which its channels are scaled; those of the sample's default stay as they are."""
+    signal = np.random.default_rng(1).integers(100, 3000, (64, 64, 1), np.uint16)
+    (usual,) = measure(["a"], [signal])
+    for percentiles in ((0.0, 100.0), (1.0, 99.0), (5.0, 99.9)):
+        found = usual.between(percentiles)
+        assert found.low == pytest.approx(np.percentile(signal, percentiles[0]), abs=5)
+        assert found.high == pytest.approx(np.percentile(signal, percentiles[1]), abs=5)
+    assert usual.between((1.0, 99.8)) == usual
+
+
+@pytest.mark.parametrize("percentiles", [[99, 1], [1, 101], [0.15, 99], [1]])
+def test_percentiles_that_cannot_be_used_are_rejected(percentiles: list[float]) -> None:
+    fields = {"name": "image", "dtype": "uint8", "layout": "NHWC", "shape": ["batch", "height", "width", 1]}
+    with pytest.raises(ValidationError, match="percentiles"):
+        InputSpec.model_validate(fields | {"channels": ["nuclear"], "percentiles": percentiles})
 
 
 @pytest.mark.parametrize("deviation", [4, 15, 120])
@@ -234,75 +249,13 @@ def test_the_command_line_names_channels() -> None:
     assert [channel_of("nuclear=0"), channel_of("membrane=CD45")] == [("nuclear", 0), ("membrane", "CD45")]
 
 
-def nuclear_network(channels: int) -> bytes:
-    """The map is the mean of the channels, which are 0 to 1."""
-    nodes = [helper.make_node("ReduceMean", ["image", "axis"], ["d0"], keepdims=1)]
-    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", channels, "H", "W"])
-    output = helper.make_tensor_value_info("d0", TensorProto.FLOAT, ["N", 1, "H", "W"])
-    graph = helper.make_graph(nodes, "toy", [image], [output], [axis])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def write_pipeline(folder: Path, name: str, meanings: list[str], **changes: Any) -> None:
-    image = {
-        "name": "image",
-        "dtype": "float32",
-        "layout": "NCHW",
-        "shape": ["batch", len(meanings), "height", "width"],
-        "channels": meanings,
-        "range": [0, 1],
-        "multiple_of": 8,
-    }
-    output = {
-        "name": "d0",
-        "dtype": "float32",
-        "layout": "NCHW",
-        "shape": ["batch", 1, "height", "width"],
-        "range": [0, 1],
-        "meaning": "probability",
-    }
-    fields = toy_models.segmenter_fields(
-        f"{name}-net",
-        head="semantic",
-        inputs=[image],
-        outputs=[output],
-        halo_px=32,
-        options={"output": "d0", "foreground": 0.4, "min_area_um2": 4.0},
-    )
-    toy_models.write_package(folder / "models", fields, nuclear_network(len(meanings)))
-    pipeline = {
-        "name": name,
-        "title": name,
-        "description": "Bright pieces.",
-        "segmenter": f"{name}-net",
-        "heatmaps": [{"name": "density", "title": "Density", "kind": "density", "classes": ["Nucleus"]}],
-    }
-    (folder / "pipelines").mkdir(exist_ok=True)
-    (folder / "pipelines" / f"{name}.yaml").write_text(yaml.safe_dump(pipeline | changes), encoding="utf-8")
-
-
-def field_of(seed: int, side_px: int = 512) -> NDArray[np.uint16]:
-    """Three channels of 12 bits: nuclei, nothing, and other nuclei; with noise."""
-    rng = np.random.default_rng(seed)
-    channels = [scene.cells(seed + index, side_px, count) > 0 for index, count in ((0, 60), (1, 0), (2, 25))]
-    counts = np.stack([200 + 1500 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1) for inside in channels])
-    return np.clip(counts + rng.normal(0, 15, counts.shape), 0, 4095).astype(np.uint16)
-
-
 @pytest.fixture
 def analyser(tmp_path: Path) -> Iterator[Analyser]:
     write_pipeline(tmp_path, "toy-nuclear", ["nuclear"])
     write_pipeline(tmp_path, "toy-both", ["nuclear", "membrane"])
+    write_pipeline(tmp_path, "toy-wide", ["nuclear"], image={"percentiles": [0, 100]})
     (tmp_path / "slides").mkdir()
-    tifffile.imwrite(
-        tmp_path / "slides" / "stack.ome.tiff",
-        field_of(3),
-        tile=(128, 128),
-        metadata={"axes": "CYX", "Channel": {"Name": NAMES}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5},
-    )
+    write_stack(tmp_path / "slides" / "stack.ome.tiff", field_of(3))
     made = Analyser(
         Settings(
             models_dir=tmp_path / "models",
@@ -342,6 +295,15 @@ def test_a_slide_lists_its_channels_and_a_request_names_one(analyser: Analyser) 
     picture, _ = by_name.overview(256)
     assert picture.shape[2] == 3
     assert picture.max() > 150
+
+
+def test_a_models_percentiles_scale_what_it_is_given(analyser: Analyser) -> None:
+    """Its model.yaml states them; the answer records the counts."""
+    usual = facts(analysed(analyser, channels={"nuclear": 0}).analysis).channels["nuclear"]
+    wide = facts(analysed(analyser, pipeline="toy-wide", channels={"nuclear": 0}).analysis).channels["nuclear"]
+    counts = field_of(3)[0]
+    assert (wide.low, wide.high) == (counts.min(), pytest.approx(counts.max(), abs=40))
+    assert wide.low < usual.low
 
 
 def test_an_empty_channel_has_neither_cells_nor_tissue(analyser: Analyser) -> None:
@@ -397,8 +359,7 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analyser]
     folder = tmp_path_factory.mktemp("stack")
     write_pipeline(folder, "toy-nuclear", ["nuclear"])
     (folder / "slides").mkdir()
-    metadata = {"axes": "CYX", "Channel": {"Name": NAMES}, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
-    tifffile.imwrite(folder / "slides" / "stack.ome.tiff", field_of(3), tile=(128, 128), metadata=metadata)
+    write_stack(folder / "slides" / "stack.ome.tiff", field_of(3))
     models, pipelines, slides = (folder / name for name in ("models", "pipelines", "slides"))
     made = Analyser(
         Settings(models_dir=models, pipelines_dir=pipelines, slide_roots=(slides,), threads=2), observer=Silent()

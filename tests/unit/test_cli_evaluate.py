@@ -69,6 +69,25 @@ def write(folder: Path, stem: str = "a", **files: NDArray[Any] | bytes | str) ->
     return folder
 
 
+def test_more_cells_than_16_bits_number_want_32(evaluate: Evaluate, tmp_path: Path) -> None:
+    """70,000 of them: in 16 bits they begin anew, which is said; in 32 bits they count."""
+    side = 3 * 265
+    numbers = np.arange(1, 265 * 265 + 1).reshape(265, 265)
+    labels = np.zeros((side, side), np.int32)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        labels[row::3, column::3] = numbers
+    image = np.full((side, side, 3), 255, np.uint8)
+    image[labels > 0] = 0
+    wrapped = write(tmp_path / "wrapped", __png=image, _labels__png=labels.astype(np.uint16))
+    code, _, err = evaluate(wrapped)
+    assert code != 0
+    assert "a_labels.png uses all 65535 numbers that 16 bits hold" in err
+    whole = write(tmp_path / "whole", __png=image, _labels__tif=labels)
+    code, out, err = evaluate(whole, "--json")
+    assert code == 0, err
+    assert json.loads(out)["images"] == 1
+
+
 def test_an_exact_pipeline_scores_one(evaluate: Evaluate, tmp_path: Path) -> None:
     """The toy pipeline finds the toy's cells to the pixel, so outlines and filling lose nothing."""
     for seed in range(3):

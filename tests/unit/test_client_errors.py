@@ -36,6 +36,7 @@ NOT_OVER_HTTP = {
     "listen",
     "unwritable-output",
     "missing-extra",
+    "broken-audit-log",
     "cancelled",
 }
 

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from slidecascade.errors import IdempotencyMismatchError, OverloadedError, UnknownJobError
-from slidecascade.jobs.database import open_database
+from postgres import postgres
+from slidecascade.errors import (
+    IdempotencyMismatchError,
+    LimitExceededError,
+    OverloadedError,
+    UnknownJobError,
+)
+from slidecascade.jobs.database import Database, open_database
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.wire import JobRequest
 
@@ -100,3 +107,68 @@ def test_a_job_is_forgotten_with_its_fields(records: Records) -> None:
     assert records.remove(job)
     with pytest.raises(UnknownJobError):
         records.get(job)
+
+
+def owned(records: Records, owner: str | None, *, key: str | None = None, most: int | None = None) -> JobRecord:
+    return records.add(
+        REQUEST, request_id="r", key=key, most_active=100, retry_after_s=2, owner=owner, most_owned=most
+    )[0]
+
+
+def test_a_key_of_two_owners_is_two_jobs(records: Records) -> None:
+    """And neither owner learns of the other's; the owner of a job is kept with it."""
+    jobs = [owned(records, owner, key="k") for owner in ("lab", "lis", None)]
+    assert len({job.id for job in jobs}) == 3
+    assert owned(records, "lab", key="k").id == jobs[0].id
+    assert [job.owner for job in jobs] == ["lab", "lis", None]
+    assert [job.id for job in records.list(limit=9, owners=("lis",))] == [jobs[1].id]
+    assert [job.id for job in records.list(limit=9, owners=(None,))] == [jobs[2].id]
+    assert len(records.list(limit=9)) == 3
+    assert records.owned("lab") == (jobs[0].id,)
+
+
+def test_an_owner_has_its_own_number_of_jobs(records: Records) -> None:
+    """A repeated key is answered all the same, other owners are not concerned, ended jobs do not count."""
+    job = owned(records, "lab", key="k", most=1)
+    with pytest.raises(LimitExceededError, match="queued_jobs"):
+        owned(records, "lab", most=1)
+    with pytest.raises(LimitExceededError, match="queued_jobs"):
+        records.require_queue("lab", 1, retry_after_s=2)
+    assert owned(records, "lab", key="k", most=1).id == job.id
+    owned(records, "lis", most=1)
+    records.end(job.id, 1, "succeeded")
+    owned(records, "lab", most=1)
+
+
+def without_new_columns(database: Database) -> str:
+    """Take the columns away that later versions have added; the id of a job that was there before."""
+    job = add(Records(database), key="old").id
+    with database.begin() as connection:
+        connection.execute(sa.text("DROP INDEX ix_slidecascade_jobs_owner"))
+        for column in ("owner", "upload_sha256", "content_id"):
+            connection.execute(sa.text(f"ALTER TABLE slidecascade_jobs DROP COLUMN {column}"))
+    return job
+
+
+def test_a_database_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Its jobs are kept, and belong to nobody; new jobs have owners. The second start changes nothing."""
+    database = open_database(None, tmp_path)
+    job = without_new_columns(database)
+    for _ in range(2):
+        records = Records(database)
+        assert (records.get(job).owner, records.get(job).is_upload) == (None, False)
+        assert owned(records, "lab", key="new").owner == "lab"
+        assert owned(records, None, key="old").id == job
+    database.dispose()
+
+
+def test_a_postgres_database_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """As one of SQLite is."""
+    with postgres() as url:
+        database = open_database(url, tmp_path)
+        job = without_new_columns(database)
+        records = Records(database)
+        assert records.get(job).owner is None
+        assert owned(records, "lab", key="new").owner == "lab"
+        assert owned(records, None, key="old").id == job
+        database.dispose()

@@ -255,6 +255,11 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
         raise InvalidRequestError(f"{path.name} cannot be decoded: save it as PNG or TIFF.")
     if (pages := cv2.imcount(str(path), cv2.IMREAD_UNCHANGED)) > 1:
         raise InvalidRequestError(f"{path.name} has {pages} pages: save the labels as one.")
+    if numbers.dtype == np.uint16 and len(np.unique(numbers)) >= _NUMBERS_OF_16_BITS:
+        raise InvalidRequestError(
+            f"{path.name} uses all {_NUMBERS_OF_16_BITS - 1} numbers that 16 bits hold, so that later cells may "
+            "have the numbers of earlier ones: save it as a TIFF of 32 bits."
+        )
     if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
         what = f"{numbers.shape[2]} channels" if numbers.ndim == 3 else "fractions"
         raise InvalidRequestError(
@@ -273,6 +278,7 @@ def _read_numbers(path: Path, *, height_px: int, width_px: int) -> Labels:
     return labels
 
 
+_NUMBERS_OF_16_BITS = 2**16
 _MOST_LABEL = 2**24
 """Maximum label; tables have one entry per number up to the maximum."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from slidecascade.slides.channels import doubts_of as channel_doubts
 from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
-from slidecascade.slides.source import OpenSource, Pyramid
+from slidecascade.slides.source import OpenSource, Pyramid, Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
@@ -361,6 +361,10 @@ class Analyser:
         with self._slides.open(slide_id) as slide:
             return slide_info(slide_id, slide.info, slide.content_id)
 
+    def open_slide(self, slide_id: str) -> AbstractContextManager[Source]:
+        """The pixels of a slide, shared with other readers; raises UnknownSlideError or UnreadableSlideError."""
+        return self._slides.open(slide_id)
+
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
             known = ", ".join(self._pipelines)
@@ -426,7 +430,8 @@ def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFa
     if not pipeline.channels:
         message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
         raise InvalidRequestError(message, errors=(("channels", message),))
-    uses = resolve(pipeline.channels, asked, facts.intensities, dark_field=facts.dark_field)
+    intensities = [intensity.between(pipeline.percentiles) for intensity in facts.intensities]
+    uses = resolve(pipeline.channels, asked, intensities, dark_field=facts.dark_field)
     return tuple(use.in_counts() if use.meaning in pipeline.count_channels else use for use in uses)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from slidecascade.commands.termination import unwinding
 from slidecascade.errors import InvalidRequestError, MissingExtraError
+from slidecascade_convert.library_request import LIBRARIES, LibraryRequest
 from slidecascade_convert.outcome import Parity, Quantisation
 from slidecascade_convert.request import ConversionRequest, Normalisation
 from slidecascade_convert.source import SourceFormat, recognise
 
 _NEEDED = ("onnx", "tensorflow", "tf2onnx")
+_MPP, _HALO_PX = 0.25, 64
 _NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
 
 
@@ -22,13 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=Path, help="a Keras, PyTorch or ONNX file, or a SavedModel folder")
     add("--name", required=True, help="the model's name")
-    add("--task", required=True, choices=("segment", "classify"))
-    add(
-        "--head",
-        required=True,
-        choices=("unet", "semantic", "softmax", "sigmoid"),
-        help="the meaning of its output",
-    )
+    add("--task", choices=("segment", "classify"), help="not for the files of a library: see --arch")
+    add("--head", choices=("unet", "semantic", "softmax", "sigmoid"), help="the meaning of its output")
     add("--classes", type=_names_of, help="class names in the order of the outputs, a,b,c")
     add(
         "--input-size",
@@ -36,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="input side of a classifier; default: read from the file",
     )
-    add("--mpp", type=float, default=0.25, help="um per pixel of the training images (0.25)")
+    add("--mpp", type=float, help="um per pixel of the training images (0.25; of a library's network: no default)")
+    add("--diameter", type=float, metavar="UM", help="mean diameter of the cells that a CPnet is to find")
+    add("--input-channels", type=_names_of, default=(), metavar="A[,B]",
+        help="meanings of the channels that a library's network is given, such as nuclear")  # fmt: skip
     add(
         "--crop",
         type=_positive,
         metavar="PX",
         help="side of a cell's crop before resizing (default: the input size)",
     )
-    add("--halo", type=int, default=64, metavar="PX", help="pixels that a segmenter reads around each tile (64)")
+    add("--halo", type=int, metavar="PX", help="pixels that a segmenter reads around each tile (64)")
     add("--scale", type=_number_of, help="factor on the pixels of 0 to 255, e.g. 1/255")
     add("--mean", type=_numbers_of, help="mean per channel of the scaled pixels, e.g. 0.5,0.5,0.5")
     add("--std", type=_numbers_of, help="standard deviation per channel")
@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--channels", type=_channels_of, default=(), metavar="F[,I]", help="foreground and interior output channel"
     )
-    add("--arch", metavar="NAME|module:callable", help="the network of a file with weights only")
+    add("--arch", metavar="NAME|module:callable",
+        help=f"the network of a file with weights only, or a library's ({', '.join(LIBRARIES)}), which is also "
+        "recognised by its file")  # fmt: skip
     add("--lambda", dest="lambdas", type=_lambda_of, action="append", default=[], metavar="NAME=rescale:0.00392",
         help="replacement of a Lambda layer, whose code is never run")  # fmt: skip
     add("--licence", default="not stated", help="the weights' licence")
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print the measurements; exit code 0, or an error without partial files."""
-    request = _request(arguments)
+    request = request_of(arguments)
     missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
@@ -81,10 +83,76 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(describe(finished.parity))
-    sys.stdout.write(
-        f"{finished.found}\n{request.name} is in {finished.folder}, the picture is {finished.picture}.\n"
-    )
+    if finished.found is not None:
+        sys.stdout.write(f"{finished.found}\n")
+    picture = "" if finished.picture is None else f", the picture is {finished.picture}"
+    sys.stdout.write(f"{request.name} is in {finished.folder}{picture}.\n")
     return 0
+
+
+def request_of(arguments: argparse.Namespace) -> ConversionRequest | LibraryRequest:
+    """What the arguments ask for.
+
+    Raises:
+        InvalidRequestError: they contradict each other.
+    """
+    return _library_request(arguments) if _is_librarys(arguments) else _request(arguments)
+
+
+def _is_librarys(arguments: argparse.Namespace) -> bool:
+    """Whether the source is the file of a library; otherwise --task and --head are stated."""
+    stated = (arguments.task, arguments.head)
+    if arguments.arch in LIBRARIES or (arguments.arch is None and stated == (None, None)):
+        if stated != (None, None):
+            raise InvalidRequestError(f"--arch {arguments.arch} states the task and the head: leave them out.")
+        return True
+    if None in stated:
+        raise InvalidRequestError(
+            "State what the network is for with --task, and its output's meaning with --head."
+        )
+    if arguments.diameter is not None or arguments.input_channels:
+        raise InvalidRequestError("--diameter and --input-channels are for the network of a library: see --arch.")
+    return False
+
+
+def _library_request(arguments: argparse.Namespace) -> LibraryRequest:
+    for name in ("input_size", "crop", "scale", "mean", "std", "calibrate", "quantize", "try_image"):
+        if getattr(arguments, name) is not None:
+            raise InvalidRequestError(f"A library's network takes no --{_option(name)}: leave it out.")
+    if arguments.bgr or arguments.logits or arguments.channels or arguments.lambdas or arguments.fp16:
+        raise InvalidRequestError(
+            "A library's network takes no --bgr, --logits, --channels, --lambda and --fp16: leave them out."
+        )
+    return LibraryRequest(
+        source=arguments.source,
+        name=arguments.name,
+        out=arguments.out,
+        library=arguments.arch,
+        classes=arguments.classes or ("Nucleus",),
+        channels=arguments.input_channels,
+        mpp=None if arguments.mpp is None else _size_um("--mpp", arguments.mpp, most=100),
+        diameter_um=None if arguments.diameter is None else _size_um("--diameter", arguments.diameter, most=1000),
+        halo_px=None if arguments.halo is None else _halo(arguments.halo),
+        licence=arguments.licence,
+        version=arguments.version,
+    )
+
+
+def _option(name: str) -> str:
+    return name.removesuffix("_image").replace("_", "-")
+
+
+def _size_um(name: str, value: float, *, most: float) -> float:
+    if not (math.isfinite(value) and 0 < value <= most):
+        unit = "um per pixel" if name == "--mpp" else "um"
+        raise InvalidRequestError(f"{name} must be above 0 and at most {most:g} {unit}.")
+    return value
+
+
+def _halo(value: int) -> int:
+    if not 0 <= value <= 1024:
+        raise InvalidRequestError("--halo must be 0 to 1024 pixels.")
+    return value
 
 
 def _needed(form: SourceFormat) -> tuple[str, ...]:
@@ -130,10 +198,6 @@ def _describe_int8(result: Quantisation) -> str:
 
 def _request(arguments: argparse.Namespace) -> ConversionRequest:
     classes = arguments.classes or (("Nucleus",) if arguments.task == "segment" else ())
-    if not (math.isfinite(arguments.mpp) and 0 < arguments.mpp <= 100):
-        raise InvalidRequestError("--mpp must be above 0 and at most 100 um per pixel.")
-    if not 0 <= arguments.halo <= 1024:
-        raise InvalidRequestError("--halo must be 0 to 1024 pixels.")
     return ConversionRequest(
         source=arguments.source,
         name=arguments.name,
@@ -142,9 +206,9 @@ def _request(arguments: argparse.Namespace) -> ConversionRequest:
         out=arguments.out,
         classes=classes,
         input_px=arguments.input_size,
-        mpp=arguments.mpp,
+        mpp=_size_um("--mpp", _MPP if arguments.mpp is None else arguments.mpp, most=100),
         crop_px=arguments.crop,
-        halo_px=arguments.halo,
+        halo_px=_halo(_HALO_PX if arguments.halo is None else arguments.halo),
         normalisation=_normalisation(arguments),
         bgr=arguments.bgr,
         logits=arguments.logits,

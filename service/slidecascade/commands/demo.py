@@ -81,6 +81,7 @@ def _print_summary(summary: wire.Summary, folder: Path) -> None:
     for name, count in summary.counts.items():
         _say(f"  {count:6d}  {name}")
     _say(f"\nResults are in {folder}: overlay.png, heatmaps/, cells.geojson for QuPath, summary.json.")
+    _say("To see a slide in a browser: slidecascade serve --slides FOLDER, then http://127.0.0.1:3000/viewer/")
     _say(summary.research_use_only)
 
 

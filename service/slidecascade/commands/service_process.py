@@ -19,6 +19,11 @@ from slidecascade.errors import NotReadyError
 
 START_S = 120.0
 STOP_S = 90.0
+_NOT_PASSED = tuple(
+    f"SLIDECASCADE_{name}"
+    for name in ("KEYS_FILE", "OIDC_FILE", "AUDIT_DIR", "TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA")
+)
+"""Settings of another service on this machine: this one is for this command, on loopback."""
 
 
 @contextmanager
@@ -34,7 +39,8 @@ def served(environment: Mapping[str, str]) -> Iterator[tuple[str, subprocess.Pop
     port = free_port()
     with unwinding(), tempfile.TemporaryDirectory(prefix="slidecascade-") as home:
         log_path = Path(home) / "serve.log"
-        variables = os.environ | {"BENTOML_HOME": home} | dict(environment)
+        kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+        variables = kept | {"BENTOML_HOME": home} | dict(environment)
         command = [sys.executable, "-m", "slidecascade", "serve", "--port", str(port)]
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)  # noqa: S603 - our own command

@@ -19,7 +19,9 @@ from uvicorn.server import ServerState
 from slidecascade import logs
 from slidecascade.errors import MalformedRequestError, OverloadedError, SlideCascadeError, SlowRequestError
 from slidecascade.hosting.openconnections import OpenConnections
+from slidecascade.hosting.tls import certificate_names
 from slidecascade.metrics import UNMATCHED
+from slidecascade.web.middleware.auth import CERTIFICATE_NAMES
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.rest import problem_response
 
@@ -86,6 +88,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        if names := certificate_names(transport.get_extra_info("peercert")):
+            self.app_state = {**self.app_state, CERTIFICATE_NAMES: names}  # in the state of every request
         self.flow = _Flow(transport)
         if self._all_open.add(self):
             self._update_timeout()

@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from types import FrameType
 
 from slidecascade import logs
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError
 from slidecascade.hosting.heaps import share_heaps
-from slidecascade.hosts import default_hosts
+from slidecascade.hosting.tls import tls_context
+from slidecascade.hosts import default_hosts, is_loopback
 from slidecascade.settings import Settings, unknown_settings
 
 LOG = logging.getLogger(__name__)
@@ -28,22 +30,26 @@ def serve(settings: Settings) -> int:
     Raises:
         ModelPackageError, PipelineSpecError: for an invalid package or pipeline.
         SettingsError: when a folder's name cannot be passed in the environment.
+        SettingsError: when the address is beyond loopback, and there is no authentication; or files of TLS cannot
+            be used.
         ListenError: when the address cannot be bound.
         MissingExtraError: when the service extra is not installed.
     """
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
+    _require_authentication(settings)
     share_heaps()
     if not settings.allowed_hosts:
         settings = settings.model_copy(update={"allowed_hosts": default_hosts(settings.host)})
     _export_settings(settings)
+    tls = tls_context(settings)
     logs.configure()
     _warn_unknown_settings()
     with _listener(settings.host, settings.port) as listener:
-        return _run(settings, listener)
+        return _run(settings, listener, tls)
 
 
-def _run(settings: Settings, listener: socket.socket) -> int:
+def _run(settings: Settings, listener: socket.socket, tls: ssl.SSLContext | None) -> int:
     try:
         from slidecascade.hosting.bento_entry import make_service
         from slidecascade.hosting.supervisor import ModelProcesses
@@ -65,9 +71,21 @@ def _run(settings: Settings, listener: socket.socket) -> int:
             service.to_asgi(is_main=True),
             listener,
             ready=ready,
+            tls=tls,
             max_connections=settings.max_connections,
             retry_after_s=settings.retry_after_s,
         )
+
+
+def _require_authentication(settings: Settings) -> None:
+    """Raise SettingsError when other machines would be let in without a key."""
+    is_on = settings.keys_file is not None or settings.oidc_file is not None
+    if is_on or settings.allow_anonymous or is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"Everybody who reaches {settings.host} could use this server: make a key with `slidecascade keys create` "
+        "and set SLIDECASCADE_KEYS_FILE, or set SLIDECASCADE_ALLOW_ANONYMOUS=1."
+    )
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

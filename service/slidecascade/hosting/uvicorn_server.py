@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -40,8 +41,9 @@ def run(
     max_connections: int,
     retry_after_s: int,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    tls: ssl.SSLContext | None = None,
 ) -> int:
-    """Serve `app` until a stop signal; the exit code. `ready` is called after startup.
+    """Serve `app` until a stop signal, with `tls` or plainly; the exit code. `ready` is called after startup.
 
     At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
     are asked to come back after `retry_after_s`.
@@ -69,6 +71,8 @@ def run(
         timeout_keep_alive=math.ceil(timeouts.idle_s),
         timeout_graceful_shutdown=_RESPONSES_GRACE_S,
     )
+    config.load()
+    config.ssl = tls
     try:
         _Server(config).run(sockets=[listener])
     except SystemExit as ended:

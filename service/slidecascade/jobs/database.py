@@ -41,6 +41,7 @@ JOBS: Final = sa.Table(
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("label", sa.String(200), index=True),
     sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(300), index=True),
     sa.Column("idempotency_key", sa.String(255), unique=True),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
     sa.Column("content_id", sa.String(64)),
@@ -111,7 +112,19 @@ def transaction(engine: Database) -> Iterator[sa.Connection]:
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Create those tables that do not exist."""
+    """Create those tables that do not exist, and the columns and indexes that later versions have added to them.
+
+    Added columns are empty in the rows of an earlier version.
+    """
     if connection.dialect.name == "postgresql":  # two processes that start together must not both create them
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305812)"))
     _METADATA.create_all(connection)
+    inspector = sa.inspect(connection)
+    for table in _METADATA.sorted_tables:
+        known = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)

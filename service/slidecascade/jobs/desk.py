@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
+from slidecascade.access.caller import Caller
+from slidecascade.access.limits import exceeded
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
@@ -19,12 +21,13 @@ from slidecascade.errors import (
     JobNotFinishedError,
     NotReadyError,
     SettingsError,
+    UnknownJobError,
     UnknownNotificationError,
 )
 from slidecascade.jobs.database import open_database
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import JobRecord, Records
+from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord, Records
 from slidecascade.jobs.table import require_fields
 from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
@@ -93,9 +96,15 @@ class Desk:
         return opened.folders.begin_upload(stated_bytes)
 
     def submit(
-        self, request: JobRequest, *, request_id: str, key: str | None, upload: Upload | None = None
+        self,
+        request: JobRequest,
+        caller: Caller,
+        *,
+        request_id: str,
+        key: str | None,
+        upload: Upload | None = None,
     ) -> tuple[JobRecord, bool]:
-        """The durable job of `request`, and whether it is new.
+        """The durable job of `request`, which belongs to `caller`, and whether it is new.
 
         The `upload` has arrived; where it is not the image of a new job, the caller discards it.
 
@@ -105,9 +114,11 @@ class Desk:
             InvalidRequestError: the pipeline's kind is not worked on field by field, or there is no such target to
                 notify.
             StorageFullError: there is no room for results.
+            LimitExceededError: the caller's jobs are as many, or as large, as they may be.
         """
         opened = self._opened()
         opened.folders.require_room()
+        self._require_share(opened, caller)
         content_id = None
         if upload is None:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
@@ -124,6 +135,8 @@ class Desk:
             retry_after_s=self._settings.retry_after_s,
             content_id=content_id,
             upload=None if upload is None else (upload.job, upload.sha256),
+            owner=caller.name,
+            most_owned=caller.limits.queued_jobs,
         )
         if record.status == "queued":
             opened.durable.submit(record.id, record.attempt)
@@ -145,15 +158,28 @@ class Desk:
         finally:
             share.release()
 
-    def show(self, job: str) -> JobRecord:
-        """Raises UnknownJobError."""
-        return self._opened().records.get(job)
+    def _require_share(self, opened: _Open, caller: Caller) -> None:
+        """Raise LimitExceededError when the caller's jobs take as many bytes as they may."""
+        most = caller.limits.stored_bytes
+        if most is not None and opened.folders.used_bytes(opened.records.owned(caller.name)) >= most:
+            raise exceeded("stored_bytes", most, retry_after_s=self._settings.retry_after_s)
+
+    def show(self, job: str, caller: Caller) -> JobRecord:
+        """Raises UnknownJobError, also for a job that is not the caller's."""
+        return _theirs(self._opened(), job, caller)
 
     def list(
-        self, *, limit: int, before: tuple[float, str] | None, status: str | None, label: str | None
+        self,
+        caller: Caller,
+        *,
+        limit: int,
+        before: tuple[float, str] | None,
+        status: str | None,
+        label: str | None,
     ) -> tuple[JobRecord, ...]:
-        """See `Records.list`."""
-        return self._opened().records.list(limit=limit, before=before, status=status, label=label)
+        """The caller's jobs, or all where it sees all; see `Records.list`."""
+        owners = () if caller.sees_all else (caller.name,)
+        return self._opened().records.list(limit=limit, before=before, status=status, label=label, owners=owners)
 
     def numbers(self) -> JobNumbers | None:
         """What the metrics show; None while that cannot be known."""
@@ -171,7 +197,7 @@ class Desk:
             free_bytes=opened.folders.free_bytes,
         )
 
-    def cancel(self, job: str) -> JobRecord:
+    def cancel(self, job: str, caller: Caller) -> JobRecord:
         """Cancel the job and return it.
 
         Raises:
@@ -179,21 +205,27 @@ class Desk:
             JobFinishedError: it has ended.
         """
         opened = self._opened()
-        record = opened.records.get(job)
+        record = _theirs(opened, job, caller)
         if not opened.records.end(job, record.attempt, "cancelled"):
             raise JobFinishedError(f"The job has {record.status} already: there is nothing to cancel.")
         opened.durable.cancel(job)
         return opened.records.get(job)
 
-    def retry(self, job: str) -> JobRecord:
+    def retry(self, job: str, caller: Caller) -> JobRecord:
         """The job, queued again; fields that are done are not run again.
 
         Raises:
             UnknownJobError
             JobNotFinishedError: it is not done yet.
             JobFinishedError: it has succeeded.
+            LimitExceededError: as many of the caller's jobs are not done as may be.
         """
         opened = self._opened()
+        owner = _theirs(opened, job, caller).owner
+        if owner == caller.name:
+            opened.records.require_queue(
+                owner, caller.limits.queued_jobs, retry_after_s=self._settings.retry_after_s
+            )
         record = opened.records.retry(job)
         if record is None:
             record = opened.records.get(job)
@@ -203,7 +235,7 @@ class Desk:
         opened.durable.submit(record.id, record.attempt)
         return record
 
-    def delete(self, job: str) -> None:
+    def delete(self, job: str, caller: Caller) -> None:
         """Remove a job and its results.
 
         Raises:
@@ -211,7 +243,7 @@ class Desk:
             JobNotFinishedError: it has not ended.
         """
         opened = self._opened()
-        if not opened.records.get(job).ended:
+        if not _theirs(opened, job, caller).ended:
             raise JobNotFinishedError("The job is not done yet: cancel it before it is deleted.")
         opened.remove(job)
 
@@ -226,13 +258,13 @@ class Desk:
             raise UnknownNotificationError("There is no such notification: GET /v1/notifications lists them.")
         return found
 
-    def field(self, job: str, index: int) -> tuple[JobRecord, bytes | None]:
+    def field(self, job: str, index: int, caller: Caller) -> tuple[JobRecord, bytes | None]:
         """The job and the cells of one of its fields, see `Folders.field`. Raises UnknownJobError."""
         opened = self._opened()
-        record = opened.records.get(job)
+        record = _theirs(opened, job, caller)
         return record, opened.folders.field(record, index)
 
-    def results(self, job: str) -> Folders:
+    def results(self, job: str, caller: Caller) -> Folders:
         """The folders, in which the results of `job` are complete.
 
         Raises:
@@ -240,7 +272,7 @@ class Desk:
             JobNotFinishedError: it has not succeeded.
         """
         opened = self._opened()
-        record = opened.records.get(job)
+        record = _theirs(opened, job, caller)
         if record.status != "succeeded":
             raise JobNotFinishedError(f"The job is {record.status} and has no results: see its `error` or wait.")
         return opened.folders
@@ -318,6 +350,18 @@ class _Open:
             engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
+
+
+def _theirs(opened: _Open, job: str, caller: Caller) -> JobRecord:
+    """The job, when the caller may see it.
+
+    Raises:
+        UnknownJobError: there is none, or it is not the caller's; the two cannot be told apart.
+    """
+    record = opened.records.get(job)
+    if record.owner != caller.name and not caller.sees_all:
+        raise UnknownJobError(NO_SUCH_JOB)
+    return record
 
 
 def _beside(work: Callable[[], T]) -> T:

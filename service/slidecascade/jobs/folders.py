@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -86,13 +86,14 @@ class Folders:
         """Room on the disk."""
         return shutil.disk_usage(self._root).free
 
-    def used_bytes(self) -> int:
-        """Size of all files; reads every folder."""
+    def used_bytes(self, jobs: Sequence[str] | None = None) -> int:
+        """Size of all files of `jobs`, by default of all; reads every folder."""
         total = 0
-        for folder, _, names in os.walk(self._root):
-            for name in names:
-                with suppress(OSError):  # it was removed meanwhile
-                    total += Path(folder, name).stat().st_size
+        for top in [self._root] if jobs is None else map(self.of, jobs):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with suppress(OSError):  # it was removed meanwhile
+                        total += Path(folder, name).stat().st_size
         return total
 
     def unused_since(self, seconds: float) -> tuple[str, ...]:

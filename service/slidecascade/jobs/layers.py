@@ -21,7 +21,6 @@ drawn from the cells of the fields they touch.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,9 +36,9 @@ from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.outputs import png
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.slides.deepzoom import Address, max_level, tile_box
 from slidecascade.staging import write_file
 
-TILE_PX: Final = 256
 CLASSES: Final = "classes"
 MAX_RASTER_PX: Final = 4096
 _ABOUT: Final = "layers.json"
@@ -68,20 +67,6 @@ class LayersRecord(_Record):
     classes: tuple[tuple[str, tuple[int, int, int]], ...]
     heatmaps: tuple[HeatmapLayer, ...]
     boxes_l0: dict[int, tuple[float, float, float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A tile: its level, counted as Deep Zoom does, its column and its row."""
-
-    level: int
-    column: int
-    row: int
-
-
-def max_level(width_l0: int, height_l0: int) -> int:
-    """The level that shows level 0 pixel by pixel."""
-    return (max(width_l0, height_l0) - 1).bit_length()
 
 
 def write_layers(folder: Path, collection: Collection, size_l0: Size) -> None:
@@ -148,11 +133,12 @@ class Layers:
         """
         if name not in self.names:
             raise UnknownHeatmapError(f"There is no layer {name!r}; there are {', '.join(self.names)}.")
-        size = self._size(address)
-        if size is None:
+        size_l0 = Size(self._record.width_l0, self._record.height_l0)
+        box = tile_box(size_l0, address)
+        if box is None:
             return None
-        downsample = 2 ** (max_level(self._record.width_l0, self._record.height_l0) - address.level)
-        corner = np.array([address.column, address.row]) * TILE_PX
+        size, downsample = box.size, 2 ** (max_level(size_l0) - address.level)
+        corner = np.array([box.x, box.y])
         try:
             if name == CLASSES:
                 return png.encode(self._classes(corner, size, downsample))
@@ -160,18 +146,6 @@ class Layers:
             return png.encode(self._heatmap(place, corner, size, downsample, colormap))
         except (OSError, ValueError) as error:
             raise _unreadable() from error
-
-    def _size(self, address: Address) -> Size | None:
-        """Of a tile in pixels; None: there is none."""
-        greatest = max_level(self._record.width_l0, self._record.height_l0)
-        if not 0 <= address.level <= greatest:
-            return None
-        downsample = 2 ** (greatest - address.level)
-        width = -(-self._record.width_l0 // downsample) - address.column * TILE_PX
-        height = -(-self._record.height_l0 // downsample) - address.row * TILE_PX
-        if width <= 0 or height <= 0 or address.column < 0 or address.row < 0:
-            return None
-        return Size(min(width, TILE_PX), min(height, TILE_PX))
 
     def _classes(self, corner: NDArray[np.int64], size: Size, downsample: int) -> NDArray[np.uint8]:
         colors = np.array([[0, 0, 0, 0], *((*color, 255) for _, color in self._record.classes)], np.uint8)

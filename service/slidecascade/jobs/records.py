@@ -15,6 +15,7 @@ from typing import Final, get_args
 
 import sqlalchemy as sa
 
+from slidecascade.access.limits import exceeded
 from slidecascade.errors import (
     IdempotencyMismatchError,
     NotReadyError,
@@ -28,6 +29,7 @@ from slidecascade.wire import JobRequest, JobStatus
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
+NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
 _TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
 
@@ -61,7 +63,8 @@ class JobRecord:
     """A job as it is now; times in seconds since 1970.
 
     `content_id` is that of the slide when the job was accepted.
-    `attempt` counts from 1, and grows with every retry. `is_upload`: its image was sent with the request.
+    `attempt` counts from 1, and grows with every retry. `owner` is the caller that submitted it; None: submitted
+    without authentication. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
     fields; `fields_before` are those that were done when this attempt began.
     """
@@ -71,6 +74,7 @@ class JobRecord:
     status: JobStatus
     request: JobRequest
     request_id: str
+    owner: str | None
     is_upload: bool
     created_at: float
     started_at: float | None
@@ -106,15 +110,19 @@ class Records:
         retry_after_s: int,
         content_id: str | None = None,
         upload: tuple[str, str] | None = None,
+        owner: str | None = None,
+        most_owned: int | None = None,
     ) -> tuple[JobRecord, bool]:
-        """A new job, queued; or the one that was made with the same idempotency `key`, and False.
+        """A new job of `owner`, queued; or the one that it made with the same idempotency `key`, and False.
 
         `upload` is the id that the new job gets, below which its image is kept, and the image's SHA-256.
 
         Raises:
             IdempotencyMismatchError: the key was used with another request.
             OverloadedError: `most_active` jobs are not done yet.
+            LimitExceededError: `most_owned` jobs of the owner are not done yet.
         """
+        key = _owned_key(key, owner)
         text = request.model_dump_json()
         job, image = (str(uuid.uuid4()), None) if upload is None else upload
         digest = hashlib.sha256(f"{text}{image or ''}".encode()).hexdigest()
@@ -125,6 +133,7 @@ class Records:
             "request": text,
             "label": request.label,
             "request_id": request_id,
+            "owner": owner,
             "idempotency_key": key,
             "payload_sha256": digest,
             "content_id": content_id,
@@ -136,6 +145,7 @@ class Records:
             with transaction(self._engine) as connection:
                 if (known := _known(connection, key, digest)) is not None:
                     return self._one(connection, known), False
+                _require_queue(connection, owner, most_owned, retry_after_s)
                 active = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.status.in_(ACTIVE))
                 if (connection.scalar(active) or 0) >= most_active:
                     raise OverloadedError(
@@ -160,8 +170,12 @@ class Records:
         before: tuple[float, str] | None = None,
         status: str | None = None,
         label: str | None = None,
+        owners: tuple[str | None, ...] = (),
     ) -> tuple[JobRecord, ...]:
-        """The newest first; `before`: only those after that job's ``(created_at, id)`` in this order."""
+        """The newest first, of `owners` or, without any, of all.
+
+        `before`: only those after that job's ``(created_at, id)`` in this order.
+        """
         wanted = sa.select(JOBS.c.id).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
         if before is not None:
             wanted = wanted.where(sa.tuple_(JOBS.c.created_at, JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
@@ -169,8 +183,21 @@ class Records:
             wanted = wanted.where(JOBS.c.status == status)
         if label is not None:
             wanted = wanted.where(JOBS.c.label == label)
+        if owners:
+            wanted = wanted.where(sa.or_(*(JOBS.c.owner.is_not_distinct_from(owner) for owner in owners)))
         with transaction(self._engine) as connection:
             return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
+
+    def require_queue(self, owner: str | None, most: int | None, *, retry_after_s: int) -> None:
+        """Raise LimitExceededError when `most` jobs of the owner are not done yet."""
+        with transaction(self._engine) as connection:
+            _require_queue(connection, owner, most, retry_after_s)
+
+    def owned(self, owner: str | None) -> tuple[str, ...]:
+        """The ids of all jobs of an owner."""
+        with transaction(self._engine) as connection:
+            wanted = sa.select(JOBS.c.id).where(JOBS.c.owner.is_not_distinct_from(owner))
+            return tuple(connection.scalars(wanted).all())
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
@@ -297,7 +324,7 @@ class Records:
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
         if row is None:
-            raise UnknownJobError("There is no such job: GET /v1/jobs lists all jobs.")
+            raise UnknownJobError(NO_SUCH_JOB)
         done, cells = connection.execute(
             sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0)).where(FIELDS.c.job == job)
         ).one()
@@ -307,6 +334,7 @@ class Records:
             status=row.status,
             request=JobRequest.model_validate_json(row.request),
             request_id=row.request_id,
+            owner=row.owner,
             is_upload=row.upload_sha256 is not None,
             created_at=row.created_at,
             started_at=row.started_at,
@@ -318,6 +346,21 @@ class Records:
             content_id=row.content_id,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
+
+
+def _owned_key(key: str | None, owner: str | None) -> str | None:
+    """An idempotency key as it is stored: the same key of two owners is two keys."""
+    if key is None or owner is None:
+        return key
+    return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # a key has no spaces
+
+
+def _require_queue(connection: sa.Connection, owner: str | None, most: int | None, retry_after_s: int) -> None:
+    if most is None:
+        return
+    owned = sa.and_(JOBS.c.owner.is_not_distinct_from(owner), JOBS.c.status.in_(ACTIVE))
+    if (connection.scalar(sa.select(sa.func.count()).select_from(JOBS).where(owned)) or 0) >= most:
+        raise exceeded("queued_jobs", most, retry_after_s=retry_after_s)
 
 
 def _known(connection: sa.Connection, key: str | None, digest: str) -> str | None:

@@ -116,10 +116,15 @@ class _AnyModelSpec(_SpecPart):
 
 
 class SegmenterSpec(_AnyModelSpec):
-    """A network whose maps a head turns into objects or into a mask. `halo_px` is read around each tile."""
+    """A network whose maps a head turns into objects or into a mask.
+
+    `halo_px` is read around each tile. `object_diameter_px` is the mean diameter of the objects the network was
+    trained to find, for which `mpp` was chosen.
+    """
 
     task: Literal["segment"]
     halo_px: Annotated[int, Field(ge=0, le=1024)]
+    object_diameter_px: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None = None
     options: SerializeAsAny[SegmenterOptions] = Field(default_factory=SegmenterOptions, validate_default=True)
 
     @property

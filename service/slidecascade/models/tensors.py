@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from slidecascade.errors import ModelFailedError
 
@@ -42,6 +42,16 @@ BATCH: Final = "batch"
 BOX: Final = "box"
 """The meaning of an output of boxes: left, top, right and bottom along its last axis, in pixels of the input."""
 
+PERCENTILES: Final = (1.0, 99.8)
+"""Of a slide's intensities, which become 0 and the full scale of a channel unless a network states others."""
+
+
+def _tenths(percent: float) -> float:
+    if abs(10 * percent - round(10 * percent)) > 1e-6:
+        raise ValueError("percentiles are stated in steps of 0.1")
+    return percent
+
+
 TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
 ChannelName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Dimension = (
@@ -49,6 +59,8 @@ Dimension = (
     | Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", strict=True)]
 )
 Bound = Annotated[float, Field(allow_inf_nan=False)] | None
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), AfterValidator(_tenths)]
 
 _DATATYPES: Final = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"}
 _ONNX_TYPES: Final = {"float32": "float", "float64": "double"}
@@ -144,10 +156,19 @@ class InputSpec(_Tensor):
         channels: the meaning of each channel, such as ``red``, ``green``, ``blue`` or ``nuclear``, ``membrane``.
         range: minimum and maximum value; null: those of the dtype.
         multiple_of: free heights and widths must be multiples of this.
+        percentiles: of the slide's intensities, which become the minimum and the maximum of channels by meaning;
+            in steps of 0.1.
     """
 
     channels: Annotated[tuple[ChannelName, ...], Field(min_length=1)]
     multiple_of: Annotated[int, Field(ge=1, le=256)] = 1
+    percentiles: tuple[Percent, Percent] = PERCENTILES
+
+    @model_validator(mode="after")
+    def _percentiles_rise(self) -> Self:
+        if not self.percentiles[0] < self.percentiles[1]:
+            raise ValueError(f"the percentiles {self.percentiles} must rise, as in [1, 99.8]")
+        return self
 
     @model_validator(mode="after")
     def _multiples_are_of_free_sizes(self) -> Self:

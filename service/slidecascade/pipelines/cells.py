@@ -146,6 +146,10 @@ class CellsPipeline(Pipeline):
         return () if self.spots is None else SPOT_MEASURES
 
     @property
+    def percentiles(self) -> tuple[float, float]:
+        return self.segmenter.input.percentiles
+
+    @property
     def thresholds(self) -> Mapping[str, float]:
         """Foreground probability of the segmenter, then the floors of the classifiers."""
         floors = {stage.model.name: stage.floor for stage in self.stages}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.models.tensors import PERCENTILES
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.channels import RGB
 
@@ -88,6 +89,11 @@ class Pipeline(ABC):
     def count_channels(self) -> tuple[str, ...]:
         """Those of `channels` that are measured in counts of the camera, not scaled for a network."""
         return ()
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """Of a slide's intensities, by which its `channels` are scaled."""
+        return PERCENTILES
 
     def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
         """Micrometres per pixel at which `model` is given the slide."""

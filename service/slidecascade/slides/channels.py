@@ -1,8 +1,8 @@
 """Channels by meaning: which channel of a slide is given to a network as what, and how its intensity is scaled.
 
-Intensities are scaled by percentiles of a fixed sample of the slide, never of a tile: `LOW_PERCENT` becomes 0,
-`HIGH_PERCENT` the full scale of 16 bits. Counts are never spread by more than a 255th of the scale each, so that
-the noise of an empty channel stays dark.
+Intensities are scaled by percentiles of a fixed sample of the slide, never of a tile: by default the 1st becomes
+0, the 99.8th the full scale of 16 bits; a model may state others. Counts are never spread by more than a 255th of
+the scale each, so that the noise of an empty channel stays dark.
 """
 
 from __future__ import annotations
@@ -16,19 +16,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError, UnknownChannelError
+from slidecascade.models.tensors import PERCENTILES
 from slidecascade.warning import AnswerWarning
 
-LOW_PERCENT: Final = 1.0
-HIGH_PERCENT: Final = 99.8
 FULL_SCALE: Final = 65535
 MAX_CHANNELS: Final = 8
+_PERCENTS: Final = np.arange(1001) / 10
 _LOW_DEVIATIONS: Final = 2.33
+"""By which the mean of noise is above its 1st percentile."""
 _LEAST_SIGNAL: Final = 0.04
 
 RGB: Final = ("red", "green", "blue")
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 """``(H, W, C)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntensitySample:
+    """The counts of a channel in a slide's sample.
+
+    Attributes:
+        quantiles: the counts at 0, 0.1, ... 100 percent.
+        noise: deviation of the noise, in counts.
+        least: the fewest counts that are spread over the scale.
+    """
+
+    quantiles: tuple[int, ...]
+    noise: float
+    least: int
+
+    def intensity(self, name: str, percentiles: tuple[float, float]) -> Intensity:
+        """The channel `name`, scaled by `percentiles`, which are multiples of 0.1."""
+        low, high = (self.quantiles[round(10 * percent)] for percent in percentiles)
+        is_flat, high = high < low + self.least // 2, max(high, low + self.least)
+        lifted = max(self.noise / 2, _LEAST_SIGNAL * (high - low))
+        return Intensity(name, low, high, round(low + _LOW_DEVIATIONS * self.noise + lifted), is_flat, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,7 @@ class Intensity:
         low, high: the counts that become 0 and the full scale.
         is_flat: whether there is next to nothing between the two percentiles.
         signal: the mean of a block from which on it is tissue: above the background and its noise.
+        sample: what is known of the slide's sample, for other percentiles; None where there is none.
     """
 
     name: str
@@ -46,6 +70,11 @@ class Intensity:
     high: int
     signal: int = 0
     is_flat: bool = False
+    sample: IntensitySample | None = None
+
+    def between(self, percentiles: tuple[float, float]) -> Intensity:
+        """The same channel, scaled by these `percentiles`."""
+        return self if self.sample is None else self.sample.intensity(self.name, percentiles)
 
     @property
     def scaled_signal(self) -> float:
@@ -77,24 +106,19 @@ def measure(names: Sequence[str], samples: Sequence[Samples]) -> tuple[Intensity
         if not cumulated[-1]:
             found.append(Intensity(name, 0, FULL_SCALE))
             continue
-        shares = np.array([LOW_PERCENT, HIGH_PERCENT]) / 100 * cumulated[-1]
-        low, high = (int(value) for value in np.searchsorted(cumulated, shares))
+        quantiles = np.searchsorted(cumulated, np.maximum(_PERCENTS / 100 * cumulated[-1], 1))
         # 8-bit cameras have fewer counts than 16-bit ones have of noise.
         least = 16 if all(square.dtype == np.uint8 for square in samples) else 255
-        is_flat, high = high < low + least // 2, max(high, low + least)
-        signal = _signal(low, high, [square[..., index] for square in samples])
-        found.append(Intensity(name, low, high, signal, is_flat))
+        noise = _noise([square[..., index] for square in samples])
+        sample = IntensitySample(tuple(quantiles.tolist()), noise, least)
+        found.append(sample.intensity(name, PERCENTILES))
     return tuple(found)
 
 
-def _signal(low: int, high: int, squares: Sequence[NDArray[np.uint8] | NDArray[np.uint16]]) -> int:
-    """The mean of a block that is not background. The mean of noise is 2.33 deviations above its 1st percentile.
-
-    The deviation is that of the differences between neighbours, which hardly any of the signal is in.
-    """
+def _noise(squares: Sequence[NDArray[np.uint8] | NDArray[np.uint16]]) -> float:
+    """The deviation of the noise: of the differences between neighbours, which hardly any of the signal is in."""
     steps = np.concatenate([np.abs(np.diff(square.astype(np.int32), axis=1)).ravel() for square in squares])
-    deviation = float(np.median(steps)) / (0.6745 * np.sqrt(2)) if len(steps) else 0.0
-    return round(low + _LOW_DEVIATIONS * deviation + max(deviation / 2, _LEAST_SIGNAL * (high - low)))
+    return float(np.median(steps)) / (0.6745 * np.sqrt(2)) if len(steps) else 0.0
 
 
 def scaled(samples: Samples, intensities: Sequence[Intensity]) -> NDArray[np.uint16]:

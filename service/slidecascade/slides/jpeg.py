@@ -30,6 +30,17 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _HARMLESS = re.compile(r"Invalid SOS parameters|unknown JFIF revision|Unknown Adobe color transform")
 
 
+def encode(pixels: Rgb, *, quality: int) -> bytes:
+    """``(H, W, 3)`` uint8 as a JPEG file with halved colour planes; `quality` from 1 to 100."""
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420"))
+
+
+def decode(data: bytes) -> Rgb:
+    """The pixels of a file that `encode` made."""
+    pixels: Rgb = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return pixels
+
+
 def decode_whole(data: bytes) -> tuple[Rgb | None, str | None]:
     """The pixels of a JPEG file and what is damaged in it, of which at least one is None.
 

@@ -285,7 +285,13 @@ def _refuse_time(description: str | None, stated: omexml.Channels | None) -> Non
 
 def _check(page: Directory) -> None:
     bits = {int(value) for value in page.all(tiff.BITS)} or {1}
-    if page.first(tiff.SAMPLE_FORMAT, 1) not in (1, 4) or bits not in ({8}, {16}):
+    is_unsigned = page.first(tiff.SAMPLE_FORMAT, 1) in (1, 4)
+    if is_unsigned and bits not in ({8}, {16}):
+        raise UndecodableImageError(
+            f"The TIFF stack's samples have {' and '.join(map(str, sorted(bits)))} bits, and 8 or 16 bits are "
+            "read: convert it to 16 bits."
+        )
+    if not is_unsigned:
         raise UndecodableImageError(
             "The TIFF stack's samples are not unsigned integers of 8 or 16 bits, so NaN and negative values would "
             "be possible: convert it to 16 bits."

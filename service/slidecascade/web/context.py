@@ -16,6 +16,8 @@ from slidecascade.settings import Settings
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.audit import Audit
+from slidecascade.web.middleware.auth import Auth
 from slidecascade.web.middleware.drain import Drain
 from slidecascade.web.middleware.problems import Boundary, ProblemAnswers
 from slidecascade.web.pool import Pool
@@ -32,6 +34,7 @@ NATIVE_JOB_ROUTE: Final = "/submit_job"
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
+_PICTURE_THREADS = 4
 
 
 class Process:
@@ -40,9 +43,12 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
+        self._auth = Auth(settings)
+        self.audit = Audit(settings)
         self._metrics = metrics
         self._cors_origins = settings.allowed_origins
         self._lookups = Pool(_LOOKUP_THREADS, name="lookup")
+        self._pictures = Pool(_PICTURE_THREADS, name="picture")
         self._readiness = Readiness(analyser, metrics, retry_after_s=settings.retry_after_s)
         self._admission = Admission(
             regions=settings.max_regions_in_flight,
@@ -65,7 +71,9 @@ class Process:
             metrics=metrics,
             admission=self._admission,
             lookups=self._lookups,
+            pictures=self._pictures,
             readiness=self._readiness,
+            is_keyed=self._auth.is_on,
             desk=self._desk,
             submissions=self.submissions,
         )
@@ -89,6 +97,7 @@ class Process:
         """Complete the start; call it in the server's event loop."""
         self.drain.take_over()
         self._readiness.begin()
+        self.audit.start()
         if self._desk is not None:
             self._desk.start()
 
@@ -107,6 +116,8 @@ class Process:
         return Boundary(
             routed,
             admission=self._admission,
+            auth=self._auth,
+            audit=self.audit,
             metrics=self._metrics,
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
@@ -119,5 +130,7 @@ class Process:
         self.regions.close()
         self._inferences.close()
         self._lookups.close()
+        self._pictures.close()
         self._readiness.close()
         self._analyser.close()
+        self.audit.stop()

@@ -15,6 +15,7 @@ from slidecascade.outputs.encoders import STYLES
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX
 from slidecascade.web.regions import OFFERS
+from slidecascade.web.routescopes import OPEN, needed
 from slidecascade.web.statuses import Responses, problems
 from slidecascade.web.tensors import InferRequest
 
@@ -85,6 +86,18 @@ REGION_RESPONSES: Final[Responses] = {
 _EVERYWHERE: Final = (errors.MalformedRequestError, errors.MisdirectedRequestError, errors.SlideCascadeError)
 """What a request to any address may end in; the last stands for faults."""
 
+_KEYED: Final = (errors.UnauthenticatedError, errors.ForbiddenError, errors.LimitExceededError)
+"""What a request to any address may end in that needs a key."""
+
+_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key, or a token (JWT) of the issuer that the operator has configured.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
 _READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
     wire.RegionRequest,
     wire.JobRequest,
@@ -94,8 +107,8 @@ _READ_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (
 _WRITTEN_BY_ROUTES: Final[tuple[type[BaseModel], ...]] = (wire.Summary, wire.Problem)
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The document of the routes of `app`, made once."""
+def describe(app: FastAPI, *, is_keyed: bool) -> dict[str, Any]:
+    """The document of the routes of `app`, made once; `is_keyed` states that they need keys or tokens."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         models = [(model, "validation") for model in _READ_BY_ROUTES]
@@ -106,8 +119,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = {
             name: schema for name, schema in schemas.items() if "ValidationError" not in name
         }
+        if is_keyed:
+            document["components"]["securitySchemes"] = _SCHEMES
         for path, operations in document["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
+                operation["security"] = _security(method, path) if is_keyed else []
                 operation["responses"] = _responses(path, operation)
                 _close_forms(operation)
         _link_jobs(document["paths"])
@@ -148,7 +164,13 @@ def _responses(path: str, operation: dict[str, Any]) -> dict[str, Any]:
 
 def _general(path: str) -> Responses:
     kinds = _EVERYWHERE if path in ALWAYS_OPEN else (*_EVERYWHERE, errors.DrainingError)
-    return problems(*kinds)
+    return problems(*kinds, *(() if path in OPEN else _KEYED))
+
+
+def _security(method: str, path: str) -> list[dict[str, list[str]]]:
+    """The ways to say who calls, any of which is enough; the scope is that of the table."""
+    scope = needed(method.upper(), path)
+    return [] if scope is None else [{scheme: [scope]} for scheme in _SCHEMES]
 
 
 def _united(found: dict[str, Any], more: Responses) -> dict[str, Any]:

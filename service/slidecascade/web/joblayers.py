@@ -12,9 +12,10 @@ from starlette.responses import Response
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.fieldcells import MEDIA_TYPE
-from slidecascade.jobs.layers import Address
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
+from slidecascade.slides.deepzoom import Address
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
@@ -45,7 +46,7 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         },
     )
     async def field(job_id: str, index: int, request: Request) -> Response:
-        record, data = await lookups.run(desk.field, job_id, index)
+        record, data = await lookups.run(desk.field, job_id, index, caller_of(request))
         if data is None:
             raise HTTPException(404)
         is_final = record.status == "succeeded"
@@ -70,7 +71,7 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     )
     async def tile(job_id: str, name: str, level: int, column: int, row: int, request: Request) -> Response:
         colormap = Colormap.parse(request.query_params.get("colormap", Colormap.VIRIDIS))
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         headers = {
             "ETag": etag_of(job_id, name, level, column, row, colormap),
             "Cache-Control": IMMUTABLE,

@@ -20,6 +20,7 @@ from slidecascade.outputs import archive, heatmap
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gunzipped
 from slidecascade.web.conditional import REVALIDATE, etag_of, file_answer, headless, known_already
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -54,7 +55,7 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     )
     async def result(job_id: str, request: Request) -> Response:
         media_type = choose(",".join(request.headers.getlist("accept")), OFFERS)
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         query = request.query_params
         folder = _PICTURES.get(query.get("style", "map"))
         if folder is None:
@@ -62,8 +63,8 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         return await lookups.run(_result, request, folders, job_id, media_type, folder)
 
     @router.get("/jobs/{job_id}/files", summary="List the files of a job", responses=problems(*_RESULT_ERRORS))
-    async def list_files(job_id: str) -> wire.JobFileList:
-        folders = await lookups.run(desk.results, job_id)
+    async def list_files(job_id: str, request: Request) -> wire.JobFileList:
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         files = await lookups.run(folders.files, job_id)
         return wire.JobFileList(
             files=tuple(
@@ -84,7 +85,7 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         },
     )
     async def fetch(job_id: str, name: str, request: Request) -> Response:
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         return await lookups.run(_file, request, folders, job_id, name)
 
     @router.get(
@@ -103,7 +104,7 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_CELLS)] = MAX_CELLS,
     ) -> Response:
         box, class_name = _box(bbox), request.query_params.get("class")
-        folders = await lookups.run(desk.results, job_id)
+        folders = await lookups.run(desk.results, job_id, caller_of(request))
         text = await lookups.run(folders.cells, job_id, box, class_name=class_name, limit=limit)
         return Response(text, media_type=wire.GEOJSON)
 

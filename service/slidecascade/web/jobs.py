@@ -18,6 +18,7 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.web.joblayers import add_layers
 from slidecascade.web.jobresults import add_results
 from slidecascade.web.jobstate import StatusOf, add_events, job_info
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.notifications import add_notifications
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -163,28 +164,31 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
 
     @router.get("/jobs", summary="List jobs, the newest first")
     async def list_jobs(
+        request: Request,
         status: wire.JobStatus | None = None,
         label: Annotated[str | None, Query(pattern=wire.TEXT)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 50,
         cursor: str | None = None,
     ) -> wire.JobList:
         before = None if cursor is None else _position(cursor)
-        records = await lookups.run(desk.list, limit=limit + 1, before=before, status=status, label=label)
+        records = await lookups.run(
+            desk.list, caller_of(request), limit=limit + 1, before=before, status=status, label=label
+        )
         shown = records[:limit]
         more = _cursor(shown[-1]) if len(records) > limit else None
         return wire.JobList(jobs=tuple(map(info, shown)), cursor=more)
 
     @router.get("/jobs/{job_id}", summary="Show a job", responses=problems(errors.UnknownJobError))
-    async def show(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.show, job_id))
+    async def show(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.show, job_id, caller_of(request)))
 
     @router.post(
         "/jobs/{job_id}/cancel",
         summary="Stop a job",
         responses=problems(errors.UnknownJobError, errors.JobFinishedError),
     )
-    async def cancel(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.cancel, job_id))
+    async def cancel(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.cancel, job_id, caller_of(request)))
 
     @router.post(
         "/jobs/{job_id}/retry",
@@ -198,8 +202,8 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
             errors.NotReadyError,
         ),
     )
-    async def retry(job_id: str) -> wire.JobInfo:
-        return info(await lookups.run(desk.retry, job_id))
+    async def retry(job_id: str, request: Request) -> wire.JobInfo:
+        return info(await lookups.run(desk.retry, job_id, caller_of(request)))
 
     @router.delete(
         "/jobs/{job_id}",
@@ -207,8 +211,8 @@ def _add_states(router: APIRouter, desk: Desk, lookups: Pool, status_of: StatusO
         status_code=204,
         responses=problems(errors.UnknownJobError, errors.JobNotFinishedError),
     )
-    async def delete(job_id: str) -> Response:
-        await lookups.run(desk.delete, job_id)
+    async def delete(job_id: str, request: Request) -> Response:
+        await lookups.run(desk.delete, job_id, caller_of(request))
         return Response(status_code=204)
 
 

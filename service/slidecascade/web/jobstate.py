@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
@@ -42,10 +43,10 @@ def add_events(
         },
     )
     async def follow(job_id: str, request: Request) -> Response:
-        await lookups.run(desk.show, job_id)
+        await lookups.run(desk.show, job_id, caller_of(request))
 
         async def look() -> JobRecord | None:
-            return await lookups.run(desk.show, job_id) if is_open() else None
+            return await lookups.run(desk.show, job_id, caller_of(request)) if is_open() else None
 
         events = _events(look, lambda record: job_info(record, status_of), request.headers.get("last-event-id"))
         return StreamingResponse(events, media_type=EVENTS)

@@ -113,10 +113,13 @@ class Regions:
             share=share,
             overview_side_px=overview_side_px,
         )
+        Exchange.of(request).object = order.request.slide
         try:
-            return await self._outcome(work, request, limit_s=limit_s)
+            report = await self._outcome(work, request, limit_s=limit_s)
         finally:
             control.cancel()
+        Exchange.of(request).object = order.request.slide or report.analysis.facts.content_id
+        return report
 
     def _begin(
         self, request: Request, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs

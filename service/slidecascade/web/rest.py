@@ -27,11 +27,13 @@ from slidecascade.web.jobs import job_routes
 from slidecascade.web.kserve import kserve_routes
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.pictures import picture_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.statuses import STATUS, problems, status_of
 from slidecascade.web.submission import Submissions
+from slidecascade.web.viewer import viewer_routes
 
 LOG = logging.getLogger(__name__)
 
@@ -85,7 +87,11 @@ def http_problem(status: int, request_id: str, *, headers: Mapping[str, str] | N
 
 def _answer_domain_error(error: errors.SlideCascadeError, request_id: str) -> Response:
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.RetryLaterError) else {}
-    return _response(domain_problem(error, request_id), headers)
+    response = _response(domain_problem(error, request_id), headers)
+    if isinstance(error, errors.UnauthenticatedError):
+        for challenge in error.challenges:
+            response.headers.append("WWW-Authenticate", challenge)
+    return response
 
 
 def domain_problem(error: errors.SlideCascadeError, request_id: str) -> wire.Problem:
@@ -130,13 +136,15 @@ def create_app(
     metrics: Metrics,
     admission: Admission,
     lookups: Pool,
+    pictures: Pool,
     readiness: Readiness,
+    is_keyed: bool,
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
-    """The API for one analyser; `lookups` runs blocking disk access.
+    """The API for one analyser; `lookups` runs blocking disk access, `pictures` makes tiles of slides.
 
-    Without a `desk` and the `submissions` to it, it accepts no jobs.
+    `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to it, it accepts no jobs.
     """
     app = FastAPI(
         title="SlideCascade",
@@ -149,10 +157,13 @@ def create_app(
     )
     routers = [
         _region_routes(regions),
+        # Before the catalogue, where the id of a slide takes all that follows.
+        picture_routes(analyser, pictures),
         _catalogue_routes(analyser, lookups),
         _operation_routes(metrics, admission, readiness, desk, lookups),
         kserve_routes(analyser, inferences, admission, readiness),
         docs_router(app),
+        viewer_routes(),
     ]
     if desk is not None and submissions is not None:
         routers.append(
@@ -163,7 +174,7 @@ def create_app(
     answer_error = partial(_answer_error, [route for router in routers for route in router.routes])
     for kind in (errors.SlideCascadeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_error)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: describe(app, is_keyed=is_keyed)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 

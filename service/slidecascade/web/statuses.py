@@ -9,6 +9,8 @@ from slidecascade import errors
 
 STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.MalformedRequestError: 400,
+    errors.UnauthenticatedError: 401,
+    errors.ForbiddenError: 403,
     errors.UnknownSlideError: 404,
     errors.UnknownPipelineError: 404,
     errors.UnknownHeatmapError: 404,
@@ -35,6 +37,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.MisdirectedRequestError: 421,
     errors.IdempotencyMismatchError: 422,
     errors.OverloadedError: 429,
+    errors.LimitExceededError: 429,
     errors.CancelledError: 499,  # the client has disconnected: for the log and the metrics
     errors.TilesFailedError: 500,
     errors.UnreadablePartError: 500,

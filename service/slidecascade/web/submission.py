@@ -15,6 +15,7 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
 from slidecascade.jobs.uploads import Upload
 from slidecascade.web.intake import JobIntake, parse, read_job, read_json
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 
@@ -64,13 +65,14 @@ class Submissions:
         request_id = Exchange.of(request).request_id
         try:
             record, is_new = await self._lookups.run(
-                self._desk.submit, order, request_id=request_id, key=key, upload=upload
+                self._desk.submit, order, caller_of(request), request_id=request_id, key=key, upload=upload
             )
         except Exception:
             await self._discard(upload)
             raise
         if not is_new:
             await self._discard(upload)
+        Exchange.of(request).object = record.id
         return Accepted(record, is_new)
 
     async def accept_batch(

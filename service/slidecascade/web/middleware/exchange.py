@@ -30,7 +30,8 @@ class Exchange:
 
     `status` is None until the response starts; `error` is our error that a response of BentoML hides;
     `place` is its place, possibly an uncounted one; after the `last` exchange the connection is closed; `is_head`
-    means that only the headers of the response are sent, so that its content need not be computed.
+    means that only the headers of the response are sent, so that its content need not be computed; `object` is the
+    id of what the request is about, where its path does not say so, for the audit log.
     """
 
     request_id: str = field(default_factory=_new_id)
@@ -42,6 +43,7 @@ class Exchange:
     last: bool = False
     place: Place = field(default_factory=Place)
     is_head: bool = False
+    object: str | None = None
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:

@@ -20,8 +20,9 @@ class Head:
         try:
             await self._app(asked, receive, send)
         finally:
-            if "route" in asked:  # the log and the metrics use this method
-                scope["route"] = asked["route"]
+            for name in ("route", "path_params"):  # the logs and the metrics use the scope of this method
+                if name in asked:
+                    scope[name] = asked[name]
 
 
 def bodiless(scope: Scope, send: Send) -> Send:

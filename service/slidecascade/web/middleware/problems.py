@@ -1,4 +1,4 @@
-"""The outermost middleware: request ids, admission, error responses, access log and metrics."""
+"""The outermost middleware: request ids, authentication, admission, error responses, access log and metrics."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from slidecascade.web.encoding import encoded
 from slidecascade.web.entry import ALWAYS_OPEN, as_usual, require_clear_framing, require_host
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.audit import Audit
+from slidecascade.web.middleware.auth import Auth
 from slidecascade.web.middleware.cors import Cors
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.middleware.head import Head, bodiless
@@ -34,7 +36,8 @@ _KEPT: Final = ("Allow", "Content-Range")
 
 
 class Boundary:
-    """ASGI middleware: request ids, admission, the final error handler, one log line and metrics per request.
+    """ASGI middleware: request ids, authentication, admission, the final error handler, and per request one log
+    line, one line of the audit log, and metrics.
 
     A POST to one of `work_paths` is a region, which needs a place before its body is read, like an inference.
     `allowed_hosts` are the accepted host names; empty: any.
@@ -45,6 +48,8 @@ class Boundary:
         app: ASGIApp,
         *,
         admission: Admission,
+        auth: Auth,
+        audit: Audit,
         metrics: Metrics,
         work_paths: frozenset[str],
         allowed_hosts: tuple[str, ...] = (),
@@ -52,6 +57,8 @@ class Boundary:
     ) -> None:
         self._app = Head(app)
         self._admission = admission
+        self._auth = auth
+        self._audit = audit
         self._metrics = metrics
         self._work_paths = work_paths
         self._allowed_hosts = allowed_hosts
@@ -75,6 +82,8 @@ class Boundary:
         exchange = Exchange.of(Request(scope))
         try:
             self._require_entry(exchange, scope)
+            self._audit.require(scope)
+            await self._auth.admit(scope)
             async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
         except Exception as error:  # the request boundary: every error is reported
@@ -100,8 +109,9 @@ class Boundary:
     async def _admitted(self, exchange: Exchange, scope: Scope) -> AsyncIterator[None]:
         path, is_post = scope["path"], scope["method"] == "POST"
         if is_post and path in self._work_paths:
-            async with self._admission.region() as exchange.place:
-                yield
+            with self._auth.region(scope):
+                async with self._admission.region() as exchange.place:
+                    yield
         elif is_post and inference_route(path):
             async with self._admission.inference() as exchange.place:
                 yield
@@ -129,6 +139,7 @@ class Boundary:
         }
         if error is not None:
             fields["problem"] = error.problem
+        self._audit.note(exchange, scope, template, status)
         is_probe = scope["path"] in ALWAYS_OPEN and status < 400
         ACCESS.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": fields})
 

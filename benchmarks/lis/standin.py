@@ -1,0 +1,203 @@
+"""A stand-in for the service: jobs end after a time without any work, so that only the bridge is measured."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from slidecascade.wire import (
+    PROBLEM,
+    PROBLEM_PREFIX,
+    JobInfo,
+    JobProgress,
+    PipelineInfo,
+    RegionBox,
+    SlideInfo,
+    Summary,
+)
+from slidecascade.wire.jobs import JobBatch, JobBatchItem, JobBatchResult, JobLinks, JobStatus
+from slidecascade.wire.results import AnswerWarning, ModelUse, Share, Tiles
+
+PIPELINE: Final = "nash"
+SLIDE: Final = "S-1.svs"
+MODEL_SHA256: Final = "5f" * 32
+SUMMARY: Final = Summary(
+    pipeline=PIPELINE,
+    coordinate_space="level0-pixels",
+    region=RegionBox(x=0, y=0, width=1000, height=1000),
+    mpp=0.25,
+    cells=40,
+    counts={"Hepatocyte": 30, "Hepatocyte: Ballooned": 12, "Other": 10},
+    fractions={
+        "ballooning": Share(value=0.4, numerator=12, denominator=30, of="classified hepatocytes"),
+        "steatosis": Share(value=None, numerator=0, denominator=0, of="classified hepatocytes"),
+    },
+    densities_per_mm2={"Other": 160.0},
+    area_mm2=0.0625,
+    tissue_area_mm2=0.0625,
+    thresholds={"nuclei": 0.5},
+    tiles=Tiles(total=1, background=0),
+    models=(ModelUse(name="nuclei", version=1, sha256=MODEL_SHA256, role="segmenter", mpp=0.25, downsample=1.0),),
+    heatmaps=(),
+    timings_s={"total": 0.1},
+    warnings=(AnswerWarning(code="ink", message="3 tiles | hold ink."),),
+)
+
+
+class StandIn(ThreadingHTTPServer):
+    """Jobs by idempotency key.
+
+    Attributes:
+        jobs: id of the job by idempotency key.
+        ends: how jobs of a pipeline or slide end, if not with success.
+        seconds: how long a job runs.
+        away: whether every request is answered with 503.
+        order: the slides of the jobs, in the order of their submission.
+        refused: requests for unknown slides.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0, *, seconds: float = 0.1) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.seconds = seconds
+        self.away = False
+        self.slides = {SLIDE}
+        self.ends: dict[str, JobStatus] = {}
+        self.jobs: dict[str, str] = {}
+        self.requests: dict[str, JobInfo] = {}
+        self.order: list[str] = []
+        self.refused = 0
+        self.cancelled: set[str] = set()
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def submitted(self, body: bytes) -> JobBatchResult:
+        """The answer to a batch."""
+        items = []
+        for order in JobBatch.model_validate_json(body).jobs:
+            with self.lock:
+                key = order.idempotency_key or uuid.uuid4().hex
+                if order.slide not in self.slides:
+                    self.refused += 1
+                    problem = {**_problem("unknown-slide", 404), "detail": f"There is no slide {order.slide!r}."}
+                    items.append(JobBatchItem.model_validate({"status": 404, "problem": problem}))
+                    continue
+                status = 200 if key in self.jobs else 202
+                if status == 202:
+                    self.jobs[key] = str(uuid.uuid4())
+                    self.order.append(order.slide)
+                    self.requests[self.jobs[key]] = _info(self.jobs[key], order.pipeline, order.slide, order.label)
+                items.append(JobBatchItem(status=status, job=self.requests[self.jobs[key]]))
+        return JobBatchResult(jobs=tuple(items))
+
+    def state(self, job: str) -> JobInfo | None:
+        info = self.requests.get(job)
+        if info is None:
+            return None
+        status: JobStatus = "running"
+        if job in self.cancelled:
+            status = "cancelled"
+        elif time.time() - info.created_at.timestamp() >= self.seconds:
+            status = self.ends.get(info.slide or "", "succeeded")
+        problem = (
+            {**_problem("tiles-failed", 500), "detail": "2 tiles failed twice."} if status == "failed" else None
+        )
+        return info.model_validate({**info.model_dump(), "status": status, "error": problem})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: StandIn
+
+    def do_GET(self) -> None:
+        parts = self.path.split("?", maxsplit=1)[0].strip("/").split("/")
+        if self.server.away:
+            self._problem("not-ready", 503)
+        elif parts[1] == "pipelines" and parts[2] == PIPELINE:
+            info = PipelineInfo(name=PIPELINE, title="", description="", classifiers=(), classes=(), heatmaps=())
+            self._answer(200, info.model_dump_json())
+        elif parts[1] == "slides" and parts[2] in self.server.slides:
+            slide = SlideInfo(
+                id=parts[2], width=1, height=1, mpp=0.25, objective_power=None, vendor=None, levels=()
+            )
+            self._answer(200, slide.model_dump_json())
+        elif parts[1] == "jobs" and (info_or_none := self.server.state(parts[2])) is not None:
+            self._answer(200, (SUMMARY if parts[-1] == "result" else info_or_none).model_dump_json())
+        else:
+            self._problem(
+                {"slides": "unknown-slide", "pipelines": "unknown-pipeline"}.get(parts[1], "unknown-job"), 404
+            )
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.away:
+            self._problem("not-ready", 503)
+        elif self.path.endswith("/cancel"):
+            job = self.path.split("/")[-2]
+            self.server.cancelled.add(job)
+            state = self.server.state(job)
+            self._answer(200, "" if state is None else state.model_dump_json())
+        else:
+            self._answer(200, self.server.submitted(body).model_dump_json())
+
+    def _problem(self, name: str, status: int) -> None:
+        self._answer(status, json.dumps(_problem(name, status)), PROBLEM)
+
+    def _answer(self, status: int, text: str, media_type: str = "application/json") -> None:
+        content = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the signature of the base class
+        """Requests are not logged."""
+
+
+@contextmanager
+def standing_in(*, port: int = 0, seconds: float = 0.1) -> Iterator[StandIn]:
+    """A running stand-in."""
+    server = StandIn(port, seconds=seconds)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _problem(name: str, status: int) -> dict[str, str | int]:
+    return {
+        "type": PROBLEM_PREFIX + name,
+        "title": name,
+        "status": status,
+        "detail": f"This is {name}.",
+        "request_id": "stand-in",
+    }
+
+
+def _info(job: str, pipeline: str, slide: str, label: str | None) -> JobInfo:
+    return JobInfo(
+        id=job,
+        status="queued",
+        pipeline=pipeline,
+        slide=slide,
+        label=label,
+        created_at=datetime.now(UTC),
+        progress=JobProgress(fields_done=0, fields_total=None, fraction=0.0, cells=0, eta_s=None),
+        links=JobLinks(self=f"/v1/jobs/{job}", events=f"/v1/jobs/{job}/events"),
+    )

@@ -1,0 +1,208 @@
+"""Runs orders as jobs of the service: submits, follows, ends and cancels them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from slidecascade_client import (
+    AccessDeniedError,
+    AsyncClient,
+    AsyncJob,
+    JobFinishedError,
+    RequestRefusedError,
+    SlideCascadeClientError,
+    UnknownJobError,
+    UnknownSlideError,
+)
+from slidecascade_lis.config import LisConfig
+from slidecascade_lis.records import OrderRecord, OrderState
+from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+from slidecascade_lis.store import Change, Store, UnavailableStoreError
+
+LOG = logging.getLogger("slidecascade.lis")
+_FIRST_RETRY_S: Final = 0.5
+_MAX_RETRY_S: Final = 60.0
+_CLEAN_S: Final = 3600.0
+
+Step = Callable[[Change], object]
+"""A change of the store that follows from an answer of the service."""
+
+Act = Callable[[OrderRecord], Awaitable[Step | None]]
+
+
+class Work:
+    """Every order is one job: its id is the idempotency key, so a repeated submission finds the same job.
+
+    `answered` is called after messages were added to the outbox.
+    """
+
+    def __init__(
+        self, config: LisConfig, store: Store, client: AsyncClient, *, answered: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._client = client
+        self._answered = answered
+        self._wake = asyncio.Event()
+        self._clean_at = 0.0
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._round()
+            except UnavailableStoreError:
+                LOG.error("orders cannot be read or changed")
+            await self._pause()
+
+    async def _round(self) -> None:
+        """One look at all unfinished orders."""
+        to_stop, running, has_due = await asyncio.to_thread(self._unfinished)
+        await self._each(self._stop, to_stop)
+        await self._each(self._follow, running)
+        if has_due:
+            await self._each(self._submit, await asyncio.to_thread(self._due))
+        await asyncio.to_thread(self._clean)
+
+    async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
+        """Ask the service about all orders at once, and store what came of it in one transaction."""
+        steps = await asyncio.gather(*(self._guarded(act, order) for order in orders))
+        if any(steps):
+            await asyncio.to_thread(self._store_all, [step for step in steps if step is not None])
+            self._answered()
+
+    async def _guarded(self, act: Act, order: OrderRecord) -> Step | None:
+        """The worker boundary: an order that raises something unforeseen fails, and the others go on."""
+        try:
+            return await act(order)
+        except Exception:
+            LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
+            return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
+
+    async def _submit(self, order: OrderRecord) -> Step:
+        try:
+            job = await self._job_of(order)
+        except UnknownSlideError as error:
+            if self._waits_for_slide(order):
+                return _postpone(order, self._config.orders.slide_retry_s)
+            return self._end(order, "failed", failed(str(error)))
+        except AccessDeniedError:
+            LOG.error("the service denies access: check service.api_key_file")
+            return _postpone(order)
+        except RequestRefusedError as error:
+            return self._end(order, "failed", failed(str(error)))
+        except SlideCascadeClientError as error:
+            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(error).__name__}})
+            return _postpone(order)
+        return lambda change: change.set_job(order.id, job.id)
+
+    async def _follow(self, order: OrderRecord) -> Step | None:
+        try:
+            job = await self._client.job(order.job_id or "")
+            if job.status == "succeeded":
+                return self._end(order, "succeeded", succeeded(await job.summary(), job.id))
+            if job.status == "failed":
+                problem = job.info.error
+                cause = problem.detail if problem else "The service reported no cause."
+                return self._end(order, "failed", failed(f"The analysis failed: {cause}"))
+            if job.status == "cancelled":
+                return self._end(order, "cancelled", cancelled("The analysis was cancelled on the service."))
+        except UnknownJobError:
+            return self._end(order, "failed", failed("The analysis was deleted on the service."))
+        except SlideCascadeClientError as error:
+            LOG.warning("the service did not answer", extra={"fields": {"reason": type(error).__name__}})
+        return None
+
+    async def _stop(self, order: OrderRecord) -> Step | None:
+        """Cancel the job of a cancelled order; its id is not known if the bridge was killed while it submitted."""
+        try:
+            job = await self._job_of(order) if order.job_id is None else await self._client.job(order.job_id)
+            await job.cancel()
+        except (JobFinishedError, UnknownJobError):
+            LOG.debug("nothing to cancel")
+        except AccessDeniedError:
+            return None
+        except RequestRefusedError:
+            LOG.debug("the service never had the job")
+        except SlideCascadeClientError:
+            return None
+        return lambda change: change.stopped(order.id)
+
+    async def _job_of(self, order: OrderRecord) -> AsyncJob:
+        """The job of an order, submitted now or before. `submit_many` takes only names of slides on the service:
+        `submit` would upload a file of this machine that an order names."""
+        analysis = order.analysis
+        request = {
+            "slide": analysis.slide,
+            "pipeline": analysis.pipeline,
+            "mpp": analysis.mpp,
+            "region": analysis.region,
+            "allow_partial": analysis.allow_partial,
+            "label": analysis.label,
+            "idempotency_key": order.id,
+        }
+        answer = (await self._client.submit_many([{k: v for k, v in request.items() if v is not None}]))[0]
+        if isinstance(answer, SlideCascadeClientError):
+            raise answer
+        return answer
+
+    def _waits_for_slide(self, order: OrderRecord) -> bool:
+        orders = self._config.orders
+        age_s = time.time() - order.created_at
+        return orders.unknown_slide == "wait" and age_s < orders.wait_for_slide_hours * 3600
+
+    def _end(self, order: OrderRecord, state: OrderState, outcome: Outcome) -> Step:
+        """The order ends and its answers are queued, together or not at all."""
+        messages = result_messages(order, outcome, self._config)
+
+        def end(change: Change) -> None:
+            if change.end_order(order.id, state):
+                change.put_outgoing(messages)
+
+        LOG.info("order ends", extra={"fields": {"order_id": order.id, "state": state}})
+        return end
+
+    def _store_all(self, steps: Sequence[Step]) -> None:
+        with self._store.transaction() as change:
+            for step in steps:
+                step(change)
+
+    def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...], bool]:
+        with self._store.snapshot() as change:
+            return change.to_stop(), change.submitted(), change.has_due()
+
+    def _due(self) -> tuple[OrderRecord, ...]:
+        with self._store.transaction() as change:
+            free = self._config.service.max_jobs - len(change.submitted())
+            return change.due(limit=free) if free > 0 else ()
+
+    def _clean(self) -> None:
+        days = self._config.store.keep_days
+        if days is None or time.monotonic() < self._clean_at:
+            return
+        with self._store.transaction() as change:
+            is_clean = change.forget(before=time.time() - days * 86_400) == 0
+        self._clean_at = time.monotonic() + (_CLEAN_S if is_clean else 0.0)
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.service.poll_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+
+def _postpone(order: OrderRecord, wait_s: float | None = None) -> Step:
+    """Submit an order again later."""
+    if wait_s is None:
+        wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(order.attempts, 30))
+    next_at = time.time() + wait_s
+    return lambda change: change.postpone(order.id, next_at=next_at)

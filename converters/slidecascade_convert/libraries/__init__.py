@@ -1,0 +1,1 @@
+"""Networks of published libraries, from the files that each library's own saver writes."""

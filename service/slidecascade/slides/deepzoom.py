@@ -1,0 +1,226 @@
+"""Pictures of a slide for viewers: tiles of a Deep Zoom pyramid and thumbnails, in the slide's coordinates.
+
+The greatest level of the pyramid shows level 0 pixel by pixel, each one below halves the sides, rounded up, to one
+pixel at last. Tiles have 256 px and do not overlap; those at the right and the bottom are smaller. Nothing is
+cropped: a tile shows the same place whatever bounds the file states. Label and macro images are never read.
+
+Source of the format: the Deep Zoom file format of Silverlight, as OpenSeadragon documents it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+from slidecascade.geometry import Box, Size
+from slidecascade.slides import jpeg
+from slidecascade.slides.source import Rgb, Source
+
+TILE_PX: Final = 256
+QUALITY: Final = 85
+MAX_THUMBNAIL_PX: Final = 1024
+
+_MAX_SHRINK: Final = 4
+"""A tile is made from the pixels of a stored level if that takes reading at most 4 x 4 times as many."""
+
+_LOW_PX: Final = 4096
+"""Longest side of the level from which all coarser ones are made where no stored level is near."""
+
+_WHOLE_PX: Final = 2**20
+"""A stored level of at most so many pixels is near to all coarser levels: it is read in no time."""
+
+_KEPT_TILES_BYTES: Final = 64 * 2**20
+_KEPT_PYRAMIDS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A tile: its level, its column and its row."""
+
+    level: int
+    column: int
+    row: int
+
+
+def max_level(size_l0: Size) -> int:
+    """The level that shows level 0 pixel by pixel."""
+    return (max(size_l0.width, size_l0.height) - 1).bit_length()
+
+
+def level_size(size_l0: Size, level: int) -> Size:
+    """The pixels of a level, which is at most `max_level`."""
+    downsample = 2 ** (max_level(size_l0) - level)
+    return Size(-(-size_l0.width // downsample), -(-size_l0.height // downsample))
+
+
+def tile_box(size_l0: Size, address: Address) -> Box | None:
+    """The pixels of a tile in its level; None: the pyramid has no such tile."""
+    if not 0 <= address.level <= max_level(size_l0) or address.column < 0 or address.row < 0:
+        return None
+    size = level_size(size_l0, address.level)
+    left, top = address.column * TILE_PX, address.row * TILE_PX
+    if left >= size.width or top >= size.height:
+        return None
+    return Box(left, top, min(TILE_PX, size.width - left), min(TILE_PX, size.height - top))
+
+
+class DeepZoom:
+    """Makes tiles and thumbnails and keeps the last ones; usable from many threads.
+
+    A slide that stores one level only gets its coarse levels once: they are made together in one pass over its
+    pixels and kept as JPEG, about 5 MB a slide.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[tuple[str, Address], bytes] = OrderedDict()
+        self._tiles_bytes = 0
+        self._pyramids: OrderedDict[str, _LowPyramid] = OrderedDict()
+
+    def tile(self, slide: Source, address: Address) -> bytes | None:
+        """A tile as JPEG; None: the pyramid has no such tile.
+
+        Raises:
+            UnreadableSlideError: the file is damaged there.
+        """
+        box = tile_box(slide.size_l0, address)
+        if box is None:
+            return None
+        key = (slide.content_id, address)
+        with self._lock:
+            if (kept := self._tiles.get(key)) is not None:
+                self._tiles.move_to_end(key)
+                return kept
+        if _is_low(slide, address.level):
+            return self._pyramid(slide).tiles(slide)[address]
+        data = jpeg.encode(_pixels(slide, address.level, box), quality=QUALITY)
+        self._keep(key, data)
+        return data
+
+    def thumbnail(self, slide: Source, max_px: int) -> bytes:
+        """The whole slide as JPEG, its longest side at most `max_px` and at most its own.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        longest = max(slide.size_l0.width, slide.size_l0.height)
+        level = max_level(slide.size_l0)
+        while level > 0 and -(-longest // 2 ** (max_level(slide.size_l0) - level + 1)) >= max_px:
+            level -= 1
+        size = level_size(slide.size_l0, level)
+        if _is_low(slide, level):
+            whole = _assembled(self._pyramid(slide).tiles(slide), level, size)
+        else:
+            whole = _pixels(slide, level, Box(0, 0, size.width, size.height))
+        scale = min(1.0, max_px / max(size.width, size.height))
+        target = (max(1, round(size.width * scale)), max(1, round(size.height * scale)))
+        return jpeg.encode(_resized(whole, Size(*target)), quality=QUALITY)
+
+    def _pyramid(self, slide: Source) -> _LowPyramid:
+        with self._lock:
+            pyramid = self._pyramids.setdefault(slide.content_id, _LowPyramid())
+            self._pyramids.move_to_end(slide.content_id)
+            while len(self._pyramids) > _KEPT_PYRAMIDS:
+                self._pyramids.popitem(last=False)
+            return pyramid
+
+    def _keep(self, key: tuple[str, Address], data: bytes) -> None:
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = data
+                self._tiles_bytes += len(data)
+            while self._tiles_bytes > _KEPT_TILES_BYTES:
+                _, dropped = self._tiles.popitem(last=False)
+                self._tiles_bytes -= len(dropped)
+
+
+class _LowPyramid:
+    """The tiles of all coarse levels of a slide, made on first use; other threads wait for the one that does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tiles: Mapping[Address, bytes] | None = None
+
+    def tiles(self, slide: Source) -> Mapping[Address, bytes]:
+        with self._lock:
+            if self._tiles is None:
+                self._tiles = _low_tiles(slide)
+            return self._tiles
+
+
+def _low_tiles(slide: Source) -> dict[Address, bytes]:
+    """The tiles of the greatest low level and all below it."""
+    level = _greatest_low_level(slide.size_l0)
+    size = level_size(slide.size_l0, level)
+    whole = np.empty((size.height, size.width, 3), np.uint8)
+    for top in range(0, size.height, TILE_PX):
+        for left in range(0, size.width, TILE_PX):
+            box = Box(left, top, min(TILE_PX, size.width - left), min(TILE_PX, size.height - top))
+            whole[box.y : box.bottom, box.x : box.right] = _pixels(slide, level, box)
+    tiles: dict[Address, bytes] = {}
+    while True:
+        for top in range(0, whole.shape[0], TILE_PX):
+            for left in range(0, whole.shape[1], TILE_PX):
+                part = np.ascontiguousarray(whole[top : top + TILE_PX, left : left + TILE_PX])
+                tiles[Address(level, left // TILE_PX, top // TILE_PX)] = jpeg.encode(part, quality=QUALITY)
+        if level == 0:
+            return tiles
+        level -= 1
+        whole = _resized(whole, level_size(slide.size_l0, level))
+
+
+def _greatest_low_level(size_l0: Size) -> int:
+    level = max_level(size_l0)
+    return min(level, _LOW_PX.bit_length() - 1)
+
+
+def _is_low(slide: Source, level: int) -> bool:
+    """Whether a level is made from the low pyramid: it is coarse, and far from each stored level."""
+    downsample = 2 ** (max_level(slide.size_l0) - level)
+    stored, size = _stored_level(slide, downsample)
+    is_far = downsample > _MAX_SHRINK * slide.level_downsamples[stored] and size.area > _WHOLE_PX
+    return is_far and level <= _greatest_low_level(slide.size_l0)
+
+
+def _stored_level(slide: Source, downsample: int) -> tuple[int, Size]:
+    """The coarsest stored level that has all pixels a downsample needs, and its size."""
+    fine = [index for index, stored in enumerate(slide.level_downsamples) if stored <= downsample * 1.01]
+    level = max(fine, key=lambda index: slide.level_downsamples[index], default=0)
+    return level, slide.level_sizes[level]
+
+
+def _pixels(slide: Source, level: int, box: Box) -> Rgb:
+    """The pixels of `box`, given in pixels of a level of the pyramid, ``(H, W, 3)`` uint8."""
+    downsample = 2 ** (max_level(slide.size_l0) - level)
+    stored, size = _stored_level(slide, downsample)
+    shrink = downsample / slide.level_downsamples[stored]
+    # To whole pixels of the stored level: at most half of one away, and at least one of them.
+    left = min(round(box.x * shrink), size.width - 1)
+    top = min(round(box.y * shrink), size.height - 1)
+    right = max(left + 1, min(round(box.right * shrink), size.width))
+    bottom = max(top + 1, min(round(box.bottom * shrink), size.height))
+    return _resized(slide.read_level(stored, Box(left, top, right - left, bottom - top)), box.size)
+
+
+def _resized(pixels: Rgb, size: Size) -> Rgb:
+    if pixels.shape[:2] == (size.height, size.width):
+        return np.ascontiguousarray(pixels)
+    resized: Rgb = cv2.resize(pixels, (size.width, size.height), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+def _assembled(tiles: Mapping[Address, bytes], level: int, size: Size) -> Rgb:
+    """A whole level from its tiles."""
+    whole = np.empty((size.height, size.width, 3), np.uint8)
+    for address, data in tiles.items():
+        if address.level == level:
+            part = jpeg.decode(data)
+            top, left = address.row * TILE_PX, address.column * TILE_PX
+            whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return whole

@@ -1,0 +1,125 @@
+// All requests of the page. The key, if one is given, stays in memory and goes with each of them.
+import type { FeatureCollection, Job, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
+
+const ROOT = new URL("../", document.baseURI).pathname;
+
+export class ProblemError extends Error {
+  constructor(readonly problem: Problem) {
+    super(problem.detail);
+  }
+}
+
+/** A path of the API below the server's root, which a proxy may have moved. */
+export function address(path: string): string {
+  return ROOT + path;
+}
+
+function slidePath(id: string): string {
+  return `v1/slides/${id.split("/").map(encodeURIComponent).join("/")}`;
+}
+
+export class Api {
+  private key = "";
+
+  setKey(key: string): void {
+    this.key = key;
+  }
+
+  /** The headers that requests for tiles need as well. */
+  headers(): Record<string, string> {
+    return this.key ? { "X-API-Key": this.key } : {};
+  }
+
+  async slideIds(): Promise<string[]> {
+    const list = await this.json<{ slides: { id: string }[] }>("v1/slides");
+    return list.slides.map((slide) => slide.id);
+  }
+
+  slide(id: string): Promise<SlideInfo> {
+    return this.json(slidePath(id));
+  }
+
+  async thumbnail(id: string, maxPx: number): Promise<Blob> {
+    return (await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}`)).blob();
+  }
+
+  tileAddress(slide: SlideInfo, level: number, column: number, row: number): string {
+    return address(`${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg?content_id=${slide.content_id}`);
+  }
+
+  layerAddress(job: string, layer: string, colormap: string, level: number, column: number, row: number): string {
+    const name = encodeURIComponent(layer);
+    return address(`v1/jobs/${job}/layers/${name}/${level}/${column}_${row}.png?colormap=${colormap}`);
+  }
+
+  async pipelines(): Promise<PipelineInfo[]> {
+    return (await this.json<{ pipelines: PipelineInfo[] }>("v1/pipelines")).pipelines;
+  }
+
+  async region(request: object, image: File | null, signal: AbortSignal): Promise<FeatureCollection> {
+    const text = JSON.stringify(request);
+    const headers = { Accept: "application/geo+json" };
+    if (image === null) {
+      return this.json("v1/regions", { method: "POST", body: text, signal, headers: { ...headers, ...AS_JSON } });
+    }
+    const form = new FormData();
+    form.append("request", text);
+    form.append("image", image);
+    return this.json("v1/regions", { method: "POST", body: form, signal, headers });
+  }
+
+  submit(request: object): Promise<Job> {
+    return this.json("v1/jobs", { method: "POST", body: JSON.stringify(request), headers: AS_JSON });
+  }
+
+  async jobs(): Promise<Job[]> {
+    return (await this.json<{ jobs: Job[] }>("v1/jobs?limit=30")).jobs;
+  }
+
+  job(id: string): Promise<Job> {
+    return this.json(`v1/jobs/${encodeURIComponent(id)}`);
+  }
+
+  cancel(id: string): Promise<Job> {
+    return this.json(`v1/jobs/${id}/cancel`, { method: "POST" });
+  }
+
+  summary(job: string): Promise<Summary> {
+    return this.json(`v1/jobs/${job}/result`, { headers: { Accept: "application/json" } });
+  }
+
+  result(job: string): Promise<FeatureCollection> {
+    return this.json(`v1/jobs/${job}/result`, { headers: { Accept: "application/geo+json" } });
+  }
+
+  cells(job: string, x: number, y: number, width: number, height: number): Promise<FeatureCollection> {
+    return this.json(`v1/jobs/${job}/cells?bbox=${x},${y},${width},${height}`);
+  }
+
+  private async json<T>(path: string, options: RequestInit = {}): Promise<T> {
+    return (await this.send(path, options)).json() as Promise<T>;
+  }
+
+  private async send(path: string, options: RequestInit = {}): Promise<Response> {
+    const response = await fetch(address(path), { ...options, headers: { ...options.headers, ...this.headers() } });
+    if (!response.ok) {
+      throw new ProblemError(await problemOf(response));
+    }
+    return response;
+  }
+}
+
+const AS_JSON = { "Content-Type": "application/json" };
+
+async function problemOf(response: Response): Promise<Problem> {
+  if (response.headers.get("Content-Type")?.startsWith("application/problem+json")) {
+    return (await response.json()) as Problem;
+  }
+  return {
+    type: "",
+    title: response.statusText,
+    status: response.status,
+    detail: `${response.status} ${response.statusText}`,
+    request_id: response.headers.get("X-Request-Id") ?? "",
+  };
+}

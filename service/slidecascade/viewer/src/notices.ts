@@ -1,0 +1,43 @@
+// Problems and warnings, as sentences that cannot be missed.
+import { ProblemError } from "./api.ts";
+import { button, element } from "./element.ts";
+import { text } from "./texts.ts";
+import type { Warning } from "./wire.ts";
+
+export class Notices {
+  readonly root = element("div", { class: "notices" });
+  private readonly problem = element("div", { role: "alert" });
+  private readonly warnings = element("div", { role: "status" });
+
+  constructor() {
+    this.root.append(this.problem, this.warnings);
+  }
+
+  /** Shows an error; one of the server with the id of its request. */
+  fail(error: unknown): void {
+    if (error instanceof DOMException && error.name === "AbortError") return;
+    const sentence = error instanceof ProblemError ? error.problem.detail : text("unreachable");
+    const id = error instanceof ProblemError ? error.problem.request_id : "";
+    if (!(error instanceof ProblemError || error instanceof TypeError)) throw error;
+    this.problem.replaceChildren(
+      element(
+        "div",
+        { class: "problem" },
+        element("span", {}, sentence, id ? element("code", {}, `${text("requestId")} ${id}`) : ""),
+        button(text("close"), () => this.clear()),
+      ),
+    );
+  }
+
+  clear(): void {
+    this.problem.replaceChildren();
+  }
+
+  warn(warnings: readonly Warning[]): void {
+    this.warnings.replaceChildren(
+      ...warnings.map((item) =>
+        element("div", { class: "warning" }, element("span", {}, `${text("warnings")}: ${item.message}`)),
+      ),
+    );
+  }
+}

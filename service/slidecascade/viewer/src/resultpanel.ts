@@ -1,0 +1,241 @@
+// What is shown of a result: classes with their numbers, filters, layers with their legends.
+import { css, gradient, lettersOf } from "./colors.ts";
+import { button, copy, element, labelled } from "./element.ts";
+import type { Cell, Findings } from "./findings.ts";
+import { numeral, text } from "./texts.ts";
+import type { Legend } from "./wire.ts";
+
+export const COLORMAPS = ["viridis", "jet"] as const;
+export const BY_CLASS = "";
+
+/** How a result is shown. */
+export interface Look {
+  hidden: Set<string>;
+  minimum: number;
+  colorBy: string;
+  letters: boolean;
+  outlines: boolean;
+  raster: boolean;
+  colormap: string;
+  /** Opacity of each heatmap, from 0 to 1. */
+  layers: Map<string, number>;
+}
+
+export function newLook(): Look {
+  return {
+    hidden: new Set(),
+    minimum: 0,
+    colorBy: BY_CLASS,
+    letters: false,
+    outlines: true,
+    raster: true,
+    colormap: COLORMAPS[0],
+    layers: new Map(),
+  };
+}
+
+export class ResultPanel {
+  readonly root: HTMLElement;
+  private readonly body = element("div", {}, element("p", { class: "note" }, text("noResult")));
+  private readonly note = element("p", { class: "note", role: "status" });
+  private readonly scale = element("div", { class: "scale", hidden: true });
+  private readonly inView = new Map<string, HTMLElement>();
+  private readonly measure = element("select", { name: "color-by" });
+  private look: Look = newLook();
+
+  constructor(private readonly changed: () => void) {
+    this.root = element(
+      "section",
+      { class: "panel", "aria-label": text("result") },
+      element("h2", {}, text("result")),
+      this.body,
+    );
+  }
+
+  set(findings: Findings, look: Look): void {
+    this.look = look;
+    this.inView.clear();
+    this.body.replaceChildren(
+      this.table(findings),
+      this.note,
+      this.filter(),
+      labelled(text("colorBy"), this.measure),
+      this.scale,
+      this.check(text("outlines"), "outlines"),
+      this.check(text("letters"), "letters"),
+      ...(findings.job && findings.kind === "cells" ? [this.check(text("raster"), "raster")] : []),
+      ...(findings.legends.length ? [this.layers(findings.legends)] : []),
+    );
+    this.setMeasures([]);
+    this.measure.onchange = () => {
+      this.look.colorBy = this.measure.value;
+      this.changed();
+    };
+  }
+
+  /** Shows the numbers of what is in view; null: its cells are too many to be fetched. */
+  setView(cells: readonly Cell[] | null): void {
+    const counts = new Map<string, number>();
+    for (const cell of cells ?? []) counts.set(cell.className, (counts.get(cell.className) ?? 0) + 1);
+    const all = cells?.length ?? 0;
+    for (const [name, place] of this.inView) {
+      place.textContent = cells ? `${numeral(counts.get(name) ?? 0)} ${text("of")} ${numeral(all)}` : "–";
+    }
+    this.note.textContent = cells ? "" : text("zoomForCells");
+    if (cells) this.setMeasures([...new Set(cells.flatMap((cell) => Object.keys(cell.measurements)))].sort());
+  }
+
+  /** Shows the colours of a measurement from `minimum` to `maximum`; null: colours are those of classes. */
+  setScale(range: [number, number] | null): void {
+    this.scale.hidden = range === null;
+    if (!range) return;
+    const ramp = element("span", { class: "ramp" });
+    ramp.style.background = gradient();
+    this.scale.replaceChildren(`≤ ${numeral(range[0], 2)}`, ramp, `≥ ${numeral(range[1], 2)}`);
+  }
+
+  private setMeasures(names: string[]): void {
+    const { colorBy } = this.look;
+    if (colorBy !== BY_CLASS && !names.includes(colorBy)) names.push(colorBy);
+    this.measure.replaceChildren(
+      element("option", { value: BY_CLASS }, text("className")),
+      ...names.map((name) => element("option", { value: name }, name)),
+    );
+    this.measure.value = colorBy;
+  }
+
+  private table(findings: Findings): HTMLElement {
+    const letters = lettersOf(findings.classes);
+    const head = [text("show"), text("className"), text("all"), text("fraction"), text("inView")];
+    const rows = findings.classes.map(({ name, color }) => {
+      const box = element("input", { type: "checkbox", "aria-label": `${text("show")}: ${name}` });
+      box.checked = !this.look.hidden.has(name);
+      box.addEventListener("change", () => {
+        if (box.checked) this.look.hidden.delete(name);
+        else this.look.hidden.add(name);
+        this.changed();
+      });
+      const swatch = element("span", { class: "swatch" }, letters.get(name) ?? "");
+      swatch.style.borderColor = css(color);
+      const inView = element("td", { class: "number" });
+      this.inView.set(name, inView);
+      const share = findings.fractions[name];
+      const fraction =
+        share?.value == null
+          ? ""
+          : `${numeral(share.value * 100, 1)} % (${numeral(share.numerator)} ${text("of")} ${numeral(share.denominator)})`;
+      return element(
+        "tr",
+        { "data-class": name },
+        element("td", {}, box),
+        element("th", { scope: "row" }, swatch, name),
+        element("td", { class: "number" }, numeral(findings.counts[name] ?? 0)),
+        element("td", { class: "number" }, fraction),
+        inView,
+      );
+    });
+    const titles = head.map((title) => element("th", { scope: "col" }, title));
+    const table = element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, ...titles)),
+      element("tbody", {}, ...rows),
+    );
+    return element("div", { class: "wide", tabindex: 0, role: "region", "aria-label": text("result") }, table);
+  }
+
+  private filter(): HTMLElement {
+    const slider = element("input", { type: "range", min: 0, max: 1, step: 0.01, value: this.look.minimum });
+    const shown = element("output", {}, numeral(this.look.minimum, 2));
+    slider.addEventListener("input", () => {
+      this.look.minimum = Number(slider.value);
+      shown.textContent = numeral(this.look.minimum, 2);
+      this.changed();
+    });
+    const field = labelled(text("minimum"), slider);
+    field.append(shown);
+    return field;
+  }
+
+  private check(label: string, name: "letters" | "outlines" | "raster"): HTMLElement {
+    const box = element("input", { type: "checkbox", name });
+    box.checked = this.look[name];
+    box.addEventListener("change", () => {
+      this.look[name] = box.checked;
+      this.changed();
+    });
+    return element("label", { class: "check" }, box, element("span", {}, label));
+  }
+
+  private layers(legends: Legend[]): HTMLElement {
+    const maps = element("select", {}, ...COLORMAPS.map((name) => element("option", { value: name }, name)));
+    maps.value = this.look.colormap;
+    maps.addEventListener("change", () => {
+      this.look.colormap = maps.value;
+      this.changed();
+    });
+    const items = legends.map((legend) => this.layer(legend));
+    return element(
+      "fieldset",
+      {},
+      element("legend", {}, text("layers")),
+      labelled(text("colormap"), maps),
+      ...items,
+    );
+  }
+
+  private layer(legend: Legend): HTMLElement {
+    const value = this.look.layers.get(legend.name) ?? 0;
+    const slider = element("input", { type: "range", min: 0, max: 1, step: 0.05, value, "data-layer": legend.name });
+    slider.addEventListener("input", () => {
+      this.look.layers.set(legend.name, Number(slider.value));
+      this.changed();
+    });
+    const ramp = element("span", { class: `ramp ${this.look.colormap}` });
+    if (this.look.colormap === COLORMAPS[0]) ramp.style.background = gradient(legend.stops);
+    const unit = `${numeral(legend.maximum, 2)} ${legend.unit}`;
+    return element(
+      "div",
+      { class: "layer" },
+      labelled(`${legend.title}: ${text("opacity")}`, slider),
+      element("div", { class: "scale" }, numeral(legend.minimum, 2), ramp, unit),
+    );
+  }
+}
+
+export class CellPanel {
+  readonly root: HTMLElement;
+  private readonly body = element("div", { "aria-live": "polite" });
+
+  constructor() {
+    this.root = element(
+      "section",
+      { class: "panel", "aria-label": text("cell") },
+      element("h2", {}, text("cell")),
+      this.body,
+    );
+    this.set(null);
+  }
+
+  set(cell: Cell | null): void {
+    if (!cell) {
+      this.body.replaceChildren(element("p", { class: "note" }, text("noCell")));
+      return;
+    }
+    const rows = Object.entries(cell.measurements).map(([name, value]) =>
+      element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "number" }, numeral(value, 4))),
+    );
+    const done = element("span", { class: "note", role: "status" });
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.borderColor = css(cell.color);
+    this.body.replaceChildren(
+      element("p", {}, swatch, element("strong", {}, cell.className)),
+      element("table", {}, element("tbody", {}, ...rows)),
+      element("p", { class: "id" }, cell.id),
+      button(text("copy"), () => {
+        void copy(JSON.stringify(cell.feature), "cell.geojson").then(() => (done.textContent = text("copied")));
+      }),
+      done,
+    );
+  }
+}

@@ -1,0 +1,345 @@
+// The slide by deep zoom, and the canvas over it.
+import OpenSeadragon from "openseadragon";
+import type { Api } from "./api.ts";
+import { element } from "./element.ts";
+import type { Frame } from "./outlines.ts";
+import { composed, type Swatch } from "./picture.ts";
+import { BAR_PX, magnification, scaleBar } from "./scale.ts";
+import { text } from "./texts.ts";
+import type { Box, SlideInfo } from "./wire.ts";
+
+const TILE_PX = 256;
+const KEY_ZOOM = 1.5;
+/** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
+const SMOOTH_MS = 12;
+
+export interface StageEvents {
+  /** The canvas is to be drawn; returns how long that took in milliseconds. */
+  draw(context: CanvasRenderingContext2D, frame: Frame): number;
+  /** The view has come to rest. */
+  rest(): void;
+  click(x: number, y: number): void;
+  box(box: Box): void;
+  nextCell(): void;
+}
+
+interface Overlay {
+  opacity: number;
+  /** Null: it is being added. */
+  item: OpenSeadragon.TiledImage | null;
+}
+
+export class Stage {
+  readonly root: HTMLElement;
+  private readonly viewer: OpenSeadragon.Viewer;
+  private readonly canvas = element("canvas", { class: "over", "aria-hidden": "true" });
+  private readonly frameBox = element("div", { class: "box", hidden: true });
+  private readonly bar = element("div", { class: "bar" });
+  private readonly position = element("div", { class: "position" });
+  private readonly overlays = new Map<string, Overlay>();
+  private slide: SlideInfo | null = null;
+  private drawn: Frame | null = null;
+  private cost = 0;
+  private pending = 0;
+  private isDrawing = false;
+  private drawFrom: OpenSeadragon.Point | null = null;
+  private chosen: Box | null = null;
+
+  constructor(
+    private readonly api: Api,
+    private readonly events: StageEvents,
+  ) {
+    const host = element("div", { class: "slide" });
+    this.root = element("div", { class: "stage" }, host, this.bar, this.position);
+    forgoInlineStyle();
+    const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.viewer = OpenSeadragon({
+      element: host,
+      drawer: "canvas",
+      showNavigationControl: false,
+      showNavigator: true,
+      navigatorPosition: "TOP_RIGHT",
+      navigatorAutoFade: false,
+      navigatorOpacity: 1,
+      navigatorBackground: "#fff",
+      navigatorSizeRatio: 0.18,
+      loadTilesWithAjax: true,
+      ajaxHeaders: api.headers(),
+      animationTime: isStill ? 0 : 0.5,
+      immediateRender: isStill,
+      maxZoomPixelRatio: 8,
+      minZoomImageRatio: 0.6,
+      visibilityRatio: 0.2,
+      imageLoaderLimit: 6,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+      gestureSettingsTouch: { clickToZoom: false },
+    } as OpenSeadragon.Options);
+    this.viewer.canvas.append(this.canvas, this.frameBox);
+    this.viewer.canvas.setAttribute("role", "application");
+    this.relabel();
+    this.listen();
+  }
+
+  /** The names of parts in the language chosen. */
+  relabel(): void {
+    this.viewer.canvas.setAttribute("aria-label", text("stage"));
+    const overview = this.viewer.navigator?.element;
+    overview?.setAttribute("aria-hidden", "true");
+    for (const item of overview?.querySelectorAll("[tabindex]") ?? []) item.removeAttribute("tabindex");
+  }
+
+  /** Shows a slide, or an image in place of one. */
+  open(slide: SlideInfo, image: string | null): Promise<void> {
+    this.slide = slide;
+    this.overlays.clear();
+    this.chosen = null;
+    this.drawn = null;
+    const source =
+      image === null
+        ? this.pyramid(slide, (level, x, y) => this.api.tileAddress(slide, level, x, y))
+        : { type: "image", url: image };
+    return new Promise((resolve) => {
+      this.viewer.addOnceHandler("open", () => {
+        this.redraw();
+        resolve();
+      });
+      this.viewer.setAjaxHeaders(this.api.headers(), true);
+      this.viewer.open(source as OpenSeadragon.TileSourceSpecifier);
+    });
+  }
+
+  private pyramid(slide: SlideInfo, address: (level: number, x: number, y: number) => string): object {
+    return { width: slide.width, height: slide.height, tileSize: TILE_PX, tileOverlap: 0, getTileUrl: address };
+  }
+
+  /** Lays tiles over the slide, or changes how opaque they are; 0 removes them. */
+  lay(name: string, opacity: number, address: (level: number, x: number, y: number) => string): void {
+    const laid = this.overlays.get(name);
+    if (laid) {
+      laid.opacity = opacity;
+      this.settle(name, laid);
+    } else if (opacity > 0 && this.slide) {
+      const overlay: Overlay = { opacity, item: null };
+      this.overlays.set(name, overlay);
+      this.viewer.addTiledImage({
+        tileSource: this.pyramid(this.slide, address) as unknown as OpenSeadragon.TileSource,
+        opacity,
+        success: (event: Event) => {
+          overlay.item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
+          if (this.overlays.get(name) === overlay) this.settle(name, overlay);
+          else this.viewer.world.removeItem(overlay.item);
+        },
+      });
+    }
+  }
+
+  /** Makes a layer as opaque as is wanted by now; while it is being added it waits for that. */
+  private settle(name: string, overlay: Overlay): void {
+    if (!overlay.item) return;
+    if (overlay.opacity > 0) {
+      overlay.item.setOpacity(overlay.opacity);
+      return;
+    }
+    this.overlays.delete(name);
+    this.viewer.world.removeItem(overlay.item);
+  }
+
+  clearOverlays(): void {
+    for (const { item } of this.overlays.values()) if (item) this.viewer.world.removeItem(item);
+    this.overlays.clear();
+  }
+
+  /** Screen pixels for each pixel of level 0, and the corner of the view. */
+  frame(): Frame | null {
+    if (!this.slide || this.viewer.world.getItemCount() === 0) return null;
+    const bounds = this.viewer.viewport.getBounds(true);
+    const { width } = this.slide;
+    return { x: bounds.x * width, y: bounds.y * width, scale: this.canvas.clientWidth / (bounds.width * width) };
+  }
+
+  /** The part of the slide that is in view, in whole pixels; null: nothing is. */
+  view(): Box | null {
+    const frame = this.frame();
+    if (!frame || !this.slide) return null;
+    const { clientWidth, clientHeight } = this.canvas;
+    const right = frame.x + clientWidth / frame.scale;
+    const bottom = frame.y + clientHeight / frame.scale;
+    return this.clipped(frame.x, frame.y, right, bottom);
+  }
+
+  private clipped(left: number, top: number, right: number, bottom: number): Box | null {
+    if (!this.slide) return null;
+    const x = Math.max(0, Math.floor(left));
+    const y = Math.max(0, Math.floor(top));
+    const width = Math.min(this.slide.width, Math.ceil(right)) - x;
+    const height = Math.min(this.slide.height, Math.ceil(bottom)) - y;
+    return width > 0 && height > 0 ? { x, y, width, height } : null;
+  }
+
+  /** The box that was drawn, or null. */
+  get box(): Box | null {
+    return this.chosen;
+  }
+
+  startBox(): void {
+    this.isDrawing = true;
+    this.root.classList.add("drawing");
+    this.viewer.canvas.focus();
+  }
+
+  show(box: Box): void {
+    if (!this.slide) return;
+    const { width } = this.slide;
+    const bounds = new OpenSeadragon.Rect(box.x / width, box.y / width, box.width / width, box.height / width);
+    this.viewer.viewport.fitBounds(bounds, true);
+  }
+
+  zoom(factor: number): void {
+    this.viewer.viewport.zoomBy(factor).applyConstraints();
+  }
+
+  home(): void {
+    this.viewer.viewport.goHome();
+  }
+
+  redraw(): void {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => {
+      this.pending = 0;
+      this.draw();
+    });
+  }
+
+  /** The view as a picture: the slide, what lies over it, the scale bar and `lines` below. */
+  picture(lines: string[], swatches: Swatch[]): Promise<Blob | null> {
+    const slide = this.viewer.drawer.canvas as HTMLCanvasElement;
+    return composed({ slide, over: this.canvas, lines, swatches, umPerPx: this.umPerPx() });
+  }
+
+  /** Micrometres for each screen pixel; null: the slide does not state them. */
+  umPerPx(): number | null {
+    const frame = this.frame();
+    return frame && this.slide?.mpp ? this.slide.mpp / frame.scale : null;
+  }
+
+  private listen(): void {
+    const { viewer } = this;
+    viewer.addHandler("animation", () => this.follow());
+    viewer.addHandler("resize", () => this.redraw());
+    viewer.addHandler("animation-finish", () => this.rest());
+    viewer.addHandler("canvas-click", (event) => {
+      if (!event.quick) return;
+      const point = this.pointAt(event.position);
+      this.events.click(point.x, point.y);
+    });
+    viewer.addHandler("canvas-key", (event) => {
+      const { key } = event.originalEvent as KeyboardEvent;
+      if (key === "n" || key === "N") this.events.nextCell();
+      if (key === "+" || key === "=") this.zoom(KEY_ZOOM);
+      if (key === "-") this.zoom(1 / KEY_ZOOM);
+      if (!/^(Arrow.*|0)$/.test(key)) event.preventDefaultAction = true;
+    });
+    viewer.addHandler("canvas-press", (event) => {
+      if (this.isDrawing) this.drawFrom = event.position;
+    });
+    viewer.addHandler("canvas-drag", (event) => {
+      if (!this.isDrawing || !this.drawFrom) return;
+      event.preventDefaultAction = true;
+      this.choose(this.drawFrom, event.position);
+    });
+    viewer.addHandler("canvas-release", () => {
+      if (!this.isDrawing || !this.drawFrom) return;
+      this.isDrawing = false;
+      this.drawFrom = null;
+      this.root.classList.remove("drawing");
+      if (this.chosen) this.events.box(this.chosen);
+    });
+    viewer.canvas.addEventListener("pointermove", (event) => {
+      const area = viewer.canvas.getBoundingClientRect();
+      this.showPosition(new OpenSeadragon.Point(event.clientX - area.left, event.clientY - area.top));
+    });
+  }
+
+  private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
+    const frame = this.frame() ?? { x: 0, y: 0, scale: 1 };
+    return new OpenSeadragon.Point(frame.x + position.x / frame.scale, frame.y + position.y / frame.scale);
+  }
+
+  private choose(from: OpenSeadragon.Point, to: OpenSeadragon.Point): void {
+    const a = this.pointAt(from);
+    const b = this.pointAt(to);
+    this.chosen = this.clipped(Math.min(a.x, b.x), Math.min(a.y, b.y), Math.max(a.x, b.x), Math.max(a.y, b.y));
+    this.placeBox();
+  }
+
+  private placeBox(): void {
+    const frame = this.frame();
+    this.frameBox.hidden = !this.chosen;
+    if (!this.chosen || !frame) return;
+    const { x, y, width, height } = this.chosen;
+    this.frameBox.style.transform = `translate(${(x - frame.x) * frame.scale}px,${(y - frame.y) * frame.scale}px)`;
+    this.frameBox.style.width = `${width * frame.scale}px`;
+    this.frameBox.style.height = `${height * frame.scale}px`;
+  }
+
+  /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
+  private follow(): void {
+    this.placeBox();
+    this.showScale();
+    const frame = this.frame();
+    if (!frame) return;
+    if (this.cost < SMOOTH_MS || !this.drawn) {
+      this.redraw();
+      return;
+    }
+    const zoom = frame.scale / this.drawn.scale;
+    const [dx, dy] = [(this.drawn.x - frame.x) * frame.scale, (this.drawn.y - frame.y) * frame.scale];
+    this.canvas.style.transform = `translate(${dx}px,${dy}px) scale(${zoom})`;
+  }
+
+  private rest(): void {
+    this.redraw();
+    this.events.rest();
+  }
+
+  private draw(): void {
+    const frame = this.frame();
+    const ratio = devicePixelRatio || 1;
+    const { clientWidth, clientHeight } = this.viewer.canvas;
+    this.canvas.width = clientWidth * ratio;
+    this.canvas.height = clientHeight * ratio;
+    this.canvas.style.transform = "";
+    if (!frame) return;
+    const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
+    context.scale(ratio, ratio);
+    this.cost = this.events.draw(context, frame);
+    this.drawn = frame;
+    this.placeBox();
+    this.showScale();
+  }
+
+  private showScale(): void {
+    const umPerPx = this.umPerPx();
+    this.bar.hidden = umPerPx === null;
+    if (umPerPx === null) return;
+    const bar = scaleBar(umPerPx, BAR_PX);
+    this.bar.style.width = `${bar.widthPx}px`;
+    this.bar.textContent = bar.label;
+  }
+
+  private showPosition(position: OpenSeadragon.Point): void {
+    const frame = this.frame();
+    if (!frame) return;
+    const point = this.pointAt(position);
+    const umPerPx = this.umPerPx();
+    const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
+    this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
+  }
+}
+
+/** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */
+function forgoInlineStyle(): void {
+  const mark = document.createElementNS("urn:slidecascade", "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "true");
+  document.head.append(mark);
+}

@@ -1,0 +1,111 @@
+// Every text of the page, a column for each language. To add one, add its code, and a text to each row.
+
+const LANGUAGES = ["en", "de"] as const;
+export type Language = (typeof LANGUAGES)[number];
+
+const TEXTS = {
+  research: [
+    "For research use only. Not for use in diagnostic procedures.",
+    "Nur für Forschungszwecke. Nicht für diagnostische Verfahren.",
+  ],
+  slides: ["Slides", "Präparate"],
+  search: ["Search slides", "Präparate suchen"],
+  noSlides: [
+    "The server offers no slides: start it with --slides FOLDER, or choose an image.",
+    "Der Server bietet keine Präparate an: mit --slides ORDNER starten oder ein Bild wählen.",
+  ],
+  image: ["Analyse an image of this computer", "Ein Bild dieses Rechners auswerten"],
+  noSize: ["pixel size unknown", "Pixelgröße unbekannt"],
+  stage: [
+    "Slide. Arrow keys move, plus and minus zoom, 0 shows all, N selects the next cell.",
+    "Präparat. Pfeiltasten bewegen, Plus und Minus zoomen, 0 zeigt alles, N wählt die nächste Zelle.",
+  ],
+  choose: ["Choose a slide.", "Ein Präparat wählen."],
+  zoomIn: ["Zoom in", "Vergrößern"],
+  zoomOut: ["Zoom out", "Verkleinern"],
+  home: ["Show all", "Alles zeigen"],
+  draw: ["Draw a box", "Rahmen zeichnen"],
+  run: ["Analyse", "Auswerten"],
+  pipeline: ["Pipeline", "Verfahren"],
+  threshold: ["Threshold of", "Schwelle von"],
+  pixelSize: ["Pixel size in µm", "Pixelgröße in µm"],
+  runView: ["Analyse the view", "Ansicht auswerten"],
+  runBox: ["Analyse the box", "Rahmen auswerten"],
+  runSlide: ["Analyse the whole slide", "Ganzes Präparat auswerten"],
+  stop: ["Stop", "Abbrechen"],
+  running: ["Analysing …", "Wertet aus …"],
+  took: ["took", "dauerte"],
+  jobs: ["Jobs", "Aufträge"],
+  noJobs: ["No jobs yet.", "Noch keine Aufträge."],
+  jobsOff: [
+    "This server accepts no jobs: start it with --jobs FOLDER.",
+    "Dieser Server nimmt keine Aufträge an: mit --jobs ORDNER starten.",
+  ],
+  open: ["Show", "Zeigen"],
+  queued: ["queued", "wartet"],
+  succeeded: ["done", "fertig"],
+  failed: ["failed", "gescheitert"],
+  cancelled: ["cancelled", "abgebrochen"],
+  left: ["left", "verbleibend"],
+  cells: ["cells", "Zellen"],
+  result: ["Result", "Ergebnis"],
+  noResult: ["Nothing is shown yet.", "Noch kein Ergebnis."],
+  show: ["Show", "Zeigen"],
+  className: ["Class", "Klasse"],
+  all: ["All", "Alle"],
+  fraction: ["Fraction", "Anteil"],
+  inView: ["In view", "In Ansicht"],
+  of: ["of", "von"],
+  minimum: ["Minimum probability", "Mindestwahrscheinlichkeit"],
+  colorBy: ["Colour by", "Farbe nach"],
+  letters: ["Letters on cells", "Buchstaben auf Zellen"],
+  outlines: ["Outlines", "Umrisse"],
+  raster: ["Class colours of all cells", "Klassenfarben aller Zellen"],
+  zoomForCells: ["Zoom in to see outlines of cells.", "Für Zellumrisse vergrößern."],
+  layers: ["Layers", "Ebenen"],
+  opacity: ["Opacity", "Deckkraft"],
+  colormap: ["Colour map", "Farbskala"],
+  cell: ["Cell", "Zelle"],
+  noCell: ["Click a cell, or press N.", "Eine Zelle anklicken oder N drücken."],
+  copy: ["Copy as GeoJSON", "Als GeoJSON kopieren"],
+  copied: ["Copied.", "Kopiert."],
+  exports: ["Export", "Export"],
+  exportNote: ["What is in the view, with the filters set.", "Was in der Ansicht liegt, mit gesetzten Filtern."],
+  picture: ["Picture (PNG)", "Bild (PNG)"],
+  link: ["Copy link to this view", "Link auf diese Ansicht kopieren"],
+  requestId: ["request", "Anfrage"],
+  unreachable: [
+    "The server does not answer: check the connection and try again.",
+    "Der Server antwortet nicht: Verbindung prüfen und erneut versuchen.",
+  ],
+  key: ["Key of the server", "Schlüssel des Servers"],
+  login: ["Use the key", "Schlüssel verwenden"],
+  close: ["Close", "Schließen"],
+  theme: ["Dark or light", "Dunkel oder hell"],
+  language: ["Deutsch", "English"],
+  warnings: ["Warnings", "Warnungen"],
+  navigator: ["Overview", "Übersicht"],
+} as const satisfies Record<string, readonly [string, string]>;
+
+export type TextName = keyof typeof TEXTS;
+
+let language: Language = navigator.language.startsWith("de") ? "de" : "en";
+
+export function currentLanguage(): Language {
+  return language;
+}
+
+export function setLanguage(chosen: string): void {
+  const known = LANGUAGES.find((item) => item === chosen);
+  if (known !== undefined) {
+    language = known;
+  }
+}
+
+export function text(name: TextName): string {
+  return TEXTS[name][LANGUAGES.indexOf(language)] as string;
+}
+
+export function numeral(value: number, digits = 0): string {
+  return value.toLocaleString(language, { maximumFractionDigits: digits });
+}

@@ -1,0 +1,107 @@
+// The parts of the public API that the page reads; the server's OpenAPI document has all of them.
+
+export type Color = [number, number, number];
+
+export interface Box {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
+
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  request_id: string;
+}
+
+export interface ClassInfo {
+  name: string;
+  color: Color;
+}
+
+export interface SlideInfo {
+  id: string;
+  width: number;
+  height: number;
+  mpp: number | null;
+  objective_power: number | null;
+  vendor: string | null;
+  content_id: string | null;
+}
+
+export interface PipelineInfo {
+  name: string;
+  kind: string;
+  title: string;
+  description: string;
+  thresholds: Record<string, number>;
+  classes: ClassInfo[];
+}
+
+export interface Job {
+  id: string;
+  status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+  pipeline: string;
+  slide: string | null;
+  label: string | null;
+  created_at: string;
+  progress: { fields_done: number; fields_total: number | null; fraction: number; cells: number; eta_s: number | null };
+  error: Problem | null;
+}
+
+export interface Share {
+  value: number | null;
+  numerator: number;
+  denominator: number;
+  of: string;
+}
+
+export interface Legend {
+  name: string;
+  title: string;
+  unit: string;
+  minimum: number;
+  maximum: number;
+  stops: Color[];
+}
+
+export interface Warning {
+  code: string;
+  message: string;
+}
+
+export interface Summary {
+  kind: string;
+  pipeline: string;
+  region: Box;
+  mpp: number;
+  counts: Record<string, number>;
+  fractions: Record<string, Share>;
+  area_mm2: number;
+  tissue_area_mm2: number;
+  heatmaps: Legend[];
+  warnings: Warning[];
+  timings_s: Record<string, number>;
+}
+
+export type Ring = [number, number][];
+
+export interface Feature {
+  type: "Feature";
+  id?: string;
+  geometry: { type: "Polygon"; coordinates: Ring[] } | { type: "MultiPolygon"; coordinates: Ring[][] };
+  properties: {
+    objectType: string;
+    classification?: { name: string; color: Color };
+    measurements?: Record<string, number>;
+  };
+}
+
+export interface FeatureCollection {
+  type: "FeatureCollection";
+  slidecascade?: { counts: Record<string, number>; warnings: Warning[]; kind: string; pipeline: string; mpp: number };
+  features: Feature[];
+}

@@ -1,0 +1,113 @@
+"""The routes that show a slide: a Deep Zoom pyramid and thumbnails, kept by clients by the slide's content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from slidecascade import errors
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.geometry import Size
+from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom
+from slidecascade.slides.source import Source
+from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
+
+JPEG: Final = "image/jpeg"
+XML: Final = "application/xml"
+MIN_THUMBNAIL_PX: Final = 16
+_SLIDE_ERRORS: Final = (errors.UnknownSlideError, errors.UnreadableSlideError)
+_KNOWN: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "The client has it"}}
+
+_VERSION: Final = "content_id"
+"""The query parameter by which a client states the content it asks for: such an address is never another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is asked of a slide: its name among the slide's parts, and what makes it (None: there is no such)."""
+
+    name: tuple[object, ...]
+    make: Callable[[Source], bytes | None]
+
+
+def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string", "format": "binary"} if media_type == JPEG else {}}}
+    return {200: {"description": description, "content": content}, **_KNOWN}
+
+
+def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
+    """The routes for the slides of `analyser`; `pictures` reads and encodes."""
+    router = APIRouter(prefix="/v1", tags=["catalogue"])
+    deepzoom = DeepZoom()
+
+    async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
+        def work() -> Response:
+            with analyser.open_slide(slide_id) as slide:
+                is_exact = request.query_params.get(_VERSION) == slide.content_id
+                headers = {
+                    "ETag": etag_of(slide.content_id, QUALITY, *part.name),
+                    "Cache-Control": IMMUTABLE if is_exact else REVALIDATE,
+                }
+                known = known_already(request, headers) or headless(request, headers, media_type)
+                if known is not None:
+                    return known
+                data = part.make(slide)
+            if data is None:
+                raise HTTPException(404)
+            return Response(data, media_type=media_type, headers=headers)
+
+        return await pictures.run(work)
+
+    @router.get(
+        "/slides/{slide_id:path}/dzi",
+        summary="Describe the Deep Zoom pyramid of a slide",
+        response_class=Response,
+        responses={**_answers("The description.", XML), **problems(*_SLIDE_ERRORS)},
+    )
+    async def describe(slide_id: str, request: Request) -> Response:
+        part = _Part(("dzi",), lambda slide: _description(slide.size_l0))
+        return await answer(request, slide_id, XML, part)
+
+    @router.get(
+        "/slides/{slide_id:path}/dzi_files/{level}/{column}_{row}.jpeg",
+        summary="A tile of the Deep Zoom pyramid of a slide",
+        response_class=Response,
+        responses={**_answers("The tile.", JPEG), **problems(*_SLIDE_ERRORS, errors.InvalidRequestError)},
+    )
+    async def tile(slide_id: str, level: int, column: int, row: int, request: Request) -> Response:
+        address = Address(level, column, row)
+        part = _Part(("tile", level, column, row), lambda slide: deepzoom.tile(slide, address))
+        return await answer(request, slide_id, JPEG, part)
+
+    @router.get(
+        "/slides/{slide_id:path}/thumbnail",
+        summary="A small picture of a slide",
+        response_class=Response,
+        responses={**_answers("The picture.", JPEG), **problems(*_SLIDE_ERRORS)},
+    )
+    async def thumbnail(
+        slide_id: str,
+        request: Request,
+        max_px: Annotated[int, Query(ge=MIN_THUMBNAIL_PX, le=MAX_THUMBNAIL_PX)] = 256,
+    ) -> Response:
+        part = _Part(("thumbnail", max_px), lambda slide: deepzoom.thumbnail(slide, max_px))
+        return await answer(request, slide_id, JPEG, part)
+
+    return router
+
+
+def _description(size_l0: Size) -> bytes:
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="jpeg" Overlap="0" '
+        f'TileSize="{TILE_PX}">'
+        f'<Size Width="{size_l0.width}" Height="{size_l0.height}"/></Image>'
+    ).encode()

@@ -1,0 +1,83 @@
+"""Tiles and thumbnails of slides over HTTP, and the page without a browser."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from served_process import Server
+from slidecascade.web.viewer import viewer_routes
+
+SLIDE = "v1/slides/ward 7/nested.tiff"
+NAMESPACE = "{http://schemas.microsoft.com/deepzoom/2008}"
+
+
+def get(server: Server, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(f"{server.url}/{path}", headers=headers, timeout=30)
+
+
+def test_the_description_states_the_size_of_level_0(server: Server) -> None:
+    image = ET.fromstring(get(server, f"{SLIDE}/dzi").content)  # noqa: S314 - our own answer
+    assert image.attrib == {"Format": "jpeg", "Overlap": "0", "TileSize": "256"}
+    size = image.find(f"{NAMESPACE}Size")
+    assert size is not None
+    assert size.attrib == {"Width": "1024", "Height": "768"}
+
+
+@pytest.mark.parametrize(("address", "size"), [("10/3_2", (256, 256)), ("9/1_1", (256, 128)), ("0/0_0", (1, 1))])
+def test_tiles_have_the_size_of_their_place(server: Server, address: str, size: tuple[int, int]) -> None:
+    answer = get(server, f"{SLIDE}/dzi_files/{address}.jpeg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.content)).size == size
+
+
+@pytest.mark.parametrize("address", ["10/4_0", "11/0_0", "10/0_-1", "-1/0_0"])
+def test_a_tile_outside_the_pyramid_is_not_found(server: Server, address: str) -> None:
+    assert get(server, f"{SLIDE}/dzi_files/{address}.jpeg").status_code == 404
+
+
+@pytest.mark.parametrize("part", ["dzi", "dzi_files/10/0_0.jpeg", "thumbnail?max_px=64"])
+def test_a_client_that_has_a_picture_is_not_sent_it_again(server: Server, part: str) -> None:
+    first = get(server, f"{SLIDE}/{part}")
+    again = get(server, f"{SLIDE}/{part}", **{"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    # The same content under another name is the same picture. An address that names the content is kept for good.
+    twin = get(server, f"v1/slides/rendered.tiff/{part}")
+    assert twin.headers["etag"] == first.headers["etag"]
+    assert twin.headers["cache-control"] == "private, no-cache"
+    content_id = get(server, SLIDE).json()["content_id"]
+    exact = get(server, f"{SLIDE}/{part}{'&' if '?' in part else '?'}content_id={content_id}")
+    assert exact.headers["cache-control"] == "private, max-age=31536000, immutable"
+
+
+def test_head_has_the_headers_and_no_content(server: Server) -> None:
+    answer = httpx.head(f"{server.url}/{SLIDE}/thumbnail", timeout=30)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["etag"] == get(server, f"{SLIDE}/thumbnail").headers["etag"]
+
+
+@pytest.mark.parametrize("part", ["dzi", "dzi_files/10/0_0.jpeg", "thumbnail"])
+def test_an_unknown_slide_has_no_pictures(server: Server, part: str) -> None:
+    answer = get(server, f"v1/slides/gone.svs/{part}")
+    assert answer.json()["type"] == "urn:slidecascade:problem:unknown-slide"
+
+
+@pytest.mark.parametrize("part", ["dzi_files/10/a_0.jpeg", "thumbnail?max_px=8", "thumbnail?max_px=5000"])
+def test_impossible_addresses_are_invalid(server: Server, part: str) -> None:
+    answer = get(server, f"{SLIDE}/{part}")
+    assert answer.json()["type"] == "urn:slidecascade:problem:invalid-request"
+
+
+async def test_a_page_that_was_not_built_says_how_to_build_it(tmp_path: Path) -> None:
+    app = FastAPI()
+    app.include_router(viewer_routes(tmp_path / "missing"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        answer = await client.get("/viewer/")
+    assert answer.status_code == 404
+    assert "make viewer" in answer.json()["detail"]

@@ -1,0 +1,292 @@
+"""The page, in a real browser: Debian's chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from served_jobs import succeeded
+from served_process import Server, StartServer
+from slidecascade.web.viewer import BUILT
+from slidecascade_render.liver.slides import write_slide
+from slidecascade_render.liver.tissue import TissueOptions
+
+CHROMIUM = shutil.which("chromium")
+AXE = BUILT.parent / "node_modules" / "axe-core" / "axe.min.js"
+SLIDE = "rendered.tiff"
+SIZE_PX = (1536, 1024)
+MPP = 0.25
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
+    pytest.mark.skipif(not BUILT.is_dir(), reason="the page is not built (make viewer)"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The bundled networks, a rendered slide, and jobs."""
+    slides = tmp_path_factory.mktemp("viewer-slides")
+    write_slide(slides / SLIDE, TissueOptions(seed=3, mpp=MPP), *SIZE_PX)
+    (slides / "other.tiff").write_bytes((slides / SLIDE).read_bytes())
+    jobs_dir = tmp_path_factory.mktemp("viewer-jobs") / "jobs"
+    return start_server(slides=slides, jobs_dir=jobs_dir, jobs_min_free_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def job(server: Server) -> str:
+    """The id of a job of the rendered slide that has succeeded."""
+    answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": "nash", "slide": SLIDE}, timeout=30)
+    return succeeded(server, answer.raise_for_status().json()["id"])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page in a tab, with all that it asked for and complained about."""
+
+    def __init__(self, browser: Any, server: Server, **options: Any) -> None:
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1400, "height": 900}, "locale": "en"} | options
+        )
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.tab = self.context.new_page()
+        self.url = server.url
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.on("console", self._listen)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _listen(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def open(self, state: str = "") -> Any:
+        self.tab.goto(f"{self.url}/viewer/{state}")
+        self.tab.wait_for_selector(".slides button")
+        return self.tab
+
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 60) -> None:
+        ends_at = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < ends_at, f"not within {seconds} s; complaints: {self.complaints}"
+            self.tab.wait_for_timeout(50)
+
+    def ink(self) -> int:
+        """How many pixels of the canvas over the slide are drawn on."""
+        return int(
+            self.tab.evaluate(
+                """() => {
+                    const canvas = document.querySelector("canvas.over");
+                    if (!canvas.width || !canvas.height) return 0;
+                    const copy = new OffscreenCanvas(canvas.width, canvas.height);
+                    const context = copy.getContext("2d", {willReadFrequently: true});
+                    context.drawImage(canvas, 0, 0);
+                    const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+                    let drawn = 0;
+                    for (let i = 3; i < data.length; i += 4) if (data[i]) drawn++;
+                    return drawn;
+                }"""
+            )
+        )
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Visit]:
+    """A visit that must end without a complaint, and with no request to another host."""
+    made = Visit(browser, server)
+    yield made
+    complaints, strangers = (
+        made.complaints,
+        [url for url in made.asked if not url.startswith((made.url, "blob:", "data:"))],
+    )
+    made.context.close()
+    assert not complaints
+    assert not strangers
+
+
+def test_shows_the_slides_with_thumbnails_and_finds_one_by_name(visit: Visit) -> None:
+    tab = visit.open()
+    visit.wait(lambda: tab.evaluate("() => [...document.images].every((image) => image.naturalWidth > 0)"))
+    assert "1,536 × 1,024 · 0.25 µm" in tab.inner_text(f"[data-slide='{SLIDE}']")
+    tab.fill("input[type=search]", "other")
+    assert tab.locator(".slides button:visible").all_inner_texts()[0].startswith("other.tiff")
+    assert tab.locator(".slides button:visible").count() == 1
+    assert "For research use only" in tab.inner_text("footer")
+
+
+def test_zooms_by_keys_and_states_the_scale(visit: Visit) -> None:
+    tab = visit.open()
+    tab.click(f"[data-slide='{SLIDE}']")
+    visit.wait(lambda: tab.is_visible(".bar") and "µm" in tab.inner_text(".bar"))
+    before = tab.inner_text(".bar")
+    tab.focus(".openseadragon-canvas")
+    for _ in range(4):
+        tab.keyboard.press("+")
+    visit.wait(lambda: tab.inner_text(".bar") != before)
+    tab.hover(".openseadragon-canvas")
+    visit.wait(lambda: bool(re.fullmatch(r"x \d+, y \d+ · .+×", tab.inner_text(".position"))))
+    tab.keyboard.press("0")
+    visit.wait(lambda: tab.inner_text(".bar") == before)
+    # A tile of level 0 was fetched in the slide's own coordinates, at an address that names the content.
+    assert any(re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}$", url) for url in visit.asked)
+
+
+def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None:
+    tab = visit.open()
+    tab.click(f"[data-slide='{SLIDE}']")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nash")
+    tab.click("[data-run=view]")
+    tab.wait_for_selector("tr[data-class]", timeout=120_000)
+    visit.wait(lambda: visit.ink() > 1000)
+    counts = [
+        int(cell.replace(",", "")) for cell in tab.locator("tr[data-class] td:nth-child(3)").all_inner_texts()
+    ]
+    assert sum(counts) > 50
+    tab.focus(".openseadragon-canvas")
+    tab.keyboard.press("n")
+    tab.wait_for_selector(".id")
+    assert "nash-cell Hepatocyte probability" in tab.inner_text("[aria-label=Cell]")
+    tab.click("text=Copy as GeoJSON")
+    visit.wait(lambda: "Copied." in tab.inner_text("[aria-label=Cell]"))
+    feature = json.loads(tab.evaluate("() => navigator.clipboard.readText()"))
+    assert feature["id"] == tab.inner_text(".id")
+
+
+def test_hides_a_class_and_those_of_low_probability(visit: Visit, job: str) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    tab.wait_for_selector("tr[data-class]")
+    visit.wait(lambda: visit.ink() > 1000)
+    for box in tab.locator("tr[data-class] input").all():
+        box.uncheck()
+    visit.wait(lambda: visit.ink() == 0)
+    for box in tab.locator("tr[data-class] input").all():
+        box.check()
+    visit.wait(lambda: visit.ink() > 1000)
+    before = visit.ink()
+    tab.locator("[aria-label=Result] label:has-text('Minimum') input").fill("1")
+    visit.wait(lambda: visit.ink() < before)
+
+
+def test_analyses_a_whole_slide_as_a_job_with_its_layers(visit: Visit) -> None:
+    tab = visit.open()
+    tab.click("[data-slide='other.tiff']")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nash")
+    tab.click("[data-run=slide]")
+    item = tab.locator("[data-job]:has-text('other.tiff')").first
+    visit.wait(lambda: item.get_attribute("data-status") == "succeeded", seconds=180)
+    item.locator("button").click()
+    tab.wait_for_selector("tr[data-class]")
+    layer = tab.locator("[data-layer]").first.get_attribute("data-layer")
+    tab.locator("[data-layer]").first.fill("0.5")
+    visit.wait(lambda: any(f"/layers/{layer}/" in url for url in visit.asked))
+    # Coarse: the colours of all cells instead of outlines.
+    tab.set_viewport_size({"width": 1150, "height": 420})
+    tab.focus(".openseadragon-canvas")
+    for _ in range(5):
+        tab.keyboard.press("-")
+    visit.wait(lambda: any("/layers/classes/" in url for url in visit.asked))
+
+
+def test_a_link_restores_slide_view_result_and_layers(visit: Visit, job: str) -> None:
+    state = f"#slide={SLIDE}&view=200%2C200%2C600%2C400&job={job}&hide=Other&layer=0.5+immune-density&letters=1"
+    tab = visit.open(state)
+    tab.wait_for_selector("tr[data-class=Other]")
+    assert not tab.is_checked("tr[data-class=Other] input")
+    assert tab.is_checked("[name=letters]")
+    visit.wait(lambda: visit.ink() > 100)
+    tab.click("text=Copy link to this view")
+    visit.wait(lambda: "Copied." in tab.inner_text("[aria-label=Export]"))
+    copied = tab.evaluate("() => navigator.clipboard.readText()")
+    assert f"job={job}" in copied
+    assert "hide=Other" in copied
+
+
+def test_exports_what_is_in_view(visit: Visit, job: str, tmp_path: Path) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    visit.wait(lambda: visit.ink() > 1000)
+    made: dict[str, bytes] = {}
+    for label in ("GeoJSON", "CSV", "Picture (PNG)"):
+        with tab.expect_download() as coming:
+            tab.get_by_role("button", name=label, exact=True).click()
+        coming.value.save_as(tmp_path / label)
+        made[label] = (tmp_path / label).read_bytes()
+    features = json.loads(made["GeoJSON"])["features"]
+    assert len(made["CSV"].splitlines()) == len(features) + 1 > 20
+    assert made["Picture (PNG)"].startswith(b"\x89PNG")
+    in_view = httpx.get(f"{visit.url}/v1/jobs/{job}/cells?bbox=300,300,500,400", timeout=30).json()["features"]
+    assert {feature["id"] for feature in in_view} <= {feature["id"] for feature in features}
+
+
+def test_a_problem_is_a_sentence_with_the_id_of_its_request(browser: Any, server: Server) -> None:
+    visit = Visit(browser, server)
+    tab = visit.open("#slide=gone.svs")
+    tab.wait_for_selector("[role=alert] .problem")
+    sentence = tab.inner_text("[role=alert]")
+    assert "There is no slide 'gone.svs'" in sentence
+    assert re.search(r"request [0-9a-f]{32}", sentence)
+    visit.context.close()
+
+
+def test_speaks_german_and_is_dark_on_demand(visit: Visit) -> None:
+    tab = visit.open()
+    tab.click("text=Deutsch")
+    assert tab.inner_text("[data-run=view]") == "Ansicht auswerten"
+    assert tab.get_attribute("html", "lang") == "de"
+    before = tab.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    tab.click("[aria-label='Dunkel oder hell']")
+    assert tab.evaluate("() => getComputedStyle(document.body).backgroundColor") != before
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1400])
+def test_has_no_serious_fault_of_accessibility(
+    browser: Any, server: Server, job: str, theme: str, width: int
+) -> None:
+    """As axe-core sees it, with a result and a cell shown; the engine is injected past the page's policy."""
+    size = {"width": width, "height": 900}
+    visit = Visit(browser, server, viewport=size, color_scheme=theme, bypass_csp=True)
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    visit.wait(lambda: visit.ink() > 500)
+    tab.focus(".openseadragon-canvas")
+    tab.keyboard.press("n")
+    tab.wait_for_selector(".id")
+    tab.add_script_tag(path=str(AXE))
+    found = tab.evaluate("async () => (await axe.run()).violations")
+    serious = [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+        for fault in found
+        if fault["impact"] in {"serious", "critical"}
+    ]
+    assert not serious
+    assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    visit.context.close()
+
+
+def test_weighs_at_most_250_kb_and_forbids_inline_scripts(server: Server) -> None:
+    weight = 0
+    for name in ("", "page.js", "page.css"):
+        answer = httpx.get(f"{server.url}/viewer/{name}", headers={"Accept-Encoding": "gzip"}, timeout=30)
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        weight += int(answer.headers["content-length"])
+    assert weight <= 250_000

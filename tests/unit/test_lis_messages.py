@@ -1,0 +1,151 @@
+"""Messages of the LIS bridge: its reader against hl7apy, and what it writes against HL7's own structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks.lis.standin import SUMMARY
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lis_messages import message, msh, new_order, number, order, pid
+from slidecascade_lis.config import LisConfig
+from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
+from slidecascade_lis.orders import Analysis, check_header, read_orders
+from slidecascade_lis.records import OrderRecord
+from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place
+from slidecascade_lis.replies import OrderAnswer, Party, acknowledgement, application_response, patient_segment
+from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+
+CONFIG = LisConfig.model_validate(
+    {
+        "orders": {"slide": {"take": ["OBR-13"]}, "pipeline": {"take": ["OBR-4"]}},
+        "receivers": {"lis": {"host": "127.0.0.1", "port": 1, "messages": ["ORU^R01", "OUL^R21"]}},
+        "results": {"pointers": [{"code": ["cells", "Cells", "99T"], "url": "https://host/v1/jobs/{job}/result"}]},
+    }
+)
+
+
+def read(text: str) -> Message:
+    return read_message(read_lines(text))
+
+
+def check_with_hl7apy(text: str) -> None:
+    """Raises where a message does not have the structure that HL7 2.5.1 gives it."""
+    parse_message(text, validation_level=VALIDATION_LEVEL.STRICT).validate()
+
+
+@pytest.mark.parametrize("name", ["oml_o33_order.hl7", "oul_r21_result.hl7"])
+def test_components_are_those_that_hl7apy_reads(shared_data: Path, name: str) -> None:
+    """Every component of every field of real messages."""
+    text = (shared_data / "lis" / name).read_text(encoding="utf-8").replace("\n", "\r")
+    mine = read(text)
+    oracle = parse_message(text, validation_level=VALIDATION_LEVEL.TOLERANT, find_groups=False)
+    compared = 0
+    for segment, expected in zip(mine.segments, oracle.children, strict=True):
+        for field in expected.children:
+            number_of_field = int(field.name.split("_")[1])
+            if segment.name == "MSH" and number_of_field < 3:
+                continue
+            first = segment.raw(number_of_field).split("~")[0]
+            if first != field.to_er7():
+                continue  # a later repetition
+            for at, part in enumerate(field.to_er7().split("^"), start=1):
+                assert segment.text(number_of_field, at) == part.split("&")[0].strip()
+                compared += 1
+    assert compared > 30
+
+
+def test_a_real_order_of_a_specimen_is_read(shared_data: Path) -> None:
+    """The slide is in OBR-13 and the pipeline in the specimen's type, as the sample's system sends them."""
+    text = (shared_data / "lis" / "oml_o33_order.hl7").read_text(encoding="utf-8")
+    config = LisConfig.model_validate(
+        {
+            "orders": {"slide": {"take": ["OBR-13"], "pattern": ".*/([^/]+)"}, "pipeline": {"take": ["SPM-4"]}},
+            "receivers": {"lis": {"host": "127.0.0.1", "port": 1}},
+        }
+    )
+    real = read(text)
+    check_header(real)
+    (item,) = read_orders(real, config.orders, pseudonym_key=None)
+    assert item.analysis == Analysis(slide="SLIDE_ID", pipeline="MODEL_NAME")
+    assert item.placer == "SLIDEBARCODE"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=40))
+def test_escaped_text_is_read_back(text: str) -> None:
+    """With the standard delimiters and with others, and it never ends its component."""
+    for delimiters in (Delimiters(), Delimiters("#", "!", "*", "%", "@")):
+        header = f"MSH{delimiters.field}{delimiters.msh_2}{delimiters.field}\r"
+        line = f"ZZZ{delimiters.field}{components(delimiters, text, 'end')}\r"
+        for segment in (read(header + line).segments[1], _recoded(read(header + line).segments[1])):
+            assert segment.text(1) == text.strip()
+            assert segment.text(1, 2) == "end"
+
+
+def _recoded(segment: Segment) -> Segment:
+    return read(f"MSH|^~\\&|\r{segment.encoded(Delimiters())}\r").segments[1]
+
+
+def made_order(text: str, kind: str) -> OrderRecord:
+    """An order as the bridge stores that of a message."""
+    given_message = read(text)
+    context = "".join(
+        f"{segment.encoded(Delimiters())}\r" for segment in given_message.segments if segment.name != "MSH"
+    )
+    return OrderRecord(
+        id=kind,
+        message_id="m",
+        sender="HIS|WARD",
+        placer="4711",
+        receiver="lis",
+        state="submitted",
+        analysis=Analysis(slide="s", pipeline="nash"),
+        context=context,
+        processing="T",
+        job_id="j",
+        attempts=0,
+        created_at=0.0,
+        ended_at=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "outcome", [succeeded(SUMMARY, "j"), cancelled(), failed("The analysis failed: a | in it.")]
+)
+def test_results_have_the_structure_of_hl7(outcome: Outcome) -> None:
+    """ORU^R01 and OUL^R21 pass hl7apy's strict validation, repeat MSH-11 of the order, and are never final."""
+    text = message(msh(), pid(), *order("4711"), "SPM|1|S-1||TISS")
+    results = result_messages(made_order(text, "f"), outcome, CONFIG)
+    for result in results:
+        check_with_hl7apy(result.content)
+        sent = read(result.content)
+        assert sent.msh.text(11) == "T"
+        assert [segment.text(25) for segment in sent.segments if segment.name == "OBR"] == [
+            "P" if outcome.summary else "X"
+        ]
+        assert {segment.text(11) for segment in sent.segments if segment.name == "OBX"} <= {"P", "X"}
+    assert [result.content.count("\rSPM|") for result in results] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["OML^O21^OML_O21", "OML^O33^OML_O33", "ORM^O01^ORM_O01"])
+def test_replies_have_the_structure_of_hl7(kind: str) -> None:
+    """Responses with orders and with errors, and plain acknowledgements. hl7apy requires every
+    alternative of the order details in ORR^O02, so that its orders cannot be checked."""
+    asked = read(new_order(number(), kind=kind))
+    asked_segments = (*asked.segments[2:], *read(message(msh(), "SPM|1|S-1||TISS")).segments[1:])
+    answer = OrderAnswer("OK", "SC", "filler-1", asked_segments)
+    own = Party("SLIDECASCADE", "")
+    patient = patient_segment(asked, (3, 5))
+    finding = Finding(UNKNOWN_KEY, "There is no slide 'a|b'.", Place("OBR", 1, 13))
+    for text in (
+        application_response(asked, "AA", [answer], (), own=own, patient=patient),
+        application_response(asked, "AE", (), [finding], own=own, patient=patient),
+        acknowledgement(asked, "CA", own=own),
+    ):
+        if not ("ORR" in text and "ORC" in text):
+            check_with_hl7apy(text)
+        assert read(text).first("MSA") is not None
