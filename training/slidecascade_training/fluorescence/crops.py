@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.slides.channels import HIGH_PERCENT, LOW_PERCENT
+from slidecascade.slides.channels import PERCENTILES
 from slidecascade_training.fluorescence.targets import flow_targets, ray_targets
 from slidecascade_training.nuclei.targets import target_planes
 
@@ -50,7 +50,7 @@ class Crops:
 def scaled_intensity(image: NDArray[np.uint8] | NDArray[np.uint16]) -> Floats:
     """``(H, W)`` of 0 to 1 by the percentiles the service scales slides by."""
     full = float(np.iinfo(image.dtype).max)
-    low, high = np.percentile(image, (LOW_PERCENT, HIGH_PERCENT)) / full
+    low, high = np.percentile(image, PERCENTILES) / full
     least = _LEAST_SPREAD if image.dtype == np.uint8 else 255 / full
     spread = (image.astype(np.float32) / full - low) / max(high - low, least)
     return np.clip(spread, 0, 1).astype(np.float32)
