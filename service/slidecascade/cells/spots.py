@@ -59,7 +59,8 @@ def measure(cells: Instances, counts: NDArray[np.uint16], *, sigma_px: float, sn
         return tuple(np.zeros(0) for _ in SPOT_MEASURES)
     response, noise_gain = _response(counts, sigma_px)
     rows, columns = _peaks(response)
-    inside, _ = _in_cells(np.stack([columns, rows], axis=1) + 0.5, cells, margin_px=1.0)
+    places = np.stack([columns, rows], axis=1).astype(np.float64) + 0.5
+    inside, _ = _in_cells(places, cells, margin_px=1.0)
     chosen = np.unique(inside)
     spots = _above_noise(counts.astype(np.float32), response, (rows[chosen], columns[chosen]), snr * noise_gain)
     spot, cell = _in_cells(spots.positions, cells, margin_px=0.0)

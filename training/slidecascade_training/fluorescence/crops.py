@@ -53,7 +53,7 @@ def scaled_intensity(image: NDArray[np.uint8] | NDArray[np.uint16]) -> Floats:
     low, high = np.percentile(image, PERCENTILES) / full
     least = _LEAST_SPREAD if image.dtype == np.uint8 else 255 / full
     spread = (image.astype(np.float32) / full - low) / max(high - low, least)
-    return np.clip(spread, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(spread, 0, 1), np.float32)
 
 
 def draw(pool: Sequence[Specimen], shares: Sequence[float], size: int, seed: int, step: int) -> Crops:
@@ -111,4 +111,4 @@ def _vary(image: Floats, rng: np.random.Generator) -> Floats:
         varied = 2 * varied - cv2.GaussianBlur(varied, (0, 0), 1.0)
     if rng.random() < 0.4:
         varied = varied + rng.normal(0, rng.uniform(0.005, 0.05), varied.shape)
-    return np.clip(varied, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(varied, 0, 1), np.float32)

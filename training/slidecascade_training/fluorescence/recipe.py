@@ -173,7 +173,8 @@ def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
     seen = functional.binary_cross_entropy_with_logits(flows[:, 2:], cell, reduction="none")
     squares = (flows[:, :2] - wanted).square().mean(1, keepdim=True)
     of_flows = 0.5 * (inside * squares).mean() + (weight * seen).mean()
-    return of_maps + of_stars + of_flows
+    total: Tensor = of_maps + of_stars + of_flows
+    return total
 
 
 def _state(out: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def accuracy(images: Sequence[Predicted], head: ObjectHead[Any], options: Segmen
 def tune(images: Sequence[Predicted], name: str) -> SegmenterOptions:
     """The options with the best mean of AP at IoU 0.5 and mean AP over images."""
     head = HEADS[name]
-    choices = [head.options(**values) for values in GRIDS[name]]
+    choices: list[SegmenterOptions] = [head.options(**values) for values in GRIDS[name]]
 
     def score(options: SegmenterOptions) -> float:
         found = accuracy(images, head, options)
