@@ -122,7 +122,7 @@ def longest_ratio(labels: NDArray[np.int32]) -> float:
             (labels == label).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )
         sides = cv2.minAreaRect(contours[0])[1]
-        ratios.append(max(sides) / min(sides))
+        ratios.append(float(max(sides) / min(sides)))
     return max(ratios)
 
 

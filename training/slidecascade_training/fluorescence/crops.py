@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.slides.channels import PERCENTILES
+from slidecascade.models.tensors import PERCENTILES
 from slidecascade_training.fluorescence.targets import flow_targets, ray_targets
 from slidecascade_training.nuclei.targets import target_planes
 

@@ -9,11 +9,11 @@ are.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -103,15 +103,15 @@ def served_graph(network: FluorescenceNetwork, head: str, gain: float = 1.0) -> 
 
     served, names = Served(network, head, gain).eval(), _output_names(head)
     example = torch.rand(1, 64, 96, 1)
-    buffer = io.BytesIO()
     free = {0: "N", 1: "H", 2: "W"}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            served, (example,), buffer, input_names=["image"], output_names=list(names), dynamo=False,
+            served, (example,), path, input_names=["image"], output_names=list(names), dynamo=False,
             opset_version=17, dynamic_axes={"image": free} | {name: _free(head) for name in names},
         )  # fmt: skip
-    model = onnx.load_model_from_string(buffer.getvalue())
+        model = onnx.load(path)
     _store_halves(model.graph)
     graph = ServedGraph.of(model)
     session = onnxruntime.InferenceSession(graph.content, providers=["CPUExecutionProvider"])
