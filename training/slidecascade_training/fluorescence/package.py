@@ -209,7 +209,9 @@ def _card(spec: SegmenterSpec, settings: FluorescenceSettings | None, measured: 
             f"the slide; H and W multiples of {STRIDE}",
             "Head": f"`{spec.head}`: {stated}",
         },
-        made=_TAKEN if settings is None else _MADE.format(settings=settings, side=SYNTHESIZED_PX),
+        made=_TAKEN.format(gains=GAINS)
+        if settings is None
+        else _MADE.format(settings=settings, side=SYNTHESIZED_PX),
         measured="On the fluorescence images of the validation split, through the exported graph and the "
         "production head, measured once. AP is TP / (TP + FN + FP).\n\n"
         + table(("images", "AP50, mean of images", "AP50, pooled", "mean AP 0.5:0.95", "foreground Dice"), [row]),
@@ -221,8 +223,8 @@ def _card(spec: SegmenterSpec, settings: FluorescenceSettings | None, measured: 
 _TAKEN: Final = """\
 The weights are those of `nuclei-unet`, not trained further: the three equal colours of a grey image are one
 channel, so that the graph returns what `nuclei-unet` returns. What differs is what it is given, an intensity
-scaled by percentiles of the slide, of a channel of 8 to 16 bits. Thresholds were chosen for that on the tuning
-split.
+scaled by percentiles of the slide, of a channel of 8 to 16 bits. A factor on it, of {gains},
+and the thresholds were chosen for that on the tuning split.
 
     python -m slidecascade_training.fluorescence.package --data DSB2018 --models models --heads unet \\
         --nuclei models/nuclei-unet/1/model.onnx"""
