@@ -20,6 +20,7 @@ ALL: Final = (
     "benchmarks.areas",
     "benchmarks.patches",
     "benchmarks.stability",
+    "benchmarks.stain",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",
     "benchmarks.runners.tile_time",
@@ -40,7 +41,10 @@ def commands(*, every: bool, data: Path | None) -> list[list[str]]:
     if data is None:
         return found
     folders = {"benchmarks.accuracy": data / "nuclei"}
-    found = [[*each, "--data", str(data)] if each[0] == "benchmarks.stability" else each for each in found]
+    found = [
+        [*each, "--data", str(data)] if each[0] in ("benchmarks.stability", "benchmarks.stain") else each
+        for each in found
+    ]
     return [*found, *([name, "--data", str(folders.get(name, data))] for name in (OF_DATA if every else ()))]
 
 

@@ -19,6 +19,7 @@ import benchmarks.region.section
 import benchmarks.runners.section
 import benchmarks.slides.section
 import benchmarks.stability.section
+import benchmarks.stain.section
 from benchmarks.record import RESULTS
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
@@ -27,6 +28,7 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.patches.section.section,
     benchmarks.slides.section.section,
     benchmarks.stability.section.section,
+    benchmarks.stain.section.section,
     benchmarks.accuracy.section.section,
     benchmarks.real_tissue.section.section,
     benchmarks.load.section.section,

@@ -34,13 +34,17 @@ def part(module: str, *arguments: str) -> Any:
 
 
 def measure(
-    folder: Path, sides: Sequence[int], *, rounds: int, people_side: int, postgres: Sequence[str]
+    folder: Path, sides: Sequence[int], *, rounds: int, field_tiles: int, people_side: int, postgres: Sequence[str]
 ) -> dict[str, Any]:
     """Everything; the slides are written into `folder`."""
     loads = [round(os.getloadavg()[0], 1)]
     for side in sorted({*sides, people_side}):
         write(folder / f"{side}.tif", side)
-    jobs = [part("one", str(folder / f"{side}.tif")) for _ in range(rounds) for side in sides]
+    jobs = [
+        part("one", str(folder / f"{side}.tif"), "--field-tiles", str(field_tiles))
+        for _ in range(rounds)
+        for side in sides
+    ]
     loads.append(round(os.getloadavg()[0], 1))
     figures: dict[str, Any] = {
         "rounds": rounds,
@@ -66,6 +70,7 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[4096, 8192, 16384])
+    parser.add_argument("--field-tiles", type=int, default=2, help="tiles of a field each way; jobs have 4")
     parser.add_argument("--people-side", type=int, default=8192)
     parser.add_argument(
         "--postgres",
@@ -84,6 +89,7 @@ def main() -> int:
             folder,
             options.sides,
             rounds=options.rounds,
+            field_tiles=options.field_tiles,
             people_side=options.people_side,
             postgres=options.postgres,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from benchmarks.jobs.slides import MPP
 
@@ -23,6 +25,7 @@ from slidecascade import wire
 from slidecascade.access.caller import ANYONE
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
+from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.records import JobRecord
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
@@ -31,31 +34,39 @@ from slidecascade.runners.runner import Runner, Unobserved
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
-_LOOK_S = 0.05
+_LOOK_S = 0.5
+TILES: Final = "tile-job"
+WORKING: Final = (TILES, "dbos-executor")
+"""How the names of threads begin: those for tiles, and those for fields, their planning and the end of a job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """A job; seconds from its submission to its end, `network_cpu_s` those within runs of networks."""
+    """A job; seconds from its submission to its end, `network_cpu_s` those within runs of networks.
+
+    `work_cpu_s` are those of the threads that do the work; the others look at queues a few times a second, which
+    adds up where other work on the machine makes a job take long.
+    """
 
     side_px: int
+    field_tiles: int
     fields: int
     cells: int
     wall_s: float
     cpu_s: float
+    work_cpu_s: float
     network_cpu_s: float
     peak_mib: float
     idle_mib: float
 
 
 class Timed:
-    """A runner that sums up the CPU seconds of its runs, and those for jobs; each runs in the thread that asks."""
+    """A runner that sums up the CPU seconds of its runs; each runs in the thread that asks."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._lock = threading.Lock()
         self.cpu_s = 0.0
-        self.job_cpu_s = 0.0
 
     def run(self, model: str, inputs: Tensors) -> Tensors:
         started = time.thread_time()
@@ -65,17 +76,23 @@ class Timed:
             seconds = time.thread_time() - started
             with self._lock:
                 self.cpu_s += seconds
-                if "job" in threading.current_thread().name:
-                    self.job_cpu_s += seconds
 
     def close(self) -> None:
         self._runner.close()
 
 
 class Bench:
-    """An analyser with a timed runner, and a desk on SQLite or on `url`."""
+    """An analyser with a timed runner, and a desk on SQLite or on `url`; `field_tiles` of a field each way."""
 
-    def __init__(self, slides: Path, jobs: Path, *, threads: int, url: str | None = None) -> None:
+    def __init__(
+        self,
+        slides: Path,
+        jobs: Path,
+        *,
+        threads: int,
+        url: str | None = None,
+        field_tiles: int = FIELD_TILES,
+    ) -> None:
         settings = Settings(slide_roots=(slides,), threads=threads, jobs_min_free_bytes=0, jobs_database_url=url)
         made: list[Timed] = []
 
@@ -86,7 +103,7 @@ class Bench:
         self.analyser = Analyser(settings, observer=Silent(), make_runner=make)
         self.networks = made[0]
         jobs.mkdir(parents=True, exist_ok=True)
-        self.desk = Desk(self.analyser, settings, jobs)
+        self.desk = Desk(self.analyser, settings, jobs, field_tiles=field_tiles)
         self.desk.start()
 
     def submit(self, slide: str, *, mpp: float = MPP) -> str:
@@ -110,18 +127,20 @@ class Bench:
         self.analyser.close()
 
 
-def measure(slide: Path, *, threads: int) -> Figures:
+def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Figures:
     """Run the slide as a job and measure."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads)
+        bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads, field_tiles=field_tiles)
         idle_mib = _peak_mib()
-        before = time.process_time(), time.perf_counter(), bench.networks.cpu_s
+        before = time.process_time(), time.perf_counter(), bench.networks.cpu_s, work_cpu_s()
         record = bench.ended(bench.submit(slide.name))
         figures = Figures(
             side_px=int(slide.stem),
+            field_tiles=field_tiles,
             fields=record.fields_done,
             cells=record.cells,
             cpu_s=round(time.process_time() - before[0], 2),
+            work_cpu_s=round(work_cpu_s() - before[3], 2),
             wall_s=round(time.perf_counter() - before[1], 2),
             network_cpu_s=round(bench.networks.cpu_s - before[2], 2),
             peak_mib=round(_peak_mib()),
@@ -129,6 +148,16 @@ def measure(slide: Path, *, threads: int) -> Figures:
         )
         bench.close()
     return figures
+
+
+def work_cpu_s(*names: str) -> float:
+    """CPU seconds so far, by the kernel, of threads whose name begins so; by default of all that work on jobs."""
+    ticks = 0
+    for thread in threading.enumerate():
+        if thread.name.startswith(names or WORKING) and thread.native_id is not None:
+            stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+            ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_mib() -> float:
@@ -139,8 +168,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path, help="a slide named by its side in pixels, such as 4096.tif")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--field-tiles", type=int, default=FIELD_TILES, help="tiles of a field each way")
     options = parser.parse_args()
-    print(json.dumps(asdict(measure(options.slide, threads=options.threads))))
+    print(json.dumps(asdict(measure(options.slide, threads=options.threads, field_tiles=options.field_tiles))))
     return 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 
 from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import write_pyramid
 
 MPP: Final = 0.25
 BLOCK_PX: Final = 2048
@@ -16,10 +17,14 @@ _TILE_PX: Final = 1024
 
 
 def write(path: Path, side_px: int) -> None:
-    """Tissue of `side_px` x `side_px` px, a multiple of `BLOCK_PX`, at `MPP`."""
+    """Tissue of `side_px` x `side_px` px at `MPP`, as scanners store it: tiles of JPEG, and smaller levels."""
     block = render(TissueOptions(seed=1, mpp=MPP), width_px=BLOCK_PX, height_px=BLOCK_PX).image
-    per_side = side_px // BLOCK_PX
-    _write(path, np.tile(block, (per_side, per_side, 1)))
+
+    def draw(*, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        rows, columns = (y_px + np.arange(height_px)) % BLOCK_PX, (x_px + np.arange(width_px)) % BLOCK_PX
+        return block[rows[:, None], columns]
+
+    write_pyramid(path, draw, side_px, side_px, mpp=MPP)
 
 
 def write_glass(path: Path, side_px: int) -> None:
@@ -36,7 +41,3 @@ def write_glass(path: Path, side_px: int) -> None:
         compression="zlib",
         bigtiff=True,
     )
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb", compression="zlib")

@@ -116,11 +116,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="orders a second")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument(
+        "--delay", type=float, default=0.05, help="seconds that the service takes for a submission"
+    )
     parser.add_argument("--port", type=int, default=12575)
     options = parser.parse_args()
     plan = OrderPlan(SLIDE, PIPELINE, options.orders, options.rate, options.connections)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, standing_in() as service:
+        service.delay_s = options.delay
         tally = asyncio.run(
             measure(Path(folder), service, plan, port=options.port, kills=options.kills, wait_s=600.0)
         )

@@ -58,6 +58,7 @@ class StandIn(ThreadingHTTPServer):
         jobs: id of the job by idempotency key.
         ends: how jobs of a pipeline or slide end, if not with success.
         seconds: how long a job runs.
+        delay_s: between a submission and its answer, so that a kill finds submissions without an answer.
         away: whether every request is answered with 503.
         order: the slides of the jobs, in the order of their submission.
         refused: requests for unknown slides.
@@ -68,6 +69,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self, port: int = 0, *, seconds: float = 0.1) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.seconds = seconds
+        self.delay_s = 0.0
         self.away = False
         self.slides = {SLIDE}
         self.ends: dict[str, JobStatus] = {}
@@ -81,6 +83,9 @@ class StandIn(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Connections of killed bridges are not reported."""
 
     def submitted(self, body: bytes) -> JobBatchResult:
         """The answer to a batch."""
@@ -149,7 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
             state = self.server.state(job)
             self._answer(200, "" if state is None else state.model_dump_json())
         else:
-            self._answer(200, self.server.submitted(body).model_dump_json())
+            answer = self.server.submitted(body).model_dump_json()
+            time.sleep(self.server.delay_s)
+            self._answer(200, answer)
 
     def _problem(self, name: str, status: int) -> None:
         self._answer(status, json.dumps(_problem(name, status)), PROBLEM)

@@ -73,6 +73,7 @@ from slidecascade_client.errors import (
     UnreadablePartError,
     UnreadableSlideError,
     UnsupportedMediaTypeError,
+    UnusableStainError,
     UploadTooLargeError,
 )
 from slidecascade_client.fieldcells import FieldCells
@@ -153,5 +154,6 @@ __all__ = [
     "UnreadablePartError",
     "UnreadableSlideError",
     "UnsupportedMediaTypeError",
+    "UnusableStainError",
     "UploadTooLargeError",
 ]

@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList, StainMethod
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
@@ -62,6 +62,7 @@ class AsyncClient:
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
+        stain: StainMethod | None = None,
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
@@ -77,6 +78,7 @@ class AsyncClient:
                 region=region,
                 thresholds=thresholds,
                 channels=channels,
+                stain=stain,
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
@@ -94,6 +96,7 @@ class AsyncClient:
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
+        stain: StainMethod | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -110,6 +113,7 @@ class AsyncClient:
                 region=region,
                 thresholds=thresholds,
                 channels=channels,
+                stain=stain,
                 allow_partial=allow_partial,
                 outputs=outputs,
                 origin=origin,

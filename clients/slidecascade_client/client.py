@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList
+from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList, StainMethod
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput
 from slidecascade_client.calls import RegionInput
@@ -71,6 +71,7 @@ class Client:
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
+        stain: StainMethod | None = None,
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
@@ -90,6 +91,8 @@ class Client:
             thresholds: by model name, in [0, 1].
             channels: by meaning, the channels of the slide to use, e.g. ``{"nuclear": 0}`` or
                 ``{"nuclear": "DAPI"}``.
+            stain: method of stain normalisation, fitted on the whole slide: ``macenko``, ``reinhard``,
+                ``vahadane`` or ``none``; default: the pipeline's.
             tile_px: tile size of the segmenter; affects speed, not cells.
             allow_partial: accept a result with failed tiles; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
@@ -112,6 +115,7 @@ class Client:
                 region=region,
                 thresholds=thresholds,
                 channels=channels,
+                stain=stain,
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
@@ -128,6 +132,7 @@ class Client:
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
+        stain: StainMethod | None = None,
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -140,7 +145,7 @@ class Client:
         Args:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
-            pipeline, mpp, region, thresholds, channels, allow_partial: as for `analyze_region`.
+            pipeline, mpp, region, thresholds, channels, stain, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
             origin: as for `analyze_region`.
             label: a label to find the job by.
@@ -159,6 +164,7 @@ class Client:
             region=region,
             thresholds=thresholds,
             channels=channels,
+            stain=stain,
             allow_partial=allow_partial,
             outputs=outputs,
             origin=origin,

@@ -13,7 +13,7 @@
     │   ├── InvalidRequestError       also raised before anything is sent (a ValueError too)
     │   ├── MalformedRequestError, NotAcceptableError, UnsupportedMediaTypeError
     │   ├── UploadTooLargeError, RegionTooLargeError, RegionOutsideSlideError
-    │   ├── ImplausibleResolutionError
+    │   ├── ImplausibleResolutionError, UnusableStainError
     │   ├── MissingResolutionError, UndecodableImageError, UnreadableSlideError
     │   ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError,
     │   │   UnknownChannelError
@@ -180,6 +180,10 @@ class RegionOutsideSlideError(RequestRefusedError):
 
 class ImplausibleResolutionError(RequestRefusedError):
     problem_name = "implausible-resolution"
+
+
+class UnusableStainError(RequestRefusedError):
+    problem_name = "unusable-stain"
 
 
 class MissingResolutionError(RequestRefusedError):

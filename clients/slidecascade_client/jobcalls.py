@@ -62,6 +62,7 @@ def submit(
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
     channels: Mapping[str, int | str] | None,
+    stain: str | None,
     allow_partial: bool,
     outputs: Sequence[str] | None,
     origin: str,
@@ -78,6 +79,7 @@ def submit(
         "region": region,
         "thresholds": thresholds,
         "channels": channels,
+        "stain": stain,
         "allow_partial": allow_partial,
         "outputs": outputs,
         "origin": origin,
@@ -126,6 +128,8 @@ def _request(model: type[R], fields: Mapping[str, object]) -> R:
     plain_fields["region"] = region_box(plain_fields.get("region"))
     plain_fields["thresholds"] = plain_thresholds(plain_fields.get("thresholds"))
     plain_fields["channels"] = plain_channels(plain_fields.get("channels"))
+    if isinstance(stain := plain_fields.get("stain"), str):
+        plain_fields["stain"] = {"method": stain}
     if plain_fields.get("outputs") is None:
         plain_fields.pop("outputs", None)
     else:

@@ -19,6 +19,7 @@ from slidecascade.slides.upload import decode_image
 from slidecascade.slides.view import SlideView
 from slidecascade_convert.agreement import overlapping
 from slidecascade_convert.request import ConversionRequest
+from slidecascade_convert.tiles import RENDERED_MPP
 from slidecascade_convert.trial import CALIBRATION, GIVEN, RENDERED, Trial
 
 Rgb = npt.NDArray[np.uint8]
@@ -85,7 +86,7 @@ def drawn(trial: Trial, request: ConversionRequest, classes: Sequence[ModelClass
     colors = [OUTLINE if is_segmenter else each.color for each in classes]
     shown = Comparison(
         title=request.name,
-        subtitle=f"{len(trial.tiles)} tiles, {_ORIGINS[trial.origin]}; {request.mpp:g} um per pixel",
+        subtitle=f"{_tiles(trial)}, {_ORIGINS[trial.origin]}; {request.mpp:g} um per pixel",
         sentence=sentence(trial, request),
         headings=("Tile", "Source network", "Package") if is_segmenter else (),
         rows=_outlined_rows(trial) if is_segmenter else _classified_rows(trial, classes),
@@ -104,7 +105,7 @@ def sentence(trial: Trial, request: ConversionRequest) -> str:
 
 def _of_objects(trial: Trial, name: str) -> str:
     found, expected = (int(each.max(axis=(1, 2)).sum()) for each in (trial.served, trial.source))
-    where, all_px = f"in {len(trial.tiles)} tiles", trial.served.size
+    where, all_px = f"in {_tiles(trial)}", trial.served.size
     if not found:
         theirs = f", although the source network finds {expected} objects" if expected else ""
         return (
@@ -133,10 +134,15 @@ def _of_classes(trial: Trial, names: Sequence[str]) -> str:
     moved = int((trial.source.argmax(axis=1) != trial.served.argmax(axis=1)).sum())
     same = "the same classes" if not moved else f"another class to {moved}"
     close = f"probabilities at most {apart:.2g} apart" if apart else "the same probabilities"
-    text = f"{len(trial.tiles)} tiles were classified: {each}; the source network gives {same}, with {close}."
+    were = "was" if len(trial.tiles) == 1 else "were"
+    text = f"{_tiles(trial)} {were} classified: {each}; the source network gives {same}, with {close}."
     if len(trial.tiles) > 1 and float(np.ptp(trial.served, axis=0).max()) < _ALIKE:
         text += f" All tiles have the same probabilities, so that nothing was recognised: {_CHECK}."
     return text
+
+
+def _tiles(trial: Trial) -> str:
+    return "1 tile" if len(trial.tiles) == 1 else f"{len(trial.tiles)} tiles"
 
 
 def _counts(trial: Trial, request: ConversionRequest) -> list[int]:
@@ -145,7 +151,10 @@ def _counts(trial: Trial, request: ConversionRequest) -> list[int]:
     return [int(number) for number in np.bincount(trial.served.argmax(axis=1), minlength=len(request.classes))]
 
 
-def _um_per_px(trial: Trial, request: ConversionRequest) -> float:
+def _um_per_px(trial: Trial, request: ConversionRequest) -> float | None:
+    """Of the panels; None for tissue that was rendered at another pixel size than the network's."""
+    if trial.origin == RENDERED and not RENDERED_MPP[0] <= request.mpp <= RENDERED_MPP[1]:
+        return None
     if request.task == "segment":
         return request.mpp * int(trial.tiles.shape[1]) / _SEGMENTER_PX
     crop_px = request.crop_px or int(trial.tiles.shape[1])

@@ -13,15 +13,21 @@ from slidecascade.errors import ConversionError, InvalidRequestError
 Images = npt.NDArray[np.uint8]
 
 MAX_FILES: Final = 256
+RENDERED_MPP: Final = (0.05, 1.0)
+"""Micrometres per pixel that tissue is rendered at; coarser, it takes long and shows no nuclei."""
+
 _ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
 
 def rendered(count: int, height: int, width: int, *, mpp: float) -> Images:
-    """`count` windows of rendered liver tissue, uint8 RGB ``(count, height, width, 3)``."""
+    """`count` windows of rendered liver tissue, uint8 RGB ``(count, height, width, 3)``.
+
+    The tissue has the nearest pixel size within `RENDERED_MPP`.
+    """
     from slidecascade_render.liver.tissue import TissueOptions, render
 
     columns = min(4, count)
-    options = TissueOptions(seed=4, mpp=mpp)
+    options = TissueOptions(seed=4, mpp=min(max(mpp, RENDERED_MPP[0]), RENDERED_MPP[1]))
     tissue = render(options, width_px=columns * width, height_px=-(-count // columns) * height)
     rows = tissue.image.reshape(-1, height, columns, width, 3)
     return np.ascontiguousarray(rows.swapaxes(1, 2).reshape(-1, height, width, 3)[:count])

@@ -64,7 +64,7 @@ class Trial:
             ConversionError: it is not one of a network like that of `request`.
         """
         try:
-            with np.load(folder / TRIED_FILE, allow_pickle=False) as stored:
+            with (folder / TRIED_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 found = cls(stored["tiles"], str(stored["origin"]), stored["source"], stored["served"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConversionError("The conversion left no tiles to show: try again.") from error

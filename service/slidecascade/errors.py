@@ -10,6 +10,7 @@
     ├── UndecodableImageError        the upload is not a readable image
     ├── MissingResolutionError       no pixel size in the source, none in the request
     ├── ImplausibleResolutionError   a pixel size that no microscope makes
+    ├── UnusableStainError           the colours of a slide cannot be normalised
     ├── RegionOutsideSlideError      the region is not inside the slide
     ├── UnknownSlideError, UnknownPipelineError, UnknownHeatmapError, UnknownModelError, UnknownJobError,
     │   UnknownChannelError
@@ -117,6 +118,10 @@ class UndecodableImageError(SlideCascadeError):
 class ImplausibleResolutionError(SlideCascadeError):
     problem = "implausible-resolution"
     title = "Implausible resolution"
+
+
+class UnusableStainError(SlideCascadeError):
+    problem, title = "unusable-stain", "Unusable stain"
 
 
 class MissingResolutionError(SlideCascadeError):

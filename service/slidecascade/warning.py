@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 WarningCode = Literal[
-    "no-stored-pixels", "mpp-contradicts-objective", "anisotropic-pixels", "channels-swapped", "flat-channel"
+    "no-stored-pixels",
+    "mpp-contradicts-objective",
+    "anisotropic-pixels",
+    "channels-swapped",
+    "flat-channel",
+    "not-this-stain",
+    "ink",
+    "out-of-focus",
 ]
 """The stable names of the public contract."""
 

@@ -34,6 +34,7 @@ from lis_messages import (
     pid,
     write_certificates,
 )
+from postgres import postgres
 from served_process import free_port
 from slidecascade.cli import main
 from slidecascade.wire import RESEARCH_USE_ONLY
@@ -619,10 +620,30 @@ def test_nothing_is_lost_or_done_twice_when_the_bridge_is_killed(tmp_path: Path)
     orders = int(os.environ.get("LIS_ORDERS", "40"))
     plan = OrderPlan(SLIDE, PIPELINE, orders, rate_hz=20.0, connections=4)
     with standing_in(seconds=0.3) as service:
+        service.delay_s = 0.5
         tally = asyncio.run(measure(tmp_path, service, plan, port=free_port(), kills=3, wait_s=LIMIT_S))
     assert (len(tally.acknowledged), tally.rejected) == (orders, {})
     assert (tally.lost, tally.doubled) == ([], [])
     assert len(service.jobs) == orders
+
+
+def test_postgres_keeps_what_was_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After kill -9 a repeated message has its first reply, and its order one job and one result."""
+    with postgres() as url, housed(tmp_path, store={"database": url}) as house:
+        placer = number()
+        content = new_order(placer)
+        with Mllp(house.port) as mllp:
+            mllp.send(content)
+            first = mllp.reply()
+        house.bridge.kill()
+        house.restart()
+        with Mllp(house.port) as mllp:
+            mllp.send(content)
+            assert mllp.reply() == first
+        house.lis.result(placer)
+        assert len(house.service.jobs) == 1
+        assert main(["lis", "messages", "--config", house.config]) == 0
+        assert capsys.readouterr().out.count("accepted") == 1
 
 
 @pytest.mark.parametrize(

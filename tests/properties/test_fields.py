@@ -20,8 +20,10 @@ from slidecascade.geometry import Box
 from slidecascade.jobs.collect import CellsSurvey, Collection
 from slidecascade.outputs.cells import geojson, heatmap, overlay, summary
 from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.figure import Overviewed
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
+from slidecascade.slides.source import Rgb
 from slidecascade.timing import Silent
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
@@ -108,7 +110,15 @@ def test_the_bundled_networks_find_the_same_cells_in_fields(tmp_path: Path) -> N
         assert len(report.cells.instances) > 200
         image, downsample = report.overview(MAX_SIDE_PX)
         expected = overlay.draw(report.cells, image, downsample=downsample)
-        different = (collection.overlay(report.overview) != expected).mean()
+        different = (collection.overlay(Overviewed(*report.overview(MAX_SIDE_PX))) != expected).mean()
+        asked = []
+
+        def overview(side_px: int) -> tuple[Rgb, float]:
+            asked.append(side_px)
+            return report.overview(side_px)
+
+        collection.write(tmp_path / "files", overview)
+        assert asked == [MAX_SIDE_PX]  # all pictures are of one reading of the slide
         assert different < 0.001  # classes are drawn field by field: where outlines cross, another may be on top
     finally:
         analyser.close()

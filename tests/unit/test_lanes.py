@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+import zlib
 from concurrent.futures import CancelledError
 
 import pytest
@@ -48,6 +50,29 @@ def test_threads_of_jobs_stand_back() -> None:
     assert lanes.people.submit(niceness).result(30) == before
     assert niceness() == before
     lanes.shutdown()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of threads is Linux's")
+def test_a_job_keeps_a_quarter_of_a_core_beside_people_who_never_pause() -> None:
+    """Of one core that both want all the time, measured in CPU seconds: at least 20 %, and less than 35 %."""
+    lanes = Lanes(1, name="t")
+    core = min(os.sched_getaffinity(0))
+    both_begun, data = threading.Barrier(2, timeout=30), bytes(2**24)
+    spent = {"people": 0.0, "job": 0.0}
+
+    def spin(name: str) -> None:
+        os.sched_setaffinity(0, {core})  # of this thread
+        both_begun.wait()
+        started = time.thread_time()
+        while sum(spent.values()) < 2.0:
+            zlib.crc32(data)  # releases the interpreter's lock, as networks do
+            spent[name] = time.thread_time() - started
+
+    running = [lanes.people.submit(spin, "people"), lanes.jobs.submit(spin, "job")]
+    for each in running:
+        each.result(120)
+    lanes.shutdown()
+    assert 0.2 <= spent["job"] / sum(spent.values()) < 0.35
 
 
 def test_errors_and_results_reach_who_waits() -> None:

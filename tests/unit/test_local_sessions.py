@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from slidecascade.heads import unet
+from slidecascade.models.repository import load_repository
 from slidecascade.models.tensors import Signature, rgb_image
 from slidecascade.runners import local
+from slidecascade.settings import bundled_models_dir
 
 SIGNATURE = Signature((rgb_image(),), unet.OUTPUTS)
 
@@ -57,3 +59,10 @@ def test_the_shape_of_every_input_counts(numbers: Any) -> None:
     shapes = [(8, 3), (8, 4), (9, 4)]
     calls = [of(1, height, 8, 3) | {"gain": np.zeros((1, size), np.float32)} for height, size in shapes]
     assert [sessions.of(inputs) for inputs in calls * 2] == [1, 2, 3, 1, 2, 3]
+
+
+def test_sessions_on_a_cpu_keep_no_block_for_each_shape() -> None:
+    """ONNX Runtime's memory patterns take a third more memory, where tiles have many shapes."""
+    package = load_repository(bundled_models_dir())["nash-cell"]
+    session = local._open(package, 1, local.ON_CPU, (1,)).of(of(1, 72, 72, 3))
+    assert session.get_session_options().enable_mem_pattern is False

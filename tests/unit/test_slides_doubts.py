@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from real_images import real_images
 from slidecascade.errors import ImplausibleResolutionError
 from slidecascade.slides import omexml
 from slidecascade.slides.doubts import Stated, doubts_of, looks_swapped
-from slidecascade.slides.facts import compute_facts, sample_boxes
+from slidecascade.slides.facts import compute_facts
 from slidecascade.slides.region import resolve_mpp
 from slidecascade.slides.slide import Slide
-from slidecascade.slides.tissue import is_dark_field
 from slidecascade_render.liver.tissue import TissueOptions, render
 
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -172,7 +171,7 @@ def test_the_facts_of_a_slide_hold_what_its_colours_look_like(tmp_path: Path) ->
 def test_no_real_image_is_a_false_alarm_and_exchanged_ones_are_found(shared_data: Path) -> None:
     """Bright-field images and slides of H&E, PAS, trichrome and others; the rates stand in docs/warnings.md."""
     alarms, found, total, stained = [], 0, 0, 0
-    for name, pixels in _real(shared_data):
+    for name, pixels in real_images(shared_data):
         total += 1
         if looks_swapped(pixels):
             alarms.append(name)
@@ -183,24 +182,3 @@ def test_no_real_image_is_a_false_alarm_and_exchanged_ones_are_found(shared_data
     assert total >= 60
     assert alarms == []
     assert found >= 0.75 * stained
-
-
-def _real(folder: Path) -> list[tuple[str, NDArray[np.uint8]]]:
-    images = []
-    for path in sorted(folder.rglob("*")):
-        name = f"/{path.relative_to(folder).as_posix()}"
-        if path.suffix in {".png", ".jpg", ".jpeg"} and "mask" not in name and "sparse" not in name:
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-            if pixels is not None and not is_dark_field(pixels) and np.ptp(pixels, axis=2).max() > 20:
-                images.append((name, np.asarray(pixels, np.uint8)))
-        elif path.suffix in {".svs", ".dcm"} and "broken" not in name:
-            try:
-                slide = Slide.open(path)
-            except Exception:  # noqa: BLE001, S112 - not what is asked here
-                continue
-            sample = np.concatenate(
-                [slide.read_level(0, box).reshape(-1, 3) for box in sample_boxes(slide.size_l0)]
-            )
-            images.append((name, sample))
-            slide.close()
-    return images

@@ -26,6 +26,7 @@ from slidecascade.errors import (
     PipelineSpecError,
     UnknownModelError,
     UnknownPipelineError,
+    UnusableStainError,
 )
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.result import RegionResult
@@ -46,7 +47,7 @@ from slidecascade.slides.arriving import ArrivingImage
 from slidecascade.slides.channels import RGB, ChannelUse, resolve
 from slidecascade.slides.channels import doubts_of as channel_doubts
 from slidecascade.slides.doubts import doubts_of
-from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts
+from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts, with_stain
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
 from slidecascade.slides.source import OpenSource, Pyramid, Source
 from slidecascade.slides.stackimage import StackImage
@@ -239,11 +240,15 @@ class Analyser:
         open_source = self._opener(request, upload, file)
         with open_source() as source:
             content_id = source.content_id
-        facts = partial(self._facts.of, content_id, partial(compute_facts, open_source))
+        facts: Callable[[], SlideFacts] = partial(self._facts.of, content_id, partial(compute_facts, open_source))
         arriving = upload if isinstance(upload, ArrivingImage) else None
-        # What channels are scaled by has to be known before the first tile.
-        is_late = arriving is not None and not request.channels and pipeline.channels in ((), RGB)
+        # What channels are scaled by, and a stain's fit, has to be known before the first tile.
+        method = pipeline.stain if request.stain is None else request.stain.method
+        is_plain = not request.channels and pipeline.channels in ((), RGB) and method == "none"
+        is_late = arriving is not None and is_plain
         uses = () if is_late else _channels(pipeline, request.channels, facts())
+        if method != "none":
+            facts = self._with_stain(facts, content_id, open_source, method, uses)
         return RegionTask(
             pipeline=pipeline,
             open_source=open_source,
@@ -252,6 +257,7 @@ class Analyser:
             coordinate_space=space,
             find_facts=facts if is_late else known(replace(facts(), channels=uses)),
             channels=uses,
+            stain=None if is_late else facts().stain,
             thresholds=thresholds,
             tile_px=request.tile_px,
             allow_partial=request.allow_partial,
@@ -399,6 +405,22 @@ class Analyser:
             return
         with self._slides.open(str(request.slide)) as slide:
             yield slide
+
+    def _with_stain(
+        self,
+        facts: Callable[[], SlideFacts],
+        content_id: str,
+        open_source: OpenSource,
+        method: wire.StainMethod,
+        uses: tuple[ChannelUse, ...],
+    ) -> Callable[[], SlideFacts]:
+        """As `facts`, with the fit of the slide's stain by `method`; raises UnusableStainError."""
+        if uses or len(facts().intensities) != len(RGB):
+            raise UnusableStainError(
+                "Stain normalisation is for the colours of a stained slide, but the pipeline is given channels of "
+                "this one: send `stain` with the method none."
+            )
+        return partial(self._facts.of, f"{content_id} {method}", lambda: with_stain(facts(), open_source, method))
 
     def _opener(self, request: wire.RegionRequest, upload: Upload | None, file: Path | None) -> OpenSource:
         if upload is not None:

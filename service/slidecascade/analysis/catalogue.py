@@ -44,6 +44,7 @@ def pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
         segmenter=next(iter(by_task["segment"]), None),
         classifiers=tuple(by_task["classify"]),
         thresholds=dict(pipeline.thresholds),
+        stain=pipeline.stain,
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),
         heatmaps=tuple(
             wire.HeatmapInfo(name=item.name, title=item.title, kind=item.kind) for item in pipeline.heatmap_titles

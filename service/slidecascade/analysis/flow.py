@@ -35,6 +35,7 @@ from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.kinds.work import TileWork
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner, bound
+from slidecascade.slides.lastread import LastRead
 from slidecascade.slides.tiling import Tile, cover, default_tile_px
 from slidecascade.timing import Observer, Stopwatch
 
@@ -159,6 +160,7 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
             thresholds=task.thresholds,
             find_facts=task.find_facts,
             channels=task.channels,
+            stain=task.stain,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
@@ -240,7 +242,7 @@ def _attempt(task: RegionTask, work: AnyWork, tile: Tile, observer: Observer) ->
 def _once(task: RegionTask, work: AnyWork, tile: Tile, *, private: bool = False) -> Outcome:
     try:
         with task.open_source(private=private) as source:
-            return work.result(tile, task.view(source))
+            return work.result(tile, task.view(LastRead(source)))
     except (CancelledError, DeadlineExceededError, UndecodableImageError):
         raise  # no tile of a damaged upload is answered
     except SlideCascadeError as error:

@@ -12,9 +12,10 @@ from slidecascade.geometry import Box, Mpp
 from slidecascade.kinds.result import CoordinateSpace, Origin
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.channels import ChannelUse
-from slidecascade.slides.doubts import SWAPPED
+from slidecascade.slides.doubts import NOT_HE, SWAPPED
 from slidecascade.slides.facts import SlideFacts, readable
 from slidecascade.slides.source import OpenSource, Source
+from slidecascade.slides.stain import StainFit
 from slidecascade.slides.view import SlideView
 from slidecascade.warning import AnswerWarning
 
@@ -51,6 +52,7 @@ class RegionTask:
         origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in those pixels; what is found must not change.
         channels: what networks are given in place of the colours.
+        stain: normalises the colours that networks are given.
         wait_for_rows: waits until so many rows of level 0 can be read; raises when they never will be.
     """
 
@@ -69,6 +71,7 @@ class RegionTask:
     shift: tuple[int, int] = (0, 0)
     wait_for_rows: Callable[[int], None] = no_wait
     channels: tuple[ChannelUse, ...] = ()
+    stain: StainFit | None = None
 
     @property
     def facts(self) -> SlideFacts:
@@ -78,7 +81,12 @@ class RegionTask:
     @property
     def doubts(self) -> tuple[AnswerWarning, ...]:
         """What makes any answer about this source doubtful."""
-        return (*self.stated_doubts, SWAPPED) if self.facts.red_blue_swapped else self.stated_doubts
+        facts = self.facts
+        return (
+            *self.stated_doubts,
+            *([SWAPPED] if facts.red_blue_swapped else []),
+            *([NOT_HE] if facts.unlike_he and self.pipeline.stained_with == "H&E" else []),
+        )
 
     def view(self, source: Source) -> SlideView:
         """The pixels of `source`, which `open_source` has opened, as networks are given them."""

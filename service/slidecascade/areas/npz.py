@@ -11,8 +11,9 @@ import numpy as np
 from slidecascade.areas.runs import Runs
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box
+from slidecascade.slides.flaws import Flaws
 
-_ARRAYS: Final = ("place", "tissue", "runs", "piece_classes", "piece_sums", "is_inside", "unstored_px")
+_ARRAYS: Final = ("place", "tissue", "runs", "piece_classes", "piece_sums", "is_inside", "unstored_px", "flaws")
 
 
 def encode(result: AreasTileResult) -> bytes:
@@ -31,6 +32,7 @@ def encode(result: AreasTileResult) -> bytes:
         piece_sums=result.piece_sums,
         is_inside=result.is_inside,
         unstored_px=np.float64(result.unstored_px),
+        flaws=np.array([result.flaws.ink_px, result.flaws.blurred_px]),
     )
     return buffer.getvalue()
 
@@ -43,7 +45,7 @@ def decode(data: bytes) -> AreasTileResult:
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            place, tissue, runs, classes, sums, inside, unstored_px = (archive[name] for name in _ARRAYS)
+            place, tissue, runs, classes, sums, inside, unstored_px, flaws = (archive[name] for name in _ARRAYS)
     except (KeyError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError("The archive of a tile's result is damaged; analyse the tile again.") from error
     index, x, y, width, height, edges = place.tolist()
@@ -57,4 +59,5 @@ def decode(data: bytes) -> AreasTileResult:
         inside,
         edges,
         unstored_px=float(unstored_px),
+        flaws=Flaws(*flaws.tolist()),
     )

@@ -23,6 +23,7 @@ from slidecascade.kinds.mosaic import paste
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tissue import BLOCK_PX
 
 
@@ -128,6 +129,7 @@ def joined(results: Sequence[AreasTileResult], index: int, core: Box) -> AreasTi
         pieces.inside,
         sum(result.edges for result in results),
         unstored_px=sum(result.unstored_px for result in results),
+        flaws=Flaws.total(result.flaws for result in results),
     )
 
 

@@ -15,8 +15,9 @@ from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.pipelines.areas import AreasPipeline
+from slidecascade.slides.flaws import MARGIN_PX, Flaws
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, tissue_blocks
+from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
 
 SQUARE_PX = 128
@@ -87,13 +88,14 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         """The pieces in the core of `tile`."""
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
-        tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
+        blocks, flaws = self.without_flaws(patch, tissue_blocks(patch, dark_field=self.dark_field), tile)
+        tissue = core_blocks(blocks, tile)
         unstored_px = self.unstored_px(patch, tile, view)
         if not tissue.any():
-            return _result(tile, tissue, _Pieces.none(), unstored_px)
+            return _result(tile, tissue, _Pieces.none(), unstored_px, flaws)
         masks, probabilities = self._masks(patch, tile, tissue)
         with self.stopwatch.measure("decode"):
-            return _result(tile, tissue, self._pieces(masks, probabilities, tile.core), unstored_px)
+            return _result(tile, tissue, self._pieces(masks, probabilities, tile.core), unstored_px, flaws)
 
     def _masks(
         self, patch: NDArray[np.uint8], tile: Tile, tissue: NDArray[np.bool_]
@@ -101,7 +103,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         """The classes of the core's pixels, counted from 1, ``(L, h, w)``, and their probabilities if stated."""
         segmenter, head = self.pipeline.segmenter, self.pipeline.head
         options = segmenter.options.model_copy(update={"foreground": self.thresholds[segmenter.name]})
-        outputs = {name: array[0] for name, array in self.run(segmenter, patch[None]).items()}
+        outputs = {name: array[0] for name, array in self.run(segmenter, self.normalised(patch)[None]).items()}
         self.control.check()
         core = tile.core.shifted(-tile.read.x, -tile.read.y)
         window = np.s_[core.y : core.bottom, core.x : core.right]
@@ -139,7 +141,9 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
             yield part, is_inside
 
 
-def _result(tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px: float) -> AreasTileResult:
+def _result(
+    tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px: float, flaws: Flaws
+) -> AreasTileResult:
     return AreasTileResult(
         tile.index,
         tile.core,
@@ -150,6 +154,7 @@ def _result(tile: Tile, tissue: NDArray[np.bool_], pieces: _Pieces, unstored_px:
         pieces.is_inside,
         pieces.edges,
         unstored_px=unstored_px,
+        flaws=flaws,
     )
 
 

@@ -14,12 +14,13 @@ probabilities_K     fixed_size_list<float>[C]        of classifier K, counted fr
 measure_K           double                           measure K of the pipeline, counted from 0
 ==================  ===============================  ==========================================================
 
-The schema's metadata holds the tile's index, core, unstored pixels (JSON) and tissue blocks (bits in rows of
-whole bytes).
+The schema's metadata holds the tile's index, core, unstored pixels and flaws (JSON) and tissue blocks (bits in
+rows of whole bytes).
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box
+from slidecascade.slides.flaws import Flaws
 
 FORMAT: Final = b"slidecascade-tile-1"
 _PROBABILITIES: Final = "probabilities_"
@@ -54,6 +56,7 @@ def encode(result: TileResult) -> bytes:
         "core": result.core.as_tuple(),
         "tissue_shape": result.tissue.shape,
         "unstored_px": result.unstored_px,
+        "flaws": asdict(result.flaws),
     }
     metadata = {
         b"format": FORMAT,
@@ -103,6 +106,7 @@ def decode(stream: bytes) -> TileResult:
         owned=batch["owned"].to_numpy(zero_copy_only=False),
         near_seam=batch["near_seam"].to_numpy(zero_copy_only=False),
         unstored_px=place["unstored_px"],
+        flaws=Flaws(**place["flaws"]),
     )
 
 

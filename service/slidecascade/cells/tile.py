@@ -18,6 +18,7 @@ from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.models.spec import ClassifierSpec
 from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tiling import Tile, whole_lattice
 from slidecascade.slides.tissue import BLOCK_PX
 from slidecascade.slides.view import SlideView
@@ -57,25 +58,28 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         patch = self.read(view, self.grid, tile.read)
         blocks = self.tissue(patch)
         unstored_px = self.unstored_px(patch, tile, view)
+        blocks, flaws = self.without_flaws(patch, blocks, tile)
         # What is no glass is tissue in either field: which one it is need not be known before the network has run.
         if not core_blocks(blocks, tile).any() and not self.has_no_glass:
-            return self._nothing(tile, core_blocks(blocks, tile), unstored_px)
+            return self._nothing(tile, core_blocks(blocks, tile), unstored_px, flaws)
         found = self._cells(view, tile, patch)
         blocks |= self.has_no_glass
         tissue = core_blocks(blocks, tile)
         cells, owned, near_seam = self._own(found, blocks, tile)
         if not len(cells):
-            return self._nothing(tile, tissue, unstored_px)
+            return self._nothing(tile, tissue, unstored_px, flaws)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
             grids=self.grids,
             floors=self.thresholds,
-            read=lambda grid, box: self.read(view, grid, box),
+            read=lambda grid, box: self.normalised(self.read(view, grid, box)),
             run=self._run_classifier,
         )
         classified = self._measured(cells.with_probabilities(*probabilities), view)
-        return TileResult(tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px)
+        return TileResult(
+            tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px, flaws=flaws
+        )
 
     @property
     def aligned_to(self) -> int:
@@ -120,7 +124,7 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
         # Channels that are only measured come last.
-        seen = patch[..., : len(segmenter.input.channels)] if self.channels else patch
+        seen = patch[..., : len(segmenter.input.channels)] if self.channels else self.normalised(patch)
         answer = self.run(segmenter, seen[None])
         outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
@@ -172,11 +176,10 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float) -> TileResult:
+    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float, flaws: Flaws) -> TileResult:
         none = np.zeros(0, np.bool_)
-        return TileResult(
-            tile.index, tile.core, tissue, no_cells(self.pipeline), none, none, unstored_px=unstored_px
-        )
+        empty = no_cells(self.pipeline)
+        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px, flaws=flaws)
 
 
 def no_cells(pipeline: CellsPipeline) -> Instances:

@@ -18,7 +18,7 @@ from pathlib import Path
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.commands.arguments import channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.jobs.claim import claimed
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MEANING=CHANNEL",
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
+    parser.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
     parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
@@ -161,6 +162,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "slide": slide_id,
         "thresholds": dict(arguments.threshold),
         "channels": dict(arguments.channels),
+        "stain": arguments.stain and {"method": arguments.stain},
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
         "origin": arguments.origin,

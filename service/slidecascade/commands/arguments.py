@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Final, get_args
+
+from slidecascade.wire import StainMethod
+
+METHODS: Final = get_args(StainMethod)
 
 
 def region_of(text: str) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
-from slidecascade.commands.arguments import channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, InvalidRequestError, Job, SlideCascadeClientError
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MEANING=CHANNEL",
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
+    submit.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
@@ -129,6 +130,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
         "region": options.region,
         "thresholds": dict(options.threshold),
         "channels": dict(options.channels),
+        "stain": options.stain,
         "allow_partial": options.allow_partial,
         "origin": options.origin,
         "label": options.label,

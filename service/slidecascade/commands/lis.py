@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _messages(options: argparse.Namespace) -> int:
-    with _store(options).transaction() as change:
+    with _store(options) as store, store.transaction() as change:
         if options.state:
             for answer in change.outgoing(states=(options.state,))[-options.limit :]:
                 sys.stdout.write(_answer_line(answer))
@@ -83,7 +84,7 @@ def _messages(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    with _store(options).transaction() as change:
+    with _store(options) as store, store.transaction() as change:
         message = change.message(options.id)
         if message is None and (order := change.order(options.id)) is not None:
             message = change.message(order.message_id)
@@ -103,7 +104,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _resend(options: argparse.Namespace) -> int:
-    with _store(options).transaction() as change:
+    with _store(options) as store, store.transaction() as change:
         count = change.resend(options.id)
     if not count:
         raise InvalidRequestError("There is no answer with this id: `slidecascade lis messages` lists them.")
@@ -145,12 +146,17 @@ async def _simulated(plan: OrderPlan, tally: Tally, options: argparse.Namespace)
     await receiver.stop()
 
 
-def _store(options: argparse.Namespace) -> Store:
+@contextmanager
+def _store(options: argparse.Namespace) -> Iterator[Store]:
     config: LisConfig = read_config(options.config)
     path = config.store.path()
     if path is not None and not path.exists():
         raise SettingsError(f"There is no store at {path} yet: start `slidecascade lis serve` first.")
-    return Store(config.store.database, busy_timeout_s=config.store.busy_timeout_s)
+    store = Store(config.store.database, busy_timeout_s=config.store.busy_timeout_s)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _message_line(message: MessageRecord) -> str:

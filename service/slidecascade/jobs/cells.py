@@ -32,6 +32,7 @@ from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreada
 from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.outputs.cells import geoparquet
 from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tissue import BLOCK_PX
 
 AT_EDGE: Final = "at_edge"
@@ -168,6 +169,7 @@ class CellsFieldSink:
                 owned=np.zeros(len(handed), np.bool_),
                 near_seam=np.ones(len(handed), np.bool_),
                 unstored_px=sum(result.unstored_px for result in self._results),
+                flaws=Flaws.total(result.flaws for result in self._results),
             ),
             seen_px=sum(result.core.clipped(self._region).area for result in self._results),
             background=sum(result.is_background for result in self._results),

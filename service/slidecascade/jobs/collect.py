@@ -33,12 +33,13 @@ from slidecascade.outputs.cells.geoparquet import Table
 from slidecascade.outputs.cells.heatmap import Tally, of_tally
 from slidecascade.outputs.cells.overlay import shapes_of
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.figure import Overviewed, figures
+from slidecascade.outputs.figure import Overviewed, figures, fitted
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.provenance import Provenance, provenance
 from slidecascade.outputs.summary import text
 from slidecascade.pipelines.cells import CellsPipeline
+from slidecascade.slides.flaws import Flaws
 from slidecascade.staging import write_file, writing_to
 
 _LIGHT_COLUMNS: Final = ["class", "centroid_x", "centroid_y", "area_px", AT_EDGE]
@@ -68,6 +69,7 @@ class Collection:
         self._parts: CellsParts = survey.parts
         self._reports = tuple(reports)
         self._survey = survey
+        flaws = Flaws.total(self._parts.edge(report.index).flaws for report in reports)
         self.analysis = replace(
             survey.blank,
             tissue=tissue_map(
@@ -76,8 +78,11 @@ class Collection:
             tiles=survey.tile_report(reports),
             timings_s={**summed(reports), "total": seconds},
             warnings=survey.warnings(
-                reports, unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports)
+                reports,
+                unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
+                flaws=flaws,
             ),
+            flaws=flaws,
         )
         """All but the cells."""
         self._shares, self.counts = self._settled()
@@ -128,9 +133,9 @@ class Collection:
                 tally.add(portion)
         return tuple(of_tally(self.analysis, tally) for tally in tallies)
 
-    def overlay(self, overview: Overview) -> NDArray[np.uint8]:
+    def overlay(self, overviewed: Overviewed) -> NDArray[np.uint8]:
         """The picture of the region with all outlines, uint8 RGB; see `outputs.overlay`."""
-        image, downsample = overview(overlay.MAX_SIDE_PX)
+        image, downsample = overviewed.image, overviewed.downsample
         large_px = np.pi * (overlay.LARGE_CELL_PX * downsample / 2) ** 2
         large = sum(int((portion.instances.areas >= large_px).sum()) for portion in self.portions())
         # At least half of them: as when their median is large.
@@ -168,10 +173,13 @@ class Collection:
                 write_file(folder / "cells.geojson", self.geojson())
             if "parquet" in outputs:
                 write_file(folder / "cells.parquet", self.geoparquet())
-            small = dict(self._small_files(overview, colormap))
-            for name in sorted(small, key="summary.json".__eq__):
-                if "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
-                    write_file(folder / name, small[name])
+            numbers = b""
+            for name, content in self._small_files(overview, colormap):
+                if name == "summary.json":
+                    numbers = content
+                elif "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
+                    write_file(folder / name, content)
+            write_file(folder / "summary.json", numbers)
 
     def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
         maps = self.heatmaps()
@@ -180,18 +188,26 @@ class Collection:
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, colormap)
         if overview is not None:
-            drawn = self.overlay(overview)
-            yield "overlay.png", png.encode(drawn)
-            image_rgb, downsample = overview(overlay.MAX_SIDE_PX)
+            base, page, outlined = self._pictures(Overviewed(*overview(overlay.MAX_SIDE_PX)))
+            yield "overlay.png", png.encode(page)
+            del page  # 50 MB
             ends = self.analysis.classes.ends
             yield from figures(
                 self.analysis,
                 maps,
-                Overviewed(image_rgb, downsample),
-                outlined=drawn,
+                base,
+                outlined=outlined,
                 counts=[(end.name, end.color, self.counts[end.name]) for end in ends],
                 colormaps=[colormap],
             )
+
+    def _pictures(self, overviewed: Overviewed) -> tuple[Overviewed, NDArray[np.uint8], NDArray[np.uint8]]:
+        """The overview at the size of figures; the page with all outlines; and their part of it at that size."""
+        base = fitted(self.analysis, overviewed)
+        page = self.overlay(overviewed)
+        height, width = overviewed.image.shape[:2]
+        outlined = fitted(self.analysis, Overviewed(page[:height, :width], overviewed.downsample))
+        return base, page, outlined.image
 
     def _tables(self) -> Iterator[Table]:
         for report, share in zip(self._reports, self._shares, strict=True):

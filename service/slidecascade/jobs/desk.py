@@ -25,6 +25,7 @@ from slidecascade.errors import (
     UnknownNotificationError,
 )
 from slidecascade.jobs.database import open_database
+from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
 from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord, Records
@@ -53,7 +54,10 @@ class Desk:
         SettingsError: the file of webhook targets cannot be read or is wrong.
     """
 
-    def __init__(self, analyser: Analyser, settings: Settings, folder: Path) -> None:
+    def __init__(
+        self, analyser: Analyser, settings: Settings, folder: Path, *, field_tiles: int = FIELD_TILES
+    ) -> None:
+        self._field_tiles = field_tiles
         self._analyser = analyser
         self._settings = settings
         self._folder = folder
@@ -67,7 +71,16 @@ class Desk:
             SettingsError: another process works on the jobs of this folder, or the database cannot be reached.
             UnwritableOutputError: the folder cannot be made.
         """
-        self._open = _beside(partial(_Open, self._analyser, self._settings, self._folder, self._webhooks))
+        self._open = _beside(
+            partial(
+                _Open,
+                self._analyser,
+                self._settings,
+                self._folder,
+                self._webhooks,
+                field_tiles=self._field_tiles,
+            )
+        )
 
     def stop(self) -> None:
         """Interrupt the work, which the next process continues."""
@@ -286,7 +299,9 @@ class Desk:
 class _Open:
     """What a desk holds while it works."""
 
-    def __init__(self, analyser: Analyser, settings: Settings, folder: Path, webhooks: Webhooks) -> None:
+    def __init__(
+        self, analyser: Analyser, settings: Settings, folder: Path, webhooks: Webhooks, *, field_tiles: int
+    ) -> None:
         # Here, for it takes a second: processes without jobs do without.
         from slidecascade.jobs.durable import Durable
         from slidecascade.jobs.foreman import Foreman
@@ -306,7 +321,7 @@ class _Open:
             lease_s=settings.jobs_lease_s,
             is_alone=url is None,
         )
-        self._foreman = Foreman(analyser, self.records, self.folders, self.durable)
+        self._foreman = Foreman(analyser, self.records, self.folders, self.durable, field_tiles=field_tiles)
         self.durable.start(self._foreman)
         self._notifier = Notifier(self.outbox, self._webhooks)
         self._notifier.start()

@@ -23,7 +23,7 @@ from slidecascade.errors import (
     UnwritableOutputError,
 )
 from slidecascade.jobs.durable import MAX_DEATHS, Durable, Stopped
-from slidecascade.jobs.fields import Field
+from slidecascade.jobs.fields import FIELD_TILES, Field
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import Failure, JobRecord, Records
 from slidecascade.jobs.survey import Survey
@@ -40,9 +40,18 @@ _LONGEST_WAIT_S: Final = 30.0
 
 
 class Foreman:
-    """Does what `Durable` hands out; usable from many threads at once."""
+    """Does what `Durable` hands out, from many threads at once; `field_tiles` are tiles of a field each way."""
 
-    def __init__(self, analyser: Analyser, records: Records, folders: Folders, durable: Durable) -> None:
+    def __init__(
+        self,
+        analyser: Analyser,
+        records: Records,
+        folders: Folders,
+        durable: Durable,
+        *,
+        field_tiles: int = FIELD_TILES,
+    ) -> None:
+        self._field_tiles = field_tiles
         self._analyser = analyser
         self._records = records
         self._folders = folders
@@ -222,7 +231,9 @@ class Foreman:
                         "The slide was replaced after the job was submitted: retry the job to analyse the new one."
                     )
                 folder = self._folders.of(record.id) / "parts"
-                survey = open_survey(self._analyser, task, folder, attempt=record.attempt)
+                survey = open_survey(
+                    self._analyser, task, folder, field_tiles=self._field_tiles, attempt=record.attempt
+                )
                 self._surveys[key] = survey
                 while len(self._surveys) > KEPT_SURVEYS:
                     self._surveys.popitem(last=False)

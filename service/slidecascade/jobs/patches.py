@@ -82,7 +82,7 @@ class PatchesResults:
             sink.finish(survey.subject),
             tiles=survey.tile_report(reports),
             timings_s={**summed(reports), "total": seconds},
-            warnings=survey.warnings(reports, unstored_px=unstored_px),
+            warnings=survey.warnings(reports, unstored_px=unstored_px, flaws=sink.flaws()),
         )
 
     @property

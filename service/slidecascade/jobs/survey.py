@@ -26,6 +26,7 @@ from slidecascade.kinds.result import FailedTile, RegionResult, TileReport
 from slidecascade.kinds.sink import Sink, core_in_region_l0, warnings_of
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.files import Overview
+from slidecascade.slides.flaws import Flaws
 from slidecascade.timing import Stopwatch
 from slidecascade.warning import AnswerWarning
 
@@ -215,11 +216,13 @@ class Survey(ABC):
             failed=self.failed_tiles(list(reports)),
         )
 
-    def warnings(self, reports: Sequence[FieldReport], *, unstored_px: float) -> tuple[AnswerWarning, ...]:
-        """What makes the answer doubtful when so many pixels of the grid are not stored."""
+    def warnings(
+        self, reports: Sequence[FieldReport], *, unstored_px: float, flaws: Flaws
+    ) -> tuple[AnswerWarning, ...]:
+        """What makes the answer doubtful when so many pixels of the grid are not stored, or have flaws."""
         return (
             *self.task.doubts,
-            *warnings_of(unstored_px=unstored_px, seen_px=sum(report.seen_px for report in reports)),
+            *warnings_of(unstored_px=unstored_px, seen_px=sum(report.seen_px for report in reports), flaws=flaws),
         )
 
     def _tell(self, report: FieldReport) -> None:

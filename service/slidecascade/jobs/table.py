@@ -11,6 +11,7 @@ from slidecascade.analysis.plan import RegionTask
 from slidecascade.errors import InvalidRequestError
 from slidecascade.jobs.areas import AreasSurvey
 from slidecascade.jobs.collect import CellsSurvey
+from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.patches import PatchesSurvey
 from slidecascade.jobs.survey import Survey
 from slidecascade.pipelines.spec import Pipeline
@@ -38,6 +39,13 @@ def require_fields(pipeline: Pipeline) -> type[Survey]:
     return SURVEYS[pipeline.kind]
 
 
-def open_survey(analyser: Analyser, task: RegionTask, folder: Path, *, attempt: int | None = None) -> Survey:
+def open_survey(
+    analyser: Analyser,
+    task: RegionTask,
+    folder: Path,
+    *,
+    field_tiles: int = FIELD_TILES,
+    attempt: int | None = None,
+) -> Survey:
     """The fields of `task`, with their parts in `folder`; raises what `Survey` and `require_fields` do."""
-    return require_fields(task.pipeline)(analyser, task, folder, attempt=attempt)
+    return require_fields(task.pipeline)(analyser, task, folder, field_tiles=field_tiles, attempt=attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypedDict
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from slidecascade.geometry import Box, Grid, Mpp
 from slidecascade.pipelines.classes import ClassTree
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.slides.flaws import Flaws
 from slidecascade.warning import AnswerWarning
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
@@ -92,6 +93,7 @@ class CommonFields(TypedDict):
     timings_s: Mapping[str, float]
     warnings: tuple[AnswerWarning, ...]
     origin: Origin
+    flaws: Flaws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class RegionResult(ABC):
         tiles: every tile accounted for.
         timings_s: seconds of work by stage, added up over threads.
         warnings: what makes the answer doubtful.
+        flaws: ink and tissue out of focus, which do not count as tissue.
         Others: see `Subject`.
     """
 
@@ -124,6 +127,7 @@ class RegionResult(ABC):
     timings_s: Mapping[str, float]
     warnings: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
+    flaws: Flaws = field(default_factory=Flaws)
 
     @property
     def origin_l0(self) -> tuple[int, int]:

@@ -18,10 +18,15 @@ from slidecascade.kinds.result import CommonFields, FailedTile, RegionResult, Su
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
+from slidecascade.slides.flaws import Flaws
 from slidecascade.warning import AnswerWarning
 
 MIN_UNSTORED = 0.01
 """Part of a region without stored pixels from which on the answer says so: scanners leave narrow gaps."""
+
+MIN_INK = 0.02
+MIN_BLURRED = 0.05
+"""Parts of a region from which on the answer says that there is ink, or tissue out of focus."""
 
 T = TypeVar("T", bound=AnyTileResult)
 T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
@@ -82,7 +87,12 @@ class MemorySink(ABC, Generic[P, T]):
             timings_s={},
             warnings=(*subject.doubts, *self.warnings()),
             origin=subject.origin,
+            flaws=self.flaws(),
         )
+
+    def flaws(self) -> Flaws:
+        """Ink and tissue out of focus."""
+        return Flaws.total(result.flaws for result in self._results)
 
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
@@ -94,6 +104,7 @@ class MemorySink(ABC, Generic[P, T]):
         return warnings_of(
             unstored_px=sum(result.unstored_px for result in self._results),
             seen_px=sum(result.core.clipped(region).area for result in self._results),
+            flaws=self.flaws(),
         )
 
     def report(self) -> TileReport:
@@ -122,16 +133,30 @@ def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> 
     return TissueMap(mask, Grid(corner_x, corner_y, grid.downsample * block, size, grid.mpp * block))
 
 
-def warnings_of(*, unstored_px: float, seen_px: int) -> tuple[AnswerWarning, ...]:
-    """What makes an answer doubtful when so many of the pixels seen, in the segmenter's grid, are not stored."""
-    unstored = unstored_px / max(1, seen_px)
-    if unstored < MIN_UNSTORED:
-        return ()
-    message = (
-        f"{unstored:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
-        "file was not written to its end; look at it in a viewer."
-    )
-    return (AnswerWarning("no-stored-pixels", message),)
+def warnings_of(*, unstored_px: float, seen_px: int, flaws: Flaws) -> tuple[AnswerWarning, ...]:
+    """What makes an answer doubtful when so many of the pixels seen, in the segmenter's grid, are not stored, are
+    ink or are out of focus."""
+    parts = [share / max(1, seen_px) for share in (unstored_px, flaws.ink_px, flaws.blurred_px)]
+    found = []
+    if parts[0] >= MIN_UNSTORED:
+        message = (
+            f"{parts[0]:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
+            "file was not written to its end; look at it in a viewer."
+        )
+        found.append(AnswerWarning("no-stored-pixels", message))
+    if parts[1] >= MIN_INK:
+        message = (
+            f"{parts[1]:.0%} of the region looks like ink and is left out of the tissue: analyse a region without "
+            "it, or check what was found beside it."
+        )
+        found.append(AnswerWarning("ink", message))
+    if parts[2] >= MIN_BLURRED:
+        message = (
+            f"{parts[2]:.0%} of the region is out of focus and is left out of the tissue: scan the slide again, "
+            "or do not rely on counts and densities of this region."
+        )
+        found.append(AnswerWarning("out-of-focus", message))
+    return tuple(found)
 
 
 def core_in_region_l0(core: Box, grid: Grid, region_l0: Box) -> Box:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
+from slidecascade.slides.flaws import Flaws
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,14 @@ class AnyTileResult:
         core: the part of the slide it owns, in pixels of the grid in which tiles are cut.
         tissue: ``(h, w)`` bool, the tissue blocks of the core; none in a background tile.
         unstored_px: pixels of the core's part in the region, in that grid, for which the source stores nothing.
+        flaws: ink, and tissue out of focus, of the same part.
     """
 
     index: int
     core: Box
     tissue: NDArray[np.bool_]
     unstored_px: float = field(kw_only=True)
+    flaws: Flaws = field(default_factory=Flaws, kw_only=True)
 
     @property
     def is_background(self) -> bool:

@@ -19,6 +19,8 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner
 from slidecascade.slides.channels import ChannelUse, as_input
 from slidecascade.slides.facts import SlideFacts
+from slidecascade.slides.flaws import Flaws, blurred_blocks, ink_blocks
+from slidecascade.slides.stain import StainFit
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.tissue import BLOCK_PX, signal_blocks, tissue_blocks
 from slidecascade.slides.view import SlideView
@@ -36,7 +38,8 @@ class TileWork(ABC, Generic[P, T_co]):
     """Everything the tiles of a region share. Each kind derives its own.
 
     `region_l0` is the box that is wanted, in level-0 pixels. `grids` holds the pixel grid of every model by name;
-    `thresholds` a number for each. `channels` are what networks are given in place of the colours.
+    `thresholds` a number for each. `channels` are what networks are given in place of the colours; `stain`
+    normalises the colours that they are given.
     """
 
     pipeline: P
@@ -45,6 +48,7 @@ class TileWork(ABC, Generic[P, T_co]):
     thresholds: Mapping[str, float]
     find_facts: Callable[[], SlideFacts]
     channels: tuple[ChannelUse, ...] = ()
+    stain: StainFit | None = None
     runner: Runner
     control: Control
     stopwatch: Stopwatch
@@ -93,6 +97,33 @@ class TileWork(ABC, Generic[P, T_co]):
         if self.channels:
             return signal_blocks(patch, [use.intensity.scaled_signal for use in self.channels])
         return tissue_blocks(patch, dark_field=False)
+
+    def without_flaws(
+        self, patch: NDArray[Any], blocks: NDArray[np.bool_], tile: Tile
+    ) -> tuple[NDArray[np.bool_], Flaws]:
+        """The tissue `blocks` of a patch that are neither ink nor out of focus, and how much of the core's part in
+        the region is; of light on black, and of channels, nothing is.
+
+        Where the grid enlarges the slide every edge is soft, and focus is not judged.
+        """
+        if self.channels:
+            return blocks, Flaws()
+        ink = ink_blocks(patch)
+        blurred = blocks & ~ink & blurred_blocks(patch) if self.grid.downsample >= 1 else np.zeros_like(ink)
+        if not (ink.any() or blurred.any()) or self.dark_field:
+            return blocks, Flaws()
+        wanted = tile.core.clipped(self.grid.box_from_l0(self.region_l0)).shifted(-tile.read.x, -tile.read.y)
+        rows = np.s_[wanted.y // BLOCK_PX : -(-wanted.bottom // BLOCK_PX)]
+        part = np.s_[rows, wanted.x // BLOCK_PX : -(-wanted.right // BLOCK_PX)]
+        flaws = Flaws(*(float(BLOCK_PX**2 * np.count_nonzero(each[part])) for each in (ink, blurred)))
+        return blocks & ~ink & ~blurred, flaws
+
+    def normalised(self, patch: NDArray[Any]) -> NDArray[Any]:
+        """`patch` with its colours normalised, where the request or the pipeline asks for it."""
+        if self.stain is None:
+            return patch
+        with self.stopwatch.measure("stain"):
+            return self.stain.apply(patch)
 
     def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
         """What `model` returns for ``(N, H, W, C)`` images; raises what the control raises."""

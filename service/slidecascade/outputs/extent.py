@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
 from slidecascade.kinds.result import RegionResult
+from slidecascade.slides.tissue import BLOCK_PX
 
 UM2_PER_MM2 = 1e6
 
@@ -20,6 +21,11 @@ def analysed_mm2(analysis: RegionResult) -> float:
     """The region without its failed tiles, mm2."""
     failed = sum(tile.core_l0.clipped(analysis.region_l0).area for tile in analysis.tiles.failed)
     return (analysis.region_l0.area - failed) * analysis.mpp**2 / UM2_PER_MM2
+
+
+def block_px_mm2(analysis: RegionResult, pixels: float) -> float:
+    """The area of `pixels` of the grid whose blocks the tissue map holds, mm2."""
+    return pixels * (analysis.tissue.grid.downsample / BLOCK_PX * analysis.mpp) ** 2 / UM2_PER_MM2
 
 
 def tissue_mm2(analysis: RegionResult) -> float:

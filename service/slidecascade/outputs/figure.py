@@ -85,6 +85,12 @@ def figures(
     yield "figures/overlay.png", outline_figure(result, drawn, counts)
 
 
+def fitted(result: RegionResult, overview: Overviewed) -> Overviewed:
+    """`overview` at the size of a figure; figures of it are those of `overview`, in less memory."""
+    image, um_per_px = _fitted(result, overview)
+    return Overviewed(image, um_per_px / result.mpp)
+
+
 def map_figure(
     result: RegionResult, item: Heatmap, overview: Overviewed, counts: Sequence[Counted], colormap: Colormap
 ) -> bytes:

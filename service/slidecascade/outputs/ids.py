@@ -20,8 +20,8 @@ _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((
 
 
 def id_namespace(result: RegionResult) -> uuid.UUID:
-    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size and
-    channels.
+    """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size,
+    channels and stain normalisation.
     """
     parts = [
         result.facts.content_id,
@@ -30,6 +30,7 @@ def id_namespace(result: RegionResult) -> uuid.UUID:
         sorted(result.thresholds.items()),
         result.mpp,
         *([use.meaning, use.index] for use in result.facts.channels),
+        *([] if result.facts.stain is None else [["stain", result.facts.stain.method]]),
     ]
     return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())
 

@@ -123,6 +123,7 @@ class Overlay:
         page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
         page[:height, :width] = self._outlined
         page[height:] = strip
+        self._outlined = page[:height, :width]  # one of the two is enough: they are large
         return page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Literal
 
 from slidecascade import wire
@@ -77,6 +78,7 @@ def facts(analysis: RegionResult) -> wire.Facts:
             )
             for use in found.channels
         },
+        stain=None if found.stain is None else wire.StainFacts.model_validate(asdict(found.stain)),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slidecascade import wire
 from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.extent import analysed_mm2, tissue_mm2
+from slidecascade.outputs.extent import analysed_mm2, block_px_mm2, tissue_mm2
 from slidecascade.outputs.heatmap import Heatmap, legend
 from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts, warnings
 
@@ -50,6 +50,8 @@ def summary(
         areas=figures.areas,
         area_mm2=round(analysed_mm2(result), 6),
         tissue_area_mm2=round(tissue_mm2(result), 6),
+        ink_mm2=round(block_px_mm2(result, result.flaws.ink_px), 6),
+        out_of_focus_mm2=round(block_px_mm2(result, result.flaws.blurred_px), 6),
         thresholds=dict(result.thresholds),
         tiles=tile_counts(result),
         models=model_uses(result),

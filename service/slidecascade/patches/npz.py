@@ -1,4 +1,4 @@
-"""Tile results as NumPy's npz archives: ``place``, ``tissue``, ``probabilities``, ``unstored_px``."""
+"""Tile results as NumPy's npz archives: ``place``, ``tissue``, ``probabilities``, ``unstored_px``, ``flaws``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from slidecascade.geometry import Box
 from slidecascade.patches.tile_result import PatchesTileResult
+from slidecascade.slides.flaws import Flaws
 
-_ARRAYS: Final = ("place", "tissue", "probabilities", "unstored_px")
+_ARRAYS: Final = ("place", "tissue", "probabilities", "unstored_px", "flaws")
 
 
 def encode(result: PatchesTileResult) -> bytes:
@@ -23,6 +24,7 @@ def encode(result: PatchesTileResult) -> bytes:
         tissue=result.tissue,
         probabilities=result.probabilities,
         unstored_px=np.float64(result.unstored_px),
+        flaws=np.array([result.flaws.ink_px, result.flaws.blurred_px]),
     )
     return buffer.getvalue()
 
@@ -35,10 +37,16 @@ def decode(data: bytes) -> PatchesTileResult:
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            place, tissue, probabilities, unstored_px = (archive[name] for name in _ARRAYS)
+            place, tissue, probabilities, unstored_px, flaws = (archive[name] for name in _ARRAYS)
     except (KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError("The archive of a tile's result is damaged; analyse the tile again.") from error
     index, x, y, width, height, column, row = place.tolist()
     return PatchesTileResult(
-        index, Box(x, y, width, height), tissue, (column, row), probabilities, unstored_px=float(unstored_px)
+        index,
+        Box(x, y, width, height),
+        tissue,
+        (column, row),
+        probabilities,
+        unstored_px=float(unstored_px),
+        flaws=Flaws(*flaws.tolist()),
     )

@@ -17,6 +17,7 @@ from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.rings import Rings, trace
+from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tissue import BLOCK_PX
 
 
@@ -95,6 +96,7 @@ def joined(
     blocks = Box(core.x // block, core.y // block, -(-core.width // block), -(-core.height // block))
     tissue = np.zeros((blocks.height, blocks.width), np.bool_)
     unstored_px = 0.0
+    flaws = []
     for result in results:
         height, width = result.probabilities.shape[:2]
         paste(result.probabilities, Box(*result.first, width, height), found, Box(*first, columns, rows))
@@ -102,7 +104,8 @@ def joined(
         height, width = result.tissue.shape
         paste(result.tissue, Box(left, top, width, height), tissue, blocks)
         unstored_px += result.unstored_px
-    return PatchesTileResult(index, core, tissue, first, found, unstored_px=unstored_px)
+        flaws.append(result.flaws)
+    return PatchesTileResult(index, core, tissue, first, found, unstored_px=unstored_px, flaws=Flaws.total(flaws))
 
 
 def _squares_before(at_l0: int, stride_px: int, downsample: float) -> int:

@@ -13,8 +13,9 @@ from slidecascade.kinds.work import TileWork, core_blocks
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.slides import crops
+from slidecascade.slides.flaws import MARGIN_PX
 from slidecascade.slides.tiling import Tile
-from slidecascade.slides.tissue import BLOCK_PX, MARGIN_PX, tissue_blocks
+from slidecascade.slides.tissue import BLOCK_PX, tissue_blocks
 from slidecascade.slides.view import SlideView
 
 BATCH = 32
@@ -60,7 +61,8 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         """The probabilities of the squares of `tile` that hold tissue and whose middle is in the region."""
         self.control.check()
         patch = self.read(view, self.grid, tile.read)
-        tissue = core_blocks(tissue_blocks(patch, dark_field=self.dark_field), tile)
+        blocks, flaws = self.without_flaws(patch, tissue_blocks(patch, dark_field=self.dark_field), tile)
+        tissue = core_blocks(blocks, tile)
         stride = self.pipeline.stride_px
         first = (tile.core.x // stride, tile.core.y // stride)
         columns, rows = -(-tile.core.width // stride), -(-tile.core.height // stride)
@@ -68,9 +70,11 @@ class PatchesWork(TileWork[PatchesPipeline, PatchesTileResult]):
         found = np.full((rows, columns, len(self.pipeline.classifier.classes)), np.nan, np.float32)
         places = np.argwhere(wanted)
         if len(places):
-            found[wanted] = self._probabilities(self._canvas(patch, tile), self._corners(tile, places))
+            found[wanted] = self._probabilities(
+                self._canvas(self.normalised(patch), tile), self._corners(tile, places)
+            )
         unstored_px = self.unstored_px(patch, tile, view)
-        return PatchesTileResult(tile.index, tile.core, tissue, first, found, unstored_px=unstored_px)
+        return PatchesTileResult(tile.index, tile.core, tissue, first, found, unstored_px=unstored_px, flaws=flaws)
 
     def _owned(self, first: tuple[int, int], rows: int, columns: int) -> NDArray[np.bool_]:
         """``(rows, columns)``: the squares whose middle lies in the region."""

@@ -123,6 +123,8 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
+        stained_with=spec.stained_with,
         classes=own_classes(segmenter),
         segmenter=segmenter,
         head=head,

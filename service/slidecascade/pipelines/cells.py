@@ -186,6 +186,8 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
+        stained_with=spec.stained_with,
         segmenter=segmenter,
         head=head,
         stages=stages,

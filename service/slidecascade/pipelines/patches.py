@@ -139,6 +139,8 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
         name=spec.name,
         title=spec.title,
         description=spec.description,
+        stain=spec.stain,
+        stained_with=spec.stained_with,
         classes=ClassTree(tuple(own_classes(classifier).ends[index(name)] for name in outlined)),
         classifier=classifier,
         head=head,

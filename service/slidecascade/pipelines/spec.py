@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,8 +15,11 @@ from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
 from slidecascade.models.tensors import PERCENTILES
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.channels import RGB
+from slidecascade.wire.fields import StainMethod
 
 MAX_INPUT_CHANNELS = 4
+
+StainedWith = Literal["any", "H&E"]
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -34,6 +37,8 @@ class PipelineSpec(SpecPart, ABC):
     kind: str
     title: str
     description: str
+    stain: StainMethod = "none"
+    stained_with: StainedWith = "any"
 
     @property
     @abstractmethod
@@ -56,6 +61,8 @@ class Pipeline(ABC):
 
     Attributes:
         classes: every class that what it finds can end in.
+        stained_with: the stain it is meant for; slides that look otherwise are analysed with a warning.
+        stain: how stains are normalised, unless a request asks otherwise.
     """
 
     kind: ClassVar[str]
@@ -64,6 +71,8 @@ class Pipeline(ABC):
     title: str
     description: str
     classes: ClassTree
+    stain: StainMethod = "none"
+    stained_with: StainedWith = "any"
 
     @property
     @abstractmethod
@@ -165,7 +174,9 @@ def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) 
     """
     model = models[name].spec
     if not isinstance(model, SegmenterSpec):
-        raise PipelineSpecError(f"Pipeline {pipeline!r}: {model.name!r} is no segmenter.")
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: {model.name!r} is not a segmenter: correct the pipeline file."
+        )
     if model.input.channels == RGB:
         require_rgb(pipeline, model)
         return model

@@ -194,6 +194,9 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
     options.intra_op_num_threads = threads_per_call
     options.inter_op_num_threads = 1
     options.log_severity_level = FATAL_ONLY
+    # A pattern is one block for each input shape, kept by the session beside those of other shapes and threads.
+    # Without it two threads with tiles of 1184 px took 0.95 GB instead of 1.29 GB, and no more time.
+    options.enable_mem_pattern = placement.device != "cpu"
     providers = placement.providers(package.spec, most=sizes[-1])
     built = ort.get_available_providers()
     if providers[0][0] not in built:  # checked first, because ONNX Runtime would only log it

@@ -29,6 +29,13 @@ _STAINED_OD: Final = 0.5
 _BLACK: Final = 30
 """Pixels without a channel above this are ink, a fold or the edge of a scan."""
 
+_UNSTAINED: Final = 240.0
+_COLOURED_OD: Final = 0.4
+_BLUE_OF_HE: Final = -0.225
+_BLUE_WITH_RED: Final = -0.3
+_LEAST_SPREAD: Final = 0.01
+"""Chosen on the same images: see docs/warnings.md for the rates."""
+
 _SWAPPED_SLOPE: Final = -0.08
 _SWAPPED_LIGHT: Final = -0.05
 """Chosen on the 170 bright-field images and slides of the tests: no false alarm, 31 of 38 exchanged are found."""
@@ -87,6 +94,34 @@ def looks_swapped(sample: NDArray[np.uint8]) -> bool:
     slope = float(balance[both >= dark].mean()) - around
     return slope < _SWAPPED_SLOPE and around > _SWAPPED_LIGHT
 
+
+def is_unlike_he(sample: NDArray[np.uint8]) -> bool:
+    """Whether `sample`, uint8 RGB ``(..., 3)`` of a bright-field slide, has colours that H&E does not have.
+
+    Aniline and light-green dyes of trichromes absorb next to no blue where they absorb red, beside red structures
+    that absorb blue. So there are pixels whose density of blue is far below that of the others, and the more of
+    red a pixel absorbs than of green, the less it absorbs of blue. In H&E the first occurs with bluish stains,
+    where the second is the other way round: dark nuclei take away more of both.
+    """
+    pixels = sample.reshape(-1, 3)
+    pixels = pixels[pixels.max(axis=1) > _BLACK].astype(np.float32)
+    density = -np.log((pixels + 1) / _UNSTAINED)
+    density = density[density.sum(axis=1) > _COLOURED_OD]
+    if len(density) < _MIN_STAINED:
+        return False
+    total = density.sum(axis=1)
+    red = (density[:, 0] - density[:, 1]) / total
+    blue = (density[:, 2] - density[:, :2].mean(axis=1)) / total
+    if red.std() < _LEAST_SPREAD or blue.std() < _LEAST_SPREAD:
+        return False
+    return bool(np.quantile(blue, 0.02) < _BLUE_OF_HE and np.corrcoef(red, blue)[0, 1] < _BLUE_WITH_RED)
+
+
+NOT_HE: Final = AnswerWarning(
+    "not-this-stain",
+    "The colours of the slide are not those of H&E, for which this pipeline is meant: choose a pipeline for its "
+    "stain; classes found with this one are not to be relied on.",
+)
 
 SWAPPED: Final = AnswerWarning(
     "channels-swapped",

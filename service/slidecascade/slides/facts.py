@@ -16,17 +16,20 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.errors import UnreadableSlideError
+from slidecascade.errors import UnreadableSlideError, UnusableStainError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import tissue
 from slidecascade.slides.channels import RGB, ChannelUse, Intensity, Samples, measure
-from slidecascade.slides.doubts import looks_swapped
+from slidecascade.slides.doubts import is_unlike_he, looks_swapped
 from slidecascade.slides.source import OpenSource, Source
+from slidecascade.slides.stain import StainFit, fit_stain
+from slidecascade.wire.fields import StainMethod
 
 SAMPLES: Final = 5
-STACK_SAMPLES: Final = 12
+DENSE_SAMPLES: Final = 12
 SAMPLE_PX: Final = 64
-"""The sample: 5 x 5 squares of this side, 12 x 12 of a stack of channels, spread evenly over level 0."""
+"""The sample: 5 x 5 squares of this side, 12 x 12 of a stack of channels and
+to fit a stain, spread evenly over level 0."""
 
 T = TypeVar("T")
 
@@ -42,7 +45,9 @@ class SlideFacts:
         glass_min, glass_spread: the glass test that tells tissue, see `slidecascade.slides.tissue`.
         unread_squares: squares of the sample that could not be read.
         intensities: of the slide's channels, in their order.
+        stain: the fit by which a request normalises colours; None: they stay as they are.
         channels: those that a request uses by their meaning; empty: the colours as they are.
+        unlike_he: whether its colours are not those of H&E.
         red_blue_swapped: whether red and blue look exchanged, see `slidecascade.slides.doubts`.
     """
 
@@ -53,8 +58,10 @@ class SlideFacts:
     glass_spread: int = tissue.GLASS_SPREAD
     unread_squares: int = 0
     red_blue_swapped: bool = False
+    unlike_he: bool = False
     intensities: tuple[Intensity, ...] = ()
     channels: tuple[ChannelUse, ...] = ()
+    stain: StainFit | None = None
 
 
 def compute_facts(open_source: OpenSource) -> SlideFacts:
@@ -84,16 +91,41 @@ def compute_facts(open_source: OpenSource) -> SlideFacts:
         content_id=content_id,
         bounds_l0=bounds,
         dark_field=dark_field,
+        unlike_he=not dark_field and is_unlike_he(sample),
         red_blue_swapped=not dark_field and looks_swapped(sample),
         unread_squares=len(boxes) - len(squares),
         intensities=measure(RGB, squares),
     )
 
 
+def with_stain(facts: SlideFacts, open_source: OpenSource, method: StainMethod) -> SlideFacts:
+    """`facts` and the fit by which `method` normalises the colours of the slide.
+
+    Raises:
+        UnusableStainError: the slide is no stained bright-field slide, or has too little tissue.
+        UnreadableSlideError: the slide cannot be opened.
+    """
+    if facts.dark_field:
+        raise UnusableStainError(
+            "Stain normalisation is for stained bright-field slides, but this one is light on black: send `stain` "
+            "with the method none."
+        )
+    with open_source() as source:
+        boxes = sample_boxes(source.size_l0, count=DENSE_SAMPLES)
+
+    def read(source: Source, box: Box) -> NDArray[np.uint8]:
+        return source.read_level(0, box)
+
+    squares = [np.ascontiguousarray(pixels).reshape(-1, 3) for _, pixels in readable(open_source, boxes, read)]
+    unread = facts.unread_squares + len(boxes) - len(squares)
+    sample = np.concatenate([*squares, np.zeros((0, 3), np.uint8)])
+    return replace(facts, unread_squares=unread, stain=fit_stain(method, sample))
+
+
 def _stack_facts(open_source: OpenSource, names: tuple[str, ...], known: SlideFacts) -> SlideFacts:
     """The facts of a stack of channels, light on black; its sample is denser, because cells may be few."""
     with open_source() as source:
-        boxes = sample_boxes(source.size_l0, count=STACK_SAMPLES)
+        boxes = sample_boxes(source.size_l0, count=DENSE_SAMPLES)
 
     def read(source: Source, box: Box) -> Samples:
         return source.read_channels(0, box, range(len(names)))

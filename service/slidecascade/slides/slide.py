@@ -37,8 +37,12 @@ MAX_TILE_PX = 2**26
 _ROUNDING = 1.02
 """Most by which a level's two downsamples may differ, besides a pixel of each side."""
 
-_PIECE_PX = 2**22
-"""Most pixels in memory while looking for those that are not stored."""
+_PIECE_PX = 2**20
+"""Pixels that OpenSlide reads at a time, where a row has fewer: each is in memory several times meanwhile, and
+memory of this size is used again instead of being cleared by the kernel for every read."""
+
+_PIECE_ROWS = 256
+"""Pieces end on multiples of it, as stored tiles do."""
 
 
 class TileCache:
@@ -64,6 +68,12 @@ class SlideInfo:
     bounds_l0: Box | None = None
     sides_um: tuple[float, float] | None = None
     channels: tuple[str, ...] = RGB
+
+
+def _piece_rows(y: int, width: int) -> int:
+    """Rows of a piece that begins at row `y` of a level."""
+    rows = max(1, _PIECE_PX // width)
+    return (y + rows) // _PIECE_ROWS * _PIECE_ROWS - y if rows >= _PIECE_ROWS else rows
 
 
 def can_open(path: Path) -> bool:
@@ -241,7 +251,17 @@ class Slide:
         return unstored / box.area
 
     def _read(self, level: int, x_l0: int, y_l0: int, size: Size) -> Rgb:
-        return on_white(self._read_rgba(level, x_l0, y_l0, size))
+        if size.area <= _PIECE_PX:
+            return on_white(self._read_rgba(level, x_l0, y_l0, size))
+        downsample = round(self.level_downsamples[level])  # larger boxes are read of levels where it is whole only
+        pixels = np.empty((size.height, size.width, 3), np.uint8)
+        top = 0
+        while top < size.height:
+            rows = min(_piece_rows(y_l0 // downsample + top, size.width), size.height - top)
+            part = self._read_rgba(level, x_l0, y_l0 + top * downsample, Size(size.width, rows))
+            pixels[top : top + rows] = on_white(part)
+            top += rows
+        return pixels
 
     def _read_rgba(self, level: int, x_l0: int, y_l0: int, size: Size) -> NDArray[np.uint8]:
         try:

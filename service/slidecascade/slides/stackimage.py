@@ -13,7 +13,7 @@ from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import content
 from slidecascade.slides.channels import Intensity, Samples, composite, measure
 from slidecascade.slides.doubts import Stated
-from slidecascade.slides.facts import STACK_SAMPLES, sample_boxes
+from slidecascade.slides.facts import DENSE_SAMPLES, sample_boxes
 from slidecascade.slides.slide import SlideInfo, mpp_of
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import TiffStack, has_stack, read_stack
@@ -84,7 +84,7 @@ class StackImage:
     def _scales(self) -> tuple[Intensity, ...]:
         with self._lock:
             if self._intensities is None:
-                boxes = sample_boxes(self.size_l0, count=STACK_SAMPLES)
+                boxes = sample_boxes(self.size_l0, count=DENSE_SAMPLES)
                 samples = [self.read_channels(0, box, range(len(self.channels))) for box in boxes]
                 self._intensities = measure(self.channels, samples)
             return self._intensities

@@ -72,6 +72,7 @@ REGION_RESPONSES: Final[Responses] = {
         errors.InvalidRequestError,
         errors.MissingResolutionError,
         errors.ImplausibleResolutionError,
+        errors.UnusableStainError,
         errors.RegionOutsideSlideError,
         errors.UndecodableImageError,
         errors.UnreadableSlideError,

@@ -84,6 +84,7 @@ _SUBMIT_ERRORS: Final = (
     InvalidRequestError,
     errors.MissingResolutionError,
     errors.ImplausibleResolutionError,
+    errors.UnusableStainError,
     errors.RegionOutsideSlideError,
     errors.RegionTooLargeError,
     errors.UndecodableImageError,

@@ -144,8 +144,8 @@ def create_app(
 ) -> FastAPI:
     """The API for one analyser; `lookups` runs blocking disk access, `pictures` makes tiles of slides.
 
-    `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to it,
-    it accepts no jobs.
+    `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to
+    it, it accepts no jobs.
     """
     app = FastAPI(
         title="SlideCascade",

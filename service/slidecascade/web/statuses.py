@@ -31,6 +31,7 @@ STATUS: Final[Mapping[type[errors.SlideCascadeError], int]] = {
     errors.InvalidRequestError: 422,
     errors.MissingResolutionError: 422,
     errors.ImplausibleResolutionError: 422,
+    errors.UnusableStainError: 422,
     errors.RegionOutsideSlideError: 422,
     errors.UndecodableImageError: 422,
     errors.UnreadableSlideError: 422,

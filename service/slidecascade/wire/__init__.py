@@ -35,6 +35,8 @@ from slidecascade.wire.fields import (
     JsonObject,
     PositiveFinite,
     Resolution,
+    Stain,
+    StainMethod,
     WireModel,
     whole,
 )
@@ -82,6 +84,7 @@ from slidecascade.wire.results import (
     PatchFigures,
     Share,
     SlideUse,
+    StainFacts,
     Summary,
     Tiles,
 )
@@ -155,6 +158,9 @@ __all__ = [
     "SlideList",
     "SlideRef",
     "SlideUse",
+    "Stain",
+    "StainFacts",
+    "StainMethod",
     "Summary",
     "TensorInfo",
     "Tiles",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import Answer, Color
+from slidecascade.wire.fields import Answer, Color, StainMethod
 from slidecascade.wire.regions import RegionBox
 
 
@@ -70,6 +70,7 @@ class PipelineInfo(Answer):
     segmenter: str | None = None
     classifiers: tuple[str, ...]
     thresholds: dict[str, float] = Field(default_factory=dict, description="defaults by model name")
+    stain: StainMethod = Field(default="none", description="stain normalisation unless a request overrides it")
     classes: tuple[ClassInfo, ...]
     heatmaps: tuple[HeatmapInfo, ...]
 

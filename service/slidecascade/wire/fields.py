@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -46,10 +46,19 @@ Channels = Annotated[
 ]
 
 
+StainMethod = Literal["none", "macenko", "reinhard", "vahadane"]
+
+
 class WireModel(BaseModel):
     """Frozen; unknown members are rejected, so that a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stain(WireModel):
+    """Stain normalisation."""
+
+    method: StainMethod
 
 
 class Answer(BaseModel):

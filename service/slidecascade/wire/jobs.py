@@ -15,6 +15,7 @@ from slidecascade.wire.fields import (
     Channels,
     Fraction,
     Resolution,
+    Stain,
     WireModel,
 )
 from slidecascade.wire.problems import Problem, refusal
@@ -39,6 +40,7 @@ class JobRequest(WireModel):
         default_factory=dict, max_length=MAX_THRESHOLDS, description="by model name, as for a region"
     )
     channels: Channels = Field(default_factory=dict)
+    stain: Stain | None = Field(default=None, description="stain normalisation, as for a region")
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="finish even if tiles fail"
     )
@@ -66,6 +68,7 @@ class JobRequest(WireModel):
             mpp=self.mpp,
             thresholds=self.thresholds,
             channels=self.channels,
+            stain=self.stain,
             allow_partial=self.allow_partial,
             origin=self.origin,
         )

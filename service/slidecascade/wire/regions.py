@@ -16,6 +16,7 @@ from slidecascade.wire.fields import (
     Fraction,
     PositiveFinite,
     Resolution,
+    Stain,
     WireModel,
 )
 from slidecascade.wire.problems import refusal
@@ -55,6 +56,11 @@ class RegionRequest(WireModel):
         default=None, description="tile size in pixels of the segmenter; changes speed but not cells"
     )
     channels: Channels = Field(default_factory=dict)
+    stain: Stain | None = Field(
+        default=None,
+        description="normalises the colours that networks are given, by a fit on the tissue of the whole slide; "
+        "default: the pipeline's",
+    )
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="return a result even when tiles failed"
     )

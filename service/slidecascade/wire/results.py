@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import Answer, Color
+from slidecascade.wire.fields import Answer, Color, StainMethod
 from slidecascade.wire.media import RESEARCH_USE_ONLY
 from slidecascade.wire.problems import FailedTile
 from slidecascade.wire.regions import RegionBox
@@ -46,6 +46,20 @@ class ChannelUse(Answer):
     high: int = Field(description="the count that becomes the full scale: the 99.8th percentile, or more")
 
 
+class StainFacts(Answer):
+    """The fit that normalised the stain, by its method: stains or colours of the slide's tissue."""
+
+    method: StainMethod
+    vectors: tuple[tuple[float, ...], ...] | None = Field(
+        default=None, description="macenko, vahadane: optical density (red, green, blue) of haematoxylin and eosin"
+    )
+    strongest: tuple[float, ...] | None = Field(
+        default=None, description="macenko, vahadane: 99th percentile of the amount of each"
+    )
+    means: tuple[float, ...] | None = Field(default=None, description="reinhard: of L*, a* and b*")
+    deviations: tuple[float, ...] | None = Field(default=None, description="reinhard: of L*, a* and b*")
+
+
 class Facts(Answer):
     """Properties computed once per slide, independent of the requested region."""
 
@@ -55,6 +69,7 @@ class Facts(Answer):
     channels: dict[str, ChannelUse] = Field(
         default_factory=dict, description="by meaning; empty: the colours as they are"
     )
+    stain: StainFacts | None = Field(default=None, description="null: colours were not normalised")
 
 
 class Share(Answer):
@@ -141,6 +156,8 @@ class Summary(Answer):
     areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
     area_mm2: float = Field(description="analysed area")
     tissue_area_mm2: float
+    ink_mm2: float = Field(default=0.0, description="looks like ink of a pen; not part of the tissue")
+    out_of_focus_mm2: float = Field(default=0.0, description="blurred; not part of the tissue")
     thresholds: dict[str, float]
     tiles: Tiles
     models: tuple[ModelUse, ...]
