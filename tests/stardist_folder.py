@@ -42,7 +42,9 @@ def network(keras: Any) -> Any:
         return layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)
 
     image = keras.Input((None, None, 1), name="input")
-    value = layers.MaxPooling2D(2)(conv(32)(conv(32)(image)))
+    # Layers without a name are numbered as they are made: one after the other, as StarDist does.
+    value = conv(32)(image)
+    value = layers.MaxPooling2D(2)(conv(32)(value))
     skips = []
     for level, filters in enumerate((32, 64, 128)):
         value = conv(filters, f"down_level_{level}_no_1")(conv(filters, f"down_level_{level}_no_0")(value))

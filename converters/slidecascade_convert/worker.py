@@ -73,7 +73,8 @@ def main(folder: Path, memory_bytes: int) -> int:
             refusal=f"The source cannot be converted: save it again, or export it as ONNX. "
             f"({type(error).__name__}: {reason})"
         )
-    (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
+    # What was left to defaults stays so: a package states what its source does.
+    (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(exclude_unset=True), encoding="utf-8")
     return 0
 
 

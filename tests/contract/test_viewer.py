@@ -171,6 +171,71 @@ def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None
     assert feature["id"] == tab.inner_text(".id")
 
 
+def test_runs_a_box_that_is_drawn(visit: Visit) -> None:
+    tab = visit.open()
+    tab.click(f"[data-slide='{SLIDE}']")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nuclei")
+    tab.click("[data-run=draw]")
+    area = tab.locator(".openseadragon-canvas").first.bounding_box()
+    middle_x, middle_y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    tab.mouse.move(middle_x - 120, middle_y - 90)
+    tab.mouse.down()
+    tab.mouse.move(middle_x + 120, middle_y + 90, steps=5)
+    tab.mouse.up()
+    visit.wait(lambda: tab.is_enabled("[data-run=box]"))
+    with tab.expect_request("**/v1/regions") as sent:
+        tab.click("[data-run=box]")
+    region = sent.value.post_data_json["region"]
+    assert 0 < region["x"] < region["x"] + region["width"] < SIZE_PX[0]
+    # The box has the proportions that were drawn.
+    assert abs(region["width"] / region["height"] - 240 / 180) < 0.05
+    visit.wait(lambda: visit.ink() > 200)
+
+
+def test_a_click_selects_the_cell_below_it(visit: Visit, job: str) -> None:
+    cells = httpx.get(f"{visit.url}/v1/jobs/{job}/cells?bbox=400,300,500,400", timeout=30).json()["features"]
+    largest = max(cells, key=lambda cell: cell["properties"]["measurements"]["Area µm^2"])
+    ring = largest["geometry"]["coordinates"][0][1:]
+    x, y = (round(sum(point[axis] for point in ring) / len(ring)) for axis in (0, 1))
+    tab = visit.open(f"#slide={SLIDE}&view={x - 80},{y - 60},160,120&job={job}")
+    visit.wait(lambda: visit.ink() > 200)
+    area = tab.locator(".openseadragon-canvas").first.bounding_box()
+    tab.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+    tab.wait_for_selector(".id")
+    assert tab.inner_text(".id") == largest["id"]
+
+
+def test_analyses_an_image_of_this_computer(visit: Visit, tissue_png: bytes) -> None:
+    tab = visit.open()
+    tab.set_input_files("input[type=file]", {"name": "tile.png", "mimeType": "image/png", "buffer": tissue_png})
+    visit.wait(lambda: tab.is_visible("[name=mpp]") and not tab.is_visible("[data-run=slide]"))
+    visit.wait(lambda: tab.locator(".hint").inner_text() == "")
+    tab.select_option("[name=pipeline]", "nuclei")
+    tab.fill("[name=mpp]", "0.5")
+    tab.click("[data-run=view]")
+    tab.wait_for_selector("tr[data-class]", timeout=60_000)
+    visit.wait(lambda: visit.ink() > 200)
+    broken = {"name": "scan.png", "mimeType": "image/png", "buffer": b"no picture"}
+    tab.set_input_files("input[type=file]", broken)
+    tab.wait_for_selector("[role=alert] .problem")
+    assert "save it as PNG" in tab.inner_text("[role=alert]")
+
+
+def test_sends_the_key_with_every_request_and_keeps_it_nowhere(visit: Visit) -> None:
+    keys: list[tuple[str, str | None]] = []
+    visit.tab.on("request", lambda request: keys.append((request.url, request.headers.get("x-api-key"))))
+    tab = visit.open()
+    tab.fill("[name=key]", "secret-7")
+    keys.clear()
+    tab.click("text=Use the key")
+    tab.click("[data-slide='other.tiff']")
+    visit.wait(lambda: any("/dzi_files/" in url for url, _ in keys))
+    assert {key for url, key in keys if "/v1/" in url} == {"secret-7"}
+    assert "secret-7" not in tab.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert "secret-7" not in tab.url + tab.evaluate("() => document.cookie")
+
+
 def test_hides_a_class_and_those_of_low_probability(visit: Visit, job: str) -> None:
     tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
     tab.wait_for_selector("tr[data-class]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from slidecascade.models.repository import model_yaml
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from slidecascade_convert.libraries.convert import convert_library
+from slidecascade_convert.libraries.stardist import open_stardist
+from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -52,7 +55,9 @@ def convert_here(source: Path, out: Path, *options: str) -> tuple[dict[str, Any]
     command.add_arguments(parser)
     arguments = parser.parse_args([str(source), "--name", "net", *options])
     out.mkdir(exist_ok=True)
-    outcome = convert_library(command.request_of(arguments), out, network_was_reachable=True)
+    request = command.request_of(arguments)
+    assert isinstance(request, LibraryRequest)
+    outcome = convert_library(request, out, network_was_reachable=True)
     assert outcome.library is not None
     return yaml.safe_load(model_yaml(outcome.library.spec)), out / GRAPH_FILE
 
@@ -70,8 +75,8 @@ def difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     return float(np.abs(expected - found).max() / max(1.0, np.abs(expected).max()))
 
 
-def answered(folder: Path, channels: dict[str, Any], *, mpp: float = 0.5) -> wire.Summary:
-    """A region of a stack of two channels, by a pipeline of the model in `folder`."""
+def answered(folder: Path, channels: dict[str, Any], *, mpp: float = 0.5) -> None:
+    """Ask for a region of a stack of two channels, by a pipeline of the model in `folder`."""
     pipeline = {
         "name": "toy", "title": "Toy", "description": "A converted network.", "segmenter": "net",
         "heatmaps": [{"name": "d", "title": "D", "kind": "density", "classes": ["Nucleus"]}],
@@ -89,7 +94,6 @@ def answered(folder: Path, channels: dict[str, Any], *, mpp: float = 0.5) -> wir
     finally:
         analyser.close()
     assert report.analysis.tiles.failed == ()
-    return report.analysis
 
 
 def saved(folder: Path, weights: library_weights.Weights, name: str = "weights.pth") -> Path:
@@ -183,8 +187,8 @@ def test_a_stardist_folder_arrives_with_its_thresholds(tmp_path: Path) -> None:
 SMALL = library_weights.cpnet(widths=(8, 16))
 
 
-def spoiled(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+def spoiled(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +204,8 @@ def spoiled(name: str, content: str) -> Callable[[Path], None]:
     ],
 )
 def test_a_damaged_stardist_folder_is_rejected_in_a_sentence(
-    tmp_path: Path, one_stardist: Path, spoil: Callable[[Path], None], says: str
+    tmp_path: Path, one_stardist: Path, spoil: Callable[[Path], object], says: str
 ) -> None:
-    import shutil
-
-    from slidecascade_convert.libraries.stardist import open_stardist
-    from slidecascade_convert.library_request import LibraryRequest
-
     folder = Path(shutil.copytree(one_stardist, tmp_path / "folder"))
     spoil(folder)
     request = LibraryRequest(source=folder, name="net", out=tmp_path, library=None, classes=("Nucleus",), mpp=0.5)
@@ -268,11 +267,11 @@ def mesmer(folder: Path, side_px: int | None, compartments: int = 2) -> tuple[Pa
     model = Model(image, outputs)
     spec = tf.TensorSpec([None, side_px, side_px, 2], tf.float32, name="input_0")
 
-    @tf.function(input_signature=[spec])
     def serve(input_0: Any) -> dict[str, Any]:
         return {f"semantic_{i}": value for i, value in enumerate(model(input_0, training=False))}
 
-    tf.saved_model.save(model, str(folder / "saved"), signatures=serve.get_concrete_function())
+    served = tf.function(serve, input_signature=[spec])
+    tf.saved_model.save(model, str(folder / "saved"), signatures=served.get_concrete_function())
     return folder / "saved", model
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployment import (
@@ -254,3 +255,18 @@ def test_a_drain_outlasts_the_grace_before_compose_kills() -> None:
     period = loaded(COMPOSE)["services"]["slidecascade"]["stop_grace_period"]
     fields = Settings.model_fields
     assert int(period.removesuffix("s")) > fields["drain_grace_s"].default + fields["drain_notice_s"].default
+
+
+def test_nothing_is_deployed_open_to_other_machines() -> None:
+    """Compose asks for no key, as its ports are published on loopback only; a cluster needs the file of keys."""
+    service = loaded(COMPOSE)["services"]["slidecascade"]
+    assert service["environment"]["SLIDECASCADE_ALLOW_ANONYMOUS"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    settings, *_ = yaml.safe_load_all((DEPLOY / "kubernetes" / "settings.yaml").read_text(encoding="utf-8"))
+    deployment, *_ = yaml.safe_load_all((DEPLOY / "kubernetes" / "service.yaml").read_text(encoding="utf-8"))
+    assert "SLIDECASCADE_ALLOW_ANONYMOUS" not in settings["data"]
+    keys = Path(settings["data"]["SLIDECASCADE_KEYS_FILE"])
+    pod = deployment["spec"]["template"]["spec"]
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert (mounts["keys"]["mountPath"], mounts["keys"]["readOnly"]) == (str(keys.parent), True)
+    assert "secret" in next(volume for volume in pod["volumes"] if volume["name"] == "keys")

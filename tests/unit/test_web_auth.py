@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import HTTPConnection
 
 from fake_analyser import FakeAnalyser
 from slidecascade.access.caller import SCOPES, Limits, Scope
@@ -19,6 +20,7 @@ from slidecascade.access.keys import KeyFile
 from slidecascade.metrics import Metrics
 from slidecascade.settings import Settings
 from slidecascade.web.context import NATIVE_JOB_ROUTE, NATIVE_ROUTE, Process
+from slidecascade.web.middleware.auth import Auth, is_still_valid
 from slidecascade.web.routescopes import OPEN, is_listed, needed
 
 FORM: dict[str, Any] = {"image": ("a.png", b"pixels"), "request": (None, '{"pipeline": "nash", "mpp": 0.5}')}
@@ -237,3 +239,18 @@ async def test_the_document_of_an_open_server_asks_for_no_key(analyser: FakeAnal
         assert not any(
             item["security"] for operations in document["paths"].values() for item in operations.values()
         )
+
+
+async def test_a_request_that_takes_long_learns_that_its_key_was_revoked(
+    keys: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the events of a job do, which may be followed for hours."""
+    monkeypatch.setattr("slidecascade.access.keys.LOOK_S", 0.0)
+    text = keys.create("lab", ["jobs:read"])
+    auth = Auth(Settings(keys_file=tmp_path / "keys.json"))
+    headers = [(b"x-api-key", text.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/jobs/1/events", "headers": headers, "state": {}}
+    await auth.admit(scope)
+    assert await is_still_valid(HTTPConnection(scope))
+    keys.revoke("lab")
+    assert not await is_still_valid(HTTPConnection(scope))

@@ -75,12 +75,14 @@ class CpNet(nn.Module):
     Height and width are multiples of two to the number of `widths` less one.
 
     Attributes:
+        channels, levels: of its input, and how many sizes it looks at.
         diam_mean: pixels that objects were scaled to in training.
         diam_labels: mean diameter of the training set's objects before that, in pixels.
     """
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
+        self.channels, self.levels = channels, len(widths)
         encoder = [_Down(*pair) for pair in zip((channels, *widths), widths, strict=False)]
         decoder = [_Up(*pair, widths[-1]) for pair in zip((*widths[1:], widths[-1]), widths, strict=True)]
         self.downsample = nn.ModuleDict(

@@ -116,12 +116,11 @@ def _cpnet(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
     notes = fit(network, {"diam_labels": stated["diam_mean"]} | stripped)
     diameter_px = float(network.diam_mean)
     mpp = request.diameter_um / diameter_px if request.diameter_um is not None else mpp_of(request)
-    taken = network.downsample["down"]["res_down_0"].proj[0].num_features
+    taken = network.channels
     usual = ("nuclear",) if diameter_px < _NUCLEI_DIAMETER_PX else ("cytoplasm",)
     channels = channels_of(request, most=taken, default=usual)
-    levels = len(network.downsample["down"])
     image = channel_image(
-        channels, layout="NCHW", multiple_of=2 ** (levels - 1), percentiles=_CELLPOSE_PERCENTILES
+        channels, layout="NCHW", multiple_of=2 ** (network.levels - 1), percentiles=_CELLPOSE_PERCENTILES
     )
     # Cellpose's own thresholds: a logit of 0, a flow error of 0.4, 15 pixels.
     options = FlowsOptions(foreground=0.5, flow_error=0.4, min_area_um2=round(_SMALLEST_CELL_PX * mpp**2, 6))
@@ -154,9 +153,8 @@ def _u2net(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
         )
     image = channel_image(channels, layout="NCHW", multiple_of=_U2NET_STRIDE_PX)
     options = SemanticOptions(output=u2net.MAPS[0], foreground=0.5)
-    small = network.stage2.rebnconv1.conv_s1.in_channels == u2net.U2NETP[1][2]
     return _library(
-        "U2-Net-p" if small else "U2-Net",
+        "U2-Net-p" if network.is_small else "U2-Net",
         _U2NetOfColours(network) if channels == RGB else _U2NetOfGrey(network),
         image,
         outputs=SEMANTIC.outputs_with(request.classes, options),

@@ -85,6 +85,7 @@ class U2Net(nn.Module):
 
     def __init__(self, widths: _Widths) -> None:
         super().__init__()
+        self.is_small = widths == U2NETP
         for name, sizes, depth in zip(_STAGES, widths, _DEPTHS, strict=True):
             self.add_module(name, _Block(*sizes, depth))
         sides = (*(widths[-i][2] for i in range(1, 6)), widths[5][2])

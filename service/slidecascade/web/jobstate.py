@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
-from slidecascade.web.middleware.auth import caller_of
+from slidecascade.web.middleware.auth import caller_of, is_still_valid
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
@@ -46,7 +46,9 @@ def add_events(
         await lookups.run(desk.show, job_id, caller_of(request))
 
         async def look() -> JobRecord | None:
-            return await lookups.run(desk.show, job_id, caller_of(request)) if is_open() else None
+            if not is_open() or not await is_still_valid(request):
+                return None
+            return await lookups.run(desk.show, job_id, caller_of(request))
 
         events = _events(look, lambda record: job_info(record, status_of), request.headers.get("last-event-id"))
         return StreamingResponse(events, media_type=EVENTS)

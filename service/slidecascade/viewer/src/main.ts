@@ -170,8 +170,13 @@ class Page {
 
   private async openImage(file: File): Promise<void> {
     const bitmap = await createImageBitmap(file).catch(() => null);
-    const size = { width: bitmap?.width ?? 1024, height: bitmap?.height ?? 1024 };
-    const about = { id: file.name, ...size, mpp: null, objective_power: null, vendor: null, content_id: null };
+    if (!bitmap) {
+      this.notices.state(text("unshowable"));
+      return;
+    }
+    const { width, height } = bitmap;
+    bitmap.close();
+    const about = { id: file.name, width, height, mpp: null, objective_power: null, vendor: null, content_id: null };
     await this.open(about, file);
   }
 

@@ -19,6 +19,11 @@ export class Notices {
     const sentence = error instanceof ProblemError ? error.problem.detail : text("unreachable");
     const id = error instanceof ProblemError ? error.problem.request_id : "";
     if (!(error instanceof ProblemError || error instanceof TypeError)) throw error;
+    this.state(sentence, id);
+  }
+
+  /** Shows a sentence, with the id of a request if it has one. */
+  state(sentence: string, id = ""): void {
     this.problem.replaceChildren(
       element(
         "div",

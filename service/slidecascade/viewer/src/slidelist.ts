@@ -24,7 +24,7 @@ export class SlideList {
   ) {
     const search = element("input", { type: "search", autocomplete: "off" });
     search.addEventListener("input", () => this.filter(search.value));
-    const image = element("input", { type: "file", accept: "image/png,image/jpeg,image/tiff,image/webp" });
+    const image = element("input", { type: "file", accept: "image/png,image/jpeg,image/webp" });
     image.addEventListener("change", () => {
       const file = image.files?.[0];
       if (file) upload(file);

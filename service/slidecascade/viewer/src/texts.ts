@@ -15,6 +15,10 @@ const TEXTS = {
     "Der Server bietet keine Präparate an: mit --slides ORDNER starten oder ein Bild wählen.",
   ],
   image: ["Analyse an image of this computer", "Ein Bild dieses Rechners auswerten"],
+  unshowable: [
+    "The browser cannot show this image: save it as PNG, JPEG or WebP, or put it into the slide folder of the server.",
+    "Der Browser kann dieses Bild nicht zeigen: als PNG, JPEG oder WebP speichern oder in den Ordner der Präparate legen.",
+  ],
   noSize: ["pixel size unknown", "Pixelgröße unbekannt"],
   stage: [
     "Slide. Arrow keys move, plus and minus zoom, 0 shows all, N selects the next cell.",

@@ -61,13 +61,21 @@ class Auth:
         if wanted is None:
             return
         caller = await self._identify(scope)
-        scope["state"]["caller"] = caller
+        scope["state"] |= {"caller": caller, "auth": self}
         self._usage.request(caller)
         if not caller.may(wanted):
             raise ForbiddenError(
                 f"This needs the scope {wanted}, which the key or token does not have: ask the operator for one "
                 "that has it."
             )
+
+    async def holds(self, scope: Scope) -> bool:
+        """Whether the key or token of a request that was let in is valid still."""
+        before: Caller = scope["state"]["caller"]
+        try:
+            return (await self._identify(scope)).name == before.name
+        except UnauthenticatedError:
+            return False
 
     def region(self, scope: Scope) -> AbstractContextManager[None]:
         """Count a region of the request's caller. Raises LimitExceededError when it has as many as it may."""
@@ -117,6 +125,12 @@ def caller_of(connection: HTTPConnection) -> Caller:
     """
     found = getattr(connection.state, "caller", None)
     return found if isinstance(found, Caller) else _NOBODY
+
+
+async def is_still_valid(connection: HTTPConnection) -> bool:
+    """Whether the key or token of a request that takes long is valid still."""
+    auth = getattr(connection.state, "auth", None)
+    return isinstance(auth, Auth) and await auth.holds(connection.scope)
 
 
 _NOBODY: Final = Caller("", frozenset())
