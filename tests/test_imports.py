@@ -51,7 +51,14 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.access",
         }
     ),
-    frozenset({"slidecascade.pipelines", "slidecascade.runners", "slidecascade_lis"}),
+    frozenset(
+        {
+            "slidecascade.pipelines",
+            "slidecascade.runners",
+            "slidecascade_lis",
+            "slidecascade_render.fluorescence",
+        }
+    ),
     frozenset({"slidecascade.kinds"}),
     frozenset({"slidecascade.cells", "slidecascade.patches", "slidecascade.areas"}),
     # The table of the kinds there are knows all that a kind is.

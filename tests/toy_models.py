@@ -33,6 +33,13 @@ def darkness_segmenter() -> bytes:
     return _graph(nodes, constants, output, ["N", "H", "W", 3])
 
 
+def brightness_segmenter() -> bytes:
+    """Both maps are the only channel: bright pixels are cells."""
+    nodes = [helper.make_node("Concat", ["image", "image"], ["maps"], axis=3)]
+    output = helper.make_tensor_value_info("maps", TensorProto.UINT8, ["N", "H", "W", 2])
+    return _graph(nodes, [], output, ["N", "H", "W", 1])
+
+
 def redness_classifier(side_px: int) -> bytes:
     """Three classes: softmax of a twentieth of the mean red, green and blue."""
     nodes = [

@@ -47,7 +47,7 @@ def ap_over_iou(trial: Trial) -> bytes:
     """A line per kind of image, and one for all."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for (kind, group), color in zip(trial.kinds.items(), _cycle(len(trial.kinds)), strict=True):
+    for (kind, group), color in zip(trial.kinds.items(), cycle(len(trial.kinds)), strict=True):
         label = f"{kind} ({len(group.results)})"
         axes.plot(MEAN_AP_THRESHOLDS, group.mean.ap, marker="o", color=color, label=label)
     whole = f"all ({len(trial.whole.results)})"
@@ -57,7 +57,7 @@ def ap_over_iou(trial: Trial) -> bytes:
     axes.set_xticks(MEAN_AP_THRESHOLDS)
     axes.grid(alpha=0.3)
     axes.legend(title="kind (images)")
-    return _png(figure)
+    return png(figure)
 
 
 def ap50_by_image(trial: Trial) -> bytes:
@@ -67,13 +67,13 @@ def ap50_by_image(trial: Trial) -> bytes:
     groups = trial.kinds or {"all": trial.whole}
     values = [[result.tally.figures.ap50 for result in group.results] for group in groups.values()]
     bins = np.linspace(0, 1, _BIN_COUNT + 1)
-    axes.hist(values, bins=bins.tolist(), stacked=True, color=_cycle(len(groups)), label=list(groups))
+    axes.hist(values, bins=bins.tolist(), stacked=True, color=cycle(len(groups)), label=list(groups))
     mean = trial.whole.mean.ap50
     axes.axvline(mean, color=_ALL_COLOR, linestyle="--", label=f"mean {mean:.3f}")
     axes.set(xlabel="AP at IoU 0.5", ylabel="images", xlim=(0, 1), title=f"{trial.pipeline}: AP50 image by image")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
-    return _png(figure)
+    return png(figure)
 
 
 def worst(trial: Trial) -> bytes:
@@ -92,7 +92,7 @@ def image_grid(looks: Sequence[Look], title: str) -> bytes:
     for axes, look in zip(places, looks, strict=False):
         _show(axes, look)
     figure.suptitle(f"{title}: lowest AP at IoU 0.5; truth in green, predicted in orange")
-    return _png(figure)
+    return png(figure)
 
 
 def _show(axes: Axes, look: Look) -> None:
@@ -128,11 +128,13 @@ def _rims(labels: Labels) -> npt.NDArray[np.bool_]:
     return rims
 
 
-def _cycle(count: int) -> list[str]:
+def cycle(count: int) -> list[str]:
+    """Colors that are distinguishable with colour blindness."""
     return [_COLORS[number % len(_COLORS)] for number in range(count)]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()

@@ -106,12 +106,14 @@ class Question:
     Attributes:
         mpp: of the images; None: the segmenter's own, without resampling.
         class_names: by the value in the truth, e.g. ``{"1": "Immune"}``; empty: values are class names.
+        channels: the channel of the images for each of the network's; images may then have 16 bits.
     """
 
     pipeline: str
     mpp: float | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     class_names: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, int | str] = field(default_factory=dict)
 
 
 def run_trial(
@@ -134,6 +136,7 @@ def run_trial(
             "pipeline": question.pipeline,
             "mpp": own if question.mpp is None else question.mpp,
             "thresholds": dict(question.thresholds),
+            "channels": dict(question.channels),
         }
     )
     results: list[ImageResult] = []
@@ -160,7 +163,7 @@ def run_trial(
 def _try(
     analyser: Analyser, request: wire.RegionRequest, specimen: Specimen, class_names: Mapping[str, str]
 ) -> tuple[Analysis, Look]:
-    data = specimen.read_image()
+    data = specimen.read_image(by_channel=bool(request.channels))
     try:
         report = analyser.analyse(request, data, Control())
     except (RegionTooLargeError, UndecodableImageError) as error:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.slides.imageheader import read_header
+from slidecascade.slides.stack import stack_in
 from slidecascade_evaluation import geojson
 from slidecascade_evaluation.annotation import Points, area_of
 from slidecascade_evaluation.dsb2018 import split_of
@@ -58,20 +59,28 @@ class Specimen:
     truth: Path
     types: Path | None = None
 
-    def read_image(self) -> bytes:
-        """The encoded image, of at most 8 bits per sample.
+    @property
+    def bits(self) -> int:
+        """Bits per sample, as the file states them; raises InvalidRequestError when it cannot be read."""
+        return self._bits(_bytes(self.image))
+
+    def _bits(self, data: bytes) -> int:
+        try:
+            stack = stack_in(data)
+            return read_header(data).bits if stack is None else stack.bits
+        except SlideCascadeError as error:
+            raise InvalidRequestError(f"{self.image.name} cannot be used. {error.detail}") from error
+
+    def read_image(self, *, by_channel: bool = False) -> bytes:
+        """The encoded image, of at most 8 bits per sample unless it is read `by_channel`, scaled by percentiles.
 
         Raises:
             InvalidRequestError: when it cannot be read or has 16 bits.
         """
         data = _bytes(self.image)
-        try:
-            bits = read_header(data).bits
-        except SlideCascadeError as error:
-            raise InvalidRequestError(f"{self.image.name} cannot be used. {error.detail}") from error
-        if bits > 8:
+        if self._bits(data) > 8 and not by_channel:
             raise InvalidRequestError(
-                f"{self.image.name} has {bits} bits per sample, and its display range is not known: save it "
+                f"{self.image.name} has 16 bits per sample, and its display range is not known: save it "
                 "with 8 bits, scaled like the images the pipeline will be used on."
             )
         return data

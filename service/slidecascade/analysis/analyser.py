@@ -453,7 +453,8 @@ def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFa
         message = f"The pipeline {pipeline.name!r} takes the colours of a slide as they are: leave out `channels`."
         raise InvalidRequestError(message, errors=(("channels", message),))
     intensities = [intensity.between(pipeline.percentiles) for intensity in facts.intensities]
-    return resolve(pipeline.channels, asked, intensities, dark_field=facts.dark_field)
+    uses = resolve(pipeline.channels, asked, intensities, dark_field=facts.dark_field)
+    return tuple(use.in_counts() if use.meaning in pipeline.count_channels else use for use in uses)
 
 
 def _thresholds(pipeline: Pipeline, asked: Mapping[str, float]) -> Mapping[str, float]:

@@ -99,6 +99,7 @@ def cells_bytes(cells: Instances) -> int:
     """Memory of cells until the answer is sent."""
     points = cells.centroids.nbytes + cells.vertices.nbytes + cells.offsets.nbytes
     numbers = cells.areas.nbytes + cells.scores.nbytes + sum(matrix.nbytes for matrix in cells.probabilities)
+    numbers += sum(column.nbytes for column in cells.measures)
     return CELL_COPIES * (points + numbers)
 
 

@@ -11,6 +11,7 @@ score               float                            mean foreground probability
 outline             large_list<...<double>[2]>       x, y of the vertices; the ring is not closed
 owned, near_seam    bool                             see `TileResult`
 probabilities_K     fixed_size_list<float>[C]        of classifier K, counted from 0; NaN where it did not look
+measure_K           double                           measure K of the pipeline, counted from 0
 ==================  ===============================  ==========================================================
 
 The schema's metadata holds the tile's index, core, unstored pixels and flaws (JSON) and tissue blocks (bits in
@@ -34,6 +35,7 @@ from slidecascade.slides.flaws import Flaws
 
 FORMAT: Final = b"slidecascade-tile-1"
 _PROBABILITIES: Final = "probabilities_"
+_MEASURE: Final = "measure_"
 
 
 def encode(result: TileResult) -> bytes:
@@ -48,6 +50,7 @@ def encode(result: TileResult) -> bytes:
         "near_seam": pa.array(result.near_seam),
     }
     columns |= {f"{_PROBABILITIES}{k}": _lists(matrix) for k, matrix in enumerate(cells.probabilities)}
+    columns |= {f"{_MEASURE}{k}": pa.array(column) for k, column in enumerate(cells.measures)}
     place = {
         "index": result.index,
         "core": result.core.as_tuple(),
@@ -86,6 +89,7 @@ def decode(stream: bytes) -> TileResult:
     bits = np.frombuffer(metadata[b"tissue"], np.uint8).reshape(rows, -1)
     outline = batch["outline"]
     stages = sum(name.startswith(_PROBABILITIES) for name in batch.schema.names)
+    measures = sum(name.startswith(_MEASURE) for name in batch.schema.names)
     return TileResult(
         index=place["index"],
         core=Box(*place["core"]),
@@ -97,6 +101,7 @@ def decode(stream: bytes) -> TileResult:
             vertices=_matrix(outline.values),
             offsets=outline.offsets.to_numpy(),
             probabilities=tuple(_matrix(batch[f"{_PROBABILITIES}{k}"]) for k in range(stages)),
+            measures=tuple(batch[f"{_MEASURE}{k}"].to_numpy() for k in range(measures)),
         ),
         owned=batch["owned"].to_numpy(zero_copy_only=False),
         near_seam=batch["near_seam"].to_numpy(zero_copy_only=False),

@@ -22,6 +22,7 @@ class Instances:
         offsets: ``(N + 1,)`` int64; cell ``i`` owns ``vertices[offsets[i]:offsets[i + 1]]``, at least three.
         probabilities: one ``(N, C_k)`` float32 matrix per cascade stage; a row is NaN where stage ``k`` did
             not see the cell.
+        measures: columns ``(N,)`` float64 of what else was measured, in the order of the pipeline's names.
 
     Raises:
         ValueError: when shapes contradict each other.
@@ -33,6 +34,7 @@ class Instances:
     vertices: NDArray[np.float64]
     offsets: NDArray[np.int64]
     probabilities: tuple[NDArray[np.float32], ...] = ()
+    measures: tuple[NDArray[np.float64], ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.offsets) - 1
@@ -46,13 +48,15 @@ class Instances:
             raise ValueError("Every instance needs an outline of at least three vertices.")
         if any(matrix.ndim != 2 or len(matrix) != n for matrix in self.probabilities):
             raise ValueError(f"Instances.probabilities must be matrices of {n} rows.")
+        if any(column.shape != (n,) for column in self.measures):
+            raise ValueError(f"Instances.measures must be columns of {n} rows.")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @classmethod
-    def empty(cls, class_counts: Sequence[int] = ()) -> Instances:
-        """No cells, for a cascade whose stages have `class_counts` classes."""
+    def empty(cls, class_counts: Sequence[int] = (), *, measures: int = 0) -> Instances:
+        """No cells, for a cascade whose stages have `class_counts` classes, with so many columns of measures."""
         return cls(
             centroids=np.zeros((0, 2)),
             areas=np.zeros(0),
@@ -60,10 +64,14 @@ class Instances:
             vertices=np.zeros((0, 2)),
             offsets=np.zeros(1, np.int64),
             probabilities=tuple(np.zeros((0, count), np.float32) for count in class_counts),
+            measures=tuple(np.zeros(0) for _ in range(measures)),
         )
 
     def with_probabilities(self, *stages: NDArray[np.float32]) -> Instances:
         return replace(self, probabilities=stages)
+
+    def with_measures(self, *columns: NDArray[np.float64]) -> Instances:
+        return replace(self, measures=columns)
 
     @property
     def extents(self) -> NDArray[np.float64]:
@@ -102,6 +110,7 @@ class Instances:
             vertices=self.vertices[vertex_index],
             offsets=offsets,
             probabilities=tuple(matrix[index] for matrix in self.probabilities),
+            measures=tuple(column[index] for column in self.measures),
         )
 
     @classmethod
@@ -120,5 +129,8 @@ class Instances:
             offsets=offsets,
             probabilities=tuple(
                 np.concatenate(stage) for stage in zip(*(part.probabilities for part in parts), strict=True)
+            ),
+            measures=tuple(
+                np.concatenate(columns) for columns in zip(*(part.measures for part in parts), strict=True)
             ),
         )

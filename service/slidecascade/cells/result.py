@@ -19,7 +19,8 @@ class Analysis(RegionResult):
     """Cells of a region with their provenance.
 
     `instances` is in level-0 pixels (pixels of the upload for an image); `class_index` ``(N,)`` int64 points into
-    `classes.ends`; `instances.probabilities[k]` has the columns `models[k + 1].classes`.
+    `classes.ends`; `instances.probabilities[k]` has the columns `models[k + 1].classes`,
+    and `instances.measures` those named in `measures`.
     """
 
     kind: ClassVar[str] = "cells"
@@ -27,6 +28,7 @@ class Analysis(RegionResult):
     instances: Instances
     class_index: NDArray[np.int64]
     heatmaps: tuple[HeatmapSpec, ...]
+    measures: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

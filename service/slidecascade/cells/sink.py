@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile import no_cells
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.kinds.result import Subject
 from slidecascade.kinds.sink import MemorySink
@@ -26,11 +27,12 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
             instances=cells,
             class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,
+            measures=self._pipeline.measures,
         )
 
     def cells(self) -> Instances:
         """All cells once, from top to bottom, whatever tiles they were found in."""
-        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
+        empty = no_cells(self._pipeline)
         cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
         keep = seams.settle(
             cells.centroids,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade.cells import cascade, seams
+from slidecascade.cells import cascade, seams, spots
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
@@ -76,7 +76,7 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
             read=lambda grid, box: self.normalised(self.read(view, grid, box)),
             run=self._run_classifier,
         )
-        classified = cells.with_probabilities(*probabilities)
+        classified = self._measured(cells.with_probabilities(*probabilities), view)
         return TileResult(
             tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px, flaws=flaws
         )
@@ -123,11 +123,29 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
     def _look(self, patch: NDArray[Any], read: Box) -> Look:
         """What the segmenter sees in `patch`, which shows `read` of its grid."""
         segmenter = self.pipeline.segmenter
-        answer = self.run(segmenter, self.normalised(patch)[None])
+        # Channels that are only measured come last.
+        seen = patch[..., : len(segmenter.input.channels)] if self.channels else self.normalised(patch)
+        answer = self.run(segmenter, seen[None])
         outputs = {name: array[0] for name, array in answer.items()}
         self.control.check()
         with self.stopwatch.measure("decode"):
             return look_at(outputs, read, self.grid.extent, self._decoding)
+
+    def _measured(self, cells: Instances, view: SlideView) -> Instances:
+        """Cells in level-0 pixels with the measures of the pipeline."""
+        option = self.pipeline.spots
+        if option is None or not len(cells):
+            return cells
+        vertices = self.grid.grid_from_l0(cells.vertices)
+        low = np.floor(vertices.min(axis=0)).astype(int) - spots.REACH_PX
+        high = np.ceil(vertices.max(axis=0)).astype(int) + spots.REACH_PX
+        box = Box(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+        counts = self.read(view, self.grid, box)[..., -1]
+        with self.stopwatch.measure("decode"):
+            in_box = replace(cells, vertices=vertices - low)
+            return cells.with_measures(
+                *spots.measure(in_box, counts, sigma_px=option.sigma_um / self.grid.mpp, snr=option.snr)
+            )
 
     @property
     def _decoding(self) -> Decoding:
@@ -160,8 +178,14 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
 
     def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float, flaws: Flaws) -> TileResult:
         none = np.zeros(0, np.bool_)
-        empty = Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages])
+        empty = no_cells(self.pipeline)
         return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px, flaws=flaws)
+
+
+def no_cells(pipeline: CellsPipeline) -> Instances:
+    """No cells, with the columns that those of `pipeline` have."""
+    classes = [len(stage.model.classes) for stage in pipeline.stages]
+    return Instances.empty(classes, measures=len(pipeline.measures))
 
 
 def _on_tissue(centroids: NDArray[np.float64], blocks: NDArray[np.bool_], read: Box) -> NDArray[np.bool_]:

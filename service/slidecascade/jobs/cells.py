@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from slidecascade.cells import arrow, cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile import no_cells
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.jobs.fields import Field
@@ -178,7 +179,7 @@ class CellsFieldSink:
     def _settled(self) -> tuple[Instances, NDArray[np.bool_], NDArray[np.bool_]]:
         """The cells that no other tile of the field has a better claim to, and their two masks."""
         nothing = np.zeros(0, np.bool_)
-        empty = Instances.empty([len(stage.model.classes) for stage in self._pipeline.stages])
+        empty = no_cells(self._pipeline)
         cells = Instances.concatenate([empty, *(result.cells for result in self._results)])
         owned = np.concatenate([nothing, *(result.owned for result in self._results)])
         near_seam = np.concatenate([nothing, *(result.near_seam for result in self._results)])

@@ -19,6 +19,7 @@ from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
+from slidecascade.cells.tile import no_cells
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.jobs.cells import AT_EDGE, CellsFieldSink, CellsParts
 from slidecascade.jobs.fields import FIELD_TILES, Field
@@ -309,7 +310,8 @@ class CellsSurvey(Survey):
             models=subject.models,
             thresholds=subject.thresholds,
             classes=self.pipeline.classes,
-            instances=Instances.empty([len(stage.model.classes) for stage in self.pipeline.stages]),
+            instances=no_cells(self.pipeline),
+            measures=self.pipeline.measures,
             class_index=np.zeros(0, np.int64),
             heatmaps=self.pipeline.heatmaps,
             tissue=TissueMap(np.zeros((1, 1), np.bool_), Grid(0, 0, 1, Size(1, 1), subject.mpp)),

@@ -35,6 +35,7 @@ class Frame:
     tiles: TileReport
     warnings: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
+    measures: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, analysis: Analysis) -> Frame:
@@ -47,6 +48,7 @@ class Frame:
             models=analysis.models,
             thresholds=dict(analysis.thresholds),
             ends=analysis.classes.ends,
+            measures=analysis.measures,
             tiles=analysis.tiles,
             warnings=analysis.warnings,
             origin=analysis.origin,
@@ -63,7 +65,10 @@ class Frame:
             models=self.models,
             thresholds=self.thresholds,
             classes=ClassTree(self.ends),
-            instances=Instances.empty([len(model.classes) for model in self.models[1:]]),
+            instances=Instances.empty(
+                [len(model.classes) for model in self.models[1:]], measures=len(self.measures)
+            ),
+            measures=self.measures,
             class_index=np.zeros(0, np.int64),
             heatmaps=(),
             tissue=TissueMap(np.zeros((1, 1), np.bool_), Grid(0, 0, 1, Size(1, 1), self.mpp)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ from slidecascade.slides.channels import RGB
 
 UNCLASSIFIED = CellClass(("Unclassified",), (153, 153, 153))
 NOWHERE = -1
+SPOT_MEASURES: Final = ("Spots", "Spot intensity")
+"""Of a cell with the option `spots`: how many, and their mean height over their surroundings in counts."""
 
 
 class StageSpec(SpecPart):
@@ -63,6 +65,14 @@ class HeatmapFields(SpecPart):
         return self
 
 
+class SpotsFields(SpecPart):
+    """Spots to count in each cell: in which channel, their standard deviation, and how far above the noise."""
+
+    channel: Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")] = "spots"
+    sigma_um: Annotated[float, Field(gt=0, le=10)] = 0.65
+    snr: Annotated[float, Field(ge=1, le=100)] = 5.0
+
+
 class CellsSpec(PipelineSpec):
     """A pipeline file of this kind, which is also that of a file that states none."""
 
@@ -70,6 +80,7 @@ class CellsSpec(PipelineSpec):
     segmenter: Name
     cascade: tuple[StageSpec, ...] = ()
     heatmaps: Annotated[tuple[HeatmapFields, ...], Field(min_length=1)]
+    spots: SpotsFields | None = None
 
     @property
     def model_names(self) -> frozenset[str]:
@@ -89,6 +100,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpotsOption:
+    """Spots are counted in the channel of that meaning; see `SpotsFields`."""
+
+    channel: str
+    sigma_um: float
+    snr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellsPipeline(Pipeline):
     """A segmenter and the cascade behind it.
 
@@ -104,6 +124,7 @@ class CellsPipeline(Pipeline):
     stages: tuple[Stage, ...]
     leaves: tuple[tuple[int, ...], ...]
     heatmaps: tuple[HeatmapSpec, ...]
+    spots: SpotsOption | None = None
 
     @property
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
@@ -111,7 +132,18 @@ class CellsPipeline(Pipeline):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        return () if self.stages else self.segmenter.input.channels
+        if self.stages:
+            return ()
+        return self.segmenter.input.channels + self.count_channels
+
+    @property
+    def count_channels(self) -> tuple[str, ...]:
+        return () if self.spots is None else (self.spots.channel,)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what is measured of each cell beside its area and score."""
+        return () if self.spots is None else SPOT_MEASURES
 
     @property
     def percentiles(self) -> tuple[float, float]:
@@ -162,7 +194,23 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
         classes=classes,
         leaves=leaves,
         heatmaps=tuple(HeatmapSpec(**dict(heatmap)) for heatmap in spec.heatmaps),
+        spots=_spots(spec, segmenter, stages),
     )
+
+
+def _spots(spec: CellsSpec, segmenter: SegmenterSpec, stages: tuple[Stage, ...]) -> SpotsOption | None:
+    if spec.spots is None:
+        return None
+    if stages:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: classifiers take colours and `spots` a channel: leave out one of the two."
+        )
+    if spec.spots.channel in segmenter.input.channels:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: the channel {spec.spots.channel!r} of `spots` is one of the segmenter's, "
+            "which is scaled by percentiles: give it another name, and the same channel in requests."
+        )
+    return SpotsOption(channel=spec.spots.channel, sigma_um=spec.spots.sigma_um, snr=spec.spots.snr)
 
 
 def _stages(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> tuple[Stage, ...]:

@@ -95,6 +95,11 @@ class Pipeline(ABC):
         return ()
 
     @property
+    def count_channels(self) -> tuple[str, ...]:
+        """Those of `channels` that are measured in counts of the camera, not scaled for a network."""
+        return ()
+
+    @property
     def percentiles(self) -> tuple[float, float]:
         """Of a slide's intensities, by which its `channels` are scaled."""
         return PERCENTILES

@@ -8,7 +8,7 @@ the scale each, so that the noise of an empty channel stays dark.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import cv2
@@ -89,6 +89,10 @@ class ChannelUse:
     meaning: str
     index: int
     intensity: Intensity
+
+    def in_counts(self) -> ChannelUse:
+        """The same channel, whose counts are left as they are."""
+        return replace(self, intensity=replace(self.intensity, low=0, high=FULL_SCALE))
 
 
 def measure(names: Sequence[str], samples: Sequence[Samples]) -> tuple[Intensity, ...]:

@@ -9,7 +9,8 @@ Measurements of a cell:
 - ``Detection score``: the segmenter's mean foreground probability;
 - ``Area µm^2``: area of the outline in square micrometres;
 - ``<model> <class> probability``, e.g. ``nash-cell Hepatocyte probability``: for every class of every
-  classifier that saw the cell; absent where a classifier did not see it.
+  classifier that saw the cell; absent where a classifier did not see it;
+- what else the pipeline measures, e.g. ``Spots`` and ``Spot intensity``.
 
 Ids are those of `slidecascade.outputs.ids`: a cell has one id, whatever region it was found in.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import orjson
@@ -85,7 +87,7 @@ def cell_ids(analysis: Analysis) -> NDArray[np.bytes_]:
 def most_bytes(analysis: Analysis) -> int:
     """More than the feature collection can have."""
     cells = analysis.instances
-    columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities)
+    columns = sum(int(matrix.shape[1]) for matrix in cells.probabilities) + len(cells.measures)
     return most_bytes_of(len(cells), vertices=len(cells.vertices), probabilities=columns)
 
 
@@ -121,6 +123,9 @@ class _Features:
             _Stage([_name_text(f"{model.name} {name} probability") for name in model.classes], probabilities)
             for model, probabilities in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)
         ]
+        if analysis.measures:
+            columns = np.column_stack(analysis.instances.measures)
+            self._stages.append(_Stage([_name_text(name) for name in analysis.measures], columns))
 
     def text(self, start: int, stop: int) -> bytes:
         """The features of cells ``start..stop``, each but the very first after a comma."""
@@ -158,13 +163,13 @@ class _Features:
 class _Stage:
     """A classifier's measurements as text: names that are JSON, and ``(N, C)`` probabilities."""
 
-    def __init__(self, names: list[bytes], probabilities: NDArray[np.float32]) -> None:
+    def __init__(self, names: list[bytes], values: NDArray[np.floating[Any]]) -> None:
         self._names = names
-        self._probabilities = probabilities
+        self._values = values
 
     def texts(self, start: int, stop: int) -> list[bytes]:
         """``,"name":0.1234,...`` of cells ``start..stop``; nothing where it saw none (rows of NaN)."""
-        matrix = self._probabilities[start:stop].astype(np.float64)
+        matrix = self._values[start:stop].astype(np.float64)
         seen = np.flatnonzero(np.isfinite(matrix.sum(axis=1)))
         numbers = four_decimals(matrix[seen])
         columns = [part for name, column in zip(self._names, numbers.T, strict=True) for part in (name, column)]

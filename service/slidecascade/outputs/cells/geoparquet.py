@@ -14,6 +14,7 @@ area_um2               double            square micrometres
 area_px                double            square level-0 pixels
 centroid_x, _y         double
 MODEL CLASS prob...    float             ``nash-cell Hepatocyte probability``; null where the model did not look
+MEASURE                double            what else the pipeline measures: ``Spots``, ``Spot intensity``
 =====================  ================  ====================================================================
 
 The file's metadata hold ``geo`` (GeoParquet; no coordinate reference system: these are pixels) and, where the
@@ -83,6 +84,7 @@ def table(analysis: Analysis) -> Table:
     for name, (stage, place) in _probability_columns(analysis).items():
         values = np.ascontiguousarray(cells.probabilities[stage][:, place])
         columns[name] = pa.array(values, mask=np.isnan(values))
+    columns |= {name: pa.array(column) for name, column in zip(analysis.measures, cells.measures, strict=True)}
     return pa.table(columns).replace_schema_metadata({b"geo": orjson.dumps(_GEO)})
 
 
@@ -104,6 +106,7 @@ def cells_of(rows: Table, analysis: Analysis) -> tuple[Instances, NDArray[np.int
         vertices=vertices,
         offsets=offsets,
         probabilities=tuple(probabilities),
+        measures=tuple(_floats(rows, name) for name in analysis.measures),
     )
     return instances, class_index(rows, analysis)
 

@@ -1,0 +1,1 @@
+"""The bundled networks for fluorescent nuclei: one trunk with three heads, trained together, served apart."""

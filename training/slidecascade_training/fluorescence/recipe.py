@@ -1,0 +1,206 @@
+"""One run: crops drawn by steps, the rate along one cosine, a checkpoint every few steps."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from slidecascade.errors import InvalidRequestError, TrainingFailedError
+from slidecascade.heads.flows import FLOW_SCALE
+from slidecascade_evaluation import dsb2018
+from slidecascade_render.fluorescence.dataset import SynthesisOptions, Synthesizer
+from slidecascade_render.fluorescence.masks import MaskOptions
+from slidecascade_render.fluorescence.optics import OpticsOptions
+from slidecascade_training.fluorescence.crops import Crops, Specimen, draw, scaled_intensity
+from slidecascade_training.fluorescence.network import GRID, FluorescenceNetwork, network_from_nuclei
+from slidecascade_training.nuclei.targets import WEIGHT_UNIT
+
+CHECKPOINT: Final = "checkpoint.pt"
+_CHECKPOINT_STEPS: Final = 25
+_WARM_UP_STEPS: Final = 20
+_RATE: Final = 6e-4
+_TRUNK_RATE: Final = 2e-4
+_SYNTHESIZED_SHARE: Final = 0.2
+_OF_SYNTHESIS: Final = 5
+SYNTHESIZED_PX: Final = 320
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluorescenceSettings:
+    """All settings of a run, stored in its checkpoint."""
+
+    seed: int
+    steps: int
+    batch: int
+    synthesized: int
+
+
+def training_images(data: Path) -> list[Specimen]:
+    """The fluorescence images of the DSB set's training split.
+
+    Raises:
+        ValueError: no such set.
+    """
+    images = [item for item in dsb2018.read_images(data, "train") if item.kind == dsb2018.FLUORESCENCE]
+    return [Specimen.of(scaled_intensity(item.image.max(axis=2)), item.labels) for item in images]
+
+
+def synthesized_images(count: int, seed: int) -> list[Specimen]:
+    """Synthesized cells, each image with cells and optics of its own."""
+    rng = np.random.default_rng([seed, _OF_SYNTHESIS])
+    return [_synthesized(index, rng) for index in range(count)]
+
+
+def _synthesized(index: int, rng: np.random.Generator) -> Specimen:
+    diameter_px = float(np.exp(rng.uniform(np.log(12), np.log(48))))
+    options = SynthesisOptions(
+        images=1,
+        seed=int(rng.integers(2**31)),
+        height_px=SYNTHESIZED_PX,
+        width_px=SYNTHESIZED_PX,
+        masks=MaskOptions(
+            cells=int(rng.uniform(0.1, 0.45) * SYNTHESIZED_PX**2 / (0.785 * diameter_px**2)),
+            diameter_px=diameter_px,
+            size_deviation=float(rng.uniform(0.05, 0.35)),
+            elongation=float(rng.uniform(1.1, 2.8)),
+            irregularity=float(rng.uniform(0.0, 0.12)),
+            touching=float(rng.uniform(0, 0.9)),
+            overlap=float(rng.uniform(0, 0.25)),
+        ),
+        optics=OpticsOptions(
+            photons=float(np.exp(rng.uniform(np.log(40), np.log(2000)))),
+            background=float(np.exp(rng.uniform(np.log(2), np.log(60)))),
+            psf_px=float(rng.uniform(0.6, 2.5)),
+            haze=float(rng.uniform(0, 0.3)),
+            brightness_deviation=float(rng.uniform(0.1, 0.6)),
+            texture=float(rng.uniform(0, 0.4)),
+        ),
+    )
+    made = Synthesizer.of(options).image(index)
+    return Specimen.of(scaled_intensity(made.image[..., 0]), made.labels)
+
+
+def train(
+    real: Sequence[Specimen], nuclei: Path, out: Path, settings: FluorescenceSettings
+) -> FluorescenceNetwork:
+    """Train in `out`, from its checkpoint on, on `real` images and synthesized ones.
+
+    Raises:
+        InvalidRequestError: `out` holds a run with other settings.
+        TrainingFailedError: the loss became NaN.
+    """
+    network = network_from_nuclei(nuclei, settings.seed)
+    heads = [value for name, value in network.named_parameters() if not name.startswith(("trunk.", "maps."))]
+    base = [*network.trunk.parameters(), *network.maps.parameters()]
+    optimiser = torch.optim.AdamW([{"params": heads}, {"params": base}], weight_decay=1e-4)
+    start = _restored(out, network, optimiser, settings)
+    # Large images hold more, so the draw goes by the square root of the area.
+    made = synthesized_images(settings.synthesized, settings.seed)
+    pool = [*real, *made]
+    parts = _share(real, 1 - _SYNTHESIZED_SHARE), _share(made, _SYNTHESIZED_SHARE)
+    shares = np.concatenate(parts).tolist()
+    began, total = time.process_time(), 0.0
+    for step in range(start, settings.steps):
+        part = min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group, rate in zip(optimiser.param_groups, (_RATE, _TRUNK_RATE), strict=True):
+            group["lr"] = rate * part
+        loss = _loss(network, draw(pool, shares, settings.batch, settings.seed, step))
+        if not math.isfinite(loss.item()):
+            raise TrainingFailedError(f"The loss became {loss.item():g} at step {step}: use another --seed.")
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        total += loss.item()
+        if (step + 1) % _CHECKPOINT_STEPS == 0 or step + 1 == settings.steps:
+            _save(out, network, optimiser, settings, step + 1)
+            sys.stdout.write(
+                f"step {step + 1} loss {total / _CHECKPOINT_STEPS:.4f} "
+                f"{time.process_time() - began:.0f} s of CPU\n"
+            )
+            sys.stdout.flush()
+            total = 0.0
+    return network
+
+
+def _share(images: Sequence[Specimen], total: float) -> NDArray[np.float64]:
+    sides = np.array([item.labels.size**0.5 for item in images])
+    return total * sides / max(float(sides.sum()), 1.0)
+
+
+def trained(out: Path) -> tuple[FluorescenceNetwork, FluorescenceSettings, int]:
+    """The network of the checkpoint in `out`, its settings and the steps done.
+
+    Raises:
+        InvalidRequestError: there is none.
+    """
+    state = _state(out)
+    network = FluorescenceNetwork()
+    network.load_state_dict(state["network"])
+    return network.eval(), FluorescenceSettings(**state["settings"]), int(state["step"])
+
+
+def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
+    """Weighted cross-entropy and Dice of the maps; cross-entropy and distances of stars; squares of flows."""
+    maps, probability, distances, flows = network(torch.from_numpy(crops.images[:, None]))
+    planes = torch.from_numpy(crops.planes.transpose(0, 3, 1, 2).copy()).float()
+    inside = torch.from_numpy(crops.inside[:, None]).float()
+    cell = (planes[:, :1] >= 127.5).float()
+    depth = cell * planes[:, 1:2] / 255
+    weight = inside * planes[:, 2:] / WEIGHT_UNIT
+    entropy = functional.binary_cross_entropy_with_logits(maps, torch.cat([cell, depth], 1), reduction="none")
+    found = maps[:, :1].sigmoid() * inside
+    dice = 1 - (2 * (found * cell).sum() + 1) / ((found + cell).sum() + 1)
+    of_maps = (weight * entropy).mean() + 0.5 * dice
+    step = np.s_[:, :, ::GRID, ::GRID]
+    peak = functional.binary_cross_entropy_with_logits(probability, depth[step], reduction="none")
+    known = torch.from_numpy(crops.known.transpose(0, 3, 1, 2).copy()).float() * depth[step]
+    truth = torch.from_numpy(crops.distances.transpose(0, 3, 1, 2).copy())
+    off = (known * (distances - truth).abs()).sum() / known.sum().clamp(min=1)
+    of_stars = (weight[step] * peak).mean() + 0.2 * off
+    wanted = torch.from_numpy(crops.flows[..., ::-1].transpose(0, 3, 1, 2).copy()) * FLOW_SCALE
+    seen = functional.binary_cross_entropy_with_logits(flows[:, 2:], cell, reduction="none")
+    squares = (flows[:, :2] - wanted).square().mean(1, keepdim=True)
+    of_flows = 0.5 * (inside * squares).mean() + (weight * seen).mean()
+    total: Tensor = of_maps + of_stars + of_flows
+    return total
+
+
+def _state(out: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True)
+    except FileNotFoundError as error:
+        raise InvalidRequestError(f"{out} contains no run: train first.") from error
+    return state
+
+
+def _restored(out: Path, network: FluorescenceNetwork, optimiser: Any, settings: FluorescenceSettings) -> int:
+    if not (out / CHECKPOINT).exists():
+        return 0
+    state = _state(out)
+    if state["settings"] != asdict(settings):
+        raise InvalidRequestError(f"{out} contains a run with other settings: choose another --out.")
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+def _save(
+    out: Path, network: FluorescenceNetwork, optimiser: Any, settings: FluorescenceSettings, step: int
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "settings": asdict(settings),
+             "step": step}  # fmt: skip
+    torch.save(state, out / (CHECKPOINT + ".partial"))
+    (out / (CHECKPOINT + ".partial")).replace(out / CHECKPOINT)
