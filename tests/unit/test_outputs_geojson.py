@@ -222,7 +222,9 @@ def test_the_collection_says_where_it_came_from() -> None:
         "research_use_only", "slide", "facts", "kind", "warnings", "origin",
     }  # fmt: skip
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
-    assert member["facts"] == {"field": "bright", "glass_minimum": 210, "glass_spread": 20}
+    assert member["facts"] == {
+        "field": "bright", "glass_minimum": 210, "glass_spread": 20, "channels": {}, "stain": None,
+    }  # fmt: skip
     assert member["research_use_only"] == wire.RESEARCH_USE_ONLY
     assert member["region"] == {"x": 1000, "y": 2000, "width": 800, "height": 600}
     assert member["coordinate_space"] == "level0-pixels"
