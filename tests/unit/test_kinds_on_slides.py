@@ -89,10 +89,13 @@ def test_outlines_of_every_kind_count_from_the_origin_that_is_asked_for(analyser
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_every_kind_warns_of_what_is_known_beforehand(analyser: Analyser, pipeline: str) -> None:
-    """A pixel size that contradicts the objective makes areas and patches as doubtful as cells."""
-    assert analysed(analyser, pipeline).warnings == ()
-    (warning,) = provenance(analysed(analyser, pipeline, "coarse.scn")).warnings
-    assert warning.code == "mpp-contradicts-objective"
+    """A pixel size that contradicts the objective makes areas and patches as doubtful as cells.
+
+    The ink that is reported beside it is in the image: its colours are random.
+    """
+    assert {warning.code for warning in analysed(analyser, pipeline).warnings} <= {"ink"}
+    warnings = provenance(analysed(analyser, pipeline, "coarse.scn")).warnings
+    assert {warning.code for warning in warnings} - {"ink"} == {"mpp-contradicts-objective"}
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
