@@ -134,6 +134,17 @@ async def test_a_bad_request_is_a_problem(
     assert (await post(client)).status_code == 200
 
 
+async def test_misspelt_names_are_quoted(client: httpx.AsyncClient) -> None:
+    """The problem names the query parameter or field that does not exist."""
+    parameter = problem(await post(client, params={"heatmp": "steatosis"}))
+    assert parameter.detail == (
+        "The query parameter 'heatmp' is invalid: unknown, use 'heatmap', 'colormap' or 'style'."
+    )
+    files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "tresholds": {}}')}
+    field = problem(await post(client, files=files))
+    assert field.detail == "The field 'tresholds' is invalid: there is no such field, see /openapi.json."
+
+
 async def test_wrong_fields_are_listed(client: httpx.AsyncClient) -> None:
     """The problem lists each wrong field."""
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0, "region": {"x": 0}}')}
@@ -188,6 +199,7 @@ def test_every_error_has_a_row_or_never_ends_a_request() -> None:
         errors.ListenError,
         errors.MissingExtraError,
         errors.UnwritableOutputError,
+        errors.BrokenAuditLogError,
     }
     assert set(known) - set(STATUS) == elsewhere
 

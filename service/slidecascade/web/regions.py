@@ -27,7 +27,7 @@ from slidecascade.web.intake import Order, read_native_order, read_order
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
-from slidecascade.wire import CSV, GEOJSON, JSON, PNG, ZIP
+from slidecascade.wire import CSV, GEOJSON, JSON, MAX_NAME, PNG, ZIP
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -208,7 +208,7 @@ def read_view(request: Request) -> View:
     query = request.query_params
     for name in query:
         if name not in ("heatmap", "colormap", "style"):
-            raise _wrong("query", "unknown: use 'heatmap', 'colormap' or 'style'")
+            raise _wrong(name[:MAX_NAME], "unknown, use 'heatmap', 'colormap' or 'style'")
         if len(query.getlist(name)) > 1:
             raise _wrong(name, "repeated: send it once")
     colormap = Colormap.parse(query.get("colormap", Colormap.VIRIDIS))

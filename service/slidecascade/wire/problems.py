@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade.wire.fields import MAX_NAME, Answer
@@ -18,10 +19,15 @@ def refusal(error: ValidationError) -> InvalidRequestError:
     Values from the request are not repeated, and names are truncated to `MAX_NAME` characters.
     """
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    wrong = tuple((_dotted(item["loc"]), str(item["msg"])) for item in details[:MAX_ERRORS])
+    wrong = tuple((_dotted(item["loc"]), _message(item)) for item in details[:MAX_ERRORS])
     field, message = wrong[0]
     others = f" and {len(details) - 1} more" if len(details) > 1 else ""
     return InvalidRequestError(f"The field {field!r} is invalid: {message}{others}.", wrong)
+
+
+def _message(item: ErrorDetails) -> str:
+    # Mostly a misspelt name; pydantic's own text ("Extra inputs are not permitted") does not say so.
+    return "there is no such field, see /openapi.json" if item["type"] == "extra_forbidden" else item["msg"]
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
