@@ -46,7 +46,10 @@ def failure_of_error(
     elif isinstance(error, httpx.DecodingError):
         failure = UnexpectedAnswerError(f"The answer of {origin}{through} cannot be unpacked: {said}.")
     else:
-        failure = ConnectionFailedError(f"The connection to {origin}{through} failed: {said}.")
+        # Certificates and forbidden requests have other remedies, which `said` names.
+        is_unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not _is_lasting(error)
+        hint = "; check the address, and that the service is running" if is_unreachable else ""
+        failure = ConnectionFailedError(f"The connection to {origin}{through} failed: {said}{hint}.")
     failure.request_id = request_id
     failure.__cause__ = error
     return failure

@@ -159,6 +159,7 @@ def test_a_failure_without_a_proxy_names_none(ask: AskOnce) -> None:
         ask(f"http://{service}")
     assert type(caught.value) is ConnectionFailedError
     assert "proxy" not in str(caught.value)
+    assert "check the address, and that the service is running" in str(caught.value)
 
 
 @both

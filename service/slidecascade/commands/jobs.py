@@ -11,8 +11,9 @@ from typing import Any
 
 from slidecascade import wire
 from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
+from slidecascade.errors import InvalidRequestError
 from slidecascade.staging import writing_to
-from slidecascade_client import Client, InvalidRequestError, Job, SlideCascadeClientError
+from slidecascade_client import Client, Job, SlideCascadeClientError, UnknownSlideError
 
 DEFAULT_URL = "http://127.0.0.1:3000"
 URL_VARIABLE = "SLIDECASCADE_URL"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
-        help=f"the server (default: {URL_VARIABLE}, else {DEFAULT_URL})",
+        help=f"the server (default: {URL_VARIABLE}, else {DEFAULT_URL}); its key is read from {KEY_VARIABLE}",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     submit = actions.add_parser("submit", help="analyse slides of the server, or a file, which is uploaded")
@@ -86,16 +87,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the action; returns the exit code."""
     act: Callable[[Client, argparse.Namespace], None] = options.act
-    with Client(options.url, api_key=os.environ.get(KEY_VARIABLE)) as client:
+    with _client(options.url) as client:
         act(client, options)
     return 0
+
+
+def _client(url: str) -> Client:
+    try:
+        return Client(url, api_key=os.environ.get(KEY_VARIABLE))
+    except ValueError as error:  # names the argument, base_url or api_key
+        raise InvalidRequestError(f"--url, {URL_VARIABLE} or {KEY_VARIABLE} cannot be used: {error}") from error
 
 
 def _submit(client: Client, options: argparse.Namespace) -> None:
     if len(options.slide) > 1:
         _submit_many(client, options)
         return
-    job = client.submit(options.slide[0], idempotency_key=options.key, **_fields(options))
+    try:
+        job = client.submit(options.slide[0], idempotency_key=options.key, **_fields(options))
+    except UnknownSlideError:
+        sys.stderr.write(f"There is no file {options.slide[0]} on this machine, so it was sent as a slide's id.\n")
+        raise
     sys.stdout.write(f"{job.id}\n")
     sys.stdout.flush()
     if options.wait or options.out:
@@ -184,7 +196,9 @@ def _await(job: Job) -> None:
     for progress in job.progress():
         total = "?" if progress.fields_total is None else str(progress.fields_total)
         left = "" if progress.eta_s is None else f", {progress.eta_s:.0f} s left"
-        sys.stderr.write(f"{progress.fields_done}/{total} fields, {progress.cells:,} cells{left}\n")
+        # Pipelines of other kinds find none.
+        cells = f", {progress.cells:,} cells" if progress.cells else ""
+        sys.stderr.write(f"{progress.fields_done}/{total} fields{cells}{left}\n")
 
 
 def _write(job: Job, folder: Path) -> None:
