@@ -96,6 +96,18 @@ def test_synthesized_stacks_are_compared_by_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("models")
+def test_classifiers_and_stacks_are_rejected_by_a_sentence_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classifiers take colours; the sentence speaks of pipelines and images, not of a field of requests."""
+    made = ["synthesize", "--out", str(tmp_path / "made"), "--images", "1", "--width", "96", "--height", "96"]
+    assert main([*made, "--cells", "5"]) == 0
+    options = ["--pipelines", "toy", "--data", str(tmp_path / "made"), "--out", str(tmp_path / "out")]
+    assert main(["compare", *options]) == 2
+    assert "'toy' has classifiers, which take colours" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("models")
 @pytest.mark.parametrize(
     ("pipelines", "more", "words"),
     [

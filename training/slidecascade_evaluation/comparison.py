@@ -226,10 +226,20 @@ def compare(
 
 
 def _channels(analyser: Analyser, pipeline: str, channel: int | str) -> Mapping[str, int | str]:
-    """The one channel as everything that the segmenter takes."""
-    segmenter = analyser.pipeline(pipeline).segmenter
+    """The one channel as everything that the segmenter takes.
+
+    Raises:
+        InvalidRequestError: the pipeline has classifiers, which take colours.
+    """
+    info = analyser.pipeline(pipeline)
+    segmenter = info.segmenter
     if segmenter is None:
         return {}
+    if info.classifiers:
+        raise InvalidRequestError(
+            f"The pipeline {pipeline!r} has classifiers, which take colours, and the images have 16 bits: compare "
+            "pipelines without classifiers, or images of 8 bits."
+        )
     return dict.fromkeys(analyser.model(segmenter).inputs[0].channels, channel)
 
 
