@@ -80,7 +80,7 @@ def _print_summary(summary: wire.Summary, folder: Path) -> None:
     _say(f"\n{summary.cells} cells on {summary.tissue_area_mm2:.3f} mm² of tissue in {seconds:.1f} s:")
     for name, count in summary.counts.items():
         _say(f"  {count:6d}  {name}")
-    _say(f"\nResults are in {folder}: overlay.png, heatmaps/, cells.geojson for QuPath, summary.json.")
+    _say(f"\nResults are in {folder}: overlay.png, figures/, heatmaps/, cells.geojson for QuPath, summary.json.")
     _say("To see a slide in a browser: slidecascade serve --slides FOLDER, then http://127.0.0.1:3000/viewer/")
     _say(summary.research_use_only)
 
