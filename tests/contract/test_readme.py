@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 import toy_models
 from served_process import StartServer
+from slidecascade import cli
 from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
@@ -89,16 +91,35 @@ def test_python_blocks_run(code: str, url: str, workplace: Path) -> None:
     assert result.stdout.strip()
 
 
+# They need a bridge with messages, or the log of a server, as test_lis.py and test_access.py have.
+ELSEWHERE = ("slidecascade lis", "slidecascade audit")
+
+
 @pytest.mark.parametrize(
-    "command", [line for line in _commands() if line.startswith("slidecascade") and " serve" not in line]
+    "command",
+    [
+        line
+        for line in _commands()
+        if line.startswith("slidecascade") and " serve" not in line and not line.startswith(ELSEWHERE)
+    ],
 )
 def test_commands_run(command: str, workplace: Path) -> None:
-    """The command line's examples exit with 0."""
+    """The command line's examples exit with 0, in the order of the pages."""
     bin_folder = str(Path(sys.executable).parent)
-    environment = os.environ | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]}
+    environment = os.environ | {
+        "PATH": bin_folder + os.pathsep + os.environ["PATH"],
+        "SLIDECASCADE_KEYS_FILE": str(workplace / "keys.json"),
+    }
     shell = ["bash", "-c", command]
     result = subprocess.run(shell, cwd=workplace, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in _commands() if line.startswith(ELSEWHERE)])
+def test_commands_are_understood(command: str) -> None:
+    """Actions and options of the examples exist; a wrong one ends the parser."""
+    words = shlex.split(command, comments=True)[1:]
+    assert callable(cli._parser(words).parse_args(words).run)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -58,3 +58,15 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InvalidRequestError, match=r"cannot be read \(Permission denied\)"):
         require_file(path)
+
+
+@pytest.mark.parametrize(("content", "reported"), [(None, "No such file"), (b"\xff\xfe", "is not text in UTF-8")])
+def test_a_message_that_cannot_be_sent_is_named_with_its_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reported: str
+) -> None:
+    """`lis send` distinguishes a missing file from one in another encoding."""
+    file = tmp_path / "order.hl7"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["lis", "send", str(file)]) == 2
+    assert reported in capsys.readouterr().err

@@ -115,8 +115,10 @@ def _resend(options: argparse.Namespace) -> int:
 def _send(options: argparse.Namespace) -> int:
     try:
         text = options.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{options.file} cannot be read as text in UTF-8: check the path.") from error
+    except OSError as error:
+        raise InvalidRequestError(f"{options.file} cannot be read ({error.strerror}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{options.file} is not text in UTF-8: convert it.") from error
     try:
         sys.stdout.write(asyncio.run(send_message(text, host=options.host, port=options.port)) + "\n")
     except PeerUnavailableError as error:
