@@ -66,7 +66,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
     frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),
-    frozenset({"slidecascade.jobs"}),
+    frozenset({"slidecascade.jobs", "slidecascade.exports"}),
     frozenset({"slidecascade_convert", "slidecascade.web"}),
     frozenset(
         {
