@@ -13,6 +13,7 @@ from pathlib import Path
 from slidecascade import wire
 from slidecascade.commands.jobs import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE
 from slidecascade.exports.folder import SUMMARY, ResultFolder
+from slidecascade.exports.inputs import Inputs
 from slidecascade.exports.table import FORMATS, Format, write
 from slidecascade.staging import write_file, writing_to
 from slidecascade_client import Client
@@ -34,13 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key", default=os.environ.get(KEY_VARIABLE), help=f"its key (default: {KEY_VARIABLE})"
     )
+    parser.add_argument(
+        "--fhir-config", type=Path, metavar="FILE", help="codes and references of FHIR (docs/export.md)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; returns the exit code."""
     form = FORMATS[options.format]
     with _folder(options, form) as path:
-        write_file(options.out, write(ResultFolder(path), form, options.out))
+        inputs = Inputs(fhir_config=options.fhir_config)
+        write_file(options.out, write(ResultFolder(path), form, inputs, options.out))
     sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
     return 0
 

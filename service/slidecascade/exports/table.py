@@ -10,7 +10,9 @@ from typing import Final
 from slidecascade.errors import UnusableDataError
 from slidecascade.exports.annotationxml import aperio, asap
 from slidecascade.exports.dsa import dsa
+from slidecascade.exports.fhir import fhir
 from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
+from slidecascade.exports.inputs import Inputs
 from slidecascade.outputs.gzipped import gzipped
 
 _OUTLINES: Final = (PARQUET, *GEOJSON)
@@ -25,25 +27,32 @@ class Format:
         needs: names of the result's files that it is made from, where they exist (also with ``.gz``).
     """
 
-    write: Callable[[ResultFolder], Iterator[bytes]]
+    write: Callable[[ResultFolder, Inputs], Iterator[bytes]]
     needs: tuple[str, ...]
 
 
-def write(folder: ResultFolder, form: Format, target: Path) -> Iterator[bytes]:
+def write(folder: ResultFolder, form: Format, inputs: Inputs, target: Path) -> Iterator[bytes]:
     """The bytes to write to `target`; compressed, if its name ends in ``.gz``."""
-    pieces = form.write(folder)
+    pieces = form.write(folder, inputs)
     return gzipped(pieces) if target.suffix == ".gz" else pieces
 
 
-def _geojson(folder: ResultFolder) -> Iterator[bytes]:
+def _outlines(
+    encode: Callable[[ResultFolder], Iterator[bytes]],
+) -> Callable[[ResultFolder, Inputs], Iterator[bytes]]:
+    """An encoder that needs nothing but the result."""
+    return lambda folder, _inputs: encode(folder)
+
+
+def _geojson(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.geojson, "geojson")
 
 
-def _parquet(folder: ResultFolder) -> Iterator[bytes]:
+def _parquet(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.parquet, "parquet")
 
 
-def _rle(folder: ResultFolder) -> Iterator[bytes]:
+def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.rle, "rle")
 
 
@@ -58,9 +67,10 @@ def _copy(folder: ResultFolder, path: Path | None, output: str) -> Iterator[byte
 
 FORMATS: Final = {
     "geojson": Format(_geojson, GEOJSON),
-    "dsa": Format(dsa, _OUTLINES),
-    "asap": Format(asap, _OUTLINES),
-    "aperio": Format(aperio, _OUTLINES),
+    "dsa": Format(_outlines(dsa), _OUTLINES),
+    "asap": Format(_outlines(asap), _OUTLINES),
+    "aperio": Format(_outlines(aperio), _OUTLINES),
     "parquet": Format(_parquet, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
+    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON)),
 }
