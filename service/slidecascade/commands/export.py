@@ -38,13 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fhir-config", type=Path, metavar="FILE", help="codes and references of FHIR (docs/export.md)"
     )
+    parser.add_argument(
+        "--dicom-source", type=Path, metavar="FILE", help="of dicom-ann: a DICOM file of the slide's base level"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; returns the exit code."""
     form = FORMATS[options.format]
     with _folder(options, form) as path:
-        inputs = Inputs(fhir_config=options.fhir_config)
+        inputs = Inputs(fhir_config=options.fhir_config, dicom_source=options.dicom_source)
         write_file(options.out, write(ResultFolder(path), form, inputs, options.out))
     sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
     return 0

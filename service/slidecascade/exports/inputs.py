@@ -12,6 +12,8 @@ class Inputs:
 
     Attributes:
         fhir_config: YAML with codes and references of FHIR, see `exports.fhirconfig`.
+        dicom_source: a DICOM file of the analysed slide's base level.
     """
 
     fhir_config: Path | None = None
+    dicom_source: Path | None = None

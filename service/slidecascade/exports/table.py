@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from slidecascade.errors import UnusableDataError
+from slidecascade.errors import MissingExtraError, UnusableDataError
 from slidecascade.exports.annotationxml import aperio, asap
 from slidecascade.exports.dsa import dsa
 from slidecascade.exports.fhir import fhir
@@ -56,6 +56,16 @@ def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.rle, "rle")
 
 
+def _dicom_ann(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
+    try:
+        from slidecascade.exports.bulkannotations import bulk_annotations
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed: install slidecascade[dicom] for the format dicom-ann."
+        ) from error
+    return bulk_annotations(folder, inputs)
+
+
 def _copy(folder: ResultFolder, path: Path | None, output: str) -> Iterator[bytes]:
     if path is None:
         raise UnusableDataError(
@@ -72,5 +82,6 @@ FORMATS: Final = {
     "aperio": Format(_outlines(aperio), _OUTLINES),
     "parquet": Format(_parquet, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
+    "dicom-ann": Format(_dicom_ann, _OUTLINES),
     "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON)),
 }
