@@ -38,6 +38,7 @@ SCHEME: Final = "99SLIDECASCADE"
 """Private codes: classes and measurements of pipelines have no standard ones."""
 
 _UTF8: Final = "ISO_IR 192"
+_GROUPS_TAG: Final = 0x006A0002
 _GROUPS: Final = b"\x6a\x00\x02\x00SQ\x00\x00\xff\xff\xff\xff"
 _GROUPS_END: Final = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 _ITEM: Final = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -75,14 +76,20 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         raise InvalidRequestError("The result has no outlines: a DICOM annotation object needs at least one.")
     colors = folder.colors()
     with tempfile.TemporaryFile() as file:
-        dcmwrite(file, _object(folder, source), enforce_file_format=True)
+        # Groups are appended one after another, between the elements with smaller tags and those with larger ones.
+        made = _object(folder, source)
+        after = made[_GROUPS_TAG:]
+        for tag in list(after.keys()):
+            del made[tag]
+        dcmwrite(file, made, enforce_file_format=True)
         file.seek(0, 2)
-        file.write(_GROUPS)  # the last element by its tag, so that groups are written one after another
+        file.write(_GROUPS)
         for number, name in enumerate(names, start=1):
             file.write(_ITEM)
             _write_group(file, folder, name, number=number, color=colors[name])
             file.write(_ITEM_END)
         file.write(_GROUPS_END)
+        _append(file, after)
         file.seek(0)
         while piece := file.read(READ_BYTES):
             yield piece
@@ -105,7 +112,7 @@ def _object(folder: ResultFolder, source: Dataset) -> Dataset:
     made.Modality, made.SeriesNumber, made.InstanceNumber = "ANN", 1, 1
     made.Manufacturer, made.ManufacturerModelName = "SlideCascade", summary.pipeline[:64]
     made.DeviceSerialNumber, made.SoftwareVersions = summary.models[0].sha256, __version__
-    made.ContentLabel, made.ContentDescription = "CELLS", summary.research_use_only
+    made.ContentLabel, made.ContentDescription = summary.kind.upper()[:16], summary.research_use_only
     made.ContentCreatorName = ""
     made.ContentDate = made.InstanceCreationDate = now.strftime("%Y%m%d")
     made.ContentTime = made.InstanceCreationTime = now.strftime("%H%M%S")
@@ -139,9 +146,13 @@ def _write_group(file: IO[bytes], folder: ResultFolder, name: str, *, number: in
         ]
         if measurements:
             group.MeasurementsSequence = measurements
-        writer = DicomFileLike(file)
-        writer.is_little_endian, writer.is_implicit_VR = True, False
-        write_dataset(writer, group, parent_encoding=_UTF8)
+        _append(file, group)
+
+
+def _append(file: IO[bytes], elements: Dataset) -> None:
+    writer = DicomFileLike(file)
+    writer.is_little_endian, writer.is_implicit_VR = True, False
+    write_dataset(writer, elements, parent_encoding=_UTF8)
 
 
 def _spool(
