@@ -106,6 +106,7 @@ ONE_IMPORTER = {
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
+    "pydicom": {"slidecascade.exports.bulkannotations", "slidecascade.exports.dicomsource"},
     "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }

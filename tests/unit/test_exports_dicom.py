@@ -125,6 +125,19 @@ def test_another_image_is_rejected(
     assert not (tmp_path / "cells.dcm").exists()
 
 
+def test_holes_are_rejected(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The format cannot express them."""
+    (results / "cells.parquet").unlink()
+    path = results / "cells.geojson"
+    head, first, *rest = path.read_bytes().split(b"\n")
+    feature = orjson.loads(first.removesuffix(b","))
+    rings = feature["geometry"]["coordinates"]
+    rings.append(rings[0])
+    path.write_bytes(b"\n".join([head, orjson.dumps(feature) + b",", *rest]))
+    assert export(results, write_source(tmp_path / "slide.dcm"), tmp_path / "cells.dcm") == 2
+    assert "holes" in capsys.readouterr().err
+
+
 def test_the_slide_is_required(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And must be DICOM."""
     assert export(results, None, tmp_path / "cells.dcm") == 2
