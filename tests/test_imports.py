@@ -66,7 +66,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"slidecascade_evaluation.annotation", "slidecascade_evaluation.matching"}),
     frozenset({f"slidecascade_evaluation.{name}" for name in ("dsb2018", "geojson", "rasters", "scores")}),
     frozenset({"slidecascade_evaluation"}),
-    frozenset({"slidecascade.jobs"}),
+    frozenset({"slidecascade.jobs", "slidecascade.exports"}),
     frozenset({"slidecascade_convert", "slidecascade.web"}),
     frozenset(
         {
@@ -106,6 +106,7 @@ ONE_IMPORTER = {
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
+    "pydicom": {"slidecascade.exports.bulkannotations", "slidecascade.exports.dicomsource"},
     "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -137,14 +137,14 @@ class Job(_Known):
         """The names of the job's files."""
         return tuple(file.name for file in self._perform(jobcalls.files(self.id)).files)
 
-    def fetch(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the job's files into `folder`, made if needed; each appears whole.
+    def fetch(self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None) -> Path:
+        """Write the job's files, or those of `names`, into `folder`, made if needed; each appears whole.
 
         An interrupted download goes on where it ended, for as long as something arrives, and also when `fetch` is
         called again later.
         """
         target = Path(folder)
-        for name in self.files():
+        for name in self.files() if names is None else names:
             download = Download(target, stays_inside(name), source=self.id)
             while not download.is_done:
                 before = download.received_bytes
@@ -227,10 +227,10 @@ class AsyncJob(_Known):
         """See `Job.files`."""
         return tuple(file.name for file in (await self._perform(jobcalls.files(self.id))).files)
 
-    async def fetch(self, folder: str | os.PathLike[str]) -> Path:
+    async def fetch(self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None) -> Path:
         """See `Job.fetch`."""
         target = Path(folder)
-        for name in await self.files():
+        for name in await self.files() if names is None else names:
             download = Download(target, stays_inside(name), source=self.id)
             while not download.is_done:
                 before = download.received_bytes

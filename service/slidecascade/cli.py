@@ -56,6 +56,7 @@ COMMANDS = (
     Command("serve", "serve", "Serve the HTTP API."),
     Command("analyze", "analyze", "Analyse an image or a slide in this process."),
     Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
+    Command("export", "export", "Write a result in the format of another program."),
     Command("lis", "lis", "Bridge HL7 orders and results of a hospital to a server.", "lis"),
     Command("worker", "worker", "Work on the jobs of servers that share a database."),
     Command("keys", "keys", "Create, list, revoke and rotate API keys."),

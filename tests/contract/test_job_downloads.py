@@ -11,6 +11,7 @@ import pytest
 
 from long_slide import MPP, write_long_slide
 from served_process import Server, StartServer
+from slidecascade.cli import main
 from toy_pipeline import ToyPipeline
 
 pytestmark = pytest.mark.slow
@@ -114,3 +115,16 @@ def test_unknown_states_are_rejected(served: Server, query: str) -> None:
     """A list of jobs in a state that does not exist is a wrong request, not an empty list."""
     answer = httpx.get(f"{served.url}/v1/jobs?{query}", timeout=60)
     assert answer.status_code == 422, answer.text
+
+
+def test_a_job_is_exported_from_the_server(served: Server, job: str, tmp_path: Path) -> None:
+    """Only the files that the format needs are fetched, and nothing but the exported file stays."""
+    target = tmp_path / "out" / "cells.xml"
+
+    code = main(["export", job, "--url", served.url, "--format", "asap", "--out", str(target)])
+
+    numbers = httpx.get(f"{served.url}/v1/jobs/{job}/files/summary.json", timeout=60).json()
+    assert code == 0
+    assert target.read_bytes().count(b"<Annotation ") == numbers["cells"] > 0
+    assert [path.name for path in target.parent.iterdir()] == ["cells.xml"]
+    assert main(["export", NO_JOB, "--url", served.url, "--format", "asap", "--out", str(target)]) == 2

@@ -1,0 +1,71 @@
+"""``slidecascade export``: a result in the format of another program."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slidecascade import wire
+from slidecascade.commands.jobs import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE
+from slidecascade.exports.folder import SUMMARY, ResultFolder
+from slidecascade.exports.inputs import Inputs
+from slidecascade.exports.table import FORMATS, Format, write
+from slidecascade.staging import write_file, writing_to
+from slidecascade_client import Client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="JOB-OR-FOLDER", help="a job's id, or a folder of `analyze` or `jobs fetch`"
+    )
+    parser.add_argument("--format", choices=tuple(FORMATS), required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a name that ends in .gz is compressed"
+    )
+    parser.add_argument(
+        "--url",
+        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
+        help=f"the server of the job (default: {URL_VARIABLE}, else {DEFAULT_URL})",
+    )
+    parser.add_argument(
+        "--api-key", default=os.environ.get(KEY_VARIABLE), help=f"its key (default: {KEY_VARIABLE})"
+    )
+    parser.add_argument(
+        "--fhir-config", type=Path, metavar="FILE", help="codes and references of FHIR (docs/export.md)"
+    )
+    parser.add_argument(
+        "--dicom-source", type=Path, metavar="FILE", help="of dicom-ann: a DICOM file of the slide's base level"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file; returns the exit code."""
+    form = FORMATS[options.format]
+    with _folder(options, form) as path:
+        inputs = Inputs(fhir_config=options.fhir_config, dicom_source=options.dicom_source)
+        write_file(options.out, write(ResultFolder(path), form, inputs, options.out))
+    sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
+    return 0
+
+
+@contextmanager
+def _folder(options: argparse.Namespace, form: Format) -> Iterator[Path]:
+    """The folder of results; for a job, what the format needs of it is fetched beside the file."""
+    if Path(options.source).is_dir():
+        yield Path(options.source)
+        return
+    with writing_to(options.out.parent):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{options.out.name}-", dir=options.out.parent)
+    with scratch as folder, Client(options.url, api_key=options.api_key) as client:
+        job = client.job(options.source)
+        job.wait()
+        wanted = {SUMMARY, *form.needs, *(f"{name}.gz" for name in form.needs)}
+        with writing_to(options.out.parent):
+            job.fetch(folder, names=[name for name in job.files() if name in wanted])
+        yield Path(folder)

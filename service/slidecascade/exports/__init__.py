@@ -1,0 +1,1 @@
+"""Results on disk in the formats of other programs."""

@@ -1,0 +1,87 @@
+"""The formats there are, each with the files that it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from slidecascade.errors import MissingExtraError, UnusableDataError
+from slidecascade.exports.annotationxml import aperio, asap
+from slidecascade.exports.dsa import dsa
+from slidecascade.exports.fhir import fhir
+from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
+from slidecascade.exports.inputs import Inputs
+from slidecascade.outputs.gzipped import gzipped
+
+_OUTLINES: Final = (PARQUET, *GEOJSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of ``slidecascade export``.
+
+    Attributes:
+        write: the file's bytes, in pieces.
+        needs: names of the result's files that it is made from, where they exist (also with ``.gz``).
+    """
+
+    write: Callable[[ResultFolder, Inputs], Iterator[bytes]]
+    needs: tuple[str, ...]
+
+
+def write(folder: ResultFolder, form: Format, inputs: Inputs, target: Path) -> Iterator[bytes]:
+    """The bytes to write to `target`; compressed, if its name ends in ``.gz``."""
+    pieces = form.write(folder, inputs)
+    return gzipped(pieces) if target.suffix == ".gz" else pieces
+
+
+def _outlines(
+    encode: Callable[[ResultFolder], Iterator[bytes]],
+) -> Callable[[ResultFolder, Inputs], Iterator[bytes]]:
+    """An encoder that needs nothing but the result."""
+    return lambda folder, _inputs: encode(folder)
+
+
+def _geojson(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
+    return _copy(folder, folder.geojson, "geojson")
+
+
+def _parquet(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
+    return _copy(folder, folder.parquet, "parquet")
+
+
+def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
+    return _copy(folder, folder.rle, "rle")
+
+
+def _dicom_ann(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
+    try:
+        from slidecascade.exports.bulkannotations import bulk_annotations
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed: install slidecascade[dicom] for the format dicom-ann."
+        ) from error
+    return bulk_annotations(folder, inputs)
+
+
+def _copy(folder: ResultFolder, path: Path | None, output: str) -> Iterator[bytes]:
+    if path is None:
+        raise UnusableDataError(
+            f"The result of the pipeline {folder.summary.pipeline} ({folder.summary.kind}) has no {output} file:"
+            " choose another format, or request this output of the job."
+        )
+    return content(path)
+
+
+FORMATS: Final = {
+    "geojson": Format(_geojson, GEOJSON),
+    "dsa": Format(_outlines(dsa), _OUTLINES),
+    "asap": Format(_outlines(asap), _OUTLINES),
+    "aperio": Format(_outlines(aperio), _OUTLINES),
+    "parquet": Format(_parquet, (PARQUET,)),
+    "rle": Format(_rle, (RLE,)),
+    "dicom-ann": Format(_dicom_ann, _OUTLINES),
+    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON)),
+}
