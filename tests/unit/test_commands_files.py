@@ -43,8 +43,10 @@ def test_reasons_are_those_of_the_system(tmp_path: Path) -> None:
         writing_to(tmp_path),
     ):
         tmp_path.write_bytes(b"")
-    with pytest.raises(InvalidRequestError, match="does not exist"):
+    with pytest.raises(InvalidRequestError, match="is a folder: give the path of"):
         require_file(tmp_path)
+    with pytest.raises(InvalidRequestError, match="does not exist: give the path of"):
+        require_file(tmp_path / "none")
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
