@@ -8,7 +8,7 @@ never the mask.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -19,49 +19,16 @@ from slidecascade.areas.sink import AreasSink, joined
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
-from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
+from slidecascade.jobs.onetile import SUFFIX, OneTileSink, write_files
+from slidecascade.jobs.parts import FieldReport, unreadable
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
-from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.outputs.areas.encoders import MASK, RLE, files
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.files import Overview
-from slidecascade.outputs.gzipped import gzipped
 from slidecascade.pipelines.areas import AreasPipeline
 from slidecascade.staging import write_file, writing_to
-
-SUFFIX = "npz"
-
-
-class AreasFieldSink:
-    """Takes the tiles of one field; `region` is what is analysed, in pixels of the grid."""
-
-    def __init__(self, field: Field, *, region: Box, parts: Parts) -> None:
-        self._field = field
-        self._region = region
-        self._parts = parts
-        self._results: list[AreasTileResult] = []
-        self._failures: list[TileFailure] = []
-
-    def take(self, result: AreasTileResult, /) -> None:
-        self._results.append(result)
-
-    def fail(self, failure: TileFailure, /) -> None:
-        self._failures.append(failure)
-
-    def keep(self, seconds: Mapping[str, float]) -> FieldReport:
-        """Write the field's part; see `survey.FieldSink`."""
-        whole = joined(self._results, self._field.index, self._field.core)
-        report = FieldReport(
-            index=self._field.index,
-            tiles=len(self._field.tiles),
-            background=sum(result.is_background for result in self._results),
-            failed=failure_records(self._failures),
-            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
-            seconds=dict(seconds),
-        )
-        return self._parts.keep(report, {SUFFIX: npz.encode(whole)})
 
 
 class AreasResults:
@@ -96,21 +63,10 @@ class AreasResults:
     ) -> None:
         """See `Results.write`."""
         made = files(self.analysis, overview, Drawing(colormap=colormap), with_rle=False)
-        with writing_to(folder):
-            if "geojson" in outputs:
-                name = f"{made.large_name}.gz" if gzip else made.large_name
-                write_file(folder / name, gzipped(made.large) if gzip else made.large)
-            if "rle" in outputs:
+        if "rle" in outputs:
+            with writing_to(folder):
                 write_file(folder / RLE, rle_csv(self.analysis))
-            summary = b""
-            for name, content in made.small:
-                if name == "summary.json":
-                    summary = content
-                elif ("mask" in outputs or name != MASK) and (
-                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
-                ):
-                    write_file(folder / name, content)
-            write_file(folder / "summary.json", summary)
+        write_files(folder, made, outputs=outputs, own={MASK: "mask"}, gzip=gzip)
 
 
 class AreasSurvey(Survey):
@@ -124,8 +80,11 @@ class AreasSurvey(Survey):
     def recipe(self) -> str:
         return repr(self.pipeline.min_area_um2)
 
-    def sink(self, field: Field, region: Box) -> AreasFieldSink:
-        return AreasFieldSink(field, region=region, parts=self.parts)
+    def sink(self, field: Field, region: Box) -> OneTileSink[AreasTileResult]:
+        def encode(results: Sequence[AreasTileResult]) -> bytes:
+            return npz.encode(joined(results, field.index, field.core))
+
+        return OneTileSink(field, region=region, parts=self.parts, encode=encode)
 
     def part(self, index: int) -> AreasTileResult:
         """What a field gave.

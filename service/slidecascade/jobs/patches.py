@@ -7,7 +7,7 @@ square of the slide, which is held in memory; what is written of it is made in p
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -17,55 +17,18 @@ import numpy as np
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
-from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
+from slidecascade.jobs.onetile import SUFFIX, OneTileSink, write_files
+from slidecascade.jobs.parts import FieldReport, unreadable
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
-from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.files import Overview
-from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.patches.encoders import GRID_FILES, files
 from slidecascade.patches import npz
 from slidecascade.patches.result import PatchesResult
 from slidecascade.patches.sink import PatchesSink, joined
 from slidecascade.patches.tile_result import PatchesTileResult
 from slidecascade.pipelines.patches import PatchesPipeline
-from slidecascade.staging import write_file, writing_to
-
-SUFFIX = "npz"
-
-
-class PatchesFieldSink:
-    """Takes the tiles of one field; `region` is what is analysed, in pixels of the grid."""
-
-    def __init__(self, field: Field, pipeline: PatchesPipeline, *, region: Box, parts: Parts) -> None:
-        self._field = field
-        self._pipeline = pipeline
-        self._region = region
-        self._parts = parts
-        self._results: list[PatchesTileResult] = []
-        self._failures: list[TileFailure] = []
-
-    def take(self, result: PatchesTileResult, /) -> None:
-        self._results.append(result)
-
-    def fail(self, failure: TileFailure, /) -> None:
-        self._failures.append(failure)
-
-    def keep(self, seconds: Mapping[str, float]) -> FieldReport:
-        """Write the field's part; see `survey.FieldSink`."""
-        whole = joined(self._results, self._field.index, self._field.core, self._pipeline)
-        if np.isinf(whole.probabilities).any():
-            raise ModelFailedError("The classifier returned infinite probabilities: verify its package.")
-        report = FieldReport(
-            index=self._field.index,
-            tiles=len(self._field.tiles),
-            background=sum(result.is_background for result in self._results),
-            failed=failure_records(self._failures),
-            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
-            seconds=dict(seconds),
-        )
-        return self._parts.keep(report, {SUFFIX: npz.encode(whole)})
 
 
 class PatchesResults:
@@ -100,19 +63,7 @@ class PatchesResults:
     ) -> None:
         """See `Results.write`."""
         made = files(self.analysis, overview, Drawing(colormap=colormap))
-        with writing_to(folder):
-            if "geojson" in outputs:
-                name = f"{made.large_name}.gz" if gzip else made.large_name
-                write_file(folder / name, gzipped(made.large) if gzip else made.large)
-            summary = b""
-            for name, content in made.small:
-                if name == "summary.json":
-                    summary = content
-                elif ("grid" in outputs or name not in GRID_FILES) and (
-                    "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/"))
-                ):
-                    write_file(folder / name, content)
-            write_file(folder / "summary.json", summary)
+        write_files(folder, made, outputs=outputs, own=dict.fromkeys(GRID_FILES, "grid"), gzip=gzip)
 
 
 class PatchesSurvey(Survey):
@@ -127,8 +78,14 @@ class PatchesSurvey(Survey):
         pipeline = self.pipeline
         return repr((pipeline.stride_px, pipeline.context_px, pipeline.mpp, pipeline.edge))
 
-    def sink(self, field: Field, region: Box) -> PatchesFieldSink:
-        return PatchesFieldSink(field, self.pipeline, region=region, parts=self.parts)
+    def sink(self, field: Field, region: Box) -> OneTileSink[PatchesTileResult]:
+        def encode(results: Sequence[PatchesTileResult]) -> bytes:
+            whole = joined(results, field.index, field.core, self.pipeline)
+            if np.isinf(whole.probabilities).any():
+                raise ModelFailedError("The classifier returned infinite probabilities: verify its package.")
+            return npz.encode(whole)
+
+        return OneTileSink(field, region=region, parts=self.parts, encode=encode)
 
     def part(self, index: int) -> PatchesTileResult:
         """What a field gave.

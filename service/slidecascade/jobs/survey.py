@@ -173,7 +173,7 @@ class Survey(ABC):
         self._require_same_slide()
         stopwatch = Stopwatch(self._analyser.observer)
         work = self._analyser.tile_work(self.task, control, stopwatch)
-        sink = self.sink(field, work.needed)
+        sink = self.sink(field, self.grid.box_from_l0(self.task.region_l0))
         failed = self._analyser.run_tiles(self.task, work, field.tiles, sink, progress=progress)
         self._require_same_slide()  # before the part is written, and before tiles are reported as unreadable
         if not self.task.allow_partial:

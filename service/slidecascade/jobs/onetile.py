@@ -1,0 +1,78 @@
+"""Fields that are kept as one large tile, and the files of a result that is held as a whole: areas and patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from slidecascade.geometry import Box
+from slidecascade.jobs.fields import Field
+from slidecascade.jobs.parts import FieldReport, Parts, failure_records
+from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.outputs.files import Files
+from slidecascade.outputs.gzipped import gzipped
+from slidecascade.staging import write_file, writing_to
+
+T = TypeVar("T", bound=AnyTileResult)
+
+SUFFIX: Final = "npz"
+
+
+class OneTileSink(Generic[T]):
+    """Takes the tiles of one field.
+
+    Args:
+        region: what is analysed, in pixels of the grid.
+        encode: all tiles of the field, joined, as the bytes of its part.
+    """
+
+    def __init__(self, field: Field, *, region: Box, parts: Parts, encode: Callable[[Sequence[T]], bytes]) -> None:
+        self._field = field
+        self._region = region
+        self._parts = parts
+        self._encode = encode
+        self._results: list[T] = []
+        self._failures: list[TileFailure] = []
+
+    def take(self, result: T, /) -> None:
+        self._results.append(result)
+
+    def fail(self, failure: TileFailure, /) -> None:
+        self._failures.append(failure)
+
+    def keep(self, seconds: Mapping[str, float]) -> FieldReport:
+        """Write the field's part; see `survey.FieldSink`."""
+        part = self._encode(self._results)
+        report = FieldReport(
+            index=self._field.index,
+            tiles=len(self._field.tiles),
+            background=sum(result.is_background for result in self._results),
+            failed=failure_records(self._failures),
+            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
+            seconds=dict(seconds),
+        )
+        return self._parts.keep(report, {SUFFIX: part})
+
+
+def write_files(folder: Path, made: Files, *, outputs: Container[str], own: Mapping[str, str], gzip: bool) -> None:
+    """Write the files of a result that `outputs` asks for, the summary last.
+
+    Args:
+        own: for names of files of this kind alone, the output that asks for them.
+        gzip: whether GeoJSON is packed.
+    """
+    with writing_to(folder):
+        if "geojson" in outputs:
+            name = f"{made.large_name}.gz" if gzip else made.large_name
+            write_file(folder / name, gzipped(made.large) if gzip else made.large)
+        summary = b""
+        for name, content in made.small:
+            if name == "summary.json":
+                summary = content
+                continue
+            drawn = "heatmaps" if name.startswith(("heatmaps/", "figures/")) else None
+            output = own.get(name, drawn)
+            if output is None or output in outputs:
+                write_file(folder / name, content)
+        write_file(folder / "summary.json", summary)
