@@ -26,6 +26,7 @@ from slidecascade_client.errors import error_class
 
 # Told at start, on a machine without a server, or to a caller who is gone: never in an answer.
 NOT_OVER_HTTP = {
+    "rejected-message",
     "conversion",
     "model-package",
     "pipeline-spec",

@@ -150,7 +150,9 @@ def test_what_does_more_than_compute_is_refused(tmp_path: Path, made: Any, repor
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize(("made", "reported"), [(linked, "links to other places"), (other, "no SavedModel")])
+@pytest.mark.parametrize(
+    ("made", "reported"), [(linked, "links to other places"), (other, "neither a SavedModel nor StarDist's")]
+)
 def test_other_folders_are_refused(tmp_path: Path, made: Any, reported: str) -> None:
     """Links are not followed."""
     with pytest.raises(ConversionError, match=reported):

@@ -23,6 +23,7 @@ from slidecascade.areas.result import AreasResult
 from slidecascade.cancellation import Control
 from slidecascade.cli import main
 from slidecascade.errors import ConversionError, InvalidRequestError
+from slidecascade.memory import usable_bytes
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from slidecascade_convert.outcome import GRAPH_FILE, Outcome
@@ -184,12 +185,17 @@ def test_the_resnet_unet_has_the_published_names_and_size() -> None:
     } <= set(names)
 
 
+UNEXT101_BYTES = 48 * 2**30
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "prefix"), [("resnet34-unet", "model."), ("unext101", "")], ids=["resnet34-unet", "unext101"]
 )
 def test_full_size_networks_are_converted_and_find_areas(tmp_path: Path, arch: str, prefix: str) -> None:
     """Random weights of the full size, in a checkpoint of weights alone, through to the areas of an image."""
+    if arch == "unext101" and usable_bytes() < UNEXT101_BYTES:
+        pytest.skip("UneXt101 at its full size needs a machine with 48 GiB to be converted")
     torch.manual_seed(0)
     path = tmp_path / "weights.pth"
     model = network(arch)

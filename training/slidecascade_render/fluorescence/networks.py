@@ -72,6 +72,7 @@ class Network:
         Raises:
             InvalidRequestError: the graph rejects them.
         """
+        forbid_telemetry()
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
         try:

@@ -23,6 +23,7 @@ from slidecascade.errors import ModelPackageError
 from slidecascade.heads.head import SegmenterOptions
 from slidecascade.models.spec import ModelClass, SegmenterSpec, TrainingData
 from slidecascade.models.tensors import InputSpec
+from slidecascade.privacy import forbid_telemetry
 from slidecascade_convert.modelcard import Card, table
 from slidecascade_convert.package import ServedGraph
 from slidecascade_evaluation import dsb2018
@@ -98,6 +99,7 @@ def served_graph(network: FluorescenceNetwork, head: str, gain: float = 1.0) -> 
     Raises:
         ModelPackageError: it differs from the network by more than half precision explains.
     """
+    forbid_telemetry()
     import onnx
     import onnxruntime
 
