@@ -17,7 +17,7 @@ from slidecascade.errors import SettingsError
 
 
 class Clock:
-    """Goes when it is told to."""
+    """Advances when the test sets it."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -22,7 +22,7 @@ from slidecascade.errors import NotReadyError, SettingsError, UnauthenticatedErr
 
 
 class Clock:
-    """Goes when it is told to."""
+    """Advances when the test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0

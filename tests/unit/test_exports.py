@@ -289,7 +289,7 @@ def test_geojson_alone_gives_the_same_shapes(results: Path, tmp_path: Path) -> N
 
 
 def test_without_geojson_classes_have_distinct_colours(results: Path, tmp_path: Path) -> None:
-    """Parquet states no colours: classes are told apart by those of a palette."""
+    """Parquet states no colours: classes get those of a palette."""
     (results / "cells.geojson.gz").unlink()
     document = orjson.loads(export(results, "dsa", tmp_path / "a.json").read_bytes())
     seen = {item["properties"]["group"]: item["properties"]["lineColor"] for item in document["features"]}

@@ -109,7 +109,7 @@ def test_cells_beyond_the_region_do_no_harm() -> None:
 
 
 def test_an_array_that_is_not_a_picture_of_the_region_is_refused() -> None:
-    """Grey, float and wrongly sized arrays are told apart from RGB of the region."""
+    """Grey, float and wrongly sized arrays are distinguished from RGB of the region."""
     analysis = make_analysis(1)
     image = background(analysis)
 

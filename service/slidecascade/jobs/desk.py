@@ -371,7 +371,7 @@ def _theirs(opened: _Open, job: str, caller: Caller) -> JobRecord:
     """The job, when the caller may see it.
 
     Raises:
-        UnknownJobError: there is none, or it is not the caller's; the two cannot be told apart.
+        UnknownJobError: there is none, or it is not the caller's; the two are reported alike.
     """
     record = opened.records.get(job)
     if record.owner != caller.name and not caller.sees_all:
