@@ -19,8 +19,8 @@ from slidecascade.areas.sink import AreasSink, joined
 from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
-from slidecascade.jobs.onetile import SUFFIX, OneTileSink, write_files
-from slidecascade.jobs.parts import FieldReport, unreadable
+from slidecascade.jobs.onetile import OneTileSink, decoded, write_files
+from slidecascade.jobs.parts import FieldReport
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
 from slidecascade.outputs.areas.encoders import MASK, RLE, files
 from slidecascade.outputs.areas.rle import rle_csv
@@ -87,15 +87,8 @@ class AreasSurvey(Survey):
         return OneTileSink(field, region=region, parts=self.parts, encode=encode)
 
     def part(self, index: int) -> AreasTileResult:
-        """What a field gave.
-
-        Raises:
-            UnreadablePartError: the part is gone or damaged.
-        """
-        try:
-            return npz.decode(self.parts.path(index, SUFFIX).read_bytes())
-        except (ValueError, OSError) as error:
-            raise unreadable(index) from error
+        """What a field gave; raises UnreadablePartError."""
+        return decoded(self.parts, index, npz.decode)
 
     def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> AreasResults:
         return AreasResults(self, reports, seconds=seconds)

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
-from slidecascade.jobs.parts import FieldReport, Parts, failure_records
+from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gzipped
@@ -53,6 +53,18 @@ class OneTileSink(Generic[T]):
             seconds=dict(seconds),
         )
         return self._parts.keep(report, {SUFFIX: part})
+
+
+def decoded(parts: Parts, index: int, decode: Callable[[bytes], T]) -> T:
+    """What a field gave.
+
+    Raises:
+        UnreadablePartError: the part is gone or damaged.
+    """
+    try:
+        return decode(parts.path(index, SUFFIX).read_bytes())
+    except (ValueError, OSError) as error:
+        raise unreadable(index) from error
 
 
 def write_files(folder: Path, made: Files, *, outputs: Container[str], own: Mapping[str, str], gzip: bool) -> None:

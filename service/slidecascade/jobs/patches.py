@@ -17,8 +17,8 @@ import numpy as np
 from slidecascade.errors import ModelFailedError
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
-from slidecascade.jobs.onetile import SUFFIX, OneTileSink, write_files
-from slidecascade.jobs.parts import FieldReport, unreadable
+from slidecascade.jobs.onetile import OneTileSink, decoded, write_files
+from slidecascade.jobs.parts import FieldReport
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
@@ -88,15 +88,8 @@ class PatchesSurvey(Survey):
         return OneTileSink(field, region=region, parts=self.parts, encode=encode)
 
     def part(self, index: int) -> PatchesTileResult:
-        """What a field gave.
-
-        Raises:
-            UnreadablePartError: the part is gone or damaged.
-        """
-        try:
-            return npz.decode(self.parts.path(index, SUFFIX).read_bytes())
-        except (ValueError, OSError) as error:
-            raise unreadable(index) from error
+        """What a field gave; raises UnreadablePartError."""
+        return decoded(self.parts, index, npz.decode)
 
     def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> PatchesResults:
         return PatchesResults(self, reports, seconds=seconds)
