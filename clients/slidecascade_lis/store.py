@@ -1,7 +1,5 @@
-"""What the bridge must not lose: messages, orders and the outbox. The only importer of SQLAlchemy here.
-
-SQLite in one file (WAL, ``synchronous=FULL``: a commit returns after fsync), or Postgres. The methods of `Change`
-are parts of one transaction.
+"""What the bridge must not lose: messages, orders and the outbox. The methods of `Change` are parts of one
+transaction.
 """
 
 from __future__ import annotations
@@ -10,69 +8,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 
 from slidecascade.errors import SlideCascadeError
+from slidecascade_lis.database import MESSAGES, METADATA, ORDERS, OUTBOX, open_engine
 from slidecascade_lis.orders import Analysis
 from slidecascade_lis.records import ACTIVE, MessageRecord, OrderRecord, OrderState, Outgoing, Taken, Undelivered
-
-_METADATA: Final = sa.MetaData()
-_MESSAGES: Final = sa.Table(
-    "slidecascade_lis_messages",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("sender", sa.String(500), nullable=False),
-    sa.Column("control_id", sa.String(200), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("accepted", sa.Boolean, nullable=False),
-    sa.Column("received_at", sa.Float, nullable=False, index=True),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("reply", sa.Text, nullable=False),
-    sa.UniqueConstraint("sender", "control_id"),
-)
-_ORDERS: Final = sa.Table(
-    "slidecascade_lis_orders",
-    _METADATA,
-    sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("message_id", sa.String(36), nullable=False, index=True),
-    sa.Column("sender", sa.String(500), nullable=False),
-    sa.Column("placer", sa.String(200), nullable=False),
-    sa.Column("receiver", sa.String(100), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("priority", sa.Integer, nullable=False),
-    sa.Column("analysis", sa.Text, nullable=False),
-    sa.Column("context", sa.Text, nullable=False),
-    sa.Column("processing", sa.String(3), nullable=False),
-    sa.Column("job_id", sa.String(64)),
-    sa.Column("stop", sa.Boolean, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_at", sa.Float, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("ended_at", sa.Float, index=True),
-    sa.Index("ix_slidecascade_lis_orders_placer", "sender", "placer"),
-)
-_OUTBOX: Final = sa.Table(
-    "slidecascade_lis_outbox",
-    _METADATA,
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("control_id", sa.String(20), nullable=False, unique=True),
-    sa.Column("message_id", sa.String(36), nullable=False, index=True),
-    sa.Column("order_id", sa.String(36), index=True),
-    sa.Column("receiver", sa.String(100), nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_at", sa.Float, nullable=False),
-    sa.Column("created_at", sa.Float, nullable=False),
-    sa.Column("reason", sa.String(200)),
-    sa.Index("ix_slidecascade_lis_outbox_next", "receiver", "state", "position"),
-    sqlite_autoincrement=True,
-)
 
 
 class UnavailableStoreError(SlideCascadeError):
@@ -91,7 +35,7 @@ class Store:
     def __init__(self, database: str, *, busy_timeout_s: float = 10.0) -> None:
         self._turn = threading.Lock()
         """SQLite has one writer: waiting here is faster than its own polling."""
-        self._engine = _open(database, busy_timeout_s)
+        self._engine = open_engine(database, busy_timeout_s)
         with self.transaction() as change:
             change.make_tables()
 
@@ -128,7 +72,7 @@ class Change:
             self._connection.dialect.name == "postgresql"
         ):  # two processes that start together must not both make them
             self._connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305813)"))
-        _METADATA.create_all(self._connection)
+        METADATA.create_all(self._connection)
 
     def lock_sender(self, sender: str) -> None:
         """Let other bridges on the same Postgres wait with messages of `sender`; SQLite has one writer anyway."""
@@ -139,25 +83,25 @@ class Change:
 
     def known(self, sender: str, control_id: str) -> MessageRecord | None:
         """The message that `sender` sent with this control id."""
-        where = (_MESSAGES.c.sender == sender) & (_MESSAGES.c.control_id == control_id)
-        row = self._connection.execute(sa.select(_MESSAGES).where(where)).one_or_none()
+        where = (MESSAGES.c.sender == sender) & (MESSAGES.c.control_id == control_id)
+        row = self._connection.execute(sa.select(MESSAGES).where(where)).one_or_none()
         return None if row is None else _message(row)
 
     def message(self, message_id: str) -> MessageRecord | None:
-        row = self._connection.execute(sa.select(_MESSAGES).where(_MESSAGES.c.id == message_id)).one_or_none()
+        row = self._connection.execute(sa.select(MESSAGES).where(MESSAGES.c.id == message_id)).one_or_none()
         return None if row is None else _message(row)
 
     def messages(self, *, limit: int) -> tuple[MessageRecord, ...]:
         """The newest first."""
-        rows = self._connection.execute(sa.select(_MESSAGES).order_by(_MESSAGES.c.received_at.desc()).limit(limit))
+        rows = self._connection.execute(sa.select(MESSAGES).order_by(MESSAGES.c.received_at.desc()).limit(limit))
         return tuple(map(_message, rows))
 
     def put_message(self, taken: Taken, *, accepted: bool, reply: str) -> None:
         """Keep a message and its reply, in place of a rejected one with the same control id."""
-        where = (_MESSAGES.c.sender == taken.sender) & (_MESSAGES.c.control_id == taken.control_id)
-        self._connection.execute(sa.delete(_MESSAGES).where(where, _MESSAGES.c.accepted.is_(False)))
+        where = (MESSAGES.c.sender == taken.sender) & (MESSAGES.c.control_id == taken.control_id)
+        self._connection.execute(sa.delete(MESSAGES).where(where, MESSAGES.c.accepted.is_(False)))
         self._connection.execute(
-            sa.insert(_MESSAGES).values(
+            sa.insert(MESSAGES).values(
                 id=taken.id,
                 sender=taken.sender,
                 control_id=taken.control_id,
@@ -172,7 +116,7 @@ class Change:
 
     def add_order(self, order: OrderRecord) -> None:
         self._connection.execute(
-            sa.insert(_ORDERS).values(
+            sa.insert(ORDERS).values(
                 id=order.id,
                 message_id=order.message_id,
                 sender=order.sender,
@@ -193,39 +137,39 @@ class Change:
 
     def orders_of(self, sender: str, placer: str) -> tuple[OrderRecord, ...]:
         """All that a sender ordered with a number, the oldest first."""
-        return self._orders((_ORDERS.c.sender == sender) & (_ORDERS.c.placer == placer))
+        return self._orders((ORDERS.c.sender == sender) & (ORDERS.c.placer == placer))
 
     def orders_in(self, message_id: str) -> tuple[OrderRecord, ...]:
-        return self._orders(_ORDERS.c.message_id == message_id)
+        return self._orders(ORDERS.c.message_id == message_id)
 
     def order(self, order_id: str) -> OrderRecord | None:
-        return next(iter(self._orders(_ORDERS.c.id == order_id)), None)
+        return next(iter(self._orders(ORDERS.c.id == order_id)), None)
 
     def due(self, *, limit: int) -> tuple[OrderRecord, ...]:
         """Orders to submit now, the greatest priority, then the oldest, first. From now on the service may have
         their jobs."""
         wanted = (
-            sa.select(_ORDERS)
-            .where(_ORDERS.c.state.in_(("accepted", "submitting")), _ORDERS.c.next_at <= time.time())
-            .order_by(_ORDERS.c.priority.desc(), _ORDERS.c.created_at)
+            sa.select(ORDERS)
+            .where(ORDERS.c.state.in_(("accepted", "submitting")), ORDERS.c.next_at <= time.time())
+            .order_by(ORDERS.c.priority.desc(), ORDERS.c.created_at)
             .limit(limit)
         )
         orders = tuple(map(_order, self._connection.execute(wanted)))
         new = [order.id for order in orders if order.state == "accepted"]
         if new:
-            self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.id.in_(new)).values(state="submitting"))
+            self._connection.execute(sa.update(ORDERS).where(ORDERS.c.id.in_(new)).values(state="submitting"))
         return orders
 
     def has_due(self) -> bool:
-        waiting = _ORDERS.c.state.in_(("accepted", "submitting")) & (_ORDERS.c.next_at <= time.time())
-        return self._connection.execute(sa.select(_ORDERS.c.id).where(waiting).limit(1)).first() is not None
+        waiting = ORDERS.c.state.in_(("accepted", "submitting")) & (ORDERS.c.next_at <= time.time())
+        return self._connection.execute(sa.select(ORDERS.c.id).where(waiting).limit(1)).first() is not None
 
     def submitted(self) -> tuple[OrderRecord, ...]:
-        return self._orders(_ORDERS.c.state == "submitted")
+        return self._orders(ORDERS.c.state == "submitted")
 
     def to_stop(self) -> tuple[OrderRecord, ...]:
         """Cancelled orders whose jobs have to be cancelled."""
-        return self._orders(_ORDERS.c.stop.is_(True))
+        return self._orders(ORDERS.c.stop.is_(True))
 
     def set_job(self, order_id: str, job_id: str) -> bool:
         """The service has the job; False if the order was cancelled meanwhile, which keeps the job's id."""
@@ -236,7 +180,7 @@ class Change:
 
     def postpone(self, order_id: str, *, next_at: float) -> None:
         """Try an order that could not be submitted again at a time."""
-        self._update(order_id, ACTIVE, next_at=next_at, attempts=_ORDERS.c.attempts + 1)
+        self._update(order_id, ACTIVE, next_at=next_at, attempts=ORDERS.c.attempts + 1)
 
     def end_order(self, order_id: str, state: OrderState, *, stop: bool = False) -> bool:
         """An order ends; False where it has ended before. `stop`: its job has to be cancelled."""
@@ -244,13 +188,13 @@ class Change:
 
     def stopped(self, order_id: str) -> None:
         """Nothing is left to cancel on the service."""
-        self._connection.execute(sa.update(_ORDERS).where(_ORDERS.c.id == order_id).values(stop=False))
+        self._connection.execute(sa.update(ORDERS).where(ORDERS.c.id == order_id).values(stop=False))
 
     def put_outgoing(self, outgoing: Sequence[Outgoing]) -> None:
         """Append to the outbox."""
         for one in outgoing:
             self._connection.execute(
-                sa.insert(_OUTBOX).values(
+                sa.insert(OUTBOX).values(
                     control_id=one.control_id,
                     message_id=one.message_id,
                     order_id=one.order_id,
@@ -266,9 +210,9 @@ class Change:
     def next_undelivered(self, receiver: str) -> Undelivered | None:
         """The oldest message for a receiver, which has to be delivered before all others."""
         wanted = (
-            sa.select(_OUTBOX)
-            .where(_OUTBOX.c.receiver == receiver, _OUTBOX.c.state == "pending")
-            .order_by(_OUTBOX.c.position)
+            sa.select(OUTBOX)
+            .where(OUTBOX.c.receiver == receiver, OUTBOX.c.state == "pending")
+            .order_by(OUTBOX.c.position)
             .limit(1)
         )
         row = self._connection.execute(wanted).one_or_none()
@@ -276,32 +220,32 @@ class Change:
 
     def outgoing(self, *, message_id: str | None = None, states: Sequence[str] = ()) -> tuple[Undelivered, ...]:
         """Messages of the outbox, the oldest first."""
-        wanted = sa.select(_OUTBOX).order_by(_OUTBOX.c.position)
+        wanted = sa.select(OUTBOX).order_by(OUTBOX.c.position)
         if message_id is not None:
-            wanted = wanted.where(_OUTBOX.c.message_id == message_id)
+            wanted = wanted.where(OUTBOX.c.message_id == message_id)
         if states:
-            wanted = wanted.where(_OUTBOX.c.state.in_(states))
+            wanted = wanted.where(OUTBOX.c.state.in_(states))
         return tuple(map(_undelivered, self._connection.execute(wanted)))
 
     def delivered(self, position: int) -> None:
-        self._set_outgoing(position, state="delivered", reason=None, attempts=_OUTBOX.c.attempts + 1)
+        self._set_outgoing(position, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)
 
     def not_delivered(self, position: int, *, next_at: float, reason: str) -> None:
-        self._set_outgoing(position, next_at=next_at, reason=reason, attempts=_OUTBOX.c.attempts + 1)
+        self._set_outgoing(position, next_at=next_at, reason=reason, attempts=OUTBOX.c.attempts + 1)
 
     def dead(self, position: int, *, reason: str) -> None:
         """Give a message up; it is listed until it is sent again."""
-        self._set_outgoing(position, state="dead", reason=reason, attempts=_OUTBOX.c.attempts + 1)
+        self._set_outgoing(position, state="dead", reason=reason, attempts=OUTBOX.c.attempts + 1)
 
     def resend(self, identifier: str) -> int:
         """Queue answers again, by control id or by the id of their message or order; the number of them."""
         found = sa.or_(
-            _OUTBOX.c.control_id == identifier,
-            _OUTBOX.c.message_id == identifier,
-            _OUTBOX.c.order_id == identifier,
+            OUTBOX.c.control_id == identifier,
+            OUTBOX.c.message_id == identifier,
+            OUTBOX.c.order_id == identifier,
         )
         changed = self._connection.execute(
-            sa.update(_OUTBOX)
+            sa.update(OUTBOX)
             .where(found)
             .values(state="pending", attempts=0, next_at=0.0, reason=None, created_at=time.time())
         )
@@ -310,54 +254,29 @@ class Change:
     def forget(self, *, before: float) -> int:
         """Delete messages received before a time, unless an order or answer of them is not finished."""
         unfinished = sa.union_all(
-            sa.select(_ORDERS.c.message_id).where(sa.or_(_ORDERS.c.state.in_(ACTIVE), _ORDERS.c.stop.is_(True))),
-            sa.select(_OUTBOX.c.message_id).where(_OUTBOX.c.state != "delivered"),
+            sa.select(ORDERS.c.message_id).where(sa.or_(ORDERS.c.state.in_(ACTIVE), ORDERS.c.stop.is_(True))),
+            sa.select(OUTBOX.c.message_id).where(OUTBOX.c.state != "delivered"),
         )
-        old = sa.select(_MESSAGES.c.id).where(_MESSAGES.c.received_at < before, _MESSAGES.c.id.not_in(unfinished))
+        old = sa.select(MESSAGES.c.id).where(MESSAGES.c.received_at < before, MESSAGES.c.id.not_in(unfinished))
         ids = list(self._connection.scalars(old.limit(500)))
         for table, column in (
-            (_OUTBOX, _OUTBOX.c.message_id),
-            (_ORDERS, _ORDERS.c.message_id),
-            (_MESSAGES, _MESSAGES.c.id),
+            (OUTBOX, OUTBOX.c.message_id),
+            (ORDERS, ORDERS.c.message_id),
+            (MESSAGES, MESSAGES.c.id),
         ):
             self._connection.execute(sa.delete(table).where(column.in_(ids)))
         return len(ids)
 
     def _orders(self, where: sa.ColumnElement[bool]) -> tuple[OrderRecord, ...]:
-        rows = self._connection.execute(sa.select(_ORDERS).where(where).order_by(_ORDERS.c.created_at))
+        rows = self._connection.execute(sa.select(ORDERS).where(where).order_by(ORDERS.c.created_at))
         return tuple(map(_order, rows))
 
     def _update(self, order_id: str, states: Sequence[str], **values: object) -> bool:
-        where = (_ORDERS.c.id == order_id) & _ORDERS.c.state.in_(states)
-        return self._connection.execute(sa.update(_ORDERS).where(where).values(values)).rowcount == 1
+        where = (ORDERS.c.id == order_id) & ORDERS.c.state.in_(states)
+        return self._connection.execute(sa.update(ORDERS).where(where).values(values)).rowcount == 1
 
     def _set_outgoing(self, position: int, **values: object) -> None:
-        self._connection.execute(sa.update(_OUTBOX).where(_OUTBOX.c.position == position).values(values))
-
-
-def _open(database: str, busy_timeout_s: float) -> sa.Engine:
-    if "://" in database:
-        return sa.create_engine(database, pool_pre_ping=True)
-    path = Path(database)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    engine = sa.create_engine(
-        f"sqlite:///{path}",
-        connect_args={"timeout": busy_timeout_s, "check_same_thread": False, "isolation_level": None},
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A transaction that reads first and then waits for the writer's lock would fail.
-        reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
+        self._connection.execute(sa.update(OUTBOX).where(OUTBOX.c.position == position).values(values))
 
 
 def _message(row: Any) -> MessageRecord:
