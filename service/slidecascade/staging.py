@@ -76,6 +76,15 @@ def write_files(folder: Path, files: Mapping[str, bytes | Iterable[bytes]]) -> N
                 part.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes have left half written by `write_files` in `folder`, not below it.
+
+    A process that still writes there fails with UnwritableOutputError.
+    """
+    for left in folder.glob(".*.partial-*"):
+        left.unlink(missing_ok=True)
+
+
 @contextmanager
 def staged_folder(folder: Path, *, replace: bool = False, is_durable: bool = True) -> Iterator[Path]:
     """A temporary folder that replaces `folder` when the block succeeds, and is removed when it fails.

@@ -256,6 +256,19 @@ def test_a_part_that_is_damaged_on_the_disk_is_made_again(
     succeeded(fleet, job, expected)
 
 
+def test_what_a_killed_worker_left_half_written_is_removed(fleet: Fleet, expected: list[bytes]) -> None:
+    """A part, a result and a heatmap, each under its temporary name: none is there when the job has succeeded."""
+    worker = fleet.start(held=True)
+    job = fleet.submit()
+    wait_for(lambda: bool(worker.begun()), "a field", log=worker.log)
+    for name in ("parts/.00003.parquet", "results/.cells.geojson.gz", "results/heatmaps/.nuclei.png"):
+        path = fleet.jobs / job / f"{name}.partial-1"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    worker.release()
+    succeeded(fleet, job, expected)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB in memory; skipped where none can be mounted."""

@@ -212,10 +212,11 @@ def test_a_second_signal_ends_the_process_immediately(
 
 STUCK = """
 import sys, time
-import slidecascade.analysis.analyser
+from slidecascade.analysis import preparation
 from slidecascade.cli import main
 
-slidecascade.analysis.analyser.open_image = lambda *_, **__: time.sleep(1000)
+assert preparation.open_image
+preparation.open_image = lambda *_, **__: time.sleep(1000)
 sys.exit(main(["serve", "--port", sys.argv[1]]))
 """
 

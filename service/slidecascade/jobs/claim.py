@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slidecascade.errors import UnwritableOutputError
-from slidecascade.staging import make_folder, writing_to
+from slidecascade.staging import make_folder, remove_partial_files, writing_to
 
 
 @contextmanager
@@ -33,9 +33,8 @@ def claimed(folder: Path) -> Iterator[Path]:
             raise UnwritableOutputError(
                 f"Another process is writing results to {folder.parent}: wait for it, or choose another folder."
             ) from error
-        for pattern in (".*.partial-*", "heatmaps/.*.partial-*"):
-            for left in folder.parent.glob(pattern):
-                left.unlink(missing_ok=True)
+        remove_partial_files(folder.parent)
+        remove_partial_files(folder.parent / "heatmaps")
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
     finally:

@@ -30,7 +30,7 @@ from slidecascade.jobs.survey import Results
 from slidecascade.jobs.uploads import Upload, stored
 from slidecascade.outputs.cells import geojson, geoparquet
 from slidecascade.slides.upload import RegionImage
-from slidecascade.staging import make_folder, write_file
+from slidecascade.staging import make_folder, remove_partial_files, write_file
 from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
 MEDIA_TYPES: Final[Mapping[str, str]] = {
@@ -122,7 +122,7 @@ class Folders:
         return stored(self.of(record.id)) if record.is_upload else None
 
     def write_results(self, record: JobRecord, results: Results, task: RegionTask) -> None:
-        """The files that the job asks for."""
+        """Write the files that the job asks for, and remove what killed workers have left half written."""
         analysis = results.analysis
         if isinstance(results, Collection):
             with task.open_source() as source:
@@ -135,6 +135,8 @@ class Folders:
         )
         if isinstance(analysis, Analysis):
             write_file(self.of(record.id) / frame.NAME, frame.Frame.of(analysis).encode())
+        for folder, _, _ in os.walk(self.of(record.id)):  # workers may have died in any of them
+            remove_partial_files(Path(folder))
 
     def cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
         """The cells of a finished job whose bounding boxes meet `box` (level-0 pixels), as GeoJSON.
