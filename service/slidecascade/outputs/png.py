@@ -1,7 +1,7 @@
 """Arrays as PNG bytes.
 
-Rows are filtered with ``Up`` and deflated by ISA-L, which takes a fifth of the time that OpenCV takes for the overlay
-of a slide, and half the bytes.
+Rows are filtered with ``Up`` and deflated by ISA-L, which takes a fifth of the time that OpenCV takes for the
+overlay of a slide, and half the bytes.
 """
 
 from __future__ import annotations
