@@ -118,7 +118,8 @@ class Foreman:
         control.check()
         seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
         self._folders.write_results(record, survey.collect(reports, seconds=seconds), survey.task)
-        if self._records.end(record.id, record.attempt, "succeeded"):
+        has_cells = self._folders.has_cells(record.id)
+        if self._records.end(record.id, record.attempt, "succeeded", has_cells=has_cells):
             LOG.info("job succeeded", extra={"fields": {"job": record.id, "fields": len(reports)}})
 
     @contextmanager
