@@ -30,7 +30,7 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
 from slidecascade.runners.choice import open_runner
-from slidecascade.runners.runner import Runner, Unobserved
+from slidecascade.runners.runner import Runner, Unobserved, trim
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
@@ -76,6 +76,9 @@ class Timed:
             seconds = time.thread_time() - started
             with self._lock:
                 self.cpu_s += seconds
+
+    def trim(self) -> None:
+        trim(self._runner)
 
     def close(self) -> None:
         self._runner.close()

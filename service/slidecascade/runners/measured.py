@@ -6,7 +6,7 @@ import time
 
 from slidecascade.cancellation import Control
 from slidecascade.models.tensors import Tensors, batch_of
-from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound, trim
 
 
 class MeasuredRunner:
@@ -34,6 +34,9 @@ class MeasuredRunner:
     def check_ready(self) -> None:
         if isinstance(self._runner, RemoteRunner):
             self._runner.check_ready()
+
+    def trim(self) -> None:
+        trim(self._runner)
 
     def close(self) -> None:
         if self._owned:
