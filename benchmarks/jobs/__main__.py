@@ -27,6 +27,8 @@ from benchmarks.jobs.slides import write
 PARTS: Final = ("jobs", "cells", "checkpoints", "resume", "workers", "people")
 SIDES: Final = (4096, 8192, 16384)
 FULL_SIDES: Final = (10240, 20480, 40960)
+_MIDDLE_PX: Final = 16384
+"""Side of a slide of four fields: `nash` looks for cells at half the resolution, and a field has 4096 px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
     parser.add_argument("--full", action="store_true", help="slides of 0.1, 0.4 and 1.7 gigapixels")
     parser.add_argument("--sides", type=int, nargs="+", help="sides of the slides in px")
-    parser.add_argument("--middle", type=int, help="side of the slide of the other parts (default: the second)")
+    parser.add_argument(
+        "--middle",
+        type=int,
+        help="side of the slide of the other parts (default: the first of four fields or more)",
+    )
     parser.add_argument("--field-tiles", type=int, default=4, help="tiles of a field each way")
     parser.add_argument("--rounds", type=int, default=1, help="of the slides")
     parser.add_argument("--people-rounds", type=int, default=2)
@@ -101,7 +107,7 @@ def main() -> int:
     sides = options.sides or (FULL_SIDES if options.full else SIDES)
     choice = Choice(
         sides=sides,
-        middle_px=options.middle or sorted(sides)[len(sides) // 2],
+        middle_px=options.middle or next((side for side in sorted(sides) if side >= _MIDDLE_PX), max(sides)),
         rounds=options.rounds,
         field_tiles=options.field_tiles,
         people_rounds=options.people_rounds,

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import random
-import signal
 import sqlite3
-import time
 import zipfile
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -399,35 +395,6 @@ def test_a_second_process_cannot_use_the_folder(start_jobs: Callable[..., Server
     with pytest.raises(AssertionError):
         start_jobs(tmp_path / "jobs")
     assert first.stop() == 0
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_at_any_moment_loses_nothing(
-    start_jobs: Callable[..., Server], jobs_server: Server, tmp_path: Path, seed: int
-) -> None:
-    """Killed again and again at random moments, from the first answer on: one result, the region's features."""
-    rng = random.Random(seed)  # noqa: S311  # moments, not secrets
-    server = start_jobs(tmp_path / "jobs")
-    job = submit(server, key="once")["id"]
-    folder = tmp_path / "jobs" / job / "parts"
-    for kill in range(4):
-        wanted = len(list(folder.glob("0*.json"))) + (rng.randint(0, 1) if kill else 0)
-        ends_at = time.monotonic() + LIMIT_S
-        while len(list(folder.glob("0*.json"))) < wanted and time.monotonic() < ends_at:
-            if show(server, job)["finished_at"] is not None:
-                break
-        with suppress(Exception):
-            server.process.wait(rng.uniform(0, 0.3))
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait()
-        server = start_jobs(tmp_path / "jobs")
-        assert submit(server, key="once")["id"] == job
-    reported = ended(server, job)
-    assert reported["status"] == "succeeded", reported
-    assert len(httpx.get(f"{server.url}/v1/jobs").json()["jobs"]) == 1
-    answer = httpx.get(f"{server.url}/v1/jobs/{job}/result", headers=GEOJSON, timeout=30)
-    assert features(answer.content) == region_features(jobs_server)
-    assert server.stop() == 0
 
 
 def test_a_stop_in_order_leaves_the_work_to_the_next_process(
