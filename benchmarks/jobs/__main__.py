@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument(
         "--middle",
         type=int,
-        help="side of the slide of the other parts (default: the first of four fields or more)",
+        help="side of the slide of the other parts, in px",
     )
     parser.add_argument("--field-tiles", type=int, default=4, help="tiles of a field each way")
     parser.add_argument("--rounds", type=int, default=1, help="of the slides")
