@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 import toy_models
 from slidecascade.cli import main
 from slidecascade.errors import ModelFailedError, ModelPackageError
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import load_package
-from slidecascade.models.tensors import batch_of
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner
 from slidecascade.runners.local import LocalRunner
