@@ -99,7 +99,7 @@ def _analyse_fields(
     """Analyse by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
-        results = _results(open_survey(analyser, task, state / "parts"))
+        results = _results(analyser, open_survey(analyser, task, state / "parts"))
         damaged = bool(results.analysis.tiles.failed)
         results.write(
             arguments.out,
