@@ -107,7 +107,7 @@ def main() -> int:
     sides = options.sides or (FULL_SIDES if options.full else SIDES)
     choice = Choice(
         sides=sides,
-        middle_px=options.middle or next((side for side in sorted(sides) if side >= _MIDDLE_PX), max(sides)),
+        middle_px=options.middle or min(_MIDDLE_PX, max(sides)),
         rounds=options.rounds,
         field_tiles=options.field_tiles,
         people_rounds=options.people_rounds,
