@@ -43,7 +43,7 @@ def databases() -> Iterator[Callable[[], str] | None]:
 
     run("initdb", "-D", str(folder / "data"), "-U", _USER, "--auth=trust", "-E", "UTF8")
     command = [
-        programs / "postgres",
+        str(programs / "postgres"),
         "-D",
         str(folder / "data"),
         "-k",
