@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--field-tiles", type=int, default=FIELD_TILES, help="tiles of a field each way")
     options = parser.parse_args()
-    sys.meta_path.insert(0, WithoutPandas())  # type: ignore[arg-type]  # typeshed asks for a loader's spec
+    sys.meta_path.insert(0, WithoutPandas())
     print(json.dumps(asdict(measure(options.slide, threads=options.threads, field_tiles=options.field_tiles))))
     return 0
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 import gated
-from fleet import FIELDS, MPP, features, undisturbed
+from fleet import FIELDS, features, undisturbed
 from fleet import SLIDE as LONG
-from long_slide import write_long_slide
+from long_slide import MPP, write_long_slide
 from served_jobs import GEOJSON, problem, show, succeeded
 from served_process import Server, free_port, launch
 from toy_pipeline import ToyPipeline
