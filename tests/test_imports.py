@@ -49,6 +49,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.rings",
             "slidecascade_client",
             "slidecascade.access",
+            "slidecascade.fhir",
         }
     ),
     frozenset(

@@ -10,7 +10,7 @@ from typing import Final
 from slidecascade.errors import MissingExtraError, UnusableDataError
 from slidecascade.exports.annotationxml import aperio, asap
 from slidecascade.exports.dsa import dsa
-from slidecascade.exports.fhir import fhir
+from slidecascade.exports.fhir import fhir, store_bundle
 from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
 from slidecascade.exports.inputs import Inputs
 from slidecascade.outputs.gzipped import gzipped
@@ -25,10 +25,12 @@ class Format:
     Attributes:
         write: the file's bytes, in pieces.
         needs: names of the result's files that it is made from, where they exist (also with ``.gz``).
+        send: stores a written file on a server that the caller names; returns its address.
     """
 
     write: Callable[[ResultFolder, Inputs], Iterator[bytes]]
     needs: tuple[str, ...]
+    send: Callable[[Path, Inputs, str], str] | None = None
 
 
 def write(folder: ResultFolder, form: Format, inputs: Inputs, target: Path) -> Iterator[bytes]:
@@ -83,5 +85,5 @@ FORMATS: Final = {
     "parquet": Format(_parquet, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
     "dicom-ann": Format(_dicom_ann, _OUTLINES),
-    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON)),
+    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON), store_bundle),
 }
