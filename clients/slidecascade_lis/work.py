@@ -18,9 +18,12 @@ from slidecascade_client import (
     UnknownJobError,
     UnknownSlideError,
 )
+from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig
+from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
+from slidecascade_lis.pictures import picture_of
 from slidecascade_lis.records import OrderRecord, OrderState
-from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+from slidecascade_lis.results import result_messages
 from slidecascade_lis.store import Change, Store, UnavailableStoreError
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -41,10 +44,17 @@ class Work:
     """
 
     def __init__(
-        self, config: LisConfig, store: Store, client: AsyncClient, *, answered: Callable[[], None]
+        self,
+        config: LisConfig,
+        store: Store,
+        commits: Commits,
+        client: AsyncClient,
+        *,
+        answered: Callable[[], None],
     ) -> None:
         self._config = config
         self._store = store
+        self._commits = commits
         self._client = client
         self._answered = answered
         self._wake = asyncio.Event()
@@ -69,14 +79,15 @@ class Work:
         await self._each(self._stop, to_stop)
         await self._each(self._follow, running)
         if has_due:
-            await self._each(self._submit, await asyncio.to_thread(self._due))
+            await self._each(self._submit, await self._commits.make(self._due))
         await asyncio.to_thread(self._clean)
 
     async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
         """Ask the service about all orders at once, and store what came of it in one transaction."""
         steps = await asyncio.gather(*(self._guarded(act, order) for order in orders))
         if any(steps):
-            await asyncio.to_thread(self._store_all, [step for step in steps if step is not None])
+            made = [step for step in steps if step is not None]
+            await self._commits.make(lambda change: [step(change) for step in made])
             self._answered()
 
     async def _guarded(self, act: Act, order: OrderRecord) -> Step | None:
@@ -108,7 +119,9 @@ class Work:
         try:
             job = await self._client.job(order.job_id or "")
             if job.status == "succeeded":
-                return self._end(order, "succeeded", succeeded(await job.summary(), job.id))
+                wanted = self._config.results.picture
+                picture = None if wanted is None else await picture_of(job, wanted)
+                return self._end(order, "succeeded", succeeded(await job.summary(), job.id, picture))
             if job.status == "failed":
                 problem = job.info.error
                 cause = problem.detail if problem else "The service reported no cause."
@@ -170,19 +183,13 @@ class Work:
         LOG.info("order ends", extra={"fields": {"order_id": order.id, "state": state}})
         return end
 
-    def _store_all(self, steps: Sequence[Step]) -> None:
-        with self._store.transaction() as change:
-            for step in steps:
-                step(change)
-
     def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...], bool]:
         with self._store.snapshot() as change:
             return change.to_stop(), change.submitted(), change.has_due()
 
-    def _due(self) -> tuple[OrderRecord, ...]:
-        with self._store.transaction() as change:
-            free = self._config.service.max_jobs - len(change.submitted())
-            return change.due(limit=free) if free > 0 else ()
+    def _due(self, change: Change) -> tuple[OrderRecord, ...]:
+        free = self._config.service.max_jobs - len(change.submitted())
+        return change.due(limit=free) if free > 0 else ()
 
     def _clean(self) -> None:
         days = self._config.store.keep_days

@@ -53,6 +53,12 @@ class FhirRejectedError(SlideCascadeError):
         self.reason = reason
 
 
+class FhirDeniedError(FhirRejectedError):
+    """The server does not accept the token."""
+
+    problem, title = "fhir-denied", "FHIR server denies access"
+
+
 class FhirClient:
     """Requests to one server; each is made once. Redirects are not followed: the token is for this server only."""
 
@@ -125,6 +131,8 @@ class FhirClient:
             raise FhirUnavailableError(type(error).__name__) from None  # its text may hold the address
         if answer.status_code in _AGAIN:
             raise FhirUnavailableError(f"status {answer.status_code}", _retry_after_s(answer))
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise FhirDeniedError(f"status {answer.status_code}")
         if answer.status_code != httpx.codes.OK:
             raise FhirRejectedError(f"status {answer.status_code}")
         try:
