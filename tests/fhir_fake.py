@@ -1,5 +1,5 @@
-"""A fake FHIR server over HTTP: transactions with ``ifNoneExist``, searches of ServiceRequests by page. It stands in
-for a real server, of which none installs here: what it accepts is what these lines say and no proof of conformance.
+"""A fake FHIR server over HTTP: transactions with ``ifNoneExist``, searches of ServiceRequests by page. It stands
+in for a real server, of which none installs here: it accepts what these lines say, which proves no conformance.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class FakeFhirServer(ThreadingHTTPServer):
     Attributes:
         token: what requests must present; None: nothing.
         answers: statuses of the next requests, in place of doing them.
+        rejects: whether transactions are answered with 422.
         forget: the next transaction is stored, and its connection closed without an answer.
         bundles: every Bundle that was stored.
         resources: what is stored, without what ``ifNoneExist`` found.
@@ -41,6 +42,7 @@ class FakeFhirServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.token: str | None = None
         self.answers: list[int] = []
+        self.rejects = False
         self.forget = False
         self.bundles: list[dict[str, Any]] = []
         self.resources: list[dict[str, Any]] = []
@@ -52,6 +54,9 @@ class FakeFhirServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/r4"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Connections of killed bridges are not reported."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         with self.lock:
@@ -114,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         assert self.headers["Content-Type"] == "application/fhir+json"
+        if self.server.rejects:
+            self._answer(422, {"resourceType": "OperationOutcome"})
+            return
         answer = self.server.transact(json.loads(content))
         if self.server.forget:
             self.server.forget = False

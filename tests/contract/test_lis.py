@@ -10,8 +10,7 @@ import socket
 import sqlite3
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.lis.kills import Bridge, measure, write_config
 from benchmarks.lis.standin import MODEL_SHA256, PIPELINE, SLIDE, StandIn, standing_in
 
 from lis_messages import (
+    LIMIT_S,
     PATIENT,
     PATIENT_ID,
     Mllp,
@@ -32,6 +32,7 @@ from lis_messages import (
     number,
     order,
     pid,
+    wait,
     write_certificates,
 )
 from postgres import postgres
@@ -39,8 +40,6 @@ from served_process import free_port
 from slidecascade.cli import main
 from slidecascade.wire import RESEARCH_USE_ONLY
 from slidecascade_lis.simulator import OrderPlan, ResultReceiver, Tally
-
-LIMIT_S = 60.0
 
 
 class Lis:
@@ -99,13 +98,6 @@ class House:
     def restart(self) -> None:
         self.bridge = Bridge.start(self.bridge.config, self.port)
         asyncio.run(self.bridge.listens())
-
-
-def wait(condition: Callable[[], bool], *, seconds: float = LIMIT_S) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 @contextmanager

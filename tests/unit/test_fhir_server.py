@@ -55,7 +55,7 @@ def test_a_result_is_stored_with_the_token_of_the_file(
     """Stored again, only its Provenance is new; the token is in no output."""
     token = tmp_path / "token"
     token.write_text("s3cret\n", encoding="utf-8")
-    server.token = "s3cret"
+    server.token = "s3cret"  # noqa: S105 - of the fake
     store = ["export", str(results), "--format", "fhir", "--to", server.url, "--token-file", str(token)]
     assert main(store) == 0
     first = len(server.resources)
