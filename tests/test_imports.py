@@ -50,6 +50,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade_client",
             "slidecascade.access",
             "slidecascade.fhir",
+            "slidecascade.empaia",
         }
     ),
     frozenset(
