@@ -100,6 +100,7 @@ class FakePlatform(ThreadingHTTPServer):
         height, width = pixels.shape[:2]
         nm = {"x": 1000 * mpp, "y": 1000 * mpp}
         slide = {"id": SLIDE, "extent": {"x": width, "y": height, "z": 1}, "pixel_size_nm": nm, "num_levels": 1}
+        self.rectangles = rectangles
         self.inputs = {"slide": slide, "regions": {"item_type": "rectangle", "items": rectangles}}
         self.outputs: dict[str, list[str]] = {}
         self.items: dict[str, list[dict[str, Any]]] = {}

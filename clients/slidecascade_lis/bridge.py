@@ -118,7 +118,8 @@ async def _run(
         listener = Listener(config.listen, intake.answer)
         port = await listener.start()
         LOG.info("listening", extra={"fields": {"port": port, "tls": config.listen.tls is not None}})
-        tasks = [asyncio.create_task(run()) for run in (work.run, *(one.run for one in (*deliveries, *polled)))]
+        runs = [work.run, *(one.run for one in deliveries), *(one.run for one in polled)]
+        tasks = [asyncio.create_task(run()) for run in runs]
         waiting = asyncio.create_task(stopped.wait())
         try:
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -64,7 +64,8 @@ class Commits:
 
     async def _made(self, acts: Sequence[Act]) -> Sequence[Any]:
         """What each returned or raised. When a transaction fails, each is tried alone: one may be to blame."""
-        (outcomes,) = await asyncio.gather(self._in_thread(acts), return_exceptions=True)
+        made = await asyncio.gather(self._in_thread(acts), return_exceptions=True)
+        outcomes: Sequence[Any] | BaseException = made[0]
         if not isinstance(outcomes, BaseException):
             return outcomes
         if len(acts) == 1:

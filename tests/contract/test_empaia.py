@@ -100,7 +100,7 @@ def test_a_job_that_cannot_be_done_fails_with_a_sentence(
 
 
 def test_a_rectangle_outside_of_the_slide_fails(toy_server: Server, platform: FakePlatform) -> None:
-    platform.inputs["regions"]["items"][0]["upper_left"] = [5000, 10]
+    platform.rectangles[0]["upper_left"] = [5000, 10]
     assert command(toy_server) == 1
     assert "outside" in (platform.ended or "")
 

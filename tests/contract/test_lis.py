@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 import re
 import resource
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 from benchmarks.lis.kills import Bridge, measure, write_config
 from benchmarks.lis.standin import MODEL_SHA256, PIPELINE, SLIDE, StandIn, standing_in
+from PIL import Image
 
 from lis_messages import (
     LIMIT_S,
@@ -533,6 +536,24 @@ def test_greater_priority_is_submitted_first(tmp_path: Path) -> None:
         house.service.seconds = 0.1
         wait(lambda: len(house.service.order) == 4)
         assert house.service.order == ["running.svs", "urgent.svs", "routine.svs", "later.svs"]
+
+
+def test_a_result_can_have_a_picture(tmp_path: Path) -> None:
+    """As encapsulated PNG in base64 where it is configured; a job without the file has a result without it."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1200, 600), (200, 30, 90)).save(picture, "PNG")
+    with housed(tmp_path, results={"picture": {"max_side_px": 256}}) as house:
+        without, placer = number(), number()
+        house.ask(new_order(without))
+        assert not [line for line in house.lis.result(without).all("OBX") if line[2] == "ED"]
+        house.service.overlay = picture.getvalue()
+        house.ask(new_order(placer))
+        (seen,) = (line for line in house.lis.result(placer).all("OBX") if line[2] == "ED")
+        assert (seen[3], seen[11]) == ("picture^Overview^99SLIDECASCADE", "P")
+        *kind, content = seen[5].split("^")
+        assert kind == ["SlideCascade", "IM", "png", "Base64"]
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
+            assert (image.format, image.size) == ("PNG", (256, 128))
 
 
 @pytest.mark.parametrize(("hours", "status"), [(1.0, "CM"), (1e-9, "ER")])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -35,6 +35,9 @@ class EmpaiaError(SlideCascadeError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+P = TypeVar("P", bound=_Part)
 
 
 class _Extent(_Part):
@@ -196,13 +199,13 @@ def _about(reference_id: str) -> dict[str, str]:
 
 def _ids(answer: Any, count: int) -> list[str]:
     items = answer.get("items") if isinstance(answer, dict) else answer
-    ids = [item.get("id") for item in items or () if isinstance(item, dict)]
-    if len(ids) != count or not all(ids):
+    ids = [str(item["id"]) for item in items or () if isinstance(item, dict) and item.get("id")]
+    if len(ids) != count:
         raise EmpaiaError("The platform's answer has not the ids of what was posted: it has another API version.")
     return ids
 
 
-def _read(model: type[Any], document: object, key: str) -> Any:
+def _read(model: type[P], document: object, key: str) -> P:
     try:
         return model.model_validate(document)
     except ValidationError as error:
