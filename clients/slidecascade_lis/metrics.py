@@ -20,7 +20,10 @@ from slidecascade_lis.store import Store, UnavailableStoreError
 
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _STATES: Final = (*ACTIVE, "succeeded", "failed", "cancelled")
-_TYPES: Final = {f"{code}_{event}": "^".join(order) for order, (code, event) in RESPONSES.items()}
+_TYPES: Final = {f"{code}_{event}": "^".join(order) for order, (code, event) in RESPONSES.items()} | {
+    f"ACK_{order[1]}": "^".join(order) for order in RESPONSES
+}
+"""The types of orders by those of their replies."""
 _MSA: Final = re.compile(r"\rMSA\|(A[AER]|C[AER])\|")
 
 

@@ -137,6 +137,8 @@ class RequestIntake:
                 LOG.warning("requests cannot be searched", extra={"fields": {"reason": error.reason}})
             except (SettingsError, UnavailableStoreError) as error:
                 LOG.error("requests cannot be taken", extra={"fields": {"reason": type(error).__name__}})
+            except Exception:  # the worker boundary: orders and results go on
+                LOG.exception("requests failed")
             await asyncio.sleep(self._requests.poll_s)
 
     async def _poll(self) -> None:
@@ -153,7 +155,10 @@ class RequestIntake:
         specimens = {one.id: one for one in _read(Specimen, "Specimen", found)}
         newest = self._newest
         for request in _read(ServiceRequest, "ServiceRequest", found):
-            await self._take(request, specimens)
+            try:
+                await self._take(request, specimens)
+            except RejectedMessageError:
+                LOG.warning("a request cannot be written as an order")
             newest = request.meta.lastUpdated if newest is None else max(newest, request.meta.lastUpdated)
         self._newest = newest
 

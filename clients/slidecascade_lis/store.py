@@ -101,6 +101,8 @@ class Change:
         ):  # two processes that start together must not both make them
             self._connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305813)"))
         METADATA.create_all(self._connection)
+        if self._connection.dialect.name == "postgresql":  # tables made before digests could be encrypted
+            self._connection.execute(sa.text(f"ALTER TABLE {MESSAGES.name} ALTER COLUMN sha256 TYPE TEXT"))
 
     def lock_sender(self, sender: str) -> None:
         """Let other bridges on the same Postgres wait with messages of `sender`; SQLite has one writer anyway."""
