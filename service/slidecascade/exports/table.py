@@ -13,6 +13,7 @@ from slidecascade.exports.dsa import dsa
 from slidecascade.exports.fhir import fhir, store_bundle
 from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
 from slidecascade.exports.inputs import Inputs
+from slidecascade.outputs.cells import geoparquet
 from slidecascade.outputs.gzipped import gzipped
 
 _OUTLINES: Final = (PARQUET, *GEOJSON)
@@ -54,6 +55,15 @@ def _parquet(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.parquet, "parquet")
 
 
+def _spatialdata(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
+    if folder.parquet is None:
+        return _copy(folder, None, "parquet")
+    try:
+        return geoparquet.stream_for_spatialdata(folder.parquet)
+    except ValueError as error:
+        raise UnusableDataError(f"{folder.parquet}: {error}") from error
+
+
 def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.rle, "rle")
 
@@ -83,6 +93,7 @@ FORMATS: Final = {
     "asap": Format(_outlines(asap), _OUTLINES),
     "aperio": Format(_outlines(aperio), _OUTLINES),
     "parquet": Format(_parquet, (PARQUET,)),
+    "spatialdata": Format(_spatialdata, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
     "dicom-ann": Format(_dicom_ann, _OUTLINES),
     "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON), store_bundle),
