@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from slidecascade import wire
@@ -39,15 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fhir-config", type=Path, metavar="FILE", help="codes and references of FHIR (docs/export.md)"
     )
     parser.add_argument(
-        "--dicom-source", type=Path, metavar="FILE", help="of dicom-ann: a DICOM file of the slide's base level"
+        "--dicom-source", type=Path, metavar="FILE", help="of DICOM formats: a file of the slide's base level"
     )
+    parser.add_argument(
+        "--dicom-worklist",
+        type=Path,
+        metavar="FILE",
+        help="of DICOM formats, for other slides: identifiers in YAML, or an item of a DICOM worklist",
+    )
+    parser.add_argument(
+        "--dicom-codes", type=Path, metavar="FILE", help="of DICOM formats: codes of classes and figures in YAML"
+    )
+    parser.add_argument("--heatmap", metavar="NAME", help="of dicom-pm (default: the first)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; returns the exit code."""
     form = FORMATS[options.format]
     with _folder(options, form) as path:
-        inputs = Inputs(fhir_config=options.fhir_config, dicom_source=options.dicom_source)
+        inputs = Inputs(
+            fhir_config=options.fhir_config,
+            dicom_source=options.dicom_source,
+            dicom_worklist=options.dicom_worklist,
+            dicom_codes=options.dicom_codes,
+            heatmap=options.heatmap,
+        )
         write_file(options.out, write(ResultFolder(path), form, inputs, options.out))
     sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
     return 0
@@ -65,7 +82,7 @@ def _folder(options: argparse.Namespace, form: Format) -> Iterator[Path]:
     with scratch as folder, Client(options.url, api_key=options.api_key) as client:
         job = client.job(options.source)
         job.wait()
-        wanted = {SUMMARY, *form.needs, *(f"{name}.gz" for name in form.needs)}
+        wanted = [SUMMARY, *form.needs, *(f"{name}.gz" for name in form.needs)]
         with writing_to(options.out.parent):
-            job.fetch(folder, names=[name for name in job.files() if name in wanted])
+            job.fetch(folder, names=[name for name in job.files() if any(fnmatch(name, want) for want in wanted)])
         yield Path(folder)
