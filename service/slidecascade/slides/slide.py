@@ -97,7 +97,7 @@ class Slide:
         properties = handle.properties
         _require_small_tiles(properties, handle.level_count)
         sides_um = _sides_um(properties)
-        self._levels = _undistorted(handle.level_dimensions)
+        self._levels = undistorted(handle.level_dimensions)
         self._info = SlideInfo(
             size_l0=Size(*handle.dimensions),
             mpp=mpp_of(sides_um),
@@ -292,7 +292,7 @@ def _require_small_tiles(properties: Mapping[str, str], levels: int) -> None:
             )
 
 
-def _undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Indices of the levels that show level 0 with its proportions; others belong to no pyramid."""
     width_l0, height_l0 = sizes[0]
 
