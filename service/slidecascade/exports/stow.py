@@ -25,16 +25,19 @@ def store(path: Path, server: DicomWeb) -> None:
         InvalidRequestError: it does not store the file, and says why.
     """
     boundary = secrets.token_hex(16)
+    begin = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    end = f"\r\n--{boundary}--\r\n".encode()
 
     def body() -> Iterator[bytes]:
-        yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        yield begin
         with path.open("rb") as file:
             while piece := file.read(READ_BYTES):
                 yield piece
-        yield f"\r\n--{boundary}--\r\n".encode()
+        yield end
 
     headers = {
         "Accept": JSON,
+        "Content-Length": str(len(begin) + path.stat().st_size + len(end)),
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
     }
     try:

@@ -247,6 +247,11 @@ class DicomWebSlides:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[float, DicomWebSlide]] = OrderedDict()
 
+    @property
+    def held_bytes(self) -> int:
+        """Of decoded frames in memory."""
+        return self._cache.held_bytes
+
     @contextmanager
     def open(self, slide_id: str) -> Iterator[DicomWebSlide]:
         """The slide of this id.
@@ -297,7 +302,7 @@ class DicomWebSlides:
 def slides_of(
     urls: Mapping[str, str], tokens: Path | None, *, handles: int, cache_bytes: int
 ) -> DicomWebSlides | None:
-    """Slides on the servers with these addresses, by name; `tokens` has files of the same names. None: no server."""
+    """Slides on the servers with these addresses by name; `tokens` has files named so. None: no servers."""
     if not urls:
         return None
     servers = {name: DicomWeb(name, url, _token(tokens, name)) for name, url in urls.items()}
