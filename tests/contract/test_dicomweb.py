@@ -20,6 +20,7 @@ from pydicom.filebase import DicomBytesIO
 from dicom_results import made_areas, made_cells
 from dicom_slide import write_dicom_slide
 from orthanc import Orthanc
+from served_process import Server, StartServer
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
@@ -27,6 +28,7 @@ from slidecascade.cells.result import Analysis
 from slidecascade.cli import main
 from slidecascade.errors import NotReadyError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
+from slidecascade_client import Client
 from surveyed import toy_analyser
 from toy_pipeline import BACKGROUND, ToyPipeline
 
@@ -210,6 +212,59 @@ def test_a_server_that_is_away_can_be_asked_again(archive: Archive, toy: ToyPipe
         archive.server.start()
     assert away.slide(archive.slide_id).width == 800
     away.close()
+
+
+@pytest.fixture(scope="module")
+def service(
+    start_server: StartServer, archive: Archive, toy: ToyPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Server:
+    """The service with jobs, the slide's folder and the archive."""
+    return start_server(
+        slides=archive.files[0].parent,
+        models=toy.models_dir,
+        pipelines_dir=toy.pipelines_dir,
+        jobs_dir=tmp_path_factory.mktemp("jobs") / "jobs",
+        jobs_min_free_bytes=0,
+        threads=1,
+        dicomweb_servers=f"pacs={archive.server.url}",
+    )
+
+
+@pytest.mark.parametrize("where", ["folder", "dicomweb"])
+def test_a_job_writes_dicom_objects(service: Server, archive: Archive, tmp_path: Path, where: str) -> None:
+    """Summary, annotations and heatmaps, with the identifiers of the slide, wherever it lies."""
+    slide = archive.slide_id if where == "dicomweb" else archive.files[1].name
+    with Client(service.url) as client:
+        job = client.submit(slide, pipeline="toy", outputs=["dicom"])
+        job.wait()
+        job.fetch(tmp_path)
+    written = {path.name: dcmread(path) for path in (tmp_path / "dicom").iterdir()}
+    assert set(written) == {"summary.dcm", "annotations.dcm", "heatmap-red.dcm"}
+    base = dcmread(archive.files[0], stop_before_pixels=True)
+    for item in written.values():
+        assert (item.PatientID, item.StudyInstanceUID) == ("P17", archive.study)
+        assert base.SOPInstanceUID in item.to_json()
+    found = highdicom.ann.annread(tmp_path / "dicom" / "annotations.dcm").get_annotation_groups()
+    cells = json.loads((tmp_path / "summary.json").read_text())["cells"]
+    assert sum(group.number_of_annotations for group in found) == cells > 20
+
+
+def test_problems_of_dicomweb_slides_over_http(service: Server, archive: Archive) -> None:
+    """Unknown series and servers are not found; a server that is away is a reason to try later."""
+
+    def status(slide: str) -> tuple[int, str]:
+        answer = httpx.get(f"{service.url}/v1/slides/{slide}", timeout=60)
+        return answer.status_code, str(answer.json().get("type", "")).rpartition(":")[2]
+
+    unknown = f"dicomweb:pacs/{archive.study}/1.2.3"
+    assert status(archive.slide_id) == (200, "")
+    assert status(unknown) == (404, "unknown-slide")
+    assert status("dicomweb:elsewhere/1.2/3.4") == (404, "unknown-slide")
+    archive.server.stop()
+    try:
+        assert status(unknown) == (503, "not-ready")
+    finally:
+        archive.server.start()
 
 
 def test_what_the_server_does_not_store_is_reported(

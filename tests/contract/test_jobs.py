@@ -165,7 +165,7 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
         "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
-        "overlay.png", "summary.json",
+        "heatmaps/red.tiff",         "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
@@ -221,7 +221,8 @@ def test_a_key_makes_one_job(jobs_server: Server) -> None:
         ({"mpp": None}, (422, "missing-resolution")),
         ({"region": {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT + 1}}, (422, "region-outside-slide")),
         ({"thresholds": {"other": 0.5}}, (422, "invalid-request")),
-        ({"outputs": ["dicom"]}, (422, "invalid-request")),
+        ({"outputs": ["svg"]}, (422, "invalid-request")),
+        ({"outputs": ["dicom"]}, (422, "invalid-request")),  # of a slide that is not DICOM
         ({"notify": "lis"}, (422, "invalid-request")),
     ],
 )
@@ -482,7 +483,7 @@ def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: P
         with pytest.raises(UnknownJobError):
             client.job(stopped.id)
         with pytest.raises(InvalidRequestError, match="Nothing was sent"):
-            client.submit(SLIDE, pipeline="toy", outputs=["dicom"])
+            client.submit(SLIDE, pipeline="toy", outputs=["svg"])
 
 
 async def test_the_asynchronous_client_does_the_same(jobs_server: Server, tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ def derived_uid(name: str) -> str:
 
 def _read_image(path: Path, region: wire.RegionBox) -> Dataset:
     try:
-        source = dcmread(path, stop_before_pixels=True)
-    except (OSError, InvalidDicomError) as error:
+        source = _read_head(path)
+    except (OSError, InvalidDicomError, ValueError, TypeError) as error:
         raise InvalidRequestError(f"{path} cannot be read as DICOM: name a file of a DICOM slide.") from error
     if source.get("SOPClassUID") != WHOLE_SLIDE or any(name not in source for name in _NEEDED):
         raise InvalidRequestError(f"{path} is not a whole slide image: name a file of the slide's base level.")
@@ -175,6 +175,13 @@ def _read_image(path: Path, region: wire.RegionBox) -> Dataset:
             f" of {path}: name a file of the base level of the analysed slide."
         )
     return source
+
+
+def _read_head(path: Path) -> Dataset:
+    """The attributes of a file, or those in DICOM's JSON model (PS3.18, F), as DICOMweb servers state them."""
+    if path.suffix == ".json":
+        return Dataset.from_json(path.read_text(encoding="utf-8"), bulk_data_uri_handler=lambda *_: None)
+    return dcmread(path, stop_before_pixels=True)
 
 
 def _read_worklist(path: Path) -> Dataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import re
 import threading
@@ -100,10 +101,14 @@ class FrameCache:
 class DicomWebSlide:
     """A series as a `Source`; several threads may read at a time."""
 
-    def __init__(self, server: DicomWeb, address: str, levels: Sequence[Level], cache: FrameCache) -> None:
+    def __init__(
+        self, server: DicomWeb, address: str, levels: Sequence[Level], cache: FrameCache, base_json: bytes
+    ) -> None:
         self._server = server
         self._address = address
         self._cache = cache
+        self.base_json = base_json
+        """The attributes of the base level in DICOM's JSON model."""
         sizes = [(level.size.width, level.size.height) for level in levels]
         self._levels = [levels[index] for index in undistorted(sizes)]
         base = self._levels[0]
@@ -290,13 +295,15 @@ class DicomWebSlides:
             raise UnknownSlideError(f"The DICOMweb server {server.name} has no series {found[3]}: check its UIDs.")
         try:
             response.raise_for_status()
-            levels = _levels(response.json())
+            instances = response.json()
+            levels = _levels(instances)
+            base = next(item for item in instances if _value(item, "00080018") == levels[0].instance)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise UnreadableSlideError(
                 f"The DICOMweb server {server.name} does not describe the series as a whole slide: check it "
                 "in a viewer."
             ) from error
-        return DicomWebSlide(server, address, levels, self._cache)
+        return DicomWebSlide(server, address, levels, self._cache, json.dumps(base).encode())
 
 
 def slides_of(

@@ -27,6 +27,8 @@ MIN_MPP, MAX_MPP = 0.01, 50.0
 
 _DESCRIPTION = "tiff.ImageDescription"
 _DICOM_SERIES = "dicom.SeriesInstanceUID"
+_DICOM_INSTANCE = "dicom.SOPInstanceUID"
+_UNREADABLE_FILE = "The slide opens but one of its files cannot be read: check the permissions or copy it again."
 
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
@@ -178,10 +180,25 @@ class Slide:
                 quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
                 self._content_id = content.id_of_files(files, quickhash=quickhash)
             except OSError as error:
-                raise UnreadableSlideError(
-                    "The slide opens but one of its files cannot be read: check the permissions or copy it again."
-                ) from error
+                raise UnreadableSlideError(_UNREADABLE_FILE) from error
         return self._content_id
+
+    @property
+    def dicom_base(self) -> Path | None:
+        """The file of a DICOM slide's base level; None for other slides.
+
+        Raises:
+            UnreadableSlideError: a file of the slide cannot be read.
+        """
+        properties = self._handle.properties
+        instance = properties.get(_DICOM_INSTANCE)
+        if instance is None:
+            return None
+        try:
+            files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
+            return next((path for path in files if content.is_instance(path, instance)), None)
+        except OSError as error:
+            raise UnreadableSlideError(_UNREADABLE_FILE) from error
 
     @property
     def failed(self) -> bool:
