@@ -28,6 +28,8 @@ from slidecascade.cells.result import Analysis
 from slidecascade.cli import main
 from slidecascade.errors import NotReadyError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
+from slidecascade.slides.dicomwebslide import slides_of
+from slidecascade.slides.slide import Slide
 from slidecascade_client import Client
 from surveyed import toy_analyser
 from toy_pipeline import BACKGROUND, ToyPipeline
@@ -172,6 +174,26 @@ def test_pixels_of_all_levels_are_those_of_openslide(analyser: Analyser, archive
             for box in (Box(0, 0, size.width, size.height), Box(37, 51, 90, 77)):
                 np.testing.assert_array_equal(remote.read_level(level, box), local.read_level(level, box))
         assert remote.unstored_share(0, Box(0, 0, 10, 10)) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["camelyon_lowres.dcm", "camelyon_jpeg2000.dcm", "boxes_0.dcm", "dicom_jpeg.dcm", "sm_50px.dcm"],
+)
+def test_pixels_of_scanned_slides_are_those_of_openslide(archive: Archive, shared_data: Path, name: str) -> None:
+    """JPEG in both colour spaces, JPEG 2000 and uncompressed."""
+    path = shared_data / "slides" / name
+    post(archive.server, path)
+    head = dcmread(path, stop_before_pixels=True)
+    slides = slides_of({"pacs": archive.server.url}, None, handles=1, cache_bytes=2**26)
+    assert slides is not None
+    local = Slide.open(path)
+    with slides.open(f"dicomweb:pacs/{head.StudyInstanceUID}/{head.SeriesInstanceUID}") as remote:
+        assert (remote.level_sizes, remote.mpp) == (local.level_sizes, local.mpp)
+        box = Box(0, 0, local.size_l0.width, local.size_l0.height)
+        np.testing.assert_array_equal(remote.read_level(0, box), local.read_level(0, box))
+    local.close()
+    slides.close()
 
 
 def test_the_slide_is_described(analyser: Analyser, archive: Archive) -> None:
