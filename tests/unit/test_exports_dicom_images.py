@@ -185,6 +185,48 @@ def test_a_worklist_names_patient_and_specimen_of_other_slides(worklist: Path, t
         assert np.all((outline[:, 0] >= 0.02) & (outline[:, 0] <= 0.4))  # millimetres
 
 
+def test_an_item_of_a_dicom_worklist_names_them_too(source: Path, tmp_path: Path) -> None:
+    """As a modality worklist server keeps it."""
+    made_cells(tmp_path / "cells")
+    item = Dataset()
+    item.file_meta = dcmread(source).file_meta
+    item.PatientID, item.PatientName, item.StudyInstanceUID, item.AccessionNumber = "P5", "Roe^R", "1.2.9", "A5"
+    item.SOPClassUID, item.SOPInstanceUID = "1.2.840.10008.5.1.4.31", "1.2.10"
+    item.save_as(tmp_path / "item.wl", enforce_file_format=True)
+    found = dcmread(export(tmp_path / "cells", "dicom-sr", "--dicom-worklist", tmp_path / "item.wl"))
+    assert (found.PatientID, str(found.PatientName), found.AccessionNumber) == ("P5", "Roe^R", "A5")
+    assert found.StudyInstanceUID == "1.2.9"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("item.yaml", "PatientID: P17", "StudyInstanceUID"),
+        ("item.yaml", "StudyInstanceUID: '1.2'\nSex: F", "Sex"),
+        ("item.yaml", "[", "cannot be read"),
+        ("item.wl", "StudyInstanceUID: '1.2'", "cannot be read"),
+    ],
+)
+def test_an_unusable_worklist_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    """With the field at fault."""
+    made_cells(tmp_path / "cells")
+    (tmp_path / name).write_text(text)
+    command = ["export", str(tmp_path / "cells"), "--format", "dicom-sr", "--out", str(tmp_path / "out.dcm")]
+    assert main([*command, "--dicom-worklist", str(tmp_path / name)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_attributes_in_json_name_a_slide(source: Path, tmp_path: Path) -> None:
+    """As a DICOMweb server states them."""
+    made_cells(tmp_path / "cells")
+    head = dcmread(source, stop_before_pixels=True)
+    (tmp_path / "slide.json").write_text(head.to_json())
+    found = dcmread(export(tmp_path / "cells", "dicom-sr", "--dicom-source", tmp_path / "slide.json"))
+    assert (found.PatientID, found.StudyInstanceUID) == (head.PatientID, head.StudyInstanceUID)
+
+
 @pytest.mark.parametrize("by", ["source", "worklist"])
 @pytest.mark.parametrize("form", ["dicom-ann", "dicom-sr", "dicom-seg", "dicom-pm"])
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")

@@ -188,7 +188,7 @@ def _read_worklist(path: Path) -> Dataset:
     """The identifiers in YAML, or in an item of a DICOM modality worklist."""
     try:
         if path.suffix.lower() not in (".yaml", ".yml", ".json"):
-            item = dcmread(path, force=True, stop_before_pixels=True)
+            item = dcmread(path, stop_before_pixels=True)
             if "StudyInstanceUID" not in item:
                 raise InvalidRequestError(f"{path} has no StudyInstanceUID: name an item of a worklist.")
             return item
