@@ -45,7 +45,7 @@ def _shrunk(pixels: NDArray[np.uint8], downsample: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[0] // downsample, pixels.shape[1] // downsample
     whole = pixels[: height * downsample, : width * downsample]
     blocks = whole.reshape(height, downsample, width, downsample, 3)
-    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    return np.asarray(blocks.mean(axis=(1, 3)).round(), np.uint8)
 
 
 def _tiles(level: NDArray[np.uint8]) -> list[bytes]:
