@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import highdicom
@@ -104,12 +103,11 @@ def retrieved(server: Orthanc, study: str, series: str, instance: str) -> bytes:
     url = f"{server.url}/studies/{study}/series/{series}/instances/{instance}"
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
     answer = httpx.get(url, headers={"Accept": accept}, timeout=60).raise_for_status()
-    message = email.message_from_bytes(
-        b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n" + answer.content
-    )
-    (part,) = message.get_payload()  # type: ignore[misc]
-    payload: Any = part.get_payload(decode=True)  # type: ignore[union-attr]
-    return bytes(payload)
+    head = b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n"
+    message = email.message_from_bytes(head + answer.content)
+    (data,) = (part.get_payload(decode=True) for part in message.walk() if not part.is_multipart())
+    assert isinstance(data, bytes)
+    return data
 
 
 @pytest.mark.parametrize("form", FORMS)

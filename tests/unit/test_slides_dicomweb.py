@@ -32,7 +32,7 @@ def element(*values: object) -> dict[str, Any]:
     return {"Value": list(values)}
 
 
-def metadata(*, sparse: tuple[tuple[int, int], ...] = (), **changes: object) -> Answer:
+def metadata(changes: dict[str, Any] | None = None, *, sparse: tuple[tuple[int, int], ...] = ()) -> Answer:
     """A series of a level and a label; `sparse` has the columns and rows of stored frames."""
     spacing = {"00289110": element({"00280030": element(0.0005, 0.0005)})}
     level = {
@@ -60,7 +60,7 @@ def metadata(*, sparse: tuple[tuple[int, int], ...] = (), **changes: object) -> 
     }
     label = level | {"00080018": element("9.2"), "00080008": element("ORIGINAL", "PRIMARY", "LABEL", "NONE")}
     label |= {"00480006": element(9000), "00480007": element(9000)}
-    return Answer(body=json.dumps([label, level | changes]).encode(), media_type="application/dicom+json")
+    return Answer(body=json.dumps([label, level | (changes or {})]).encode(), media_type="application/dicom+json")
 
 
 def tile(column: int, row: int) -> NDArray[np.uint8]:
@@ -164,7 +164,7 @@ def test_a_rejected_token_and_other_series_are_reported() -> None:
         pass
     for changes in ({"00280100": element(16)}, {"00480006": element()}, {"00080008": element("A", "B")}):
         with (
-            scripted(metadata(**changes)) as server,
+            scripted(metadata(changes)) as server,
             pytest.raises(UnreadableSlideError, match="whole slide"),
             slides(server).open(SLIDE),
         ):
