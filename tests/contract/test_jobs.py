@@ -330,7 +330,7 @@ def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
         assert len(found.areas) == len(whole.json()["features"])
         names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
     assert names == {
-        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "summary.json"
+        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "red.tiff", "summary.json"
     }  # fmt: skip
     few = str(submit(jobs_server, pipeline="toy-areas", outputs=["rle"])["id"])
     assert ended(jobs_server, few)["status"] == "succeeded"
