@@ -11,8 +11,9 @@ for each cell of a class and measurement.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import IO, Final
 
 import numpy as np
@@ -38,7 +39,7 @@ from slidecascade.exports.dicomobject import (
 from slidecascade.exports.dicomsource import DicomSlide, read_slide
 from slidecascade.exports.folder import ResultFolder
 from slidecascade.exports.inputs import Inputs
-from slidecascade.exports.shapes import shapes
+from slidecascade.exports.shapes import Shapes, shapes
 from slidecascade.outputs.gzipped import READ_BYTES
 from slidecascade.pipelines.classes import Color
 
@@ -47,17 +48,36 @@ BULK_ANNOTATIONS: Final = "1.2.840.10008.5.1.4.1.1.91.1"
 _GROUPS_TAG: Final = 0x006A0002
 
 
-@dataclass(frozen=True, slots=True)
-class _Outlines:
-    """The outlines of a result, with what their coordinates are.
+@dataclass(slots=True)
+class _Spool:
+    """The outlines of a class, in files, and their measurements.
 
     Attributes:
-        mm_per_px: None for coordinates in level-0 pixels.
+        points: coordinates, 32-bit floats.
+        indices: where each polygon's first value is among the values of all, counted from 1.
     """
 
-    folder: ResultFolder
-    codes: Codes
-    mm_per_px: float | None
+    points: IO[bytes]
+    indices: IO[bytes]
+    count: int = 0
+    _values: int = 0
+    _parts: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+
+    def add(self, chosen: Shapes, *, scale: float) -> None:
+        """Append outlines, which have no holes, with coordinates times `scale`."""
+        self.points.write((chosen.vertices * scale).astype("<f4").tobytes())
+        self.indices.write((2 * chosen.ring_offsets[:-1] + self._values + 1).astype("<u4").tobytes())
+        self._values += chosen.vertices.size
+        self.count += len(chosen)
+        for title, values in chosen.measurements.items():
+            self._parts.setdefault(title, []).append(values.astype("<f4"))
+
+    def measurements(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
+        """Number, name and values of those that some outlines have; each is given away."""
+        for place, title in enumerate(list(self._parts), start=1):
+            values = np.concatenate(self._parts.pop(title))
+            if not np.isnan(values).all():
+                yield place, title, values
 
 
 def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
@@ -67,29 +87,46 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         InvalidRequestError: the source slide cannot be used, or an outline has holes, which the format has not.
     """
     slide = read_slide(inputs, folder.summary)
-    outlines = _Outlines(
-        folder,
-        read_codes(inputs.dicom_codes, folder.classes),
-        folder.summary.mpp / 1000 if slide.image is None else None,
-    )
+    codes = read_codes(inputs.dicom_codes, folder.classes)
     names = [name for name in folder.classes if folder.summary.counts[name]]
     if not names:
         raise InvalidRequestError("The result has no outlines: a DICOM annotation object needs at least one.")
     colors = folder.colors()
-    with tempfile.TemporaryFile() as file:
+    with ExitStack() as files:
+        spools = {
+            name: _Spool(*(files.enter_context(tempfile.TemporaryFile()) for _ in range(2))) for name in names
+        }
+        _spool(folder, spools, scale=1.0 if slide.image is not None else folder.summary.mpp / 1000)
+        file = files.enter_context(tempfile.TemporaryFile())
         # Groups are appended one after another, between the elements with smaller tags and those with larger ones.
         made = _object(folder, slide)
         after = split(made, _GROUPS_TAG)
         dcmwrite(file, made, enforce_file_format=True)
         file.seek(0, 2)
         begin_sequence(file, _GROUPS_TAG)
-        for number, name in enumerate(names, start=1):
-            _write_group(file, outlines, name, number=number, color=colors[name])
+        for number, (name, spool) in enumerate(spools.items(), start=1):
+            group = _group(folder, codes, name, spool, colors[name])
+            group.AnnotationGroupNumber = number
+            if slide.image is None:
+                group.CommonZCoordinateValue, group.AnnotationAppliesToAllZPlanes = 0.0, "NO"
+            append_item(file, group)
         file.write(SEQUENCE_END)
         append(file, after)
         file.seek(0)
         while piece := file.read(READ_BYTES):
             yield piece
+
+
+def _spool(folder: ResultFolder, spools: Mapping[str, _Spool], *, scale: float) -> None:
+    """Read the outlines once, and divide them by class."""
+    for batch in shapes(folder):
+        if batch.has_holes:
+            raise InvalidRequestError("DICOM annotations have no holes, which this result has: export it as dsa.")
+        for name, spool in spools.items():
+            spool.add(batch.of_class(folder.classes.index(name)), scale=scale)
+    for spool in spools.values():
+        spool.points.seek(0)
+        spool.indices.seek(0)
 
 
 def _object(folder: ResultFolder, slide: DicomSlide) -> Dataset:
@@ -106,53 +143,22 @@ def _object(folder: ResultFolder, slide: DicomSlide) -> Dataset:
     return made
 
 
-def _write_group(file: IO[bytes], outlines: _Outlines, name: str, *, number: int, color: Color) -> None:
-    """Append the attributes of one class's group."""
-    with tempfile.TemporaryFile() as points, tempfile.TemporaryFile() as indices:
-        group = Dataset()
-        group.AnnotationGroupNumber, group.AnnotationGroupUID = number, new_uid()
-        group.AnnotationGroupLabel = name[:64]
-        group.AnnotationGroupGenerationType = "AUTOMATIC"
-        group.AnnotationGroupAlgorithmIdentificationSequence = [algorithm(outlines.folder.summary)]
-        group.AnnotationPropertyCategoryCodeSequence = [code("91723000", "SCT", "Anatomical structure")]
-        group.AnnotationPropertyTypeCodeSequence = [outlines.codes.of_class(name)]
-        group.GraphicType, group.AnnotationAppliesToAllOpticalPaths = "POLYGON", "YES"
-        group.RecommendedDisplayCIELabValue = cielab(color)
-        group.NumberOfAnnotations, measured = _spool(outlines, name, points, indices)
-        group.PointCoordinatesData, group.LongPrimitivePointIndexList = points, indices
-        if outlines.mm_per_px is not None:
-            group.CommonZCoordinateValue, group.AnnotationAppliesToAllZPlanes = 0.0, "NO"
-        measurements = [
-            _measurement(outlines.codes, place, title, values)
-            for place, (title, values) in enumerate(measured.items(), start=1)
-            if not np.isnan(values).all()
-        ]
-        if measurements:
-            group.MeasurementsSequence = measurements
-        append_item(file, group)
-
-
-def _spool(
-    outlines: _Outlines, name: str, points: IO[bytes], indices: IO[bytes]
-) -> tuple[int, dict[str, NDArray[np.float32]]]:
-    """Write the outlines of a class; how many there are, and their measurements."""
-    place, count, written = outlines.folder.classes.index(name), 0, 0
-    parts: dict[str, list[NDArray[np.float32]]] = {}
-    for batch in shapes(outlines.folder):
-        chosen = batch.of_class(place)
-        if chosen.has_holes:
-            raise InvalidRequestError("DICOM annotations have no holes, which this result has: export it as dsa.")
-        scaled = chosen.vertices if outlines.mm_per_px is None else chosen.vertices * outlines.mm_per_px
-        points.write(scaled.astype("<f4").tobytes())
-        # Where a polygon's first value is among the values of all, counted from 1.
-        indices.write((2 * chosen.ring_offsets[:-1] + written + 1).astype("<u4").tobytes())
-        written += chosen.vertices.size
-        count += len(chosen)
-        for title, values in chosen.measurements.items():
-            parts.setdefault(title, []).append(values.astype("<f4"))
-    points.seek(0)
-    indices.seek(0)
-    return count, {title: np.concatenate(arrays) for title, arrays in parts.items()}
+def _group(folder: ResultFolder, codes: Codes, name: str, spool: _Spool, color: Color) -> Dataset:
+    """The attributes of one class's group, without its number."""
+    group = Dataset()
+    group.AnnotationGroupUID, group.AnnotationGroupLabel = new_uid(), name[:64]
+    group.AnnotationGroupGenerationType = "AUTOMATIC"
+    group.AnnotationGroupAlgorithmIdentificationSequence = [algorithm(folder.summary)]
+    group.AnnotationPropertyCategoryCodeSequence = [code("91723000", "SCT", "Anatomical structure")]
+    group.AnnotationPropertyTypeCodeSequence = [codes.of_class(name)]
+    group.GraphicType, group.AnnotationAppliesToAllOpticalPaths = "POLYGON", "YES"
+    group.RecommendedDisplayCIELabValue = cielab(color)
+    group.NumberOfAnnotations = spool.count
+    group.PointCoordinatesData, group.LongPrimitivePointIndexList = spool.points, spool.indices
+    measurements = [_measurement(codes, *found) for found in spool.measurements()]
+    if measurements:
+        group.MeasurementsSequence = measurements
+    return group
 
 
 def _measurement(codes: Codes, place: int, title: str, values: NDArray[np.float32]) -> Dataset:
