@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Final
 
 import numpy as np
@@ -55,7 +55,7 @@ class Shapes:
         rings = np.repeat(keep, np.diff(self.shape_offsets))
         vertices = np.repeat(rings, np.diff(self.ring_offsets))
         return Shapes(
-            ids=tuple(name for name, kept in zip(self.ids, keep.tolist(), strict=True) if kept),
+            ids=tuple(compress(self.ids, keep.tolist())),
             vertices=self.vertices[vertices],
             ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
             shape_offsets=_offsets(np.diff(self.shape_offsets)[keep]),
