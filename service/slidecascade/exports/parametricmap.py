@@ -79,7 +79,7 @@ def _object(folder: ResultFolder, slide: DicomSlide, found: HeatmapFile, codes: 
 
 
 def _add_dimensions(made: Dataset) -> None:
-    """One frame, told from others by its place."""
+    """Frames are distinguished by their places; there is one."""
     organization, made.DimensionIndexSequence = Dataset(), []
     organization.DimensionOrganizationUID = new_uid()
     made.DimensionOrganizationSequence, made.DimensionOrganizationType = [organization], "TILED_SPARSE"

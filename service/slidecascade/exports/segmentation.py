@@ -54,7 +54,7 @@ _INDICES: Final = (
     (0x0048021F, 0x0048021A),  # row in the total pixel matrix, in the plane's position
     (0x0048021E, 0x0048021A),  # column
 )
-"""Attributes that tell frames apart, and the functional group of each."""
+"""Attributes that distinguish frames, and the functional group of each."""
 
 
 @dataclass(frozen=True, slots=True)
