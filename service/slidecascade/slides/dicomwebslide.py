@@ -16,9 +16,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from slidecascade.errors import UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box, Mpp, Size
 from slidecascade.slides import jpeg
 from slidecascade.slides.channels import RGB
+from slidecascade.slides.dicomseries import Level, levels_of, value_of
 from slidecascade.slides.dicomweb import AS_STORED, JSON, DicomWeb, parts, token_of
 from slidecascade.slides.doubts import Stated
 from slidecascade.slides.slide import SlideInfo, mpp_of, undistorted
@@ -35,38 +35,9 @@ from slidecascade.slides.source import Rgb
 
 PREFIX: Final = "dicomweb:"
 _ID: Final = re.compile(r"dicomweb:([A-Za-z0-9._-]+)/([0-9.]{1,64})/([0-9.]{1,64})")
-_WHOLE_SLIDE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _FRAMES_PER_REQUEST: Final = 16
-_MAX_FRAME_PX: Final = 2**26
 _METADATA_S: Final = 300.0
 """How long a series is taken to have the instances it had."""
-
-_Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """An instance of a series that is a level of the slide.
-
-    Attributes:
-        size: of its total pixel matrix.
-        frame: size of each stored frame.
-        places: the number of each stored frame, from 1, by column and row of the lattice of frames; None: all are
-            stored, row by row.
-    """
-
-    instance: str
-    size: Size
-    frame: Size
-    sides_um: tuple[float, float] | None
-    power: float | None
-    places: Mapping[tuple[int, int], int] | None
-
-    def number(self, column: int, row: int) -> int | None:
-        """Of the frame there; None: it is not stored."""
-        if self.places is None:
-            return row * math.ceil(self.size.width / self.frame.width) + column + 1
-        return self.places.get((column, row))
 
 
 class FrameCache:
@@ -296,8 +267,8 @@ class DicomWebSlides:
         try:
             response.raise_for_status()
             instances = response.json()
-            levels = _levels(instances)
-            base = next(item for item in instances if _value(item, "00080018") == levels[0].instance)
+            levels = levels_of(instances)
+            base = next(item for item in instances if value_of(item, "00080018") == levels[0].instance)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise UnreadableSlideError(
                 f"The DICOMweb server {server.name} does not describe the series as a whole slide: check it "
@@ -320,82 +291,6 @@ def _token(folder: Path | None, name: str) -> Callable[[], str | None]:
     """Reads the token of a server; servers without a file are sent none."""
     path = None if folder is None else folder / name
     return lambda: token_of(path if path is not None and path.exists() else None)
-
-
-def _levels(instances: Sequence[_Json]) -> list[Level]:
-    """The levels of a series, the largest first; raises ValueError without any."""
-    found = [_level(instance) for instance in instances if _is_level(instance)]
-    if not found:
-        raise ValueError("No instance is a level.")
-    return sorted(found, key=lambda level: -level.size.width)
-
-
-def _is_level(instance: _Json) -> bool:
-    """Volumes only: labels, overviews and thumbnails may show who the patient is."""
-    kind = _values(instance, "00080008")
-    return _value(instance, "00080016") == _WHOLE_SLIDE and len(kind) > 2 and kind[2] == "VOLUME"
-
-
-def _level(instance: _Json) -> Level:
-    frame = Size(int(_value(instance, "00280011")), int(_value(instance, "00280010")))
-    size = Size(int(_value(instance, "00480006")), int(_value(instance, "00480007")))
-    if (
-        frame.area > _MAX_FRAME_PX
-        or int(_value(instance, "00280002")) != 3
-        or int(_value(instance, "00280100")) != 8
-    ):
-        raise ValueError("Frames are not RGB of 8 bits, or too large.")
-    is_full = _value(instance, "00209311", "TILED_FULL") != "TILED_SPARSE"
-    return Level(
-        instance=str(_value(instance, "00080018")),
-        size=size,
-        frame=frame,
-        sides_um=_sides_um(instance),
-        power=_power(instance),
-        places=None if is_full else _stored_places(instance, frame),
-    )
-
-
-def _stored_places(instance: _Json, frame: Size) -> dict[tuple[int, int], int]:
-    places: dict[tuple[int, int], int] = {}
-    for number, groups in enumerate(_values(instance, "52009230"), start=1):
-        position = _value(groups, "0048021A")
-        column, row = int(_value(position, "0048021E")) - 1, int(_value(position, "0048021F")) - 1
-        if column % frame.width or row % frame.height:
-            raise ValueError("Frames overlap.")
-        places.setdefault((column // frame.width, row // frame.height), number)
-    return places
-
-
-def _sides_um(instance: _Json) -> tuple[float, float] | None:
-    """Width and height of a pixel in micrometres."""
-    shared = _value(instance, "52009229", {})
-    spacing = _values(_value(shared, "00289110", {}), "00280030")
-    return (float(spacing[1]) * 1000, float(spacing[0]) * 1000) if len(spacing) == 2 else None
-
-
-def _power(instance: _Json) -> float | None:
-    power = _value(_value(instance, "00480105", {}), "00480112", None)
-    return float(power) if power else None
-
-
-def _values(item: _Json, tag: str) -> Sequence[Any]:
-    """The values of an attribute in DICOM's JSON model, none where it is absent or empty."""
-    values: Sequence[Any] = item.get(tag, {}).get("Value", ())
-    return values
-
-
-_REQUIRED: Final = object()
-
-
-def _value(item: _Json, tag: str, default: Any = _REQUIRED) -> Any:
-    """The first value of an attribute; raises KeyError without one or a default."""
-    values = _values(item, tag)
-    if values:
-        return values[0]
-    if default is _REQUIRED:
-        raise KeyError(tag)
-    return default
 
 
 def _places(level: Level, box: Box) -> Iterator[tuple[int, Box]]:
