@@ -267,6 +267,9 @@ def test_a_job_writes_dicom_objects(service: Server, archive: Archive, tmp_path:
     found = highdicom.ann.annread(tmp_path / "dicom" / "annotations.dcm").get_annotation_groups()
     cells = json.loads((tmp_path / "summary.json").read_text())["cells"]
     assert sum(group.number_of_annotations for group in found) == cells > 20
+    command = ["export", job.id, "--url", service.url, "--format", "dicom-pm", "--out", str(tmp_path / "map.dcm")]
+    assert main([*command, "--dicom-source", str(archive.files[0])]) == 0
+    assert dcmread(tmp_path / "map.dcm").FloatPixelData == written["heatmap-red.dcm"].FloatPixelData
 
 
 def test_problems_of_dicomweb_slides_over_http(service: Server, archive: Archive) -> None:
