@@ -93,11 +93,9 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         raise InvalidRequestError("The result has no outlines: a DICOM annotation object needs at least one.")
     colors = folder.colors()
     with ExitStack() as files:
-        spools = {
-            name: _Spool(*(files.enter_context(tempfile.TemporaryFile()) for _ in range(2))) for name in names
-        }
+        spools = {name: _Spool(_temporary(files), _temporary(files)) for name in names}
         _spool(folder, spools, scale=1.0 if slide.image is not None else folder.summary.mpp / 1000)
-        file = files.enter_context(tempfile.TemporaryFile())
+        file = _temporary(files)
         # Groups are appended one after another, between the elements with smaller tags and those with larger ones.
         made = _object(folder, slide)
         after = split(made, _GROUPS_TAG)
@@ -115,6 +113,11 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         file.seek(0)
         while piece := file.read(READ_BYTES):
             yield piece
+
+
+def _temporary(files: ExitStack) -> IO[bytes]:
+    """A file that is closed, and gone, with `files`."""
+    return files.enter_context(tempfile.TemporaryFile())
 
 
 def _spool(folder: ResultFolder, spools: Mapping[str, _Spool], *, scale: float) -> None:
