@@ -108,7 +108,18 @@ ONE_IMPORTER = {
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
     "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
-    "pydicom": {"slidecascade.exports.bulkannotations", "slidecascade.exports.dicomsource"},
+    "pydicom": {
+        f"slidecascade.exports.{name}"
+        for name in (
+            "bulkannotations",
+            "dicomcodes",
+            "dicomobject",
+            "dicomsource",
+            "parametricmap",
+            "segmentation",
+            "structuredreport",
+        )
+    },
     "jwt": {"slidecascade.access.tokens"},
     "standardwebhooks": {"slidecascade.jobs.webhooks"},
 }

@@ -1,4 +1,4 @@
-"""A million cells: written as parts, collected to ``cells.geojson.gz``, and those of a box of 2000 px.
+"""A million cells: written as parts, collected to ``cells.geojson.gz``, those of a box, and as DICOM annotations.
 
 `python -m benchmarks.jobs.cells` prints the figures as JSON. The cells are those that `nash` finds in a rendered
 block, side by side in the fields of a slide of glass of 61,440 x 61,440 px.
@@ -7,6 +7,7 @@ block, side by side in the fields of a slide of glass of 61,440 x 61,440 px.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -55,6 +56,17 @@ class Figures:
     box_cpu_ms: float
     box_wall_ms: float
     box_cells: float
+    dicom: Dicom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dicom:
+    """``slidecascade export --format dicom-ann`` of all cells, a process of its own from its start to its end."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mib: float
+    file_mb: float
 
 
 def measure(folder: Path) -> Figures:
@@ -74,9 +86,10 @@ def measure(folder: Path) -> Figures:
     collection = Collection(survey, reports, seconds=1.0)
     path = folder / "job" / "results" / "cells.geojson.gz"
     collected = _timed(lambda: write_file(path, gzipped(Collection(survey, reports, seconds=1.0).geojson())))
-    write_file(folder / "job" / "results" / "cells.parquet", collection.geoparquet())
+    collection.write(folder / "job" / "results", None, outputs=frozenset({"parquet"}))
     write_file(folder / "job" / frame.NAME, frame.Frame.of(collection.analysis).encode())
     boxes = _boxes(Folders(folder, min_free_bytes=0))
+    dicom = _dicom(folder)
     analyser.close()
     return Figures(
         cells=collection.cells,
@@ -89,6 +102,7 @@ def measure(folder: Path) -> Figures:
         box_cpu_ms=boxes[0],
         box_wall_ms=boxes[1],
         box_cells=boxes[2],
+        dicom=dicom,
     )
 
 
@@ -159,6 +173,24 @@ def _boxes(folders: Folders) -> tuple[float, float, float]:
         rows.append((time.process_time() - cpu, time.perf_counter() - wall, text.count(b'"Polygon"')))
     cpu_s, wall_s, cells = np.median(np.array(rows), axis=0)
     return round(cpu_s * 1e3, 1), round(wall_s * 1e3, 1), float(cells)
+
+
+def _dicom(folder: Path) -> Dicom:
+    worklist, target = folder / "worklist.yaml", folder / "cells.dcm"
+    worklist.write_text("StudyInstanceUID: 1.2.3\n", encoding="utf-8")
+    command = [sys.executable, "-m", "slidecascade", "export", str(folder / "job" / "results")]
+    command += ["--format", "dicom-ann", "--dicom-worklist", str(worklist), "--out", str(target)]
+    started = time.perf_counter()
+    process = os.posix_spawn(sys.executable, command, os.environ)
+    _, status, used = os.wait4(process, 0)
+    if status:
+        raise RuntimeError(f"The export failed with status {status}: see its message above.")
+    return Dicom(
+        cpu_s=round(used.ru_utime + used.ru_stime, 2),
+        wall_s=round(time.perf_counter() - started, 2),
+        peak_mib=round(used.ru_maxrss / 1024, 1),
+        file_mb=round(target.stat().st_size / 1e6, 1),
+    )
 
 
 def main() -> int:

@@ -93,7 +93,17 @@ def _cells_rows(found: dict[str, Any] | None) -> list[str]:
             (f"{found['cells']:,} cells written as {found['fields']} parts", "written"),
             (f"collected to `cells.geojson.gz`, {found['geojson_gz_mb']:.0f} MB", "collected"),
         )
-    ] + [f"| cells of a box of 2000 px | {found['box_cpu_ms']:.1f} ms CPU, {found['box_wall_ms']:.1f} ms wall |"]
+    ] + [
+        f"| cells of a box of 2000 px | {found['box_cpu_ms']:.1f} ms CPU, {found['box_wall_ms']:.1f} ms wall |",
+        *_dicom_row(found.get("dicom")),
+    ]
+
+
+def _dicom_row(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    used = f"{found['cpu_s']:.1f} s CPU, {found['wall_s']:.1f} s wall, {found['peak_mib']:.0f} MiB peak memory"
+    return [f"| the same cells as DICOM annotations, {found['file_mb']:.0f} MB | {used} |"]
 
 
 def _checkpoints_rows(found: dict[str, Any], jobs: list[dict[str, Any]]) -> list[str]:

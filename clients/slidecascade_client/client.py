@@ -146,7 +146,8 @@ class Client:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
             pipeline, mpp, region, thresholds, channels, stain, allow_partial: as for `analyze_region`.
-            outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
+            outputs: which of ``geojson``, ``parquet``, ``heatmaps``, ``grid``, ``mask``, ``rle`` and ``dicom`` to
+                write; default: all but the last.
             origin: as for `analyze_region`.
             label: a label to find the job by.
             notify: name of a webhook target that the service's operator has configured.

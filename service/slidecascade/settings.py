@@ -21,6 +21,7 @@ RunnerKind = Literal["local", "bento", "triton"]
 _ONE_MODEL = f"[a-z0-9][a-z0-9._-]*=({'|'.join(get_args(RunnerKind))})"
 _BY_MODEL = f"^({_ONE_MODEL}(,{_ONE_MODEL})*)?$"
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?")
+_SERVER = re.compile(r"[A-Za-z0-9._-]+=https?://[^\s,]+")
 _EXAMPLES = {"gpus": "0,1", "runner_by_model": "nuclei-unet=triton,nash-cell=local"}
 """Examples of settings with a pattern, for error messages."""
 
@@ -46,6 +47,17 @@ class Settings(BaseSettings):
 
     slide_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders whose slides can be requested, separated like PATH. None: uploads only."""
+
+    dicomweb_servers: str = ""
+    """DICOMweb servers whose slides can be requested as ``dicomweb:NAME/STUDY/SERIES`` (UIDs): ``NAME=URL``,
+    separated by commas, such as ``pacs=https://pacs.hospital.org/dicom-web``. Empty: none."""
+
+    dicomweb_tokens_dir: Path | None = None
+    """Folder of files with the bearer tokens of DICOMweb servers, named as they are; read at each request. None:
+    no tokens are sent."""
+
+    dicomweb_cache_mib: int = Field(default=128, ge=1)
+    """Memory for decoded frames of slides on DICOMweb servers, in MiB."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -231,6 +243,20 @@ class Settings(BaseSettings):
         if wrong := next((part for part in parts if part != "*" and not _ORIGIN.fullmatch(part)), None):
             raise ValueError(f"{wrong!r} is not an origin: write https://host or http://host:port, without a path")
         return value
+
+    @field_validator("dicomweb_servers")
+    @classmethod
+    def _require_servers(cls, value: str) -> str:
+        for part in filter(None, value.split(",")):
+            if not _SERVER.fullmatch(part):
+                raise ValueError("write NAME=URL, separated by commas, with an http or https URL")
+        return value
+
+    @property
+    def dicomweb(self) -> dict[str, str]:
+        """URLs of DICOMweb servers by name."""
+        pairs = (part.split("=", 1) for part in filter(None, self.dicomweb_servers.split(",")))
+        return {name: url.rstrip("/") for name, url in pairs}
 
     @field_validator("slide_roots", mode="before")
     @classmethod

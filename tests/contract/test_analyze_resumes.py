@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_gives_the_cells_of_an_undisturbed_run(
     assert names == ["cells.geojson", "cells.parquet", "figures", "heatmaps", "overlay.png", "summary.json"]
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (disturbed, undisturbed))
     assert ours | {"timings_s": {}} == theirs | {"timings_s": {}}
-    for name in ("overlay.png", "heatmaps/red.png", "cells.parquet"):
+    for name in ("overlay.png", "heatmaps/red.png", "heatmaps/red.tiff", "cells.parquet"):
         assert (disturbed / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 

@@ -161,7 +161,7 @@ def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None
     listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
     assert set(listed) == {
         "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
-        "overlay.png", "summary.json",
+        "heatmaps/red.tiff",         "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
@@ -217,7 +217,8 @@ def test_a_key_makes_one_job(jobs_server: Server) -> None:
         ({"mpp": None}, (422, "missing-resolution")),
         ({"region": {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT + 1}}, (422, "region-outside-slide")),
         ({"thresholds": {"other": 0.5}}, (422, "invalid-request")),
-        ({"outputs": ["dicom"]}, (422, "invalid-request")),
+        ({"outputs": ["svg"]}, (422, "invalid-request")),
+        ({"outputs": ["dicom"]}, (422, "invalid-request")),  # of a slide that is not DICOM
         ({"notify": "lis"}, (422, "invalid-request")),
     ],
 )
@@ -325,7 +326,7 @@ def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
         assert len(found.areas) == len(whole.json()["features"])
         names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
     assert names == {
-        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "summary.json"
+        "areas.geojson.gz", "areas_rle.csv", "mask.tiff", "overlay.png", "red.png", "red.tiff", "summary.json"
     }  # fmt: skip
     few = str(submit(jobs_server, pipeline="toy-areas", outputs=["rle"])["id"])
     assert ended(jobs_server, few)["status"] == "succeeded"
@@ -466,7 +467,7 @@ def test_the_client_submits_follows_and_fetches(jobs_server: Server, tmp_path: P
         with pytest.raises(UnknownJobError):
             client.job(stopped.id)
         with pytest.raises(InvalidRequestError, match="Nothing was sent"):
-            client.submit(SLIDE, pipeline="toy", outputs=["dicom"])
+            client.submit(SLIDE, pipeline="toy", outputs=["svg"])
 
 
 async def test_the_asynchronous_client_does_the_same(jobs_server: Server, tmp_path: Path) -> None:

@@ -221,13 +221,16 @@ def test_the_client_gives_tiles_and_areas(served: Server, folder: Path, tmp_path
     [
         (
             "toy-areas",
-            {"areas.geojson.gz", "areas_rle.csv", "mask.tiff", "summary.json", "overlay.png", "red.png"},
+            {
+                *("areas.geojson.gz", "areas_rle.csv", "mask.tiff"),
+                *("summary.json", "overlay.png", "red.png", "red.tiff"),
+            },
         ),
         (
             "toy-patches",
             {
                 *("tiles.geojson.gz", "grid.csv", "grid.npy", "grid.tiff"),
-                *("summary.json", "overlay.png", "dark.png", "dark_jet.png"),
+                *("summary.json", "overlay.png", "dark.png", "dark.tiff", "dark_jet.png"),
             },
         ),
     ],

@@ -36,6 +36,7 @@ def test_analyze_writes_the_files_of_the_zip(
     assert all(f"{count:8d}  {name}\n" in reported for name, count in summary["counts"].items())
     assert {path.name for path in (tmp_path / "out" / "heatmaps").iterdir()} == {
         "steatosis.png", "ballooning.png", "immune.png",
+        "steatosis.tiff", "ballooning.tiff", "immune.tiff",
     }  # fmt: skip
     assert cv2.imread(str(tmp_path / "out" / "overlay.png")) is not None
 

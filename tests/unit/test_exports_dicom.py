@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from made_analysis import CLASSES, make_analysis
 from slidecascade.cli import main
-from slidecascade.exports.bulkannotations import cielab
+from slidecascade.exports.dicomobject import cielab
 from slidecascade.exports.dicomsource import WHOLE_SLIDE
 from slidecascade.outputs.cells import geojson, geoparquet
 from slidecascade.outputs.cells.summary import summarise

@@ -40,6 +40,7 @@ from slidecascade.runners.choice import open_runner
 from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound, trim
 from slidecascade.settings import Settings
+from slidecascade.slides.dicomwebslide import slides_of
 from slidecascade.slides.source import Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
@@ -97,7 +98,15 @@ class Analyser:
         make_runner = make_runner or partial(open_runner, settings=settings, observer=runs or Unobserved())
         self._runner = make_runner(self._packages.values())
         self._slides = SlideStore(
-            settings.slide_roots, handles=settings.slide_handles, max_listing=settings.max_slide_listing
+            settings.slide_roots,
+            handles=settings.slide_handles,
+            max_listing=settings.max_slide_listing,
+            dicomweb=slides_of(
+                settings.dicomweb,
+                settings.dicomweb_tokens_dir,
+                handles=settings.slide_handles,
+                cache_bytes=settings.dicomweb_cache_mib * 2**20,
+            ),
         )
         self._preparation = Preparation(
             self._slides, self._find_pipeline, self.expected_bytes, max_region_px=settings.max_region_px

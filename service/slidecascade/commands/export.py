@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from slidecascade import wire
@@ -19,6 +20,8 @@ from slidecascade.exports.table import FORMATS, Format, write
 from slidecascade.staging import write_file, writing_to
 from slidecascade_client import Client
 
+BEARER_VARIABLE = "SLIDECASCADE_STOW_TOKEN"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -27,9 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=tuple(FORMATS), required=True)
     parser.add_argument("--out", type=Path, metavar="FILE", help="a name that ends in .gz is compressed")
     parser.add_argument(
-        "--to", metavar="NAME-OR-URL", help="store it on a server: of fhir, a name of --fhir-config or an address"
+        "--to",
+        metavar="NAME-OR-URL",
+        help="store it on a server: DICOM on a DICOMweb server, fhir on a FHIR server or a name of --fhir-config",
     )
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="of --to URL: the bearer token")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"of --to URL: the bearer token (of DICOMweb also {BEARER_VARIABLE})",
+    )
     parser.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
@@ -42,36 +52,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fhir-config", type=Path, metavar="FILE", help="codes and references of FHIR (docs/export.md)"
     )
     parser.add_argument(
-        "--dicom-source", type=Path, metavar="FILE", help="of dicom-ann: a DICOM file of the slide's base level"
+        "--dicom-source", type=Path, metavar="FILE", help="of DICOM formats: a file of the slide's base level"
     )
+    parser.add_argument(
+        "--dicom-worklist",
+        type=Path,
+        metavar="FILE",
+        help="of DICOM formats, for other slides: identifiers in YAML, or an item of a DICOM worklist",
+    )
+    parser.add_argument(
+        "--dicom-codes", type=Path, metavar="FILE", help="of DICOM formats: codes of classes and figures in YAML"
+    )
+    parser.add_argument("--heatmap", metavar="NAME", help="of dicom-pm (default: the first)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the file, and store it where asked for; returns the exit code."""
     form = FORMATS[options.format]
     if options.out is None and options.to is None:
-        raise InvalidRequestError("--out or --to is required: name a file, or a server.")
+        raise InvalidRequestError("The export has no target: name a file with --out, or a server with --to.")
     if options.to is not None and form.send is None:
         raise InvalidRequestError(f"The format {options.format} is not stored on servers: leave --to out.")
     with _scratch(options) as scratch:
-        inputs = Inputs(
-            fhir_config=options.fhir_config, dicom_source=options.dicom_source, token_file=options.token_file
-        )
+        inputs = _inputs(options)
         target: Path = options.out or scratch / "export"
         write_file(target, write(ResultFolder(_folder(options, form, scratch)), form, inputs, target))
+        if options.out is not None:
+            sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
         if options.to is not None and form.send is not None:
             stored = form.send(target, inputs, options.to)
-            sys.stdout.write(f"The result is on {stored}.\n")
-    if options.out is not None:
-        sys.stdout.write(f"The result is in {options.out}. {wire.RESEARCH_USE_ONLY}\n")
+            sys.stdout.write(f"The result is stored on {stored}. {wire.RESEARCH_USE_ONLY}\n")
     return 0
+
+
+def _inputs(options: argparse.Namespace) -> Inputs:
+    return Inputs(
+        fhir_config=options.fhir_config,
+        token_file=options.token_file,
+        bearer=os.environ.get(BEARER_VARIABLE),
+        dicom_source=options.dicom_source,
+        dicom_worklist=options.dicom_worklist,
+        dicom_codes=options.dicom_codes,
+        heatmap=options.heatmap,
+    )
 
 
 @contextmanager
 def _scratch(options: argparse.Namespace) -> Iterator[Path]:
     """A folder for what is fetched: beside the file, if there is one."""
     if options.out is None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="slidecascade-export-") as folder:
             yield Path(folder)
         return
     with writing_to(options.out.parent):
@@ -88,7 +118,8 @@ def _folder(options: argparse.Namespace, form: Format, scratch: Path) -> Path:
     with Client(options.url, api_key=options.api_key) as client:
         job = client.job(options.source)
         job.wait()
-        wanted = {SUMMARY, *form.needs, *(f"{name}.gz" for name in form.needs)}
+        wanted = [SUMMARY, *form.needs, *(f"{name}.gz" for name in form.needs)]
         with writing_to(scratch):
-            job.fetch(scratch / "job", names=[name for name in job.files() if name in wanted])
+            names = [name for name in job.files() if any(fnmatch(name, want) for want in wanted)]
+            job.fetch(scratch / "job", names=names)
     return scratch / "job"

@@ -12,12 +12,16 @@ from pydantic import ValidationError
 
 from slidecascade import wire
 from slidecascade.errors import UnusableDataError
+from slidecascade.outputs import heatmapfile
 from slidecascade.outputs.gzipped import READ_BYTES, gunzipped
+from slidecascade.outputs.heatmap import require_name
 from slidecascade.pipelines.classes import Color
 
 SUMMARY: Final = "summary.json"
 PARQUET: Final = "cells.parquet"
 RLE: Final = "areas_rle.csv"
+MASK: Final = "mask.tiff"
+HEATMAPS: Final = "heatmaps/*.tiff"
 GEOJSON: Final = ("cells.geojson", "tiles.geojson", "areas.geojson")
 
 _PALETTE: Final[tuple[Color, ...]] = (
@@ -72,6 +76,28 @@ class ResultFolder:
     def rle(self) -> Path | None:
         """The run lengths of areas, None if there are none."""
         return self._existing(RLE)
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask of areas, None if there is none."""
+        return self._existing(MASK)
+
+    def heatmap(self, name: str | None) -> heatmapfile.HeatmapFile:
+        """The values of the heatmap of that name, None: the first.
+
+        Raises:
+            UnknownHeatmapError: listing the names there are.
+            UnusableDataError: the folder has no values of it, or they are damaged.
+        """
+        names = [legend.name for legend in self.summary.heatmaps]
+        found = require_name(name, names, pipeline=self.summary.pipeline)
+        path = self._existing(heatmapfile.name_of(found))
+        if path is None:
+            raise UnusableDataError(
+                f"{self.path} has no {heatmapfile.name_of(found)}: request `heatmaps` in the job's outputs, or "
+                "analyse again."
+            )
+        return heatmapfile.read(path)
 
     def colors(self) -> dict[str, Color]:
         """The colour of every class: as in the GeoJSON file, else from a fixed palette.

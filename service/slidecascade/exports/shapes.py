@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from slidecascade.exports.folder import ResultFolder, text_lines
 from slidecascade.outputs.cells import geoparquet
 
 BATCH: Final = 2048
-"""Features of GeoJSON in memory at a time."""
+"""Shapes in memory at a time, besides a row group of GeoParquet."""
 _NO_MEASUREMENTS: Final = frozenset({"id", "geometry", "bbox", "class", "area_px", "centroid_x", "centroid_y"})
 _QUPATH_NAMES: Final = {"score": "Detection score", "area_um2": "Area µm^2"}
 
@@ -55,7 +55,7 @@ class Shapes:
         rings = np.repeat(keep, np.diff(self.shape_offsets))
         vertices = np.repeat(rings, np.diff(self.ring_offsets))
         return Shapes(
-            ids=tuple(name for name, kept in zip(self.ids, keep.tolist(), strict=True) if kept),
+            ids=tuple(compress(self.ids, keep.tolist())),
             vertices=self.vertices[vertices],
             ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
             shape_offsets=_offsets(np.diff(self.shape_offsets)[keep]),
@@ -83,8 +83,8 @@ def _of_parquet(folder: ResultFolder) -> Iterator[Shapes]:
     path = folder.path / "cells.parquet"
     try:
         for rows in geoparquet.within(path, -math.inf, -math.inf, math.inf, math.inf):
-            if rows.num_rows:
-                yield _of_rows(rows, folder)
+            for start in range(0, rows.num_rows, BATCH):
+                yield _of_rows(rows.slice(start, BATCH), folder)
     except ValueError as error:
         raise UnusableDataError(f"{path} is truncated or damaged: fetch or analyse it again.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +12,9 @@ from slidecascade.errors import MissingExtraError, UnusableDataError
 from slidecascade.exports.annotationxml import aperio, asap
 from slidecascade.exports.dsa import dsa
 from slidecascade.exports.fhir import fhir, store_bundle
-from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
+from slidecascade.exports.folder import GEOJSON, HEATMAPS, MASK, PARQUET, RLE, ResultFolder, content
 from slidecascade.exports.inputs import Inputs
+from slidecascade.exports.stow import store_dicom
 from slidecascade.outputs.cells import geoparquet
 from slidecascade.outputs.gzipped import gzipped
 
@@ -25,7 +27,8 @@ class Format:
 
     Attributes:
         write: the file's bytes, in pieces.
-        needs: names of the result's files that it is made from, where they exist (also with ``.gz``).
+        needs: names of the result's files that it is made from, where they exist (also with ``.gz``); patterns as
+            those of shells.
         send: stores a written file on a server that the caller names; returns its address.
     """
 
@@ -68,14 +71,20 @@ def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.rle, "rle")
 
 
-def _dicom_ann(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
-    try:
-        from slidecascade.exports.bulkannotations import bulk_annotations
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed: install slidecascade[dicom] for the format dicom-ann."
-        ) from error
-    return bulk_annotations(folder, inputs)
+def _dicom(module: str, function: str) -> Callable[[ResultFolder, Inputs], Iterator[bytes]]:
+    """A function of a module that needs the extra ``dicom``."""
+
+    def encode(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
+        try:
+            found = import_module(f"slidecascade.exports.{module}")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{error.name} is not installed: install slidecascade[dicom] for the formats of DICOM."
+            ) from error
+        pieces: Iterator[bytes] = getattr(found, function)(folder, inputs)
+        return pieces
+
+    return encode
 
 
 def _copy(folder: ResultFolder, path: Path | None, output: str) -> Iterator[bytes]:
@@ -95,6 +104,9 @@ FORMATS: Final = {
     "parquet": Format(_parquet, (PARQUET,)),
     "spatialdata": Format(_spatialdata, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
-    "dicom-ann": Format(_dicom_ann, _OUTLINES),
+    "dicom-ann": Format(_dicom("bulkannotations", "bulk_annotations"), _OUTLINES, store_dicom),
+    "dicom-sr": Format(_dicom("structuredreport", "structured_report"), (), store_dicom),
+    "dicom-seg": Format(_dicom("segmentation", "segmentation"), (MASK, *GEOJSON), store_dicom),
+    "dicom-pm": Format(_dicom("parametricmap", "parametric_map"), (HEATMAPS,), store_dicom),
     "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON), store_bundle),
 }

@@ -22,7 +22,7 @@ from slidecascade.jobs.fields import Field
 from slidecascade.jobs.onetile import OneTileSink, decoded, write_files
 from slidecascade.jobs.parts import FieldReport
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
-from slidecascade.outputs.areas.encoders import MASK, RLE, files
+from slidecascade.outputs.areas.encoders import ANSWERS, MASK, RLE, files
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
@@ -66,7 +66,8 @@ class AreasResults:
         if "rle" in outputs:
             with writing_to(folder):
                 write_file(folder / RLE, rle_csv(self.analysis))
-        write_files(folder, made, outputs=outputs, own={MASK: "mask"}, gzip=gzip)
+        maps = ANSWERS.heatmap_files(self.analysis)
+        write_files(folder, made, maps, outputs=outputs, own={MASK: "mask"}, gzip=gzip)
 
 
 class AreasSurvey(Survey):

@@ -27,7 +27,7 @@ from slidecascade.jobs.parts import FieldReport, Plan
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
 from slidecascade.kinds.result import TileReport, TissueMap
 from slidecascade.kinds.sink import tissue_map
-from slidecascade.outputs import archive, heatmap, overlay, png
+from slidecascade.outputs import archive, heatmap, heatmapfile, overlay, png
 from slidecascade.outputs.cells import geojson, geoparquet, summary
 from slidecascade.outputs.cells.geoparquet import Table
 from slidecascade.outputs.cells.heatmap import Tally, of_tally
@@ -153,7 +153,7 @@ class Collection:
         vertices = sum(report.vertices for report in self._reports)
         columns = sum(len(model.classes) for model in self.analysis.models[1:])
         most_bytes = geojson.most_bytes_of(self.cells, vertices=vertices, probabilities=columns)
-        small = self._small_files(overview if with_overlay else None, colormap)
+        small = self._small_files(self.heatmaps(), overview if with_overlay else None, colormap)
         return archive.encode(Files(small, "cells.geojson", self.geojson(), most_bytes))
 
     def write(
@@ -173,16 +173,20 @@ class Collection:
                 write_file(folder / "cells.geojson", self.geojson())
             if "parquet" in outputs:
                 write_file(folder / "cells.parquet", self.geoparquet())
-            numbers = b""
-            for name, content in self._small_files(overview, colormap):
+            numbers, maps = b"", self.heatmaps()
+            for item in maps if "heatmaps" in outputs else ():
+                values = heatmapfile.encode(item, self.analysis.region_l0, self.analysis.mpp)
+                write_file(folder / heatmapfile.name_of(item.name), values)
+            for name, content in self._small_files(maps, overview, colormap):
                 if name == "summary.json":
                     numbers = content
                 elif "heatmaps" in outputs or not name.startswith(("heatmaps/", "figures/")):
                     write_file(folder / name, content)
             write_file(folder / "summary.json", numbers)
 
-    def _small_files(self, overview: Overview | None, colormap: Colormap) -> Iterator[tuple[str, bytes]]:
-        maps = self.heatmaps()
+    def _small_files(
+        self, maps: tuple[heatmap.Heatmap, ...], overview: Overview | None, colormap: Colormap
+    ) -> Iterator[tuple[str, bytes]]:
         numbers = summary.of_counts(self.analysis, self.counts, maps, colormap=colormap)
         yield "summary.json", text(numbers, indent=2)
         for item in maps:

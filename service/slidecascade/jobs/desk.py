@@ -25,6 +25,7 @@ from slidecascade.errors import (
     UnknownNotificationError,
 )
 from slidecascade.jobs.database import open_database
+from slidecascade.jobs.dicomfiles import require_dicom
 from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification, Outbox
@@ -124,8 +125,8 @@ class Desk:
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline's kind is not worked on field by field, or there is no such target to
-                notify.
+            InvalidRequestError: the pipeline's kind is not worked on field by field, there is no such target to
+                notify, or DICOM objects are requested of another slide.
             StorageFullError: there is no room for results.
             LimitExceededError: the caller's jobs are as many, or as large, as they may be.
         """
@@ -137,6 +138,8 @@ class Desk:
             task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
             require_fields(task.pipeline)
             content_id = task.facts.content_id
+            if "dicom" in request.outputs:
+                require_dicom(task)
         else:
             self._keep(request, upload)
         opened.require_target(request.notify)
@@ -165,6 +168,8 @@ class Desk:
                 request.region_request(), content, control, share=share, is_bounded=isinstance(content, bytes)
             )
             require_fields(task.pipeline)
+            if "dicom" in request.outputs:
+                require_dicom(task)
             if isinstance(content, bytes):
                 with task.open_source() as image:
                     upload.keep_pixels(cast("RegionImage", image))

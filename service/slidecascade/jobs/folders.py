@@ -23,6 +23,7 @@ from slidecascade.errors import InvalidRequestError, ResultTooLargeError, Storag
 from slidecascade.geometry import Box
 from slidecascade.jobs import frame
 from slidecascade.jobs.collect import Collection
+from slidecascade.jobs.dicomfiles import NEEDS, write_dicom
 from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.jobs.layers import Layers, field_name, write_layers
 from slidecascade.jobs.records import JobRecord
@@ -36,6 +37,7 @@ from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 _CELLS: Final = "cells.parquet"
 MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".csv": CSV,
+    ".dcm": "application/dicom",
     ".geojson": GEOJSON,
     ".gz": "application/gzip",
     ".json": JSON,
@@ -125,6 +127,9 @@ class Folders:
     def write_results(self, record: JobRecord, results: Results, task: RegionTask) -> None:
         """Write the files that the job asks for, and remove what killed workers have left half written."""
         analysis = results.analysis
+        outputs = frozenset[str](record.request.outputs)
+        if "dicom" in outputs:
+            outputs |= NEEDS
         if isinstance(results, Collection):
             with task.open_source() as source:
                 size_l0 = source.size_l0
@@ -132,8 +137,10 @@ class Folders:
         results.write(
             self._results(record.id),
             partial(task.overview, damaged=bool(analysis.tiles.failed)),
-            outputs=record.request.outputs,
+            outputs=outputs,
         )
+        if "dicom" in outputs:
+            write_dicom(self._results(record.id), task)
         if isinstance(analysis, Analysis):
             write_file(self.of(record.id) / frame.NAME, frame.Frame.of(analysis).encode())
         for folder, _, _ in os.walk(self.of(record.id)):  # workers may have died in any of them

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -67,10 +67,19 @@ def decoded(parts: Parts, index: int, decode: Callable[[bytes], T]) -> T:
         raise unreadable(index) from error
 
 
-def write_files(folder: Path, made: Files, *, outputs: Container[str], own: Mapping[str, str], gzip: bool) -> None:
+def write_files(
+    folder: Path,
+    made: Files,
+    heatmaps: Iterable[tuple[str, bytes]],
+    *,
+    outputs: Container[str],
+    own: Mapping[str, str],
+    gzip: bool,
+) -> None:
     """Write the files of a result that `outputs` asks for, the summary last.
 
     Args:
+        heatmaps: names and contents of the files with the values of heatmaps.
         own: for names of files of this kind alone, the output that asks for them.
         gzip: whether GeoJSON is packed.
     """
@@ -78,6 +87,8 @@ def write_files(folder: Path, made: Files, *, outputs: Container[str], own: Mapp
         if "geojson" in outputs:
             name = f"{made.large_name}.gz" if gzip else made.large_name
             write_file(folder / name, gzipped(made.large) if gzip else made.large)
+        for name, content in heatmaps if "heatmaps" in outputs else ():
+            write_file(folder / name, content)
         summary = b""
         for name, content in made.small:
             if name == "summary.json":

@@ -23,7 +23,7 @@ from slidecascade.jobs.survey import OUTPUTS, Survey, summed
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.files import Overview
-from slidecascade.outputs.patches.encoders import GRID_FILES, files
+from slidecascade.outputs.patches.encoders import ANSWERS, GRID_FILES, files
 from slidecascade.patches import npz
 from slidecascade.patches.result import PatchesResult
 from slidecascade.patches.sink import PatchesSink, joined
@@ -63,7 +63,8 @@ class PatchesResults:
     ) -> None:
         """See `Results.write`."""
         made = files(self.analysis, overview, Drawing(colormap=colormap))
-        write_files(folder, made, outputs=outputs, own=dict.fromkeys(GRID_FILES, "grid"), gzip=gzip)
+        maps = ANSWERS.heatmap_files(self.analysis)
+        write_files(folder, made, maps, outputs=outputs, own=dict.fromkeys(GRID_FILES, "grid"), gzip=gzip)
 
 
 class PatchesSurvey(Survey):

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from slidecascade import wire
 from slidecascade.kinds.result import RegionResult
-from slidecascade.outputs import heatmap
+from slidecascade.outputs import heatmap, heatmapfile
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.heatmap import Heatmap
@@ -67,3 +67,8 @@ class Answers(Generic[R]):
         yield "summary.json", text(self.summarise(result, maps, drawing.colormap), indent=2)
         for item in maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
+
+    def heatmap_files(self, result: R) -> Iterator[tuple[str, bytes]]:
+        """``heatmaps/NAME.tiff``: the values of each heatmap."""
+        for item in self.heatmaps_of(result):
+            yield heatmapfile.name_of(item.name), heatmapfile.encode(item, result.region_l0, result.mpp)

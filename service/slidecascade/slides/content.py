@@ -23,6 +23,7 @@ BLOCK_BYTES: Final = 4_096
 
 _VERSION: Final = b"slidecascade-content-1"
 _SERIES_TAG: Final = b"\x20\x00\x0e\x00UI"
+_INSTANCE_TAG: Final = b"\x08\x00\x18\x00UI"
 _FOLDER_FORMATS: Final = frozenset({".mrxs"})
 _NAMED_FORMATS: Final = frozenset({".vms", ".vmu"})
 
@@ -69,11 +70,20 @@ def files_of(path: Path, *, series: str | None = None) -> tuple[Path, ...]:
     return (path,)
 
 
+def is_instance(path: Path, instance: str) -> bool:
+    """Whether a DICOM file holds the instance with this SOPInstanceUID; raises OSError."""
+    return _has_element(path, _INSTANCE_TAG, instance)
+
+
 def _is_of_series(path: Path, series: str) -> bool:
-    """Whether the head of a file holds the element SeriesInstanceUID with this value (explicit little endian)."""
-    value = series.encode("ascii", "replace")
+    return _has_element(path, _SERIES_TAG, series)
+
+
+def _has_element(path: Path, tag: bytes, uid: str) -> bool:
+    """Whether the head of a file holds the element with this value (explicit little endian)."""
+    value = uid.encode("ascii", "replace")
     value += b"\0" * (len(value) % 2)
-    element = _SERIES_TAG + len(value).to_bytes(2, "little") + value
+    element = tag + len(value).to_bytes(2, "little") + value
     with path.open("rb") as file:
         return element in file.read(EDGE_BYTES)
 

@@ -27,6 +27,8 @@ MIN_MPP, MAX_MPP = 0.01, 50.0
 
 _DESCRIPTION = "tiff.ImageDescription"
 _DICOM_SERIES = "dicom.SeriesInstanceUID"
+_DICOM_INSTANCE = "dicom.SOPInstanceUID"
+_UNREADABLE_FILE = "The slide opens but one of its files cannot be read: check the permissions or copy it again."
 
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
@@ -97,7 +99,7 @@ class Slide:
         properties = handle.properties
         _require_small_tiles(properties, handle.level_count)
         sides_um = _sides_um(properties)
-        self._levels = _undistorted(handle.level_dimensions)
+        self._levels = undistorted(handle.level_dimensions)
         self._info = SlideInfo(
             size_l0=Size(*handle.dimensions),
             mpp=mpp_of(sides_um),
@@ -178,10 +180,25 @@ class Slide:
                 quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
                 self._content_id = content.id_of_files(files, quickhash=quickhash)
             except OSError as error:
-                raise UnreadableSlideError(
-                    "The slide opens but one of its files cannot be read: check the permissions or copy it again."
-                ) from error
+                raise UnreadableSlideError(_UNREADABLE_FILE) from error
         return self._content_id
+
+    @property
+    def dicom_base(self) -> Path | None:
+        """The file of a DICOM slide's base level; None for other slides.
+
+        Raises:
+            UnreadableSlideError: a file of the slide cannot be read.
+        """
+        properties = self._handle.properties
+        instance = properties.get(_DICOM_INSTANCE)
+        if instance is None:
+            return None
+        try:
+            files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
+            return next((path for path in files if content.is_instance(path, instance)), None)
+        except OSError as error:
+            raise UnreadableSlideError(_UNREADABLE_FILE) from error
 
     @property
     def failed(self) -> bool:
@@ -294,7 +311,7 @@ def _require_small_tiles(properties: Mapping[str, str], levels: int) -> None:
             )
 
 
-def _undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Indices of the levels that show level 0 with its proportions; others belong to no pyramid."""
     width_l0, height_l0 = sizes[0]
 

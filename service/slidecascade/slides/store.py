@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
+from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slideid import id_of, path_of
@@ -23,14 +24,14 @@ _LISTED_ENTRIES_PER_SLIDE = 100
 """How many files and folders a listing looks at for each slide it may name."""
 
 
-AnySlide = Slide | StackSlide
+AnySlide = Slide | StackSlide | DicomWebSlide
 
 
 @dataclass(slots=True)
 class _Handle:
     """An open slide, the state of its file when it was opened, and how many readers it has."""
 
-    slide: AnySlide
+    slide: Slide | StackSlide
     file_state: tuple[int, ...]
     readers: int = 0
     dropped: bool = False
@@ -39,20 +40,24 @@ class _Handle:
 class SlideStore:
     """Slides under `roots`; an id is a path relative to a root, as `slideid` writes it, the first root first.
 
-    At most `handles` slides that nobody reads stay open; a listing names at most `max_listing`.
+    Ids that begin with ``dicomweb:`` are those of `dicomweb`, and not listed. At most `handles` slides that nobody
+    reads stay open; a listing names at most `max_listing`.
     Safe to use from several threads.
 
     Raises:
         SettingsError: a root is not a folder.
     """
 
-    def __init__(self, roots: Sequence[Path], *, handles: int, max_listing: int) -> None:
+    def __init__(
+        self, roots: Sequence[Path], *, handles: int, max_listing: int, dicomweb: DicomWebSlides | None = None
+    ) -> None:
         for root in roots:
             if not root.is_dir():
                 raise SettingsError(f"The slide folder {str(root)!r} does not exist or is not a folder.")
         self._roots = tuple(root.resolve() for root in roots)
         self._capacity = handles
         self._max_listing = max_listing
+        self._dicomweb = dicomweb
         self._cache = TileCache(TILE_CACHE_BYTES)
         self._known = KnownFiles()
         self._lock = threading.Lock()
@@ -86,7 +91,12 @@ class SlideStore:
             UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not told
                 from one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
+            NotReadyError: the DICOMweb server of the slide is away.
         """
+        if self._dicomweb is not None and slide_id.startswith(PREFIX):
+            with self._dicomweb.open(slide_id) as remote:
+                yield remote
+            return
         with self._held(self._locate(slide_id), private=private, gone=_unknown(slide_id)) as slide:
             yield slide
 
@@ -124,6 +134,8 @@ class SlideStore:
         with self._lock:
             for path in tuple(self._handles):
                 self._drop(path)
+        if self._dicomweb is not None:
+            self._dicomweb.close()
 
     def _locate(self, slide_id: str) -> Path:
         name = path_of(slide_id)
@@ -152,7 +164,7 @@ class SlideStore:
                     opened.slide.close()
         return handle
 
-    def _opened(self, path: Path) -> AnySlide:
+    def _opened(self, path: Path) -> Slide | StackSlide:
         """A stack of channels, or else what OpenSlide makes of the file."""
         return StackSlide.open(path) or Slide.open(path, cache=self._cache, known=self._known)
 

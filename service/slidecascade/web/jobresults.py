@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -35,6 +36,9 @@ _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
 _GEOJSON: Final = ".geojson.gz"
 _ENDINGS: Final = {wire.JSON: "summary.json", wire.CSV: ".csv", wire.PARQUET: ".parquet"}
 """How the file ends that is the answer of a media type; its name is the kind's."""
+
+_VALUES: Final = "heatmaps/*.tiff"
+"""The values of heatmaps, which a region's zip does not have."""
 
 _PICTURES: Final = {"map": "heatmaps", "figure": "figures"}
 """The folder of the pictures of a style."""
@@ -138,7 +142,7 @@ def _zip(folders: Folders, job: str) -> Iterator[bytes]:
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
-        if not file.name.endswith((_GEOJSON, ".parquet"))
+        if not file.name.endswith((_GEOJSON, ".parquet", ".dcm")) and not fnmatch(file.name, _VALUES)
     )
     # Compression reaches a fifth or a quarter, never an eighth.
     return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))

@@ -247,7 +247,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     @router.get(
         "/slides/{slide_id:path}",
         summary="Show a slide",
-        responses=problems(errors.UnknownSlideError, errors.UnreadableSlideError),
+        responses=problems(errors.UnknownSlideError, errors.UnreadableSlideError, errors.NotReadyError),
     )
     async def show_slide(slide_id: str) -> wire.SlideInfo:
         return await lookups.run(analyser.slide, slide_id)

@@ -22,7 +22,7 @@ from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle"]
+JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle", "dicom"]
 
 
 class JobRequest(WireModel):
@@ -47,7 +47,8 @@ class JobRequest(WireModel):
     outputs: tuple[JobOutput, ...] = Field(
         default=("geojson", "parquet", "heatmaps", "grid", "mask", "rle"),
         max_length=16,
-        description="the files to write, those of them that the pipeline's kind has",
+        description="the files to write, those of them that the pipeline's kind has; `dicom`: objects of a DICOM "
+        "slide, and the files that they are made from",
     )
     origin: Literal["slide", "bounds"] = Field(
         default="slide", description="origin of GeoJSON coordinates, as for a region"

@@ -217,7 +217,8 @@ def within(path: Path, x: float, y: float, right: float, bottom: float) -> Itera
                 if _may_meet(file.metadata.row_group(group), x, y, right, bottom):
                     rows = file.read_row_group(group)
                     xmin, ymin, xmax, ymax = (side.to_numpy() for side in rows["bbox"].combine_chunks().flatten())
-                    yield select(rows, (xmin < right) & (xmax > x) & (ymin < bottom) & (ymax > y))
+                    meets = (xmin < right) & (xmax > x) & (ymin < bottom) & (ymax > y)
+                    yield rows if meets.all() else select(rows, meets)
     except (pa.ArrowException, OSError) as error:
         raise ValueError("The file is missing, truncated or damaged.") from error
 
