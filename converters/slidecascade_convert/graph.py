@@ -99,7 +99,15 @@ def with_output(model: onnx.ModelProto, name: str, channels: int) -> Iterator[on
 def _bare(model: onnx.ModelProto) -> None:
     """Leave nothing of `model` but its weights, its functions and the versions of its operators."""
     graph = model.graph
-    for field in ("node", "input", "output", "value_info", "quantization_annotation", "metadata_props", "doc_string"):
+    for field in (
+        "node",
+        "input",
+        "output",
+        "value_info",
+        "quantization_annotation",
+        "metadata_props",
+        "doc_string",
+    ):
         graph.ClearField(field)
     for field in ("producer_name", "producer_version", "domain", "model_version", "metadata_props", "doc_string"):
         model.ClearField(field)

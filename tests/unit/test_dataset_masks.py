@@ -128,7 +128,11 @@ def test_a_network_of_areas_learns_from_tiles_with_masks(
     assert report["worst_tiles"][0]["dice"] == min(each["dice"] for each in report["worst_tiles"])
     assert (run / "report" / "worst.png").is_file()
     spec = load_package(models / "my-areas").spec
-    assert (spec.head, spec.outputs[0].channels, spec.classes[0].name) == ("semantic", ("foreground",), "Glomerulus")
+    assert (spec.head, spec.outputs[0].channels, spec.classes[0].name) == (
+        "semantic",
+        ("foreground",),
+        "Glomerulus",
+    )
     assert spec.accuracy["dice"] == pytest.approx(report["figures"]["dice"], abs=0.02)
     assert "--loss symmetric-lovasz" in (models / "my-areas" / "README.md").read_text(encoding="utf-8")
     capsys.readouterr()

@@ -126,7 +126,9 @@ def _tubules(
     cast = (found.sort > 0.985).astype(np.float32) * lumen
     tone = 1.0 + 0.5 * (found.size - 0.5) + 0.35 * patch + 0.3 * contrast * speck
     # Of each tubule, two numbers in -1 to 1 that are independent of its sort and size.
-    bluer, redder = (section.variety * (2.0 * (each * np.float32(61.0) % 1.0) - 1.0) for each in (found.sort, found.size))
+    bluer, redder = (
+        section.variety * (2.0 * (each * np.float32(61.0) % 1.0) - 1.0) for each in (found.sort, found.size)
+    )
     return _Layers(
         x_um,
         y_um,

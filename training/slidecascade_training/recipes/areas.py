@@ -44,7 +44,11 @@ def describe(
     plots.draw_tiles(
         folder / "worst.png",
         [
-            (data.image(examples[index], data.spec.size_px), area_map(data.labels(examples[index]))[..., 0], found[index][..., 0])
+            (
+                data.image(examples[index], data.spec.size_px),
+                area_map(data.labels(examples[index]))[..., 0],
+                found[index][..., 0],
+            )
             for index in worst
         ],
     )

@@ -46,7 +46,11 @@ class TrainingSet:
         if spec.kind != wanted:
             raise UnusableDataError(
                 f"The recipe {recipe.name} learns from {wanted}, and the data set holds {spec.kind}: make one "
-                + ("with --from points, regions or pipeline." if wanted == "crops" else "with --from outlines or masks.")
+                + (
+                    "with --from points, regions or pipeline."
+                    if wanted == "crops"
+                    else "with --from outlines or masks."
+                )
             )
         parts = {split: tuple(item for item in examples if item.split == split) for split in (TRAIN, VALIDATE)}
         found = cls(folder, spec, parts[TRAIN], parts[VALIDATE])
