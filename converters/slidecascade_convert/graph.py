@@ -34,7 +34,7 @@ _MIN_IR_VERSION = 8
 def serve(
     raw: onnx.ModelProto, facts: Facts, request: ConversionRequest, channels: Sequence[int]
 ) -> onnx.ModelProto:
-    """The served graph of an exported network, which is changed in place: a copy would take its weights' memory again.
+    """The served graph of an exported network, changed in place: copies of its weights would take memory.
 
     Args:
         raw: the network: one rank-4 image input of ``facts.layout``, one output. Its weights are those of the
@@ -86,7 +86,7 @@ def describe(model: onnx.ModelProto, properties: Mapping[str, str]) -> None:
 
 @contextmanager
 def with_output(model: onnx.ModelProto, name: str, channels: int) -> Iterator[onnx.ModelProto]:
-    """`model` itself, which within the block also returns the inner float32 tensor `name`, ``(N, H, W, channels)``."""
+    """`model` itself, which in the block also returns the inner float32 tensor `name`, ``(N, H, W, channels)``."""
     from onnx import helper
 
     model.graph.output.append(helper.make_tensor_value_info(name, 1, ["N", None, None, channels]))

@@ -115,7 +115,7 @@ def test_the_data_set_states_what_it_is(slides: Path) -> None:
 def test_a_network_of_areas_learns_from_tiles_with_masks(
     slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the loss that is named, to a report with Dice and the worst tiles, and a package with the semantic head."""
+    """By the loss named, to a report with Dice and the worst tiles, and a package with the semantic head."""
     pytest.importorskip("keras", reason="the [train] extra is not installed")
     assert main(call(slides, "--classes", "Glomerulus", "--validation", "0.3")) == 0
     run, models = tmp_path / "run", tmp_path / "models"

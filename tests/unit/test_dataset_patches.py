@@ -139,7 +139,7 @@ def test_the_command_prints_the_balance(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_polygons_label_squares_as_their_mask_does(folder: Path) -> None:
-    """`NAME.geojson` in place of `NAME_mask.png`, through the command; other classes are left out where one is named."""
+    """`NAME.geojson` in place of `NAME_mask.png`, by command; other classes are left out where one is named."""
     for name in ("one", "other"):
         write_pair(folder, name, positive=name == "one")
     call = ["dataset", "--slides", str(folder), "--mpp", "0.5", "--slide-mpp", "0.5", "--size", str(CONTEXT)]

@@ -31,9 +31,7 @@ def write_slides(folder: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_inception_learns_from_patches_and_serves_a_slide(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inception_learns_from_patches_and_serves_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of a few steps: the report, a package, and a grid of its probabilities over a slide."""
     slides, data, models = tmp_path / "slides", tmp_path / "data", tmp_path / "models"
     write_slides(slides, 2)

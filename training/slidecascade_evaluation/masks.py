@@ -2,8 +2,8 @@
 
 Each image ``x.png`` or ``x_image.png`` has a mask ``x_mask.png`` beside it, whose pixels are the numbers of
 classes, counted from 1; for a pipeline of one class all that is not 0. Or it has ``x.geojson``, whose polygons, in
-pixels of the image, name the pipeline's classes; for a pipeline of one class all polygons count. The slide of an image is what ``index.csv``
-says, as `slidecascade dataset` writes it; without, its name up to the first underscore.
+pixels of the image, name the pipeline's classes; for a pipeline of one class all polygons count. The slide of an
+image is what ``index.csv`` says, as `slidecascade dataset` writes it; without, its name up to the first underscore.
 """
 
 from __future__ import annotations
@@ -243,7 +243,8 @@ def _polygons(path: Path, names: Sequence[str], size: Size) -> list[Bools]:
     unknown = sorted({str(item.class_name) for item in found if item.class_name not in names})
     if len(names) > 1 and unknown:
         raise InvalidRequestError(
-            f"{path.name} has polygons of {unknown[0]!r}, and the pipeline finds {', '.join(names)}: rename the class."
+            f"{path.name} has polygons of {unknown[0]!r}, and the pipeline finds {', '.join(names)}: rename the "
+            "class."
         )
     return [
         filled(

@@ -14,8 +14,8 @@ _JITTER: Final = 0.62
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Of each pixel, in units of the pitch: offset in x and y and distance from the nearest point, distance from the
-    border to the next, and two uniform numbers of its cell; float32 (H, W) each.
+    """Of each pixel, in units of the pitch: offset in x and y, and distance, from the nearest point, distance from
+    the border to the next, and two uniform numbers of its cell; float32 (H, W) each.
     """
 
     across: Field
