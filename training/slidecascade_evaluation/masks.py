@@ -1,9 +1,10 @@
 """How well a pipeline of areas covers what masks cover: pixels by slide and pooled, and areas as objects.
 
 Each image ``x.png`` or ``x_image.png`` has a mask ``x_mask.png`` beside it, whose pixels are the numbers of
-classes, counted from 1; for a pipeline of one class all that is not 0. Or it has ``x.geojson``, whose polygons, in
-pixels of the image, name the pipeline's classes; for a pipeline of one class all polygons count. The slide of an
-image is what ``index.csv`` says, as `slidecascade dataset` writes it; without, its name up to the first underscore.
+classes, counted from 1; for a pipeline of one class all that is not 0. Or it has ``x.geojson``, whose polygons,
+in pixels of the image, name the pipeline's classes; for a pipeline of one class all polygons count. The slide of
+an image is what ``index.csv`` says, as `slidecascade dataset` writes it; without, its name up to the first
+underscore.
 """
 
 from __future__ import annotations
