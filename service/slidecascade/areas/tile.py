@@ -166,7 +166,7 @@ def _edges(labels: NDArray[np.int32]) -> int:
 
 
 def _sums(pieces: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:
-    """``(count - 1,)``: sums of `probability` ``(N,)`` by piece ``(N,)``, from 1; whole numbers, so in any order."""
+    """``(count - 1,)``: sums of `probability` ``(N,)`` by piece ``(N,)``, from 1; whole, so in any order."""
     if probability is None:
         return np.zeros(count - 1, np.int64)
     totals = np.bincount(pieces, weights=probability, minlength=count)
