@@ -116,7 +116,7 @@ def _tubules(
     inside = ramp((found.border - gap) / 0.10 + 0.5)
     is_distal = (found.sort > 0.66).astype(np.float32)
     open_part = 0.30 * section.lumen - 0.08 + is_distal * 0.16 + 0.12 * medulla + 0.30 * (found.size - 0.5)
-    lumen = ramp((open_part - _slit(found, section.slits) + 0.07 * grain) / 0.14 + 0.5)
+    lumen = ramp((open_part - slit(found, section.slits) + 0.07 * grain) / 0.14 + 0.5)
     lumen = lumen * (1.0 - section.filled * ramp(0.5 + 1.5 * (speck + found.sort - 0.5)))
     body = inside * (1.0 - lumen)
     nucleus = ramp((grain - 0.40) * 4.0) * ramp((found.border - gap) * 6.0)
@@ -143,7 +143,7 @@ def _tubules(
     )
 
 
-def _slit(found: Cells, slits: float) -> Field:
+def slit(found: Cells, slits: float) -> Field:
     """Distance from the middle of a tubule's lumen, which is longer than wide by up to a factor of four."""
     turn = np.float32(2 * np.pi) * (found.sort * np.float32(29.0) % 1.0)
     stretch = 1.0 + slits * (found.size * np.float32(37.0) % 1.0)
