@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -98,7 +98,7 @@ def test_a_mask_may_be_a_pyramid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def feature(name: str, *rings: list[list[float]]) -> dict[str, object]:
+def feature(name: str, *rings: Sequence[Sequence[float]]) -> dict[str, object]:
     closed = [[*ring, ring[0]] for ring in rings]
     return {
         "type": "Feature",

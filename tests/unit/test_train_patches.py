@@ -21,11 +21,11 @@ CONTEXT, STRIDE = 299, 128
 WIDTH, HEIGHT = 3 * STRIDE, 2 * STRIDE
 
 
-def write_slides(folder: Path, count: int) -> None:
-    """Rendered nodes that are half tumour, with masks whose compression leaves grey levels around 0 and 255."""
+def write_slides(folder: Path, *seeds: int) -> None:
+    """Rendered nodes, each in part tumour, with masks whose compression leaves grey levels around 0 and 255."""
     folder.mkdir()
-    for seed in range(count):
-        node = NodeOptions(seed=seed + 3, mpp=0.25, tumour=0.5, edge=2.0)
+    for seed in seeds:
+        node = NodeOptions(seed=seed, mpp=0.25, tumour=0.5, edge=2.0)
         write_slide(folder / f"node{seed}.tiff", node, WIDTH, HEIGHT, levels=1)
         write_mask(folder / f"node{seed}{MASK_SUFFIX}", node, WIDTH, HEIGHT, levels=1)
 
@@ -34,7 +34,7 @@ def write_slides(folder: Path, count: int) -> None:
 def test_inception_learns_from_patches_and_serves_a_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of a few steps: the report, a package, and a grid of its probabilities over a slide."""
     slides, data, models = tmp_path / "slides", tmp_path / "data", tmp_path / "models"
-    write_slides(slides, 2)
+    write_slides(slides, 0, 3)
     cut = ["dataset", "--slides", str(slides), "--annotations", str(slides), "--out", str(data), "--mpp", "0.25"]
     size = ["--size", str(CONTEXT), "--from", "patches", "--mask-above", "127", "--validation", "0.5"]
     assert main([*cut, *size]) == 0
