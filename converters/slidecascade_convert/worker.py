@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 # Multiples of 64 satisfy all usual strides; even, odd and unequal multiples detect fixed sizes.
 _DYNAMIC_SIZES_PX: Final = ((256, 256), (128, 192), (320, 192))
-_LARGE_NETWORK_BYTES: Final = 400 * 2**20
-_LARGE_NETWORK_SIZES_PX: Final = ((128, 128), (64, 128), (192, 64))
-"""A network with so large a file takes seconds for an image: it is compared on a quarter of the pixels."""
-
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32, 64)
 _SWAP_TILES: Final = 16
 _SAME_ANSWER: Final = 1e-3
@@ -217,7 +213,7 @@ def _tiles(request: ConversionRequest) -> tuple[list[npt.NDArray[Any]], str]:
 
     count = max(BATCHES)
     side = request.input_px
-    sizes = ((side, side),) if side is not None and request.task == "classify" else _sizes_px(request.source)
+    sizes = ((side, side),) if side is not None and request.task == "classify" else _DYNAMIC_SIZES_PX
     found = []
     for height, width in sizes:
         made = tiles.rendered(count, height, width, mpp=request.mpp)
@@ -226,12 +222,6 @@ def _tiles(request: ConversionRequest) -> tuple[list[npt.NDArray[Any]], str]:
             made = own[:count] if len(own) >= count else own[[index % len(own) for index in range(count)]]
         found.append(made)
     return found, "images of the caller" if request.calibrate else "rendered liver tissue"
-
-
-def _sizes_px(source: Path) -> tuple[tuple[int, int], ...]:
-    """Heights and widths that a network of any size is compared at."""
-    is_large = source.is_file() and source.stat().st_size >= _LARGE_NETWORK_BYTES
-    return _LARGE_NETWORK_SIZES_PX if is_large else _DYNAMIC_SIZES_PX
 
 
 @dataclass(frozen=True, slots=True)
