@@ -78,7 +78,7 @@ def compare(
     """
     is_segmenter = request.task == "segment"
     names = [PROBABILITY_MAPS, OUTPUTS["segment"]] if is_segmenter else [OUTPUTS["classify"]]
-    session = open_session(with_output(served, PROBABILITY_MAPS, request.maps) if is_segmenter else served)
+    session = _session(served, request)
     compared = [
         _run(original, session, request, channels, images[:batch], names) for images in tiles for batch in BATCHES
     ]
@@ -105,6 +105,13 @@ def compare(
         served_ms=_per_image_ms(lambda: run_session(session, timed), len(timed)),
         **(_objects(compared, request) if is_segmenter else {"argmax_agreement": _same_class(compared)}),
     )
+
+
+def _session(served: onnx.ModelProto, request: ConversionRequest) -> Any:
+    if request.task != "segment":
+        return open_session(served)
+    with with_output(served, PROBABILITY_MAPS, request.maps) as inspected:
+        return open_session(inspected)
 
 
 def _run(

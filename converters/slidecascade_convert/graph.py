@@ -8,7 +8,8 @@ reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,10 +34,11 @@ _MIN_IR_VERSION = 8
 def serve(
     raw: onnx.ModelProto, facts: Facts, request: ConversionRequest, channels: Sequence[int]
 ) -> onnx.ModelProto:
-    """The served graph of an exported network.
+    """The served graph of an exported network, changed in place: copies of its weights would take memory.
 
     Args:
-        raw: the network: one rank-4 image input of ``facts.layout``, one output.
+        raw: the network: one rank-4 image input of ``facts.layout``, one output. Its weights are those of the
+            result; use the result alone afterwards.
         facts: what its original states.
         request: normalisation, head, classes.
         channels: the network's output channels that are served, from `slidecascade_convert.heads`.
@@ -46,8 +48,8 @@ def serve(
     """
     from onnx import checker, compose, helper
 
-    network = compose.add_prefix(raw, _PREFIX)
-    graph = network.graph
+    model = compose.add_prefix(raw, _PREFIX, inplace=True)
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     (old_input,) = (value for value in graph.input if value.name not in weights)
     (old_output,) = graph.output
@@ -60,20 +62,14 @@ def serve(
     if facts.batch == 1:
         inner = [one_by_one(graph, old_input, old_output, old_input.type.tensor_type.elem_type)]
     image = helper.make_tensor_value_info("image", 2, ["N", height or "H", width or "W", 3])
-    served = helper.make_graph(
-        [*before.made, *inner, *after.made],
-        request.name,
-        [image],
-        [_output_info(request, height or "H", width or "W", value)],
-        [*graph.initializer, *before.constants, *after.constants],
+    found = _output_info(request, height or "H", width or "W", value)
+    around = helper.make_graph(
+        [*before.made, *inner, *after.made], request.name, [image], [found], [*before.constants, *after.constants]
     )
-    model = helper.make_model(
-        served,
-        opset_imports=network.opset_import,
-        functions=network.functions,
-        ir_version=max(network.ir_version, _MIN_IR_VERSION),
-        producer_name="slidecascade",
-    )
+    _bare(model)
+    graph.MergeFrom(around)
+    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+    model.producer_name = "slidecascade"
     try:
         checker.check_model(model)
     except (checker.ValidationError, ValueError) as error:
@@ -88,15 +84,33 @@ def describe(model: onnx.ModelProto, properties: Mapping[str, str]) -> None:
     helper.set_model_props(model, dict(properties))
 
 
-def with_output(model: onnx.ModelProto, name: str, channels: int) -> onnx.ModelProto:
-    """A copy of `model` that also returns the inner float32 tensor `name`, ``(N, H, W, channels)``."""
-    import onnx
+@contextmanager
+def with_output(model: onnx.ModelProto, name: str, channels: int) -> Iterator[onnx.ModelProto]:
+    """`model` itself, which in the block also returns the inner float32 tensor `name`, ``(N, H, W, channels)``."""
     from onnx import helper
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.append(helper.make_tensor_value_info(name, 1, ["N", None, None, channels]))
-    return copy
+    model.graph.output.append(helper.make_tensor_value_info(name, 1, ["N", None, None, channels]))
+    try:
+        yield model
+    finally:
+        del model.graph.output[-1]
+
+
+def _bare(model: onnx.ModelProto) -> None:
+    """Leave nothing of `model` but its weights, its functions and the versions of its operators."""
+    graph = model.graph
+    for field in (
+        "node",
+        "input",
+        "output",
+        "value_info",
+        "quantization_annotation",
+        "metadata_props",
+        "doc_string",
+    ):
+        graph.ClearField(field)
+    for field in ("producer_name", "producer_version", "domain", "model_version", "metadata_props", "doc_string"):
+        model.ClearField(field)
 
 
 def windows_of(facts: Facts, request: ConversionRequest) -> Windows | None:

@@ -185,7 +185,8 @@ def test_the_resnet_unet_has_the_published_names_and_size() -> None:
     } <= set(names)
 
 
-UNEXT101_BYTES = 48 * 2**30
+UNEXT101_BYTES = 10 * 2**30
+"""The conversion was measured to take 6.8 GiB, all processes together."""
 
 
 @pytest.mark.slow
@@ -195,7 +196,7 @@ UNEXT101_BYTES = 48 * 2**30
 def test_full_size_networks_are_converted_and_find_areas(tmp_path: Path, arch: str, prefix: str) -> None:
     """Random weights of the full size, in a checkpoint of weights alone, through to the areas of an image."""
     if arch == "unext101" and usable_bytes() < UNEXT101_BYTES:
-        pytest.skip("UneXt101 at its full size needs a machine with 48 GiB to be converted")
+        pytest.skip("UneXt101 at its full size needs 10 GiB to be converted")
     torch.manual_seed(0)
     path = tmp_path / "weights.pth"
     model = network(arch)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from slidecascade.areas.runlengths import begins_of, encode
 from slidecascade.areas.runs import Runs
 from slidecascade.cli import main
+from slidecascade.models.repository import load_package
 from slidecascade_evaluation.masks import find_pairs
 from slidecascade_training.datasets.folder import read_index
 
 WIDTH, HEIGHT = 400, 320
+FIGURES = {"dice", "iou", "precision", "recall", "object_f1"}
 
 
 def mask_of(seed: int) -> NDArray[np.uint8]:
@@ -108,3 +110,35 @@ def test_the_data_set_states_what_it_is(slides: Path) -> None:
     assert main(call(slides)) == 0
     stated = json.loads((slides.parent / "data" / "dataset.json").read_text())
     assert (stated["mpp"], stated["size_px"], stated["made_from"]) == (2.0, 48, "masks")
+
+
+def test_a_network_of_areas_learns_from_tiles_with_masks(
+    slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the loss named, to a report with Dice and the worst tiles, and a package with the semantic head."""
+    pytest.importorskip("keras", reason="the [train] extra is not installed")
+    assert main(call(slides, "--classes", "Glomerulus", "--validation", "0.3")) == 0
+    run, models = tmp_path / "run", tmp_path / "models"
+    train = ["train", "areas-256", "--data", str(tmp_path / "data"), "--out", str(run), "--epochs", "2"]
+    more = ["--rate", "0.003", "--loss", "symmetric-lovasz"]
+    assert main([*train, *more, "--package", "--name", "my-areas", "--models", str(models)]) == 0
+    report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["settings"]["loss"] == "symmetric-lovasz"
+    assert report["figures"].keys() == FIGURES
+    assert report["worst_tiles"][0]["dice"] == min(each["dice"] for each in report["worst_tiles"])
+    assert (run / "report" / "worst.png").is_file()
+    spec = load_package(models / "my-areas").spec
+    assert (spec.head, spec.outputs[0].channels, spec.classes[0].name) == (
+        "semantic",
+        ("foreground",),
+        "Glomerulus",
+    )
+    assert spec.accuracy["dice"] == pytest.approx(report["figures"]["dice"], abs=0.02)
+    assert "--loss symmetric-lovasz" in (models / "my-areas" / "README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(train) == 2
+    assert "contains a run with rate 0.003" in capsys.readouterr().err
+    assert main([*train, "--rate", "0.003", "--loss", "focal"]) == 2
+    assert "contains a run with loss symmetric-lovasz, not focal" in capsys.readouterr().err
+    assert main(["train", "unet-256", *train[2:], "--loss", "dice"]) == 2
+    assert "The recipe unet-256 has a loss of its own" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -135,3 +136,30 @@ def test_the_command_prints_the_balance(folder: Path, capsys: pytest.CaptureFixt
     spec, examples = read_index(out)
     assert (spec.class_names, spec.made_from) == (("Benign", "Cancer"), "patches")
     assert sum(example.class_name == "Cancer" for example in examples) == 4
+
+
+def test_polygons_label_squares_as_their_mask_does(folder: Path) -> None:
+    """`NAME.geojson` in place of `NAME_mask.png`, by command; other classes are left out where one is named."""
+    for name in ("one", "other"):
+        write_pair(folder, name, positive=name == "one")
+    call = ["dataset", "--slides", str(folder), "--mpp", "0.5", "--slide-mpp", "0.5", "--size", str(CONTEXT)]
+    call += ["--stride", str(STRIDE), "--from", "patches"]
+    assert main([*call, "--annotations", str(folder), "--out", str(folder.parent / "masks")]) == 0
+    drawn = folder.parent / "drawn"
+    drawn.mkdir()
+    line = [[100, 0], [101, 0], [101, 70], [100, 70], [100, 0]]
+    glass = [[0, 0], [256, 0], [256, 256], [0, 256], [0, 0]]
+    for name, rings in (("one", {"Tumour": line, "Normal": glass}), ("other", {"Normal": glass})):
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {"classification": {"name": class_name}},
+            }
+            for class_name, ring in rings.items()
+        ]
+        (drawn / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    made = folder.parent / "polygons"
+    assert main([*call, "--annotations", str(drawn), "--out", str(made), "--mask-class", "Tumour"]) == 0
+    assert read_index(made)[1] == read_index(folder.parent / "masks")[1]
+    assert main([*call, "--annotations", str(drawn), "--out", str(made) + "2", "--mask-class", "Absent"]) == 2

@@ -62,6 +62,51 @@ def test_a_folder_is_evaluated(
     assert "one_a_mask.png is no mask of its image" in capsys.readouterr().err
 
 
+def test_polygons_are_truth_as_masks_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of a folder do not change when its masks are replaced by their outlines, holes included."""
+    toy_kinds.write_models(tmp_path / "models")
+    pipelines = toy_kinds.write_pipelines(tmp_path / "pipelines", toy_kinds.AREAS)
+    monkeypatch.setenv("SLIDECASCADE_PIPELINES_DIR", str(pipelines))
+    data = tmp_path / "data"
+    data.mkdir()
+    image = np.full((200, 240, 3), toy_kinds.TISSUE, np.uint8)
+    mask = np.zeros((200, 240), np.uint8)
+    image[40:80, 40:100], mask[45:80, 40:100] = (230, 40, 40), 1
+    mask[50:60, 50:60] = 0
+    image[120:140, 40:60], mask[120:140, 40:60] = (40, 210, 40), 2
+    cv2.imwrite(str(data / "one_image.png"), image[:, :, ::-1])
+    cv2.imwrite(str(data / "one_mask.png"), mask)
+    call = ["evaluate", "--pipeline", "toy-areas", "--data", str(data), "--models", str(tmp_path / "models")]
+    assert main([*call, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    (data / "one_mask.png").unlink()
+    write_polygons(
+        data / "one.geojson",
+        ("Red", [[[40, 45], [100, 45], [100, 80], [40, 80]], [[50, 50], [60, 50], [60, 60], [50, 60]]]),
+        ("Green", [[[40, 120], [60, 120], [60, 140], [40, 140]]]),
+    )
+    assert main([*call, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == expected
+    assert expected["pooled"]["Red"]["dice"] < 1.0
+    write_polygons(data / "one.geojson", ("Blue", [[[40, 45], [100, 45], [100, 80]]]))
+    assert main(call) != 0
+    assert "one.geojson has polygons of 'Blue', and the pipeline finds Red, Green" in capsys.readouterr().err
+
+
+def write_polygons(path: Path, *polygons: tuple[str, list[list[list[int]]]]) -> None:
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]},
+            "properties": {"classification": {"name": name}},
+        }
+        for name, rings in polygons
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+
+
 def test_a_folder_without_masks_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="no image with a mask"):
         find_pairs(tmp_path)

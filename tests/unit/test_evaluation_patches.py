@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import toy_kinds
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import InvalidRequestError, UnusableDataError
-from slidecascade.geometry import Size
+from slidecascade.geometry import Box, Size
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from slidecascade_evaluation import patches
@@ -98,6 +98,63 @@ def test_a_mask_may_be_a_pyramid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def feature(name: str, *rings: Sequence[Sequence[float]]) -> dict[str, object]:
+    closed = [[*ring, ring[0]] for ring in rings]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": closed},
+        "properties": {"objectType": "annotation", "classification": {"name": name}},
+    }
+
+
+def write_polygons(path: Path, *features: dict[str, object]) -> Path:
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    return path
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), side=st.sampled_from([7.0, 16.0, 21.3]))
+def test_polygons_are_positive_where_their_pixels_are(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, side: float
+) -> None:
+    """As pixel by pixel with shapely's test of points, holes left out, one class alone where it is named."""
+    shapely = pytest.importorskip("shapely", reason="the [dev] extra is not installed")
+    rng = np.random.default_rng(seed)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
+    star = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(12, 45, (12, 1)) + (60, 40)
+    hole = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 9 + (60, 40)
+    other = [[100.2, 5.1], [118.4, 5.1], [118.4, 30.9]]
+    path = write_polygons(
+        tmp_path_factory.mktemp("polygons") / "a.geojson",
+        feature("Tumour", star.tolist(), hole.tolist()),
+        feature("Necrosis", other),
+    )
+    columns, rows = int(np.ceil(120 / side)), int(np.ceil(80 / side))
+    x, y = ([step * side for step in range(count + 1)] for count in (columns, rows))
+    middles = np.stack(np.meshgrid(np.arange(120) + 0.5, np.arange(80) + 0.5), axis=-1).reshape(-1, 2)
+    for name, shapes in (("Tumour", [star]), (None, [star, np.array(other)])):
+        mask = np.zeros(80 * 120, np.bool_)
+        for shape in shapes:
+            mask |= shapely.contains_xy(shapely.Polygon(shape, [hole] if shape is star else None), middles)
+        png = path.with_name("a_mask.png")
+        cv2.imwrite(str(png), mask.reshape(80, 120).astype(np.uint8))
+        found = positive_squares(path, Size(120, 80), x, y, class_name=name)
+        np.testing.assert_array_equal(found, positive_squares(png, Size(120, 80), x, y))
+
+
+def test_polygons_count_from_the_scanned_part_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    """As QuPath shows slides with bounds; a file without polygons is a slide without positives."""
+    square = feature("Tumour", [[0, 0], [10, 0], [10, 10], [0, 10]])
+    edges = [0.0, 20.0, 40.0]
+    path = write_polygons(tmp_path / "a.geojson", square)
+    bounds = Box(20, 20, 15, 15)
+    assert np.argwhere(positive_squares(path, Size(40, 40), edges, edges)).tolist() == [[0, 0]]
+    assert np.argwhere(positive_squares(path, Size(40, 40), edges, edges, bounds_l0=bounds)).tolist() == [[1, 1]]
+    path.write_text(path.read_text().replace("{", '{"slidecascade": {"origin": "slide"}, ', 1), encoding="utf-8")
+    assert np.argwhere(positive_squares(path, Size(40, 40), edges, edges, bounds_l0=bounds)).tolist() == [[0, 0]]
+    assert not positive_squares(write_polygons(tmp_path / "b.geojson"), Size(40, 40), edges, edges).any()
+
+
 @pytest.fixture(scope="module")
 def analyser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analyser]:
     folder = tmp_path_factory.mktemp("toy")
@@ -136,6 +193,20 @@ def test_a_perfect_map_scores_one(analyser: Analyser, tmp_path: Path) -> None:
         *("roc.png", "precision_recall.png", "froc.png"),
         *("slide-first.png.png", "slide-second.png.png"),
     }
+
+
+def test_polygons_stand_in_for_a_mask(analyser: Analyser, tmp_path: Path) -> None:
+    """The same figures from a mask and from its outline in GeoJSON, where their class is named."""
+    write_pair(tmp_path, "first")
+    from_mask = patches.document(patches.run_patches(analyser, "toy-patches", tmp_path, mpp=0.5))
+    (tmp_path / "first_mask.png").unlink()
+    outline = [[160, 100], [260, 100], [260, 200], [160, 200]]
+    glass = [[0, 0], [40, 0], [40, 200], [0, 200]]
+    write_polygons(tmp_path / "first.geojson", feature("Tumour", outline), feature("Glass", glass))
+    found = patches.run_patches(analyser, "toy-patches", tmp_path, mpp=0.5, polygons="Tumour")
+    assert patches.document(found) == from_mask
+    every = patches.document(patches.run_patches(analyser, "toy-patches", tmp_path, mpp=0.5))
+    assert every["all_points"]["positives"] > from_mask["all_points"]["positives"]
 
 
 def test_wrong_masks_and_pipelines_are_rejected(analyser: Analyser, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,19 @@ def test_a_batch_is_a_function_of_its_step() -> None:
     assert set(np.unique(one.targets)) <= {0.0, 1.0}
     share = np.mean([draw(step).targets.mean() for step in range(6)])
     assert share == pytest.approx(np.mean([tile.mask.mean() for tile in tiles]), rel=0.6)
+
+
+def test_what_was_never_scanned_holds_no_area() -> None:
+    """Black rows at the top of some crops, whose mask is empty there; elsewhere no row is black."""
+    tile = rendered(2, 1)[0]
+    full = replace(tile, image=np.full_like(tile.image, 150), mask=np.ones_like(tile.mask))
+    seen = 0
+    for step in range(12):
+        batch = CropDraw((full,), batch=8, seed=3)(step)
+        black = batch.images.max(axis=(2, 3)) == 0
+        seen += int(black.any(axis=1).sum())
+        assert not batch.targets[black].any()
+    assert 0 < seen < 24
 
 
 def test_what_is_measured_on_is_never_trained_on() -> None:

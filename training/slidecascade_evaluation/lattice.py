@@ -1,4 +1,4 @@
-"""The truth of a lattice of patches from masks: which squares hold any positive pixel."""
+"""The truth of a lattice of patches from masks or polygons: which squares hold any positive pixel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ import numpy.typing as npt
 from slidecascade.errors import UnusableDataError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides.slide import Slide, can_open
+from slidecascade_evaluation.annotation import Points
+from slidecascade_evaluation.geojson import parse, stated_origin
+from slidecascade_evaluation.rasters import runs_of_polygons
 
 MASK_ENDINGS: Final = ("_mask.tif", "_mask.tiff", "_mask.png", "_Mask.tif")
 """Of the mask of ``NAME.svs``: ``NAME_mask.tif``, as CAMELYON16 and PAIP name them."""
+
+POLYGONS: Final = ".geojson"
+"""Ending of polygons in place of a mask: ``NAME.geojson``, as QuPath exports annotations."""
 
 _STRIP_PX: Final = 2**25
 """Most pixels of a mask in memory."""
@@ -27,7 +33,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class MaskedSlide:
-    """A slide or an image, and its mask."""
+    """A slide or an image, and its mask, or its polygons."""
 
     name: str
     path: Path
@@ -35,7 +41,7 @@ class MaskedSlide:
 
 
 def find_masked(folder: Path, masks_dir: Path | None = None) -> tuple[MaskedSlide, ...]:
-    """The slides and images of a folder, by name; their masks lie beside them, or in `masks_dir`.
+    """The slides and images of a folder, by name; their masks, or polygons, lie beside them, or in `masks_dir`.
 
     Raises:
         UnusableDataError: there are none, or one has no mask.
@@ -44,11 +50,12 @@ def find_masked(folder: Path, masks_dir: Path | None = None) -> tuple[MaskedSlid
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.endswith(MASK_ENDINGS) or not (can_open(path) or path.suffix.lower() in (".png", ".jpg")):
             continue
-        names = [path.stem + ending for ending in MASK_ENDINGS]
+        names = [path.stem + ending for ending in (*MASK_ENDINGS, POLYGONS)]
         masks = [mask for name in names if (mask := (masks_dir or folder) / name).is_file()]
         if not masks:
             raise UnusableDataError(
-                f"{path.name} has no mask: put {path.stem}{MASK_ENDINGS[0]} beside it, black where there is none."
+                f"{path.name} has no mask: put {path.stem}{MASK_ENDINGS[0]} beside it, black where there is none, "
+                f"or {path.stem}{POLYGONS} with polygons."
             )
         found.append(MaskedSlide(path.name, path, masks[0]))
     if not found:
@@ -57,21 +64,34 @@ def find_masked(folder: Path, masks_dir: Path | None = None) -> tuple[MaskedSlid
 
 
 def positive_squares(
-    mask: Path, size_l0: Size, columns_l0: Sequence[float], rows_l0: Sequence[float], *, above: int = 0
+    mask: Path,
+    size_l0: Size,
+    columns_l0: Sequence[float],
+    rows_l0: Sequence[float],
+    *,
+    above: int = 0,
+    class_name: str | None = None,
+    bounds_l0: Box | None = None,
 ) -> Bools:
     """``(rows, columns)``: the squares between edges in level-0 pixels that hold a pixel of `mask` above `above`.
 
     A pixel belongs to the square that its middle lies in; squares may reach beyond the slide.
 
     Args:
-        mask: an image or a slide as large as level 0 of its slide; of three channels the greatest counts.
+        mask: an image or a slide as large as level 0 of its slide, of three channels the greatest counts; or
+            GeoJSON, whose polygons are positive.
         columns_l0, rows_l0: edges of the squares, one more than there are.
+
+        class_name: of the polygons that count; default: all.
+        bounds_l0: the scanned part of the slide, from whose corner GeoJSON counts unless it says otherwise.
 
     Raises:
         UnusableDataError: the mask has another size, or cannot be read.
     """
     x = np.clip(np.rint(np.asarray(columns_l0)), 0, size_l0.width).astype(np.int64)
     y = np.clip(np.rint(np.asarray(rows_l0)), 0, size_l0.height).astype(np.int64)
+    if mask.suffix == POLYGONS:
+        return _any_polygon(_polygons(mask, class_name, bounds_l0), x, y)
     found = np.zeros((len(y) - 1, len(x) - 1), np.bool_)
     if can_open(mask):
         with closing(Slide.open(mask)) as slide:
@@ -90,6 +110,36 @@ def positive_squares(
     _require_size(mask, Size(image.shape[1], image.shape[0]), size_l0)
     greatest = image[:, :, :3].max(axis=2) if image.ndim == 3 else image
     return _any_within(greatest > above, x, y)
+
+
+def _polygons(path: Path, class_name: str | None, bounds_l0: Box | None) -> list[tuple[Points, ...]]:
+    """Rings in level-0 pixels of the polygons that count."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnusableDataError(f"{path.name} cannot be read: {error.strerror}.") from error
+    found = [
+        item for item in parse(data, path.name)[0] if item.is_polygon and class_name in (None, item.class_name)
+    ]
+    if bounds_l0 is not None and stated_origin(data) != "slide":
+        found = [item.shifted(bounds_l0.x, bounds_l0.y) for item in found]
+    return [item.rings_l0 for item in found]
+
+
+def _any_polygon(
+    polygons: Sequence[tuple[Points, ...]], x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]
+) -> Bools:
+    """``(len(y) - 1, len(x) - 1)``: whether a pixel between the edges has its middle in a polygon."""
+    row, left, right = runs_of_polygons(polygons)
+    left, right = np.maximum(left, x[0]), np.minimum(right, x[-1] - 1)
+    kept = (left <= right) & (row >= y[0]) & (row < y[-1])
+    place = np.searchsorted(y, row[kept], side="right") - 1
+    first, last = (np.searchsorted(x, side[kept], side="right") - 1 for side in (left, right))
+    changes = np.zeros((len(y) - 1, len(x)), np.int64)
+    np.add.at(changes, (place, first), 1)
+    np.add.at(changes, (place, last + 1), -1)
+    is_filled = (np.diff(y) > 0)[:, None] & (np.diff(x) > 0)
+    return np.asarray((np.cumsum(changes, axis=1)[:, :-1] > 0) & is_filled, np.bool_)
 
 
 def _require_size(mask: Path, size: Size, expected: Size) -> None:

@@ -1,8 +1,10 @@
 """How well a pipeline of areas covers what masks cover: pixels by slide and pooled, and areas as objects.
 
 Each image ``x.png`` or ``x_image.png`` has a mask ``x_mask.png`` beside it, whose pixels are the numbers of
-classes, counted from 1; for a pipeline of one class all that is not 0. The slide of an image is what ``index.csv``
-says, as `slidecascade dataset` writes it; without, its name up to the first underscore.
+classes, counted from 1; for a pipeline of one class all that is not 0. Or it has ``x.geojson``, whose polygons,
+in pixels of the image, name the pipeline's classes; for a pipeline of one class all polygons count. The slide of
+an image is what ``index.csv`` says, as `slidecascade dataset` writes it; without, its name up to the first
+underscore.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from slidecascade.analysis.flow import Progress, say_nothing
 from slidecascade.areas.result import AreasResult
 from slidecascade.cancellation import Control
 from slidecascade.errors import InvalidRequestError
+from slidecascade.geometry import Size
+from slidecascade_evaluation.geojson import parse
 from slidecascade_evaluation.matching import MatchCounts, count_matches, iou_matrix
+from slidecascade_evaluation.rasters import filled
 
 Bools = npt.NDArray[np.bool_]
 _IMAGES: Final = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-_IMAGE, _MASK = "_image", "_mask"
+_IMAGE, _MASK, _POLYGONS = "_image", "_mask", ".geojson"
 _IOU: Final = 0.5
 
 
@@ -120,7 +125,8 @@ def find_pairs(folder: Path, split: str | None = None) -> tuple[Pair, ...]:
     Raises:
         InvalidRequestError: there is none.
     """
-    masks = {path.stem.removesuffix(_MASK): path for path in sorted(folder.glob(f"*{_MASK}.*"))}
+    masks = {path.stem.removesuffix(_IMAGE): path for path in sorted(folder.glob(f"*{_POLYGONS}"))}
+    masks |= {path.stem.removesuffix(_MASK): path for path in sorted(folder.glob(f"*{_MASK}.*"))}
     index = _index(folder / "index.csv")
     wanted = split or "validate"
     pairs = []
@@ -134,7 +140,8 @@ def find_pairs(folder: Path, split: str | None = None) -> tuple[Pair, ...]:
     if not pairs:
         part = f" in its split {wanted}" if index and wanted != "all" else ""
         raise InvalidRequestError(
-            f"{folder} has no image with a mask{part}: give a folder of x.png or x_image.png with x_mask.png."
+            f"{folder} has no image with a mask{part}: give a folder of x.png or x_image.png with x_mask.png or "
+            "x.geojson."
         )
     return tuple(pairs)
 
@@ -206,23 +213,48 @@ def table(trial: MaskTrial) -> str:
 
 
 def _compared(result: AreasResult, path: Path) -> dict[str, MaskTally]:
-    truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     region = result.region_l0
-    if truth is None or truth.ndim != 2 or truth.shape != (region.height, region.width):
-        raise InvalidRequestError(
-            f"{path.name} is no mask of its image: it must be a grey image of {region.width} x {region.height} px."
-        )
-    shown = np.asarray(truth)
-    is_single = len(result.classes.ends) == 1
+    names = [end.name for end in result.classes.ends]
+    read = _polygons if path.suffix == _POLYGONS else _mask
+    truth = read(path, names, Size(region.width, region.height))
     size = (region.width, region.height)
     tallies = {}
     for index, end in enumerate(result.classes.ends):
         found = result.of_class(index).painted(result.box).astype(np.uint8)
-        enlarged = (
-            cv2.resize(found, size, interpolation=cv2.INTER_NEAREST) if found.size else np.zeros(shown.shape)
-        )
-        tallies[end.name] = tally_of(shown > 0 if is_single else shown == index + 1, np.asarray(enlarged > 0))
+        enlarged = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST) if found.size else np.zeros(size[::-1])
+        tallies[end.name] = tally_of(truth[index], np.asarray(enlarged > 0))
     return tallies
+
+
+def _mask(path: Path, names: Sequence[str], size: Size) -> list[Bools]:
+    """The pixels ``(H, W)`` of each class in a mask."""
+    truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if truth is None or truth.ndim != 2 or truth.shape != (size.height, size.width):
+        raise InvalidRequestError(
+            f"{path.name} is no mask of its image: it must be a grey image of {size.width} x {size.height} px."
+        )
+    if len(names) == 1:
+        return [np.asarray(truth > 0)]
+    return [np.asarray(truth == index + 1) for index in range(len(names))]
+
+
+def _polygons(path: Path, names: Sequence[str], size: Size) -> list[Bools]:
+    """The pixels ``(H, W)`` whose middles lie in polygons of each class."""
+    found = [item for item in parse(path.read_bytes(), path.name)[0] if item.is_polygon]
+    unknown = sorted({str(item.class_name) for item in found if item.class_name not in names})
+    if len(names) > 1 and unknown:
+        raise InvalidRequestError(
+            f"{path.name} has polygons of {unknown[0]!r}, and the pipeline finds {', '.join(names)}: rename the "
+            "class."
+        )
+    return [
+        filled(
+            [item.rings_l0 for item in found if len(names) == 1 or item.class_name == name],
+            height_px=size.height,
+            width_px=size.width,
+        )
+        for name in names
+    ]
 
 
 def _figures(classes: Mapping[str, MaskTally]) -> dict[str, dict[str, float]]:

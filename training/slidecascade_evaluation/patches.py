@@ -14,9 +14,10 @@ import numpy.typing as npt
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.flow import Progress, say_nothing
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.errors import InvalidRequestError
-from slidecascade.geometry import Size
+from slidecascade.geometry import Box, Size
 from slidecascade.patches.result import PatchesResult
 from slidecascade.slides.slide import can_open
 from slidecascade_evaluation.curves import FALSE_POSITIVES, Bools, Curve, Froc
@@ -64,9 +65,14 @@ def run_patches(
     *,
     mpp: float | None,
     above: int = 0,
+    polygons: str | None = None,
     progress: Progress = say_nothing,
 ) -> PatchesTrial:
     """Run `pipeline` on every slide of the folder `data` and compare its first outlined class with the masks.
+
+    Args:
+        above: grey level above which a mask is positive.
+        polygons: class of the polygons that count where there are polygons in place of a mask; default: all.
 
     Raises:
         UnusableDataError: slides without masks, masks of another size.
@@ -75,7 +81,7 @@ def run_patches(
     slides, class_name = [], ""
     found = find_masked(data)
     for done, item in enumerate(found, start=1):
-        result, trial = _slide(analyser, pipeline, item, mpp=mpp, above=above)
+        result, trial = _slide(analyser, pipeline, item, mpp=mpp, above=above, polygons=polygons)
         class_name = result.classes.ends[0].name
         slides.append(trial)
         progress(done, len(found))
@@ -95,7 +101,13 @@ def run_patches(
 
 
 def _slide(
-    analyser: Analyser, pipeline: str, item: MaskedSlide, *, mpp: float | None, above: int
+    analyser: Analyser,
+    pipeline: str,
+    item: MaskedSlide,
+    *,
+    mpp: float | None,
+    above: int,
+    polygons: str | None,
 ) -> tuple[PatchesResult, SlideTrial]:
     fields: dict[str, Any] = {"pipeline": pipeline, "mpp": mpp}
     is_slide = can_open(item.path)
@@ -113,9 +125,16 @@ def _slide(
         [(result.first[0] + step) * side_l0 for step in range(columns + 1)],
         [(result.first[1] + step) * side_l0 for step in range(rows + 1)],
         above=above,
+        class_name=polygons,
+        bounds_l0=_bounds_l0(task),
     )
     probabilities = result.probabilities[:, :, result.shown[0]]
     return result, SlideTrial(item.name, probabilities, truth, report.overview(_OVERVIEW_PX)[0])
+
+
+def _bounds_l0(task: RegionTask) -> Box | None:
+    with task.open_source() as source:
+        return source.bounds_l0
 
 
 def document(trial: PatchesTrial) -> dict[str, Any]:

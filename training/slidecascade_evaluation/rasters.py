@@ -8,6 +8,8 @@ would add every pixel that an outline touches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +38,8 @@ def labels_from_outlines(vertices: _Floats, offsets: _Ints, *, height_px: int, w
     if len(offsets) < 2:
         return labels
     # Both conventions for a scanline through a vertex: together they fill the closed polygon.
-    spans = [_spans(vertices, offsets, is_lower_end_in=is_in) for is_in in (True, False)]
+    each = np.arange(len(offsets) - 1, dtype=np.int64)
+    spans = [_spans(vertices, offsets, each, is_lower_end_in=is_in) for is_in in (True, False)]
     ring, row, left, right = (np.concatenate(parts) for parts in zip(*spans, strict=True))
     left, right = np.maximum(left, 0), np.minimum(right, width_px - 1)
     kept = (right >= left) & (row >= 0) & (row < height_px)
@@ -50,9 +53,42 @@ def labels_from_outlines(vertices: _Floats, offsets: _Ints, *, height_px: int, w
     return labels
 
 
-def _spans(vertices: _Floats, offsets: _Ints, *, is_lower_end_in: bool) -> tuple[_Ints, _Ints, _Ints, _Ints]:
-    """Ring, row, first and last column (perhaps before the first) of every run of pixel centres inside a ring."""
-    rings = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+def runs_of_polygons(polygons: Sequence[Sequence[_Floats]]) -> tuple[_Ints, _Ints, _Ints]:
+    """Row, first and last column of runs of pixels in polygons with holes, by the even-odd rule; runs may overlap.
+
+    Args:
+        polygons: of each its rings, ``(V, 2)`` float64 x and y in pixels, not closed.
+    """
+    rings = [ring for polygon in polygons for ring in polygon]
+    if not rings:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, nothing
+    offsets = np.cumsum([0, *map(len, rings)], dtype=np.int64)
+    owners = np.repeat(np.arange(len(polygons), dtype=np.int64), [len(polygon) for polygon in polygons])
+    spans = [_spans(np.concatenate(rings), offsets, owners, is_lower_end_in=is_in)[1:] for is_in in (True, False)]
+    row, left, right = (np.concatenate(parts) for parts in zip(*spans, strict=True))
+    kept = right >= left
+    return row[kept], left[kept], right[kept]
+
+
+def filled(polygons: Sequence[Sequence[_Floats]], *, height_px: int, width_px: int) -> npt.NDArray[np.bool_]:
+    """``(height_px, width_px)``: the pixels in any of `polygons`, see `runs_of_polygons`."""
+    row, left, right = runs_of_polygons(polygons)
+    left, right = np.maximum(left, 0), np.minimum(right, width_px - 1)
+    kept = (left <= right) & (row >= 0) & (row < height_px)
+    changes = np.zeros((height_px, width_px + 1), np.int32)
+    np.add.at(changes, (row[kept], left[kept]), 1)
+    np.add.at(changes, (row[kept], right[kept] + 1), -1)
+    return np.asarray(np.cumsum(changes, axis=1)[:, :-1] > 0, np.bool_)
+
+
+def _spans(
+    vertices: _Floats, offsets: _Ints, owners: _Ints, *, is_lower_end_in: bool
+) -> tuple[_Ints, _Ints, _Ints, _Ints]:
+    """Owner, row, first and last column (perhaps before the first) of every run of pixel centres inside an owner's
+    rings; `owners` ``(N,)`` has the owner of each ring.
+    """
+    rings = np.repeat(owners, np.diff(offsets))
     ends = vertices[_next(offsets)]
     is_down = vertices[:, 1] <= ends[:, 1]
     top = np.where(is_down[:, None], vertices, ends)

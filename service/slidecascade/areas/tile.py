@@ -121,10 +121,11 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
                 for number in np.flatnonzero(np.bincount(part.ravel(), minlength=1)[1:]).tolist():
                     chosen = cv2.compare(part, number + 1, cv2.CMP_EQ)
                     count, numbers = cv2.connectedComponents(chosen, connectivity=4, ltype=cv2.CV_32S)
-                    np.copyto(labels, numbers + int(labels.max(initial=0)), where=numbers > 0)
-                    probability = None if probabilities is None else probabilities[..., number]
-                    sums = _sums(numbers, count, probability)
-                    found = found.with_pieces(number, sums, is_inside=is_inside)
+                    covered = np.flatnonzero(chosen)
+                    pieces = numbers.ravel()[covered]
+                    labels.ravel()[covered] = pieces + (len(found.classes) - found.painted)
+                    probability = None if probabilities is None else probabilities[..., number].ravel()[covered]
+                    found = found.with_pieces(number, _sums(pieces, count, probability), is_inside=is_inside)
             found = found.with_runs(Runs.of_labels(labels, x=core.x, y=core.y), _edges(labels))
         return found
 
@@ -164,11 +165,11 @@ def _edges(labels: NDArray[np.int32]) -> int:
     return int(across + np.count_nonzero(labels[1:] != labels[:-1]))
 
 
-def _sums(found: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:
-    """``(count - 1,)``: sums of `probability` over the pieces of `found`; whole numbers, so in any order."""
+def _sums(pieces: NDArray[np.int32], count: int, probability: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+    """``(count - 1,)``: sums of `probability` ``(N,)`` by piece ``(N,)``, from 1; whole, so in any order."""
     if probability is None:
         return np.zeros(count - 1, np.int64)
-    totals = np.bincount(found.ravel(), weights=probability.ravel(), minlength=count)
+    totals = np.bincount(pieces, weights=probability, minlength=count)
     return totals[1:].astype(np.int64)
 
 

@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pipeline NAME: cells found by that pipeline, labelled by the points in them or the regions around them; "
         "outlines: tiles with label images, for segmenters; pixels of a tile outside outlines are background; "
         "masks: tiles with masks, from a table of run lengths (id,encoding) as --annotations; "
-        "patches: contexts of --size around squares of --stride, labelled by NAME_mask.tif in --annotations",
+        "patches: contexts of --size around squares of --stride, labelled by NAME_mask.tif or the polygons "
+        "of NAME.geojson in --annotations",
     )
     parser.add_argument("--classes", type=_names_of, default=(), metavar="A,B", help="default: all classes found")
     parser.add_argument(
@@ -95,6 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mask-above", type=int, default=0, help="patches: grey level above which a mask is positive (0)"
+    )
+    parser.add_argument(
+        "--mask-class", metavar="CLASS", help="patches: class of the polygons that are positive (default: all)"
     )
     parser.add_argument("--models", type=Path, help="the models folder, for --from pipeline")
 
@@ -156,6 +160,7 @@ def _run_patches(arguments: argparse.Namespace) -> int:
         slide_mpps={name: mpp for name, mpp in arguments.slide_mpp if name},
         sampling=arguments.sampling,
         above=arguments.mask_above,
+        polygons=arguments.mask_class,
         class_names=arguments.classes or CLASSES,
         validation=0.0 if arguments.no_validation else arguments.validation,
         seed=arguments.seed,

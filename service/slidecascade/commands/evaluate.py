@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-above", type=int, default=0, help="grey level above which a mask is positive (0; JPEG masks: 127)"
     )
+    parser.add_argument(
+        "--mask-class", metavar="CLASS", help="class of the polygons in NAME.geojson that are positive (all)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
     parser.add_argument("--models", type=Path, help="the models folder")
@@ -119,6 +122,7 @@ def _run_patches(arguments: argparse.Namespace, analyser: Analyser) -> int:
         arguments.data,
         mpp=arguments.mpp,
         above=arguments.mask_above,
+        polygons=arguments.mask_class,
         progress=bar("slides"),
     )
     text = json.dumps(patches.document(trial), indent=2) + "\n"

@@ -15,6 +15,7 @@ from slidecascade_training.datasets.split import VALIDATE
 from slidecascade_training.exportprocess import PackageRequest
 from slidecascade_training.nuclei import users as nuclei
 from slidecascade_training.recipes import plots
+from slidecascade_training.recipes.losses import LOSSES
 from slidecascade_training.recipes.package import package
 from slidecascade_training.recipes.rate import find_rate
 from slidecascade_training.recipes.report import Report, write_report
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10,
         help="stop after this number of epochs without improvement; 0: never (default: 10)",
+    )
+    parser.add_argument(
+        "--loss", choices=tuple(LOSSES), help="recipes of areas only: what is minimised (default: the recipe's)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default: 0)")
     parser.add_argument("--no-class-weights", action="store_true", help="do not weight rare classes")
@@ -75,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         patience=arguments.patience,
         seed=arguments.seed,
         class_weights=not arguments.no_class_weights,
+        loss=arguments.loss,
     )
     if arguments.find_rate:
         return _find_rate(arguments, data, recipe, settings)
@@ -92,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train_nuclei(arguments: argparse.Namespace) -> int:
     """Train the bundled model's recipe; options that would change its rates or augmentation are rejected."""
-    for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate"):
+    for option in ("epochs", "batch", "rate", "schedule", "no_class_weights", "find_rate", "loss"):
         given = getattr(arguments, option)
         if given is not None and given is not False:  # 0 is a value, too
             shorter = "set --steps instead" if option == "epochs" else "omit it, or use unet-256"

@@ -9,7 +9,6 @@ never the mask.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +20,8 @@ from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
 from slidecascade.jobs.onetile import OneTileSink, decoded, write_files
 from slidecascade.jobs.parts import FieldReport
-from slidecascade.jobs.survey import OUTPUTS, Survey, summed
+from slidecascade.jobs.survey import OUTPUTS, Survey
+from slidecascade.jobs.whole import collected
 from slidecascade.outputs.areas.encoders import ANSWERS, MASK, RLE, files
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
@@ -36,17 +36,7 @@ class AreasResults:
 
     def __init__(self, survey: AreasSurvey, reports: Sequence[FieldReport], *, seconds: float) -> None:
         sink = AreasSink(survey.pipeline, survey.task.region_l0, survey.grid)
-        unstored_px = 0.0
-        for report in reports:
-            part = survey.part(report.index)
-            unstored_px += part.unstored_px
-            sink.take(part)
-        self.analysis: AreasResult = replace(
-            sink.finish(survey.subject),
-            tiles=survey.tile_report(reports),
-            timings_s={**summed(reports), "total": seconds},
-            warnings=survey.warnings(reports, unstored_px=unstored_px, flaws=sink.flaws()),
-        )
+        self.analysis: AreasResult = collected(survey, sink, survey.part, reports, seconds=seconds)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -8,7 +8,6 @@ square of the slide, which is held in memory; what is written of it is made in p
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +18,8 @@ from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
 from slidecascade.jobs.onetile import OneTileSink, decoded, write_files
 from slidecascade.jobs.parts import FieldReport
-from slidecascade.jobs.survey import OUTPUTS, Survey, summed
+from slidecascade.jobs.survey import OUTPUTS, Survey
+from slidecascade.jobs.whole import collected
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing
 from slidecascade.outputs.files import Overview
@@ -36,17 +36,7 @@ class PatchesResults:
 
     def __init__(self, survey: PatchesSurvey, reports: Sequence[FieldReport], *, seconds: float) -> None:
         sink = PatchesSink(survey.pipeline, survey.task.region_l0, survey.grid)
-        unstored_px = 0.0
-        for report in reports:
-            part = survey.part(report.index)
-            unstored_px += part.unstored_px
-            sink.take(part)
-        self.analysis: PatchesResult = replace(
-            sink.finish(survey.subject),
-            tiles=survey.tile_report(reports),
-            timings_s={**summed(reports), "total": seconds},
-            warnings=survey.warnings(reports, unstored_px=unstored_px, flaws=sink.flaws()),
-        )
+        self.analysis: PatchesResult = collected(survey, sink, survey.part, reports, seconds=seconds)
 
     @property
     def counts(self) -> dict[str, int]:

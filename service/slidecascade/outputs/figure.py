@@ -5,7 +5,7 @@ A heatmap's PNG is bare, so that a program can lay it over the slide. A figure i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,6 +89,23 @@ def fitted(result: RegionResult, overview: Overviewed) -> Overviewed:
     """`overview` at the size of a figure; figures of it are those of `overview`, in less memory."""
     image, um_per_px = _fitted(result, overview)
     return Overviewed(image, um_per_px / result.mpp)
+
+
+def overlaid(
+    result: RegionResult, overview: Overviewed, draw: Callable[[Rgb, float], Rgb]
+) -> tuple[Overviewed, Rgb, Rgb]:
+    """The overview at the size of figures, the page with outlines, and its part of the region at that size.
+
+    Large pictures are dropped before figures are made: at most two are in memory beside the page being drawn.
+
+    Args:
+        draw: draws the page over an image of the overview's downsample.
+    """
+    height, width = overview.image.shape[:2]
+    base = fitted(result, overview)
+    page = draw(overview.image, overview.downsample)
+    outlined = fitted(result, Overviewed(page[:height, :width], overview.downsample))
+    return base, page, outlined.image
 
 
 def map_figure(

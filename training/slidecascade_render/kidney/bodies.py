@@ -10,6 +10,7 @@ import numpy as np
 from slidecascade_render.canvas import ramp
 from slidecascade_render.darts import ROUNDS, SPACING, places, thinned
 from slidecascade_render.kidney.section import Section
+from slidecascade_render.kidney.tubules import Cells
 from slidecascade_render.lattice import Field, Floats, normal, uniform
 from slidecascade_render.window import Bools, Window
 
@@ -23,7 +24,7 @@ _FROM_UM: Final = ROUNDS * 2 * SPACING * (1.12 * _MOST_UM + 8.0) + 2 * _PITCH_UM
 
 @dataclass(frozen=True, slots=True)
 class Bodies:
-    """Round bodies: middles and radii in um, and the uniform numbers that their looks follow from, ``(N, 16)``."""
+    """Round bodies: middles and radii in um, and the uniform numbers that their looks follow from, ``(N, 20)``."""
 
     x_um: Floats
     y_um: Floats
@@ -47,8 +48,8 @@ def bodies(seed: int, section: Section, window: Window) -> Bodies:
     exists = uniform(keys, 14) < np.where(is_vessel, 0.65, section.crowding)
     kept = thinned(x, y, radius * 1.12 + 8.0, uniform(keys, 15), exists, pitch_um=_PITCH_UM)
     kept &= window.grown(2 * _MOST_UM).holds(x, y)
-    chances = np.stack([uniform(keys[kept], 20 + index) for index in range(16)], axis=-1)
-    return Bodies(x[kept], y[kept], radius[kept], is_vessel[kept], chances.reshape(-1, 16))
+    chances = np.stack([uniform(keys[kept], 20 + index) for index in range(20)], axis=-1)
+    return Bodies(x[kept], y[kept], radius[kept], is_vessel[kept], chances.reshape(-1, 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +79,44 @@ def outline(across: Field, down: Field, radius_um: float, chances: Floats) -> tu
     return (np.float32(radius_um) * (1.0 + wave) - away).astype(np.float32), angle
 
 
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """What a tuft is made of, over the pixels of its box: noise in -1 to 1 and the cells of its lobules."""
+
+    fine: Field
+    coarse: Field
+    lobes: Cells
+
+
 def glomerulus(
-    across: Field, down: Field, radius_um: float, chances: Floats, section: Section, fine: Field, coarse: Field
+    across: Field, down: Field, radius_um: float, chances: Floats, section: Section, grain: Grain
 ) -> Paint:
-    """A tuft in its capsule. `fine` and `coarse` are noise in -1 to 1 over the box."""
+    """A lobulated tuft in its capsule."""
     depth, angle = outline(across, down, radius_um, chances)
-    if chances[12] < 0.09:
+    fine, coarse, lobes = grain.fine, grain.coarse, grain.lobes
+    if chances[12] < section.sclerosed:
         return _sclerosed(depth, fine, coarse, chances)
-    space = np.float32(section.space_um * 2.2 * chances[10] ** 1.5)
-    lopsided = space * (1.0 + 0.9 * np.cos(angle + 6.28 * chances[11])) + 1.5
-    tuft_depth = depth - lopsided + 3.5 * coarse - 2.0
+    is_closed = chances[18] < section.closed
+    space = np.float32(0.0 if is_closed else section.space_um * 2.2 * chances[10] ** 1.5)
+    order = 4 + int(5 * chances[19])
+    scallops = (0.02 + 0.05 * chances[13]) * radius_um * np.abs(np.cos(0.5 * order * angle + 6.28 * chances[11]))
+    lopsided = space * (1.0 + 0.9 * np.cos(angle + 6.28 * chances[11])) + (0.0 if is_closed else 1.5)
+    tuft_depth = depth - lopsided - (0.0 if is_closed else 1.0) * scallops + 3.5 * coarse - 2.0
     in_tuft = ramp(tuft_depth / 5.0 + 0.5)
     contrast = np.float32(section.contrast)
-    lobes = ramp(0.5 + contrast * (1.1 * coarse + 0.15))
+    # Between lobules lie clefts, in them capillaries and what is PAS-positive: the mesangium.
+    cleft = (1.0 - ramp((lobes.border - 0.02) / 0.18)) * (0.08 + 0.6 * chances[15] ** 2)
+    mesangium = ramp(0.5 + contrast * (0.8 * coarse + 0.9 * (0.42 - lobes.nearest)))
     grains = ramp(0.5 + contrast * 1.8 * (fine + 0.05))
-    nuclei = (0.14 + 0.36 * section.tuft + 0.12 * chances[13]) * (0.35 + 1.1 * grains)
-    capillaries = ramp((-coarse - 0.5 + 0.35 * (chances[14] - 0.5)) * 4.0) * (0.3 + 0.6 * chances[15])
-    solid = 1.0 - capillaries
+    nuclei = (0.20 + 0.36 * section.tuft + 0.16 * chances[13]) * (0.35 + 1.1 * grains)
+    capillaries = ramp((-coarse - 0.5 + 0.35 * (chances[14] - 0.5)) * 4.0) * (0.2 + 0.6 * chances[15])
+    solid = 1.0 - np.maximum(capillaries, cleft)
     wall = np.exp(-((depth - 1.5) ** 2) / 14.0)
     return Paint(
         alpha=ramp(depth / 4.0 + 0.5),
-        haematoxylin=in_tuft * nuclei * solid + 0.12 * wall,
-        pas=in_tuft * (0.16 + 0.24 * section.tuft + 0.34 * lobes) * solid + (0.25 + 0.5 * chances[9]) * wall,
-        cytoplasm=in_tuft * (0.28 + 0.25 * grains) * solid + 0.06 * (1.0 - in_tuft),
+        haematoxylin=in_tuft * nuclei * solid * (0.7 + 0.6 * lobes.sort) + 0.12 * wall,
+        pas=in_tuft * (0.16 + 0.22 * section.tuft + 0.34 * mesangium) * solid + (0.2 + 0.55 * chances[9]) * wall,
+        cytoplasm=in_tuft * (0.26 + 0.25 * grains) * solid + 0.06 * (1.0 - in_tuft),
         depth_um=depth,
     )
 
@@ -109,8 +125,8 @@ def _sclerosed(depth: Field, fine: Field, coarse: Field, chances: Floats) -> Pai
     """A glomerulus that has become a solid, PAS-positive ball; its depth is not that of a glomerulus."""
     return Paint(
         alpha=ramp(depth / 4.0 + 0.5),
-        haematoxylin=0.10 + 0.12 * ramp(2.0 * fine),
-        pas=0.65 + 0.35 * chances[13] + 0.18 * coarse,
+        haematoxylin=0.06 + 0.12 * chances[14] + 0.12 * ramp(2.0 * fine),
+        pas=0.45 + 0.55 * chances[13] + 0.18 * coarse,
         cytoplasm=0.35 + 0.1 * coarse,
         depth_um=np.full_like(depth, -1e3),
     )
@@ -129,5 +145,18 @@ def vessel(across: Field, down: Field, radius_um: float, chances: Floats, fine: 
         haematoxylin=wall * (0.16 + 0.25 * ramp(2.0 * fine)),
         pas=wall * (0.45 + 0.5 * chances[15] + 0.2 * rings),
         cytoplasm=wall * 0.4 + (1.0 - wall) * (0.04 + blood),
+        depth_um=np.full_like(depth, -1e3),
+    )
+
+
+def aggregate(across: Field, down: Field, radius_um: float, chances: Floats, fine: Field, coarse: Field) -> Paint:
+    """Lymphocytes, close to each other and without an outline."""
+    depth, _ = outline(across, down, 1.1 * radius_um, chances)
+    dense = 0.4 + 0.5 * chances[13]
+    return Paint(
+        alpha=(0.5 + 0.4 * chances[14]) * ramp((depth + 9.0 * coarse) / (0.5 * np.float32(radius_um)) + 0.3),
+        haematoxylin=dense * ramp(0.6 + 1.5 * fine) + 0.1 * coarse,
+        pas=0.14 + 0.05 * coarse,
+        cytoplasm=0.22 + 0.1 * fine,
         depth_um=np.full_like(depth, -1e3),
     )

@@ -23,6 +23,7 @@ class Section:
         blur_um, noise: the scanner's; noise in grey levels.
         tubule_um: distance between the middles of tubules.
         glomerulus_um: typical radius of a glomerulus in its middle section.
+        warp: how far their places are moved, in distances.
         crowding: 0 to 1, the share of places that have a glomerulus in cortex.
         space_um: mean width of Bowman's space.
         medulla: -1 (none) to 1 (everywhere).
@@ -31,7 +32,12 @@ class Section:
         inflammation, fibrosis: 0 to 1.
         lumen: 0 to 1, how open tubules are.
         filled: 0 to 1, how much debris and brush border lie in them.
+        slits: 0 to 1, how far the lumens of tubules are slits rather than round.
+        variety: 0 to 1, how much tubules differ in colour.
         tuft: 0 to 1, how much darker than tubules the tufts of glomeruli are.
+        closed: 0 to 1, the share of glomeruli whose tuft fills the capsule.
+        sclerosed: 0 to 1, the share of globally sclerosed glomeruli.
+        aggregates: 0 to 1, the share of vessels that lymphocytes have replaced.
         edge_um: how far the tissue reaches beyond a wavy line; large values leave no glass.
         capsule_um: width of the fibrous capsule along the edge.
         contrast: of nuclei and granules against their surroundings.
@@ -42,6 +48,7 @@ class Section:
     blur_um: float
     noise: float
     tubule_um: float
+    warp: float
     glomerulus_um: float
     crowding: float
     space_um: float
@@ -52,7 +59,12 @@ class Section:
     fibrosis: float
     lumen: float
     filled: float
+    slits: float
+    variety: float
     tuft: float
+    closed: float
+    sclerosed: float
+    aggregates: float
     edge_um: float
     capsule_um: float
     contrast: float
@@ -66,14 +78,15 @@ def draw(seed: int) -> Section:
     grey = chance.uniform(205, 242)
     tint = chance.normal(0.0, 3.0, 3)
     return Section(
-        densities=(stains * chance.uniform(0.6, 1.1)).astype(np.float32),
+        densities=(stains * chance.uniform(0.42, 1.0)).astype(np.float32),
         background_rgb=(float(grey + tint[0]), float(grey + tint[1]), float(grey + tint[2])),
         blur_um=float(chance.uniform(1.0, 6.0)),
         noise=float(chance.uniform(0.3, 2.5)),
-        tubule_um=float(chance.uniform(36, 62)),
-        glomerulus_um=float(chance.uniform(60, 102)),
-        crowding=float(chance.uniform(0.1, 0.7)),
-        space_um=float(chance.uniform(1.0, 13.0)),
+        tubule_um=float(chance.uniform(30, 64)),
+        warp=float(chance.uniform(0.08, 0.36)),
+        glomerulus_um=float(chance.uniform(50, 102)),
+        crowding=float(0.06 + 0.64 * chance.uniform(0, 1) ** 1.3),
+        space_um=float(chance.uniform(0.5, 12.0)),
         medulla=float(chance.uniform(-1.3, 0.6)),
         rays=float(chance.uniform(-1.0, 1.0)),
         angle=float(chance.uniform(0, np.pi)),
@@ -81,7 +94,12 @@ def draw(seed: int) -> Section:
         fibrosis=float(chance.uniform(0, 1) ** 1.5),
         lumen=float(chance.uniform(0, 1)),
         filled=float(chance.uniform(0, 0.95)),
-        tuft=float(chance.uniform(0, 1) ** 1.4),
+        slits=float(chance.uniform(0, 1)),
+        variety=float(chance.uniform(0, 1)),
+        tuft=float(chance.uniform(0, 1) ** 1.6),
+        closed=float(0.6 * chance.uniform(0, 1) ** 2),
+        sclerosed=float(0.3 * chance.uniform(0, 1) ** 2),
+        aggregates=float(0.5 * chance.uniform(0, 1) ** 2),
         edge_um=float(chance.choice([chance.uniform(-250, 500), 5000.0])),
         capsule_um=float(chance.choice([0.0, chance.uniform(20, 220)])),
         contrast=float(chance.uniform(0.7, 1.5)),

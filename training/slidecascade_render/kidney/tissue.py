@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade_render.canvas import ramp
-from slidecascade_render.kidney.bodies import Bodies, Paint, bodies, glomerulus, vessel
+from slidecascade_render.kidney.bodies import Bodies, Grain, Paint, aggregate, bodies, glomerulus, vessel
 from slidecascade_render.kidney.section import Section, draw
 from slidecascade_render.kidney.tubules import Cells, cells
 from slidecascade_render.lattice import Field, Floats, Noise, white_noise
@@ -84,8 +84,8 @@ def _parenchyma(seed: int, section: Section, x_um: Floats, y_um: Floats) -> _Lay
         return _noise(x_um, y_um, seed, channel, pitch_um)
 
     pitch = section.tubule_um
-    x = (x_um[None, :] + 0.35 * pitch * noise(1, 1.1 * pitch)).astype(np.float32) / np.float32(pitch)
-    y = (y_um[:, None] + 0.35 * pitch * noise(2, 1.1 * pitch)).astype(np.float32) / np.float32(pitch)
+    x = (x_um[None, :] + section.warp * pitch * noise(1, 1.1 * pitch)).astype(np.float32) / np.float32(pitch)
+    y = (y_um[:, None] + section.warp * pitch * noise(2, 1.1 * pitch)).astype(np.float32) / np.float32(pitch)
     along = np.float32(np.cos(section.angle)) * x + np.float32(np.sin(section.angle)) * y
     aside = np.float32(np.cos(section.angle)) * y - np.float32(np.sin(section.angle)) * x
     is_ray = noise(3, 420.0) + section.rays > 0.25
@@ -94,7 +94,7 @@ def _parenchyma(seed: int, section: Section, x_um: Floats, y_um: Floats) -> _Lay
     found = Cells(
         *(
             np.where(is_ray, getattr(long_cells, name), getattr(round_cells, name))
-            for name in ("nearest", "border", "sort", "size")
+            for name in ("across", "down", "nearest", "border", "sort", "size")
         )
     )
     medulla = ramp(2.5 * (noise(4, 1500.0) + section.medulla))
@@ -116,7 +116,7 @@ def _tubules(
     inside = ramp((found.border - gap) / 0.10 + 0.5)
     is_distal = (found.sort > 0.66).astype(np.float32)
     open_part = 0.30 * section.lumen - 0.08 + is_distal * 0.16 + 0.12 * medulla + 0.30 * (found.size - 0.5)
-    lumen = ramp((open_part - found.nearest + 0.07 * grain) / 0.14 + 0.5)
+    lumen = ramp((open_part - slit(found, section.slits) + 0.07 * grain) / 0.14 + 0.5)
     lumen = lumen * (1.0 - section.filled * ramp(0.5 + 1.5 * (speck + found.sort - 0.5)))
     body = inside * (1.0 - lumen)
     nucleus = ramp((grain - 0.40) * 4.0) * ramp((found.border - gap) * 6.0)
@@ -125,18 +125,32 @@ def _tubules(
     between = 1.0 - inside
     cast = (found.sort > 0.985).astype(np.float32) * lumen
     tone = 1.0 + 0.5 * (found.size - 0.5) + 0.35 * patch + 0.3 * contrast * speck
+    # Of each tubule, two numbers in -1 to 1 that are independent of its sort and size.
+    bluer, redder = (
+        section.variety * (2.0 * (each * np.float32(61.0) % 1.0) - 1.0) for each in (found.sort, found.size)
+    )
     return _Layers(
         x_um,
         y_um,
-        haematoxylin=body * (0.10 + 0.10 * is_distal + 0.5 * contrast * nucleus) * tone
+        haematoxylin=body * (0.10 + 0.10 * is_distal + 0.08 * bluer + 0.5 * contrast * nucleus) * tone
         + between * (0.16 + 0.75 * infiltrate * ramp(0.6 + 1.2 * grain)),
-        pas=body * (0.14 + 0.20 * (1 - is_distal) + 0.10 * contrast * grain) * tone
+        pas=body * (0.15 + 0.20 * (1 - is_distal) + 0.13 * redder + 0.10 * contrast * grain) * tone
         + 0.36 * membrane
         + between * (0.16 + 0.08 * speck)
         + 0.9 * cast,
         cytoplasm=body * (0.50 - 0.16 * is_distal + 0.14 * contrast * grain) * tone + between * 0.24 + 0.03,
         depth_um=np.full(found.border.shape, -1e3, np.float32),
     )
+
+
+def slit(found: Cells, slits: float) -> Field:
+    """Distance from the middle of a tubule's lumen, which is longer than wide by up to a factor of four."""
+    turn = np.float32(2 * np.pi) * (found.sort * np.float32(29.0) % 1.0)
+    stretch = 1.0 + slits * (found.size * np.float32(37.0) % 1.0)
+    along = found.across * np.cos(turn) + found.down * np.sin(turn)
+    aside = found.down * np.cos(turn) - found.across * np.sin(turn)
+    away: Field = np.hypot(along / stretch, aside * stretch)
+    return away
 
 
 def _place_bodies(layers: _Layers, seed: int, section: Section) -> None:
@@ -160,10 +174,20 @@ def _place(layers: _Layers, seed: int, section: Section, found: Bodies, index: i
     across, down = (columns - x).astype(np.float32)[None, :], (rows - y).astype(np.float32)[:, None]
     fine, coarse = _noise(columns, rows, seed, 21, 8.5), _noise(columns, rows, seed, 22, 22.0)
     chances = found.chances[index]
-    if found.is_vessel[index]:
-        paint = vessel(across, down, radius, chances, fine, coarse)
+    if not found.is_vessel[index]:
+        pitch = np.float32(13.0 + 20.0 * chances[16])
+        shape = (len(rows), len(columns))
+        lobes = cells(
+            seed,
+            211,
+            np.broadcast_to((columns / pitch).astype(np.float32)[None, :], shape),
+            np.broadcast_to((rows / pitch).astype(np.float32)[:, None], shape),
+        )
+        paint = glomerulus(across, down, radius, chances, section, Grain(fine, coarse, lobes))
+    elif chances[17] < section.aggregates:
+        paint = aggregate(across, down, radius, chances, fine, coarse)
     else:
-        paint = glomerulus(across, down, radius, chances, section, fine, coarse)
+        paint = vessel(across, down, radius, chances, fine, coarse)
     _cover(layers, box, paint)
 
 

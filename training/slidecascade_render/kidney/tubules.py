@@ -14,10 +14,12 @@ _JITTER: Final = 0.62
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Of each pixel, in units of the pitch: distances to the nearest point and from the border to the next, and
-    two uniform numbers of its cell; float32 (H, W) each.
+    """Of each pixel, in units of the pitch: offset in x and y, and distance, from the nearest point, distance from
+    the border to the next, and two uniform numbers of its cell; float32 (H, W) each.
     """
 
+    across: Field
+    down: Field
     nearest: Field
     border: Field
     sort: Field
@@ -47,4 +49,5 @@ def cells(seed: int, channel: int, u: Field, v: Field) -> Cells:
             nearest = np.where(is_nearer, away, nearest)
     sort, size = uniform(keys, 3).astype(np.float32), uniform(keys, 4).astype(np.float32)
     first, other = np.sqrt(nearest), np.sqrt(second)
-    return Cells(first, other - first, sort.ravel()[owner], size.ravel()[owner])
+    across, down = u - x.ravel()[owner], v - y.ravel()[owner]
+    return Cells(across, down, first, other - first, sort.ravel()[owner], size.ravel()[owner])

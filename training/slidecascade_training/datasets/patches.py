@@ -55,6 +55,7 @@ class PatchOptions:
         sampling: ``all`` squares, or as the reference samples: a third of the positives, half as many negatives of
             the same slide, and as many again evenly from slides that are nearly negative.
         above: grey level above which a pixel of a mask is positive.
+        polygons: class of the polygons that count, where there are polygons in place of a mask; default: all.
         class_names: of negative and positive squares.
     """
 
@@ -68,6 +69,7 @@ class PatchOptions:
     slide_mpps: Mapping[str, Mpp] = field(default_factory=dict)
     sampling: Sampling = "all"
     above: int = 0
+    polygons: str | None = None
     class_names: tuple[str, ...] = CLASSES
     validation: float = 0.2
     seed: int = 0
@@ -105,7 +107,9 @@ def build_patches(options: PatchOptions, *, report: Callable[[str], object] = la
     if options.sampling == "reference":
         squares = as_the_reference_samples(squares, seed=options.seed)
     if not any(len(item.positive) for item in squares.values()):
-        raise UnusableDataError("No square with tissue holds a positive pixel: check the masks and --mask-above.")
+        raise UnusableDataError(
+            "No square with tissue holds a positive pixel: check the masks, --mask-above and --mask-class."
+        )
     counts = {name: (len(item.negative), len(item.positive)) for name, item in squares.items()}
     split = split_by_slide(counts, share=options.validation, seed=options.seed)
     examples: list[Example] = []
@@ -193,6 +197,8 @@ def _squares(view: SlideView, slide: MaskedSlide, options: PatchOptions) -> Samp
         [step * side_l0 for step in range(columns + 1)],
         [step * side_l0 for step in range(rows + 1)],
         above=options.above,
+        class_name=options.polygons,
+        bounds_l0=view.source.bounds_l0,
     )
     tissue = np.zeros((rows, columns), np.bool_)
     each = stride // BLOCK_PX

@@ -139,10 +139,10 @@ The U-Net of `nuclei-unet` ({widths} filters from half of the resolution down) w
 depends on input pixels at most {radius} px away, so tiles with a halo of {halo} px, aligned to {stride} px, give
 in their cores the map of the whole slide."""
 _MADE = """\
-From scratch on {settings.tiles} rendered sections of 256 px at 8 um per pixel: tubules, glomeruli with capsule and
-Bowman's space, globally sclerosed ones, arteries and veins, fibrous capsule, glass, in stains and scanners drawn
-at random. {settings.steps} steps of {settings.batch} crops of 128 px, the rate along one cosine, seed
-{settings.seed}.
+From scratch on {settings.tiles} rendered sections of 256 px at 8 um per pixel: tubules with round and slit
+lumens, glomeruli with lobulated tufts and Bowman's space or none, globally sclerosed ones, arteries and veins,
+aggregates of lymphocytes, fibrous capsule, glass, in stains and scanners drawn at random. {settings.steps} steps
+of {settings.batch} crops of 128 px, the rate along one cosine, seed {settings.seed}.
 
     python -m slidecascade_training.kidney --seed {settings.seed} --tiles {settings.tiles} \\
         --steps {settings.steps} --batch {settings.batch} --out RUN

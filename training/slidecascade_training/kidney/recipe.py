@@ -17,9 +17,9 @@ from slidecascade_training.prefetch import prefetched
 from slidecascade_training.schedule import RatePlan
 
 EPOCH_STEPS: Final = 100  # between two checkpoints
-STEPS: Final = 3000
-BATCH: Final = 16
-TILES: Final = 800
+STEPS: Final = 6000
+BATCH: Final = 8
+TILES: Final = 1300
 WIDTHS: Final = (32, 64, 128)
 PIXELS: Final = Pixels(1 / 255)
 _WEIGHT_DECAY: Final = 1e-2

@@ -42,10 +42,10 @@ def tiny_classifier(input_px: int, classes: int) -> Any:
     return small(input_px=input_px, classes=classes, stem=(8, 16), widths=(24,), name="tiny_classifier")
 
 
-def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Any:
+def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256), maps: int = 2) -> Any:
     """The U-Net (Ronneberger et al. 2015) of the 2018 Data Science Bowl, with two maps: foreground and interior.
 
-    RGB float32 0 to 1 ``(N, H, W, 3)``, H and W multiples of 16, to ``(N, H, W, 2)``. The reference has the
+    RGB float32 0 to 1 ``(N, H, W, 3)``, H and W multiples of 16, to ``(N, H, W, maps)``. The reference has the
     foreground alone; the served head needs the interior to separate touching nuclei.
     """
     import keras
@@ -61,4 +61,4 @@ def unet(filters: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Any:
     for width, drop in zip(filters[-2::-1], drops[len(filters) - 2 :: -1], strict=False):
         wider = layers.Conv2DTranspose(width, (2, 2), strides=(2, 2), padding="same")(tensor)
         tensor = double_convolution(layers.Concatenate()([wider, skips.pop()]), width, drop)
-    return keras.Model(image, layers.Conv2D(2, (1, 1), activation="sigmoid")(tensor))
+    return keras.Model(image, layers.Conv2D(maps, (1, 1), activation="sigmoid")(tensor))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from slidecascade.heads.head import SegmenterOptions
 from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TrainingData
 from slidecascade.privacy import forbid_telemetry
@@ -26,7 +27,7 @@ from slidecascade_training.packages import (
     segmenter_spec,
     write,
 )
-from slidecascade_training.recipes import cells
+from slidecascade_training.recipes import areas, cells
 from slidecascade_training.recipes.figures import figures_of
 from slidecascade_training.recipes.report import headline
 from slidecascade_training.recipes.run import compiled, plan_of
@@ -53,7 +54,8 @@ def package_run(request: PackageRequest) -> None:
     settings = read_claim(request.run, RunSettings)
     recipe = find_recipe(settings.recipe)
     data = TrainingSet.read(request.data, recipe)
-    model = compiled(recipe, len(data.spec.classes), plan_of(data, settings), seed=settings.seed)
+    plan = plan_of(data, settings)
+    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed, loss_name=settings.loss)
     checkpoints = Checkpoints(request.run / "checkpoints")
     checkpoints.restore(model, checkpoints.restore_last(model).best)
     if recipe.task == "classify":
@@ -81,6 +83,15 @@ def _spec(
     )
     if recipe.task == "classify":
         return classifier_spec(stated, exported, input_px=recipe.input_px, crop_px=data.spec.size_px)
+    if recipe.finds_areas:
+        return segmenter_spec(
+            stated,
+            exported,
+            head="semantic",
+            multiple_of=recipe.multiple_of,
+            halo_px=recipe.halo_px,
+            options=SegmenterOptions(foreground=areas.FOREGROUND, min_area_um2=0.0),
+        )
     options = UnetOptions(foreground=cells.FOREGROUND, seed=cells.SEED, min_area_um2=cells.MIN_AREA_UM2)
     return segmenter_spec(
         stated, exported, multiple_of=recipe.multiple_of, halo_px=recipe.halo_px, options=options
@@ -100,6 +111,8 @@ def _measured(graph: Any, data: TrainingSet, recipe: Recipe) -> dict[str, float]
         probabilities = np.concatenate([run(part) for part in _parts(data.validate, 64)])
         return headline(figures_of(probabilities, data.class_numbers(data.validate), data.spec.class_names))
     run, mpp = _runner(session, data, data.spec.size_px), data.spec.mpp
+    if recipe.finds_areas:
+        return areas.pooled(areas.compared(data.labels(item), run((item,))[0]) for item in data.validate)
     return cells.figures_of(
         [tally_of(data.labels(item), cells.decoded(run((item,))[0], mpp)) for item in data.validate]
     )
@@ -121,6 +134,7 @@ def _card(
 ) -> Card:
     data, unit = spec.training_data[0], "probability" if recipe.task == "classify" else "grey levels of 255"
     unweighted = "" if settings.class_weights else " --no-class-weights"
+    loss = "" if settings.loss is None else f" --loss {settings.loss}"
     made = f"""\
 Recipe `{recipe.name}` on the data set {data.name!r} (sha256 of its lists {settings.data_sha256[:12]}),
 {data.split}: at most {settings.epochs} epochs of batches of {settings.batch}, highest rate {settings.rate:g}
@@ -128,7 +142,7 @@ Recipe `{recipe.name}` on the data set {data.name!r} (sha256 of its lists {setti
 
     slidecascade train {recipe.name} --data DATA --out RUN --epochs {settings.epochs} --batch {settings.batch} \\
         --rate {settings.rate:g} --schedule {settings.schedule} --patience {settings.patience} \\
-        --seed {settings.seed}{unweighted} --package --name {spec.name}
+        --seed {settings.seed}{unweighted}{loss} --package --name {spec.name}
 
 The graph differs from the network by at most {max_difference:.2g} ({unit})."""
     return Card(

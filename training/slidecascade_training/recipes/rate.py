@@ -36,7 +36,7 @@ def find_rate(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: 
         TrainingFailedError: when the loss is NaN in the first steps.
     """
     plan = RatePlan(kind="range-test", highest=HIGHEST, steps=steps)
-    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed)
+    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed, loss_name=settings.loss)
     losses: list[float] = []
     smoothed = 0.0
     with prefetched(training_batches(data, recipe, settings), stop=steps) as draw:

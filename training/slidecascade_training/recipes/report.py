@@ -16,10 +16,10 @@ from slidecascade_training.checkpoint import History
 from slidecascade_training.datasets.folder import Example
 from slidecascade_training.datasets.split import TRAIN, VALIDATE, Split
 from slidecascade_training.prefetch import prefetched
-from slidecascade_training.recipes import cells, plots
+from slidecascade_training.recipes import areas, cells, plots
 from slidecascade_training.recipes.figures import Figures, figures_of, worst_mistakes
 from slidecascade_training.recipes.run import SCORES, drawing
-from slidecascade_training.recipes.samples import ExampleBatches, TrainingSet, target_maps
+from slidecascade_training.recipes.samples import ExampleBatches, TrainingSet, area_map
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
 
@@ -48,7 +48,10 @@ def write_report(
     make_folder(folder)
     predictions = _predict(model, data, recipe, settings, examples)
     plots.draw_curves(folder / "curves.png", history, SCORES[recipe.task])
-    detail = (_classifier if recipe.task == "classify" else _segmenter)(predictions, data, examples, folder)
+    if recipe.task == "classify":
+        detail = _classifier(predictions, data, examples, folder)
+    else:
+        detail = _segmenter(predictions, data, examples, folder, recipe)
     report = {
         "settings": asdict(settings),
         "epochs": [asdict(epoch) for epoch in history.epochs],
@@ -116,14 +119,20 @@ def headline(figures: Figures) -> dict[str, float]:
 
 
 def _segmenter(
-    maps: npt.NDArray[np.float32], data: TrainingSet, examples: tuple[Example, ...], folder: Path
+    maps: npt.NDArray[np.float32],
+    data: TrainingSet,
+    examples: tuple[Example, ...],
+    folder: Path,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     as_served = [np.rint(255 * item).astype(np.uint8) for item in maps]
     pictures = [
-        (data.image(example, data.spec.size_px), target_maps(data.labels(example))[..., 0], found[..., 0])
+        (data.image(example, data.spec.size_px), area_map(data.labels(example))[..., 0], found[..., 0])
         for example, found in zip(examples[:_TILES], as_served, strict=False)
     ]
     plots.draw_tiles(folder / "tiles.png", pictures)
+    if recipe.finds_areas:
+        return areas.describe(data, examples, as_served, folder)
     tried = (
         cells.Tried(
             example.file,

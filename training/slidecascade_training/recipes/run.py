@@ -12,7 +12,7 @@ from slidecascade_training.backend import imported_keras
 from slidecascade_training.checkpoint import History
 from slidecascade_training.fit import Course, compile_network, fit
 from slidecascade_training.prefetch import Batch, prefetched
-from slidecascade_training.recipes.losses import overlap_loss, soft_dice
+from slidecascade_training.recipes.losses import LOSSES, overlap_loss, soft_dice
 from slidecascade_training.recipes.samples import Draw, DrawCrop, DrawTile, ExampleBatches, TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import Recipe
@@ -22,14 +22,16 @@ SCORES: Final[Mapping[str, str]] = MappingProxyType({"classify": "accuracy", "se
 """Name of the score, by task."""
 
 
-def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int) -> Any:
-    """The recipe's network with random weights, its loss, metric and optimiser."""
+def compiled(recipe: Recipe, classes: int, plan: RatePlan, *, seed: int, loss_name: str | None = None) -> Any:
+    """The recipe's network with random weights, its loss (of areas: `loss_name`), metric and optimiser."""
     keras = imported_keras()
     keras.utils.set_random_seed(seed)
     network = recipe.build(classes)
     if recipe.task == "classify":
         loss: Any = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
         metrics = [keras.metrics.CategoricalAccuracy(name="score")]
+    elif loss_name is not None:
+        loss, metrics = LOSSES[loss_name], [soft_dice]
     elif recipe.loss is not None:
         loss, metrics = recipe.loss, []
     else:
@@ -62,7 +64,7 @@ def train(data: TrainingSet, recipe: Recipe, settings: RunSettings, folder: Path
         TrainingFailedError, UnwritableOutputError: see `slidecascade_training.fit.fit`.
     """
     plan = plan_of(data, settings)
-    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed)
+    model = compiled(recipe, len(data.spec.classes), plan, seed=settings.seed, loss_name=settings.loss)
     training = training_batches(data, recipe, settings)
     held_out = ExampleBatches(data.validate, drawing(data, recipe, weighted=False), settings.batch, None)
     course = Course(

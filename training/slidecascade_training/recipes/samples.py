@@ -46,7 +46,11 @@ class TrainingSet:
         if spec.kind != wanted:
             raise UnusableDataError(
                 f"The recipe {recipe.name} learns from {wanted}, and the data set holds {spec.kind}: make one "
-                + ("with --from points, regions or pipeline." if wanted == "crops" else "with --from outlines.")
+                + (
+                    "with --from points, regions or pipeline."
+                    if wanted == "crops"
+                    else "with --from outlines or masks."
+                )
             )
         parts = {split: tuple(item for item in examples if item.split == split) for split in (TRAIN, VALIDATE)}
         found = cls(folder, spec, parts[TRAIN], parts[VALIDATE])
@@ -168,7 +172,7 @@ class DrawCrop:
 
 @dataclass(frozen=True, slots=True)
 class DrawTile:
-    """A tile with its foreground and interior maps."""
+    """A tile with its foreground and interior maps, or with the one map of its areas."""
 
     data: TrainingSet
     recipe: Recipe
@@ -177,11 +181,13 @@ class DrawTile:
         self, example: Example, generator: np.random.Generator | None
     ) -> tuple[Image, npt.NDArray[Any], float]:
         image = self.data.image(example, self.data.spec.size_px)
-        maps = target_maps(self.data.labels(example))
+        labels = self.data.labels(example)
+        maps = area_map(labels) if self.recipe.finds_areas else target_maps(labels)
         if generator is not None:
             augmentation: Augmentation = self.recipe.augmentation
             image, bent = view_of(image, generator, augmentation, labels=maps)
-            maps = maps if bent is None else bent
+            # OpenCV drops the axis of a single map.
+            maps = maps if bent is None else bent.reshape(maps.shape)
         return image, maps.astype(np.float32) / 255.0, 1.0
 
 
@@ -201,6 +207,12 @@ def target_maps(labels: npt.NDArray[np.int32]) -> Image:
     interior = is_cell & (distance > INTERIOR_FROM * greatest[labels])
     maps: Image = np.stack([is_cell, interior], axis=-1).astype(np.uint8) * np.uint8(255)
     return maps
+
+
+def area_map(labels: npt.NDArray[np.int32]) -> Image:
+    """The areas as 0 or 255: uint8 ``(H, W, 1)`` from labels ``(H, W)``."""
+    covered: Image = (labels > 0)[..., None].astype(np.uint8) * np.uint8(255)
+    return covered
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class RunSettings:
     patience: int
     seed: int
     class_weights: bool
+    loss: str | None = None
+    """Of a recipe of areas: the name of its loss."""
 
     @classmethod
     def of(
@@ -43,12 +45,15 @@ class RunSettings:
         patience: int = 10,
         seed: int = 0,
         class_weights: bool = True,
+        loss: str | None = None,
     ) -> RunSettings:
         """The settings of a run, with the recipe's defaults.
 
         Raises:
-            InvalidRequestError: for an invalid number.
+            InvalidRequestError: for an invalid number, or a loss for a recipe that does not find areas.
         """
+        if loss is not None and not recipe.finds_areas:
+            raise InvalidRequestError(f"The recipe {recipe.name} has a loss of its own: leave --loss out.")
         made = cls(
             recipe=recipe.name,
             data_sha256=data_sha256_of(data),
@@ -59,6 +64,7 @@ class RunSettings:
             patience=patience,
             seed=seed,
             class_weights=class_weights,
+            loss=loss or recipe.areas_loss,
         )
         for option, value, least in (
             ("--epochs", made.epochs, 1),

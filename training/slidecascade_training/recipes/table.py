@@ -33,6 +33,8 @@ class Recipe:
         rate: highest learning rate of the schedule.
         multiple_of, halo_px: of a segmenter, see `slidecascade.models.spec.SegmenterSpec`.
         loss: of a segmenter, where it is not that of the reference U-Net.
+        areas_loss: of a segmenter that finds areas, not objects: the name of its loss (`losses.LOSSES`), where
+            ``--loss`` names none.
         steps: length of a recipe that samples crops continuously, without epochs.
     """
 
@@ -53,7 +55,12 @@ class Recipe:
     multiple_of: int = 1
     halo_px: int = 0
     loss: Callable[[Any, Any], Any] | None = None
+    areas_loss: str | None = None
     steps: int | None = None
+
+    @property
+    def finds_areas(self) -> bool:
+        return self.areas_loss is not None
 
     @property
     def pixels(self) -> Pixels:
@@ -103,6 +110,21 @@ _ALL: Final = (
         rate=1e-3,
         multiple_of=16,
         halo_px=96,
+    ),
+    Recipe(
+        name="areas-256",
+        summary="the U-Net of unet-256 with one map, for areas in tiles with masks",
+        task="segment",
+        input_px=256,
+        build=lambda _: networks.unet(maps=1),
+        scale=1 / 255,
+        offset=0.0,
+        batch=8,
+        epochs=60,
+        rate=1e-3,
+        multiple_of=16,
+        halo_px=96,
+        areas_loss="bce-dice",
     ),
     Recipe(
         name="nuclei",

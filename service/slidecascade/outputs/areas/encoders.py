@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,7 @@ from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
-from slidecascade.outputs.figure import Overviewed, Rgb, figures
+from slidecascade.outputs.figure import Overviewed, Rgb, figures, overlaid
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
@@ -100,12 +101,11 @@ def _small(
 ) -> Iterator[tuple[str, bytes]]:
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
-    image_rgb, downsample = overview(MAX_SIDE_PX)
-    outlined = _outlined(result, image_rgb, downsample)
-    yield "overlay.png", png.encode(outlined)
-    shown = Overviewed(image_rgb, downsample)
+    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
+    yield "overlay.png", png.encode(page)
+    del page  # 50 MB
     colormaps = [drawing.colormap]
-    yield from figures(result, maps, shown, outlined=outlined, counts=counted(result), colormaps=colormaps)
+    yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
     if result.box.area:
         yield MASK, _tiff(result)
     if with_rle:

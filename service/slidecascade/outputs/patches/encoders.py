@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from slidecascade.outputs import overlay, png
 from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
-from slidecascade.outputs.figure import Overviewed, Rgb, figures
+from slidecascade.outputs.figure import Overviewed, Rgb, figures, overlaid
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
@@ -44,12 +45,11 @@ def files(result: PatchesResult, overview: Overview, drawing: Drawing) -> Files:
 def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
-    image_rgb, downsample = overview(MAX_SIDE_PX)
-    outlined = _outlined(result, image_rgb, downsample)
-    yield "overlay.png", png.encode(outlined)
-    shown = Overviewed(image_rgb, downsample)
+    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
+    yield "overlay.png", png.encode(page)
+    del page  # 50 MB
     colormaps = [drawing.colormap, Colormap.JET]
-    yield from figures(result, maps, shown, outlined=outlined, counts=counted(result), colormaps=colormaps)
+    yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
     yield "grid.csv", b"".join(grid_csv(result))
     yield "grid.npy", grid_npy(result)
     if result.is_seen.size:
