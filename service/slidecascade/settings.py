@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Maximum request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
 
+    decoders: int = Field(default=2, ge=0)
+    """Number of confined processes that decode uploads, about 60 MiB each; 0: uploads are decoded in the service's
+    own process, where a fault in a decoder ends the service."""
+
     max_arriving_bytes: int = Field(default=2**30, ge=1)
     """Maximum total size in bytes of bodies being received: four maximum uploads; one is always accepted."""
 
