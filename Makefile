@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup viewer demo test test-fast fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -55,6 +55,11 @@ test: $(VENV)/.dev ## all tests
 
 test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, training and server processes; for daily work
 	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
+
+fuzz: $(VENV)/.dev ## bytes made to break what reads them, guided by coverage; SECONDS for each of the targets, by default 600
+	for target in $$($(BIN)/python tests/fuzz/campaign.py); do \
+		FUZZ_SECONDS=$(or $(SECONDS),600) FUZZ_KEEP=runs/fuzz/$$target \
+			$(BIN)/python tests/fuzz/campaign.py $$target || exit 1; done
 
 check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -66,6 +66,7 @@ def forbid_files() -> bool:
     if handle < 0:
         return False
     try:
-        return system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and system.syscall(_RESTRICT_SELF, handle, 0) == 0
+        failed = system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or system.syscall(_RESTRICT_SELF, handle, 0)
+        return not failed
     finally:
         os.close(handle)

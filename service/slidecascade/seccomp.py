@@ -2,7 +2,7 @@
 
 The filter is a program of the classic packet filter (linux/filter.h) over `struct seccomp_data`: number of the
 call, architecture, and six arguments of 64 bits. A call that is not in the list fails with EPERM. Numbers are
-of the kernel's tables, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+those of the kernel's tables: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def filter_calls() -> bool:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
         return False
-    return prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and prctl(_SET_SECCOMP, _FILTER, header, 0, 0) == 0
+    failed = prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or prctl(_SET_SECCOMP, _FILTER, header, 0, 0)
+    return not failed
 
 
 def _program(column: int, architecture: int, pid: int) -> Iterator[bytes]:
