@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=bundled_models_dir)
     """Model repository (``<name>/<version>/model.onnx``)."""
 
+    model_keys: Path | None = None
+    """PEM file of the public keys (Ed25519) of which one must have signed each model package; none: packages need
+    no signature."""
+
     pipelines_dir: Path | None = None
     """Folder of additional pipeline files; a pipeline of the same name replaces the bundled one."""
 
@@ -52,6 +56,10 @@ class Settings(BaseSettings):
 
     port: int = Field(default=3000, ge=1, le=65535)
     """Port to listen on."""
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of its own for ``/metrics``, at the same address; that port answers nothing else but health, and the
+    other one has no metrics. None: the service's port."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Allowed values of the Host header, without port, separated by commas. None: any, except that

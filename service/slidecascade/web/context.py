@@ -45,6 +45,7 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
+        self._metrics_port = settings.metrics_port
         self._auth = Auth(settings)
         self.audit = Audit(settings)
         self._metrics = metrics
@@ -126,6 +127,7 @@ class Process:
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
             cors_origins=self._cors_origins,
+            metrics_port=self._metrics_port,
         )
 
     def close(self) -> None:
