@@ -43,7 +43,9 @@ def run(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """Serve `app` on bound sockets until a stop signal, with `tls` or plainly; the exit code. `ready` is called after startup.
+    """Serve `app` on bound sockets until a stop signal, with `tls` or plainly; the exit code.
+
+    `ready` is called after startup.
 
     At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
     are asked to come back after `retry_after_s`.

@@ -40,8 +40,8 @@ class Boundary:
     line, one line of the audit log, and metrics.
 
     A POST to one of `work_paths` is a region, which needs a place before its body is read, like an inference.
-    `allowed_hosts` are the accepted host names; empty: any. `metrics_port` is the port that has metrics and nothing
-    else; None: there is none.
+    `allowed_hosts` are the accepted host names; empty: any. `metrics_port` is the port that has metrics and
+    nothing else; None: there is none.
     """
 
     def __init__(
