@@ -173,7 +173,7 @@ def test_metrics_have_a_port_of_their_own(house: House) -> None:
 
 
 def test_a_slide_that_becomes_a_link_is_not_followed_out(house: House, tmp_path: Path) -> None:
-    """A file that is exchanged for a link after it was served is looked at again, not taken from the open handle."""
+    """A file that is exchanged for a link after it was served is looked at again, and not followed."""
     root = house.server.log.parent  # only read here: any folder beyond the root
     slides = next(path for path in (house.written[0].parent / "slides").iterdir() if path.name == f"{NAME}.tiff")
     (tmp_path / "outside.tiff").write_bytes(slides.read_bytes())
