@@ -242,8 +242,8 @@ def test_a_decoder_that_cannot_start_asks_to_come_back(monkeypatch: pytest.Monke
 def _pid(decoder: ConfinedDecoder, encoded: EncodedImage) -> int:
     """The process that decodes an image, of a decoder with one."""
     decoder.pixels(encoded)
-    (process,) = list(decoder._idle.queue)
-    return process._process.pid
+    (pid,) = decoder.pids
+    return pid
 
 
 def test_limits_are_lowered_only() -> None:

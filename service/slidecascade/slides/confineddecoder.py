@@ -71,6 +71,11 @@ class ConfinedDecoder:
             self._idle.put(_Process())
         self._closed = False
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that decode nothing at the moment."""
+        return [process.pid for process in self._idle.queue]
+
     def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
         """See `slidecascade.slides.decoder.Decoder`."""
         process = self._take(watch)
@@ -135,6 +140,10 @@ class _Process:
             )
         self._channel = ours
         self.confined: Confined | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
