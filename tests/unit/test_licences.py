@@ -30,7 +30,8 @@ def licence(name: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
     stated = [line for line in about.get_all("Classifier", []) if line.startswith("License ::")]
-    return about.get("License-Expression") or "; ".join(stated) or (about.get("License") or "").partition("\n")[0]
+    written = [*about.get_all("License-Expression", []), "; ".join(stated), *about.get_all("License", [])]
+    return next((text.partition("\n")[0] for text in written if text), "")
 
 
 def documented() -> set[str]:
