@@ -22,7 +22,7 @@ from fuzz.targets import REFUSED, TARGETS  # noqa: E402 - from this folder
 
 HANG_S = 10
 MEMORY_MIB = 2048
-LONGEST_INPUT = 8192
+LONGEST_INPUT = 2**14
 
 
 def main(name: str) -> None:
