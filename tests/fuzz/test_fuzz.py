@@ -48,7 +48,7 @@ def test_a_few_seconds_of_fuzzing_find_nothing(name: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     assert found is not None
-    assert int(found[1]) > 100
+    assert int(found[1]) >= len(list((HERE / "corpus" / name).iterdir()))
 
 
 def _path() -> str:
