@@ -83,9 +83,9 @@ def test_marked_names_stay_inside(house: House) -> None:
     metrics = httpx.get(f"{house.metrics_url}/metrics", headers={"X-API-Key": house.key}).text
     assert "slidecascade_cells_total" in metrics
     assert NAME not in metrics
-    files = [path for folder in house.written for path in folder.rglob("*")]
-    assert any(path.is_relative_to(house.written[1]) for path in files)
-    for path in files:
+    written = [path for folder in house.written for path in folder.rglob("*")]
+    assert any(path.is_relative_to(house.written[1]) for path in written)
+    for path in written:
         assert NAME not in str(path)
         if path.is_file():
             assert NAME.encode() not in path.read_bytes(), path
