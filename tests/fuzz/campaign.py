@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from fuzz.targets import REFUSED, TARGETS  # noqa: E402 - from this folder
 
-HANG_S = 10
+HANG_S = 60
 MEMORY_MIB = 2048
 LONGEST_INPUT = 2**14
 
@@ -35,7 +35,8 @@ def main(name: str) -> None:
             target.run(data)
 
     with atheris.instrument_imports(include=list(target.modules)):
-        once(b"")  # imports what it calls
+        for file in (HERE / "corpus" / name).iterdir():
+            once(file.read_bytes())  # imports what it calls
     with tempfile.TemporaryDirectory() as scratch:
         kept = Path(os.environ.get("FUZZ_KEEP", scratch))
         kept.mkdir(parents=True, exist_ok=True)
