@@ -100,8 +100,8 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
 
-bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour; POSTGRES="URL ..." empty databases
-	$(BIN)/python -m benchmarks.jobs $(if $(POSTGRES),--postgres $(POSTGRES))
+bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, kill -9, workers, people beside a job; ten minutes; FULL=1 to 1.7 gigapixels
+	$(BIN)/python -m benchmarks.jobs $(if $(FULL),--full)
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
