@@ -38,7 +38,7 @@ ENV PATH=/opt/slidecascade/bin:$PATH \
     BENTOML_DO_NOT_TRACK=True \
     ORT_DISABLE_TELEMETRY=1 \
     ORT_TELEMETRY_DISABLED=1 \
-    BENTOML_HOME=/home/slidecascade/bentoml \
+    BENTOML_HOME=/tmp/bentoml \
     SLIDECASCADE_HOST=0.0.0.0 \
     SLIDECASCADE_PORT=3000
 EXPOSE 3000

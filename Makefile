@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer fhir-validation demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup viewer fhir-validation demo test test-fast fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-gpu models nuclei-folds lock sbom format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -63,6 +63,11 @@ test: $(VENV)/.dev ## all tests
 
 test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, training and server processes; for daily work
 	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
+
+fuzz: $(VENV)/.dev ## bytes made to break what reads them, guided by coverage; SECONDS for each of the targets, by default 600
+	for target in $$($(BIN)/python tests/fuzz/campaign.py); do \
+		FUZZ_SECONDS=$(or $(SECONDS),600) FUZZ_KEEP=runs/fuzz/$$target \
+			$(BIN)/python tests/fuzz/campaign.py $$target || exit 1; done
 
 check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/ruff check .
@@ -124,19 +129,28 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 		--out runs/nash --package models
 
 # torch has a file of its own, kept by hand: a universal lock of it lists gigabytes of CUDA.
+# What the images install is pinned with hashes.
 lock: $(VENV)/.dev ## pins every requirement anew but torch
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header requirements/build.in -o requirements/build.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --generate-hashes \
+		requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev \
 		--excludes requirements/torch-excluded.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--extra service --extra cpu --extra triton -c requirements/dev.txt -o requirements/service-cpu.txt
+		--generate-hashes --extra service --extra cpu --extra triton -c requirements/dev.txt \
+		-o requirements/service-cpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--extra service --extra gpu --extra triton -c requirements/dev.txt -o requirements/service-gpu.txt
+		--generate-hashes --extra service --extra gpu --extra triton -c requirements/dev.txt \
+		-o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra bench -c requirements/dev.txt -o requirements/bench.txt
 	for peer in litserve ray; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header \
 		requirements/peers-$$peer.in -c requirements/dev.txt -o requirements/peers-$$peer.txt || exit 1; done
+
+sbom: $(VENV)/.dev ## what a build installs, as CycloneDX documents in dist/
+	mkdir -p dist
+	for variant in cpu gpu; do \
+		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml requirements/service-$$variant.txt -o dist/sbom-$$variant.json || exit 1; done
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -21,6 +21,7 @@ import httpx
 
 from slidecascade.web.middleware.drain import WAITING
 
+_DECODER = "slidecascade.slides.decoderprocess"
 START_S = 180.0
 STOP_S = 60.0
 
@@ -47,7 +48,14 @@ class Server:
         return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} ")), 0.0)
 
     def children(self) -> dict[int, str]:
-        """The processes it has started, by id, with their command lines."""
+        """The processes it has started but decoders, by id, with their command lines."""
+        return {pid: line for pid, line in self._started().items() if _DECODER not in line}
+
+    def decoders(self) -> list[int]:
+        """The processes in which it decodes uploads."""
+        return [pid for pid, line in self._started().items() if _DECODER in line]
+
+    def _started(self) -> dict[int, str]:
         tasks = Path(f"/proc/{self.process.pid}/task")
         found = {}
         for pid in [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]:

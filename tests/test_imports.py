@@ -22,6 +22,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade",
             "slidecascade.errors",
             "slidecascade.geometry",
+            "slidecascade.confinement",
+            "slidecascade.seccomp",
             "slidecascade.cores",
             "slidecascade.privacy",
             "slidecascade.staging",

@@ -8,19 +8,17 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from slidecascade.confinement import leave_network, limit
 from slidecascade.errors import ConversionError
 from slidecascade.privacy import SWITCHES
 
 TIME_LIMIT_S: Final = 1800.0
 MAX_MEMORY_BYTES: Final = 24 * 2**30
 _MAX_FILE_BYTES: Final = 8 * 2**30
-
-# Linux: a network namespace of its own has no interface but an unconnected loopback; the user namespace is what
-# lets a process without privileges have one.
-_NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
 
 # Linux: this process ends when the one that started it is killed and cannot end it.
 _END_WITH_PARENT = 1
@@ -33,22 +31,12 @@ def confine(memory_bytes: int) -> bool:
 
     Called before any library starts threads: a process with threads cannot change its namespaces.
     """
-    for kind, limit in (
-        (resource.RLIMIT_DATA, memory_bytes),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (lowest, lowest))
-    try:
-        system = ctypes.CDLL(None, use_errno=True)
-        system.prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        unshare = system.unshare
-    except (OSError, AttributeError):
-        return False
-    # A privileged process keeps its user, so that it can read its inputs.
-    return any(unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_NETWORK | _NEW_USER))
+    limit(resource.RLIMIT_DATA, memory_bytes)
+    limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
+    with suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    return leave_network()
 
 
 def usable_memory_bytes() -> int:

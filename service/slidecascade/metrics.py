@@ -170,6 +170,11 @@ class Metrics:
         self._cancelled = Counter(
             "slidecascade_cancelled_total", "Regions cancelled by a client disconnect.", registry=registry
         )
+        self._decoders = Counter(
+            "slidecascade_decoders_ended_total",
+            "Processes that ended while they decoded an upload.",
+            registry=registry,
+        )
         Gauge(
             "slidecascade_build_info", "Always 1; the version is a label.", ("version",), registry=registry
         ).labels(__version__).set(1)
@@ -246,6 +251,10 @@ class Metrics:
 
     def cancelled(self) -> None:
         self._cancelled.inc()
+
+    def decoder_ended(self) -> None:
+        """Count a process that ended while it decoded."""
+        self._decoders.inc()
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage_seconds.labels(name).observe(seconds)

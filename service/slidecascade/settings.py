@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=bundled_models_dir)
     """Model repository (``<name>/<version>/model.onnx``)."""
 
+    model_keys: Path | None = None
+    """PEM file of the public keys (Ed25519) of which one must have signed each model package; none: packages need
+    no signature."""
+
     pipelines_dir: Path | None = None
     """Folder of additional pipeline files; a pipeline of the same name replaces the bundled one."""
 
@@ -64,6 +68,10 @@ class Settings(BaseSettings):
 
     port: int = Field(default=3000, ge=1, le=65535)
     """Port to listen on."""
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of its own for ``/metrics``, at the same address; that port answers nothing else but health, and the
+    other one has no metrics. None: the service's port."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Allowed values of the Host header, without port, separated by commas. None: any, except that
@@ -101,6 +109,10 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1)
     """Maximum request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
+
+    decoders: int = Field(default=2, ge=0)
+    """Number of confined processes that decode uploads, about 40 MiB each; 0: uploads are decoded in the service's
+    own process, where a fault in a decoder ends the service."""
 
     max_arriving_bytes: int = Field(default=2**30, ge=1)
     """Maximum total size in bytes of bodies being received: four maximum uploads; one is always accepted."""

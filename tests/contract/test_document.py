@@ -15,6 +15,7 @@ import tifffile
 import generated_requests
 import toy_kinds
 from served_process import Server, StartServer
+from slidecascade.access.keys import KeyFile
 from toy_pipeline import ToyPipeline, blobs
 
 HERE = Path(__file__).parent
@@ -46,6 +47,16 @@ def everything(start_server: StartServer, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
+def keyed(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, str]:
+    """A server with keys, and one that may do everything."""
+    folder = tmp_path_factory.mktemp("keyed")
+    toy = ToyPipeline(folder)
+    key = KeyFile(folder / "keys.json").create("lab", ["admin"])
+    settings = {"keys_file": folder / "keys.json", "jobs_dir": folder / "jobs", "jobs_min_free_bytes": 0}
+    return start_server(models=toy.models_dir, pipelines_dir=toy.pipelines_dir, threads=1, **settings), key
+
+
+@pytest.fixture(scope="module")
 def finished(everything: Server) -> str:
     """The id of a job that has succeeded."""
     job = str(httpx.post(f"{everything.url}/v1/jobs", json=JOB, timeout=30).raise_for_status().json()["id"])
@@ -68,6 +79,17 @@ def generate(
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_S, check=False
     )
+
+
+def test_generated_requests_with_a_key_are_answered_as_the_document_says(
+    keyed: tuple[Server, str], tmp_path: Path
+) -> None:
+    """And those without one, or with a wrong one, are not let in. `SCHEMATHESIS_EXAMPLES` makes it longer."""
+    server, key = keyed
+    options = ["-n", os.environ.get("SCHEMATHESIS_EXAMPLES", "2"), "--phases", "fuzzing"]
+    options += ["--header", f"Authorization: Bearer {key}"]
+    run = generate(server, tmp_path, "schemathesis.toml", *options, environment=plain())
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
 
 
 def test_generated_requests_are_answered_as_the_document_says(everything: Server, tmp_path: Path) -> None:

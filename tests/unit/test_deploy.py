@@ -296,3 +296,22 @@ def test_nothing_is_deployed_open_to_other_machines() -> None:
     mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
     assert (mounts["keys"]["mountPath"], mounts["keys"]["readOnly"]) == (str(keys.parent), True)
     assert "secret" in next(volume for volume in pod["volumes"] if volume["name"] == "keys")
+
+
+def test_the_image_needs_neither_root_nor_a_shell_nor_a_disk_to_write_to() -> None:
+    """It runs as a user, checks its health with Python, and compose mounts its root read-only."""
+    text = (DEPLOY.parent / "Dockerfile").read_text(encoding="utf-8")
+    final = text.rpartition("FROM ")[2]
+    assert re.search(r"^USER slidecascade$", final, re.MULTILINE)
+    assert not re.search(r"^(CMD|ENTRYPOINT) [^\[]", final, re.MULTILINE), "a command of a shell"
+    assert 'CMD ["python", "-c"' in final.partition("HEALTHCHECK")[2]
+    assert "BENTOML_HOME=/tmp/" in final
+    services = {**loaded(COMPOSE)["services"], **loaded(DEPLOY / "docker-compose.jobs.yaml")["services"]}
+    base = loaded(COMPOSE)["services"]
+    for name, service in (("slidecascade", base["slidecascade"]), ("worker", services["worker"])):
+        assert service["read_only"] is True, name
+        assert service["tmpfs"] == ["/tmp"], name  # noqa: S108 - of the container
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["healthcheck"]["test"][:2] == ["CMD", "python"], name
+        compile(service["healthcheck"]["test"][3], name, "exec")
+    assert base["prometheus"]["read_only"] is base["grafana"]["read_only"] is True

@@ -161,3 +161,12 @@ def test_all_manifests_are_read() -> None:
     assert {item["kind"] for item in documents()} == {
         "ConfigMap", "Deployment", "NetworkPolicy", "PersistentVolumeClaim", "PodDisruptionBudget", "Service",
     }  # fmt: skip
+
+
+@PODS
+def test_no_probe_needs_a_shell(deployment: dict[str, Any]) -> None:
+    """Probes ask over HTTP, or run a program of the image."""
+    (container,) = pod(deployment)["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        found = container[probe]
+        assert "httpGet" in found or found["exec"]["command"][0] in ("python", "test")

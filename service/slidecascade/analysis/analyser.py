@@ -40,6 +40,7 @@ from slidecascade.runners.choice import open_runner
 from slidecascade.runners.precision import served_packages
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound, trim
 from slidecascade.settings import Settings
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import slides_of
 from slidecascade.slides.source import Source
 from slidecascade.slides.stackimage import StackImage
@@ -69,6 +70,7 @@ class Analyser:
         observer: notified of stages, tiles and cells.
         runs: notified of the runs of networks.
         kinds: the kinds of pipelines by name.
+        decoder: decodes uploads; closed with the analyser.
         make_runner: creates the runner of the given packages; default: by the settings.
 
     Raises:
@@ -83,8 +85,10 @@ class Analyser:
         runs: RunObserver | None = None,
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
         kinds: Mapping[str, Kind] = KINDS,
+        decoder: Decoder = DIRECT,
     ) -> None:
         self._settings = settings
+        self._decoder = decoder
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = served_packages(settings)
         self._kinds = kinds
@@ -126,6 +130,7 @@ class Analyser:
     def close(self) -> None:
         """Stop the threads and close slides and sessions."""
         self._lanes.shutdown()
+        self._decoder.close()
         self._runner.close()
         self._slides.close()
 
@@ -172,7 +177,7 @@ class Analyser:
             share: a share of `memory` in which the region's memory is reserved, released after the response.
             overview_side_px: longest side of the overview that the report must provide; 0: none.
         """
-        with Uploading(share, control) as uploading:
+        with Uploading(share, control, self._decoder) as uploading:
             task = self._preparation.task(
                 request, image, control, share, uploading.begin, overview_side_px=overview_side_px, is_bounded=True
             )
@@ -195,7 +200,7 @@ class Analyser:
         """
 
         def decoded(encoded: EncodedImage, kept_bytes: int) -> RegionImage | StackImage:
-            return decoded_image(encoded, share, control, kept_bytes=kept_bytes)
+            return decoded_image(encoded, share, control, self._decoder, kept_bytes=kept_bytes)
 
         return self._preparation.task(
             request, image, control, share, decoded, overview_side_px=overview_side_px, is_bounded=is_bounded

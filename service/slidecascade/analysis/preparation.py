@@ -12,6 +12,7 @@ from typing import TypeAlias
 from slidecascade import wire
 from slidecascade.analysis import footprint
 from slidecascade.analysis.plan import RegionTask, known, no_wait
+from slidecascade.analysis.uploading import decoding_bytes
 from slidecascade.cancellation import Control
 from slidecascade.errors import InvalidRequestError, UnusableStainError
 from slidecascade.geometry import Box, Grid
@@ -20,6 +21,7 @@ from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.arriving import ArrivingImage
 from slidecascade.slides.channels import RGB, ChannelUse, resolve
 from slidecascade.slides.channels import doubts_of as channel_doubts
+from slidecascade.slides.decoder import Decoder
 from slidecascade.slides.doubts import doubts_of
 from slidecascade.slides.facts import FactsCache, SlideFacts, compute_facts, with_stain
 from slidecascade.slides.region import require_workable, resolve_mpp, resolve_region
@@ -187,11 +189,14 @@ class Preparation:
 
 
 def decoded_image(
-    image: EncodedImage, share: Share, control: Control, *, kept_bytes: int
+    image: EncodedImage, share: Share, control: Control, decoder: Decoder, *, kept_bytes: int
 ) -> RegionImage | StackImage:
     """The pixels of `image`, after reserving memory for decoding in `share`; `kept_bytes` stay reserved."""
-    share.reserve(max(kept_bytes, len(image.data) + image.peak_bytes), control)
-    upload = image.decode()
+    share.reserve(max(kept_bytes, decoding_bytes(image, decoder)), control)
+    if image.stack is not None:
+        upload: RegionImage | StackImage = StackImage(image.stack, image.content_id)
+    else:
+        upload = RegionImage(decoder.pixels(image), image.content_id)
     share.shrink(kept_bytes)
     return upload
 

@@ -9,8 +9,14 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DeadlineExceededError, SlideCascadeError
 from slidecascade.memory import Share
 from slidecascade.slides.arriving import ArrivingImage
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.upload import EncodedImage
+
+
+def decoding_bytes(image: EncodedImage, decoder: Decoder) -> int:
+    """Most memory that an upload takes while it is decoded, its own bytes included."""
+    return (1 + decoder.upload_copies) * len(image.data) + image.peak_bytes
 
 
 class Uploading:
@@ -21,10 +27,11 @@ class Uploading:
 
     Args:
         share: memory for decoding is reserved in it, and given back when decoding has ended.
+        decoder: where the pixels are decoded.
     """
 
-    def __init__(self, share: Share, control: Control) -> None:
-        self._share, self._control = share, control
+    def __init__(self, share: Share, control: Control, decoder: Decoder = DIRECT) -> None:
+        self._share, self._control, self._decoder = share, control, decoder
         self._image: ArrivingImage | None = None
         self._least_bytes = 0
         self._surplus = False
@@ -34,10 +41,10 @@ class Uploading:
 
         A stack of channels is not decoded here, but by the tile.
         """
-        self._share.reserve(max(kept_bytes, len(encoded.data) + encoded.peak_bytes), self._control)
+        self._share.reserve(max(kept_bytes, decoding_bytes(encoded, self._decoder)), self._control)
         if encoded.stack is not None:
             return StackImage(encoded.stack, encoded.content_id)
-        self._image, self._least_bytes, self._surplus = ArrivingImage(encoded), kept_bytes, True
+        self._image, self._least_bytes, self._surplus = ArrivingImage(encoded, self._decoder), kept_bytes, True
         return self._image
 
     def hold(self, size: int) -> None:

@@ -58,9 +58,13 @@ def _require_runs(
             f"Run {wrong + 1} of {name!r} starts at {begins[wrong] + 1} and has length {lengths[wrong]}: "
             "starts and lengths are at least 1."
         )
-    if len(begins) and int(ends.max()) > pixels:
+    # Each by itself as well: the sum of two large numbers wraps around.
+    beyond = (begins > pixels) | (lengths > pixels) | (ends > pixels)
+    if beyond.any():
+        wrong = int(np.flatnonzero(beyond)[-1])
+        last = int(begins[wrong]) + int(lengths[wrong])
         raise InvalidRequestError(
-            f"The run lengths of {name!r} reach pixel {int(ends.max())}, but an image of {size} px has {pixels}: "
+            f"The run lengths of {name!r} reach pixel {last}, but an image of {size} px has {pixels}: "
             "they belong to another image, or to one of another resolution."
         )
     if (begins[1:] < ends[:-1]).any():

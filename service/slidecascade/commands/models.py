@@ -1,4 +1,4 @@
-"""``slidecascade models list|show|verify``."""
+"""``slidecascade models list|show|verify|sign``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
 from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
+from slidecascade.models.signatures import SIGNATURE_FILE, read_trusted, sign
 from slidecascade.models.spec import SegmenterSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors
 from slidecascade.runners.local import LocalRunner
@@ -34,28 +35,37 @@ CLASSIFIER_BATCH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|verify|sign")
     for action, text in (
         ("list", "one line per model"),
         ("show", "a model's specification, and its difference from the original network"),
-        ("verify", "check sha256 and tensors, run each model and its head, and time them"),
+        ("verify", "check sha256, signature and tensors, run each model and its head, and time them"),
+        ("sign", "sign packages with a private key (Ed25519, PEM)"),
     ):
         action_parser = actions.add_parser(action, help=text)
         action_parser.add_argument("--models", type=Path, help="the models folder")
         if action != "list":
             action_parser.add_argument("name", nargs=None if action == "show" else "?", help="a model's name")
+        if action == "sign":
+            action_parser.add_argument("--key", type=Path, required=True, help="the private key's file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or an error for an invalid package."""
     settings = read_settings(models_dir=arguments.models)
-    packages = load_repository(settings.models_dir)
+    # A model that is not signed yet can be signed; everything else asks for what the service asks for.
+    file = None if arguments.action == "sign" else settings.model_keys
+    packages = load_repository(settings.models_dir, None if file is None else read_trusted(file))
     if arguments.action == "list":
         for package in packages.values():
             sys.stdout.write(_line(package))
         return 0
     chosen = list(packages.values()) if arguments.name is None else [_find(packages, arguments.name)]
     for package in chosen:
+        if arguments.action == "sign":
+            signed_by = sign(settings.models_dir / package.spec.name, arguments.key)
+            sys.stdout.write(f"{package.spec.name}: signed with the key {signed_by}\n")
+            continue
         sys.stdout.write(_shown(package, settings) if arguments.action == "show" else _verified(package))
     return 0
 
@@ -126,10 +136,17 @@ def _verified_graph(package: ModelPackage) -> str:
     count = batch_of(inputs)
     of_what = ", ".join(f"{name} {' x '.join(map(str, array.shape[1:]))}" for name, array in inputs.items())
     return (
-        f"{spec.name}{mark}: sha256 and tensors are as stated, and it runs{text}.\n"
+        f"{spec.name}{mark}: sha256 and tensors are as stated, and it runs{text}; {_signed(package)}.\n"
         f"    {1000 * float(np.median(times)) / count:.2f} ms per image ({of_what}) on one thread, "
         f"{count} at a time; {found}; {peak_mib} MiB at the peak.\n{field}"
     )
+
+
+def _signed(package: ModelPackage) -> str:
+    if package.signed_by is not None:
+        return f"signed with the trusted key {package.signed_by}"
+    has_signature = (package.onnx_path.parents[1] / SIGNATURE_FILE).exists()
+    return "its signature is not checked, as SLIDECASCADE_MODEL_KEYS is not set" if has_signature else "not signed"
 
 
 def _inputs(package: ModelPackage) -> Tensors:

@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import FrameType
 
 from slidecascade import logs
@@ -45,11 +47,14 @@ def serve(settings: Settings) -> int:
     tls = tls_context(settings)
     logs.configure()
     _warn_unknown_settings()
-    with _listener(settings.host, settings.port) as listener:
-        return _run(settings, listener, tls)
+    with ExitStack() as opened:
+        ports = (settings.port, *([] if settings.metrics_port is None else [settings.metrics_port]))
+        listeners = [opened.enter_context(_listener(settings.host, port)) for port in ports]
+        return _run(settings, listeners, tls)
 
 
-def _run(settings: Settings, listener: socket.socket, tls: ssl.SSLContext | None) -> int:
+def _run(settings: Settings, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None) -> int:
+    """`listeners`: the first is the service's."""
     try:
         from slidecascade.hosting.bento_entry import make_service
         from slidecascade.hosting.supervisor import ModelProcesses
@@ -61,7 +66,7 @@ def _run(settings: Settings, listener: socket.socket, tls: ssl.SSLContext | None
             f"{error.name} is not installed: install slidecascade[service,cpu] to serve."
         ) from error
     service = make_service(settings)
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
 
     def ready() -> None:
         LOG.info("listening", extra={"fields": {"host": host, "port": port}})
@@ -69,7 +74,7 @@ def _run(settings: Settings, listener: socket.socket, tls: ssl.SSLContext | None
     with ModelProcesses(service):
         return run(
             service.to_asgi(is_main=True),
-            listener,
+            listeners,
             ready=ready,
             tls=tls,
             max_connections=settings.max_connections,

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         with socket.socket(fileno=int(handle)) as listener:
             return run(
                 service.to_asgi(is_main=False),
-                listener,
+                [listener],
                 ready=ready,
                 max_connections=settings.max_connections,
                 retry_after_s=settings.retry_after_s,

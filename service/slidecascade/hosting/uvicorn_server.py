@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import uvicorn
@@ -35,7 +35,7 @@ _RESPONSES_GRACE_S = 5
 
 def run(
     app: ASGIApp,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     *,
     ready: Callable[[], None],
     max_connections: int,
@@ -43,7 +43,9 @@ def run(
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """Serve `app` until a stop signal, with `tls` or plainly; the exit code. `ready` is called after startup.
+    """Serve `app` on bound sockets until a stop signal, with `tls` or plainly; the exit code.
+
+    `ready` is called after startup.
 
     At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
     are asked to come back after `retry_after_s`.
@@ -74,7 +76,7 @@ def run(
     config.load()
     config.ssl = tls
     try:
-        _Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=list(listeners))
     except SystemExit as ended:
         if service.failure is not None:
             raise service.failure from None

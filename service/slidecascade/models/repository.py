@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from slidecascade.errors import ModelPackageError
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.graph import has_external_data
+from slidecascade.models.signatures import TrustedKeys, require_signed
 from slidecascade.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
 
 INT8_FILE: Final = "int8.onnx"
@@ -28,10 +29,11 @@ _MODEL_SPEC: TypeAdapter[SegmenterSpec | ClassifierSpec] = TypeAdapter(ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
-    """A specification and the path of its graph."""
+    """A specification and the path of its graph; `signed_by` is the key whose signature was checked."""
 
     spec: SegmenterSpec | ClassifierSpec
     onnx_path: Path
+    signed_by: str | None = None
 
     def in_int8(self) -> ModelPackage:
         """The package with its int8 graph: a model of another sha256 and accuracy, but of the same tensors.
@@ -43,7 +45,8 @@ class ModelPackage:
         if int8 is None:
             raise ValueError(f"Model {self.spec.name!r} has no int8 graph.")
         stated = {"sha256": int8.sha256, "accuracy": int8.accuracy}
-        return ModelPackage(self.spec.model_copy(update=stated), self.onnx_path.with_name(INT8_FILE))
+        path = self.onnx_path.with_name(INT8_FILE)
+        return ModelPackage(self.spec.model_copy(update=stated), path, self.signed_by)
 
     def read(self) -> bytes:
         """The bytes of the graph.
@@ -62,15 +65,15 @@ class ModelPackage:
         return graph
 
 
-def load_package(folder: Path) -> ModelPackage:
-    """Read and validate the package in `folder`.
+def load_package(folder: Path, trusted: TrustedKeys | None = None) -> ModelPackage:
+    """Read and validate the package in `folder`; with `trusted` keys, one of them must have signed it.
 
     Raises:
         ModelPackageError: when a file is missing, ``model.yaml`` is invalid, the graph has external data or its
-            sha256 differs.
+            sha256 differs, or the signature is not there or not valid.
     """
-    spec = _read_spec(folder)
-    package = ModelPackage(spec, folder / str(spec.version) / "model.onnx")
+    spec, signed_by = _read_spec(folder, trusted)
+    package = ModelPackage(spec, folder / str(spec.version) / "model.onnx", signed_by)
     for graph in (package, *([] if spec.int8 is None else [package.in_int8()])):
         if not graph.onnx_path.is_file():
             raise ModelPackageError(
@@ -97,8 +100,8 @@ def _reject_external_data(package: ModelPackage) -> None:
         )
 
 
-def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:
-    """All packages of a model repository by name; folders without ``model.yaml`` are ignored.
+def load_repository(models_dir: Path, trusted: TrustedKeys | None = None) -> Mapping[str, ModelPackage]:
+    """All packages of a model repository by name; folders without ``model.yaml`` are ignored. See `load_package`.
 
     Raises:
         ModelPackageError: for the first invalid package, or when the folder does not exist.
@@ -108,7 +111,8 @@ def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:
             "The models folder does not exist: set --models or SLIDECASCADE_MODELS_DIR to one."
         )
     folders = sorted(path.parent for path in models_dir.glob("*/model.yaml"))
-    return {package.spec.name: package for package in map(load_package, folders)}
+    packages = [load_package(folder, trusted) for folder in folders]
+    return {package.spec.name: package for package in packages}
 
 
 def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
@@ -117,9 +121,12 @@ def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
-def _read_spec(folder: Path) -> SegmenterSpec | ClassifierSpec:
+def _read_spec(folder: Path, trusted: TrustedKeys | None) -> tuple[SegmenterSpec | ClassifierSpec, str | None]:
+    """The specification, and the key that signed it: of the same bytes."""
     try:
-        fields = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+        document = (folder / "model.yaml").read_bytes()
+        signed_by = None if trusted is None else require_signed(document, folder, trusted)
+        fields = yaml.safe_load(document.decode("utf-8"))
         spec = _MODEL_SPEC.validate_python(with_tensors(fields))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelPackageError(
@@ -135,4 +142,4 @@ def _read_spec(folder: Path) -> SegmenterSpec | ClassifierSpec:
         raise ModelPackageError(
             f"Model {folder.name!r}: its name in model.yaml is {spec.name!r}: use the same name for the folder."
         )
-    return spec
+    return spec, signed_by

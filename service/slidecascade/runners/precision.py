@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from slidecascade.cores import multiplies_int8
 from slidecascade.errors import SettingsError
 from slidecascade.models.repository import ModelPackage, load_repository
+from slidecascade.models.signatures import read_trusted
 from slidecascade.runners.choice import names_by_kind
 from slidecascade.settings import Settings
 
@@ -19,9 +20,10 @@ def served_packages(settings: Settings) -> Mapping[str, ModelPackage]:
 
     Raises:
         ModelPackageError: for an invalid package, or when the folder does not exist.
-        SettingsError: when int8 is set and cannot be run here.
+        SettingsError: when the file of trusted keys cannot be used, or int8 is set and cannot be run here.
     """
-    packages = load_repository(settings.models_dir)
+    trusted = None if settings.model_keys is None else read_trusted(settings.model_keys)
+    packages = load_repository(settings.models_dir, trusted)
     if not _wants_int8(settings):
         return packages
     # A Triton server runs the graph that its config.pbtxt states.

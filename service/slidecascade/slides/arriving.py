@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Box, Size
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage, OneLevel
 
@@ -17,14 +18,14 @@ class _NotWantedError(Exception):
 
 
 class ArrivingImage(OneLevel):
-    """A `Source` of the pixels of `encoded`, which a thread of its own decodes from now on.
+    """A `Source` of the pixels of `encoded`, which a thread of its own has `decoder` decode from now on.
 
     A read waits for the last of its rows. Nothing that was made of the pixels may be answered before `finish`
     has returned: damage may be found in the last bytes of a file.
     """
 
-    def __init__(self, encoded: EncodedImage) -> None:
-        self._encoded = encoded
+    def __init__(self, encoded: EncodedImage, decoder: Decoder = DIRECT) -> None:
+        self._encoded, self._decoder = encoded, decoder
         self._changed = threading.Condition()
         self._pixels: Rgb | None = None
         self._rows = 0
@@ -123,7 +124,7 @@ class ArrivingImage(OneLevel):
         """The worker boundary of decoding."""
         try:
             with suppress(_NotWantedError):
-                self._pixels = self._encoded.decode_watched(self)
+                self._pixels = self._decoder.pixels(self._encoded, self)
         except UndecodableImageError as error:
             self._damage = error.detail
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait

@@ -64,22 +64,22 @@ class Unwatched:
 UNWATCHED = Unwatched()
 
 
-def assemble(size: Size, orientation: int, read: Callable[[], Iterator[Band]], watch: Watch = UNWATCHED) -> Rgb:
-    """``(H, W, 3)`` uint8 of the image that `read` gives the bands of, turned as EXIF `orientation` says.
+def assemble(
+    rgb: Rgb, size: Size, orientation: int, read: Callable[[], Iterator[Band]], watch: Watch = UNWATCHED
+) -> None:
+    """Fill `rgb` with the image that `read` gives the bands of, turned as EXIF `orientation` says.
 
     Rows are reported to `watch` where bands come from above, in 8 bits, and no orientation moves them; those of
     other images at the end.
 
     Args:
+        rgb: ``(H, W, 3)`` uint8, contiguous.
         size: as stored.
         read: begins the decoding; called a second time only for colour of 16 bits, see above. The bands of one
             call cover every pixel once.
     """
-    across = orientation >= 5
-    rgb = np.empty((size.width, size.height, 3) if across else (size.height, size.width, 3), np.uint8)
     stored = _as_stored(rgb, orientation)
     wide = _WideSamples(stored)
-    watch.begun(rgb)
     for band in read():
         if band.samples.dtype == np.uint16:
             wide.place(band)
@@ -91,7 +91,6 @@ def assemble(size: Size, orientation: int, read: Callable[[], Iterator[Band]], w
             wide.place(band)
             watch.reached(0)
     watch.reached(rgb.shape[0])
-    return rgb
 
 
 def _final_rows(band: Band, size: Size) -> int:

@@ -46,16 +46,19 @@ def decode(data: bytes) -> Rgb:
     return pixels
 
 
-def decode_whole(data: bytes) -> tuple[Rgb | None, str | None]:
+def decode_whole(data: bytes, size: Size, into: Rgb | None) -> tuple[Rgb | None, str | None]:
     """The pixels of a JPEG file and what is damaged in it, of which at least one is None.
+
+    They are decoded `into` an array where there is one and the file has its `size`.
 
     The pixels are those Pillow decodes. Both are None where this decoder cannot say more than that the stream is
     whole as far as it can follow it: CMYK, whose colours Pillow converts, and subsamplings it does not know.
     """
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("CMYK", "YCCK"):
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True), None
+            place = into if (width, height) == (size.width, size.height) else None
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=place, strict=True), None
     except ValueError:
         pass  # of which `damage` makes sense
     return None, damage(data)

@@ -103,6 +103,12 @@ class Field:
     value: bytes
 
 
+def _size(width: int, height: int) -> Size:
+    if width < 1 or height < 1:
+        raise UndecodableImageError("The TIFF image states a size of zero pixels: save it again and resend it.")
+    return Size(width, height)
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """One image of a TIFF file: its tags by number, and where the next directory is (0: nowhere).
@@ -126,22 +132,22 @@ class Directory:
 
     @property
     def size(self) -> Size:
-        """The image in pixels; zero where the file does not say."""
-        return Size(self.first(WIDTH, 0), self.first(HEIGHT, 0))
+        """The image in pixels. Raises UndecodableImageError where the file states none."""
+        return _size(self.first(WIDTH, 0), self.first(HEIGHT, 0))
 
     @property
     def part_size(self) -> Size:
-        """A stored part in pixels: a tile, or a strip of the image's whole width."""
+        """A stored part in pixels: a tile, or a strip of the image's whole width. Raises as `size`."""
         if TILE_OFFSETS in self.tags:
-            return Size(self.first(TILE_WIDTH, 0), self.first(TILE_HEIGHT, 0))
-        return Size(self.size.width, min(self.first(ROWS_PER_STRIP, self.size.height), self.size.height))
+            return _size(self.first(TILE_WIDTH, 0), self.first(TILE_HEIGHT, 0))
+        return _size(self.size.width, min(self.first(ROWS_PER_STRIP, self.size.height), self.size.height))
 
     @property
     def part_count(self) -> int:
         """Stored parts that the image has pixels in, of all planes."""
-        width, height = max(self.part_size.width, 1), max(self.part_size.height, 1)
+        part, size = self.part_size, self.size
         planes = self.first(SAMPLES, 1) if self.first(PLANAR, 1) == PLANES_APART else 1
-        return planes * -(-self.size.width // width) * -(-self.size.height // height)
+        return planes * -(-size.width // part.width) * -(-size.height // part.height)
 
     @property
     def part_offsets(self) -> NDArray[np.uint64]:

@@ -147,32 +147,45 @@ class EncodedImage(OneLevel):
         """Most memory that decoding takes, the pixels it ends in included and `data` not."""
         return self.decoded_bytes + self.header.decoder_bytes
 
-    def decode(self) -> RegionImage | StackImage:
-        """The pixels; of a stack, what reads them.
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the decoded pixels."""
+        return self.size_l0.height, self.size_l0.width, 3
 
-        Raises:
-            UndecodableImageError: they are damaged, incomplete, or stored in a variant that is not read here.
-        """
+    def decode(self) -> RegionImage | StackImage:
+        """The pixels, decoded in this thread; of a stack, what reads them. Raises as `decode_into`."""
         if self.stack is not None:
             return StackImage(self.stack, self.content_id)
         return RegionImage(self.decode_watched(UNWATCHED), self.content_id)
 
     def decode_watched(self, watch: Watch) -> Rgb:
-        """As `decode`; `watch` is notified of rows as they are decoded, and of all of them before this returns."""
-        header, data = self.header, self.data
-        if header.media_type == "image/png":
-            rgb = assemble(header.size, header.orientation, partial(pngrows.read_bands, data), watch)
-        elif header.media_type == "image/tiff":
-            _refuse_damage(storedparts.first_damage(Bytes(data), first_directory(Bytes(data))))
-            rgb = assemble(header.size, header.orientation, partial(tiffbands.read_bands, data), watch)
-        elif header.media_type == "image/webp":
-            rgb = assemble(header.size, header.orientation, partial(_webp_bands, self), watch)
-        else:
-            rgb = _decode_jpeg(self)
-            watch.begun(rgb)
-            watch.reached(rgb.shape[0])
+        """``(H, W, 3)`` uint8 of an image that is no stack, not to be written to; see `decode_into`."""
+        rgb = np.empty(self.shape, np.uint8)
+        watch.begun(rgb)
+        self.decode_into(rgb, watch)
         rgb.flags.writeable = False
         return rgb
+
+    def decode_into(self, rgb: Rgb, watch: Watch) -> None:
+        """Fill `rgb`, a contiguous array of `shape`, with the pixels of an image that is no stack.
+
+        `watch` is notified of rows as they are decoded, and of all of them before this returns.
+
+        Raises:
+            UndecodableImageError: they are damaged, incomplete, or stored in a variant that is not read here.
+        """
+        header, data = self.header, self.data
+        fill = partial(assemble, rgb, header.size, header.orientation)
+        if header.media_type == "image/png":
+            fill(partial(pngrows.read_bands, data), watch)
+        elif header.media_type == "image/tiff":
+            _refuse_damage(storedparts.first_damage(Bytes(data), first_directory(Bytes(data))))
+            fill(partial(tiffbands.read_bands, data), watch)
+        elif header.media_type == "image/webp":
+            fill(partial(_webp_bands, self), watch)
+        else:
+            _decode_jpeg(self, rgb)
+            watch.reached(rgb.shape[0])
 
 
 def open_image(data: bytes, *, max_px: int) -> EncodedImage:
@@ -207,17 +220,17 @@ def open_image(data: bytes, *, max_px: int) -> EncodedImage:
     return EncodedImage(data, header, stack)
 
 
-def _stored_px(size: Size, tile: Size) -> int:
-    """Pixels of all tiles, those beyond the image's edge included."""
-    return tile.area * -(-size.width // tile.width) * -(-size.height // tile.height)
-
-
 def decode_image(data: bytes, *, max_px: int) -> RegionImage:
     """`open_image` and `EncodedImage.decode` in one; raises what they raise, and refuses a stack of channels."""
     image = open_image(data, max_px=max_px).decode()
     if isinstance(image, StackImage):
         raise UndecodableImageError("The TIFF file is a stack of channels: save a picture in colour or grey.")
     return image
+
+
+def _stored_px(size: Size, tile: Size) -> int:
+    """Pixels of all tiles, those beyond the image's edge included."""
+    return tile.area * -(-size.width // tile.width) * -(-size.height // tile.height)
 
 
 # UserWarning: doubtful metadata, raised only in a process that turns warnings into errors.
@@ -247,13 +260,16 @@ def _require_size(image: EncodedImage, width: int, height: int) -> None:
         raise UndecodableImageError(_DAMAGED)
 
 
-def _decode_jpeg(image: EncodedImage) -> Rgb:
-    rgb, damage = jpeg.decode_whole(image.data)
+def _decode_jpeg(image: EncodedImage, rgb: Rgb) -> None:
+    upright = image.header.orientation == 1
+    decoded, damage = jpeg.decode_whole(image.data, image.header.size, rgb if upright else None)
     _refuse_damage(damage)
-    if rgb is None:
-        return assemble(image.header.size, image.header.orientation, partial(_pillow_jpeg_bands, image))
-    _require_size(image, rgb.shape[1], rgb.shape[0])
-    return np.ascontiguousarray(turned(rgb, image.header.orientation))
+    if decoded is None:
+        assemble(rgb, image.header.size, image.header.orientation, partial(_pillow_jpeg_bands, image))
+        return
+    _require_size(image, decoded.shape[1], decoded.shape[0])
+    if not upright:
+        rgb[...] = turned(decoded, image.header.orientation)
 
 
 def _pillow_jpeg_bands(encoded: EncodedImage) -> Iterator[Band]:

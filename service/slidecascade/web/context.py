@@ -13,6 +13,8 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
+from slidecascade.slides.confineddecoder import ConfinedDecoder
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
@@ -47,6 +49,7 @@ class Process:
     def __init__(self, settings: Settings, *, analyser: Analyser, metrics: Metrics) -> None:
         self._analyser = analyser
         self._allowed_hosts = settings.allowed_hosts
+        self._metrics_port = settings.metrics_port
         self._auth = Auth(settings)
         self.audit = Audit(settings)
         self._metrics = metrics
@@ -91,11 +94,13 @@ class Process:
         """
         metrics = Metrics()
         make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
-        return cls(
-            settings,
-            analyser=Analyser(settings, observer=metrics, make_runner=make_runner),
-            metrics=metrics,
-        )
+        decoder = _decoder(settings, metrics)
+        try:
+            analyser = Analyser(settings, observer=metrics, make_runner=make_runner, decoder=decoder)
+        except BaseException:
+            decoder.close()
+            raise
+        return cls(settings, analyser=analyser, metrics=metrics)
 
     def take_over(self) -> None:
         """Complete the start; call it in the server's event loop."""
@@ -126,6 +131,7 @@ class Process:
             work_paths=WORK_PATHS,
             allowed_hosts=self._allowed_hosts,
             cors_origins=self._cors_origins,
+            metrics_port=self._metrics_port,
         )
 
     def close(self) -> None:
@@ -138,3 +144,10 @@ class Process:
         self._readiness.close()
         self._analyser.close()
         self.audit.stop()
+
+
+def _decoder(settings: Settings, metrics: Metrics) -> Decoder:
+    """Where uploads are decoded."""
+    if not settings.decoders:
+        return DIRECT
+    return ConfinedDecoder(settings.decoders, retry_after_s=settings.retry_after_s, died=metrics.decoder_ended)

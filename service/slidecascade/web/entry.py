@@ -7,12 +7,14 @@ from collections.abc import Collection
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from slidecascade.errors import MalformedRequestError, MisdirectedRequestError
 from slidecascade.hosts import host_name
 
-ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+METRICS: Final = "/metrics"
+ALWAYS_OPEN: Final = frozenset({"/livez", "/readyz", METRICS, "/v2/health/live", "/v2/health/ready"})
 """Paths that are answered while the process drains."""
 
 _VERSIONS: Final = ("1.0", "1.1")
@@ -61,6 +63,19 @@ def require_clear_framing(scope: Scope) -> None:
         raise MalformedRequestError(
             "HTTP/1.0 does not define Transfer-Encoding: send Content-Length, or use HTTP/1.1."
         )
+
+
+def require_port(scope: Scope, metrics_port: int | None) -> None:
+    """Raise HTTPException with 404 for metrics beside their port, if they have one, and for all else at it.
+
+    Health is answered at both.
+    """
+    path = scope["path"]
+    if metrics_port is None or path in ALWAYS_OPEN - {METRICS}:
+        return
+    arrived_at = (scope.get("server") or ("", None))[1]
+    if (arrived_at == metrics_port) != (path == METRICS):
+        raise HTTPException(404)
 
 
 def require_host(scope: Scope, allowed: Collection[str]) -> None:

@@ -71,6 +71,7 @@ class Exchange:
         # Responses contain findings about patients: no cache may store them.
         headers.setdefault("Cache-Control", "no-store")
         headers.setdefault("X-Content-Type-Options", "nosniff")
+        headers.setdefault("X-Frame-Options", "DENY")
         if self.last:
             headers["Connection"] = "close"
 

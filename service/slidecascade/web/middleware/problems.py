@@ -15,7 +15,7 @@ from slidecascade import logs
 from slidecascade.errors import RetryLaterError, SlideCascadeError, release_frames
 from slidecascade.metrics import UNMATCHED, Metrics
 from slidecascade.web.encoding import encoded
-from slidecascade.web.entry import ALWAYS_OPEN, as_usual, require_clear_framing, require_host
+from slidecascade.web.entry import ALWAYS_OPEN, as_usual, require_clear_framing, require_host, require_port
 from slidecascade.web.kserve import in_protocol, inference_route
 from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.middleware.audit import Audit
@@ -40,7 +40,8 @@ class Boundary:
     line, one line of the audit log, and metrics.
 
     A POST to one of `work_paths` is a region, which needs a place before its body is read, like an inference.
-    `allowed_hosts` are the accepted host names; empty: any.
+    `allowed_hosts` are the accepted host names; empty: any. `metrics_port` is the port that has metrics and
+    nothing else; None: there is none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Boundary:
         work_paths: frozenset[str],
         allowed_hosts: tuple[str, ...] = (),
         cors_origins: tuple[str, ...] = (),
+        metrics_port: int | None = None,
     ) -> None:
         self._app = Head(app)
         self._admission = admission
@@ -62,6 +64,7 @@ class Boundary:
         self._metrics = metrics
         self._work_paths = work_paths
         self._allowed_hosts = allowed_hosts
+        self._metrics_port = metrics_port
         self._answered: ASGIApp = Cors(self._answer, cors_origins) if cors_origins else self._answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +87,7 @@ class Boundary:
             self._require_entry(exchange, scope)
             self._audit.require(scope)
             await self._auth.admit(scope)
+            require_port(scope, self._metrics_port)
             async with self._admitted(exchange, scope):
                 await self._app(scope, receive, send)
         except Exception as error:  # the request boundary: every error is reported

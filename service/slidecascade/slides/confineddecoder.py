@@ -1,0 +1,251 @@
+"""Decodes uploads in a few processes that may do nothing but decode, so that a broken decoder breaks nothing else.
+
+A process gets the encoded bytes and the memory of the pixels as descriptors, decodes right into it, and reports
+its rows while it works: nothing is copied back, and tiles begin meanwhile. One that dies or misbehaves takes its
+image with it and is replaced. How they are confined: `slidecascade.slides.decoderprocess`, `docs/threat-model.md`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+import queue
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from slidecascade.errors import NotReadyError, UndecodableImageError
+from slidecascade.privacy import SWITCHES
+from slidecascade.slides.canvas import UNWATCHED, Watch
+from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
+from slidecascade.slides.source import Rgb
+from slidecascade.slides.upload import EncodedImage
+
+LOG = logging.getLogger(__name__)
+
+START_S: Final = 60.0
+LONGEST_S: Final = 120.0
+"""Time for one image: the largest that settings allow takes a few seconds."""
+
+_STOP_S: Final = 1.0
+"""Time to stop decoding an image that is not wanted any more; then the process is killed."""
+
+_WAIT_S: Final = 0.2
+_SPARE_BYTES: Final = 256 * 2**20
+"""Memory of a process besides what the header of an image says that decoding takes."""
+
+_PROGRAM: Final = "slidecascade.slides.decoderprocess"
+_INHERITED: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class _EndedError(Exception):
+    """A process died, or said what it must not."""
+
+
+class ConfinedDecoder:
+    """A `Decoder` of `processes` processes, which are started at once and are ready a moment later.
+
+    Args:
+        died: called when a process ended while it decoded.
+    """
+
+    upload_copies = 2
+
+    def __init__(self, processes: int, *, retry_after_s: int, died: Callable[[], None]) -> None:
+        self._retry_after_s = retry_after_s
+        self._died = died
+        # The one used last first: its memory is warm.
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        for _ in range(processes):
+            self._idle.put(_Process())
+        self._closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that decode nothing at the moment."""
+        return [process.pid for process in self._idle.queue]
+
+    def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        process = self._take(watch)
+        try:
+            process.await_ready()
+            return process.decode(image, watch)
+        except _EndedError as error:
+            ready = process.confined is not None
+            fields = {"media_type": image.header.media_type, "reason": str(error), "code": process.kill()}
+            LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
+            self._died()
+            if not ready:
+                raise NotReadyError(
+                    "No process to decode images could be started: ask the operator to look at the log.",
+                    retry_after_s=self._retry_after_s,
+                ) from None
+            raise UndecodableImageError(
+                "The image cannot be decoded: the decoder ended on it, as it does on data made to break it; save "
+                "it again with another program."
+            ) from None
+        finally:
+            self._idle.put(process if process.is_alive else _Process())
+            if self._closed:
+                self.close()
+
+    def _take(self, watch: Watch) -> _Process:
+        """A process that nobody uses, as soon as there is one; `watch` may end the waiting."""
+        while True:
+            with suppress(queue.Empty):
+                found = self._idle.get(timeout=_WAIT_S)
+                return found if found.is_alive else _Process()
+            watch.reached(0)
+
+    def close(self) -> None:
+        """End all processes; what they decode is lost."""
+        self._closed = True
+        with suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().kill()
+
+
+class _Process:
+    """One process, used by one thread at a time."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OPENBLAS_NUM_THREADS": "1",  # threads that are there before a process is confined would not be
+            **SWITCHES,
+        }
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C must not end it before requests are done
+            )
+        self._channel = ours
+        self.confined: Confined | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._channel.fileno() >= 0 and self._process.poll() is None
+
+    def kill(self) -> int:
+        """End it now; its exit code."""
+        self._channel.close()
+        self._process.kill()
+        return self._process.wait()
+
+    def await_ready(self) -> None:
+        """Wait until it is confined; raises _EndedError when it cannot start."""
+        if self.confined is None:
+            answer = self._receive(time.monotonic() + START_S)
+            if not isinstance(answer, Confined):
+                raise _EndedError("it did not say that it is ready")
+            self.confined = answer
+            LOG.info("decoder ready", extra={"fields": answer.model_dump(exclude={"kind"})})
+
+    def decode(self, image: EncodedImage, watch: Watch) -> Rgb:
+        """The pixels of `image`; raises UndecodableImageError, _EndedError, and what `watch` raises."""
+        task = Task(encoded_bytes=len(image.data), shape=image.shape)
+        self._allow(image)
+        with ExitStack() as opened:
+            encoded = _memory(opened, task.encoded_bytes)
+            left = memoryview(image.data)
+            while left:
+                left = left[os.write(encoded, left) :]
+            room = _memory(opened, task.shared_bytes)
+            fcntl.fcntl(room, fcntl.F_ADD_SEALS, _SEALS)  # cut short by the process, it would end this one
+            shared = mmap.mmap(room, task.shared_bytes)
+            self._send(task, encoded, room)
+        pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(task.shape)
+        pixels.flags.writeable = False
+        watch.begun(pixels)
+        try:
+            end = self._follow(task, watch)
+        except _EndedError:
+            raise
+        except BaseException:
+            shared[task.pixel_bytes] = STOP
+            self._await_end()
+            raise
+        if end.damage is not None:
+            raise UndecodableImageError("".join(filter(str.isprintable, end.damage)))
+        if end.fault is not None:
+            raise _EndedError(end.fault)
+        return pixels
+
+    def _follow(self, task: Task, watch: Watch) -> Ended:
+        """Report rows to `watch` until the task has ended."""
+        ends_at, rows = time.monotonic() + LONGEST_S, 0
+        while isinstance(answer := self._receive(ends_at), Reached):
+            if not rows <= answer.rows <= task.shape[0]:
+                raise _EndedError("it reported rows that the image does not have")
+            rows = answer.rows
+            watch.reached(rows)
+        if not isinstance(answer, Ended):
+            raise _EndedError("it started a second time")
+        return answer
+
+    def _await_end(self) -> None:
+        """Wait a moment for the end of a task, after which the process can be used again; else it is killed."""
+        ends_at = time.monotonic() + _STOP_S
+        try:
+            while not isinstance(self._receive(ends_at), Ended):
+                pass
+        except _EndedError:
+            self.kill()
+
+    def _allow(self, image: EncodedImage) -> None:
+        """Set the limits of memory and CPU time for one image."""
+        memory = _SPARE_BYTES + len(image.data) + image.header.decoder_bytes
+        with suppress(OSError, ValueError):  # a process that has died is found out when it is used
+            used_s = time.clock_gettime(~self._process.pid << 3 | 2)  # its CPU time, see clock_getcpuclockid(3)
+            for kind, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CPU, int(used_s + LONGEST_S))):
+                _, hard = resource.prlimit(self._process.pid, kind)
+                resource.prlimit(self._process.pid, kind, (most, hard))
+
+    def _send(self, task: Task, encoded: int, room: int) -> None:
+        try:
+            socket.send_fds(self._channel, [task.encoded()], [encoded, room])
+        except OSError as error:
+            raise _EndedError("it ended before") from error
+
+    def _receive(self, ends_at: float) -> Confined | Reached | Ended:
+        try:
+            self._channel.settimeout(max(0.001, ends_at - time.monotonic()))
+            message = self._channel.recv(MESSAGE_BYTES)
+            if message:
+                return ANSWER.validate_json(message)
+        except TimeoutError:
+            raise _EndedError("it took too long") from None
+        except (OSError, ValidationError):
+            raise _EndedError("it said what it must not") from None
+        raise _EndedError("it died")
+
+
+def _memory(opened: ExitStack, size: int) -> int:
+    """A descriptor of `size` bytes of memory without a name, closed with `opened`."""
+    descriptor = os.memfd_create("upload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    opened.callback(os.close, descriptor)
+    os.ftruncate(descriptor, size)
+    return descriptor

@@ -1,0 +1,48 @@
+"""Where the pixels of an upload are decoded: in this process, or in one that may do nothing else."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from slidecascade.slides.canvas import UNWATCHED, Watch
+from slidecascade.slides.source import Rgb
+from slidecascade.slides.upload import EncodedImage
+
+
+class Decoder(Protocol):
+    """Decodes images, several at a time."""
+
+    @property
+    def upload_copies(self) -> int:
+        """How many more copies of the encoded bytes exist while it decodes."""
+        ...
+
+    def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
+        """``(H, W, 3)`` uint8 of an image that is no stack, not to be written to; `watch` learns of its rows.
+
+        Raises:
+            UndecodableImageError: they are damaged, incomplete, stored in a variant that is not read here, or the
+                process that decoded them ended.
+            NotReadyError: there is no process to decode in.
+        """
+        ...
+
+    def close(self) -> None:
+        """Decode nothing more."""
+        ...
+
+
+class DirectDecoder:
+    """Decodes in the thread of the caller: for files that the operator gives to commands."""
+
+    upload_copies = 0
+
+    def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
+        """See `Decoder`."""
+        return image.decode_watched(watch)
+
+    def close(self) -> None:
+        """See `Decoder`."""
+
+
+DIRECT: Final = DirectDecoder()

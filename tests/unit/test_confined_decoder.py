@@ -1,0 +1,257 @@
+"""Uploads are decoded in processes that may do nothing else, with the same pixels and the same sentences."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import odd_images
+from slidecascade.errors import NotReadyError, UndecodableImageError
+from slidecascade.slides import confineddecoder
+from slidecascade.slides.canvas import UNWATCHED
+from slidecascade.slides.confineddecoder import ConfinedDecoder
+from slidecascade.slides.source import Rgb
+from slidecascade.slides.upload import EncodedImage, open_image
+
+HAS_FILTERS = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+
+FORBIDDEN = """
+import os, resource, socket, sys
+from slidecascade.confinement import forbid_files, leave_network
+from slidecascade.seccomp import filter_calls
+
+def tries():
+    yield "read a file", lambda: open("/etc/hostname").read()
+    yield "write a file", lambda: open("written", "w")
+    yield "list a folder", lambda: os.listdir("/")
+    yield "open a socket", socket.socket
+    yield "make a pair of sockets", socket.socketpair
+    yield "start a process", os.fork
+    yield "run a program", lambda: os.execv("/bin/true", ["true"])
+    yield "signal another process", lambda: os.kill(os.getppid(), 0)
+    yield "make memory with a name", lambda: os.memfd_create("x")
+    yield "remove a file", lambda: os.unlink("kept")
+    yield "raise a limit", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
+    yield "be scheduled before others", lambda: os.nice(-1)
+
+steps = {"network": leave_network, "files": forbid_files, "calls": filter_calls}
+names = sys.argv[1].split(",")
+done = [steps[name]() for name in names]
+print(all(done))
+for name, attempt in tries():
+    try:
+        attempt()
+        print(name)
+    except (OSError, ValueError):
+        pass
+"""
+
+
+class Recorder:
+    """Keeps what it is notified of, and does `then` at each row."""
+
+    def __init__(self, then: Callable[[int], None] = lambda _rows: None) -> None:
+        self.rows: list[int] = []
+        self.place: Rgb | None = None
+        self._then = then
+
+    def begun(self, rgb: Rgb) -> None:
+        self.place = rgb
+
+    def reached(self, rows: int) -> None:
+        self.rows.append(rows)
+        self._then(rows)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[ConfinedDecoder]:
+    made = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    yield made
+    made.close()
+
+
+def image(data: bytes) -> EncodedImage:
+    return open_image(data, max_px=10**9)
+
+
+def large() -> EncodedImage:
+    """Of many bands."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 1500, 3), np.uint8)
+    return image(odd_images.saved("PNG", Image.fromarray(noise)))
+
+
+@pytest.mark.parametrize("name", [*odd_images.READ, *odd_images.TURNED])
+def test_the_pixels_are_those_decoded_in_this_process(decoder: ConfinedDecoder, name: str) -> None:
+    """Bit for bit, in every format and however oddly it is stored."""
+    encoded = image({**odd_images.READ, **odd_images.TURNED}[name])
+    if encoded.stack is None:
+        assert np.array_equal(decoder.pixels(encoded), encoded.decode_watched(UNWATCHED))
+
+
+@pytest.mark.parametrize("name", odd_images.REFUSED)
+def test_damage_is_refused_in_the_same_words(decoder: ConfinedDecoder, name: str) -> None:
+    """The sentence of the decoder, which stays alive."""
+    data, words = odd_images.REFUSED[name]
+    with pytest.raises(UndecodableImageError) as found:
+        decoder.pixels(image(data))
+    assert words in found.value.detail
+    assert "the decoder ended" not in found.value.detail
+
+
+def test_rows_are_reported_while_the_rest_is_decoded(decoder: ConfinedDecoder) -> None:
+    """In the array that is returned, which cannot be written to."""
+    seen: list[bool] = []
+    encoded = large()
+    whole = encoded.decode_watched(UNWATCHED)
+    watch = Recorder(lambda rows: seen.append(np.array_equal(watch.place[:rows], whole[:rows])))  # type: ignore[index]
+    pixels = decoder.pixels(encoded, watch)
+    assert pixels is watch.place
+    assert not pixels.flags.writeable
+    assert watch.rows == sorted(watch.rows)
+    assert len(watch.rows) > 3
+    assert watch.rows[-1] == 2000
+    assert all(seen)
+
+
+def test_a_killed_process_takes_one_image_with_it() -> None:
+    """The image gets a sentence, the next one is decoded by another process."""
+    deaths: list[int] = []
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: deaths.append(1))
+    try:
+        first = _pid(decoder, large())
+        with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+            decoder.pixels(large(), Recorder(lambda _rows: os.kill(first, signal.SIGKILL)))
+        assert deaths == [1]
+        assert _pid(decoder, large()) != first
+        assert deaths == [1]
+    finally:
+        decoder.close()
+
+
+def test_an_image_that_is_not_wanted_any_more_is_left(decoder: ConfinedDecoder) -> None:
+    """What the watch raises is raised, and the process is used again."""
+    before = _pid(decoder, large())
+
+    def leave(_rows: int) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        decoder.pixels(large(), Recorder(leave))
+    assert _pid(decoder, large()) == before
+
+
+@pytest.mark.skipif(not HAS_FILTERS, reason="seccomp's table is for x86-64 and Arm on Linux")
+@pytest.mark.parametrize("steps", ["network,files,calls", "files,calls", "calls"])
+def test_a_confined_process_cannot(tmp_path: Path, steps: str) -> None:
+    """Open files or sockets, start programs, signal others or raise limits, by system calls alone already."""
+    (tmp_path / "kept").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, steps],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=True,
+    )
+    applied, *succeeded = done.stdout.splitlines()
+    if applied != "True":
+        pytest.skip(f"this kernel lacks one of {steps}")
+    assert succeeded == []
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not HAS_FILTERS, reason="seccomp's table is for x86-64 and Arm on Linux")
+def test_a_decoder_is_confined(decoder: ConfinedDecoder) -> None:
+    """Seen from outside: filtered, without new rights, with limits for the image it decoded last."""
+    status = Path(f"/proc/{_pid(decoder, large())}/status").read_text()
+    assert "Seccomp:\t2" in status
+    assert "NoNewPrivs:\t1" in status
+    limits = Path(f"/proc/{_pid(decoder, large())}/limits").read_text().splitlines()
+    lowest = {line[:26].strip(): line[26:].split()[0] for line in limits[1:]}
+    assert lowest["Max file size"] == lowest["Max core file size"] == "0"
+    assert int(lowest["Max data size"]) < 2**30
+    assert int(lowest["Max cpu time"]) < 1000
+
+
+def test_more_memory_than_the_header_says_ends_the_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the process is that of the header."""
+    monkeypatch.setattr(confineddecoder, "_SPARE_BYTES", 0)
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    try:
+        with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+            decoder.pixels(large())
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"kind": "reached", "rows": 1000000}',
+        b'{"kind": "reached", "rows": -1}',
+        b'{"kind": "ended", "damage": "' + b"x" * 3000 + b'"}',
+        b'{"kind": "confined", "network": true, "files": true, "calls": true}',
+        b"not json",
+        b"\xff" * 100,
+    ],
+)
+def test_a_process_that_lies_is_replaced(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """What it says is validated, and ends in the sentence."""
+    monkeypatch.setattr(confineddecoder, "_PROGRAM", "lying_decoder")
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    try:
+        with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+            decoder.pixels(image(odd_images.saved("PNG") + b"ANSWER" + answer))
+    finally:
+        decoder.close()
+
+
+def test_what_a_decoder_says_of_damage_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters would reach logs and terminals."""
+    monkeypatch.setattr(confineddecoder, "_PROGRAM", "lying_decoder")
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    try:
+        with pytest.raises(UndecodableImageError) as found:
+            decoder.pixels(image(odd_images.saved("PNG") + rb'ANSWER{"kind": "ended", "damage": "a\n\u001b[2Jb"}'))
+        assert found.value.detail == "a[2Jb"
+    finally:
+        decoder.close()
+
+
+def test_a_decoder_that_cannot_start_asks_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken installation is no fault of the image."""
+    monkeypatch.setattr(confineddecoder, "_PROGRAM", "slidecascade.no_such_module")
+    decoder = ConfinedDecoder(1, retry_after_s=7, died=lambda: None)
+    try:
+        with pytest.raises(NotReadyError) as found:
+            decoder.pixels(image(odd_images.saved("PNG")))
+        assert found.value.retry_after_s == 7
+    finally:
+        decoder.close()
+
+
+def _pid(decoder: ConfinedDecoder, encoded: EncodedImage) -> int:
+    """The process that decodes an image, of a decoder with one."""
+    decoder.pixels(encoded)
+    (pid,) = decoder.pids
+    return pid
+
+
+def test_limits_are_lowered_only() -> None:
+    """A limit that is lower already stays."""
+    code = (
+        "import resource; from slidecascade.confinement import limit\n"
+        "limit(resource.RLIMIT_CORE, 0); limit(resource.RLIMIT_CORE, 9)\n"
+        "print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(0, 0)"
