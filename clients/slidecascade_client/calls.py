@@ -51,6 +51,7 @@ def analyze_region(
     *,
     pipeline: str,
     mpp: float | None,
+    object_diameter_px: float | None,
     slide: str | None,
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
@@ -67,6 +68,7 @@ def analyze_region(
     fields = {
         "pipeline": pipeline,
         "mpp": plain(mpp),
+        "object_diameter_px": plain(object_diameter_px),
         "slide": slide,
         "region": region_box(region),
         "thresholds": plain_thresholds(thresholds),

@@ -67,6 +67,7 @@ class Client:
         *,
         pipeline: str,
         mpp: float | None = None,
+        object_diameter_px: float | None = None,
         slide: str | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
@@ -85,6 +86,8 @@ class Client:
                 name is not sent.
             pipeline: name of the pipeline, e.g. ``nash``.
             mpp: micrometres per pixel of the image, or in place of the slide's own.
+            object_diameter_px: usual diameter of the objects in pixels of the image, in place of `mpp` where
+                nobody knows it; the result then has no figures in micrometres.
             slide: id of a slide, as `slides` lists them, instead of an image.
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
@@ -111,6 +114,7 @@ class Client:
                 image,
                 pipeline=pipeline,
                 mpp=mpp,
+                object_diameter_px=object_diameter_px,
                 slide=slide,
                 region=region,
                 thresholds=thresholds,

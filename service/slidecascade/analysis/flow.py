@@ -283,6 +283,7 @@ def subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
         thresholds=task.thresholds,
         doubts=task.doubts,
         origin=task.origin,
+        object_diameter_px=task.object_diameter_px,
     )
 
 

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli or a custom one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
+    parser.add_argument(
+        "--object-diameter-px",
+        type=float,
+        metavar="PX",
+        help="usual diameter of the objects in pixels of the input, in place of --mpp where nobody knows it",
+    )
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
@@ -159,6 +165,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
     fields: dict[str, object] = {
         "pipeline": arguments.pipeline,
         "mpp": arguments.mpp,
+        "object_diameter_px": arguments.object_diameter_px,
         "slide": slide_id,
         "thresholds": dict(arguments.threshold),
         "channels": dict(arguments.channels),

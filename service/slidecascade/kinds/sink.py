@@ -88,6 +88,7 @@ class MemorySink(ABC, Generic[P, T]):
             warnings=(*subject.doubts, *self.warnings()),
             origin=subject.origin,
             flaws=self.flaws(),
+            object_diameter_px=subject.object_diameter_px,
         )
 
     def flaws(self) -> Flaws:

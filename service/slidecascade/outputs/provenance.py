@@ -16,7 +16,8 @@ class Provenance(wire.Answer):
     coordinate_space: Literal["level0-pixels", "image-pixels"]
     origin: Literal["slide", "bounds"]
     region: wire.RegionBox
-    mpp: float
+    mpp: float | None
+    object_diameter_px: float | None = None
     pipeline: str
     kind: str = "cells"
     models: tuple[wire.ModelUse, ...]
@@ -34,7 +35,8 @@ def provenance(analysis: RegionResult) -> Provenance:
         coordinate_space=analysis.coordinate_space,
         origin=analysis.origin,
         region=region_box(analysis),
-        mpp=analysis.mpp,
+        mpp=analysis.physical_mpp,
+        object_diameter_px=analysis.object_diameter_px,
         pipeline=analysis.pipeline,
         kind=analysis.kind,
         models=model_uses(analysis),

@@ -10,6 +10,9 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)]
 """Micrometres per pixel, within the range of microscopes; 0.00025 would be a value in millimetres."""
 
+ObjectDiameter = Annotated[float, Field(ge=1, le=10_000, allow_inf_nan=False, strict=True)]
+"""Level-0 pixels."""
+
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -14,6 +14,7 @@ from slidecascade.wire.fields import (
     Coordinate,
     Extent,
     Fraction,
+    ObjectDiameter,
     PositiveFinite,
     Resolution,
     Stain,
@@ -41,6 +42,12 @@ class RegionRequest(WireModel):
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     mpp: Resolution | None = Field(
         default=None, description="micrometres per pixel; required when the source states none"
+    )
+    object_diameter_px: ObjectDiameter | None = Field(
+        default=None,
+        description="the usual diameter of the objects in pixels of the image, in place of `mpp`, for images "
+        "without a physical pixel size: the image is scaled so that they reach the network at the size that it was "
+        "trained for; the answer then states nothing in micrometres",
     )
     slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
@@ -72,6 +79,14 @@ class RegionRequest(WireModel):
     deadline_s: PositiveFinite | None = Field(
         default=None, description="deadline in seconds from the start of the request, including the upload"
     )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.mpp is not None and self.object_diameter_px is not None:
+            raise ValueError(
+                "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
+            )
+        return self
 
 
 def parse_request(fields: object) -> RegionRequest:

@@ -38,8 +38,8 @@ class RenderedTissue:
 
     `image` uint8 (H, W, 3) RGB. `nuclei` int32 (H, W): 0 background, 1..n instances. `classes` uint8 (n + 1,):
     index into `CLASS_NAMES` of each label. `centroids` float64 (n, 2): mean (x, y) of each label's pixels, in
-    pixels of this window with pixel centres at integers. `fat` uint8 (H, W): 255 times the part of a pixel that shows
-    a vacuole of fat. `keys` uint64 (n + 1,): the same nucleus has the same
+    pixels of this window with pixel centres at integers. `fat` uint8 (H, W): 255 times the part of a pixel that
+    shows a vacuole of fat. `keys` uint64 (n + 1,): the same nucleus has the same
     key in every window of the same seed. Nuclei cut by the window's edge are included.
     """
 

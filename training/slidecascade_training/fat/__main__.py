@@ -2,8 +2,8 @@
 
 `python -m slidecascade_training.fat --out RUN`
 
-Everything it sees is rendered. An interrupted run resumes at its last checkpoint. `slidecascade_training.fat.package`
-then chooses the threshold on rendered tissue it never saw, and packages it.
+Everything it sees is rendered. An interrupted run resumes at its last checkpoint.
+`slidecascade_training.fat.package` then chooses the threshold on rendered tissue it never saw, and packages it.
 """
 
 from __future__ import annotations
