@@ -67,6 +67,7 @@ class AsyncClient:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        tta: Literal["none", "d4"] = "none",
         origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
@@ -84,6 +85,7 @@ class AsyncClient:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                tta=tta,
                 origin=origin,
             )
         )
@@ -99,6 +101,7 @@ class AsyncClient:
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
         stain: StainMethod | None = None,
+        tta: Literal["none", "d4"] = "none",
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -116,6 +119,7 @@ class AsyncClient:
                 thresholds=thresholds,
                 channels=channels,
                 stain=stain,
+                tta=tta,
                 allow_partial=allow_partial,
                 outputs=outputs,
                 origin=origin,

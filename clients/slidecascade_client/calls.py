@@ -60,6 +60,7 @@ def analyze_region(
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
+    tta: str = "none",
     origin: str = "slide",
 ) -> Call[RegionResult]:
     """Analyse one region; requests the archive, which contains all results of one analysis."""
@@ -74,6 +75,7 @@ def analyze_region(
         "thresholds": plain_thresholds(thresholds),
         "channels": plain_channels(channels),
         "stain": None if stain is None else {"method": stain},
+        "options": {"tta": tta},
         "tile_px": plain(tile_px),
         "allow_partial": plain(allow_partial),
         "deadline_s": plain(deadline_s),

@@ -76,6 +76,7 @@ class Client:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        tta: Literal["none", "d4"] = "none",
         origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds.
@@ -99,6 +100,8 @@ class Client:
             tile_px: tile size of the segmenter; affects speed, not cells.
             allow_partial: accept a result with failed tiles; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
+            tta: ``d4`` averages what networks find over the eight turns and mirror images; takes eight times as
+                long.
             origin: what outlines count from: ``slide``, the corner of level 0, or ``bounds``, the part that was
                 scanned, which QuPath shows.
 
@@ -123,6 +126,7 @@ class Client:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                tta=tta,
                 origin=origin,
             )
         )
@@ -137,6 +141,7 @@ class Client:
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
         stain: StainMethod | None = None,
+        tta: Literal["none", "d4"] = "none",
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -149,7 +154,7 @@ class Client:
         Args:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
-            pipeline, mpp, region, thresholds, channels, stain, allow_partial: as for `analyze_region`.
+            pipeline, mpp, region, thresholds, channels, stain, tta, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet`` and ``heatmaps`` to write; default: all.
             origin: as for `analyze_region`.
             label: a label to find the job by.
@@ -169,6 +174,7 @@ class Client:
             thresholds=thresholds,
             channels=channels,
             stain=stain,
+            tta=tta,
             allow_partial=allow_partial,
             outputs=outputs,
             origin=origin,

@@ -15,6 +15,7 @@ from slidecascade.analysis.plan import RegionTask, known, no_wait
 from slidecascade.cancellation import Control
 from slidecascade.errors import InvalidRequestError, UnusableStainError
 from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.kinds.turns import require_turnable
 from slidecascade.memory import Share
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.arriving import ArrivingImage
@@ -85,6 +86,8 @@ class Preparation:
         control.check()  # queued requests may have been cancelled; nothing is decoded after that
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
+        if request.options.tta != "none":
+            require_turnable(pipeline)
         with self._pyramid(request, image) as pyramid:
             diameter_px = request.object_diameter_px
             mpp = resolve_mpp(pyramid, request.mpp) if diameter_px is None else mpp_of(pipeline, diameter_px)
@@ -132,6 +135,7 @@ class Preparation:
             origin=request.origin,
             wait_for_rows=arriving.wait_for if arriving else no_wait,
             object_diameter_px=diameter_px,
+            tta=request.options.tta,
         )
 
     def _expected(self, pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:

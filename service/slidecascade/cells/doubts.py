@@ -21,7 +21,7 @@ from slidecascade.warning import AnswerWarning
 MIN_CELLS: Final = 30
 """Fewer say nothing about usual sizes or places."""
 
-PLAUSIBLE: Final = (0.55, 1.5)
+PLAUSIBLE: Final = (0.43, 1.7)
 """The median diameter over the usual one of the segmenter; see docs/warnings.md for the rates."""
 
 GLASS_UM: Final = 12.0
@@ -89,8 +89,8 @@ class Census:
         yield AnswerWarning(
             "implausible-object-size",
             f"At {mpp:.3g} um per pixel the median object is {median_um:.2g} um wide, where {usual_um:.2g} um are "
-            f"usual; about {mpp * usual_um / median_um:.2g} um per pixel would fit: check the pixel size and send "
-            "the right `mpp`.",
+            f"usual for the segmenter, as they would be with about {mpp * usual_um / median_um:.2g} um per pixel: "
+            "check the pixel size and send the right `mpp`.",
         )
 
     def _edges(self) -> Iterator[AnswerWarning]:
@@ -117,9 +117,9 @@ class _NearGlass:
         """Tissue reaches some blocks over its edge, which are taken back; beyond the map nothing is glass."""
         side = 2 * REACH_BLOCKS + 1
         inside = cv2.erode(tissue.mask.view(np.uint8), np.ones((side, side), np.uint8))
-        distance_um = cv2.distanceTransform(inside, cv2.DIST_L2, 5) * tissue.grid.mpp
-        # From block to block; a block's own half is not glass.
-        return cls(tissue, np.asarray(distance_um <= GLASS_UM + 0.5 * tissue.grid.mpp, np.bool_))
+        blocks = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+        # From the middle of a block to that of one of glass, half of which is not in the way.
+        return cls(tissue, np.asarray(blocks <= GLASS_UM / tissue.grid.mpp + 0.5, np.bool_))
 
     def holds(self, centroids_l0: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which positions ``(N, 2)`` lie on such blocks."""

@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     parser.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
+    parser.add_argument(
+        "--tta",
+        choices=("none", "d4"),
+        default="none",
+        help="average over turned and mirrored images; 8x the time",
+    )
     parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
@@ -170,6 +176,7 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
         "thresholds": dict(arguments.threshold),
         "channels": dict(arguments.channels),
         "stain": arguments.stain and {"method": arguments.stain},
+        "options": {"tta": arguments.tta},
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
         "origin": arguments.origin,

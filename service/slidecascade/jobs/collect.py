@@ -327,6 +327,7 @@ class CellsSurvey(Survey):
             warnings=subject.doubts,
             origin=subject.origin,
             object_diameter_px=subject.object_diameter_px,
+            tta=subject.tta,
         )
         """An analysis with everything but cells, tissue and numbers."""
 

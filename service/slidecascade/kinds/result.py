@@ -15,6 +15,7 @@ from slidecascade.pipelines.classes import ClassTree
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.flaws import Flaws
 from slidecascade.warning import AnswerWarning
+from slidecascade.wire.fields import Averaging
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 Origin = Literal["slide", "bounds"]
@@ -78,6 +79,7 @@ class Subject:
     doubts: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
     object_diameter_px: float | None = None
+    tta: Averaging = "none"
 
 
 class CommonFields(TypedDict):
@@ -98,6 +100,7 @@ class CommonFields(TypedDict):
     origin: Origin
     flaws: Flaws
     object_diameter_px: float | None
+    tta: Averaging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +136,7 @@ class RegionResult(ABC):
     origin: Origin = "slide"
     flaws: Flaws = field(default_factory=Flaws)
     object_diameter_px: float | None = None
+    tta: Averaging = "none"
 
     @property
     def physical_mpp(self) -> Mpp | None:

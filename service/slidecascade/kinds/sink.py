@@ -89,6 +89,7 @@ class MemorySink(ABC, Generic[P, T]):
             origin=subject.origin,
             flaws=self.flaws(),
             object_diameter_px=subject.object_diameter_px,
+            tta=subject.tta,
         )
 
     def flaws(self) -> Flaws:

@@ -22,6 +22,7 @@ class Provenance(wire.Answer):
     kind: str = "cells"
     models: tuple[wire.ModelUse, ...]
     thresholds: dict[str, float]
+    options: wire.Options = wire.Options()
     slide: wire.SlideUse | None = None
     facts: wire.Facts | None = None
     tiles: wire.Tiles
@@ -41,6 +42,7 @@ def provenance(analysis: RegionResult) -> Provenance:
         kind=analysis.kind,
         models=model_uses(analysis),
         thresholds=dict(analysis.thresholds),
+        options=wire.Options(tta=analysis.tta),
         slide=slide_use(analysis),
         facts=facts(analysis),
         tiles=tile_counts(analysis),

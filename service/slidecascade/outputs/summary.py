@@ -54,6 +54,7 @@ def summary(
         ink_mm2=_stated(result, block_px_mm2(result, result.flaws.ink_px)),
         out_of_focus_mm2=_stated(result, block_px_mm2(result, result.flaws.blurred_px)),
         thresholds=dict(result.thresholds),
+        options=wire.Options(tta=result.tta),
         tiles=tile_counts(result),
         models=model_uses(result),
         slide=slide_use(result),

@@ -58,6 +58,19 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Averaging = Literal["none", "d4"]
+
+
+class Options(WireModel):
+    """Options that cost time."""
+
+    tta: Averaging = Field(
+        default="none",
+        description="test-time averaging: d4 has networks see each image in all eight turns and mirror images, "
+        "and averages what they find; takes eight times as long",
+    )
+
+
 class Stain(WireModel):
     """Stain normalisation."""
 

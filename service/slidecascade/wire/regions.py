@@ -15,6 +15,7 @@ from slidecascade.wire.fields import (
     Extent,
     Fraction,
     ObjectDiameter,
+    Options,
     PositiveFinite,
     Resolution,
     Stain,
@@ -46,8 +47,8 @@ class RegionRequest(WireModel):
     object_diameter_px: ObjectDiameter | None = Field(
         default=None,
         description="the usual diameter of the objects in pixels of the image, in place of `mpp`, for images "
-        "without a physical pixel size: the image is scaled so that they reach the network at the size that it was "
-        "trained for; the answer then states nothing in micrometres",
+        "without a physical pixel size: the image is scaled so that they reach the network at the size that it "
+        "was trained for; the answer then states nothing in micrometres",
     )
     slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
@@ -68,6 +69,7 @@ class RegionRequest(WireModel):
         description="normalises the colours that networks are given, by a fit on the tissue of the whole slide; "
         "default: the pipeline's",
     )
+    options: Options = Field(default_factory=Options, description="options that cost time; default: none")
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="return a result even when tiles failed"
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import Answer, Color, StainMethod
+from slidecascade.wire.fields import Answer, Color, Options, StainMethod
 from slidecascade.wire.media import RESEARCH_USE_ONLY
 from slidecascade.wire.problems import FailedTile
 from slidecascade.wire.regions import RegionBox
@@ -167,6 +167,7 @@ class Summary(Answer):
     ink_mm2: float | None = Field(default=0.0, description="looks like ink of a pen; not part of the tissue")
     out_of_focus_mm2: float | None = Field(default=0.0, description="blurred; not part of the tissue")
     thresholds: dict[str, float]
+    options: Options = Field(default_factory=Options, description="those that the request asked for")
     tiles: Tiles
     models: tuple[ModelUse, ...]
     slide: SlideUse | None = None
