@@ -86,7 +86,7 @@ def segmenter_spec(
         outputs=outputs_of(head, stated.class_names),
         sha256=exported.served.sha256,
         halo_px=halo_px,
-        object_diameter_px=object_diameter_px,
+        **({} if object_diameter_px is None else {"object_diameter_px": object_diameter_px}),
         options=options,
     )
 

@@ -130,12 +130,20 @@ class PatchFigures(Answer):
     classes: dict[str, PatchClassFigures] = Field(default_factory=dict, description="by class")
 
 
-class AreaFigures(Answer):
-    """The areas of a class."""
+class SizeFigures(Answer):
+    """The areas of a class and a size."""
 
     count: int
     area_mm2: float
     tissue_share: float | None = Field(description="part of the tissue; null without tissue")
+
+
+class AreaFigures(SizeFigures):
+    """The areas of a class."""
+
+    sizes: dict[str, SizeFigures] = Field(
+        default_factory=dict, description="by the size that the pipeline divides areas into, if it does"
+    )
 
 
 class Summary(Answer):
