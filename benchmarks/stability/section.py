@@ -56,9 +56,9 @@ def _turns(results: Path) -> list[str]:
         "## Test-time averaging",
         "",
         *record.paragraph(
-            f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without and with "
-            f"`options.tta` d4, which takes {figures['cpu_ratio']:.1f} times the CPU time. Both columns compare with "
-            "the unchanged tile analysed in the same way."
+            f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without and "
+            f"with `options.tta` d4, which takes {figures['cpu_ratio']:.1f} times the CPU time. Both columns "
+            "compare with the unchanged tile analysed in the same way."
         ),
         *record.line(figures),
         "",

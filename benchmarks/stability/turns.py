@@ -1,7 +1,7 @@
 """What test-time averaging does for cells of turned and changed tiles, and what it costs.
 
-`python -m benchmarks.stability.turns [--data DIR]` compares rendered tissue and the real tiles `DIR/liver/*.jpg` as
-`benchmarks.stability` does, without averaging and with `options.tta` d4."""
+`python -m benchmarks.stability.turns [--data DIR]` compares rendered tissue and the real tiles `DIR/liver/*.jpg`
+as `benchmarks.stability` does, without averaging and with `options.tta` d4."""
 
 from __future__ import annotations
 
