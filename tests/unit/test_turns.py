@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,13 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import toy_models
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError
-from slidecascade.kinds.turns import averaged
+from slidecascade.kinds.turns import averaged, require_turnable
 from slidecascade.models.tensors import OutputSpec, Tensors
 from slidecascade.outputs.cells.summary import summarise
 from slidecascade.settings import read_settings
@@ -132,18 +132,13 @@ def test_answers_and_files_say_it(tmp_path: Path) -> None:
 
 
 def test_networks_whose_values_have_a_direction_are_rejected(tmp_path: Path) -> None:
-    """The sentence names output and model."""
-    fields = toy_models.segmenter_fields()
-    turned = ToyPipeline(tmp_path / "toy", outputs=[fields["outputs"][0] | {"meaning": "flow"}])
-    analyser = toy_analyser(turned)
-    try:
-        request = wire.parse_request({"pipeline": "toy", "mpp": 0.5, "options": {"tta": "d4"}})
-        with pytest.raises(
-            InvalidRequestError, match=r"output 'maps' \(flow\) of 'toy-segmenter' cannot be averaged"
-        ):
-            analyser.analyse(request, png_of(blobs(3, 64, 64, 3)), Control())
-    finally:
-        analyser.close()
+    """The sentence names output and model; maps of probabilities are taken."""
+    pipeline = ToyPipeline(tmp_path / "toy").pipeline
+    require_turnable(pipeline)
+    flows = (pipeline.segmenter.outputs[0].model_copy(update={"meaning": "flow"}),)
+    flowing = replace(pipeline, segmenter=pipeline.segmenter.model_copy(update={"outputs": flows}))
+    with pytest.raises(InvalidRequestError, match=r"'maps' \(flow\) of 'toy-segmenter' cannot be averaged"):
+        require_turnable(flowing)
 
 
 def test_other_options_are_rejected() -> None:
