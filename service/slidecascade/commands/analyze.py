@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide in a format of OpenSlide"
     )
-    parser.add_argument("--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli or a custom one")
+    parser.add_argument(
+        "--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli, fat or a custom one"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
     parser.add_argument(
