@@ -131,6 +131,16 @@ def codes(analyser: Analyser, image: NDArray[np.uint8], mpp: float, pipeline: st
     return {item.code for item in analyser.analyse(request, png_of(image), Control()).cells.warnings}
 
 
+def test_the_false_rim_of_real_liver_is_doubted(analyser: Analyser, shared_data: Path) -> None:
+    """The edge of near normal liver comes out steatotic; the middle of a fatty tile, rightly so."""
+    found = {}
+    for name, part in (("gtex_tile03_HE", np.s_[:1000, :500]), ("gtex_tile01_HE", np.s_[:512, :512])):
+        image = cv2.imread(str(shared_data / "liver" / f"{name}.jpg"), cv2.IMREAD_COLOR_RGB)
+        assert image is not None
+        found[name] = "glass-edge" in codes(analyser, np.ascontiguousarray(image[part]), MPP, "nash")
+    assert found == {"gtex_tile03_HE": True, "gtex_tile01_HE": False}
+
+
 def test_rendered_tissue_at_half_its_pixel_size_is_doubted(analyser: Analyser) -> None:
     """And not at the right one."""
     image = render(TissueOptions(seed=3, mpp=MPP), width_px=512, height_px=512).image

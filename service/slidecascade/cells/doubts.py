@@ -27,8 +27,8 @@ PLAUSIBLE: Final = (0.43, 1.7)
 GLASS_UM: Final = 12.0
 """Cells whose centre lies so near to glass are pressed against it."""
 
-MIN_CLASS: Final = 20
-MIN_AT_GLASS: Final = 0.5
+MIN_CLASS: Final = 12
+MIN_AT_GLASS: Final = 0.3
 MIN_EXCESS: Final = 3.0
 """A class of so many cells is doubted when so large a part of it lies at glass, and so many times that of all."""
 
