@@ -46,7 +46,7 @@ def test_a_package_of_version_0_1_0_loads_and_runs_unchanged(tmp_path: Path, nam
     package = load_package(folder)
     assert package.spec.receptive_field_px is None
     bundled = BUNDLED[name].spec
-    stated = {
+    stated: dict[str, object] = {
         "receptive_field_px": bundled.receptive_field_px,
         "int8": bundled.int8 and bundled.int8.model_dump(),
     }

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -161,8 +162,9 @@ def test_the_client_sends_the_diameter() -> None:
         return httpx.Response(400)
 
     http = httpx.Client(transport=httpx.MockTransport(answer))
+    diameter_px: Any = np.float32(20)
     with Client("http://service.test", http_client=http) as client, pytest.raises(Exception, match="400"):
-        client.analyze_region(png_of(image()), pipeline="toy", object_diameter_px=np.float32(20))
+        client.analyze_region(png_of(image()), pipeline="toy", object_diameter_px=diameter_px)
     assert b'"object_diameter_px":20.0' in sent[0]
 
 

@@ -119,6 +119,7 @@ def test_the_summary_counts_and_measures(toy: ToyKinds) -> None:
     result = found(toy)
     summary = summarise(result, heatmaps_of(result), Colormap.JET)
     assert summary.areas is not None
+    assert summary.tissue_area_mm2 is not None
     assert sum(item.count for item in summary.areas.values()) == len(result.rings)
     red = summary.areas["Red"]
     assert red.area_mm2 == pytest.approx((result.mask == 1).sum() * 0.25e-6, abs=1e-6)

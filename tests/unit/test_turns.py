@@ -57,7 +57,7 @@ def test_maps_are_the_mean_of_all_eight_views() -> None:
         return {"maps": np.clip(leaning(images), 0, 255).astype(np.uint8)}
 
     found = averaged(run, image, MAPS)["maps"]
-    assert (found.dtype, found.shape) == (np.uint8, (1, 16, 24, 1))
+    assert (found.dtype, found.shape) == (np.dtype(np.uint8), (1, 16, 24, 1))
     for turns in range(1, 4):
         turned = averaged(run, np.ascontiguousarray(np.rot90(image, turns, axes=(1, 2))), MAPS)["maps"]
         np.testing.assert_array_equal(np.rot90(turned, -turns, axes=(1, 2)), found)

@@ -48,7 +48,8 @@ class AreasResult(RegionResult):
     @property
     def diameters_um(self) -> NDArray[np.float64]:
         """``(N,)``: the diameters of discs as large as the areas."""
-        return np.sqrt(4 / np.pi * self.areas_px) * self.grid.mpp
+        diameters: NDArray[np.float64] = np.sqrt(4 / np.pi * self.areas_px) * self.grid.mpp
+        return diameters
 
     @property
     def size_index(self) -> NDArray[np.int64]:
