@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -82,13 +82,15 @@ class RegionRequest(WireModel):
         default=None, description="deadline in seconds from the start of the request, including the upload"
     )
 
-    @model_validator(mode="after")
-    def _one_size(self) -> Self:
-        if self.mpp is not None and self.object_diameter_px is not None:
+    @field_validator("object_diameter_px")
+    @classmethod
+    def _one_size(cls, diameter_px: float | None, info: ValidationInfo) -> float | None:
+        # The error belongs to a field: one of the whole document is taken for malformed JSON.
+        if diameter_px is not None and info.data.get("mpp") is not None:
             raise ValueError(
                 "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
             )
-        return self
+        return diameter_px
 
 
 def parse_request(fields: object) -> RegionRequest:
