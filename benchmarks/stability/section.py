@@ -62,10 +62,10 @@ def _turns(results: Path) -> list[str]:
         ),
         *record.line(figures),
         "",
-        "| tiles | change | found again | with d4 | same class | with d4 |",
-        "|---|---|---|---|---|---|",
+        "| tiles | change | cells | found again | with d4 | same class | with d4 |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {images} | {change} | "
+            f"| {images} | {change} | {rows[images, change, 'none']['cells']} | "
             + " | ".join(
                 _share(rows[images, change, tta][part], rows[images, change, tta][whole])
                 for part, whole in (("found_again", "cells"), ("same_class", "found_again"))
