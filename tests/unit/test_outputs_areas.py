@@ -101,14 +101,16 @@ def test_features_are_annotations_that_qupath_imports(toy: ToyKinds) -> None:
 
 
 def test_an_area_is_measured(toy: ToyKinds) -> None:
-    """Area, the diameter of the circle of that area, and the mean probability of its class."""
+    """Area, the diameter of the circle of that area, roundness, and the mean probability of its class."""
     image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
     image[20:60, 20:70] = (230, 40, 40)
     result = toy.run("toy-areas", image)
     assert isinstance(result, AreasResult)
     (feature,) = json.loads(b"".join(encode_geojson(result)))["features"]
     measured = feature["properties"]["measurements"]
-    assert measured == {"Area µm^2": 500.0, "Equivalent diameter µm": 25.23, "Mean probability": 1.0}
+    assert measured == {
+        "Area µm^2": 500.0, "Equivalent diameter µm": 25.23, "Roundness": 0.764, "Mean probability": 1.0,
+    }  # fmt: skip
     unknown = replace(result, probabilities=np.array([np.nan]))
     (feature,) = json.loads(b"".join(encode_geojson(unknown)))["features"]
     assert set(feature["properties"]["measurements"]) == {"Area µm^2", "Equivalent diameter µm"}
