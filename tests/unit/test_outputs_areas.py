@@ -113,7 +113,7 @@ def test_an_area_is_measured(toy: ToyKinds) -> None:
     }  # fmt: skip
     unknown = replace(result, probabilities=np.array([np.nan]))
     (feature,) = json.loads(b"".join(encode_geojson(unknown)))["features"]
-    assert set(feature["properties"]["measurements"]) == {"Area µm^2", "Equivalent diameter µm"}
+    assert set(feature["properties"]["measurements"]) == {"Area µm^2", "Equivalent diameter µm", "Roundness"}
 
 
 def test_the_summary_counts_and_measures(toy: ToyKinds) -> None:
