@@ -127,6 +127,8 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \
 		--out runs/nash --package models
+	$(BIN)/python -m slidecascade_training.fat --out runs/fat
+	$(BIN)/python -m slidecascade_training.fat.package --run runs/fat --models models
 
 # torch has a file of its own, kept by hand: a universal lock of it lists gigabytes of CUDA.
 # What the images install is pinned with hashes.

@@ -20,6 +20,7 @@ ALL: Final = (
     "benchmarks.areas",
     "benchmarks.patches",
     "benchmarks.stability",
+    "benchmarks.stability.turns",
     "benchmarks.stain",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",
@@ -42,7 +43,9 @@ def commands(*, every: bool, data: Path | None) -> list[list[str]]:
         return found
     folders = {"benchmarks.accuracy": data / "nuclei"}
     found = [
-        [*each, "--data", str(data)] if each[0] in ("benchmarks.stability", "benchmarks.stain") else each
+        [*each, "--data", str(data)]
+        if each[0] in ("benchmarks.stability", "benchmarks.stability.turns", "benchmarks.stain")
+        else each
         for each in found
     ]
     return [*found, *([name, "--data", str(folders.get(name, data))] for name in (OF_DATA if every else ()))]

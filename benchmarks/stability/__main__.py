@@ -42,9 +42,10 @@ class Cells:
     class_index: NDArray[np.int64]
 
     @classmethod
-    def of(cls, image: Image, change: Change, analyser: Analyser, pipeline: str) -> Cells:
-        """Those that are found in the changed image."""
-        request = wire.parse_request({"pipeline": pipeline, "mpp": MPP / change.scale})
+    def of(cls, image: Image, change: Change, analyser: Analyser, pipeline: str, tta: str = "none") -> Cells:
+        """Those that are found in the changed image, with test-time averaging `tta`."""
+        fields = {"pipeline": pipeline, "mpp": MPP / change.scale, "options": {"tta": tta}}
+        request = wire.parse_request(fields)
         analysis = cells_of(analyser.analyse(request, png.encode(change.apply(image)), Control()).analysis)
         height, width = image.shape[:2]
         vertices = change.undo(analysis.instances.vertices, height, width)
@@ -66,15 +67,23 @@ class Row:
     extra: int
 
 
-def compare(images: Sequence[Image], name: str, analyser: Analyser, pipeline: str) -> list[Row]:
-    """A row for each change, over all `images`."""
-    none, *_ = steps = changes()
-    before = [Cells.of(image, none, analyser, pipeline) for image in images]
+def compare(
+    images: Sequence[Image],
+    name: str,
+    analyser: Analyser,
+    pipeline: str,
+    *,
+    steps: Sequence[Change] = changes(),
+    tta: str = "none",
+) -> list[Row]:
+    """A row for each change of `steps`, over all `images`, with test-time averaging `tta`."""
+    none, *_ = changes()
+    before = [Cells.of(image, none, analyser, pipeline, tta) for image in images]
     rows = []
     for change in steps:
         counts = np.zeros(4, np.int64)
         for image, cells in zip(images, before, strict=True):
-            counts += kept(cells, Cells.of(image, change, analyser, pipeline))
+            counts += kept(cells, Cells.of(image, change, analyser, pipeline, tta))
         total, again, same, extra = counts.tolist()
         rows.append(
             Row(

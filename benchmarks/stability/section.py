@@ -10,8 +10,8 @@ from benchmarks import record
 
 def section(results: Path) -> list[str]:
     """The parts that have been measured."""
-    changes, scales = _changes(results), _scales(results)
-    return [*changes, *([""] if changes and scales else []), *scales]
+    parts = [part for part in (_changes(results), _turns(results), _scales(results)) if part]
+    return [line for place, part in enumerate(parts) for line in ([""] if place else []) + part]
 
 
 def _changes(results: Path) -> list[str]:
@@ -44,6 +44,37 @@ def _row(row: dict[str, Any]) -> str:
         f"| {_share(row['found_again'], row['cells'])} | {_share(row['same_class'], row['found_again'])} "
         f"| {_share(row['extra'], row['cells'])} |"
     )
+
+
+def _turns(results: Path) -> list[str]:
+    figures = record.read(results / "turns.json")
+    if figures is None:
+        return []
+    rows = {(row["images"], row["change"], row["tta"]): row for row in figures["rows"]}
+    places = dict.fromkeys((images, change) for images, change, _ in rows)
+    return [
+        "## Test-time averaging",
+        "",
+        *record.paragraph(
+            f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without and "
+            f"with `options.tta` d4, which takes {figures['cpu_ratio']:.1f} times the CPU time. Both columns "
+            "compare with the unchanged tile analysed in the same way."
+        ),
+        *record.line(figures),
+        "",
+        "| tiles | change | cells | found again | with d4 | same class | with d4 |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {images} | {change} | {rows[images, change, 'none']['cells']} | "
+            + " | ".join(
+                _share(rows[images, change, tta][part], rows[images, change, tta][whole])
+                for part, whole in (("found_again", "cells"), ("same_class", "found_again"))
+                for tta in ("none", "d4")
+            )
+            + " |"
+            for images, change in places
+        ),
+    ]
 
 
 def _share(part: int, whole: int) -> str:

@@ -58,6 +58,7 @@ class AsyncClient:
         *,
         pipeline: str,
         mpp: float | None = None,
+        object_diameter_px: float | None = None,
         slide: str | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
@@ -66,6 +67,7 @@ class AsyncClient:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        tta: Literal["none", "d4"] = "none",
         origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
@@ -74,6 +76,7 @@ class AsyncClient:
                 image,
                 pipeline=pipeline,
                 mpp=mpp,
+                object_diameter_px=object_diameter_px,
                 slide=slide,
                 region=region,
                 thresholds=thresholds,
@@ -82,6 +85,7 @@ class AsyncClient:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                tta=tta,
                 origin=origin,
             )
         )
@@ -97,6 +101,7 @@ class AsyncClient:
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
         stain: StainMethod | None = None,
+        tta: Literal["none", "d4"] = "none",
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -114,6 +119,7 @@ class AsyncClient:
                 thresholds=thresholds,
                 channels=channels,
                 stain=stain,
+                tta=tta,
                 allow_partial=allow_partial,
                 outputs=outputs,
                 origin=origin,

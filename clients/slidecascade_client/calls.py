@@ -51,6 +51,7 @@ def analyze_region(
     *,
     pipeline: str,
     mpp: float | None,
+    object_diameter_px: float | None,
     slide: str | None,
     region: RegionInput | None,
     thresholds: Mapping[str, float] | None,
@@ -59,6 +60,7 @@ def analyze_region(
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
+    tta: str = "none",
     origin: str = "slide",
 ) -> Call[RegionResult]:
     """Analyse one region; requests the archive, which contains all results of one analysis."""
@@ -67,11 +69,13 @@ def analyze_region(
     fields = {
         "pipeline": pipeline,
         "mpp": plain(mpp),
+        "object_diameter_px": plain(object_diameter_px),
         "slide": slide,
         "region": region_box(region),
         "thresholds": plain_thresholds(thresholds),
         "channels": plain_channels(channels),
         "stain": None if stain is None else {"method": stain},
+        "options": {"tta": tta},
         "tile_px": plain(tile_px),
         "allow_partial": plain(allow_partial),
         "deadline_s": plain(deadline_s),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -13,6 +14,7 @@ from slidecascade.wire import Color, JsonObject
 
 _SCORE = "Detection score"
 _AREA = "Area µm^2"
+_AREA_PX = "Area px^2"
 _PROBABILITY = " probability"  # "<model> <class> probability"; model names hold no space
 
 
@@ -27,7 +29,8 @@ class Cell:
         polygon: ``(V, 2)`` float64, x and y of the outline in level-0 pixels (pixels of the image for an
             upload); not closed: the first vertex is not repeated.
         score: mean foreground probability of the segmenter, in [0, 1].
-        area_um2: area in square micrometres.
+        area_um2: area in square micrometres; NaN where the size of pixels is not known.
+        area_px: area in square level-0 pixels where that size is not known, else NaN.
         probabilities: by model name, then class name, for every classifier that was run on the cell.
     """
 
@@ -37,6 +40,7 @@ class Cell:
     polygon: NDArray[np.float64]
     score: float
     area_um2: float
+    area_px: float
     probabilities: Mapping[str, Mapping[str, float]]
 
 
@@ -79,7 +83,8 @@ def _cell(feature: JsonObject) -> Cell:
         color=(red, green, blue),
         polygon=np.array(feature["geometry"]["coordinates"][0][:-1], np.float64),
         score=measurements[_SCORE],
-        area_um2=measurements[_AREA],
+        area_um2=measurements.get(_AREA, math.nan),
+        area_px=measurements.get(_AREA_PX, math.nan),
         probabilities=probabilities_of(measurements),
     )
 

@@ -67,6 +67,7 @@ class Client:
         *,
         pipeline: str,
         mpp: float | None = None,
+        object_diameter_px: float | None = None,
         slide: str | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
@@ -75,6 +76,7 @@ class Client:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
+        tta: Literal["none", "d4"] = "none",
         origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds.
@@ -85,6 +87,8 @@ class Client:
                 name is not sent.
             pipeline: name of the pipeline, e.g. ``nash``.
             mpp: micrometres per pixel of the image, or in place of the slide's own.
+            object_diameter_px: usual diameter of the objects in pixels of the image, in place of `mpp` where
+                nobody knows it; the result then has no figures in micrometres.
             slide: id of a slide, as `slides` lists them, instead of an image.
             region: box or (x, y, width, height) in pixels of the image or level-0 pixels of the slide;
                 default: all of it.
@@ -96,6 +100,8 @@ class Client:
             tile_px: tile size of the segmenter; affects speed, not cells.
             allow_partial: accept a result with failed tiles; ``summary.tiles.failed`` lists them.
             deadline_s: seconds after which the service gives up; no try starts later.
+            tta: ``d4`` averages what networks find over the eight turns and mirror images; takes eight times as
+                long.
             origin: what outlines count from: ``slide``, the corner of level 0, or ``bounds``, the part that was
                 scanned, which QuPath shows.
 
@@ -111,6 +117,7 @@ class Client:
                 image,
                 pipeline=pipeline,
                 mpp=mpp,
+                object_diameter_px=object_diameter_px,
                 slide=slide,
                 region=region,
                 thresholds=thresholds,
@@ -119,6 +126,7 @@ class Client:
                 tile_px=tile_px,
                 allow_partial=allow_partial,
                 deadline_s=deadline_s,
+                tta=tta,
                 origin=origin,
             )
         )
@@ -133,6 +141,7 @@ class Client:
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
         stain: StainMethod | None = None,
+        tta: Literal["none", "d4"] = "none",
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",
@@ -145,7 +154,7 @@ class Client:
         Args:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
-            pipeline, mpp, region, thresholds, channels, stain, allow_partial: as for `analyze_region`.
+            pipeline, mpp, region, thresholds, channels, stain, tta, allow_partial: as for `analyze_region`.
             outputs: which of ``geojson``, ``parquet``, ``heatmaps``, ``grid``, ``mask``, ``rle`` and ``dicom`` to
                 write; default: all but the last.
             origin: as for `analyze_region`.
@@ -166,6 +175,7 @@ class Client:
             thresholds=thresholds,
             channels=channels,
             stain=stain,
+            tta=tta,
             allow_partial=allow_partial,
             outputs=outputs,
             origin=origin,

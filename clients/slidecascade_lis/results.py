@@ -144,8 +144,8 @@ def observed(summary: Summary) -> Iterator[Observation]:
     yield _area("area.analysed", "Analysed area", summary.area_mm2)
 
 
-def _area(key: str, text: str, area_mm2: float) -> Observation:
-    return Observation(key, text, "NM", _number(area_mm2), _unit("mm2", "mm2"))
+def _area(key: str, text: str, area_mm2: float | None) -> Observation:
+    return Observation(key, text, "NM", "" if area_mm2 is None else _number(area_mm2), _unit("mm2", "mm2"))
 
 
 def _pointers(results: Results, job_id: str) -> Iterator[Observation]:

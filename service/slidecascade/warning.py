@@ -9,11 +9,13 @@ WarningCode = Literal[
     "no-stored-pixels",
     "mpp-contradicts-objective",
     "anisotropic-pixels",
+    "implausible-object-size",
     "channels-swapped",
     "flat-channel",
     "not-this-stain",
     "ink",
     "out-of-focus",
+    "glass-edge",
 ]
 """The stable names of the public contract."""
 

@@ -26,6 +26,7 @@ from PIL import Image
 from cut_jpeg import cut_jpeg, cut_parts, tiled_jpeg_tiff
 from served_process import Server, Upload
 from slidecascade import wire
+from slidecascade_client import Client
 from slidecascade_render.liver.tissue import TissueOptions, render
 
 MPP = 0.5
@@ -391,3 +392,24 @@ def test_a_damaged_upload_leaves_json_lines_only_in_the_log(server: Server, clie
     assert problem_of.name == "undecodable-image"
     server.wait(lambda: any(line.get("request_id") == problem_of.request_id for line in server.lines()))
     assert "PackBits" not in server.log.read_text(encoding="utf-8")
+
+
+def test_a_diameter_of_objects_stands_for_the_pixel_size(client: httpx.Client) -> None:
+    """An image whose pixel size nobody knows is analysed by the usual diameter of its objects, over HTTP and by
+    the client; both together are rejected."""
+    image = render(TissueOptions(seed=5, mpp=0.25), width_px=512, height_px=512).image
+    encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    known = client.post("/v1/regions", files=form(encoded, mpp=0.25), headers={"accept": "application/json"})
+    by_size = form(encoded, mpp=None, object_diameter_px=2 * 18.7)
+    found = client.post("/v1/regions", files=by_size, headers={"accept": "application/json"})
+
+    assert (known.status_code, found.status_code) == (200, 200)
+    summary = found.json()
+    assert (summary["mpp"], summary["object_diameter_px"], summary["tissue_area_mm2"]) == (None, 37.4, None)
+    assert summary["cells"] == known.json()["cells"] > 10
+    with Client(str(client.base_url)) as typed:
+        result = typed.analyze_region(encoded, pipeline="nuclei", object_diameter_px=2 * 18.7)
+    assert (result.summary.mpp, len(result.cells)) == (None, summary["cells"])
+    both = client.post("/v1/regions", files=form(encoded, object_diameter_px=20))
+    assert problem(both).name == "invalid-request"
+    assert "send one of them" in both.json()["detail"]

@@ -39,16 +39,19 @@ def read_old(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["nash-cell", "nuclei-unet"])
 def test_a_package_of_version_0_1_0_loads_and_runs_unchanged(tmp_path: Path, name: str) -> None:
-    """Its tensors are derived; the bundled one is the same, and states them, its field and its int8 graph."""
+    """Its tensors are derived; the bundled one is the same, and states them, its field, the size of its
+    objects and its int8 graph."""
     folder = shutil.copytree(bundled_models_dir() / name, tmp_path / name)
     (folder / "model.yaml").write_bytes((OLD / f"{name}.yaml").read_bytes())
     package = load_package(folder)
     assert package.spec.receptive_field_px is None
     bundled = BUNDLED[name].spec
-    stated = {
+    stated: dict[str, object] = {
         "receptive_field_px": bundled.receptive_field_px,
         "int8": bundled.int8 and bundled.int8.model_dump(),
     }
+    if isinstance(bundled, SegmenterSpec):
+        stated["object_diameter_px"] = bundled.object_diameter_px
     assert package.spec.model_dump() | stated == bundled.model_dump()
     LocalRunner([package]).close()
 

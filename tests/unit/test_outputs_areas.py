@@ -101,17 +101,19 @@ def test_features_are_annotations_that_qupath_imports(toy: ToyKinds) -> None:
 
 
 def test_an_area_is_measured(toy: ToyKinds) -> None:
-    """Area, the diameter of the circle of that area, and the mean probability of its class."""
+    """Area, the diameter of the circle of that area, roundness, and the mean probability of its class."""
     image = np.full((HEIGHT, WIDTH, 3), (230, 190, 210), np.uint8)
     image[20:60, 20:70] = (230, 40, 40)
     result = toy.run("toy-areas", image)
     assert isinstance(result, AreasResult)
     (feature,) = json.loads(b"".join(encode_geojson(result)))["features"]
     measured = feature["properties"]["measurements"]
-    assert measured == {"Area µm^2": 500.0, "Equivalent diameter µm": 25.23, "Mean probability": 1.0}
+    assert measured == {
+        "Area µm^2": 500.0, "Equivalent diameter µm": 25.23, "Roundness": 0.764, "Mean probability": 1.0,
+    }  # fmt: skip
     unknown = replace(result, probabilities=np.array([np.nan]))
     (feature,) = json.loads(b"".join(encode_geojson(unknown)))["features"]
-    assert set(feature["properties"]["measurements"]) == {"Area µm^2", "Equivalent diameter µm"}
+    assert set(feature["properties"]["measurements"]) == {"Area µm^2", "Equivalent diameter µm", "Roundness"}
 
 
 def test_the_summary_counts_and_measures(toy: ToyKinds) -> None:
@@ -119,6 +121,7 @@ def test_the_summary_counts_and_measures(toy: ToyKinds) -> None:
     result = found(toy)
     summary = summarise(result, heatmaps_of(result), Colormap.JET)
     assert summary.areas is not None
+    assert summary.tissue_area_mm2 is not None
     assert sum(item.count for item in summary.areas.values()) == len(result.rings)
     red = summary.areas["Red"]
     assert red.area_mm2 == pytest.approx((result.mask == 1).sum() * 0.25e-6, abs=1e-6)

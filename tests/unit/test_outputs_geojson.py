@@ -219,8 +219,9 @@ def test_the_collection_says_where_it_came_from() -> None:
 
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
-        "research_use_only", "slide", "facts", "kind", "warnings", "origin",
+        "research_use_only", "slide", "facts", "kind", "warnings", "origin", "object_diameter_px", "options",
     }  # fmt: skip
+    assert (member["object_diameter_px"], member["options"]) == (None, {"tta": "none"})
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}
     assert member["facts"] == {
         "field": "bright", "glass_minimum": 210, "glass_spread": 20, "channels": {}, "stain": None,

@@ -153,7 +153,9 @@ def test_a_field_that_cannot_be_computed_is_not_stated(layers: list[Layer], expe
     assert receptive_field_px(network(layers), "image", layout="NCHW", multiple_of=1) == expected
 
 
-@pytest.mark.parametrize("name", ["nuclei-unet", "nash-cell", "nash-hepatocyte", "lymph-tumour", "glomeruli-unet"])
+@pytest.mark.parametrize(
+    "name", ["nuclei-unet", "nash-cell", "nash-hepatocyte", "lymph-tumour", "glomeruli-unet", "liver-fat"]
+)
 def test_the_bundled_packages_state_the_field_of_their_graphs(name: str) -> None:
     """A classifier sees its whole crop."""
     package = load_package(MODELS / name)

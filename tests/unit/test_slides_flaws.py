@@ -60,7 +60,10 @@ def test_ink_is_no_tissue_and_is_measured(analyser: Analyser, tissue: Image, pen
 
     assert clean.flaws.ink_px == 0
     assert summarise(drawn).ink_mm2 == pytest.approx(expected_mm2, rel=0.01)
-    assert summarise(clean).tissue_area_mm2 - summarise(drawn).tissue_area_mm2 > 0.9 * expected_mm2
+    before_mm2, after_mm2 = (summarise(each).tissue_area_mm2 for each in (clean, drawn))
+    assert before_mm2 is not None
+    assert after_mm2 is not None
+    assert before_mm2 - after_mm2 > 0.9 * expected_mm2
     assert [item.code for item in drawn.warnings] == ["ink"]
     y = drawn.instances.centroids[:, 1]
     assert not ((y > 128) & (y < 192)).any()
@@ -74,6 +77,8 @@ def test_tissue_out_of_focus_is_left_out(analyser: Analyser, tissue: Image) -> N
     summary = summarise(found)
 
     assert [item.code for item in found.warnings] == ["out-of-focus"]
+    assert summary.out_of_focus_mm2 is not None
+    assert summary.tissue_area_mm2 is not None
     assert 0.1 < summary.out_of_focus_mm2 / (SIDE_PX * 256 * 0.25e-6) <= 1
     assert summary.tissue_area_mm2 + summary.out_of_focus_mm2 == pytest.approx(summary.area_mm2, rel=0.05)
     assert found.flaws.ink_px == 0

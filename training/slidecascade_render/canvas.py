@@ -15,7 +15,10 @@ Box = tuple[slice, slice]
 
 @dataclass(slots=True)
 class Canvas:
-    """Stain concentrations being painted, float32 (H, W) each, and the row + 1 of each pixel's nucleus."""
+    """Stain concentrations being painted, float32 (H, W) each, and the row + 1 of each pixel's nucleus.
+
+    `fat` is how much of each pixel shows a vacuole of fat, 0 to 1; None where a tissue has none.
+    """
 
     x_um: Floats
     y_um: Floats
@@ -24,6 +27,7 @@ class Canvas:
     eosin: Field
     blood: Field
     labels: Labels
+    fat: Field | None = None
 
     def box(self, x_um: float, y_um: float, reach_um: float) -> Box | None:
         """Rows and columns within `reach_um` of a point; None if the canvas has none."""
@@ -43,6 +47,8 @@ class Canvas:
         """Lay a translucent layer over a box."""
         for stain, value in ((self.haematoxylin, haematoxylin), (self.eosin, eosin), (self.blood, 0.0)):
             stain[box] += alpha * (value - stain[box])
+        if self.fat is not None:
+            self.fat[box] *= 1.0 - alpha
 
 
 def ramp(values: Field) -> Field:

@@ -74,8 +74,10 @@ def segmenter_spec(
     halo_px: int,
     options: SegmenterOptions,
     head: str = "unet",
+    object_diameter_px: float | None = None,
 ) -> SegmenterSpec:
-    """The specification of a network that returns the maps of `head` for images of any size."""
+    """The specification of a network that returns the maps of `head` for images of any size; with
+    `object_diameter_px`, the usual diameter of objects it was trained to find."""
     return SegmenterSpec(
         **stated.fields,
         task="segment",
@@ -84,6 +86,7 @@ def segmenter_spec(
         outputs=outputs_of(head, stated.class_names),
         sha256=exported.served.sha256,
         halo_px=halo_px,
+        **({} if object_diameter_px is None else {"object_diameter_px": object_diameter_px}),
         options=options,
     )
 

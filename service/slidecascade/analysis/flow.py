@@ -161,6 +161,7 @@ def prepare(task: RegionTask, kind: Kind, runner: Runner, control: Control, stop
             find_facts=task.find_facts,
             channels=task.channels,
             stain=task.stain,
+            tta=task.tta,
             runner=bound(runner, control),
             control=control,
             stopwatch=stopwatch,
@@ -283,6 +284,8 @@ def subject(task: RegionTask, grids: Mapping[str, Grid]) -> Subject:
         thresholds=task.thresholds,
         doubts=task.doubts,
         origin=task.origin,
+        object_diameter_px=task.object_diameter_px,
+        tta=task.tta,
     )
 
 

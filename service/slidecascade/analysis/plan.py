@@ -18,6 +18,7 @@ from slidecascade.slides.source import OpenSource, Source
 from slidecascade.slides.stain import StainFit
 from slidecascade.slides.view import SlideView
 from slidecascade.warning import AnswerWarning
+from slidecascade.wire.fields import Averaging
 
 PIECE_PX = 256
 """Side of the pieces a damaged slide's overview is read in."""
@@ -51,6 +52,9 @@ class RegionTask:
         stated_doubts: what makes any answer about this source doubtful, known from what it states.
         origin: what output coordinates count from: level 0's corner, or that of the slide's bounds.
         shift: moves the seams (x, y), in those pixels; what is found must not change.
+        object_diameter_px: the usual diameter of objects in level-0 pixels, from which `mpp` follows as if they
+            had the size that the segmenter was trained for; None: `mpp` is physical.
+        tta: whether networks' answers are averaged over turned images.
         channels: what networks are given in place of the colours.
         stain: normalises the colours that networks are given.
         wait_for_rows: waits until so many rows of level 0 can be read; raises when they never will be.
@@ -72,6 +76,8 @@ class RegionTask:
     wait_for_rows: Callable[[int], None] = no_wait
     channels: tuple[ChannelUse, ...] = ()
     stain: StainFit | None = None
+    object_diameter_px: float | None = None
+    tta: Averaging = "none"
 
     @property
     def facts(self) -> SlideFacts:

@@ -15,7 +15,8 @@ from slidecascade.analysis.plan import RegionTask, known, no_wait
 from slidecascade.analysis.uploading import decoding_bytes
 from slidecascade.cancellation import Control
 from slidecascade.errors import InvalidRequestError, UnusableStainError
-from slidecascade.geometry import Box, Grid
+from slidecascade.geometry import Box, Grid, Mpp
+from slidecascade.kinds.turns import require_turnable
 from slidecascade.memory import Share
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.arriving import ArrivingImage
@@ -87,14 +88,17 @@ class Preparation:
         control.check()  # queued requests may have been cancelled; nothing is decoded after that
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
+        if request.options.tta != "none":
+            require_turnable(pipeline)
         with self._pyramid(request, image) as pyramid:
-            mpp = resolve_mpp(pyramid, request.mpp)
+            diameter_px = request.object_diameter_px
+            mpp = resolve_mpp(pyramid, request.mpp) if diameter_px is None else mpp_of(pipeline, diameter_px)
             asked = None if request.region is None else Box(**request.region.model_dump())
             region = resolve_region(pyramid, asked, max_px=self._max_region_px if is_bounded else None)
             encoded = pyramid if isinstance(pyramid, EncodedImage) else None
             found = self._expected(pipeline, region, SlideFrame(pyramid, mpp_l0=mpp))
             space = pyramid.coordinate_space
-            doubts = doubts_of(pyramid.stated, mpp)
+            doubts = doubts_of(pyramid.stated, mpp if diameter_px is None else None)
         held = footprint.answer_bytes(region, overview_side_px=overview_side_px, decoded=encoded is not None)
         upload: Upload | None = image if isinstance(image, RegionImage) else None
         if encoded is None:
@@ -132,6 +136,8 @@ class Preparation:
             stated_doubts=(*doubts, *channel_doubts(uses)),
             origin=request.origin,
             wait_for_rows=arriving.wait_for if arriving else no_wait,
+            object_diameter_px=diameter_px,
+            tta=request.options.tta,
         )
 
     def _expected(self, pipeline: Pipeline, region_l0: Box, frame: SlideFrame) -> int:
@@ -199,6 +205,22 @@ def decoded_image(
         upload = RegionImage(decoder.pixels(image), image.content_id)
     share.shrink(kept_bytes)
     return upload
+
+
+def mpp_of(pipeline: Pipeline, object_diameter_px: float) -> Mpp:
+    """The size of level-0 pixels if objects of `object_diameter_px` had the usual size of those of `pipeline`.
+
+    Raises:
+        InvalidRequestError: the pipeline finds no objects, or its segmenter does not state their usual size.
+    """
+    usual_um = pipeline.object_diameter_um
+    if usual_um is None:
+        message = (
+            f"The pipeline {pipeline.name!r} states no usual diameter of objects: send `mpp`, the micrometres per "
+            "level-0 pixel, in place of `object_diameter_px`."
+        )
+        raise InvalidRequestError(message, errors=(("object_diameter_px", message),))
+    return usual_um / object_diameter_px
 
 
 def _channels(pipeline: Pipeline, asked: Mapping[str, int | str], facts: SlideFacts) -> tuple[ChannelUse, ...]:

@@ -29,6 +29,7 @@ class AreasResult(RegionResult):
         probabilities: ``(N,)`` float64, the mean probability of an area's class over its pixels; NaN where the
             network states none.
         rings: outlines with holes, in level-0 pixels.
+        sizes: names of classes of size and their least equivalent diameters in um, which rise.
     """
 
     kind: ClassVar[str] = "areas"
@@ -42,6 +43,19 @@ class AreasResult(RegionResult):
     probabilities: NDArray[np.float64]
     rings: Rings
     heatmaps: tuple[CoverageMap, ...]
+    sizes: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def diameters_um(self) -> NDArray[np.float64]:
+        """``(N,)``: the diameters of discs as large as the areas."""
+        diameters: NDArray[np.float64] = np.sqrt(4 / np.pi * self.areas_px) * self.grid.mpp
+        return diameters
+
+    @property
+    def size_index(self) -> NDArray[np.int64]:
+        """``(N,)``: into `sizes`, the largest class that each area reaches; -1: none."""
+        least = np.array([diameter_um for _, diameter_um in self.sizes])
+        return np.searchsorted(least, self.diameters_um, side="right").astype(np.int64) - 1
 
     def of_class(self, class_index: int) -> Runs:
         """The runs of a class."""

@@ -48,6 +48,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
             probabilities=sums / np.maximum(pixels, 1) / 255.0 if is_stated else np.full(len(pixels), np.nan),
             rings=rings.transformed(scale=grid.downsample, shift_x=grid.origin_x_l0, shift_y=grid.origin_y_l0),
             heatmaps=self._pipeline.heatmaps,
+            sizes=self._pipeline.sizes,
         )
 
     def _areas(self) -> tuple[Runs, NDArray[np.int64], NDArray[np.int64]]:

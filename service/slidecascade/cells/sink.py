@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells import cascade, seams
+from slidecascade.cells.doubts import Census
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile import no_cells
@@ -22,13 +24,16 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
 
     def finish(self, subject: Subject) -> Analysis:
         cells = self.cells()
-        return Analysis(
+        found = Analysis(
             **self.common(subject),
             instances=cells,
             class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,
             measures=self._pipeline.measures,
         )
+        census = Census(found, self._pipeline.object_diameter_um)
+        census.add(cells.centroids, cells.areas, found.class_index)
+        return replace(found, warnings=(*found.warnings, *census.warnings()))
 
     def cells(self) -> Instances:
         """All cells once, from top to bottom, whatever tiles they were found in."""

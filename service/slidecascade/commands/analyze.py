@@ -41,9 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", type=Path, help="an image (PNG, JPEG, TIFF, WebP) or a slide in a format of OpenSlide"
     )
-    parser.add_argument("--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli or a custom one")
+    parser.add_argument(
+        "--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli, fat or a custom one"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--mpp", type=float, help="um per pixel; required if the input states none")
+    parser.add_argument(
+        "--object-diameter-px",
+        type=float,
+        metavar="PX",
+        help="usual diameter of the objects in pixels of the input, in place of --mpp where nobody knows it",
+    )
     parser.add_argument("--region", type=region_of, help="x,y,width,height in pixels of the image or of level 0")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
@@ -55,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     parser.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
+    parser.add_argument(
+        "--tta",
+        choices=("none", "d4"),
+        default="none",
+        help="average over turned and mirrored images; 8x the time",
+    )
     parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",
@@ -160,10 +174,12 @@ def _request(arguments: argparse.Namespace, slide_id: str | None) -> wire.Region
     fields: dict[str, object] = {
         "pipeline": arguments.pipeline,
         "mpp": arguments.mpp,
+        "object_diameter_px": arguments.object_diameter_px,
         "slide": slide_id,
         "thresholds": dict(arguments.threshold),
         "channels": dict(arguments.channels),
         "stain": arguments.stain and {"method": arguments.stain},
+        "options": {"tta": arguments.tta},
         "tile_px": arguments.tile_px,
         "allow_partial": arguments.allow_partial,
         "origin": arguments.origin,

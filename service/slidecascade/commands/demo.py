@@ -77,7 +77,8 @@ def _rendered(folder: Path) -> Path:
 
 def _print_summary(summary: wire.Summary, folder: Path) -> None:
     seconds = summary.timings_s["total"]
-    _say(f"\n{summary.cells} cells on {summary.tissue_area_mm2:.3f} mm² of tissue in {seconds:.1f} s:")
+    tissue = "" if summary.tissue_area_mm2 is None else f" on {summary.tissue_area_mm2:.3f} mm² of tissue"
+    _say(f"\n{summary.cells} cells{tissue} in {seconds:.1f} s:")
     for name, count in summary.counts.items():
         _say(f"  {count:6d}  {name}")
     _say(f"\nResults are in {folder}: overlay.png, figures/, heatmaps/, cells.geojson for QuPath, summary.json.")

@@ -21,7 +21,9 @@ from slidecascade_training.datasets.folder import read_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli or a custom one")
+    parser.add_argument(
+        "--pipeline", required=True, help="nash, nuclei, tumor-heatmap, glomeruli, fat or a custom one"
+    )
     parser.add_argument(
         "--data",
         type=Path,

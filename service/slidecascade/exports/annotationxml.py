@@ -58,7 +58,8 @@ def aperio(folder: ResultFolder) -> Iterator[bytes]:
     """
     colors = folder.colors()
     yield _DECLARATION + f"<!-- {RESEARCH_USE_ONLY} -->\n".encode()
-    yield f'<Annotations MicronsPerPixel="{folder.summary.mpp:.6g}">\n'.encode()
+    mpp = folder.summary.mpp
+    yield b"<Annotations>\n" if mpp is None else f'<Annotations MicronsPerPixel="{mpp:.6g}">\n'.encode()
     for place, name in enumerate(folder.classes):
         red, green, blue = colors[name]
         yield (

@@ -19,7 +19,7 @@ from slidecascade.outputs.cells import geoparquet
 BATCH: Final = 2048
 """Shapes in memory at a time, besides a row group of GeoParquet."""
 _NO_MEASUREMENTS: Final = frozenset({"id", "geometry", "bbox", "class", "area_px", "centroid_x", "centroid_y"})
-_QUPATH_NAMES: Final = {"score": "Detection score", "area_um2": "Area µm^2"}
+_QUPATH_NAMES: Final = {"score": "Detection score", "area_um2": "Area µm^2", "area_px": "Area px^2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,10 @@ def _of_parquet(folder: ResultFolder) -> Iterator[Shapes]:
 def _of_rows(rows: geoparquet.Table, folder: ResultFolder) -> Shapes:
     drawn = geoparquet.drawn(rows)
     places = np.array([_place(name, folder) for name in drawn.classes], np.int64)
+    # Without a known size of pixels the area is in pixels.
+    left_out = (
+        _NO_MEASUREMENTS if folder.summary.mpp is not None else _NO_MEASUREMENTS - {"area_px"} | {"area_um2"}
+    )
     return Shapes(
         ids=tuple(rows["id"].to_pylist()),
         vertices=drawn.vertices,
@@ -101,7 +105,7 @@ def _of_rows(rows: geoparquet.Table, folder: ResultFolder) -> Shapes:
         measurements={
             _QUPATH_NAMES.get(name, name): rows[name].to_numpy().astype(np.float64)
             for name in rows.column_names
-            if name not in _NO_MEASUREMENTS
+            if name not in left_out
         },
     )
 

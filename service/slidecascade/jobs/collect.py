@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells import cascade, seams
+from slidecascade.cells.doubts import Census
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile import no_cells
@@ -85,7 +86,9 @@ class Collection:
             flaws=flaws,
         )
         """All but the cells."""
-        self._shares, self.counts = self._settled()
+        census = Census(self.analysis, survey.pipeline.object_diameter_um)
+        self._shares, self.counts = self._settled(census)
+        self.analysis = replace(self.analysis, warnings=(*self.analysis.warnings, *census.warnings()))
 
     @property
     def cells(self) -> int:
@@ -225,9 +228,9 @@ class Collection:
     def _provenance(self, analysis: Analysis) -> Provenance:
         return provenance(analysis).model_copy(update={"counts": self.counts})
 
-    def _settled(self) -> tuple[tuple[_Share, ...], dict[str, int]]:
-        """Each field's share, and the cells by class."""
-        edges = [self._edge(report) for report in self._reports]
+    def _settled(self, census: Census) -> tuple[tuple[_Share, ...], dict[str, int]]:
+        """Each field's share, and the cells by class; `census` counts them all."""
+        edges = [self._edge(report, census) for report in self._reports]
         keep = seams.settle(
             np.concatenate([np.zeros((0, 2)), *(edge.centroids for edge in edges)]),
             np.concatenate([np.zeros(0), *(edge.areas for edge in edges)]),
@@ -242,17 +245,21 @@ class Collection:
             kept = keep[start : start + len(edge.areas)]
             start += len(edge.areas)
             share = self._share(report, edge, kept)
+            dropped = np.flatnonzero(~kept[: len(edge.rows)])
+            census.add(edge.centroids[dropped], edge.areas[dropped], edge.row_class[dropped], times=-1)
+            census.add(share.adopted.centroids, share.adopted.areas, share.adopted_class)
             totals += edge.totals - np.bincount(edge.row_class[~kept[: len(edge.rows)]], minlength=len(totals))
             totals += np.bincount(share.adopted_class, minlength=len(totals))
             shares.append(share)
         names = [end.name for end in self.analysis.classes.ends]
         return tuple(shares), dict(zip(names, totals.tolist(), strict=True))
 
-    def _edge(self, report: FieldReport) -> _Edge:
+    def _edge(self, report: FieldReport, census: Census) -> _Edge:
         rows = self._parts.rows(report.index, _LIGHT_COLUMNS)
         classes = geoparquet.class_index(rows, self.analysis)
         at_edge = np.flatnonzero(geoparquet.flags_of(rows, AT_EDGE))
         centroids, areas = geoparquet.centroids_and_areas(rows)
+        census.add(centroids, areas, classes)
         handed = self._parts.edge(report.index).cells
         return _Edge(
             rows=at_edge,
@@ -323,6 +330,8 @@ class CellsSurvey(Survey):
             timings_s={},
             warnings=subject.doubts,
             origin=subject.origin,
+            object_diameter_px=subject.object_diameter_px,
+            tta=subject.tta,
         )
         """An analysis with everything but cells, tissue and numbers."""
 

@@ -16,6 +16,7 @@ from slidecascade.kinds.result import CoordinateSpace, Origin, TileReport, Tissu
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.warning import AnswerWarning
+from slidecascade.wire.fields import Averaging
 
 NAME: Final = "frame.json"
 
@@ -36,6 +37,7 @@ class Frame:
     warnings: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
     measures: tuple[str, ...] = ()
+    tta: Averaging = "none"
 
     @classmethod
     def of(cls, analysis: Analysis) -> Frame:
@@ -52,6 +54,7 @@ class Frame:
             tiles=analysis.tiles,
             warnings=analysis.warnings,
             origin=analysis.origin,
+            tta=analysis.tta,
         )
 
     def analysis(self) -> Analysis:
@@ -76,6 +79,7 @@ class Frame:
             timings_s={},
             warnings=self.warnings,
             origin=self.origin,
+            tta=self.tta,
         )
 
     def encode(self) -> bytes:

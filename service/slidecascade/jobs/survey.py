@@ -242,7 +242,7 @@ def summed(reports: Sequence[FieldReport]) -> dict[str, float]:
 
 def _plan(task: RegionTask, recipe: str, field_tiles: int, fields: int) -> Plan:
     specs = [model.model_dump_json() for model in task.pipeline.models]
-    parts = [__version__, *specs, recipe, repr(task.facts)]
+    parts = [__version__, *specs, recipe, repr(task.facts), repr((task.object_diameter_px, task.tta))]
     return Plan(
         content_id=task.facts.content_id,
         pipeline=task.pipeline.name,

@@ -15,6 +15,7 @@ from slidecascade.pipelines.classes import ClassTree
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.slides.flaws import Flaws
 from slidecascade.warning import AnswerWarning
+from slidecascade.wire.fields import Averaging
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 Origin = Literal["slide", "bounds"]
@@ -63,7 +64,9 @@ class Subject:
 
     `facts` holds what was computed once for the slide; `region_l0` is in level-0 pixels (pixels of the upload for
     an image), and `mpp` is the size of these. `thresholds` has a number for each model. `doubts` is what makes any
-    answer about the slide doubtful; `origin` says what written outlines count from.
+    answer about the slide doubtful; `origin` says what written outlines count from. With `object_diameter_px` the
+    size of pixels is not known, and `mpp` is what it would be if objects had the size that the segmenter was
+    trained for.
     """
 
     pipeline: str
@@ -75,6 +78,8 @@ class Subject:
     thresholds: Mapping[str, float]
     doubts: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
+    object_diameter_px: float | None = None
+    tta: Averaging = "none"
 
 
 class CommonFields(TypedDict):
@@ -94,6 +99,8 @@ class CommonFields(TypedDict):
     warnings: tuple[AnswerWarning, ...]
     origin: Origin
     flaws: Flaws
+    object_diameter_px: float | None
+    tta: Averaging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +135,13 @@ class RegionResult(ABC):
     warnings: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
     flaws: Flaws = field(default_factory=Flaws)
+    object_diameter_px: float | None = None
+    tta: Averaging = "none"
+
+    @property
+    def physical_mpp(self) -> Mpp | None:
+        """Micrometres per level-0 pixel where they are known; None: nothing may be stated in micrometres."""
+        return self.mpp if self.object_diameter_px is None else None
 
     @property
     def origin_l0(self) -> tuple[int, int]:

@@ -88,6 +88,8 @@ class MemorySink(ABC, Generic[P, T]):
             warnings=(*subject.doubts, *self.warnings()),
             origin=subject.origin,
             flaws=self.flaws(),
+            object_diameter_px=subject.object_diameter_px,
+            tta=subject.tta,
         )
 
     def flaws(self) -> Flaws:

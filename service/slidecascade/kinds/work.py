@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from slidecascade.cancellation import Control
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.tile_result import AnyTileResult
+from slidecascade.kinds.turns import averaged
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.spec import Pipeline
@@ -25,6 +27,7 @@ from slidecascade.slides.tiling import Tile
 from slidecascade.slides.tissue import BLOCK_PX, signal_blocks, tissue_blocks
 from slidecascade.slides.view import SlideView
 from slidecascade.timing import Stopwatch
+from slidecascade.wire.fields import Averaging
 
 _SEEN_PX = 16
 """Distance of the pixels looked at for the white of what is not stored: files store tiles of 64 px or more."""
@@ -39,7 +42,7 @@ class TileWork(ABC, Generic[P, T_co]):
 
     `region_l0` is the box that is wanted, in level-0 pixels. `grids` holds the pixel grid of every model by name;
     `thresholds` a number for each. `channels` are what networks are given in place of the colours; `stain`
-    normalises the colours that they are given.
+    normalises the colours that they are given; with `tta` d4 their answers are averages over turned images.
     """
 
     pipeline: P
@@ -49,6 +52,7 @@ class TileWork(ABC, Generic[P, T_co]):
     find_facts: Callable[[], SlideFacts]
     channels: tuple[ChannelUse, ...] = ()
     stain: StainFit | None = None
+    tta: Averaging = "none"
     runner: Runner
     control: Control
     stopwatch: Stopwatch
@@ -127,6 +131,11 @@ class TileWork(ABC, Generic[P, T_co]):
 
     def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
         """What `model` returns for ``(N, H, W, C)`` images; raises what the control raises."""
+        if self.tta == "d4":
+            return averaged(partial(self._run_once, model), images, model.outputs)
+        return self._run_once(model, images)
+
+    def _run_once(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
         self.control.check()
         if self.channels:
             images = as_input(images, dtype=model.input.dtype, layout=model.input.layout)

@@ -39,16 +39,16 @@ class _Entry:
     row: int
 
 
-def caption(classes: Sequence[Counted], *, width: int, um_per_px: float) -> NDArray[np.uint8]:
+def caption(classes: Sequence[Counted], *, width: int, um_per_px: float, in_um: bool = True) -> NDArray[np.uint8]:
     """The strip as uint8 RGB ``(h, width, 3)``: classes with counts, the research-use line, a scale bar.
 
     `counts` are the cells by class, in the order of the classes of `analysis`; `width` is at least `MIN_WIDTH`;
-    `um_per_px` is the pixel size of the image above.
+    `um_per_px` is the pixel size of the image above, in level-0 pixels unless `in_um`.
     """
     entries = _arrange(classes, width)
     last = entries[-1].row + 1 if entries else 0
     bar_um = bar_um_of(LONGEST_BAR_PX, um_per_px)
-    bar_x = width - MARGIN_PX - _text_width(length_text(bar_um)) - 6 - round(bar_um / um_per_px)
+    bar_x = width - MARGIN_PX - _text_width(length_text(bar_um, in_um=in_um)) - 6 - round(bar_um / um_per_px)
     beside = bar_x > 2 * MARGIN_PX + _text_width(wire.RESEARCH_USE_ONLY)
     strip = np.full(((last + 1 + (not beside)) * ROW_PX + MARGIN_PX, width, 3), PAPER, np.uint8)
     for entry in entries:
@@ -57,7 +57,7 @@ def caption(classes: Sequence[Counted], *, width: int, um_per_px: float) -> NDAr
         cv2.rectangle(strip, swatch, FAINT_TEXT, 1)
         _write(strip, entry.label, entry.x + SWATCH_PX + 5, entry.row, TEXT)
     _write(strip, wire.RESEARCH_USE_ONLY, MARGIN_PX, last, FAINT_TEXT)
-    _draw_bar(strip, bar_x, last + (not beside), um_per_px=um_per_px, bar_um=bar_um)
+    _draw_bar(strip, bar_x, last + (not beside), um_per_px=um_per_px, bar_um=bar_um, in_um=in_um)
     return strip
 
 
@@ -75,12 +75,12 @@ def _arrange(classes: Sequence[Counted], width: int) -> list[_Entry]:
     return entries
 
 
-def _draw_bar(strip: NDArray[np.uint8], x: int, row: int, *, um_per_px: float, bar_um: float) -> None:
+def _draw_bar(strip: NDArray[np.uint8], x: int, row: int, *, um_per_px: float, bar_um: float, in_um: bool) -> None:
     right, y = x + round(bar_um / um_per_px), _baseline(row) - 4
     cv2.line(strip, (x, y), (right, y), TEXT, 1)
     for end in (x, right):
         cv2.line(strip, (end, y - 3), (end, y + 3), TEXT, 1)
-    _write(strip, length_text(bar_um), right + 6, row, TEXT)
+    _write(strip, length_text(bar_um, in_um=in_um), right + 6, row, TEXT)
 
 
 def bar_um_of(longest_px: float, um_per_px: float) -> float:
@@ -90,8 +90,10 @@ def bar_um_of(longest_px: float, um_per_px: float) -> float:
     return power * max(step for step in (1, 2, 5) if step * power <= longest_um)
 
 
-def length_text(um: float) -> str:
-    """A length in the unit that suits it."""
+def length_text(um: float, *, in_um: bool = True) -> str:
+    """A length in the unit that suits it; in level-0 pixels unless `in_um`."""
+    if not in_um:
+        return f"{um:g} px"
     return f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"
 
 

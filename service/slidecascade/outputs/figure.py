@@ -194,7 +194,8 @@ def _page(
     draw.rectangle((MARGIN_PX - 1, top - 1, MARGIN_PX + width, top + height), outline=FRAME)
     if bar is not None and colors is not None:
         _draw_colour_bar(page, bar, colors, MARGIN_PX + width + GAP_PX, top, height)
-    draw_scale(draw, MARGIN_PX, below, width, um_per_px)
+    in_um = result.physical_mpp is not None
+    draw_scale(draw, MARGIN_PX, below, width, um_per_px if in_um else um_per_px / result.mpp, in_um=in_um)
     for index, row in enumerate(legend):
         draw_legend(draw, row, below + 30 + LEGEND_ROW_PX * index)
     write(draw, (MARGIN_PX, page_height - MARGIN_PX - SMALL_PT), wire.RESEARCH_USE_ONLY, SMALL_PT, FAINT)
@@ -204,8 +205,9 @@ def _page(
 def _subtitle(result: RegionResult) -> str:
     region = result.region_l0
     width_mm, height_mm = (side * result.mpp / 1000 for side in (region.width, region.height))
-    at = f"x {region.x}, y {region.y}, {region.width} x {region.height} px, {width_mm:.3g} x {height_mm:.3g} mm"
-    return f"{result.pipeline}: {at}"
+    at = f"x {region.x}, y {region.y}, {region.width} x {region.height} px"
+    size = f", {width_mm:.3g} x {height_mm:.3g} mm" if result.physical_mpp is not None else ""
+    return f"{result.pipeline}: {at}{size}"
 
 
 def _draw_colour_bar(page: Image.Image, item: Heatmap, colors: Rgb, x: int, top: int, height: int) -> None:

@@ -35,6 +35,7 @@ class Heatmap:
             known: there is no analysed tissue, or nothing countable near.
         minimum, maximum: ends of the colour scale, in `unit`.
         width_um, height_um: extent of the region; the last column and row may reach beyond it.
+        is_physical: whether lengths are micrometres; else they are those of objects of usual size.
         before_x_um, before_y_um: how far the first column and row begin before the region's corner.
     """
 
@@ -49,6 +50,7 @@ class Heatmap:
     height_um: float
     before_x_um: float = 0.0
     before_y_um: float = 0.0
+    is_physical: bool = True
 
     @property
     def png_scale(self) -> int:
@@ -135,5 +137,5 @@ def legend(heatmap: Heatmap, colormap: Colormap = Colormap.VIRIDIS) -> wire.Lege
         maximum=heatmap.maximum,
         colormap=colormap,
         stops=tuple((red, green, blue) for red, green, blue in stops),
-        pixel_um=heatmap.pixel_um,
+        pixel_um=heatmap.pixel_um if heatmap.is_physical else None,
     )

@@ -21,7 +21,7 @@ _UUID_DIGITS = np.dtype([(f"{group}", f"S{size}") for group, size in enumerate((
 
 def id_namespace(result: RegionResult) -> uuid.UUID:
     """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size,
-    channels and stain normalisation.
+    channels, stain normalisation and averaging.
     """
     parts = [
         result.facts.content_id,
@@ -30,6 +30,7 @@ def id_namespace(result: RegionResult) -> uuid.UUID:
         sorted(result.thresholds.items()),
         result.mpp,
         *([use.meaning, use.index] for use in result.facts.channels),
+        *([] if result.tta == "none" else [["tta", result.tta]]),
         *([] if result.facts.stain is None else [["stain", result.facts.stain.method]]),
     ]
     return uuid.uuid5(ID_NAMESPACE, orjson.dumps(parts).decode())

@@ -118,8 +118,9 @@ class Overlay:
     def page(self, classes: Sequence[Counted]) -> NDArray[np.uint8]:
         """The picture and the strip that explains it; see `draw`."""
         height, width = self._outlined.shape[:2]
-        um_per_px = self._result.mpp * self._downsample
-        strip = caption(classes, width=max(width, MIN_WIDTH), um_per_px=um_per_px)
+        mpp = self._result.physical_mpp
+        um_per_px = self._downsample * (1.0 if mpp is None else mpp)
+        strip = caption(classes, width=max(width, MIN_WIDTH), um_per_px=um_per_px, in_um=mpp is not None)
         page = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
         page[:height, :width] = self._outlined
         page[height:] = strip

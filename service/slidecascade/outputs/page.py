@@ -21,11 +21,14 @@ _LONGEST_SCALE: Final = 0.22
 """Of the picture's width, the longest that a scale bar is."""
 
 
-def draw_scale(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, um_per_px: float) -> None:
+def draw_scale(
+    draw: ImageDraw.ImageDraw, x: int, y: int, width: int, um_per_px: float, *, in_um: bool = True
+) -> None:
+    """A bar under a picture; `um_per_px` and its length are in level-0 pixels unless `in_um`."""
     um = bar_um_of(max(40.0, _LONGEST_SCALE * width), um_per_px)
     length = max(1, round(um / um_per_px))
     draw.rectangle((x, y + 7, x + length, y + 11), fill=INK)
-    write(draw, (x + length + 10, y), length_text(um), TEXT_PT, INK)
+    write(draw, (x + length + 10, y), length_text(um, in_um=in_um), TEXT_PT, INK)
 
 
 def legend_rows(counts: Sequence[Counted], width: int) -> list[list[tuple[int, Counted]]]:

@@ -16,11 +16,13 @@ class Provenance(wire.Answer):
     coordinate_space: Literal["level0-pixels", "image-pixels"]
     origin: Literal["slide", "bounds"]
     region: wire.RegionBox
-    mpp: float
+    mpp: float | None
+    object_diameter_px: float | None = None
     pipeline: str
     kind: str = "cells"
     models: tuple[wire.ModelUse, ...]
     thresholds: dict[str, float]
+    options: wire.Options = wire.Options()
     slide: wire.SlideUse | None = None
     facts: wire.Facts | None = None
     tiles: wire.Tiles
@@ -34,11 +36,13 @@ def provenance(analysis: RegionResult) -> Provenance:
         coordinate_space=analysis.coordinate_space,
         origin=analysis.origin,
         region=region_box(analysis),
-        mpp=analysis.mpp,
+        mpp=analysis.physical_mpp,
+        object_diameter_px=analysis.object_diameter_px,
         pipeline=analysis.pipeline,
         kind=analysis.kind,
         models=model_uses(analysis),
         thresholds=dict(analysis.thresholds),
+        options=wire.Options(tta=analysis.tta),
         slide=slide_use(analysis),
         facts=facts(analysis),
         tiles=tile_counts(analysis),

@@ -15,7 +15,7 @@ from slidecascade.outputs.provenance import facts, model_uses, region_box, slide
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a kind adds to its summary; areas in mm2."""
+    """What a kind adds to its summary; areas in mm2, and none where the size of pixels is not known."""
 
     fractions: dict[str, wire.Share]
     densities_per_mm2: dict[str, float | None]
@@ -41,18 +41,20 @@ def summary(
         pipeline=result.pipeline,
         coordinate_space=result.coordinate_space,
         region=region_box(result),
-        mpp=result.mpp,
+        mpp=result.physical_mpp,
+        object_diameter_px=result.object_diameter_px,
         cells=figures.cells,
         counts=result.counts if counts is None else dict(counts),
         fractions=figures.fractions,
         densities_per_mm2=figures.densities_per_mm2,
         patches=figures.patches,
         areas=figures.areas,
-        area_mm2=round(analysed_mm2(result), 6),
-        tissue_area_mm2=round(tissue_mm2(result), 6),
-        ink_mm2=round(block_px_mm2(result, result.flaws.ink_px), 6),
-        out_of_focus_mm2=round(block_px_mm2(result, result.flaws.blurred_px), 6),
+        area_mm2=_stated(result, analysed_mm2(result)),
+        tissue_area_mm2=_stated(result, tissue_mm2(result)),
+        ink_mm2=_stated(result, block_px_mm2(result, result.flaws.ink_px)),
+        out_of_focus_mm2=_stated(result, block_px_mm2(result, result.flaws.blurred_px)),
         thresholds=dict(result.thresholds),
+        options=wire.Options(tta=result.tta),
         tiles=tile_counts(result),
         models=model_uses(result),
         slide=slide_use(result),
@@ -63,9 +65,14 @@ def summary(
     )
 
 
+def _stated(result: RegionResult, area_mm2: float) -> float | None:
+    """An area as it is written; None where the size of pixels is not known."""
+    return None if result.physical_mpp is None else round(area_mm2, 6)
+
+
 def text(summary: wire.Summary, *, indent: int | None = None) -> bytes:
     """A summary as JSON, without the figures of other kinds."""
-    unused = {name for name in ("patches", "areas") if getattr(summary, name) is None}
+    unused = {name for name in ("patches", "areas", "object_diameter_px") if getattr(summary, name) is None}
     if summary.kind != "cells":
         unused.add("cells")
     return summary.model_dump_json(indent=indent, exclude=unused).encode()

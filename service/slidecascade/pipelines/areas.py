@@ -45,12 +45,17 @@ class CoverageMapFields(SpecPart):
 class AreasSpec(PipelineSpec):
     """A pipeline file of this kind.
 
-    Areas smaller than `min_area_um2` are left out; default: those of the model's options.
+    Areas smaller than `min_area_um2` are left out; default: those of the model's options. `sizes` are classes of
+    size: names, and the equivalent diameter in um from which on an area is of it; each area is of the largest it
+    reaches.
     """
 
     kind: Literal["areas"]
     segmenter: Name
     min_area_um2: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    sizes: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1e6)]], Field(max_length=16)] = Field(
+        default_factory=dict
+    )
     heatmaps: Annotated[tuple[CoverageMapFields, ...], Field(min_length=1)]
 
     @property
@@ -71,7 +76,10 @@ class CoverageMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AreasPipeline(Pipeline):
-    """A semantic network and what is made of its mask."""
+    """A semantic network and what is made of its mask.
+
+    `sizes` are the names of classes of size and their least equivalent diameters in um, which rise.
+    """
 
     kind: ClassVar[str] = "areas"
 
@@ -79,6 +87,7 @@ class AreasPipeline(Pipeline):
     head: MaskHead[Any]
     min_area_um2: float
     heatmaps: tuple[CoverageMap, ...]
+    sizes: tuple[tuple[str, float], ...] = ()
 
     @property
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
@@ -129,6 +138,7 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
         segmenter=segmenter,
         head=head,
         min_area_um2=least,
+        sizes=tuple(sorted(spec.sizes.items(), key=lambda item: item[1])),
         heatmaps=tuple(
             CoverageMap(
                 name=item.name,

@@ -150,6 +150,11 @@ class CellsPipeline(Pipeline):
         return self.segmenter.input.percentiles
 
     @property
+    def object_diameter_um(self) -> float | None:
+        diameter_px = self.segmenter.object_diameter_px
+        return None if diameter_px is None else diameter_px * self.mpp_of(self.segmenter)
+
+    @property
     def thresholds(self) -> Mapping[str, float]:
         """Foreground probability of the segmenter, then the floors of the classifiers."""
         floors = {stage.model.name: stage.floor for stage in self.stages}

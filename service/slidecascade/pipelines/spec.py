@@ -104,6 +104,11 @@ class Pipeline(ABC):
         """Of a slide's intensities, by which its `channels` are scaled."""
         return PERCENTILES
 
+    @property
+    def object_diameter_um(self) -> float | None:
+        """The usual diameter of what it finds, where that has one and its network states it."""
+        return None
+
     def mpp_of(self, model: SegmenterSpec | ClassifierSpec) -> float:
         """Micrometres per pixel at which `model` is given the slide."""
         return model.mpp

@@ -49,11 +49,11 @@ class Stated:
     objective_power: float | None = None
 
 
-def doubts_of(stated: Stated, mpp: Mpp) -> tuple[AnswerWarning, ...]:
-    """The doubts about an answer at `mpp` for a source that states `stated`."""
+def doubts_of(stated: Stated, mpp: Mpp | None) -> tuple[AnswerWarning, ...]:
+    """The doubts about an answer for a source that states `stated`; `mpp` is None where none is taken for true."""
     found = []
     power = stated.objective_power
-    if power is not None and not POWER_UM[0] <= mpp * power <= POWER_UM[1]:
+    if mpp is not None and power is not None and not POWER_UM[0] <= mpp * power <= POWER_UM[1]:
         found.append(
             AnswerWarning(
                 "mpp-contradicts-objective",

@@ -74,7 +74,8 @@ def _stated_mpp(source: Pyramid, requested: Mpp | None) -> Mpp:
         return requested
     if source.mpp is None:
         raise MissingResolutionError(
-            "The image does not state a usable pixel size: send `mpp`, the micrometres per level-0 pixel."
+            "The image does not state a usable pixel size: send `mpp`, the micrometres per level-0 pixel; where "
+            "nobody knows it, pipelines of cells take `object_diameter_px`, the usual diameter of the objects."
         )
     return source.mpp
 

@@ -10,6 +10,9 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)]
 """Micrometres per pixel, within the range of microscopes; 0.00025 would be a value in millimetres."""
 
+ObjectDiameter = Annotated[float, Field(ge=1, le=10_000, allow_inf_nan=False, strict=True)]
+"""Level-0 pixels."""
+
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
@@ -53,6 +56,19 @@ class WireModel(BaseModel):
     """Frozen; unknown members are rejected, so that a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Averaging = Literal["none", "d4"]
+
+
+class Options(WireModel):
+    """Options that cost time."""
+
+    tta: Averaging = Field(
+        default="none",
+        description="test-time averaging: d4 has networks see each image in all eight turns and mirror images, "
+        "and averages what they find; takes eight times as long",
+    )
 
 
 class Stain(WireModel):

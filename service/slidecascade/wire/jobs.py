@@ -14,6 +14,7 @@ from slidecascade.wire.fields import (
     Answer,
     Channels,
     Fraction,
+    Options,
     Resolution,
     Stain,
     WireModel,
@@ -41,6 +42,7 @@ class JobRequest(WireModel):
     )
     channels: Channels = Field(default_factory=dict)
     stain: Stain | None = Field(default=None, description="stain normalisation, as for a region")
+    options: Options = Field(default_factory=Options, description="as for a region")
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="finish even if tiles fail"
     )
@@ -70,6 +72,7 @@ class JobRequest(WireModel):
             thresholds=self.thresholds,
             channels=self.channels,
             stain=self.stain,
+            options=self.options,
             allow_partial=self.allow_partial,
             origin=self.origin,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -14,6 +14,8 @@ from slidecascade.wire.fields import (
     Coordinate,
     Extent,
     Fraction,
+    ObjectDiameter,
+    Options,
     PositiveFinite,
     Resolution,
     Stain,
@@ -42,6 +44,12 @@ class RegionRequest(WireModel):
     mpp: Resolution | None = Field(
         default=None, description="micrometres per pixel; required when the source states none"
     )
+    object_diameter_px: ObjectDiameter | None = Field(
+        default=None,
+        description="the usual diameter of the objects in pixels of the image, in place of `mpp`, for images "
+        "without a physical pixel size: the image is scaled so that they reach the network at the size that it "
+        "was trained for; the answer then states nothing in micrometres",
+    )
     slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None, description="slide id as listed by /v1/slides; absent for an uploaded image"
     )
@@ -61,6 +69,7 @@ class RegionRequest(WireModel):
         description="normalises the colours that networks are given, by a fit on the tissue of the whole slide; "
         "default: the pipeline's",
     )
+    options: Options = Field(default_factory=Options, description="options that cost time; default: none")
     allow_partial: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="return a result even when tiles failed"
     )
@@ -72,6 +81,16 @@ class RegionRequest(WireModel):
     deadline_s: PositiveFinite | None = Field(
         default=None, description="deadline in seconds from the start of the request, including the upload"
     )
+
+    @field_validator("object_diameter_px")
+    @classmethod
+    def _one_size(cls, diameter_px: float | None, info: ValidationInfo) -> float | None:
+        # The error belongs to a field: one of the whole document is taken for malformed JSON.
+        if diameter_px is not None and info.data.get("mpp") is not None:
+            raise ValueError(
+                "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
+            )
+        return diameter_px
 
 
 def parse_request(fields: object) -> RegionRequest:

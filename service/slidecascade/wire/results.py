@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slidecascade.wire.fields import Answer, Color, StainMethod
+from slidecascade.wire.fields import Answer, Color, Options, StainMethod
 from slidecascade.wire.media import RESEARCH_USE_ONLY
 from slidecascade.wire.problems import FailedTile
 from slidecascade.wire.regions import RegionBox
@@ -19,7 +19,10 @@ class ModelUse(Answer):
     version: int
     sha256: str
     role: Literal["segmenter", "classifier"]
-    mpp: float = Field(description="micrometres per pixel of the model's input")
+    mpp: float = Field(
+        description="micrometres per pixel of the model's input; with `object_diameter_px` as if objects had the "
+        "size that the segmenter was trained for"
+    )
     downsample: float = Field(description="level-0 pixels per pixel of the model's input")
 
 
@@ -91,7 +94,7 @@ class Legend(Answer):
     maximum: float
     colormap: str
     stops: tuple[Color, ...] = Field(description="colours from minimum to maximum, evenly spaced")
-    pixel_um: float = Field(description="side of a heatmap pixel in micrometres")
+    pixel_um: float | None = Field(description="side of a heatmap pixel in micrometres; null without `mpp`")
 
 
 class AnswerWarning(Answer):
@@ -127,12 +130,20 @@ class PatchFigures(Answer):
     classes: dict[str, PatchClassFigures] = Field(default_factory=dict, description="by class")
 
 
-class AreaFigures(Answer):
-    """The areas of a class."""
+class SizeFigures(Answer):
+    """The areas of a class and a size."""
 
     count: int
     area_mm2: float
     tissue_share: float | None = Field(description="part of the tissue; null without tissue")
+
+
+class AreaFigures(SizeFigures):
+    """The areas of a class."""
+
+    sizes: dict[str, SizeFigures] = Field(
+        default_factory=dict, description="by the size that the pipeline divides areas into, if it does"
+    )
 
 
 class Summary(Answer):
@@ -143,22 +154,28 @@ class Summary(Answer):
     pipeline: str
     coordinate_space: Literal["level0-pixels", "image-pixels"]
     region: RegionBox
-    mpp: float
+    mpp: float | None = Field(
+        description="micrometres per level-0 pixel; null with `object_diameter_px`, when nothing is in micrometres"
+    )
+    object_diameter_px: float | None = Field(
+        default=None, description="the usual diameter of objects that the request stated in place of `mpp`"
+    )
     cells: int = Field(default=0, description="of a pipeline of cells")
     counts: dict[str, int] = Field(description="cells, patches above the threshold, or areas, by class")
     fractions: dict[str, Share] = Field(
         description="cells of classes as parts of their parent class, patches as parts of all"
     )
     densities_per_mm2: dict[str, float | None] = Field(
-        description="cells or areas per mm2 of tissue; null without tissue"
+        description="cells or areas per mm2 of tissue; null without tissue or `mpp`"
     )
     patches: PatchFigures | None = Field(default=None, description="of a pipeline of patches")
     areas: dict[str, AreaFigures] | None = Field(default=None, description="by class, of a pipeline of areas")
-    area_mm2: float = Field(description="analysed area")
-    tissue_area_mm2: float
-    ink_mm2: float = Field(default=0.0, description="looks like ink of a pen; not part of the tissue")
-    out_of_focus_mm2: float = Field(default=0.0, description="blurred; not part of the tissue")
+    area_mm2: float | None = Field(description="analysed area; it and those below are null without `mpp`")
+    tissue_area_mm2: float | None
+    ink_mm2: float | None = Field(default=0.0, description="looks like ink of a pen; not part of the tissue")
+    out_of_focus_mm2: float | None = Field(default=0.0, description="blurred; not part of the tissue")
     thresholds: dict[str, float]
+    options: Options = Field(default_factory=Options, description="those that the request asked for")
     tiles: Tiles
     models: tuple[ModelUse, ...]
     slide: SlideUse | None = None

@@ -156,8 +156,8 @@ def random_tissue(seed: int) -> RenderedTissue:
     half = render(options, width_px=_WINDOW_PX // 2, height_px=_WINDOW_PX // 2)
     how = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)[seed % 2]
     image: Images = np.asarray(cv2.resize(half.image, (_WINDOW_PX, _WINDOW_PX), interpolation=how), np.uint8)
-    nuclei = np.repeat(np.repeat(half.nuclei, 2, axis=0), 2, axis=1)
-    return RenderedTissue(image, nuclei, half.classes, 2.0 * half.centroids + 0.5, half.keys)
+    nuclei, fat = (np.repeat(np.repeat(each, 2, axis=0), 2, axis=1) for each in (half.nuclei, half.fat))
+    return RenderedTissue(image, nuclei, half.classes, 2.0 * half.centroids + 0.5, half.keys, fat)
 
 
 def crops_of(tissue: RenderedTissue, task: Task, seed: int, *, at_most_per_class: int) -> Crops:

@@ -36,20 +36,22 @@ def paint(options: TissueOptions, layout: Layout, x_um: Floats, y_um: Floats) ->
     """The stains at the pixel centres with columns `x_um` (W,) and rows `y_um` (H,)."""
     terrain = Terrain(options.seed)
     size = (y_um.size, x_um.size)
-    haematoxylin, eosin, blood = (np.zeros(size, np.float32) for _ in range(3))
+    haematoxylin, eosin, blood, fat = (np.zeros(size, np.float32) for _ in range(4))
     labels = np.zeros(size, np.int32)
-    canvas = Canvas(x_um, y_um, options.mpp, haematoxylin, eosin, blood, labels)
+    canvas = Canvas(x_um, y_um, options.mpp, haematoxylin, eosin, blood, labels, fat)
     mosaic = _mosaic(canvas, terrain, layout.sites)
     _paint_cytoplasm(canvas, options, layout.sites, mosaic)
     _paint_mallory(canvas, options.seed, layout, mosaic)
-    _paint_droplets(canvas, options, layout.droplets, mosaic)
+    _paint_droplets(canvas, options, layout.droplets, mosaic, fat)
     _paint_sinusoids(canvas, options, terrain, mosaic)
     if options.cracks > 0:
+        vacuoles = fat.copy()
         _paint_cracks(canvas, options, mosaic)
+        fat[:] = vacuoles  # a cleft is as white as the fat that it runs through
     _paint_vessels(canvas, options.seed, layout)
     paint_nuclei(canvas, options, layout.nuclei)
     if options.glass:
-        _clear_glass(canvas, options.seed, terrain)
+        _clear_glass(canvas, options.seed, terrain, fat)
     return canvas
 
 
@@ -137,7 +139,9 @@ def _paint_mallory(canvas: Canvas, seed: int, layout: Layout, mosaic: Mosaic) ->
         canvas.haematoxylin[box] += np.float32(0.08) * alpha
 
 
-def _paint_droplets(canvas: Canvas, options: TissueOptions, droplets: Droplets, mosaic: Mosaic) -> None:
+def _paint_droplets(
+    canvas: Canvas, options: TissueOptions, droplets: Droplets, mosaic: Mosaic, fat: Field
+) -> None:
     """Fat is dissolved by processing: empty round holes inside their cells; a few lie out of focus."""
     sharp = max(0.40, 0.8 * canvas.mpp)
     soft = np.where(uniform(droplets.keys, 220) < options.soft_fat, between(droplets.keys, 221, 1.0, 3.5), sharp)
@@ -156,7 +160,10 @@ def _paint_droplets(canvas: Canvas, options: TissueOptions, droplets: Droplets, 
         canvas.eosin[box] += np.float32(0.13) * rim
         canvas.haematoxylin[box] += np.float32(0.06) * rim
         edge = np.float32(max(sharp, min(float(soft[row]), 0.4 * radius)))
-        canvas.cover(box, ramp(np.float32(0.5) - outside / edge), 0.004, 0.012)
+        hole = ramp(np.float32(0.5) - outside / edge)
+        shown = np.maximum(fat[box], hole)
+        canvas.cover(box, hole, 0.004, 0.012)
+        fat[box] = shown
 
 
 def _paint_sinusoids(canvas: Canvas, options: TissueOptions, terrain: Terrain, mosaic: Mosaic) -> None:
@@ -254,11 +261,11 @@ def _paint_red_cells(canvas: Canvas, seed: int, layout: Layout) -> None:
         canvas.blood[box] += alpha * (np.float32(0.7) - canvas.blood[box])
 
 
-def _clear_glass(canvas: Canvas, seed: int, terrain: Terrain) -> None:
+def _clear_glass(canvas: Canvas, seed: int, terrain: Terrain, fat: Field) -> None:
     """Nothing is stained, and nothing labelled, where there is no tissue."""
     ground = 2.0 * terrain.glass.over(canvas.x_um, canvas.y_um) + np.float32(0.35)
     ground += 0.012 * texture(canvas, seed, 70, 9.0) + 0.006 * texture(canvas, seed, 71, 2.2)
     alpha = ramp(ground / np.float32(0.010) + np.float32(0.5))
-    for stain in (canvas.haematoxylin, canvas.eosin, canvas.blood):
-        np.multiply(stain, alpha, out=stain)
+    for plane in (canvas.haematoxylin, canvas.eosin, canvas.blood, fat):
+        np.multiply(plane, alpha, out=plane)
     canvas.labels[alpha < 0.5] = 0

@@ -38,7 +38,8 @@ class RenderedTissue:
 
     `image` uint8 (H, W, 3) RGB. `nuclei` int32 (H, W): 0 background, 1..n instances. `classes` uint8 (n + 1,):
     index into `CLASS_NAMES` of each label. `centroids` float64 (n, 2): mean (x, y) of each label's pixels, in
-    pixels of this window with pixel centres at integers. `keys` uint64 (n + 1,): the same nucleus has the same
+    pixels of this window with pixel centres at integers. `fat` uint8 (H, W): 255 times the part of a pixel that
+    shows a vacuole of fat. `keys` uint64 (n + 1,): the same nucleus has the same
     key in every window of the same seed. Nuclei cut by the window's edge are included.
     """
 
@@ -47,6 +48,7 @@ class RenderedTissue:
     classes: npt.NDArray[np.uint8]
     centroids: npt.NDArray[np.float64]
     keys: npt.NDArray[np.uint64]
+    fat: npt.NDArray[np.uint8]
 
 
 def render(
@@ -55,6 +57,7 @@ def render(
     """Render the window whose upper left pixel is (x_px, y_px), in pixels of `options.mpp`."""
     image = np.empty((height_px, width_px, 3), np.uint8)
     nuclei = np.zeros((height_px, width_px), np.int64)
+    fat = np.zeros((height_px, width_px), np.uint8)
     known_keys: list[npt.NDArray[np.uint64]] = [np.zeros(1, np.uint64)]
     known_kinds: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
     used = 0
@@ -63,19 +66,25 @@ def render(
         for left in range(0, width_px, block):
             box = np.s_[top : min(top + block, height_px), left : min(left + block, width_px)]
             height, width = nuclei[box].shape
-            pixels, labels, kinds, keys = _render_block(options, x_px + left, y_px + top, width, height)
+            pixels, labels, fat[box], kinds, keys = _render_block(options, x_px + left, y_px + top, width, height)
             image[box] = pixels
             nuclei[box] = np.where(labels > 0, labels + used, 0)
             used += kinds.size
             known_kinds.append(kinds)
             known_keys.append(keys)
-    return _with_truth(image, nuclei, np.concatenate(known_kinds), np.concatenate(known_keys))
+    return _with_truth(image, nuclei, fat, np.concatenate(known_kinds), np.concatenate(known_keys))
 
 
 def _render_block(
     options: TissueOptions, x_px: int, y_px: int, width_px: int, height_px: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Pixels, labels (row + 1), and the class and key of each row, of one block."""
+) -> tuple[
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.uint64],
+]:
+    """Pixels, labels (row + 1), fat, and the class and key of each row, of one block."""
     margin = margin_px(options)
     left, top = x_px - margin, y_px - margin
     x_um: Floats = (np.arange(left, left + width_px + 2 * margin) + 0.5) * options.mpp
@@ -85,12 +94,15 @@ def _render_block(
     light = transmit(options, canvas.haematoxylin, canvas.eosin, canvas.blood)
     pixels = scan(options, light, x_px=left, y_px=top)
     inner = np.s_[margin : margin + height_px, margin : margin + width_px]
-    return pixels[inner], canvas.labels[inner], layout.nuclei.kind, layout.nuclei.keys
+    fat = np.zeros(pixels.shape[:2], np.float32) if canvas.fat is None else canvas.fat
+    part = np.rint(255.0 * fat[inner]).astype(np.uint8)
+    return pixels[inner], canvas.labels[inner], part, layout.nuclei.kind, layout.nuclei.keys
 
 
 def _with_truth(
     image: npt.NDArray[np.uint8],
     nuclei: npt.NDArray[np.int64],
+    fat: npt.NDArray[np.uint8],
     kinds: npt.NDArray[np.int64],
     keys: npt.NDArray[np.uint64],
 ) -> RenderedTissue:
@@ -105,7 +117,7 @@ def _with_truth(
     labels = relabel[nuclei]
     classes = np.append(0, kinds[rows[first]]).astype(np.uint8)
     found = np.append(np.uint64(0), keys[rows[first]])
-    return RenderedTissue(image, labels, classes, _centroids(labels, classes.size - 1), found)
+    return RenderedTissue(image, labels, classes, _centroids(labels, classes.size - 1), found, fat)
 
 
 def _centroids(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.float64]:

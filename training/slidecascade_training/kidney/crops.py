@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +21,16 @@ HELD_OUT: Final = 1_000_000
 """Seeds from here on are never trained on: thresholds are chosen and figures are measured there."""
 
 
+class MaskedTile(Protocol):
+    """Rendered tissue, uint8 RGB ``(TILE_PX, TILE_PX, 3)``, and what is to be found in it, 1 in uint8
+    ``(TILE_PX, TILE_PX)``."""
+
+    @property
+    def image(self) -> Image: ...
+    @property
+    def mask(self) -> Image: ...
+
+
 def rendered(first_seed: int, count: int) -> list[RenderedKidney]:
     """A tile of each of `count` sections, `TILE_PX` wide; those that show glass alone are left out."""
     tiles = (
@@ -34,7 +44,7 @@ def rendered(first_seed: int, count: int) -> list[RenderedKidney]:
 class CropDraw:
     """The batch of a step: `batch` crops of tiles, a function of the seed and the step."""
 
-    tiles: tuple[RenderedKidney, ...]
+    tiles: tuple[MaskedTile, ...]
     batch: int
     seed: int
 

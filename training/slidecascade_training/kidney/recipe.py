@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from slidecascade_render.kidney.tissue import RenderedKidney
 from slidecascade_training.backend import imported_keras
 from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, Pixels, compile_network, fit
-from slidecascade_training.kidney.crops import CropDraw
+from slidecascade_training.kidney.crops import CropDraw, MaskedTile
 from slidecascade_training.nuclei.network import build_network
 from slidecascade_training.prefetch import prefetched
 from slidecascade_training.schedule import RatePlan
@@ -47,7 +46,7 @@ def area_loss(truth: Any, predicted: Any) -> Any:
     return ops.mean(entropy) + 0.5 * (1.0 - (2.0 * overlap + 1.0) / (total + 1.0))
 
 
-def train(pool: Sequence[RenderedKidney], folder: Path, settings: KidneySettings) -> tuple[Any, History]:
+def train(pool: Sequence[MaskedTile], folder: Path, settings: KidneySettings) -> tuple[Any, History]:
     """Train in `folder`, from its last checkpoint on; the network of the last step.
 
     Raises:

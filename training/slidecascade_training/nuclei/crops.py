@@ -70,13 +70,30 @@ def object_scales(labels: npt.NDArray[np.int32]) -> tuple[float, float]:
 
     At most four times smaller or larger; (1, 1) without objects.
     """
-    areas = np.bincount(labels.ravel())[1:]
-    areas = areas[areas > 0]
-    if not len(areas):
+    if not labels.any():
         return 1.0, 1.0
-    diameter_px = float(np.median(np.sqrt(4 * areas / np.pi)))
+    diameter_px = _median_diameter_px(labels)
     low, high = (float(np.clip(wanted / diameter_px, 1 / _LARGEST_STEP, _LARGEST_STEP)) for wanted in OBJECTS_PX)
     return low, high
+
+
+def _median_diameter_px(labels: npt.NDArray[np.int32]) -> float:
+    """The median diameter of the discs with the areas of the objects; there is one at least."""
+    areas = np.bincount(labels.ravel())[1:]
+    return float(np.median(np.sqrt(4 * areas[areas > 0] / np.pi)))
+
+
+def usual_diameter_px(images: Sequence[NucleiImage], scaling: Scaling = "kinds") -> float:
+    """The diameter that objects of `images` usually have in crops: the geometric mean, over images by how often
+    they are drawn, of the median diameter and of the factors between which an image is scaled."""
+    weights, logarithms = [], []
+    for kind, share in _SHARES.items():
+        of_kind = [item for item in images if item.kind == kind and item.labels.any()]
+        for item in of_kind:
+            scales = object_scales(item.labels) if scaling == "objects" else _SCALES[kind]
+            weights.append(share / len(of_kind))
+            logarithms.append(np.log(_median_diameter_px(item.labels)) + np.mean(np.log(scales)))
+    return float(np.exp(np.average(logarithms, weights=weights)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from slidecascade_evaluation.scores import Accuracy
 from slidecascade_training import packages
 from slidecascade_training.backend import prepare_keras
 from slidecascade_training.claim import read_claim
+from slidecascade_training.nuclei.crops import usual_diameter_px
 from slidecascade_training.nuclei.network import build_network, stride_of
 from slidecascade_training.nuclei.recipe import NucleiSettings, trained
 from slidecascade_training.nuclei.thresholds import (
@@ -56,8 +57,9 @@ def package_run(data: Path, run: Path, models_dir: Path) -> None:
     exported = packages.export_segmenter(network, find_recipe(NUCLEI).pixels)
     predict = graph_predictor(exported.graph, stride_of(settings.widths))
     options = tune(mapped(list(dsb2018.read_images(data, "tune")), predict), kinds=_TUNED_ON)
+    diameter_px = usual_diameter_px(list(dsb2018.read_images(data, "train")), settings.scaling)
     measured = measure_by_kind(list(dsb2018.read_images(data, "validate")), predict, options)
-    spec = _spec(exported, options, measured, settings)
+    spec = _spec(exported, options, measured, settings, diameter_px)
     packages.write(models_dir, spec, exported, _card(spec, settings, measured), max_batch=8)
 
 
@@ -66,6 +68,7 @@ def _spec(
     options: UnetOptions,
     measured: Mapping[str, Accuracy],
     settings: NucleiSettings,
+    diameter_px: float,
 ) -> SegmenterSpec:
     stride, radius_px = stride_of(settings.widths), view_radius_px(settings.widths)
     stated = packages.Statement(
@@ -78,7 +81,12 @@ def _spec(
         accuracy=accuracy_of(measured, by_kind=True),
     )
     return packages.segmenter_spec(
-        stated, exported, multiple_of=stride, halo_px=halo_px(radius_px, stride), options=options
+        stated,
+        exported,
+        multiple_of=stride,
+        halo_px=halo_px(radius_px, stride),
+        options=options,
+        object_diameter_px=round(diameter_px, 1),
     )
 
 
@@ -178,7 +186,10 @@ _DATA = """\
   trained.
 - NuCLS breast H&E: {settings.nucls_images} crops of 256 px, CC0, training only.
 - Rendered liver tissue at 0.5 um per pixel: {settings.tissue_windows} windows of 512 px, training only.
-- A part of the fluorescence crops was converted to rendered haematoxylin and eosin in training."""
+- A part of the fluorescence crops was converted to rendered haematoxylin and eosin in training.
+- The usual diameter of objects in crops, `object_diameter_px`, is the geometric mean over the training images of
+  DSB 2018, weighted by how often each is drawn, of the median diameter in its masks times the factors between
+  which it is scaled."""
 _MADE = """\
 {settings.steps} steps of {settings.batch} crops of 192 px, from scratch, the rate along one cosine.
 

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slidecascade import wire
+from slidecascade.areas.moments import roundness
 from slidecascade.areas.result import AreasResult
 from slidecascade.geometry import Size
 from slidecascade.outputs import overlay, png
@@ -44,23 +46,26 @@ RLE: Final = "areas_rle.csv"
 def encode_geojson(result: AreasResult) -> Iterator[bytes]:
     """A feature collection of QuPath annotations with holes, in pieces; coordinates are level-0 pixels."""
     yield collection_begin(provenance(result))
-    areas_um2 = (result.areas_px * result.grid.mpp**2).tolist()
+    shapes = zip(
+        (result.areas_px * result.grid.mpp**2).tolist(),
+        roundness(result.runs, len(result.areas_px)).tolist(),
+        result.probabilities.tolist(),
+        strict=True,
+    )
     classes = [result.classes.ends[index] for index in result.class_index.tolist()]
-    measurements = [
-        _measured(area_um2, probability)
-        for area_um2, probability in zip(areas_um2, result.probabilities.tolist(), strict=True)
-    ]
+    measurements = [_measured(*shape) for shape in shapes]
     yield from joined(
         written(id_namespace(result).bytes, result.rings, classes, measurements, origin_l0=result.origin_l0)
     )
     yield COLLECTION_END
 
 
-def _measured(area_um2: float, probability: float) -> dict[str, float]:
+def _measured(area_um2: float, roundness: float, probability: float) -> dict[str, float]:
     """An area's measurements, named as QuPath names those it has."""
     measured = {
         "Area µm^2": round(area_um2, 2),
         "Equivalent diameter µm": round(2 * math.sqrt(area_um2 / math.pi), 2),
+        "Roundness": round(roundness, 3),
     }
     return measured if math.isnan(probability) else measured | {"Mean probability": round(probability, 4)}
 
@@ -70,14 +75,23 @@ def summarise(
 ) -> wire.Summary:
     """The summary of `result`: how many areas there are of each class, how large, and what part of the tissue."""
     tissue = tissue_mm2(result)
-    areas = {
-        name: wire.AreaFigures(
-            count=result.counts[name],
-            area_mm2=round(pixels * result.grid.mpp**2 / UM2_PER_MM2, 6),
-            tissue_share=round(pixels * result.grid.mpp**2 / UM2_PER_MM2 / tissue, 6) if tissue > 0 else None,
+    size_index = result.size_index
+
+    def figures_of(chosen: NDArray[np.bool_]) -> wire.SizeFigures:
+        area_mm2 = float(result.areas_px[chosen].sum()) * result.grid.mpp**2 / UM2_PER_MM2
+        return wire.SizeFigures(
+            count=int(chosen.sum()),
+            area_mm2=round(area_mm2, 6),
+            tissue_share=round(area_mm2 / tissue, 6) if tissue > 0 else None,
         )
-        for name, pixels in result.pixels.items()
-    }
+
+    areas = {}
+    for place, end in enumerate(result.classes.ends):
+        of_class = result.class_index == place
+        sizes = {
+            size: figures_of(of_class & (size_index == number)) for number, (size, _) in enumerate(result.sizes)
+        }
+        areas[end.name] = wire.AreaFigures(**dict(figures_of(of_class)), sizes=sizes)
     densities = {name: round(number / tissue, 2) if tissue > 0 else None for name, number in result.counts.items()}
     return summary(result, Figures({}, densities, areas=areas), heatmaps, colormap)
 

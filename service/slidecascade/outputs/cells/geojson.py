@@ -7,7 +7,8 @@ measurements are a mapping of numbers. Ids that are UUIDs are kept, others are r
 Measurements of a cell:
 
 - ``Detection score``: the segmenter's mean foreground probability;
-- ``Area µm^2``: area of the outline in square micrometres;
+- ``Area µm^2``: area of the outline in square micrometres; where the size of pixels is not known, ``Area px^2``
+  in square pixels in its place;
 - ``<model> <class> probability``, e.g. ``nash-cell Hepatocyte probability``: for every class of every
   classifier that saw the cell; absent where a classifier did not see it;
 - what else the pipeline measures, e.g. ``Spots`` and ``Spot intensity``.
@@ -34,6 +35,9 @@ from slidecascade.outputs.rings import closed_rings
 from slidecascade.pipelines.classes import CellClass
 
 CHUNK_CELLS = 1536
+AREA, AREA_PX = "Area µm^2", "Area px^2"
+"""The measurement of a cell's area, with and without a known size of pixels."""
+
 END = b"\n]}\n"
 """What comes after the features."""
 
@@ -114,7 +118,7 @@ class _Features:
         self._analysis = analysis
         self._namespace = id_namespace(analysis).bytes
         self._origin_l0 = np.array(analysis.origin_l0, np.float64)
-        shared = _shared_text()
+        shared = _shared_text(AREA if analysis.physical_mpp is not None else AREA_PX)
         self._before_id, self._before_ring, before_class, before_score, self._before_area, self._end = shared
         self._classes = [
             before_class + _class_text(cell_class) + before_score for cell_class in analysis.classes.ends
@@ -156,8 +160,9 @@ class _Features:
     def _scores_and_areas(self, start: int, stop: int) -> list[bytes]:
         cells = self._analysis.instances
         scores = four_decimals(cells.scores[start:stop].astype(np.float64))
-        areas_um2 = two_decimals(cells.areas[start:stop] * self._analysis.mpp**2)
-        return lines(side_by_side(stop - start, scores, self._before_area, *areas_um2, b"\n"))
+        mpp = self._analysis.physical_mpp
+        areas = two_decimals(cells.areas[start:stop] * (1.0 if mpp is None else mpp**2))
+        return lines(side_by_side(stop - start, scores, self._before_area, *areas, b"\n"))
 
 
 class _Stage:
@@ -178,7 +183,7 @@ class _Stage:
         return texts.tolist()
 
 
-def _shared_text() -> list[bytes]:
+def _shared_text(area: str) -> list[bytes]:
     """A feature's text before its id, ring, class, score and area, and its end; between these stand the stages."""
     feature = {
         "type": "Feature",
@@ -187,7 +192,7 @@ def _shared_text() -> list[bytes]:
         "properties": {
             "objectType": "detection",
             "classification": _SLOT,
-            "measurements": {"Detection score": _SLOT, "Area µm^2": _SLOT},
+            "measurements": {"Detection score": _SLOT, area: _SLOT},
         },
     }
     return orjson.dumps(feature).split(_SLOT_JSON)

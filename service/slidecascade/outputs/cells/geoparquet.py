@@ -10,7 +10,7 @@ geometry               binary            WKB polygon, its ring closed
 bbox                   struct<double>    xmin, ymin, xmax, ymax of the outline
 class                  dictionary        the class the cell ends in
 score                  float             mean foreground probability
-area_um2               double            square micrometres
+area_um2               double            square micrometres; null where the size of pixels is not known
 area_px                double            square level-0 pixels
 centroid_x, _y         double
 MODEL CLASS prob...    float             ``nash-cell Hepatocyte probability``; null where the model did not look
@@ -70,6 +70,7 @@ def table(analysis: Analysis) -> Table:
     """
     refuse_non_finite(analysis)
     cells = analysis.instances
+    is_physical = analysis.physical_mpp is not None
     names = np.array([end.name for end in analysis.classes.ends])
     columns: dict[str, pa.Array] = {
         "id": pa.array(cell_ids(analysis).astype("U36").tolist(), pa.string()),
@@ -77,7 +78,7 @@ def table(analysis: Analysis) -> Table:
         "bbox": _boxes(cells),
         "class": pa.DictionaryArray.from_arrays(pa.array(analysis.class_index.astype(np.int32)), names.tolist()),
         "score": pa.array(cells.scores),
-        "area_um2": pa.array(cells.areas * analysis.mpp**2),
+        "area_um2": pa.array(cells.areas * analysis.mpp**2, mask=np.full(len(cells), not is_physical)),
         "area_px": pa.array(cells.areas),
         "centroid_x": pa.array(np.ascontiguousarray(cells.centroids[:, 0])),
         "centroid_y": pa.array(np.ascontiguousarray(cells.centroids[:, 1])),

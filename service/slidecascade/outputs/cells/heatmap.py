@@ -83,13 +83,18 @@ def of_tally(analysis: Analysis, tally: Tally) -> Heatmap:
         told = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
     values = np.full(tissue.shape, np.nan, np.float32)
     np.divide(amount, among, out=values, where=told, casting="same_kind")
+    is_physical = analysis.physical_mpp is not None
+    unit = "cells/mm2" if is_physical else "cells/Mpx"
+    if not is_physical and spec.kind == "density":
+        values *= np.float32(mpp**2)  # a square of 1000 pixels in place of 1000 um
     return Heatmap(
         name=spec.name,
         title=spec.title,
-        unit="fraction" if spec.kind == "fraction" else "cells/mm2",
+        unit="fraction" if spec.kind == "fraction" else unit,
         values=values,
         minimum=0.0,
-        maximum=_maximum(spec, values),
+        maximum=_maximum(spec, values, is_physical=is_physical),
+        is_physical=is_physical,
         grid_um=tally.grid_um,
         width_um=tally.width_um,
         height_um=tally.height_um,
@@ -135,8 +140,8 @@ def _smooth(grid: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     return smooth
 
 
-def _maximum(spec: HeatmapSpec, values: NDArray[np.float32]) -> float:
-    if spec.maximum is not None:
+def _maximum(spec: HeatmapSpec, values: NDArray[np.float32], *, is_physical: bool) -> float:
+    if spec.maximum is not None and (is_physical or spec.kind == "fraction"):
         return spec.maximum
     if spec.kind == "fraction":
         return 1.0

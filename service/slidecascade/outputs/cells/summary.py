@@ -43,13 +43,13 @@ def of_counts(
     analysis: Analysis, counts: Mapping[str, int], heatmaps: Sequence[Heatmap], *, colormap: Colormap
 ) -> wire.Summary:
     """The summary of cells that were counted by class elsewhere; the cells in `analysis` itself are ignored."""
-    tissue_area_mm2 = tissue_mm2(analysis)
+    tissue_area_mm2, is_known = tissue_mm2(analysis), analysis.physical_mpp is not None
     totals, cells = _totals(analysis, counts), sum(counts.values())
     figures = Figures(
         cells=cells,
         fractions={name: _share(group, totals, cells) for name, group in analysis.classes.groups.items()},
         densities_per_mm2={
-            name: round(number / tissue_area_mm2, 2) if tissue_area_mm2 > 0 else None
+            name: round(number / tissue_area_mm2, 2) if is_known and tissue_area_mm2 > 0 else None
             for name, number in totals.items()
         },
     )

@@ -1,0 +1,54 @@
+"""What test-time averaging does for cells of turned and changed tiles, and what it costs.
+
+`python -m benchmarks.stability.turns [--data DIR]` compares rendered tissue and the real tiles `DIR/liver/*.jpg`
+as `benchmarks.stability` does, without averaging and with `options.tta` d4."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from benchmarks import record
+from benchmarks.stability.__main__ import MPP, compare, sets
+from benchmarks.stability.changes import changes
+
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.settings import read_settings
+from slidecascade.timing import Silent
+
+PIPELINE: Final = "nash"
+CHANGES: Final = ("rotated by 90 degrees", "mirrored", "JPEG at quality 60", "Gaussian blur, sigma 1 px")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability.turns", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="folder that holds liver/*.jpg of 0.5 um/px; default: rendered only"
+    )
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "turns.json")
+    parser.add_argument("--side", type=int, default=384, help="side of the tiles in pixels")
+    arguments = parser.parse_args()
+    provenance = record.Provenance.here()
+    analyser = Analyser(read_settings(threads=1), observer=Silent())
+    steps = [change for change in changes() if change.name in CHANGES]
+    rows: list[dict[str, object]] = []
+    cpu_s = {"none": 0.0, "d4": 0.0}
+    try:
+        for name, images in sets(arguments.data, arguments.side):
+            for tta in cpu_s:
+                started = time.process_time()
+                found = compare(images, name, analyser, PIPELINE, steps=steps, tta=tta)
+                cpu_s[tta] += time.process_time() - started
+                rows += [asdict(row) | {"tta": tta} for row in found]
+                print(*rows[-len(found) :], sep="\n", flush=True)
+    finally:
+        analyser.close()
+    figures = {"mpp": MPP, "side_px": arguments.side, "rows": rows, "cpu_ratio": cpu_s["d4"] / cpu_s["none"]}
+    record.write(arguments.out, figures, provenance)
+
+
+if __name__ == "__main__":
+    main()
