@@ -22,6 +22,11 @@ _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1, 0xC9)
 _APPLICATION_SEGMENTS = frozenset((*range(0xE0, 0xF0), 0xFE))
+_ADOBE_RGB, _ADOBE_YCC = (
+    b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform]) for transform in (0, 1)
+)
+"""Adobe's application segment, which states how the three components are to be understood."""
+
 _FEW_BYTES = 16
 """So many bytes before the end marker are padding, whatever they are: cameras write them."""
 
@@ -38,6 +43,19 @@ def encode(pixels: Rgb, *, quality: int) -> bytes:
 def decode(data: bytes) -> Rgb:
     """The pixels of a file that `encode` made."""
     pixels: Rgb = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return pixels
+
+
+def decode_eighth(data: bytes, *, is_rgb: bool) -> Rgb:
+    """The pixels of a JPEG stream at an eighth of its size, sides rounded up: the mean of each block of 8 x 8.
+
+    `is_rgb` states what a TIFF says of the colours, which counts more than the names of the stream's components.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    marked = data[:2] + (_ADOBE_RGB if is_rgb else _ADOBE_YCC) + data[2:]
+    pixels: Rgb = simplejpeg.decode_jpeg(marked, colorspace="RGB", min_height=1, min_width=1, min_factor=8)
     return pixels
 
 

@@ -1,6 +1,8 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
 import type { FeatureCollection, Job, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
+/** The header of pictures that stand in for those that are being made. */
+export const STAND_IN = "SlideCascade-Stand-In";
 const ROOT = new URL("../", document.baseURI).pathname;
 
 export class ProblemError extends Error {
@@ -39,12 +41,21 @@ export class Api {
     return this.json(slidePath(id));
   }
 
-  async thumbnail(id: string, maxPx: number): Promise<Blob> {
-    return (await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}`)).blob();
+  /** A small picture of a slide; `isFinal`: it is no stand-in, so that asking again gives no better one. */
+  async thumbnail(id: string, maxPx: number): Promise<{ picture: Blob; isFinal: boolean }> {
+    const answer = await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}&standin=1`);
+    return { picture: await answer.blob(), isFinal: !answer.headers.has(STAND_IN) };
+  }
+
+  /** Whether coarse tiles of a slide are stand-ins still. */
+  async isStandIn(slide: SlideInfo): Promise<boolean> {
+    const answer = await fetch(this.tileAddress(slide, 0, 0, 0), { headers: this.headers() });
+    return answer.headers.has(STAND_IN);
   }
 
   tileAddress(slide: SlideInfo, level: number, column: number, row: number): string {
-    return address(`${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg?content_id=${slide.content_id}`);
+    const tile = `${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg`;
+    return address(`${tile}?content_id=${slide.content_id}&standin=1`);
   }
 
   layerAddress(job: string, layer: string, colormap: string, level: number, column: number, row: number): string {

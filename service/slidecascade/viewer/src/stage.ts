@@ -1,7 +1,7 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import type { Api } from "./api.ts";
-import { element } from "./element.ts";
+import { STAND_IN, type Api } from "./api.ts";
+import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
@@ -9,6 +9,8 @@ import { text } from "./texts.ts";
 import type { Box, SlideInfo } from "./wire.ts";
 
 const TILE_PX = 256;
+/** How long stand-ins are shown until the tiles are asked for again. */
+const AGAIN_MS = 400;
 const KEY_ZOOM = 1.5;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
 const SMOOTH_MS = 12;
@@ -44,6 +46,8 @@ export class Stage {
   private isDrawing = false;
   private drawFrom: OpenSeadragon.Point | null = null;
   private chosen: Box | null = null;
+  /** The slide whose tiles are waited for. */
+  private awaited: SlideInfo | null = null;
 
   constructor(
     private readonly api: Api,
@@ -225,6 +229,9 @@ export class Stage {
   private listen(): void {
     const { viewer } = this;
     viewer.addHandler("animation", () => this.follow());
+    viewer.addHandler("tile-loaded", ({ tileRequest }) => {
+      if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
+    });
     viewer.addHandler("resize", () => this.redraw());
     viewer.addHandler("animation-finish", () => this.rest());
     viewer.addHandler("canvas-click", (event) => {
@@ -258,6 +265,19 @@ export class Stage {
       const area = viewer.canvas.getBoundingClientRect();
       this.showPosition(new OpenSeadragon.Point(event.clientX - area.left, event.clientY - area.top));
     });
+  }
+
+  /** Shows the tiles themselves as soon as they are made in place of the stand-ins. */
+  private async awaitTiles(): Promise<void> {
+    const { slide } = this;
+    if (!slide || this.awaited === slide) return;
+    this.awaited = slide;
+    do await pause(AGAIN_MS);
+    while (this.slide === slide && (await this.api.isStandIn(slide).catch(() => true)));
+    this.awaited = null;
+    if (this.slide !== slide) return;
+    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
+    this.viewer.forceRedraw();
   }
 
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
