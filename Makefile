@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup viewer demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -97,6 +97,10 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 
 bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour; POSTGRES="URL ..." empty databases
 	$(BIN)/python -m benchmarks.jobs $(if $(POSTGRES),--postgres $(POSTGRES))
+
+bench-viewer: $(VENV)/.dev ## the page in Chromium, on a slide of 0.4 Gpx and a million cells, five minutes; MINUTES=10 of panning
+	@$(BUILD_VIEWER)
+	$(BIN)/python -m benchmarks.viewer $(if $(MINUTES),--minutes $(MINUTES))
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

@@ -277,6 +277,11 @@ class Desk:
         record = _theirs(opened, job, caller)
         return record, opened.folders.field(record, index)
 
+    def fields(self, job: str, caller: Caller) -> tuple[int, ...]:
+        """The fields that are done, see `Folders.fields`. Raises UnknownJobError."""
+        opened = self._opened()
+        return opened.folders.fields(_theirs(opened, job, caller))
+
     def results(self, job: str, caller: Caller) -> Folders:
         """The folders, in which the results of `job` are complete.
 

@@ -199,6 +199,12 @@ class Folders:
         except (OSError, ValueError):
             return None
 
+    def fields(self, record: JobRecord) -> tuple[int, ...]:
+        """The fields whose cells `field` gives, in order."""
+        if record.status == "succeeded":
+            return tuple(sorted(int(path.stem) for path in self._layers(record.id).glob("*.bin")))
+        return tuple(sorted(int(path.stem) for path in (self.of(record.id) / "parts").glob("[0-9]*.json")))
+
     def files(self, job: str) -> tuple[ResultFile, ...]:
         """The results of a job, by name."""
         return tuple(sorted(self._files(self._results(job)), key=lambda file: file.name))

@@ -23,7 +23,7 @@ from slidecascade.slides import jpeg
 from slidecascade.slides.eighths import EIGHTH
 from slidecascade.slides.glimpse import cut, glimpse_of
 from slidecascade.slides.slide import Slide
-from slidecascade.slides.source import Rgb, Source
+from slidecascade.slides.source import Pictured, Rgb
 
 TILE_PX: Final = 256
 QUALITY: Final = 85
@@ -86,7 +86,7 @@ class DeepZoom:
         self._tiles_bytes = 0
         self._pyramids: OrderedDict[str, _LowPyramid] = OrderedDict()
 
-    def tile(self, slide: Source, address: Address) -> bytes | None:
+    def tile(self, slide: Pictured, address: Address) -> bytes | None:
         """A tile as JPEG; None: the pyramid has no such tile.
 
         Raises:
@@ -106,7 +106,7 @@ class DeepZoom:
         self._keep(key, data)
         return data
 
-    def glimpse(self, slide: Source, address: Address) -> bytes | None:
+    def glimpse(self, slide: Pictured, address: Address) -> bytes | None:
         """A coarse stand-in for a tile whose level is not made yet; None: the tile can be had, or there is none.
 
         Raises:
@@ -120,7 +120,7 @@ class DeepZoom:
             return None
         return jpeg.encode(cut(whole, box, level_size(slide.size_l0, address.level)), quality=QUALITY)
 
-    def glimpse_thumbnail(self, slide: Source, max_px: int) -> bytes | None:
+    def glimpse_thumbnail(self, slide: Pictured, max_px: int) -> bytes | None:
         """The same for `thumbnail`."""
         level = _thumbnail_level(slide.size_l0, max_px)
         whole = self._pyramid(slide).glimpse(slide) if _is_low(slide, level) else None
@@ -129,7 +129,7 @@ class DeepZoom:
         target = _thumbnail_size(level_size(slide.size_l0, level), max_px)
         return jpeg.encode(cut(whole, Box(0, 0, target.width, target.height), target), quality=QUALITY)
 
-    def make_levels(self, slide: Source) -> None:
+    def make_levels(self, slide: Pictured) -> None:
         """Make the coarse levels of a slide that stores none, unless they are made.
 
         Raises:
@@ -137,7 +137,7 @@ class DeepZoom:
         """
         self._pyramid(slide).tiles(slide)
 
-    def thumbnail(self, slide: Source, max_px: int) -> bytes:
+    def thumbnail(self, slide: Pictured, max_px: int) -> bytes:
         """The whole slide as JPEG, its longest side at most `max_px` and at most its own.
 
         Raises:
@@ -151,7 +151,7 @@ class DeepZoom:
             whole = _pixels(slide, level, Box(0, 0, size.width, size.height))
         return jpeg.encode(_resized(whole, _thumbnail_size(size, max_px)), quality=QUALITY)
 
-    def _pyramid(self, slide: Source) -> _LowPyramid:
+    def _pyramid(self, slide: Pictured) -> _LowPyramid:
         with self._lock:
             pyramid = self._pyramids.setdefault(slide.content_id, _LowPyramid())
             self._pyramids.move_to_end(slide.content_id)
@@ -178,7 +178,7 @@ class _LowPyramid:
         self._glimpse_lock = threading.Lock()
         self._glimpse: Rgb | None = None
 
-    def glimpse(self, slide: Source) -> Rgb | None:
+    def glimpse(self, slide: Pictured) -> Rgb | None:
         """A coarse picture of the slide; None: the tiles are made."""
         if self._tiles is not None:
             return None
@@ -187,14 +187,14 @@ class _LowPyramid:
                 self._glimpse = glimpse_of(slide)
             return self._glimpse
 
-    def tiles(self, slide: Source) -> Mapping[Address, bytes]:
+    def tiles(self, slide: Pictured) -> Mapping[Address, bytes]:
         with self._lock:
             if self._tiles is None:
                 self._tiles = _low_tiles(slide)
             return self._tiles
 
 
-def _low_tiles(slide: Source) -> dict[Address, bytes]:
+def _low_tiles(slide: Pictured) -> dict[Address, bytes]:
     """The tiles of the greatest low level and all below it."""
     level = max(level for level in range(_greatest_low_level(slide.size_l0) + 1) if _is_low(slide, level))
     whole = _whole_level(slide, level)
@@ -210,7 +210,7 @@ def _low_tiles(slide: Source) -> dict[Address, bytes]:
         whole = _resized(whole, level_size(slide.size_l0, level))
 
 
-def _whole_level(slide: Source, level: int) -> Rgb:
+def _whole_level(slide: Pictured, level: int) -> Rgb:
     """All pixels of a low level, those of level 0 at an eighth where the file has them so."""
     size = level_size(slide.size_l0, level)
     downsample = 2 ** (max_level(slide.size_l0) - level)
@@ -245,7 +245,7 @@ def _greatest_low_level(size_l0: Size) -> int:
     return min(level, _LOW_PX.bit_length() - 1)
 
 
-def _is_low(slide: Source, level: int) -> bool:
+def _is_low(slide: Pictured, level: int) -> bool:
     """Whether a level is made from the low pyramid: it is coarse, and far from each stored level."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)
@@ -253,14 +253,14 @@ def _is_low(slide: Source, level: int) -> bool:
     return is_far and level <= _greatest_low_level(slide.size_l0)
 
 
-def _stored_level(slide: Source, downsample: int) -> tuple[int, Size]:
+def _stored_level(slide: Pictured, downsample: int) -> tuple[int, Size]:
     """The coarsest stored level that has all pixels a downsample needs, and its size."""
     fine = [index for index, stored in enumerate(slide.level_downsamples) if stored <= downsample * 1.01]
     level = max(fine, key=lambda index: slide.level_downsamples[index], default=0)
     return level, slide.level_sizes[level]
 
 
-def _pixels(slide: Source, level: int, box: Box) -> Rgb:
+def _pixels(slide: Pictured, level: int, box: Box) -> Rgb:
     """The pixels of `box`, given in pixels of a level of the pyramid, ``(H, W, 3)`` uint8."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from slidecascade.geometry import Box, Size
-from slidecascade.slides.source import Rgb, Source
+from slidecascade.slides.source import Pictured, Rgb
 
 _SAMPLE_PX: Final = 32
 """Side of the square of level 0 whose mean is a pixel of the picture."""
@@ -22,7 +22,7 @@ _BUDGET_S: Final = 0.2
 """A finer picture is begun, and gone on with, within this time only; the first one is always finished."""
 
 
-def glimpse_of(slide: Source) -> Rgb:
+def glimpse_of(slide: Pictured) -> Rgb:
     """The finest picture of the whole slide that can be read in a fifth of a second, ``(h, w, 3)`` uint8.
 
     Raises:
@@ -55,7 +55,7 @@ def cut(glimpse: Rgb, box: Box, whole: Size) -> Rgb:
     )
 
 
-def _sampled(slide: Source, side: int, *, ends_at: float = math.inf) -> Rgb:
+def _sampled(slide: Pictured, side: int, *, ends_at: float = math.inf) -> Rgb:
     """A picture whose longer side has `side` pixels; raises TimeoutError when it was not finished by then."""
     size = slide.size_l0
     step = max(size.width, size.height) / side

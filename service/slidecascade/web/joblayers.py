@@ -36,6 +36,14 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     """Add the routes to `router`."""
 
     @router.get(
+        "/jobs/{job_id}/fields",
+        summary="List the fields that are done, also while the job runs",
+        responses=problems(errors.UnknownJobError),
+    )
+    async def fields(job_id: str, request: Request) -> wire.JobFieldList:
+        return wire.JobFieldList(fields=await lookups.run(desk.fields, job_id, caller_of(request)))
+
+    @router.get(
         "/jobs/{job_id}/fields/{index}",
         summary="The cells of a field as a compact binary, also while the job runs",
         response_class=Response,

@@ -17,7 +17,9 @@ from slidecascade import errors
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.geometry import Size
 from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom
-from slidecascade.slides.source import Source
+from slidecascade.slides.source import Pictured, Source
+from slidecascade.slides.stackimage import StackImage
+from slidecascade.slides.tinted import FORM, PATTERN, Tinted, parse_looks
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -26,6 +28,7 @@ JPEG: Final = "image/jpeg"
 XML: Final = "application/xml"
 MIN_THUMBNAIL_PX: Final = 16
 _SLIDE_ERRORS: Final = (errors.UnknownSlideError, errors.UnreadableSlideError)
+_QUERY_ERRORS: Final = (*_SLIDE_ERRORS, errors.InvalidRequestError)
 _KNOWN: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "The client has it"}}
 
 _VERSION: Final = "content_id"
@@ -37,15 +40,24 @@ _STANDIN: Final = "standin"
 
 _STANDIN_HEADER: Final = "SlideCascade-Stand-In"
 _STANDIN_HEADERS: Final = {_STANDIN_HEADER: "1", "Cache-Control": "no-store"}
-_STANDIN_PARAMETER: Final[dict[str, Any]] = {
+_CHANNELS: Final = "channels"
+"""The query parameter that chooses channels, their colours and contrasts."""
+
+_LOOK_PARAMETERS: Final[dict[str, Any]] = {
     "parameters": [
+        {
+            "name": _CHANNELS,
+            "in": "query",
+            "schema": {"type": "string", "pattern": f"^{PATTERN}(,{PATTERN})*$"},
+            "description": f"of a stack of channels: those to show, as {FORM}; default: all",
+        },
         {
             "name": _STANDIN,
             "in": "query",
             "schema": {"type": "string", "enum": ["1"]},
             "description": "take a coarse stand-in while the coarse levels of a slide that stores none are made; "
             f"the answer then has the header {_STANDIN_HEADER}: ask again",
-        }
+        },
     ]
 }
 
@@ -58,8 +70,8 @@ class _Part:
     """
 
     name: tuple[object, ...]
-    make: Callable[[Source], bytes | None]
-    glimpse: Callable[[Source], bytes | None] = lambda _: None
+    make: Callable[[Pictured], bytes | None]
+    glimpse: Callable[[Pictured], bytes | None] = lambda _: None
 
 
 class _Levels:
@@ -70,24 +82,37 @@ class _Levels:
         self._deepzoom = deepzoom
         self._pictures = pictures
         self._turn = asyncio.Semaphore(1)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
 
-    def begin(self, slide_id: str) -> None:
-        """Have the levels of a slide made, unless that has begun."""
-        if slide_id not in self._tasks:
-            task = asyncio.create_task(self._run(slide_id))
-            self._tasks[slide_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(slide_id, None))
+    def begin(self, slide_id: str, request: Request) -> None:
+        """Have the levels of a slide made as `request` shows it, unless that has begun."""
+        key = (slide_id, request.query_params.get(_CHANNELS))
+        if key not in self._tasks:
+            task = asyncio.create_task(self._run(slide_id, request))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
-    async def _run(self, slide_id: str) -> None:
+    async def _run(self, slide_id: str, request: Request) -> None:
         async with self._turn:
             # What is damaged is reported to those who ask for a tile.
             with suppress(errors.SlideCascadeError):
-                await self._pictures.run(self._make, slide_id)
+                await self._pictures.run(self._make, slide_id, request)
 
-    def _make(self, slide_id: str) -> None:
+    def _make(self, slide_id: str, request: Request) -> None:
         with self._analyser.open_slide(slide_id) as slide:
-            self._deepzoom.make_levels(slide)
+            self._deepzoom.make_levels(_shown(slide, request))
+
+
+def _shown(slide: Source, request: Request) -> Pictured:
+    """The slide in the colours that `request` asks for; raises InvalidRequestError where it has no channels."""
+    text = request.query_params.get(_CHANNELS)
+    if text is None:
+        return slide
+    looks = parse_looks(text)
+    if not isinstance(slide, StackImage):
+        message = "the slide stores colours, no channels that could be shown in others"
+        raise errors.InvalidRequestError(f"'channels' is invalid: {message}.", ((_CHANNELS, message),))
+    return Tinted(slide, looks)
 
 
 def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -103,10 +128,11 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
         def work() -> Response:
-            with analyser.open_slide(slide_id) as slide:
+            with analyser.open_slide(slide_id) as source:
+                slide = _shown(source, request)
                 if _STANDIN in request.query_params and (data := part.glimpse(slide)) is not None:
                     return Response(data, media_type=media_type, headers=_STANDIN_HEADERS)
-                is_exact = request.query_params.get(_VERSION) == slide.content_id
+                is_exact = request.query_params.get(_VERSION) == source.content_id
                 headers = {
                     "ETag": etag_of(slide.content_id, QUALITY, *part.name),
                     "Cache-Control": IMMUTABLE if is_exact else REVALIDATE,
@@ -121,7 +147,7 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
 
         response = await pictures.run(work)
         if _STANDIN_HEADER in response.headers:
-            levels.begin(slide_id)
+            levels.begin(slide_id, request)
         return response
 
     @router.get(
@@ -138,8 +164,8 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         "/slides/{slide_id:path}/dzi_files/{level}/{column}_{row}.jpeg",
         summary="A tile of the Deep Zoom pyramid of a slide",
         response_class=Response,
-        responses={**_answers("The tile.", JPEG), **problems(*_SLIDE_ERRORS, errors.InvalidRequestError)},
-        openapi_extra=_STANDIN_PARAMETER,
+        responses={**_answers("The tile.", JPEG), **problems(*_QUERY_ERRORS)},
+        openapi_extra=_LOOK_PARAMETERS,
     )
     async def tile(slide_id: str, level: int, column: int, row: int, request: Request) -> Response:
         address = Address(level, column, row)
@@ -154,8 +180,8 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         "/slides/{slide_id:path}/thumbnail",
         summary="A small picture of a slide",
         response_class=Response,
-        responses={**_answers("The picture.", JPEG), **problems(*_SLIDE_ERRORS)},
-        openapi_extra=_STANDIN_PARAMETER,
+        responses={**_answers("The picture.", JPEG), **problems(*_QUERY_ERRORS)},
+        openapi_extra=_LOOK_PARAMETERS,
     )
     async def thumbnail(
         slide_id: str,

@@ -1,5 +1,5 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
-import type { FeatureCollection, Job, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
+import type { FeatureCollection, Job, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
 /** The header of pictures that stand in for those that are being made. */
 export const STAND_IN = "SlideCascade-Stand-In";
@@ -48,14 +48,16 @@ export class Api {
   }
 
   /** Whether coarse tiles of a slide are stand-ins still. */
-  async isStandIn(slide: SlideInfo): Promise<boolean> {
-    const answer = await fetch(this.tileAddress(slide, 0, 0, 0), { headers: this.headers() });
+  async isStandIn(slide: SlideInfo, channels: string): Promise<boolean> {
+    const answer = await fetch(this.tileAddress(slide, channels, 0, 0, 0), { headers: this.headers() });
     return answer.headers.has(STAND_IN);
   }
 
-  tileAddress(slide: SlideInfo, level: number, column: number, row: number): string {
+  /** `channels`: which of the slide's are shown, and how; empty: all, as the server shows them. */
+  tileAddress(slide: SlideInfo, channels: string, level: number, column: number, row: number): string {
     const tile = `${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg`;
-    return address(`${tile}?content_id=${slide.content_id}&standin=1`);
+    const chosen = channels ? `&channels=${encodeURIComponent(channels)}` : "";
+    return address(`${tile}?content_id=${slide.content_id}&standin=1${chosen}`);
   }
 
   layerAddress(job: string, layer: string, colormap: string, level: number, column: number, row: number): string {
@@ -77,6 +79,16 @@ export class Api {
     form.append("request", text);
     form.append("image", image);
     return this.json("v1/regions", { method: "POST", body: form, signal, headers });
+  }
+
+  model(name: string): Promise<ModelInfo> {
+    return this.json(`v1/models/${encodeURIComponent(name)}`);
+  }
+
+  /** A cell as a network was given it: PNG. */
+  async crop(slide: string, model: string, asked: Record<string, string>): Promise<Blob> {
+    const path = `${slidePath(slide)}/crops/${encodeURIComponent(model)}.png?${new URLSearchParams(asked)}`;
+    return (await this.send(path)).blob();
   }
 
   submit(request: object): Promise<Job> {
@@ -101,6 +113,21 @@ export class Api {
 
   result(job: string): Promise<FeatureCollection> {
     return this.json(`v1/jobs/${job}/result`, { headers: { Accept: "application/geo+json" } });
+  }
+
+  /** A job's file of a media type, whole. */
+  async file(job: string, mediaType: string): Promise<Blob> {
+    return (await this.send(`v1/jobs/${job}/result`, { headers: { Accept: mediaType } })).blob();
+  }
+
+  /** Which fields of a job are done. */
+  async fields(job: string): Promise<number[]> {
+    return (await this.json<{ fields: number[] }>(`v1/jobs/${job}/fields`)).fields;
+  }
+
+  /** The cells of a field, see `fields.ts`. */
+  async field(job: string, index: number): Promise<ArrayBuffer> {
+    return (await this.send(`v1/jobs/${job}/fields/${index}`)).arrayBuffer();
   }
 
   cells(job: string, x: number, y: number, width: number, height: number): Promise<FeatureCollection> {

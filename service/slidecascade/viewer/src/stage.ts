@@ -25,8 +25,12 @@ export interface StageEvents {
   nextCell(): void;
 }
 
+/** At which side of the divider something is shown; null: at both. */
+export type Side = "left" | "right" | null;
+
 interface Overlay {
   opacity: number;
+  side: Side;
   /** Null: it is being added. */
   item: OpenSeadragon.TiledImage | null;
 }
@@ -46,6 +50,11 @@ export class Stage {
   private isDrawing = false;
   private drawFrom: OpenSeadragon.Point | null = null;
   private chosen: Box | null = null;
+  private divider: number | null = null;
+  private channels = "";
+  /** Whether a tile of the slide has been drawn, and whether it was no stand-in. */
+  private isShown = false;
+  private isExact = false;
   /** The slide whose tiles are waited for. */
   private awaited: SlideInfo | null = null;
 
@@ -93,14 +102,16 @@ export class Stage {
   }
 
   /** Shows a slide, or an image in place of one. */
-  open(slide: SlideInfo, image: string | null): Promise<void> {
+  open(slide: SlideInfo, image: string | null, channels: string): Promise<void> {
     this.slide = slide;
+    this.channels = channels;
+    this.isShown = this.isExact = false;
     this.overlays.clear();
     this.chosen = null;
     this.drawn = null;
     const source =
       image === null
-        ? this.pyramid(slide, (level, x, y) => this.api.tileAddress(slide, level, x, y))
+        ? this.pyramid(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y))
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
@@ -117,13 +128,14 @@ export class Stage {
   }
 
   /** Lays tiles over the slide, or changes how opaque they are; 0 removes them. */
-  lay(name: string, opacity: number, address: (level: number, x: number, y: number) => string): void {
+  lay(name: string, opacity: number, side: Side, address: (level: number, x: number, y: number) => string): void {
     const laid = this.overlays.get(name);
     if (laid) {
       laid.opacity = opacity;
+      laid.side = side;
       this.settle(name, laid);
     } else if (opacity > 0 && this.slide) {
-      const overlay: Overlay = { opacity, item: null };
+      const overlay: Overlay = { opacity, side, item: null };
       this.overlays.set(name, overlay);
       this.viewer.addTiledImage({
         tileSource: this.pyramid(this.slide, address) as unknown as OpenSeadragon.TileSource,
@@ -142,10 +154,43 @@ export class Stage {
     if (!overlay.item) return;
     if (overlay.opacity > 0) {
       overlay.item.setOpacity(overlay.opacity);
+      this.clipAtDivider();
       return;
     }
     this.overlays.delete(name);
     this.viewer.world.removeItem(overlay.item);
+  }
+
+  /** Where the divider between two results is, as a part of the width; null: there is none. */
+  setDivider(share: number | null): void {
+    this.divider = share;
+    this.clipAtDivider();
+    this.redraw();
+  }
+
+  private clipAtDivider(): void {
+    const frame = this.frame();
+    if (!frame || !this.slide) return;
+    const { width, height } = this.slide;
+    const at = Math.min(width - 1, Math.max(1, frame.x + ((this.divider ?? 1) * this.canvas.clientWidth) / frame.scale));
+    for (const { item, side } of this.overlays.values()) {
+      if (!item || (this.divider === null && item.getClip() === null)) continue;
+      const isLeft = side === "left";
+      const clip = isLeft ? new OpenSeadragon.Rect(0, 0, at, height) : new OpenSeadragon.Rect(at, 0, width - at, height);
+      item.setClip(this.divider === null || side === null ? null : clip);
+    }
+  }
+
+  /** Shows other channels of the slide, or in other colours: what the server is asked for. */
+  setChannels(channels: string): void {
+    this.channels = channels;
+    this.isShown = this.isExact = false;
+    this.reload();
+  }
+
+  private reload(): void {
+    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
+    this.viewer.forceRedraw();
   }
 
   clearOverlays(): void {
@@ -229,6 +274,12 @@ export class Stage {
   private listen(): void {
     const { viewer } = this;
     viewer.addHandler("animation", () => this.follow());
+    viewer.addHandler("tile-drawn", () => {
+      if (!this.isShown) noteTime("first-picture", 0);
+      if (!this.isExact && !this.awaited) noteTime("exact-picture", 0);
+      this.isExact ||= !this.awaited;
+      this.isShown = true;
+    });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
       if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
     });
@@ -273,11 +324,11 @@ export class Stage {
     if (!slide || this.awaited === slide) return;
     this.awaited = slide;
     do await pause(AGAIN_MS);
-    while (this.slide === slide && (await this.api.isStandIn(slide).catch(() => true)));
+    while (this.slide === slide && (await this.api.isStandIn(slide, this.channels).catch(() => true)));
     this.awaited = null;
     if (this.slide !== slide) return;
-    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
-    this.viewer.forceRedraw();
+    this.isExact = false;
+    this.reload();
   }
 
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
@@ -305,6 +356,7 @@ export class Stage {
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
     this.placeBox();
+    if (this.divider !== null) this.clipAtDivider();
     this.showScale();
     const frame = this.frame();
     if (!frame) return;
@@ -333,7 +385,9 @@ export class Stage {
     const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
     context.scale(ratio, ratio);
     this.cost = this.events.draw(context, frame);
+    if (this.cost > 0) noteTime("outlines", this.cost);
     this.drawn = frame;
+    if (this.divider !== null) this.clipAtDivider();
     this.placeBox();
     this.showScale();
   }
@@ -355,6 +409,12 @@ export class Stage {
     const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
     this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
   }
+}
+
+/** Leaves the time in the browser's performance timeline, the last of each name: `make bench-viewer` reads it. */
+function noteTime(name: string, cost: number): void {
+  performance.clearMarks(name);
+  performance.mark(name, { detail: cost });
 }
 
 /** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */
