@@ -58,7 +58,7 @@ def measure(folder: Path, *, minutes: float, rounds: int) -> dict[str, Any]:
     job = write_million(slides, jobs)
     (slides / "block.tif").unlink()
     environment = {
-        "SLIDECASCADE_SLIDES_DIR": str(slides),
+        "SLIDECASCADE_SLIDE_ROOTS": str(slides),
         "SLIDECASCADE_JOBS_DIR": str(jobs),
         "SLIDECASCADE_JOBS_MIN_FREE_BYTES": "0",
     }

@@ -62,6 +62,8 @@ class Page {
   private running: AbortController | null = null;
   private range: [number, number] = [0, 1];
   private polling = 0;
+  /** Counts the slides that were chosen. */
+  private turn = 0;
 
   constructor() {
     this.stage = new Stage(this.api, {
@@ -194,11 +196,16 @@ class Page {
   }
 
   private async openSlide(id: string, view: Box | null, channels = ""): Promise<void> {
-    await this.open(await this.api.slide(id), null, channels);
+    const turn = ++this.turn;
+    const slide = await this.api.slide(id);
+    // Another one was chosen meanwhile.
+    if (turn !== this.turn) return;
+    await this.open(slide, null, channels);
     if (view) this.stage.show(view);
   }
 
   private async openImage(file: File): Promise<void> {
+    this.turn++;
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (!bitmap) {
       this.notices.state(text("unshowable"));

@@ -50,6 +50,7 @@ export class RunForm {
     this.slideButton = button(text("runSlide"), start("slide"), { "data-run": "slide" });
     this.stopButton = button(text("stop"), () => events.stop(), { hidden: true });
     this.actions = [view, this.boxButton, this.slideButton];
+    this.mppField.hidden = true;
     this.pipelines.addEventListener("change", () => this.showPipeline());
     this.root = element(
       "section",
