@@ -2,31 +2,24 @@
 import { Api, ProblemError } from "./api.ts";
 import { CellPanel, type Seen } from "./cellpanel.ts";
 import { ChannelPanel, hasChannels } from "./channels.ts";
-import { colorOfValue, css, lettersOf } from "./colors.ts";
 import { Comparison } from "./comparison.ts";
 import { button, copy, download, element, labelled } from "./element.ts";
 import { Estimates } from "./estimates.ts";
 import { ExportPanel, type Format, type Scope as ExportScope } from "./exports.ts";
-import { centroidOf, contains, type Cell, type Findings, ofJob, ofRegion, ofRunning } from "./findings.ts";
+import { centroidOf, type Cell, type Findings, ofJob, ofRegion, ofRunning } from "./findings.ts";
 import { JobList } from "./joblist.ts";
 import { fromHash, toHash } from "./link.ts";
 import { Notices } from "./notices.ts";
-import { drawCells, drawDivided, type Frame } from "./outlines.ts";
 import { caption, saveFile, swatches } from "./output.ts";
-import { BY_CLASS, type Look, newLook, ResultPanel } from "./resultpanel.ts";
+import { type Look, newLook, ResultPanel } from "./resultpanel.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
+import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
-import { type Side, Stage } from "./stage.ts";
+import { Stage } from "./stage.ts";
 import { currentLanguage, numeral, setLanguage, text } from "./texts.ts";
 import type { Box, Job, PipelineInfo, SlideInfo } from "./wire.ts";
 
-/** Outlines of jobs are shown over about 10x; below, colours of all cells. */
-const OUTLINE_UM_PER_PX = 1.05;
-/** The same where no pixel size is known: a quarter of level 0. */
-const OUTLINE_SCALE = 0.25;
-const MAX_OUTLINES = 30_000;
 const POLL_MS = 1500;
-const CLASSES = "classes";
 
 class Page {
   private readonly api = new Api();
@@ -40,6 +33,14 @@ class Page {
     () => this.stage.setDivider(this.comparison.share),
     () => this.endComparison(),
   );
+  private readonly shown = new ShownResult(this.api, this.comparison, {
+    stage: () => this.stage,
+    fail: (error) => this.notices.fail(error),
+    seen: (cells, range, values) => {
+      this.result.setView(cells);
+      this.result.setScale(range, values);
+    },
+  });
   private readonly channels = new ChannelPanel((query) => this.stage.setChannels(query));
   private readonly header = element("header");
   private readonly footer = element("footer");
@@ -55,29 +56,24 @@ class Page {
   private jobs: Job[] | null = null;
   private slide: SlideInfo | null = null;
   private image: File | null = null;
-  private findings: Findings | null = null;
-  private look: Look = newLook();
-  private visible: Cell[] | null = [];
-  private selected: Cell | null = null;
   private running: AbortController | null = null;
-  private range: [number, number] = [0, 1];
   private polling = 0;
   /** Counts the slides that were chosen. */
   private turn = 0;
 
   constructor() {
     this.stage = new Stage(this.api, {
-      draw: (context, frame) => this.draw(context, frame),
+      draw: (context, frame) => this.shown.draw(context, frame),
       rest: () => {
         this.showEstimates();
-        void this.refresh();
+        void this.shown.refresh();
       },
-      click: (x, y) => this.select(this.shown().findLast((cell) => contains(cell, x, y)) ?? null),
+      click: (x, y) => this.select(this.shown.at(x, y)),
       box: () => {
         this.form.enableBox();
         this.showEstimates();
       },
-      nextCell: () => this.selectNext(),
+      nextCell: () => this.select(this.shown.next()),
     });
     const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
     document.body.append(this.header, this.left, middle, this.right, this.footer);
@@ -89,7 +85,6 @@ class Page {
     const state = fromHash(location.hash);
     await this.load();
     if (state.slide) {
-      this.look = state.look;
       await this.attempt(() => this.openSlide(state.slide as string, state.view, state.channels));
       if (state.job) await this.attempt(() => this.openJob(state.job as string, state.look));
       if (state.job && state.other) await this.attempt(() => this.compare(state.other as string));
@@ -126,7 +121,7 @@ class Page {
       },
       (pipeline) => this.infoOf(pipeline)?.kind === "cells",
     );
-    this.result = new ResultPanel(() => this.changed());
+    this.result = new ResultPanel(() => this.shown.changed());
     this.cellPanel = new CellPanel((cell) => this.cropsOf(cell));
     this.exports = new ExportPanel({
       file: (format, scope) => void this.attempt(() => this.saveFile(format, scope)),
@@ -136,7 +131,7 @@ class Page {
     this.header.replaceChildren(...this.headerItems());
     this.left.replaceChildren(this.slides.root, this.jobList.root);
     this.channels.relabel();
-    this.comparison.relabel(this.findings);
+    this.comparison.relabel(this.shown.findings);
     this.right.replaceChildren(
       this.form.root,
       this.channels.root,
@@ -181,8 +176,8 @@ class Page {
     this.form.setPipelines(this.pipelines);
     if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
     this.showJobs();
-    if (this.findings) this.showFindings(this.findings, this.look);
-    this.cellPanel.set(this.selected);
+    if (this.shown.findings) this.showFindings(this.shown.findings, this.shown.look);
+    this.cellPanel.set(this.shown.selected);
   }
 
   private async attempt(act: () => Promise<void>, thenPoll = false): Promise<void> {
@@ -257,7 +252,8 @@ class Page {
 
   /** The pixels of a cell as the networks of its pipeline are given them. */
   private cropsOf(cell: Cell): Seen[] {
-    const { findings, slide } = this;
+    const { slide } = this;
+    const { findings } = this.shown;
     const info = findings && this.infoOf(findings.pipeline);
     if (!findings || !slide || !info || this.image || findings.kind !== "cells") return [];
     const [x, y] = centroidOf(cell).map((value) => value.toFixed(3)) as [string, string];
@@ -314,172 +310,63 @@ class Page {
 
   /** Lays a second result of the slide at the right of a divider. */
   private async compare(id: string): Promise<void> {
-    if (!this.findings) return;
+    if (!this.shown.findings) return;
     const right = await this.findingsOf(await this.api.job(id));
-    this.comparison.begin(this.findings, right);
+    this.comparison.begin(this.shown.findings, right);
     this.stage.clearOverlays();
     this.stage.setDivider(this.comparison.share);
-    this.changed();
+    this.shown.changed();
   }
 
   private endComparison(): void {
     this.stage.setDivider(null);
     this.stage.clearOverlays();
-    if (this.findings) this.changed();
+    if (this.shown.findings) this.shown.changed();
   }
 
   private showFindings(findings: Findings, look: Look): void {
-    if (this.findings !== findings) {
+    if (this.shown.findings !== findings) {
       this.stage.clearOverlays();
       this.comparison.end();
     }
     this.jobList.setShown(findings.job, this.slide?.id ?? null);
-    this.findings = findings;
-    this.look = look;
+    this.shown.show(findings, look);
     this.select(null);
     this.notices.warn(findings.warnings);
     this.result.set(findings, look);
-    this.changed();
+    this.shown.changed();
   }
 
   private clearFindings(): void {
-    this.findings = null;
+    this.shown.clear();
     this.comparison.end();
     this.jobList.setShown(null, null);
-    this.visible = [];
     this.select(null);
     this.notices.warn([]);
     this.stage.clearOverlays();
   }
 
-  private changed(): void {
-    this.layLayers();
-    void this.refresh();
-  }
-
-  /** Whether single cells are shown: of a job with many, over about 10x. */
-  private isFine(): boolean {
-    if (!this.findings?.job || this.findings.kind !== "cells") return true;
-    const umPerPx = this.stage.umPerPx();
-    return umPerPx === null ? (this.stage.frame()?.scale ?? 0) >= OUTLINE_SCALE : umPerPx <= OUTLINE_UM_PER_PX;
-  }
-
-  /** Fetches what is in view, and draws. */
-  private async refresh(): Promise<void> {
-    const { findings } = this;
-    const view = this.stage.view();
-    if (!findings || !view) return;
-    this.layLayers();
-    let cells: Cell[] | null = null;
-    if (this.isFine()) {
-      try {
-        cells = await findings.within(view);
-      } catch (error) {
-        this.notices.fail(error);
-      }
-    }
-    const { right } = this.comparison;
-    const others = right && this.isFine() ? await right.within(view).catch(() => null) : null;
-    if (findings !== this.findings) return;
-    this.visible = cells && cells.length > MAX_OUTLINES ? null : cells;
-    this.comparison.visible = others && others.length <= MAX_OUTLINES ? others : [];
-    const values = this.measured();
-    this.setRange(values);
-    this.result.setView(cells);
-    this.result.setScale(this.look.colorBy === BY_CLASS ? null : this.range, values);
-    this.stage.redraw();
-  }
-
-  private layLayers(): void {
-    const { right } = this.comparison;
-    if (this.findings) this.layLayersOf(this.findings, right ? "left" : null);
-    if (right) this.layLayersOf(right, "right");
-  }
-
-  private layLayersOf(findings: Findings, side: Side): void {
-    const { look } = this;
-    if (!findings.job || findings.kind !== "cells" || findings.isRunning) return;
-    const { job } = findings;
-    const lay = (layer: string, opacity: number, colormap: string) => {
-      const address = (level: number, x: number, y: number) => this.api.layerAddress(job, layer, colormap, level, x, y);
-      this.stage.lay(`${job} ${layer} ${colormap}`, opacity, side, address);
-    };
-    for (const { name } of findings.legends) {
-      for (const colormap of ["viridis", "jet"]) {
-        lay(name, colormap === look.colormap ? (look.layers.get(name) ?? 0) : 0, colormap);
-      }
-    }
-    lay(CLASSES, look.raster && !this.isFine() ? 0.85 : 0, "viridis");
-  }
-
-  private shown(cells: Cell[] | null = this.visible): Cell[] {
-    const { hidden, minimum } = this.look;
-    return (cells ?? []).filter((cell) => !hidden.has(cell.className) && cell.probability >= minimum);
-  }
-
-  /** The values in view of the measurement that gives the colours, sorted. */
-  private measured(): number[] {
-    return [...(this.visible ?? []), ...this.comparison.visible]
-      .map((cell) => cell.measurements[this.look.colorBy])
-      .filter((value) => value !== undefined)
-      .sort((a, b) => a - b);
-  }
-
-  /** The colours of a measurement span all but the 2 % of the cells in view at either end. */
-  private setRange(values: readonly number[]): void {
-    const at = (share: number, otherwise: number) => values[Math.round(share * (values.length - 1))] ?? otherwise;
-    this.range = [at(0.02, 0), at(0.98, 1)];
-  }
-
-  private draw(context: CanvasRenderingContext2D, frame: Frame): number {
-    if (!this.findings || !this.look.outlines) return 0;
-    const { colorBy } = this.look;
-    const letters = this.look.letters ? lettersOf(this.findings.classes) : null;
-    const [low, high] = this.range;
-    const style = {
-      colorOf: (cell: Cell) => {
-        const value = cell.measurements[colorBy];
-        if (colorBy === BY_CLASS) return css(cell.color);
-        return value === undefined ? "#888" : colorOfValue(value, low, high);
-      },
-      letterOf: letters && ((cell: Cell) => letters.get(cell.className) ?? "?"),
-      selected: this.selected?.id ?? null,
-    };
-    if (!this.comparison.right) return drawCells(context, this.shown(), frame, style);
-    const { clientWidth, clientHeight } = context.canvas;
-    return drawDivided(context, { width: clientWidth, height: clientHeight, share: this.comparison.share }, [
-      () => drawCells(context, this.shown(), frame, style),
-      () => drawCells(context, this.shown(this.comparison.visible), frame, style),
-    ]);
-  }
-
   private select(cell: Cell | null): void {
-    this.selected = cell;
+    this.shown.selected = cell;
     this.cellPanel.set(cell);
     this.stage.redraw();
   }
 
-  private selectNext(): void {
-    const cells = this.shown();
-    const place = cells.findIndex((cell) => cell.id === this.selected?.id);
-    this.select(cells[(place + 1) % cells.length] ?? null);
-  }
-
   private async saveFile(format: Format, scope: ExportScope): Promise<void> {
-    const problem = await saveFile(this.api, this.findings, this.shown(), format, scope);
+    const problem = await saveFile(this.api, this.shown.findings, this.shown.filtered(), format, scope);
     this.exports.say(problem ? text(problem) : "");
   }
 
   private async savePicture(): Promise<void> {
-    const lines = caption(this.slide?.id, this.findings);
-    const picture = await this.stage.picture(lines, swatches(this.findings, this.look, this.range));
+    const lines = caption(this.slide?.id, this.shown.findings);
+    const picture = await this.stage.picture(lines, swatches(this.shown.findings, this.shown.look, this.shown.range));
     if (picture) download("view.png", picture);
   }
 
   private async copyLink(): Promise<void> {
     const slide = this.image ? null : (this.slide?.id ?? null);
     const channels = this.slide && hasChannels(this.slide) ? this.channels.query() : "";
-    const shown = { job: this.findings?.job ?? null, other: this.comparison.right?.job ?? null, look: this.look };
+    const shown = { job: this.shown.findings?.job ?? null, other: this.comparison.right?.job ?? null, look: this.shown.look };
     const state = { slide, view: this.stage.view(), channels, ...shown };
     history.replaceState(null, "", toHash(state));
     await copy(location.href, "link.txt");
@@ -507,14 +394,14 @@ class Page {
 
   /** Shows what the running job that is watched has found since, and its result once it has ended. */
   private async followJob(): Promise<void> {
-    const { findings } = this;
+    const { findings } = this.shown;
     const job = findings?.isRunning ? this.jobs?.find((item) => item.id === findings.job) : undefined;
     if (!findings || !job) return;
     if (job.status === "succeeded") {
-      this.showFindings(await ofJob(this.api, job.id, findings.classes), this.look);
+      this.showFindings(await ofJob(this.api, job.id, findings.classes), this.shown.look);
     } else if (await findings.update?.()) {
-      this.result.set(findings, this.look);
-      await this.refresh();
+      this.result.set(findings, this.shown.look);
+      await this.shown.refresh();
     }
   }
 

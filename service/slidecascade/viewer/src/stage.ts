@@ -3,12 +3,12 @@ import OpenSeadragon from "openseadragon";
 import { STAND_IN, type Api } from "./api.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
+import { Overlays, pyramidOf, type Address, type Side } from "./overlays.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
 import { text } from "./texts.ts";
 import type { Box, SlideInfo } from "./wire.ts";
 
-const TILE_PX = 256;
 /** How long stand-ins are shown until the tiles are asked for again. */
 const AGAIN_MS = 400;
 const KEY_ZOOM = 1.5;
@@ -25,16 +25,6 @@ export interface StageEvents {
   nextCell(): void;
 }
 
-/** At which side of the divider something is shown; null: at both. */
-export type Side = "left" | "right" | null;
-
-interface Overlay {
-  opacity: number;
-  side: Side;
-  /** Null: it is being added. */
-  item: OpenSeadragon.TiledImage | null;
-}
-
 export class Stage {
   readonly root: HTMLElement;
   private readonly viewer: OpenSeadragon.Viewer;
@@ -42,7 +32,7 @@ export class Stage {
   private readonly frameBox = element("div", { class: "box", hidden: true });
   private readonly bar = element("div", { class: "bar" });
   private readonly position = element("div", { class: "position" });
-  private readonly overlays = new Map<string, Overlay>();
+  private readonly overlays: Overlays;
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
@@ -87,6 +77,7 @@ export class Stage {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     } as OpenSeadragon.Options);
+    this.overlays = new Overlays(this.viewer, () => this.dividerAt());
     this.viewer.canvas.append(this.canvas, this.frameBox);
     this.viewer.canvas.setAttribute("role", "application");
     this.relabel();
@@ -106,12 +97,12 @@ export class Stage {
     this.slide = slide;
     this.channels = channels;
     this.isShown = this.isExact = false;
-    this.overlays.clear();
+    this.overlays.forget();
     this.chosen = null;
     this.drawn = null;
     const source =
       image === null
-        ? this.pyramid(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y))
+        ? pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y))
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
@@ -123,62 +114,26 @@ export class Stage {
     });
   }
 
-  private pyramid(slide: SlideInfo, address: (level: number, x: number, y: number) => string): object {
-    return { width: slide.width, height: slide.height, tileSize: TILE_PX, tileOverlap: 0, getTileUrl: address };
-  }
-
-  /** Lays tiles over the slide, or changes how opaque they are; 0 removes them. */
-  lay(name: string, opacity: number, side: Side, address: (level: number, x: number, y: number) => string): void {
-    const laid = this.overlays.get(name);
-    if (laid) {
-      laid.opacity = opacity;
-      laid.side = side;
-      this.settle(name, laid);
-    } else if (opacity > 0 && this.slide) {
-      const overlay: Overlay = { opacity, side, item: null };
-      this.overlays.set(name, overlay);
-      this.viewer.addTiledImage({
-        tileSource: this.pyramid(this.slide, address) as unknown as OpenSeadragon.TileSource,
-        opacity,
-        success: (event: Event) => {
-          overlay.item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
-          if (this.overlays.get(name) === overlay) this.settle(name, overlay);
-          else this.viewer.world.removeItem(overlay.item);
-        },
-      });
-    }
-  }
-
-  /** Makes a layer as opaque as is wanted by now; while it is being added it waits for that. */
-  private settle(name: string, overlay: Overlay): void {
-    if (!overlay.item) return;
-    if (overlay.opacity > 0) {
-      overlay.item.setOpacity(overlay.opacity);
-      this.clipAtDivider();
-      return;
-    }
-    this.overlays.delete(name);
-    this.viewer.world.removeItem(overlay.item);
+  /** Lays tiles over the slide, see `Overlays`. */
+  lay(name: string, opacity: number, side: Side, address: Address): void {
+    if (this.slide) this.overlays.lay(this.slide, name, opacity, side, address);
   }
 
   /** Where the divider between two results is, as a part of the width; null: there is none. */
   setDivider(share: number | null): void {
     this.divider = share;
-    this.clipAtDivider();
+    this.overlays.clip();
     this.redraw();
   }
 
-  private clipAtDivider(): void {
+  private dividerAt(): { at: number; slide: SlideInfo } | null {
     const frame = this.frame();
-    if (!frame || !this.slide) return;
-    const { width, height } = this.slide;
-    const at = Math.min(width - 1, Math.max(1, frame.x + ((this.divider ?? 1) * this.canvas.clientWidth) / frame.scale));
-    for (const { item, side } of this.overlays.values()) {
-      if (!item || (this.divider === null && item.getClip() === null)) continue;
-      const isLeft = side === "left";
-      const clip = isLeft ? new OpenSeadragon.Rect(0, 0, at, height) : new OpenSeadragon.Rect(at, 0, width - at, height);
-      item.setClip(this.divider === null || side === null ? null : clip);
-    }
+    if (!frame || !this.slide || this.divider === null) return null;
+    return { at: frame.x + (this.divider * this.canvas.clientWidth) / frame.scale, slide: this.slide };
+  }
+
+  clearOverlays(): void {
+    this.overlays.clear();
   }
 
   /** Shows other channels of the slide, or in other colours: what the server is asked for. */
@@ -191,11 +146,6 @@ export class Stage {
   private reload(): void {
     for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
     this.viewer.forceRedraw();
-  }
-
-  clearOverlays(): void {
-    for (const { item } of this.overlays.values()) if (item) this.viewer.world.removeItem(item);
-    this.overlays.clear();
   }
 
   /** Screen pixels for each pixel of level 0, and the corner of the view. */
@@ -356,7 +306,7 @@ export class Stage {
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
     this.placeBox();
-    if (this.divider !== null) this.clipAtDivider();
+    if (this.divider !== null) this.overlays.clip();
     this.showScale();
     const frame = this.frame();
     if (!frame) return;
@@ -387,7 +337,7 @@ export class Stage {
     this.cost = this.events.draw(context, frame);
     if (this.cost > 0) noteTime("outlines", this.cost);
     this.drawn = frame;
-    if (this.divider !== null) this.clipAtDivider();
+    if (this.divider !== null) this.overlays.clip();
     this.placeBox();
     this.showScale();
   }
