@@ -102,7 +102,7 @@ export class Stage {
     this.drawn = null;
     const source =
       image === null
-        ? pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y))
+        ? this.tiles(slide)
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
@@ -139,13 +139,14 @@ export class Stage {
   /** Shows other channels of the slide, or in other colours: what the server is asked for. */
   setChannels(channels: string): void {
     this.channels = channels;
-    this.isShown = this.isExact = false;
-    this.reload();
+    if (!this.slide) return;
+    // The tiles of an image keep their addresses for good: it is replaced.
+    const tileSource = this.tiles(this.slide) as unknown as OpenSeadragon.TileSource;
+    this.viewer.addTiledImage({ tileSource, index: 0, replace: true });
   }
 
-  private reload(): void {
-    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
-    this.viewer.forceRedraw();
+  private tiles(slide: SlideInfo): object {
+    return pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y));
   }
 
   /** Screen pixels for each pixel of level 0, and the corner of the view. */
@@ -278,7 +279,8 @@ export class Stage {
     this.awaited = null;
     if (this.slide !== slide) return;
     this.isExact = false;
-    this.reload();
+    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
+    this.viewer.forceRedraw();
   }
 
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
