@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 CHROMIUM: Final = shutil.which("chromium")
-VIEWPORT: Final = {"width": 2300, "height": 1400}
+VIEWPORT: Final = {"width": 2500, "height": 1500}
 """Large enough for 10,000 outlines of a million cells at the coarsest scale that shows outlines."""
 
 _OBSERVE: Final = """

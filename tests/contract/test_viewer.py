@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from served_jobs import succeeded
@@ -407,6 +409,21 @@ def test_shows_a_cell_as_each_network_was_given_it(visit: Visit, job: str) -> No
     visit.wait(lambda: crops.evaluate_all("(images) => images.every((image) => image.naturalWidth > 0)"))
     sizes = crops.evaluate_all("(images) => images.map((image) => [image.dataset.crop, image.naturalWidth])")
     assert dict(sizes) == {"nuclei-unet": 128, "nash-cell": 72, "nash-hepatocyte": 96}
+
+
+def test_the_crop_of_a_cell_is_the_one_around_its_own_centroid(server: Server, job: str) -> None:
+    """Wherever in the cell the point is; and as the slide's route cuts it at the centroid of the file."""
+    table = httpx.get(f"{server.url}/v1/jobs/{job}/files/cells.parquet", timeout=30).content
+    rows = pq.read_table(io.BytesIO(table)).to_pylist()
+    for row in rows[:: len(rows) // 5]:
+        x, y = row["centroid_x"], row["centroid_y"]
+        beside = {"x": x + 0.4, "y": y - 0.4}
+        found = httpx.get(f"{server.url}/v1/jobs/{job}/crops/nash-hepatocyte.png", params=beside, timeout=30)
+        exact = {"pipeline": "nash", "x": x, "y": y}
+        expected = httpx.get(f"{server.url}/v1/slides/{SLIDE}/crops/nash-hepatocyte.png", params=exact, timeout=30)
+        assert found.content == expected.raise_for_status().content
+    nowhere = httpx.get(f"{server.url}/v1/jobs/{job}/crops/nash-cell.png?x=100000&y=0", timeout=30)
+    assert nowhere.json()["type"] == "urn:slidecascade:problem:invalid-request"
 
 
 def test_shows_the_channels_of_a_stack_in_colours_of_ones_own(visit: Visit) -> None:

@@ -14,6 +14,7 @@ from slidecascade.analysis.cropview import crop_of
 from slidecascade.cancellation import Control
 from slidecascade.outputs import png
 from slidecascade.web.conditional import REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.joblayers import MAX_L0
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 from slidecascade.wire.fields import StainMethod
@@ -36,7 +37,6 @@ _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     304: {"description": "The client has it"},
     **problems(*_ERRORS),
 }
-_MAX_L0: Final = 2**31
 
 
 def crop_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
@@ -54,8 +54,8 @@ def crop_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         model: str,
         request: Request,
         pipeline: Annotated[str, Query(min_length=1, max_length=wire.MAX_NAME)],
-        x: Annotated[float, Query(ge=0, le=_MAX_L0, description="centroid in level-0 pixels")],
-        y: Annotated[float, Query(ge=0, le=_MAX_L0, description="centroid in level-0 pixels")],
+        x: Annotated[float, Query(ge=0, le=MAX_L0, description="centroid in level-0 pixels")],
+        y: Annotated[float, Query(ge=0, le=MAX_L0, description="centroid in level-0 pixels")],
         mpp: Annotated[float | None, Query(gt=0, le=50, description="where the slide states none")] = None,
         stain: Annotated[StainMethod | None, Query(description="default: the pipeline's")] = None,
     ) -> Response:

@@ -91,6 +91,11 @@ export class Api {
     return (await this.send(path)).blob();
   }
 
+  /** A cell of a job as a network was given it: PNG. */
+  async jobCrop(job: string, model: string, x: string, y: string): Promise<Blob> {
+    return (await this.send(`v1/jobs/${job}/crops/${encodeURIComponent(model)}.png?x=${x}&y=${y}`)).blob();
+  }
+
   submit(request: object): Promise<Job> {
     return this.json("v1/jobs", { method: "POST", body: JSON.stringify(request), headers: AS_JSON });
   }

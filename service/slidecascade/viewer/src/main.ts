@@ -257,10 +257,12 @@ class Page {
     const info = findings && this.infoOf(findings.pipeline);
     if (!findings || !slide || !info || this.image || findings.kind !== "cells") return [];
     const [x, y] = centroidOf(cell).map((value) => value.toFixed(3)) as [string, string];
+    const models = [info.segmenter, ...info.classifiers].filter((name) => name !== null);
+    const { job } = findings;
+    if (job && !findings.isRunning) return models.map((model) => ({ model, picture: this.api.jobCrop(job, model, x, y) }));
     const asked: Record<string, string> = { pipeline: info.name, x, y };
     if (findings.mpp !== null) asked["mpp"] = String(findings.mpp);
     if (findings.stain !== null) asked["stain"] = findings.stain;
-    const models = [info.segmenter, ...info.classifiers].filter((name) => name !== null);
     return models.map((model) => ({ model, picture: this.api.crop(slide.id, model, asked) }));
   }
 
