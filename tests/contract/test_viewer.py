@@ -188,7 +188,7 @@ def test_zooms_by_keys_and_states_the_scale(visit: Visit) -> None:
     tab.keyboard.press("0")
     visit.wait(lambda: tab.inner_text(".bar") == before)
     # A tile of level 0 was fetched in the slide's own coordinates, at an address that names the content.
-    assert any(re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}$", url) for url in visit.asked)
+    assert any(re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}&standin=1$", url) for url in visit.asked)
 
 
 def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None:
@@ -469,7 +469,7 @@ def test_a_slide_of_one_level_is_shown_before_its_coarse_levels_are_made(visit: 
 
 def test_lists_an_upload_by_its_time(visit: Visit, server: Server, tissue_png: bytes) -> None:
     """Not by an id, and not by a name, which may be a patient's."""
-    form = {
+    form: dict[str, Any] = {
         "request": (None, json.dumps({"pipeline": "nuclei", "mpp": 0.5})),
         "image": ("jane doe.png", tissue_png),
     }

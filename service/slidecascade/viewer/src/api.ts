@@ -1,6 +1,14 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
 import type { FeatureCollection, Job, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
+/** How a slide is shown. */
+export interface Shown {
+  /** Which channels, and how, as `ChannelPanel` says; empty: all, as the server shows them. */
+  channels: string;
+  /** Whether pictures that stand in for others are taken. */
+  standIn: boolean;
+}
+
 /** The header of pictures that stand in for those that are being made. */
 export const STAND_IN = "SlideCascade-Stand-In";
 const ROOT = new URL("../", document.baseURI).pathname;
@@ -48,16 +56,16 @@ export class Api {
   }
 
   /** Whether coarse tiles of a slide are stand-ins still. */
-  async isStandIn(slide: SlideInfo, channels: string): Promise<boolean> {
-    const answer = await fetch(this.tileAddress(slide, channels, 0, 0, 0), { headers: this.headers() });
+  async isStandIn(slide: SlideInfo, shown: Shown): Promise<boolean> {
+    const answer = await fetch(this.tileAddress(slide, shown, 0, 0, 0), { headers: this.headers() });
     return answer.headers.has(STAND_IN);
   }
 
-  /** `channels`: which of the slide's are shown, and how; empty: all, as the server shows them. */
-  tileAddress(slide: SlideInfo, channels: string, level: number, column: number, row: number): string {
+  tileAddress(slide: SlideInfo, shown: Shown, level: number, column: number, row: number): string {
     const tile = `${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg`;
-    const chosen = channels ? `&channels=${encodeURIComponent(channels)}` : "";
-    return address(`${tile}?content_id=${slide.content_id}&standin=1${chosen}`);
+    const standIn = shown.standIn ? "&standin=1" : "";
+    const channels = shown.channels ? `&channels=${encodeURIComponent(shown.channels)}` : "";
+    return address(`${tile}?content_id=${slide.content_id}${standIn}${channels}`);
   }
 
   layerAddress(job: string, layer: string, colormap: string, level: number, column: number, row: number): string {

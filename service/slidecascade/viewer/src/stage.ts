@@ -1,6 +1,6 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import { STAND_IN, type Api } from "./api.ts";
+import { STAND_IN, type Api, type Shown } from "./api.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
 import { Overlays, pyramidOf, type Address, type Side } from "./overlays.ts";
@@ -41,12 +41,12 @@ export class Stage {
   private drawFrom: OpenSeadragon.Point | null = null;
   private chosen: Box | null = null;
   private divider: number | null = null;
-  private channels = "";
+  private shown: Shown = { channels: "", standIn: true };
   /** Whether a tile of the slide has been drawn, and whether it was no stand-in. */
   private isShown = false;
   private isExact = false;
-  /** The slide whose tiles are waited for. */
-  private awaited: SlideInfo | null = null;
+  /** What is shown by stand-ins, for whose tiles the stage waits. */
+  private awaited: Shown | null = null;
 
   constructor(
     private readonly api: Api,
@@ -95,7 +95,7 @@ export class Stage {
   /** Shows a slide, or an image in place of one. */
   open(slide: SlideInfo, image: string | null, channels: string): Promise<void> {
     this.slide = slide;
-    this.channels = channels;
+    this.shown = { channels, standIn: true };
     this.isShown = this.isExact = false;
     this.overlays.forget();
     this.chosen = null;
@@ -138,15 +138,20 @@ export class Stage {
 
   /** Shows other channels of the slide, or in other colours: what the server is asked for. */
   setChannels(channels: string): void {
-    this.channels = channels;
+    this.shown = { channels, standIn: true };
+    this.renew();
+  }
+
+  /** Shows the slide in another way; the tiles of an image keep their addresses for good, so it is replaced. */
+  private renew(): void {
     if (!this.slide) return;
-    // The tiles of an image keep their addresses for good: it is replaced.
     const tileSource = this.tiles(this.slide) as unknown as OpenSeadragon.TileSource;
     this.viewer.addTiledImage({ tileSource, index: 0, replace: true });
   }
 
   private tiles(slide: SlideInfo): object {
-    return pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, this.channels, level, x, y));
+    const { shown } = this;
+    return pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, shown, level, x, y));
   }
 
   /** Screen pixels for each pixel of level 0, and the corner of the view. */
@@ -227,8 +232,8 @@ export class Stage {
     viewer.addHandler("animation", () => this.follow());
     viewer.addHandler("tile-drawn", () => {
       if (!this.isShown) noteTime("first-picture", 0);
-      if (!this.isExact && !this.awaited) noteTime("exact-picture", 0);
-      this.isExact ||= !this.awaited;
+      if (!this.isExact && this.awaited !== this.shown) noteTime("exact-picture", 0);
+      this.isExact ||= this.awaited !== this.shown;
       this.isShown = true;
     });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
@@ -271,16 +276,16 @@ export class Stage {
 
   /** Shows the tiles themselves as soon as they are made in place of the stand-ins. */
   private async awaitTiles(): Promise<void> {
-    const { slide } = this;
-    if (!slide || this.awaited === slide) return;
-    this.awaited = slide;
+    const { slide, shown } = this;
+    if (!slide || this.awaited === shown) return;
+    this.awaited = shown;
     do await pause(AGAIN_MS);
-    while (this.slide === slide && (await this.api.isStandIn(slide, this.channels).catch(() => true)));
+    while (this.shown === shown && (await this.api.isStandIn(slide, shown).catch(() => true)));
+    if (this.shown !== shown) return;
     this.awaited = null;
-    if (this.slide !== slide) return;
     this.isExact = false;
-    for (const viewer of [this.viewer, this.viewer.navigator]) viewer?.world.getItemAt(0)?.reset();
-    this.viewer.forceRedraw();
+    this.shown = { ...shown, standIn: false };
+    this.renew();
   }
 
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
