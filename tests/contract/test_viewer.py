@@ -188,7 +188,9 @@ def test_zooms_by_keys_and_states_the_scale(visit: Visit) -> None:
     tab.keyboard.press("0")
     visit.wait(lambda: tab.inner_text(".bar") == before)
     # A tile of level 0 was fetched in the slide's own coordinates, at an address that names the content.
-    assert any(re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}&standin=1$", url) for url in visit.asked)
+    assert any(
+        re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}&standin=1$", url) for url in visit.asked
+    )
 
 
 def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None:
@@ -211,6 +213,19 @@ def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None
     visit.wait(lambda: "Copied." in tab.inner_text("[aria-label=Cell]"))
     feature = json.loads(tab.evaluate("() => navigator.clipboard.readText()"))
     assert feature["id"] == tab.inner_text(".id")
+
+
+def test_counts_the_tiles_of_patches_and_not_the_outlines_around_them(visit: Visit) -> None:
+    tab = visit.open(f"#slide=other.tiff&view=0,0,{SIZE_PX[0]},{SIZE_PX[1]}")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "tumor-heatmap")
+    with tab.expect_response("**/v1/regions") as answered:
+        tab.click("[data-run=view]")
+    answer = answered.value.json()
+    kinds = [feature["properties"]["objectType"] for feature in answer["features"]]
+    assert kinds.count("annotation") > 0
+    expected = f"{answer['slidecascade']['counts']['Tumour']} of {kinds.count('tile')}"
+    visit.wait(lambda: tab.locator("tr[data-class=Tumour] td").last.inner_text() == expected)
 
 
 def test_runs_a_box_that_is_drawn(visit: Visit) -> None:

@@ -1,4 +1,4 @@
-// How long a run will take, by how long the last ones took: seconds for each square millimetre or pixel.
+// How long a run will take, by how long the last ones took.
 import type { Api } from "./api.ts";
 import type { Box, Job } from "./wire.ts";
 
