@@ -9,7 +9,6 @@ from typing import Final
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade.geometry import Box, Size
-from slidecascade.pipelines.classes import Color
 from slidecascade.slides.channels import MAX_CHANNELS, Intensity, composite
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stackimage import StackImage
@@ -28,7 +27,7 @@ class ChannelLook:
     """
 
     index: int
-    color: Color
+    color: tuple[int, int, int]
     low: float
     high: float
 
