@@ -477,6 +477,7 @@ def test_a_slide_of_one_level_is_shown_before_its_coarse_levels_are_made(visit: 
         tab.click(f"[data-slide='{ONE_LEVEL}']")
     assert "standin=1" in first.value.url
     visit.wait(lambda: tab.evaluate("() => performance.getEntriesByName('exact-picture').length > 0"))
+    visit.wait(lambda: tab.inner_text(".hint") == "")
     answer = httpx.get(first.value.url, timeout=30)
     assert "slidecascade-stand-in" not in answer.headers
     assert "no-store" not in answer.headers["cache-control"]

@@ -25,7 +25,7 @@ class Page {
   private readonly api = new Api();
   private readonly notices = new Notices();
   private readonly stage: Stage;
-  private readonly hint = element("p", { class: "hint" });
+  private readonly hint = element("p", { class: "hint", role: "status" });
   private readonly left = element("div", { class: "side" });
   private readonly right = element("div", { class: "side" });
   private readonly estimates = new Estimates(this.api);
@@ -72,6 +72,9 @@ class Page {
       box: () => {
         this.form.enableBox();
         this.showEstimates();
+      },
+      standIn: (isShown) => {
+        this.hint.textContent = isShown ? text("preparing") : "";
       },
       nextCell: () => this.select(this.shown.next()),
     });

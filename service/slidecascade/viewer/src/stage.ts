@@ -23,6 +23,8 @@ export interface StageEvents {
   click(x: number, y: number): void;
   box(box: Box): void;
   nextCell(): void;
+  /** Whether a coarse stand-in of the slide is shown. */
+  standIn(isShown: boolean): void;
 }
 
 export class Stage {
@@ -55,6 +57,7 @@ export class Stage {
     const host = element("div", { class: "slide" });
     this.root = element("div", { class: "stage" }, host, this.bar, this.position);
     forgoInlineStyle();
+    ignoreLateTiles();
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.viewer = OpenSeadragon({
       element: host,
@@ -279,10 +282,12 @@ export class Stage {
     const { slide, shown } = this;
     if (!slide || this.awaited === shown) return;
     this.awaited = shown;
+    this.events.standIn(true);
     do await pause(AGAIN_MS);
     while (this.shown === shown && (await this.api.isStandIn(slide, shown).catch(() => true)));
     if (this.shown !== shown) return;
     this.awaited = null;
+    this.events.standIn(false);
     this.isExact = false;
     this.shown = { ...shown, standIn: false };
     this.renew();
@@ -372,6 +377,14 @@ export class Stage {
 function noteTime(name: string, cost: number): void {
   performance.clearMarks(name);
   performance.mark(name, { detail: cost });
+}
+
+/** Tiles of an image that was replaced arrive in vain, and OpenSeadragon warns of each: that is no fault. */
+function ignoreLateTiles(): void {
+  const warn = (message: unknown, ...details: unknown[]) => {
+    if (!String(message).startsWith("Ignoring tile")) console.warn(message, ...details);
+  };
+  Object.assign(OpenSeadragon, { console: Object.assign(Object.create(console) as Console, { warn }) });
 }
 
 /** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */

@@ -88,6 +88,10 @@ const TEXTS = {
   language: ["Deutsch", "English"],
   warnings: ["Warnings", "Warnungen"],
   navigator: ["Overview", "Übersicht"],
+  preparing: [
+    "A coarse stand-in: the slide stores no overview, which is being made.",
+    "Nur grob: das Präparat enthält keine Übersicht, sie entsteht gerade.",
+  ],
   upload: ["Upload", "Hochgeladenes Bild"],
   watch: ["Watch", "Zusehen"],
   compare: ["Compare", "Vergleichen"],
