@@ -17,6 +17,7 @@ from slidecascade.heads.table import find
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Tensors
 from slidecascade_convert.agreement import BATCHES, Agreement
+from slidecascade_convert.libraries import trial
 from slidecascade_convert.libraries.network import LibraryNetwork
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE, LibraryOutcome, Outcome, Parity
@@ -81,6 +82,7 @@ def convert_library(request: LibraryRequest, folder: Path, *, network_was_reacha
         versions=network.versions,
         notes=network.notes,
     )
+    trial.run(network, served).save(folder)
     (folder / GRAPH_FILE).write_bytes(graph.content)
     return Outcome(parity=parity, library=LibraryOutcome(title=network.title, spec=spec))
 
