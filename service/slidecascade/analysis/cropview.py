@@ -46,4 +46,6 @@ def crop_of(task: RegionTask, model_name: str, centre_l0: tuple[float, float]) -
         return np.ascontiguousarray(pixels)
     height_px, width_px = model.crop_shape_px
     corner = np.zeros((1, 2), np.int64)
-    return crops.cut(pixels, corner, size_px=size_px, height_px=height_px, width_px=width_px)[0]
+    cut = crops.cut(pixels, corner, size_px=size_px, height_px=height_px, width_px=width_px)
+    one: NDArray[np.uint8] = cut[0]
+    return one
