@@ -29,8 +29,8 @@ from slidecascade.web.viewer import BUILT
 VIEW_PX: Final = 2000
 _TILES: Final = 200
 _OUTLINES_VIEW_L0: Final = "10000,10000,7100,5500"
-"""A view just above the coarsest scale that shows outlines where no pixel size is stated: 4 level-0 pixels for one of
-the screen."""
+"""A view just above the coarsest scale that shows outlines where no pixel size is stated: 4 level-0 pixels for one
+of the screen."""
 
 
 def main() -> int:
