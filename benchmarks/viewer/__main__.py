@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -72,10 +73,21 @@ def measure(folder: Path, *, minutes: float, rounds: int) -> dict[str, Any]:
         figures |= {name: _median([each[name] for each in cold]) for name in cold[0]}
         with served(environment) as (url, _process):
             figures |= _tiles(url)
-            figures |= _outlines(browser, url, job)
-            figures |= _views(browser, url, job, rounds=3 * rounds)
-            figures["memory"] = _memory(browser, url, job, minutes=minutes)
+            figures |= _unless_late(lambda: _outlines(browser, url, job))
+            figures |= _unless_late(lambda: _views(browser, url, job, rounds=3 * rounds))
+            figures |= _unless_late(lambda: {"memory": _memory(browser, url, job, minutes=minutes)})
     return figures
+
+
+def _unless_late(part: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The figures of a part; none, and a line on stderr, when the page did not come to what was waited for."""
+    from playwright.sync_api import TimeoutError as LateError
+
+    try:
+        return part()
+    except LateError as error:
+        sys.stderr.write(f"A part was not measured: {error}\n")
+        return {}
 
 
 def _weight_kb() -> float:
