@@ -148,13 +148,10 @@ def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
     tab.page.wait_for_timeout(1000)  # until tiles and layers are there too
     draws: list[float] = []
     for _ in range(5):
-        before = len(tab.costs("outlines"))
-        tab.page.check("[name=letters]") if len(draws) % 2 else tab.page.uncheck("[name=letters]")
+        now = tab.page.evaluate("() => performance.now()")
         tab.page.locator("[name=outlines]").uncheck()
         tab.page.locator("[name=outlines]").check()
-        tab.page.wait_for_timeout(300)
-        draws.append(max(tab.costs("outlines")[before:]))
-    tab.page.uncheck("[name=letters]")
+        draws.append(tab.first("outlines", after=now)["cost"])
     tab.watch_frames()
     for step in range(6):
         tab.drag(*((250, 120) if step % 2 else (-250, -120)), steps=40)

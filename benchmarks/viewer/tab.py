@@ -64,13 +64,6 @@ class Tab:
         self.page.wait_for_function(f"() => ({_CELLS})() > 0", timeout=120_000)
         return int(self.page.evaluate(_CELLS))
 
-    def costs(self, name: str) -> list[float]:
-        """The costs in ms of all marks of a name."""
-        found: list[float] = self.page.evaluate(
-            "(name) => window.seen.filter((item) => item.name === name).map((item) => item.cost)", name
-        )
-        return found
-
     def drag(self, dx: int, dy: int, *, steps: int = 30) -> None:
         """Drag the slide by so many pixels of the screen."""
         area = self.page.locator(".openseadragon-canvas").first.bounding_box()
