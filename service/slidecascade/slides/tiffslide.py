@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from slidecascade.geometry import Box, Size
 from slidecascade.slides import tiff
 from slidecascade.slides.deeptiff import DeepTiff
 from slidecascade.slides.eighths import read_eighth
+from slidecascade.slides.jpegtiles import JpegLevel, JpegTiles
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
@@ -38,13 +39,14 @@ _VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
 
 @dataclass(frozen=True, slots=True)
 class TiffSlide:
-    """What is read of a slide's file besides OpenSlide: tiles to follow, or 16-bit tiles in its place.
+    """What is read of a slide's file besides OpenSlide: tiles to follow, and tiles that are read in its place.
 
     `first` is the directory of level 0, where it was found.
     """
 
     parts: StoredParts
     deep: DeepTiff | None = None
+    jpegs: JpegTiles = field(default_factory=JpegTiles)
     first: Directory | None = None
 
 
@@ -91,7 +93,8 @@ class SlideFile:
         if len(found) == len(levels) and found[0].first(tiff.BITS, 1) == 16:
             return replace(nothing, deep=DeepTiff(self._file, found, known.narrowing))
         parts = tuple(None if item is None else _followed_level(self._file, item) for item in levels)
-        return TiffSlide(StoredParts(parts, known.verdicts), first=levels[0])
+        jpegs = tuple(None if item is None or not _decodes_itself(item) else JpegLevel.of(item) for item in levels)
+        return TiffSlide(StoredParts(parts, known.verdicts), jpegs=JpegTiles(self._file, jpegs), first=levels[0])
 
     def close(self) -> None:
         if self._file is not None:
