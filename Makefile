@@ -111,6 +111,10 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, kill -9, workers, people beside a job; ten minutes; FULL=1 to 1.7 gigapixels
 	$(BIN)/python -m benchmarks.jobs $(if $(FULL),--full)
 
+bench-viewer: $(VENV)/.dev ## the page in Chromium, on a slide of 0.4 Gpx and a million cells, five minutes; MINUTES=10 of panning
+	@$(BUILD_VIEWER)
+	$(BIN)/python -m benchmarks.viewer $(if $(MINUTES),--minutes $(MINUTES))
+
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
 

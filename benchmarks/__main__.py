@@ -28,6 +28,7 @@ ALL: Final = (
     "benchmarks.heads",
     "benchmarks.load",
     "benchmarks.jobs",
+    "benchmarks.viewer",
     "benchmarks.peers",
 )
 """What is measured in one go; `make bench-all` also starts `benchmarks.gpu`, in an environment of its own."""

@@ -20,6 +20,7 @@ import benchmarks.runners.section
 import benchmarks.slides.section
 import benchmarks.stability.section
 import benchmarks.stain.section
+import benchmarks.viewer.section
 from benchmarks.record import RESULTS
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
@@ -36,6 +37,7 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.heads.section.section,
     benchmarks.gpu.section.section,
     benchmarks.jobs.section.section,
+    benchmarks.viewer.section.section,
     benchmarks.peers.section.section,
 )
 

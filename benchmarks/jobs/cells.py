@@ -80,7 +80,7 @@ def measure(folder: Path) -> Figures:
     request = wire.RegionRequest(pipeline="nash", slide="glass.tif", mpp=MPP)
     task = analyser.prepare(request, None, Control(), is_bounded=False)
     survey = CellsSurvey(analyser, task, folder / "job" / "parts")
-    results = _results(survey, found)
+    results = filled(survey, found)
     written = _timed(lambda: [survey.parts.write(result, analysis, {}) for result, analysis in results])
     reports = [report for _, report in survey.reports() if report is not None]
     collection = Collection(survey, reports, seconds=1.0)
@@ -106,8 +106,8 @@ def measure(folder: Path) -> Figures:
     )
 
 
-def _results(survey: CellsSurvey, found: Analysis) -> list[tuple[FieldResult, Analysis]]:
-    """Each field with its share of the cells, spread evenly over it; none lies at an edge."""
+def filled(survey: CellsSurvey, found: Analysis) -> list[tuple[FieldResult, Analysis]]:
+    """Each field with its share of `CELLS`, spread evenly over it; none lies at an edge."""
     each = CELLS // len(survey.fields)
     made = []
     for field in survey.fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from served_jobs import GEOJSON, features, problem
 from served_process import Server, StartServer, environment
@@ -119,3 +122,31 @@ def test_the_command_line_uses_the_channel_asked_for(folder: Path, tmp_path: Pat
     assert wrong.returncode != 0
     assert "0 (DAPI), 1 (CD45)" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def shown(served: Server, looks: str | None, part: str = "dzi_files/9/0_0.jpeg") -> np.ndarray:
+    """The pixels of a tile, or of another part, with these channels."""
+    query = {} if looks is None else {"channels": looks}
+    answer = httpx.get(f"{served.url}/v1/slides/{SLIDE}/{part}", params=query, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.content)), np.int64)
+
+
+def test_a_tile_shows_the_channels_asked_for_in_their_colours_and_contrasts(served: Server) -> None:
+    red = shown(served, "0:ff0000:0:1")
+    assert red[..., 0].max() > 200
+    assert red[..., 1:].mean() < 5
+    assert np.abs(shown(served, "0:00ff00:0:1")[..., 1] - red[..., 0]).mean() < 5
+    both = shown(served, "0:ff0000:0:1,1:00ff00:0:1")
+    assert both[..., 0].mean() > 5
+    assert both[..., 1].mean() > 0.2
+    assert shown(served, "0:ff0000:0:4")[..., 0].mean() < red[..., 0].mean() / 2
+    assert np.abs(shown(served, "0:ff0000:0:1", "thumbnail")[..., 1:]).mean() < 5
+    # The picture of all channels is another one, also to those who keep it.
+    assert np.abs(shown(served, None) - red).mean() > 5
+
+
+@pytest.mark.parametrize("looks", ["", "0", "0:ff0000:1:0", "7:ff0000:0:1", "0:ff0000:0:1,", "x:ff0000:0:1"])
+def test_impossible_channels_of_a_picture_are_invalid(served: Server, looks: str) -> None:
+    url = f"{served.url}/v1/slides/{SLIDE}/dzi_files/9/0_0.jpeg"
+    assert problem(httpx.get(url, params={"channels": looks}, timeout=30)) == (422, "invalid-request")

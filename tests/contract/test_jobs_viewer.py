@@ -74,6 +74,14 @@ def test_fields_together_are_the_cells_of_the_result(
         assert np.array_equal(probability[chosen], table[column][chosen].to_numpy(np.float32))
 
 
+def test_the_fields_that_are_done_are_listed(job_server: Server, done_job: str) -> None:
+    total = show(job_server, done_job)["progress"]["fields_total"]
+    answer = httpx.get(f"{job_server.url}/v1/jobs/{done_job}/fields", timeout=30)
+    assert answer.json() == {"fields": list(range(total))}
+    missing = httpx.get(f"{job_server.url}/v1/jobs/00000000-0000-0000-0000-000000000000/fields", timeout=30)
+    assert problem(missing) == (404, "unknown-job")
+
+
 def test_a_field_is_served_while_the_job_runs(start_job_server: StartJobs, tmp_path: Path) -> None:
     """As soon as it is done, to be asked after again; the final one has another ETag."""
     server = start_job_server(tmp_path / "jobs", max_fields_in_flight=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
@@ -81,3 +82,35 @@ async def test_a_page_that_was_not_built_says_how_to_build_it(tmp_path: Path) ->
         answer = await client.get("/viewer/")
     assert answer.status_code == 404
     assert "make viewer" in answer.json()["detail"]
+
+
+def test_a_slide_in_colour_has_no_channels_to_choose(server: Server) -> None:
+    answer = get(server, f"{SLIDE}/thumbnail?channels=0:ff0000:0:1")
+    assert answer.json()["type"] == "urn:slidecascade:problem:invalid-request"
+
+
+def test_a_crop_shows_what_a_network_is_given_around_a_point(server: Server) -> None:
+    """Of a classifier the crop of its own size, resized to its input; of a segmenter a part of its tile."""
+    where = "pipeline=nash&x=500.25&y=300.75&mpp=0.25"
+    found = {
+        model: np.asarray(Image.open(io.BytesIO(get(server, f"{SLIDE}/crops/{model}.png?{where}").content)))
+        for model in ("nuclei-unet", "nash-cell", "nash-hepatocyte")
+    }
+    shapes = {model: picture.shape for model, picture in found.items()}
+    assert shapes == {"nuclei-unet": (128, 128, 3), "nash-cell": (72, 72, 3), "nash-hepatocyte": (96, 96, 3)}
+    moved = get(server, f"{SLIDE}/crops/nash-hepatocyte.png?{where.replace('500.25', '540.25')}")
+    assert not np.array_equal(np.asarray(Image.open(io.BytesIO(moved.content))), found["nash-hepatocyte"])
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("crops/gone.png?pipeline=nash&x=5&y=5&mpp=0.25", "unknown-model"),
+        ("crops/nash-cell.png?pipeline=gone&x=5&y=5", "unknown-pipeline"),
+        ("crops/nash-cell.png?pipeline=nash&x=5000&y=5&mpp=0.25", "region-outside-slide"),
+        ("crops/nash-cell.png?pipeline=nash&x=5", "invalid-request"),
+        ("crops/nash-cell.png?pipeline=nash&x=5&y=5&stain=blue", "invalid-request"),
+    ],
+)
+def test_an_impossible_crop_is_a_problem(server: Server, path: str, name: str) -> None:
+    assert get(server, f"{SLIDE}/{path}").json()["type"] == f"urn:slidecascade:problem:{name}"

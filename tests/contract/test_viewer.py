@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -11,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from served_jobs import succeeded
 from served_process import Server, StartServer
 from slidecascade.web.viewer import BUILT
 from slidecascade_render.liver.slides import write_slide
-from slidecascade_render.liver.tissue import TissueOptions
+from slidecascade_render.liver.tissue import TissueOptions, render
+from slidecascade_render.slides import write_pyramid
+from toy_channels import field_of, write_stack
 
 CHROMIUM = shutil.which("chromium")
 AXE = BUILT.parent / "node_modules" / "axe-core" / "axe.min.js"
 SLIDE = "rendered.tiff"
+STACK = "stack.ome.tiff"
+ONE_LEVEL = "one-level.tiff"
 SIZE_PX = (1536, 1024)
+ONE_LEVEL_PX = (4096, 3072)
 MPP = 0.25
 
 pytestmark = [
@@ -32,14 +40,48 @@ pytestmark = [
 ]
 
 
+GREY_PIXELS = """() => {
+    const canvas = document.querySelector("canvas.over");
+    const copy = new OffscreenCanvas(canvas.width, canvas.height);
+    const context = copy.getContext("2d", {willReadFrequently: true});
+    context.drawImage(canvas, 0, 0);
+    const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+    let grey = 0;
+    for (let i = 0; i < data.length; i += 4) {
+        if (data[i + 3] > 200 && data[i] === 136 && data[i + 1] === 136 && data[i + 2] === 136) grey++;
+    }
+    return grey;
+}"""
+
+
 @pytest.fixture(scope="module")
 def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """The bundled networks, a rendered slide, and jobs."""
     slides = tmp_path_factory.mktemp("viewer-slides")
     write_slide(slides / SLIDE, TissueOptions(seed=3, mpp=MPP), *SIZE_PX)
     (slides / "other.tiff").write_bytes((slides / SLIDE).read_bytes())
+    write_stack(slides / STACK, field_of(3)[[0, 2]])
+    write_one_level(slides / ONE_LEVEL)
     jobs_dir = tmp_path_factory.mktemp("viewer-jobs") / "jobs"
     return start_server(slides=slides, jobs_dir=jobs_dir, jobs_min_free_bytes=0)
+
+
+def write_one_level(path: Path) -> None:
+    """A slide without smaller levels, coarse ones of which are made: one block again and again."""
+    block = render(TissueOptions(seed=5, mpp=MPP), width_px=512, height_px=512).image
+
+    def draw(*, x_px: int, y_px: int, width_px: int, height_px: int) -> np.ndarray:
+        rows, columns = (y_px + np.arange(height_px)) % 512, (x_px + np.arange(width_px)) % 512
+        return np.asarray(block[rows[:, None], columns])
+
+    write_pyramid(path, draw, *ONE_LEVEL_PX, mpp=MPP, levels=1)
+
+
+@pytest.fixture(scope="module")
+def nuclei_job(server: Server) -> str:
+    """The same of another pipeline."""
+    answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": "nuclei", "slide": SLIDE}, timeout=30)
+    return succeeded(server, answer.raise_for_status().json()["id"])
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +188,9 @@ def test_zooms_by_keys_and_states_the_scale(visit: Visit) -> None:
     tab.keyboard.press("0")
     visit.wait(lambda: tab.inner_text(".bar") == before)
     # A tile of level 0 was fetched in the slide's own coordinates, at an address that names the content.
-    assert any(re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}$", url) for url in visit.asked)
+    assert any(
+        re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}&standin=1$", url) for url in visit.asked
+    )
 
 
 def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None:
@@ -169,6 +213,19 @@ def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None
     visit.wait(lambda: "Copied." in tab.inner_text("[aria-label=Cell]"))
     feature = json.loads(tab.evaluate("() => navigator.clipboard.readText()"))
     assert feature["id"] == tab.inner_text(".id")
+
+
+def test_counts_the_tiles_of_patches_and_not_the_outlines_around_them(visit: Visit) -> None:
+    tab = visit.open(f"#slide=other.tiff&view=0,0,{SIZE_PX[0]},{SIZE_PX[1]}")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "tumor-heatmap")
+    with tab.expect_response("**/v1/regions") as answered:
+        tab.click("[data-run=view]")
+    answer = answered.value.json()
+    kinds = [feature["properties"]["objectType"] for feature in answer["features"]]
+    assert kinds.count("annotation") > 0
+    expected = f"{answer['slidecascade']['counts']['Tumour']} of {kinds.count('tile')}"
+    visit.wait(lambda: tab.locator("tr[data-class=Tumour] td").last.inner_text() == expected)
 
 
 def test_runs_a_box_that_is_drawn(visit: Visit) -> None:
@@ -286,20 +343,183 @@ def test_a_link_restores_slide_view_result_and_layers(visit: Visit, job: str) ->
     assert "hide=Other" in copied
 
 
-def test_exports_what_is_in_view(visit: Visit, job: str, tmp_path: Path) -> None:
+def test_exports_what_is_in_view_and_all(visit: Visit, job: str, tmp_path: Path) -> None:
     tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
     visit.wait(lambda: visit.ink() > 1000)
-    made: dict[str, bytes] = {}
-    for label in ("GeoJSON", "CSV", "Picture (PNG)"):
+
+    def saved(label: str) -> bytes:
         with tab.expect_download() as coming:
             tab.get_by_role("button", name=label, exact=True).click()
         coming.value.save_as(tmp_path / label)
-        made[label] = (tmp_path / label).read_bytes()
-    features = json.loads(made["GeoJSON"])["features"]
-    assert len(made["CSV"].splitlines()) == len(features) + 1 > 20
-    assert made["Picture (PNG)"].startswith(b"\x89PNG")
+        return (tmp_path / label).read_bytes()
+
+    features = json.loads(saved("GeoJSON"))["features"]
+    assert len(saved("CSV").splitlines()) == len(features) + 1 > 20
+    assert saved("Picture (PNG)").startswith(b"\x89PNG")
     in_view = httpx.get(f"{visit.url}/v1/jobs/{job}/cells?bbox=300,300,500,400", timeout=30).json()["features"]
-    assert {feature["id"] for feature in in_view} <= {feature["id"] for feature in features}
+    by_id = {feature["id"]: feature for feature in features}
+    assert {feature["id"] for feature in in_view} <= set(by_id)
+    # What was drawn from numbers is what the server has sent.
+    assert all(by_id[feature["id"]] == feature for feature in in_view)
+    dsa = json.loads(saved("DSA"))["features"]
+    assert {item["properties"]["group"] for item in dsa} == {
+        item["properties"]["classification"]["name"] for item in features
+    }
+    tab.select_option("[name=export-scope]", "all")
+    total = sum(
+        httpx.get(f"{visit.url}/v1/jobs/{job}/result", timeout=30).json()["slidecascade"]["counts"].values()
+    )
+    assert len(json.loads(saved("GeoJSON"))["features"]) == total > len(features)
+    assert len(saved("CSV").splitlines()) == total + 1
+    assert saved("Parquet").startswith(b"PAR1")
+
+
+def test_compares_two_results_at_a_divider(visit: Visit, job: str, nuclei_job: str) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}&color=nash-cell+Immune+probability")
+    visit.wait(lambda: visit.ink() > 1000)
+    tab.click(f"[data-job-act='compare-{nuclei_job}']")
+    tab.wait_for_selector("tr[data-compared=Nucleus]")
+    count = httpx.get(f"{visit.url}/v1/jobs/{nuclei_job}", timeout=30).json()["progress"]["cells"]
+    assert tab.inner_text("tr[data-compared=Nucleus] td:nth-child(3)") == str(count)
+
+    def grey() -> int:
+        """Pixels of the outlines that have no value of the measurement: those of the result at the right."""
+        return int(tab.evaluate(GREY_PIXELS))
+
+    visit.wait(lambda: grey() > 100)
+    half = grey()
+    tab.fill("[name=divider]", "0.05")
+    visit.wait(lambda: grey() > 1.3 * half)
+    tab.focus("[name=divider]")
+    tab.keyboard.press("End")
+    visit.wait(lambda: grey() < half / 4)
+    tab.click("text=Copy link to this view")
+    visit.wait(lambda: f"other={nuclei_job}" in tab.url)
+    tab.click("text=End the comparison")
+    visit.wait(lambda: not tab.is_visible("[name=divider]"))
+
+
+def test_colours_by_a_measurement_with_its_histogram(visit: Visit, job: str) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    visit.wait(lambda: visit.ink() > 1000)
+    tab.select_option("[name=color-by]", "Area µm^2")
+    tab.wait_for_selector(".histogram rect")
+    label = tab.get_attribute(".histogram", "aria-label")
+    in_view = int(tab.get_attribute("[data-in-view]", "data-in-view"))
+    assert re.fullmatch(rf"{in_view} values, mean [\d.]+", label)
+    heights = tab.locator(".histogram rect").evaluate_all(
+        "(bars) => bars.map((bar) => +bar.getAttribute('height'))"
+    )
+    assert max(heights) == 40
+    assert sum(height > 0 for height in heights) > 3
+
+
+def test_shows_a_cell_as_each_network_was_given_it(visit: Visit, job: str) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    visit.wait(lambda: visit.ink() > 1000)
+    tab.focus(".openseadragon-canvas")
+    tab.keyboard.press("n")
+    crops = tab.locator("[data-crop]")
+    visit.wait(lambda: crops.count() == 3)
+    visit.wait(lambda: crops.evaluate_all("(images) => images.every((image) => image.naturalWidth > 0)"))
+    sizes = crops.evaluate_all("(images) => images.map((image) => [image.dataset.crop, image.naturalWidth])")
+    assert dict(sizes) == {"nuclei-unet": 128, "nash-cell": 72, "nash-hepatocyte": 96}
+
+
+def test_the_crop_of_a_cell_is_the_one_around_its_own_centroid(server: Server, job: str) -> None:
+    """Wherever in the cell the point is; and as the slide's route cuts it at the centroid of the file."""
+    table = httpx.get(f"{server.url}/v1/jobs/{job}/files/cells.parquet", timeout=30).content
+    rows = pq.read_table(io.BytesIO(table)).to_pylist()
+    for row in rows[:: len(rows) // 5]:
+        x, y = row["centroid_x"], row["centroid_y"]
+        beside = {"x": x + 0.4, "y": y - 0.4}
+        found = httpx.get(f"{server.url}/v1/jobs/{job}/crops/nash-hepatocyte.png", params=beside, timeout=30)
+        exact = {"pipeline": "nash", "x": x, "y": y}
+        expected = httpx.get(f"{server.url}/v1/slides/{SLIDE}/crops/nash-hepatocyte.png", params=exact, timeout=30)
+        assert found.content == expected.raise_for_status().content
+    nowhere = httpx.get(f"{server.url}/v1/jobs/{job}/crops/nash-cell.png?x=100000&y=0", timeout=30)
+    assert nowhere.json()["type"] == "urn:slidecascade:problem:invalid-request"
+
+
+def test_shows_the_channels_of_a_stack_in_colours_of_ones_own(visit: Visit) -> None:
+    tab = visit.open(f"#slide={STACK}")
+    tab.wait_for_selector("[name=channel-1]")
+    visit.wait(lambda: any("/dzi_files/" in url for url in visit.asked))
+    tab.uncheck("[name=channel-1]")
+    visit.wait(lambda: any("channels=0%3A005aff%3A0%3A1" in url and "/dzi_files/" in url for url in visit.asked))
+    tab.locator(".channel input[type=color]").first.fill("#ff0000")
+    tab.locator(".channel [data-limit=high]").first.fill("0.5")
+    visit.wait(lambda: any("channels=0%3Aff0000%3A0%3A0.5" in url for url in visit.asked))
+    tab.click("text=Copy link to this view")
+    visit.wait(lambda: "channels=0%3Aff0000" in tab.url)
+
+
+def test_a_run_takes_stain_and_thresholds_and_says_how_long_it_will_take(visit: Visit) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nuclei")
+    tab.select_option("[name=stain]", "macenko")
+    tab.fill("[name=nuclei-unet]", "0.7")
+    with tab.expect_request("**/v1/regions") as sent:
+        tab.click("[data-run=view]")
+    asked = sent.value.post_data_json
+    assert asked["stain"] == {"method": "macenko"}
+    assert asked["thresholds"] == {"nuclei-unet": 0.7}
+    tab.wait_for_selector("tr[data-class]", timeout=60_000)
+    visit.wait(
+        lambda: bool(re.search(r"Expected: view \d+ s · whole slide \d+ s", tab.inner_text("[data-estimate]")))
+    )
+
+
+def test_a_slide_of_one_level_is_shown_before_its_coarse_levels_are_made(visit: Visit) -> None:
+    tab = visit.open()
+    with tab.expect_response(lambda answer: "/dzi_files/" in answer.url) as first:
+        tab.click(f"[data-slide='{ONE_LEVEL}']")
+    assert "standin=1" in first.value.url
+    visit.wait(lambda: tab.evaluate("() => performance.getEntriesByName('exact-picture').length > 0"))
+    visit.wait(lambda: tab.inner_text(".hint") == "")
+    answer = httpx.get(first.value.url, timeout=30)
+    assert "slidecascade-stand-in" not in answer.headers
+    assert "no-store" not in answer.headers["cache-control"]
+
+
+def test_lists_an_upload_by_its_time(visit: Visit, server: Server, tissue_png: bytes) -> None:
+    """Not by an id, and not by a name, which may be a patient's."""
+    form: dict[str, Any] = {
+        "request": (None, json.dumps({"pipeline": "nuclei", "mpp": 0.5})),
+        "image": ("jane doe.png", tissue_png),
+    }
+    made = httpx.post(f"{server.url}/v1/jobs", files=form, timeout=30).raise_for_status().json()["id"]
+    succeeded(server, made)
+    tab = visit.open()
+    tab.wait_for_selector(f"[data-job='{made}']")
+    assert re.match(r"Upload, \w+ \d+, \d{4}", tab.inner_text(f"[data-job='{made}'] .name"))
+
+
+def test_a_running_job_shows_its_cells_as_they_come(
+    browser: Any, start_server: StartServer, tmp_path: Path
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_one_level(slides / ONE_LEVEL)
+    server = start_server(
+        slides=slides, jobs_dir=tmp_path / "jobs", jobs_min_free_bytes=0, threads=1, max_fields_in_flight=1
+    )
+    visit = Visit(browser, server)
+    asked = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": "nuclei", "slide": ONE_LEVEL}, timeout=30)
+    job = asked.raise_for_status().json()["id"]
+    tab = visit.open(f"#slide={ONE_LEVEL}")
+    item = tab.locator(f"[data-job='{job}']")
+    visit.wait(lambda: item.get_attribute("data-status") in ("running", "succeeded"), seconds=120)
+    item.locator("[data-job-act^=open]").click()
+    visit.wait(lambda: tab.locator("tr[data-class]").count() > 0, seconds=120)
+    # Watched or not, in the end it is the result that is shown.
+    visit.wait(lambda: item.get_attribute("data-status") == "succeeded", seconds=180)
+    visit.wait(lambda: tab.locator("[name=raster]").count() == 1, seconds=60)
+    cells = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).json()["progress"]["cells"]
+    assert int(tab.inner_text("tr[data-class=Nucleus] td:nth-child(3)").replace(",", "")) == cells > 100
+    assert not visit.complaints
+    visit.context.close()
 
 
 def test_a_problem_is_a_sentence_with_the_id_of_its_request(browser: Any, server: Server) -> None:

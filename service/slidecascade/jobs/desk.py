@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slidecascade.access.caller import Caller
 from slidecascade.access.limits import exceeded
 from slidecascade.analysis.analyser import Analyser
@@ -24,6 +27,7 @@ from slidecascade.errors import (
     UnknownJobError,
     UnknownNotificationError,
 )
+from slidecascade.jobs.cellcrop import cell_crop
 from slidecascade.jobs.database import open_database
 from slidecascade.jobs.dicomfiles import require_dicom
 from slidecascade.jobs.fields import FIELD_TILES
@@ -281,6 +285,16 @@ class Desk:
         opened = self._opened()
         record = _theirs(opened, job, caller)
         return record, opened.folders.field(record, index)
+
+    def fields(self, job: str, caller: Caller) -> tuple[int, ...]:
+        """The fields that are done, see `Folders.fields`. Raises UnknownJobError."""
+        opened = self._opened()
+        return opened.folders.fields(_theirs(opened, job, caller))
+
+    def crop(self, job: str, model: str, point_l0: tuple[float, float], caller: Caller) -> NDArray[np.uint8]:
+        """What a network was given of the cell at a point; raises what `results` and `cell_crop` do."""
+        folders = self.results(job, caller)
+        return cell_crop(self._analyser, folders, self._opened().records.get(job), model, point_l0)
 
     def results(self, job: str, caller: Caller) -> Folders:
         """The folders, in which the results of `job` are complete.

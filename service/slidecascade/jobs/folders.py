@@ -189,6 +189,23 @@ class Folders:
         )
         return b"".join(geojson.encode(part))
 
+    def centroid(self, job: str, point_l0: tuple[float, float]) -> tuple[float, float]:
+        """The centroid of the cell at a point, in level-0 pixels: the nearest whose bounding box holds it.
+
+        Raises:
+            InvalidRequestError: there is no cell, or the job has no GeoParquet file.
+        """
+        path = self._results(job) / "cells.parquet"
+        x, y = point_l0
+        found = [np.zeros((0, 2))]
+        if path.is_file():
+            found += [geoparquet.centroids_and_areas(rows)[0] for rows in geoparquet.within(path, x, y, x, y)]
+        centroids = np.concatenate(found)
+        if not len(centroids):
+            raise InvalidRequestError("The job has no cell at this point: take one from its cells.")
+        nearest = centroids[np.argmin(np.hypot(centroids[:, 0] - x, centroids[:, 1] - y))]
+        return float(nearest[0]), float(nearest[1])
+
     def layers(self, job: str) -> Layers:
         """What can be drawn of a finished job.
 
@@ -212,6 +229,12 @@ class Folders:
             return provisional(index, geoparquet.read(parts / f"{index:05d}.parquet")).encode()
         except (OSError, ValueError):
             return None
+
+    def fields(self, record: JobRecord) -> tuple[int, ...]:
+        """The fields whose cells `field` gives, in order."""
+        if record.status == "succeeded":
+            return tuple(sorted(int(path.stem) for path in self._layers(record.id).glob("*.bin")))
+        return tuple(sorted(int(path.stem) for path in (self.of(record.id) / "parts").glob("[0-9]*.json")))
 
     def files(self, job: str) -> tuple[ResultFile, ...]:
         """The results of a job, by name."""

@@ -223,12 +223,14 @@ COLOURS: Final = (
 """Of the channels of a picture, in their order; a single channel is white."""
 
 
-def composite(samples: Samples, intensities: Sequence[Intensity]) -> NDArray[np.uint8]:
-    """``(H, W, 3)`` RGB: the channels of ``(H, W, C)`` in their colours, added up."""
+def composite(
+    samples: Samples, intensities: Sequence[Intensity], colours: Sequence[tuple[int, int, int]] | None = None
+) -> NDArray[np.uint8]:
+    """``(H, W, 3)`` RGB: the channels of ``(H, W, C)`` in `colours`, by default `COLOURS`, added up."""
     shown = scaled(samples, intensities)
-    if shown.shape[2] == 1:
+    if shown.shape[2] == 1 and colours is None:
         return np.repeat((shown >> 8).astype(np.uint8), 3, axis=2)
     picture = np.zeros((*shown.shape[:2], 3), np.float32)
     for index in range(shown.shape[2]):
-        picture += shown[..., index, None] * (np.array(COLOURS[index], np.float32) / FULL_SCALE)
+        picture += shown[..., index, None] * (np.array((colours or COLOURS)[index], np.float32) / FULL_SCALE)
     return np.asarray(cv2.convertScaleAbs(np.minimum(picture, 255)), np.uint8)

@@ -20,7 +20,10 @@ import numpy as np
 
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import jpeg
-from slidecascade.slides.source import Rgb, Source
+from slidecascade.slides.eighths import EIGHTH
+from slidecascade.slides.glimpse import cut, glimpse_of
+from slidecascade.slides.slide import Slide
+from slidecascade.slides.source import Pictured, Rgb
 
 TILE_PX: Final = 256
 QUALITY: Final = 85
@@ -83,7 +86,7 @@ class DeepZoom:
         self._tiles_bytes = 0
         self._pyramids: OrderedDict[str, _LowPyramid] = OrderedDict()
 
-    def tile(self, slide: Source, address: Address) -> bytes | None:
+    def tile(self, slide: Pictured, address: Address) -> bytes | None:
         """A tile as JPEG; None: the pyramid has no such tile.
 
         Raises:
@@ -103,26 +106,52 @@ class DeepZoom:
         self._keep(key, data)
         return data
 
-    def thumbnail(self, slide: Source, max_px: int) -> bytes:
+    def glimpse(self, slide: Pictured, address: Address) -> bytes | None:
+        """A coarse stand-in for a tile whose level is not made yet; None: the tile can be had, or there is none.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        box = tile_box(slide.size_l0, address)
+        if box is None or not _is_low(slide, address.level):
+            return None
+        whole = self._pyramid(slide).glimpse(slide)
+        if whole is None:
+            return None
+        return jpeg.encode(cut(whole, box, level_size(slide.size_l0, address.level)), quality=QUALITY)
+
+    def glimpse_thumbnail(self, slide: Pictured, max_px: int) -> bytes | None:
+        """The same for `thumbnail`."""
+        level = _thumbnail_level(slide.size_l0, max_px)
+        whole = self._pyramid(slide).glimpse(slide) if _is_low(slide, level) else None
+        if whole is None:
+            return None
+        target = _thumbnail_size(level_size(slide.size_l0, level), max_px)
+        return jpeg.encode(cut(whole, Box(0, 0, target.width, target.height), target), quality=QUALITY)
+
+    def make_levels(self, slide: Pictured) -> None:
+        """Make the coarse levels of a slide that stores none, unless they are made.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        self._pyramid(slide).tiles(slide)
+
+    def thumbnail(self, slide: Pictured, max_px: int) -> bytes:
         """The whole slide as JPEG, its longest side at most `max_px` and at most its own.
 
         Raises:
             UnreadableSlideError: the file is damaged.
         """
-        longest = max(slide.size_l0.width, slide.size_l0.height)
-        level = max_level(slide.size_l0)
-        while level > 0 and -(-longest // 2 ** (max_level(slide.size_l0) - level + 1)) >= max_px:
-            level -= 1
+        level = _thumbnail_level(slide.size_l0, max_px)
         size = level_size(slide.size_l0, level)
         if _is_low(slide, level):
             whole = _assembled(self._pyramid(slide).tiles(slide), level, size)
         else:
             whole = _pixels(slide, level, Box(0, 0, size.width, size.height))
-        scale = min(1.0, max_px / max(size.width, size.height))
-        target = (max(1, round(size.width * scale)), max(1, round(size.height * scale)))
-        return jpeg.encode(_resized(whole, Size(*target)), quality=QUALITY)
+        return jpeg.encode(_resized(whole, _thumbnail_size(size, max_px)), quality=QUALITY)
 
-    def _pyramid(self, slide: Source) -> _LowPyramid:
+    def _pyramid(self, slide: Pictured) -> _LowPyramid:
         with self._lock:
             pyramid = self._pyramids.setdefault(slide.content_id, _LowPyramid())
             self._pyramids.move_to_end(slide.content_id)
@@ -146,23 +175,29 @@ class _LowPyramid:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tiles: Mapping[Address, bytes] | None = None
+        self._glimpse_lock = threading.Lock()
+        self._glimpse: Rgb | None = None
 
-    def tiles(self, slide: Source) -> Mapping[Address, bytes]:
+    def glimpse(self, slide: Pictured) -> Rgb | None:
+        """A coarse picture of the slide; None: the tiles are made."""
+        if self._tiles is not None:
+            return None
+        with self._glimpse_lock:
+            if self._glimpse is None:
+                self._glimpse = glimpse_of(slide)
+            return self._glimpse
+
+    def tiles(self, slide: Pictured) -> Mapping[Address, bytes]:
         with self._lock:
             if self._tiles is None:
                 self._tiles = _low_tiles(slide)
             return self._tiles
 
 
-def _low_tiles(slide: Source) -> dict[Address, bytes]:
+def _low_tiles(slide: Pictured) -> dict[Address, bytes]:
     """The tiles of the greatest low level and all below it."""
-    level = _greatest_low_level(slide.size_l0)
-    size = level_size(slide.size_l0, level)
-    whole = np.empty((size.height, size.width, 3), np.uint8)
-    for top in range(0, size.height, TILE_PX):
-        for left in range(0, size.width, TILE_PX):
-            box = Box(left, top, min(TILE_PX, size.width - left), min(TILE_PX, size.height - top))
-            whole[box.y : box.bottom, box.x : box.right] = _pixels(slide, level, box)
+    level = max(level for level in range(_greatest_low_level(slide.size_l0) + 1) if _is_low(slide, level))
+    whole = _whole_level(slide, level)
     tiles: dict[Address, bytes] = {}
     while True:
         for top in range(0, whole.shape[0], TILE_PX):
@@ -175,12 +210,42 @@ def _low_tiles(slide: Source) -> dict[Address, bytes]:
         whole = _resized(whole, level_size(slide.size_l0, level))
 
 
+def _whole_level(slide: Pictured, level: int) -> Rgb:
+    """All pixels of a low level, those of level 0 at an eighth where the file has them so."""
+    size = level_size(slide.size_l0, level)
+    downsample = 2 ** (max_level(slide.size_l0) - level)
+    if isinstance(slide, Slide) and downsample >= EIGHTH and _stored_level(slide, downsample)[0] == 0:
+        eighth = slide.read_eighth()
+        if eighth is not None:
+            return _resized(eighth, size)
+    whole = np.empty((size.height, size.width, 3), np.uint8)
+    for top in range(0, size.height, TILE_PX):
+        for left in range(0, size.width, TILE_PX):
+            box = Box(left, top, min(TILE_PX, size.width - left), min(TILE_PX, size.height - top))
+            whole[box.y : box.bottom, box.x : box.right] = _pixels(slide, level, box)
+    return whole
+
+
+def _thumbnail_level(size_l0: Size, max_px: int) -> int:
+    """The coarsest level that has the pixels of a thumbnail."""
+    level = max_level(size_l0)
+    longest = max(size_l0.width, size_l0.height)
+    while level > 0 and -(-longest // 2 ** (max_level(size_l0) - level + 1)) >= max_px:
+        level -= 1
+    return level
+
+
+def _thumbnail_size(size: Size, max_px: int) -> Size:
+    scale = min(1.0, max_px / max(size.width, size.height))
+    return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
+
+
 def _greatest_low_level(size_l0: Size) -> int:
     level = max_level(size_l0)
     return min(level, _LOW_PX.bit_length() - 1)
 
 
-def _is_low(slide: Source, level: int) -> bool:
+def _is_low(slide: Pictured, level: int) -> bool:
     """Whether a level is made from the low pyramid: it is coarse, and far from each stored level."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)
@@ -188,14 +253,14 @@ def _is_low(slide: Source, level: int) -> bool:
     return is_far and level <= _greatest_low_level(slide.size_l0)
 
 
-def _stored_level(slide: Source, downsample: int) -> tuple[int, Size]:
+def _stored_level(slide: Pictured, downsample: int) -> tuple[int, Size]:
     """The coarsest stored level that has all pixels a downsample needs, and its size."""
     fine = [index for index, stored in enumerate(slide.level_downsamples) if stored <= downsample * 1.01]
     level = max(fine, key=lambda index: slide.level_downsamples[index], default=0)
     return level, slide.level_sizes[level]
 
 
-def _pixels(slide: Source, level: int, box: Box) -> Rgb:
+def _pixels(slide: Pictured, level: int, box: Box) -> Rgb:
     """The pixels of `box`, given in pixels of a level of the pyramid, ``(H, W, 3)`` uint8."""
     downsample = 2 ** (max_level(slide.size_l0) - level)
     stored, size = _stored_level(slide, downsample)

@@ -26,6 +26,8 @@ _APPLICATION_SEGMENTS = frozenset((*range(0xE0, 0xF0), 0xFE))
 _USUAL_SAMPLINGS = frozenset({"444", "422", "420"})
 _ADOBE_RGB = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
 """The segment that says that samples are red, green and blue (Adobe's technical note 5116)."""
+_ADOBE_YCC = _ADOBE_RGB[:-1] + b"\x01"
+"""The one that says that they are luminance and two differences of colour."""
 
 _FEW_BYTES = 16
 """So many bytes before the end marker are padding, whatever they are: cameras write them."""
@@ -43,6 +45,19 @@ def encode(pixels: Rgb, *, quality: int) -> bytes:
 def decode(data: bytes) -> Rgb:
     """The pixels of a file that `encode` made."""
     pixels: Rgb = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return pixels
+
+
+def decode_eighth(data: bytes, *, is_rgb: bool) -> Rgb:
+    """The pixels of a JPEG stream at an eighth of its size, sides rounded up: the mean of each block of 8 x 8.
+
+    `is_rgb` states what a TIFF says of the colours, which counts more than the names of the stream's components.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    marked = data[:2] + (_ADOBE_RGB if is_rgb else _ADOBE_YCC) + data[2:]
+    pixels: Rgb = simplejpeg.decode_jpeg(marked, colorspace="RGB", min_height=1, min_width=1, min_factor=8)
     return pixels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -219,6 +220,14 @@ class Slide:
                 return pixels
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
+
+    def read_eighth(self) -> Rgb | None:
+        """Level 0 at an eighth of its size, sides rounded up; None where all of it must be decoded.
+
+        Raises:
+            UnreadableSlideError: the file is damaged.
+        """
+        return self._file.eighth(self._tiff, self.size_l0, partial(self.read_level, 0))
 
     @property
     def _tiff(self) -> TiffSlide:

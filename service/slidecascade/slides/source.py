@@ -55,6 +55,26 @@ class Pyramid(Protocol):
     def stated(self) -> Stated: ...
 
 
+class Pictured(Protocol):
+    """What pictures of a slide are made of: its levels, what it is, and their pixels."""
+
+    @property
+    def size_l0(self) -> Size: ...
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]: ...
+
+    @property
+    def level_sizes(self) -> tuple[Size, ...]: ...
+
+    @property
+    def content_id(self) -> str: ...
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        """See `Source`."""
+        ...
+
+
 class Source(Pyramid, Protocol):
     """One whose pixels can be read."""
 

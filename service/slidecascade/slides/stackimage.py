@@ -76,12 +76,18 @@ class StackImage:
     def read_level(self, level: int, box: Box) -> Rgb:
         """A picture of all channels, each in a colour of its own."""
         everything = self.read_channels(level, box, range(len(self.channels)))
-        return composite(everything, self._scales())
+        return composite(everything, self.intensities)
 
     def unstored_share(self, level: int, box: Box) -> float:  # noqa: ARG002 - of `Source`
         return 0.0
 
-    def _scales(self) -> tuple[Intensity, ...]:
+    @property
+    def intensities(self) -> tuple[Intensity, ...]:
+        """What is known of each channel, of a fixed sample of the slide.
+
+        Raises:
+            UnreadableSlideError: the file is damaged there.
+        """
         with self._lock:
             if self._intensities is None:
                 boxes = sample_boxes(self.size_l0, count=DENSE_SAMPLES)

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from slidecascade.cores import usable_cores
 from slidecascade.errors import UndecodableImageError, UnreadableSlideError
-from slidecascade.geometry import Size
+from slidecascade.geometry import Box, Size
 from slidecascade.slides import tiff
 from slidecascade.slides.deeptiff import DeepTiff
+from slidecascade.slides.eighths import read_eighth
 from slidecascade.slides.jpegtiles import JpegLevel, JpegTiles
 from slidecascade.slides.knownfiles import KnownFiles, file_state
+from slidecascade.slides.source import Rgb
 from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
 from slidecascade.slides.tiff import ByteSource, Directory
 
@@ -36,11 +39,15 @@ _VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
 
 @dataclass(frozen=True, slots=True)
 class TiffSlide:
-    """What is read of a slide's file besides OpenSlide: tiles to follow, and tiles that are read in its place."""
+    """What is read of a slide's file besides OpenSlide: tiles to follow, and tiles that are read in its place.
+
+    `first` is the directory of level 0, where it was found.
+    """
 
     parts: StoredParts
     deep: DeepTiff | None = None
     jpegs: JpegTiles = field(default_factory=JpegTiles)
+    first: Directory | None = None
 
 
 class SlideFile:
@@ -64,6 +71,12 @@ class SlideFile:
                 self._slide = self._look(vendor, level_sizes)
             return self._slide
 
+    def eighth(self, slide: TiffSlide, size: Size, read: Callable[[Box], Rgb]) -> Rgb | None:
+        """Level 0 of `size` at an eighth of its size, see `read_eighth`; None where that cannot be had."""
+        if slide.first is None or slide.deep is not None or self._file is None:
+            return None
+        return read_eighth(self._file, slide.first, size, read, usable_cores())
+
     def _look(self, vendor: str | None, level_sizes: Sequence[Size]) -> TiffSlide:
         nothing = TiffSlide(StoredParts((None,) * len(level_sizes)))
         if vendor not in _VENDORS:
@@ -81,7 +94,7 @@ class SlideFile:
             return replace(nothing, deep=DeepTiff(self._file, found, known.narrowing))
         parts = tuple(None if item is None else _followed_level(self._file, item) for item in levels)
         jpegs = tuple(None if item is None or not _decodes_itself(item) else JpegLevel.of(item) for item in levels)
-        return TiffSlide(StoredParts(parts, known.verdicts), jpegs=JpegTiles(self._file, jpegs))
+        return TiffSlide(StoredParts(parts, known.verdicts), jpegs=JpegTiles(self._file, jpegs), first=levels[0])
 
     def close(self) -> None:
         if self._file is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.fieldcells import MEDIA_TYPE
+from slidecascade.outputs import png
 from slidecascade.outputs.colormap import COLORMAPS, Colormap
 from slidecascade.slides.deepzoom import Address
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
@@ -27,6 +28,15 @@ _TILE_ERRORS: Final = (
     errors.UnreadablePartError,
     errors.InvalidRequestError,
 )
+_CROP_ERRORS: Final = (
+    errors.UnknownJobError,
+    errors.JobNotFinishedError,
+    errors.UnknownModelError,
+    errors.UnknownSlideError,
+    errors.UnreadableSlideError,
+    errors.InvalidRequestError,
+)
+MAX_L0: Final = 2**31
 _COLORMAP: Final[dict[str, Any]] = {
     "parameters": [{"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}}]
 }
@@ -34,6 +44,14 @@ _COLORMAP: Final[dict[str, Any]] = {
 
 def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     """Add the routes to `router`."""
+
+    @router.get(
+        "/jobs/{job_id}/fields",
+        summary="List the fields that are done, also while the job runs",
+        responses=problems(errors.UnknownJobError),
+    )
+    async def fields(job_id: str, request: Request) -> wire.JobFieldList:
+        return wire.JobFieldList(fields=await lookups.run(desk.fields, job_id, caller_of(request)))
 
     @router.get(
         "/jobs/{job_id}/fields/{index}",
@@ -57,6 +75,31 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         if (known := known_already(request, headers)) is not None:
             return known
         return Response(data, media_type=MEDIA_TYPE, headers=headers)
+
+    @router.get(
+        "/jobs/{job_id}/crops/{model}.png",
+        summary="The cell at a point as a network of the pipeline was given it",
+        response_class=Response,
+        responses={
+            200: {"description": "The crop.", "content": {wire.PNG: _BINARY}},
+            304: {"description": "The client has it"},
+            **problems(*_CROP_ERRORS),
+        },
+    )
+    async def crop(
+        job_id: str,
+        model: str,
+        request: Request,
+        x: Annotated[float, Query(ge=0, le=MAX_L0, description="level-0 pixels, inside the cell's bounding box")],
+        y: Annotated[float, Query(ge=0, le=MAX_L0)],
+    ) -> Response:
+        await lookups.run(desk.results, job_id, caller_of(request))
+        headers = {"ETag": etag_of(job_id, "crop", model, x, y), "Cache-Control": IMMUTABLE}
+        known = known_already(request, headers) or headless(request, headers, wire.PNG)
+        if known is not None:
+            return known
+        pixels = await lookups.run(desk.crop, job_id, model, (x, y), caller_of(request))
+        return Response(png.encode(pixels), media_type=wire.PNG, headers=headers)
 
     @router.get(
         "/jobs/{job_id}/layers/{name}/{level}/{column}_{row}.png",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -15,7 +17,9 @@ from slidecascade import errors
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.geometry import Size
 from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom
-from slidecascade.slides.source import Source
+from slidecascade.slides.source import Pictured, Source
+from slidecascade.slides.stackimage import StackImage
+from slidecascade.slides.tinted import FORM, PATTERN, Tinted, parse_looks
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -24,18 +28,91 @@ JPEG: Final = "image/jpeg"
 XML: Final = "application/xml"
 MIN_THUMBNAIL_PX: Final = 16
 _SLIDE_ERRORS: Final = (errors.UnknownSlideError, errors.UnreadableSlideError)
+_QUERY_ERRORS: Final = (*_SLIDE_ERRORS, errors.InvalidRequestError)
 _KNOWN: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "The client has it"}}
 
 _VERSION: Final = "content_id"
 """The query parameter by which a client states the content it asks for: such an address is never another one."""
 
 
+_STANDIN: Final = "standin"
+"""The query parameter by which a client takes a coarse stand-in rather than wait for all pixels to be read."""
+
+_STANDIN_HEADER: Final = "SlideCascade-Stand-In"
+_STANDIN_HEADERS: Final = {_STANDIN_HEADER: "1", "Cache-Control": "no-store"}
+_CHANNELS: Final = "channels"
+"""The query parameter that chooses channels, their colours and contrasts."""
+
+_LOOK_PARAMETERS: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": _CHANNELS,
+            "in": "query",
+            "schema": {"type": "string", "pattern": f"^{PATTERN}(,{PATTERN})*$"},
+            "description": f"of a stack of channels: those to show, as {FORM}; default: all",
+        },
+        {
+            "name": _STANDIN,
+            "in": "query",
+            "schema": {"type": "string", "enum": ["1"]},
+            "description": "take a coarse stand-in while the coarse levels of a slide that stores none are made; "
+            f"the answer then has the header {_STANDIN_HEADER}: ask again",
+        },
+    ]
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is asked of a slide: its name among the slide's parts, and what makes it (None: there is no such)."""
+    """What is asked of a slide: its name among the slide's parts, and what makes it (None: there is no such).
+
+    `glimpse` makes a stand-in for what takes long to make; None: it does not.
+    """
 
     name: tuple[object, ...]
-    make: Callable[[Source], bytes | None]
+    make: Callable[[Pictured], bytes | None]
+    glimpse: Callable[[Pictured], bytes | None] = lambda _: None
+
+
+class _Levels:
+    """Makes the coarse levels of slides whose stand-ins are shown, one slide at a time."""
+
+    def __init__(self, analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> None:
+        self._analyser = analyser
+        self._deepzoom = deepzoom
+        self._pictures = pictures
+        self._turn = asyncio.Semaphore(1)
+        self._tasks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
+
+    def begin(self, slide_id: str, request: Request) -> None:
+        """Have the levels of a slide made as `request` shows it, unless that has begun."""
+        key = (slide_id, request.query_params.get(_CHANNELS))
+        if key not in self._tasks:
+            task = asyncio.create_task(self._run(slide_id, request))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def _run(self, slide_id: str, request: Request) -> None:
+        async with self._turn:
+            # What is damaged is reported to those who ask for a tile.
+            with suppress(errors.SlideCascadeError):
+                await self._pictures.run(self._make, slide_id, request)
+
+    def _make(self, slide_id: str, request: Request) -> None:
+        with self._analyser.open_slide(slide_id) as slide:
+            self._deepzoom.make_levels(_shown(slide, request))
+
+
+def _shown(slide: Source, request: Request) -> Pictured:
+    """The slide in the colours that `request` asks for; raises InvalidRequestError where it has no channels."""
+    text = request.query_params.get(_CHANNELS)
+    if text is None:
+        return slide
+    looks = parse_looks(text)
+    if not isinstance(slide, StackImage):
+        message = "the slide stores colours, no channels that could be shown in others"
+        raise errors.InvalidRequestError(f"'channels' is invalid: {message}.", ((_CHANNELS, message),))
+    return Tinted(slide, looks)
 
 
 def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -47,11 +124,15 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
     """The routes for the slides of `analyser`; `pictures` reads and encodes."""
     router = APIRouter(prefix="/v1", tags=["catalogue"])
     deepzoom = DeepZoom()
+    levels = _Levels(analyser, deepzoom, pictures)
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
         def work() -> Response:
-            with analyser.open_slide(slide_id) as slide:
-                is_exact = request.query_params.get(_VERSION) == slide.content_id
+            with analyser.open_slide(slide_id) as source:
+                slide = _shown(source, request)
+                if _STANDIN in request.query_params and (data := part.glimpse(slide)) is not None:
+                    return Response(data, media_type=media_type, headers=_STANDIN_HEADERS)
+                is_exact = request.query_params.get(_VERSION) == source.content_id
                 headers = {
                     "ETag": etag_of(slide.content_id, QUALITY, *part.name),
                     "Cache-Control": IMMUTABLE if is_exact else REVALIDATE,
@@ -64,7 +145,10 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
                 raise HTTPException(404)
             return Response(data, media_type=media_type, headers=headers)
 
-        return await pictures.run(work)
+        response = await pictures.run(work)
+        if _STANDIN_HEADER in response.headers:
+            levels.begin(slide_id, request)
+        return response
 
     @router.get(
         "/slides/{slide_id:path}/dzi",
@@ -80,25 +164,35 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         "/slides/{slide_id:path}/dzi_files/{level}/{column}_{row}.jpeg",
         summary="A tile of the Deep Zoom pyramid of a slide",
         response_class=Response,
-        responses={**_answers("The tile.", JPEG), **problems(*_SLIDE_ERRORS, errors.InvalidRequestError)},
+        responses={**_answers("The tile.", JPEG), **problems(*_QUERY_ERRORS)},
+        openapi_extra=_LOOK_PARAMETERS,
     )
     async def tile(slide_id: str, level: int, column: int, row: int, request: Request) -> Response:
         address = Address(level, column, row)
-        part = _Part(("tile", level, column, row), lambda slide: deepzoom.tile(slide, address))
+        part = _Part(
+            ("tile", level, column, row),
+            lambda slide: deepzoom.tile(slide, address),
+            lambda slide: deepzoom.glimpse(slide, address),
+        )
         return await answer(request, slide_id, JPEG, part)
 
     @router.get(
         "/slides/{slide_id:path}/thumbnail",
         summary="A small picture of a slide",
         response_class=Response,
-        responses={**_answers("The picture.", JPEG), **problems(*_SLIDE_ERRORS)},
+        responses={**_answers("The picture.", JPEG), **problems(*_QUERY_ERRORS)},
+        openapi_extra=_LOOK_PARAMETERS,
     )
     async def thumbnail(
         slide_id: str,
         request: Request,
         max_px: Annotated[int, Query(ge=MIN_THUMBNAIL_PX, le=MAX_THUMBNAIL_PX)] = 256,
     ) -> Response:
-        part = _Part(("thumbnail", max_px), lambda slide: deepzoom.thumbnail(slide, max_px))
+        part = _Part(
+            ("thumbnail", max_px),
+            lambda slide: deepzoom.thumbnail(slide, max_px),
+            lambda slide: deepzoom.glimpse_thumbnail(slide, max_px),
+        )
         return await answer(request, slide_id, JPEG, part)
 
     return router

@@ -20,6 +20,7 @@ from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
+from slidecascade.web.crops import crop_routes
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.document import REGION_REQUEST, REGION_RESPONSES, describe
 from slidecascade.web.inference import Inferences
@@ -160,6 +161,7 @@ def create_app(
         _region_routes(regions),
         # Before the catalogue, where the id of a slide takes all that follows.
         picture_routes(analyser, pictures),
+        crop_routes(analyser, pictures),
         _catalogue_routes(analyser, lookups),
         _operation_routes(metrics, admission, readiness, desk, lookups),
         kserve_routes(analyser, inferences, admission, readiness),

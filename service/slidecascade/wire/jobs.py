@@ -198,5 +198,9 @@ class JobFile(Answer):
     media_type: str
 
 
+class JobFieldList(Answer):
+    fields: tuple[int, ...] = Field(description="indices of the fields that are done")
+
+
 class JobFileList(Answer):
     files: tuple[JobFile, ...]

@@ -1,6 +1,16 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
-import type { FeatureCollection, Job, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
+import type { FeatureCollection, Job, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
+/** How a slide is shown. */
+export interface Shown {
+  /** Which channels, and how, as `ChannelPanel` says; empty: all, as the server shows them. */
+  channels: string;
+  /** Whether pictures that stand in for others are taken. */
+  standIn: boolean;
+}
+
+/** The header of pictures that stand in for those that are being made. */
+export const STAND_IN = "SlideCascade-Stand-In";
 const ROOT = new URL("../", document.baseURI).pathname;
 
 export class ProblemError extends Error {
@@ -39,12 +49,23 @@ export class Api {
     return this.json(slidePath(id));
   }
 
-  async thumbnail(id: string, maxPx: number): Promise<Blob> {
-    return (await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}`)).blob();
+  /** A small picture of a slide; `isFinal`: it is no stand-in, so that asking again gives no better one. */
+  async thumbnail(id: string, maxPx: number): Promise<{ picture: Blob; isFinal: boolean }> {
+    const answer = await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}&standin=1`);
+    return { picture: await answer.blob(), isFinal: !answer.headers.has(STAND_IN) };
   }
 
-  tileAddress(slide: SlideInfo, level: number, column: number, row: number): string {
-    return address(`${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg?content_id=${slide.content_id}`);
+  /** Whether coarse tiles of a slide are stand-ins still. */
+  async isStandIn(slide: SlideInfo, shown: Shown): Promise<boolean> {
+    const answer = await fetch(this.tileAddress(slide, shown, 0, 0, 0), { headers: this.headers() });
+    return answer.headers.has(STAND_IN);
+  }
+
+  tileAddress(slide: SlideInfo, shown: Shown, level: number, column: number, row: number): string {
+    const tile = `${slidePath(slide.id)}/dzi_files/${level}/${column}_${row}.jpeg`;
+    const standIn = shown.standIn ? "&standin=1" : "";
+    const channels = shown.channels ? `&channels=${encodeURIComponent(shown.channels)}` : "";
+    return address(`${tile}?content_id=${slide.content_id}${standIn}${channels}`);
   }
 
   layerAddress(job: string, layer: string, colormap: string, level: number, column: number, row: number): string {
@@ -66,6 +87,21 @@ export class Api {
     form.append("request", text);
     form.append("image", image);
     return this.json("v1/regions", { method: "POST", body: form, signal, headers });
+  }
+
+  model(name: string): Promise<ModelInfo> {
+    return this.json(`v1/models/${encodeURIComponent(name)}`);
+  }
+
+  /** A cell as a network was given it: PNG. */
+  async crop(slide: string, model: string, asked: Record<string, string>): Promise<Blob> {
+    const path = `${slidePath(slide)}/crops/${encodeURIComponent(model)}.png?${new URLSearchParams(asked)}`;
+    return (await this.send(path)).blob();
+  }
+
+  /** A cell of a job as a network was given it: PNG. */
+  async jobCrop(job: string, model: string, x: string, y: string): Promise<Blob> {
+    return (await this.send(`v1/jobs/${job}/crops/${encodeURIComponent(model)}.png?x=${x}&y=${y}`)).blob();
   }
 
   submit(request: object): Promise<Job> {
@@ -90,6 +126,21 @@ export class Api {
 
   result(job: string): Promise<FeatureCollection> {
     return this.json(`v1/jobs/${job}/result`, { headers: { Accept: "application/geo+json" } });
+  }
+
+  /** A job's file of a media type, whole. */
+  async file(job: string, mediaType: string): Promise<Blob> {
+    return (await this.send(`v1/jobs/${job}/result`, { headers: { Accept: mediaType } })).blob();
+  }
+
+  /** Which fields of a job are done. */
+  async fields(job: string): Promise<number[]> {
+    return (await this.json<{ fields: number[] }>(`v1/jobs/${job}/fields`)).fields;
+  }
+
+  /** The cells of a field, see `fields.ts`. */
+  async field(job: string, index: number): Promise<ArrayBuffer> {
+    return (await this.send(`v1/jobs/${job}/fields/${index}`)).arrayBuffer();
   }
 
   cells(job: string, x: number, y: number, width: number, height: number): Promise<FeatureCollection> {

@@ -36,6 +36,10 @@ export function download(name: string, content: Blob): void {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+export function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
 /** Copies a text; browsers allow that over HTTPS and on this computer only: elsewhere it becomes a file. */
 export async function copy(content: string, name: string): Promise<void> {
   if (isSecureContext) await navigator.clipboard.writeText(content);

@@ -1,13 +1,14 @@
 // What was found on a slide: the cells or outlines of a region, or of a job that is asked for what is in view.
 import type { Api } from "./api.ts";
-import type { Box, ClassInfo, Color, Feature, FeatureCollection, Legend, Share, Summary, Warning } from "./wire.ts";
+import { decodeField } from "./fields.ts";
+import type { Box, ClassInfo, Color, Feature, FeatureCollection, Job, Legend, Share, Summary, Warning } from "./wire.ts";
 
 export interface Cell {
   id: string;
   className: string;
   color: Color;
   /** Outer ring, then holes; x and y in turn, level-0 pixels. */
-  rings: Float32Array[];
+  rings: Float64Array[];
   left: number;
   top: number;
   right: number;
@@ -15,6 +16,8 @@ export interface Cell {
   /** Of the class, by the network that decided it. */
   probability: number;
   measurements: Record<string, number>;
+  /** Whether it is one of what the result counts: not the outline around tiles, nor a further part of an area. */
+  isCounted: boolean;
   feature: Feature;
 }
 
@@ -23,6 +26,11 @@ export interface Findings {
   pipeline: string;
   /** The job, if it is one; null: of a region. */
   job: string | null;
+  /** Whether the job still runs: these are the cells found so far. */
+  isRunning: boolean;
+  /** Micrometres for a pixel of level 0, and the method that normalised the stain, as far as these are known. */
+  mpp: number | null;
+  stain: string | null;
   classes: ClassInfo[];
   counts: Record<string, number>;
   fractions: Record<string, Share>;
@@ -30,6 +38,10 @@ export interface Findings {
   warnings: Warning[];
   /** Cells that meet a box of level 0; null: there are too many to be sent. */
   within(box: Box): Promise<Cell[] | null>;
+  /** All of them; null: there are too many for a browser. */
+  all(): Promise<Cell[] | null>;
+  /** Of a running job: fetches what was found since; whether there is more. */
+  update?(): Promise<boolean>;
 }
 
 const CHUNK_L0 = 2048;
@@ -37,37 +49,87 @@ const KEPT_CHUNKS = 64;
 /** More chunks are not asked for at once: the view is too coarse for outlines. */
 const MAX_CHUNKS = 24;
 
+/** More cells are not fetched at once. */
+export const MAX_ALL = 200_000;
+
 export function ofRegion(collection: FeatureCollection): Findings {
-  const cells = collection.features.flatMap(cellsOf);
   const about = collection.slidecascade;
+  const kind = about?.kind ?? "cells";
+  const cells = collection.features.flatMap((feature) => cellsOf(feature, kind));
   const classes = new Map<string, ClassInfo>();
   for (const cell of cells) {
     classes.set(cell.className, { name: cell.className, color: cell.color });
   }
   const counts = about?.counts ?? {};
   return {
-    kind: about?.kind ?? "cells",
+    kind,
     pipeline: about?.pipeline ?? "",
     job: null,
+    isRunning: false,
+    mpp: about?.mpp ?? null,
+    stain: about?.facts?.stain?.method ?? null,
     classes: [...classes.values()].sort((a, b) => a.name.localeCompare(b.name)),
     counts,
     fractions: shares(counts),
     legends: [],
     warnings: about?.warnings ?? [],
     within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
+    all: () => Promise.resolve(cells),
+  };
+}
+
+/** The cells of a running job in the fields that are done; `update` fetches those that have been done since. */
+export async function ofRunning(api: Api, job: Job, classes: ClassInfo[]): Promise<Findings> {
+  const fetched = new Set<number>();
+  const cells: Cell[] = [];
+  const counts: Record<string, number> = {};
+  const update = async () => {
+    const done = (await api.fields(job.id)).filter((index) => !fetched.has(index));
+    for (const index of done) {
+      if (cells.length >= MAX_ALL) break;
+      const found = decodeField(await api.field(job.id, index), classes);
+      fetched.add(index);
+      for (const cell of found) {
+        cells.push(cell);
+        counts[cell.className] = (counts[cell.className] ?? 0) + 1;
+      }
+    }
+    return done.length > 0;
+  };
+  await update();
+  return {
+    kind: "cells",
+    pipeline: job.pipeline,
+    job: job.id,
+    isRunning: true,
+    mpp: null,
+    stain: null,
+    classes,
+    counts,
+    fractions: {},
+    legends: [],
+    warnings: [],
+    within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
+    all: () => Promise.resolve(cells),
+    update,
   };
 }
 
 export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promise<Findings> {
   const summary = await api.summary(job);
-  const within =
-    summary.kind === "cells"
-      ? chunks(api, job, summary)
-      : await whole(api, job);
+  const all = async () => {
+    const total = Object.values(summary.counts).reduce((sum, count) => sum + count, 0);
+    if (total > MAX_ALL) return null;
+    return (await api.result(job)).features.flatMap((feature) => cellsOf(feature, summary.kind));
+  };
+  const within = summary.kind === "cells" ? chunks(api, job, summary) : await whole(api, job, summary.kind);
   return {
     kind: summary.kind,
     pipeline: summary.pipeline,
     job,
+    isRunning: false,
+    mpp: summary.mpp,
+    stain: summary.facts?.stain?.method ?? null,
     classes,
     counts: summary.counts,
     fractions: { ...shares(summary.counts), ...summary.fractions },
@@ -75,11 +137,12 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     legends: summary.kind === "cells" ? summary.heatmaps : [],
     warnings: summary.warnings,
     within,
+    all,
   };
 }
 
-async function whole(api: Api, job: string): Promise<Findings["within"]> {
-  const cells = (await api.result(job)).features.flatMap(cellsOf);
+async function whole(api: Api, job: string, kind: string): Promise<Findings["within"]> {
+  const cells = (await api.result(job)).features.flatMap((feature) => cellsOf(feature, kind));
   return (box) => Promise.resolve(cells.filter((cell) => meets(cell, box)));
 }
 
@@ -94,7 +157,7 @@ function chunks(api: Api, job: string, summary: Summary): Findings["within"] {
       kept.get(key) ??
       api
         .cells(job, column * CHUNK_L0, row * CHUNK_L0, CHUNK_L0, CHUNK_L0)
-        .then((collection) => collection.features.flatMap(cellsOf));
+        .then((collection) => collection.features.flatMap((feature) => cellsOf(feature, summary.kind)));
     kept.delete(key);
     kept.set(key, found);
     found.catch(() => kept.delete(key));
@@ -141,39 +204,69 @@ export function meets(cell: Cell, box: Box): boolean {
   );
 }
 
-const GREY: Color = [128, 128, 128];
+export const GREY: Color = [128, 128, 128];
 
-function cellsOf(feature: Feature): Cell[] {
+function cellsOf(feature: Feature, kind: string): Cell[] {
   const { geometry, properties } = feature;
   const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;
   const className = properties.classification?.name ?? properties.objectType;
   const measurements = properties.measurements ?? {};
+  // Coordinates are kept once: as an object for each vertex they would take ten times as much.
+  const whole = geometry.type === "Polygon" ? null : feature;
   return polygons.map((polygon, place) => {
-    const rings = polygon.map((ring) => Float32Array.from(ring.flat()));
-    const outer = rings[0] ?? new Float32Array();
-    let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
-    for (let i = 0; i < outer.length; i += 2) {
-      const x = outer[i] as number;
-      const y = outer[i + 1] as number;
-      if (x < left) left = x;
-      if (x > right) right = x;
-      if (y < top) top = y;
-      if (y > bottom) bottom = y;
-    }
+    const rings = polygon.map((ring) => Float64Array.from(ring.flat()));
     return {
       id: place ? `${feature.id}-${place}` : String(feature.id),
       className,
       color: properties.classification?.color ?? GREY,
       rings,
-      left,
-      top,
-      right,
-      bottom,
+      ...boundsOf(rings[0] ?? new Float64Array()),
       probability: probabilityOf(className, measurements),
       measurements,
-      feature,
+      isCounted: place === 0 && (kind !== "patches" || properties.objectType === "tile"),
+      get feature() {
+        return whole ?? featureOf(String(feature.id), rings, properties);
+      },
     };
   });
+}
+
+type Bounds = Pick<Cell, "left" | "top" | "right" | "bottom">;
+
+export function boundsOf(ring: Float64Array): Bounds {
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (let i = 0; i < ring.length; i += 2) {
+    const x = ring[i] as number;
+    const y = ring[i + 1] as number;
+    if (x < left) left = x;
+    if (x > right) right = x;
+    if (y < top) top = y;
+    if (y > bottom) bottom = y;
+  }
+  return { left, top, right, bottom };
+}
+
+export function featureOf(id: string, rings: Float64Array[], properties: Feature["properties"]): Feature {
+  const coordinates = rings.map((ring) =>
+    Array.from({ length: ring.length / 2 }, (_, i): [number, number] => [ring[2 * i] as number, ring[2 * i + 1] as number]),
+  );
+  return { type: "Feature", id, geometry: { type: "Polygon", coordinates }, properties };
+}
+
+/** The centre of what an outline encloses, by the shoelace formula. */
+export function centroidOf(cell: Cell): [number, number] {
+  const ring = cell.rings[0] ?? new Float64Array();
+  let [twice, sumX, sumY] = [0, 0, 0];
+  // Relative to a corner: the products of large coordinates would lose digits.
+  for (let i = 0; i + 3 < ring.length; i += 2) {
+    const [ax, ay] = [(ring[i] as number) - cell.left, (ring[i + 1] as number) - cell.top];
+    const [bx, by] = [(ring[i + 2] as number) - cell.left, (ring[i + 3] as number) - cell.top];
+    const cross = ax * by - bx * ay;
+    twice += cross;
+    sumX += (ax + bx) * cross;
+    sumY += (ay + by) * cross;
+  }
+  return [cell.left + sumX / (3 * twice), cell.top + sumY / (3 * twice)];
 }
 
 /** The last network that saw a cell decided its class: its probability of that class, else the detection's score. */

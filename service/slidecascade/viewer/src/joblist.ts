@@ -1,18 +1,27 @@
 // The jobs of the server: their progress, and what can be done with them.
 import { button, element } from "./element.ts";
-import { numeral, text } from "./texts.ts";
+import { moment, numeral, text } from "./texts.ts";
 import type { Job } from "./wire.ts";
 
 export interface JobEvents {
   open(job: Job): void;
   cancel(job: Job): void;
+  /** Lays a second result beside the one that is shown. */
+  compare(job: Job): void;
 }
 
 export class JobList {
   readonly root: HTMLElement;
   private readonly list = element("ul", { class: "jobs" });
 
-  constructor(private readonly events: JobEvents) {
+  /** The result that is shown, which those of the same slide can be compared with. */
+  private other: { job: string | null; slide: string } | null = null;
+  private jobs: readonly Job[] = [];
+
+  constructor(
+    private readonly events: JobEvents,
+    private readonly isOfCells: (pipeline: string) => boolean,
+  ) {
     this.root = element(
       "section",
       { class: "panel", "aria-label": text("jobs") },
@@ -26,7 +35,14 @@ export class JobList {
     this.list.replaceChildren(element("li", { class: "note" }, note));
   }
 
+  /** States what is shown: a job's result or a region's (null), and of which slide. */
+  setShown(job: string | null, slide: string | null): void {
+    this.other = slide === null ? null : { job, slide };
+    if (this.jobs.length > 0) this.set(this.jobs);
+  }
+
   set(jobs: readonly Job[]): void {
+    this.jobs = jobs;
     if (jobs.length === 0) {
       this.setNote(text("noJobs"));
       return;
@@ -38,22 +54,33 @@ export class JobList {
 
   private item(job: Job): HTMLElement {
     const item = element("li", { "data-job": job.id, "data-status": job.status });
-    item.append(element("span", { class: "name" }, job.label ?? job.slide ?? job.id), status(job));
+    item.append(element("span", { class: "name" }, nameOf(job)), status(job));
     if (job.status === "running" || job.status === "queued") {
       const progress = element("progress", { max: 1, value: job.progress.fraction, "aria-label": text("running") });
       item.append(progress, this.act(job, "cancel", text("stop"), () => this.events.cancel(job)));
     }
     if (job.status === "succeeded" && job.slide) {
       item.append(this.act(job, "open", text("open"), () => this.events.open(job)));
+      if (this.other && this.other.job !== job.id && this.other.slide === job.slide) {
+        item.append(this.act(job, "compare", text("compare"), () => this.events.compare(job)));
+      }
+    }
+    if (job.status === "running" && job.slide && this.isOfCells(job.pipeline)) {
+      item.append(this.act(job, "open", text("watch"), () => this.events.open(job)));
     }
     if (job.error) item.append(element("p", { class: "note" }, job.error.detail));
     return item;
   }
 
   private act(job: Job, name: string, label: string, act: () => void): HTMLButtonElement {
-    const whole = `${label}: ${job.label ?? job.slide ?? job.id}`;
+    const whole = `${label}: ${nameOf(job)}`;
     return button(label, act, { "aria-label": whole, "data-job-act": `${name}-${job.id}` });
   }
+}
+
+/** What people know a job by; an upload has no name here, for it might be a patient's. */
+function nameOf(job: Job): string {
+  return job.label ?? job.slide ?? `${text("upload")}, ${moment(job.created_at)}`;
 }
 
 function status(job: Job): HTMLElement {

@@ -7,14 +7,20 @@ export interface State {
   slide: string | null;
   view: Box | null;
   job: string | null;
+  /** The job that is compared with it. */
+  other: string | null;
+  /** The channels shown, as the server is asked for them; empty: as it shows them by itself. */
+  channels: string;
   look: Look;
 }
 
-export function toHash({ slide, view, job, look }: State): string {
+export function toHash({ slide, view, job, other, channels, look }: State): string {
   const parts = new URLSearchParams();
   if (slide) parts.set("slide", slide);
   if (view) parts.set("view", [view.x, view.y, view.width, view.height].join(","));
   if (job) parts.set("job", job);
+  if (other) parts.set("other", other);
+  if (channels) parts.set("channels", channels);
   for (const name of look.hidden) parts.append("hide", name);
   for (const [name, opacity] of look.layers) if (opacity > 0) parts.append("layer", `${opacity} ${name}`);
   if (look.minimum > 0) parts.set("minimum", String(look.minimum));
@@ -46,6 +52,8 @@ export function fromHash(hash: string): State {
   return {
     slide: parts.get("slide"),
     job: parts.get("job"),
+    other: parts.get("other"),
+    channels: parts.get("channels") ?? "",
     view: isBox ? { x: x as number, y: y as number, width: width as number, height: height as number } : null,
     look,
   };

@@ -1,36 +1,47 @@
 // The page: its parts, and what passes between them.
 import { Api, ProblemError } from "./api.ts";
-import { colorOfValue, css, lettersOf } from "./colors.ts";
+import { CellPanel, type Seen } from "./cellpanel.ts";
+import { ChannelPanel, hasChannels } from "./channels.ts";
+import { Comparison } from "./comparison.ts";
 import { button, copy, download, element, labelled } from "./element.ts";
-import { csvOf, ExportPanel, geojsonOf } from "./exports.ts";
-import { contains, type Cell, type Findings, ofJob, ofRegion } from "./findings.ts";
+import { Estimates } from "./estimates.ts";
+import { ExportPanel, type Format, type Scope as ExportScope } from "./exports.ts";
+import { centroidOf, type Cell, type Findings, ofJob, ofRegion, ofRunning } from "./findings.ts";
 import { JobList } from "./joblist.ts";
 import { fromHash, toHash } from "./link.ts";
 import { Notices } from "./notices.ts";
-import { drawCells, type Frame } from "./outlines.ts";
-import type { Swatch } from "./picture.ts";
-import { BY_CLASS, CellPanel, type Look, newLook, ResultPanel } from "./resultpanel.ts";
+import { caption, saveFile, swatches } from "./output.ts";
+import { type Look, newLook, ResultPanel } from "./resultpanel.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
+import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
 import { Stage } from "./stage.ts";
 import { currentLanguage, numeral, setLanguage, text } from "./texts.ts";
 import type { Box, Job, PipelineInfo, SlideInfo } from "./wire.ts";
 
-/** Outlines of jobs are shown over about 10x; below, colours of all cells. */
-const OUTLINE_UM_PER_PX = 1.05;
-/** The same where no pixel size is known: a quarter of level 0. */
-const OUTLINE_SCALE = 0.25;
-const MAX_OUTLINES = 30_000;
 const POLL_MS = 1500;
-const CLASSES = "classes";
 
 class Page {
   private readonly api = new Api();
   private readonly notices = new Notices();
   private readonly stage: Stage;
-  private readonly hint = element("p", { class: "hint" });
+  private readonly hint = element("p", { class: "hint", role: "status" });
   private readonly left = element("div", { class: "side" });
   private readonly right = element("div", { class: "side" });
+  private readonly estimates = new Estimates(this.api);
+  private readonly comparison = new Comparison(
+    () => this.stage.setDivider(this.comparison.share),
+    () => this.endComparison(),
+  );
+  private readonly shown = new ShownResult(this.api, this.comparison, {
+    stage: () => this.stage,
+    fail: (error) => this.notices.fail(error),
+    seen: (cells, range, values) => {
+      this.result.setView(cells);
+      this.result.setScale(range, values);
+    },
+  });
+  private readonly channels = new ChannelPanel((query) => this.stage.setChannels(query));
   private readonly header = element("header");
   private readonly footer = element("footer");
   private slides!: SlideList;
@@ -45,23 +56,29 @@ class Page {
   private jobs: Job[] | null = null;
   private slide: SlideInfo | null = null;
   private image: File | null = null;
-  private findings: Findings | null = null;
-  private look: Look = newLook();
-  private visible: Cell[] | null = [];
-  private selected: Cell | null = null;
   private running: AbortController | null = null;
-  private range: [number, number] = [0, 1];
   private polling = 0;
+  /** Counts the slides that were chosen. */
+  private turn = 0;
 
   constructor() {
     this.stage = new Stage(this.api, {
-      draw: (context, frame) => this.draw(context, frame),
-      rest: () => void this.refresh(),
-      click: (x, y) => this.select(this.shown().findLast((cell) => contains(cell, x, y)) ?? null),
-      box: () => this.form.enableBox(),
-      nextCell: () => this.selectNext(),
+      draw: (context, frame) => this.shown.draw(context, frame),
+      rest: () => {
+        this.showEstimates();
+        void this.shown.refresh();
+      },
+      click: (x, y) => this.select(this.shown.at(x, y)),
+      box: () => {
+        this.form.enableBox();
+        this.showEstimates();
+      },
+      standIn: (isShown) => {
+        this.hint.textContent = isShown ? text("preparing") : "";
+      },
+      nextCell: () => this.select(this.shown.next()),
     });
-    const middle = element("main", {}, this.notices.root, this.stage.root, this.hint);
+    const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
     document.body.append(this.header, this.left, middle, this.right, this.footer);
     this.acceptDrops(middle);
     this.buildPanels();
@@ -71,9 +88,9 @@ class Page {
     const state = fromHash(location.hash);
     await this.load();
     if (state.slide) {
-      this.look = state.look;
-      await this.attempt(() => this.openSlide(state.slide as string, state.view));
+      await this.attempt(() => this.openSlide(state.slide as string, state.view, state.channels));
       if (state.job) await this.attempt(() => this.openJob(state.job as string, state.look));
+      if (state.job && state.other) await this.attempt(() => this.compare(state.other as string));
     }
     addEventListener("hashchange", () => location.reload());
   }
@@ -97,22 +114,35 @@ class Page {
       run: (scope, order) => void this.attempt(() => this.run(scope, order)),
       draw: () => this.stage.startBox(),
       stop: () => this.running?.abort(),
+      chosen: () => void this.offerChannels(),
     });
-    this.jobList = new JobList({
-      open: (job) => void this.attempt(() => this.openJob(job.id, newLook())),
-      cancel: (job) => void this.attempt(async () => void (await this.api.cancel(job.id)), true),
-    });
-    this.result = new ResultPanel(() => this.changed());
-    this.cellPanel = new CellPanel();
+    this.jobList = new JobList(
+      {
+        open: (job) => void this.attempt(() => this.openJob(job.id, newLook())),
+        cancel: (job) => void this.attempt(async () => void (await this.api.cancel(job.id)), true),
+        compare: (job) => void this.attempt(() => this.compare(job.id)),
+      },
+      (pipeline) => this.infoOf(pipeline)?.kind === "cells",
+    );
+    this.result = new ResultPanel(() => this.shown.changed());
+    this.cellPanel = new CellPanel((cell) => this.cropsOf(cell));
     this.exports = new ExportPanel({
-      geojson: () => download("cells.geojson", geojsonOf(this.shown())),
-      csv: () => download("cells.csv", csvOf(this.shown())),
+      file: (format, scope) => void this.attempt(() => this.saveFile(format, scope)),
       picture: () => void this.savePicture(),
       link: () => void this.copyLink(),
     });
     this.header.replaceChildren(...this.headerItems());
     this.left.replaceChildren(this.slides.root, this.jobList.root);
-    this.right.replaceChildren(this.form.root, this.result.root, this.cellPanel.root, this.exports.root);
+    this.channels.relabel();
+    this.comparison.relabel(this.shown.findings);
+    this.right.replaceChildren(
+      this.form.root,
+      this.channels.root,
+      this.result.root,
+      this.comparison.panel,
+      this.cellPanel.root,
+      this.exports.root,
+    );
     this.footer.replaceChildren(element("p", { class: "research" }, text("research")));
     this.hint.textContent = this.slide ? "" : text("choose");
     this.stage.relabel();
@@ -149,8 +179,8 @@ class Page {
     this.form.setPipelines(this.pipelines);
     if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
     this.showJobs();
-    if (this.findings) this.showFindings(this.findings, this.look);
-    this.cellPanel.set(this.selected);
+    if (this.shown.findings) this.showFindings(this.shown.findings, this.shown.look);
+    this.cellPanel.set(this.shown.selected);
   }
 
   private async attempt(act: () => Promise<void>, thenPoll = false): Promise<void> {
@@ -163,12 +193,17 @@ class Page {
     }
   }
 
-  private async openSlide(id: string, view: Box | null): Promise<void> {
-    await this.open(await this.api.slide(id), null);
+  private async openSlide(id: string, view: Box | null, channels = ""): Promise<void> {
+    const turn = ++this.turn;
+    const slide = await this.api.slide(id);
+    // Another one was chosen meanwhile.
+    if (turn !== this.turn) return;
+    await this.open(slide, null, channels);
     if (view) this.stage.show(view);
   }
 
   private async openImage(file: File): Promise<void> {
+    this.turn++;
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (!bitmap) {
       this.notices.state(text("unshowable"));
@@ -176,18 +211,62 @@ class Page {
     }
     const { width, height } = bitmap;
     bitmap.close();
-    const about = { id: file.name, width, height, mpp: null, objective_power: null, vendor: null, content_id: null };
-    await this.open(about, file);
+    const unknown = { mpp: null, objective_power: null, vendor: null, content_id: null, channels: [] };
+    await this.open({ id: file.name, width, height, ...unknown }, file, "");
   }
 
-  private async open(slide: SlideInfo, image: File | null): Promise<void> {
+  private async open(slide: SlideInfo, image: File | null, channels: string): Promise<void> {
     this.slide = slide;
     this.image = image;
     this.clearFindings();
     this.slides.mark(image ? null : slide.id);
     this.form.setSubject(slide.mpp === null, image === null && this.jobs !== null);
     this.hint.textContent = "";
-    await this.stage.open(slide, image ? URL.createObjectURL(image) : null);
+    this.channels.set(slide, channels);
+    void this.offerChannels();
+    await this.stage.open(slide, image ? URL.createObjectURL(image) : null, channels);
+    this.showEstimates();
+  }
+
+  private infoOf(pipeline: string): PipelineInfo | null {
+    return this.pipelines.find((item) => item.name === pipeline) ?? null;
+  }
+
+  /** Offers the slide's channels to the network of the pipeline that is chosen. */
+  private async offerChannels(): Promise<void> {
+    const { slide } = this;
+    const segmenter = this.form.pipeline?.segmenter;
+    const names = slide && hasChannels(slide) ? slide.channels : [];
+    const model = segmenter && names.length ? await this.api.model(segmenter).catch(() => null) : null;
+    if (slide === this.slide) this.form.setChannels(model?.inputs[0]?.channels ?? [], names);
+    this.showEstimates();
+  }
+
+  private showEstimates(): void {
+    const pipeline = this.form.pipeline?.name ?? "";
+    const { slide } = this;
+    const whole = slide && { x: 0, y: 0, width: slide.width, height: slide.height };
+    this.form.setEstimates([
+      [text("estimateView"), this.estimates.seconds(pipeline, this.stage.view(), false)],
+      [text("estimateBox"), this.estimates.seconds(pipeline, this.stage.box, false)],
+      [text("estimateSlide"), this.jobs && !this.image ? this.estimates.seconds(pipeline, whole, true) : null],
+    ]);
+  }
+
+  /** The pixels of a cell as the networks of its pipeline are given them. */
+  private cropsOf(cell: Cell): Seen[] {
+    const { slide } = this;
+    const { findings } = this.shown;
+    const info = findings && this.infoOf(findings.pipeline);
+    if (!findings || !slide || !info || this.image || findings.kind !== "cells") return [];
+    const [x, y] = centroidOf(cell).map((value) => value.toFixed(3)) as [string, string];
+    const models = [info.segmenter, ...info.classifiers].filter((name) => name !== null);
+    const { job } = findings;
+    if (job && !findings.isRunning) return models.map((model) => ({ model, picture: this.api.jobCrop(job, model, x, y) }));
+    const asked: Record<string, string> = { pipeline: info.name, x, y };
+    if (findings.mpp !== null) asked["mpp"] = String(findings.mpp);
+    if (findings.stain !== null) asked["stain"] = findings.stain;
+    return models.map((model) => ({ model, picture: this.api.crop(slide.id, model, asked) }));
   }
 
   private async run(scope: Scope, order: Order): Promise<void> {
@@ -195,6 +274,8 @@ class Page {
     if (!this.slide || !box || this.running) return;
     const request: Record<string, unknown> = { pipeline: order.pipeline, thresholds: order.thresholds };
     if (order.mpp !== null) request["mpp"] = order.mpp;
+    if (order.stain) request["stain"] = { method: order.stain };
+    if (Object.keys(order.channels).length) request["channels"] = order.channels;
     if (!this.image) request["slide"] = this.slide.id;
     if (scope === "slide") {
       await this.api.submit(request);
@@ -208,11 +289,14 @@ class Page {
     let message = "";
     try {
       const collection = await this.api.region(request, this.image, this.running.signal);
-      message = `${text("took")} ${numeral((performance.now() - start) / 1000, 1)} s`;
+      const seconds = (performance.now() - start) / 1000;
+      message = `${text("took")} ${numeral(seconds, 1)} s`;
+      this.estimates.note(order.pipeline, box, seconds);
       this.showFindings(ofRegion(collection), newLook());
     } finally {
       this.running = null;
       this.form.setRunning(false, message);
+      this.showEstimates();
     }
   }
 
@@ -220,144 +304,75 @@ class Page {
     const job = await this.api.job(id);
     if (!job.slide) return;
     if (this.slide?.id !== job.slide || this.image) await this.openSlide(job.slide, null);
-    const classes = this.pipelines.find((item) => item.name === job.pipeline)?.classes ?? [];
     this.stage.clearOverlays();
-    this.showFindings(await ofJob(this.api, id, classes), look);
+    this.showFindings(await this.findingsOf(job), look);
+  }
+
+  private findingsOf(job: Job): Promise<Findings> {
+    const classes = this.infoOf(job.pipeline)?.classes ?? [];
+    return job.status === "running" ? ofRunning(this.api, job, classes) : ofJob(this.api, job.id, classes);
+  }
+
+  /** Lays a second result of the slide at the right of a divider. */
+  private async compare(id: string): Promise<void> {
+    if (!this.shown.findings) return;
+    const right = await this.findingsOf(await this.api.job(id));
+    this.comparison.begin(this.shown.findings, right);
+    this.stage.clearOverlays();
+    this.stage.setDivider(this.comparison.share);
+    this.shown.changed();
+  }
+
+  private endComparison(): void {
+    this.stage.setDivider(null);
+    this.stage.clearOverlays();
+    if (this.shown.findings) this.shown.changed();
   }
 
   private showFindings(findings: Findings, look: Look): void {
-    if (this.findings !== findings) this.stage.clearOverlays();
-    this.findings = findings;
-    this.look = look;
+    if (this.shown.findings !== findings) {
+      this.stage.clearOverlays();
+      this.comparison.end();
+    }
+    this.jobList.setShown(findings.job, this.slide?.id ?? null);
+    this.shown.show(findings, look);
     this.select(null);
     this.notices.warn(findings.warnings);
     this.result.set(findings, look);
-    this.changed();
+    this.shown.changed();
   }
 
   private clearFindings(): void {
-    this.findings = null;
-    this.visible = [];
+    this.shown.clear();
+    this.comparison.end();
+    this.jobList.setShown(null, null);
     this.select(null);
     this.notices.warn([]);
     this.stage.clearOverlays();
   }
 
-  private changed(): void {
-    this.layLayers();
-    void this.refresh();
-  }
-
-  /** Whether single cells are shown: of a job with many, over about 10x. */
-  private isFine(): boolean {
-    if (!this.findings?.job || this.findings.kind !== "cells") return true;
-    const umPerPx = this.stage.umPerPx();
-    return umPerPx === null ? (this.stage.frame()?.scale ?? 0) >= OUTLINE_SCALE : umPerPx <= OUTLINE_UM_PER_PX;
-  }
-
-  /** Fetches what is in view, and draws. */
-  private async refresh(): Promise<void> {
-    const { findings } = this;
-    const view = this.stage.view();
-    if (!findings || !view) return;
-    this.layLayers();
-    let cells: Cell[] | null = null;
-    if (this.isFine()) {
-      try {
-        cells = await findings.within(view);
-      } catch (error) {
-        this.notices.fail(error);
-      }
-    }
-    if (findings !== this.findings) return;
-    this.visible = cells && cells.length > MAX_OUTLINES ? null : cells;
-    this.setRange();
-    this.result.setView(cells);
-    this.result.setScale(this.look.colorBy === BY_CLASS ? null : this.range);
-    this.stage.redraw();
-  }
-
-  private layLayers(): void {
-    const { findings, look } = this;
-    if (!findings?.job || findings.kind !== "cells") return;
-    const { job } = findings;
-    const lay = (layer: string, opacity: number, colormap: string) => {
-      const address = (level: number, x: number, y: number) => this.api.layerAddress(job, layer, colormap, level, x, y);
-      this.stage.lay(`${layer} ${colormap}`, opacity, address);
-    };
-    for (const { name } of findings.legends) {
-      for (const colormap of ["viridis", "jet"]) {
-        lay(name, colormap === look.colormap ? (look.layers.get(name) ?? 0) : 0, colormap);
-      }
-    }
-    lay(CLASSES, look.raster && !this.isFine() ? 0.85 : 0, "viridis");
-  }
-
-  private shown(): Cell[] {
-    const { hidden, minimum } = this.look;
-    return (this.visible ?? []).filter((cell) => !hidden.has(cell.className) && cell.probability >= minimum);
-  }
-
-  /** The colours of a measurement span all but the 2 % of the cells in view at either end. */
-  private setRange(): void {
-    const values = (this.visible ?? [])
-      .map((cell) => cell.measurements[this.look.colorBy])
-      .filter((value) => value !== undefined)
-      .sort((a, b) => a - b);
-    const at = (share: number, otherwise: number) => values[Math.round(share * (values.length - 1))] ?? otherwise;
-    this.range = [at(0.02, 0), at(0.98, 1)];
-  }
-
-  private draw(context: CanvasRenderingContext2D, frame: Frame): number {
-    if (!this.findings || !this.look.outlines) return 0;
-    const { colorBy } = this.look;
-    const letters = this.look.letters ? lettersOf(this.findings.classes) : null;
-    const [low, high] = this.range;
-    return drawCells(context, this.shown(), frame, {
-      colorOf: (cell) => {
-        const value = cell.measurements[colorBy];
-        if (colorBy === BY_CLASS) return css(cell.color);
-        return value === undefined ? "#888" : colorOfValue(value, low, high);
-      },
-      letterOf: letters && ((cell) => letters.get(cell.className) ?? "?"),
-      selected: this.selected?.id ?? null,
-    });
-  }
-
   private select(cell: Cell | null): void {
-    this.selected = cell;
+    this.shown.selected = cell;
     this.cellPanel.set(cell);
     this.stage.redraw();
   }
 
-  private selectNext(): void {
-    const cells = this.shown();
-    const place = cells.findIndex((cell) => cell.id === this.selected?.id);
-    this.select(cells[(place + 1) % cells.length] ?? null);
+  private async saveFile(format: Format, scope: ExportScope): Promise<void> {
+    const problem = await saveFile(this.api, this.shown.findings, this.shown.filtered(), format, scope);
+    this.exports.say(problem ? text(problem) : "");
   }
 
   private async savePicture(): Promise<void> {
-    const title = [this.slide?.id, this.findings?.pipeline].filter(Boolean).join(" · ");
-    const picture = await this.stage.picture([title, text("research")], this.swatches());
+    const lines = caption(this.slide?.id, this.shown.findings);
+    const picture = await this.stage.picture(lines, swatches(this.shown.findings, this.shown.look, this.shown.range));
     if (picture) download("view.png", picture);
-  }
-
-  /** What the colours of outlines mean. */
-  private swatches(): Swatch[] {
-    const { colorBy } = this.look;
-    if (colorBy === BY_CLASS) {
-      return (this.findings?.classes ?? []).map(({ name, color }) => ({ color: css(color), label: name }));
-    }
-    const [low, high] = this.range;
-    return [0, 0.5, 1].map((share) => {
-      const value = low + share * (high - low);
-      return { color: colorOfValue(value, low, high), label: `${colorBy} ${numeral(value, 2)}` };
-    });
   }
 
   private async copyLink(): Promise<void> {
     const slide = this.image ? null : (this.slide?.id ?? null);
-    const state = { slide, view: this.stage.view(), job: this.findings?.job ?? null, look: this.look };
+    const channels = this.slide && hasChannels(this.slide) ? this.channels.query() : "";
+    const shown = { job: this.shown.findings?.job ?? null, other: this.comparison.right?.job ?? null, look: this.shown.look };
+    const state = { slide, view: this.stage.view(), channels, ...shown };
     history.replaceState(null, "", toHash(state));
     await copy(location.href, "link.txt");
     this.exports.say(text("copied"));
@@ -375,8 +390,23 @@ class Page {
     }
     this.showJobs();
     if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
+    await this.followJob();
+    if (this.jobs && (await this.estimates.learn(this.jobs).catch(() => false))) this.showEstimates();
     if (this.jobs?.some((job) => job.status === "queued" || job.status === "running")) {
       this.polling = window.setTimeout(() => void this.poll(), POLL_MS);
+    }
+  }
+
+  /** Shows what the running job that is watched has found since, and its result once it has ended. */
+  private async followJob(): Promise<void> {
+    const { findings } = this.shown;
+    const job = findings?.isRunning ? this.jobs?.find((item) => item.id === findings.job) : undefined;
+    if (!findings || !job) return;
+    if (job.status === "succeeded") {
+      this.showFindings(await ofJob(this.api, job.id, findings.classes), this.shown.look);
+    } else if (await findings.update?.()) {
+      this.result.set(findings, this.shown.look);
+      await this.shown.refresh();
     }
   }
 

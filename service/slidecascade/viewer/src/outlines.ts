@@ -47,6 +47,34 @@ export function drawCells(
   return performance.now() - start;
 }
 
+/** Draws what is at the left and at the right of a divider; returns how long it took in milliseconds. */
+export function drawDivided(
+  context: CanvasRenderingContext2D,
+  { width, height, share }: { width: number; height: number; share: number },
+  sides: [() => number, () => number],
+): number {
+  const at = share * width;
+  const boxes = [
+    [0, at],
+    [at, width - at],
+  ] as const;
+  const costs = sides.map((draw, place) => {
+    const [left, wide] = boxes[place] as readonly [number, number];
+    context.save();
+    context.beginPath();
+    context.rect(left, 0, wide, height);
+    context.clip();
+    const cost = draw();
+    context.restore();
+    return cost;
+  });
+  for (const [color, wide] of [["#000", 4], ["#fff", 2]] as const) {
+    context.fillStyle = color;
+    context.fillRect(at - wide / 2, 0, wide, height);
+  }
+  return costs.reduce((sum, cost) => sum + cost, 0);
+}
+
 function trace(context: CanvasRenderingContext2D, cell: Cell, { x, y, scale }: Frame): void {
   for (const ring of cell.rings) {
     context.moveTo(((ring[0] as number) - x) * scale, ((ring[1] as number) - y) * scale);

@@ -1,7 +1,8 @@
 // What is shown of a result: classes with their numbers, filters, layers with their legends.
 import { css, gradient, lettersOf } from "./colors.ts";
-import { button, copy, element, labelled } from "./element.ts";
+import { element, labelled } from "./element.ts";
 import type { Cell, Findings } from "./findings.ts";
+import { histogram } from "./histogram.ts";
 import { numeral, text } from "./texts.ts";
 import type { Legend } from "./wire.ts";
 
@@ -38,7 +39,7 @@ export class ResultPanel {
   readonly root: HTMLElement;
   private readonly body = element("div", {}, element("p", { class: "note" }, text("noResult")));
   private readonly note = element("p", { class: "note", role: "status" });
-  private readonly scale = element("div", { class: "scale", hidden: true });
+  private readonly scale = element("div", { class: "measure", hidden: true });
   private readonly inView = new Map<string, HTMLElement>();
   private readonly measure = element("select", { name: "color-by" });
   private look: Look = newLook();
@@ -63,7 +64,7 @@ export class ResultPanel {
       this.scale,
       this.check(text("outlines"), "outlines"),
       this.check(text("letters"), "letters"),
-      ...(findings.job && findings.kind === "cells" ? [this.check(text("raster"), "raster")] : []),
+      ...(findings.job && findings.kind === "cells" && !findings.isRunning ? [this.check(text("raster"), "raster")] : []),
       ...(findings.legends.length ? [this.layers(findings.legends)] : []),
     );
     this.setMeasures([]);
@@ -75,9 +76,11 @@ export class ResultPanel {
 
   /** Shows the numbers of what is in view; null: its cells are too many to be fetched. */
   setView(cells: readonly Cell[] | null): void {
+    const counted = cells?.filter((cell) => cell.isCounted) ?? [];
     const counts = new Map<string, number>();
-    for (const cell of cells ?? []) counts.set(cell.className, (counts.get(cell.className) ?? 0) + 1);
-    const all = cells?.length ?? 0;
+    for (const cell of counted) counts.set(cell.className, (counts.get(cell.className) ?? 0) + 1);
+    const all = counted.length;
+    this.body.dataset["inView"] = String(all);
     for (const [name, place] of this.inView) {
       place.textContent = cells ? `${numeral(counts.get(name) ?? 0)} ${text("of")} ${numeral(all)}` : "–";
     }
@@ -86,12 +89,15 @@ export class ResultPanel {
   }
 
   /** Shows the colours of a measurement from `minimum` to `maximum`; null: colours are those of classes. */
-  setScale(range: [number, number] | null): void {
+  setScale(range: [number, number] | null, values: readonly number[]): void {
     this.scale.hidden = range === null;
     if (!range) return;
     const ramp = element("span", { class: "ramp" });
     ramp.style.background = gradient();
-    this.scale.replaceChildren(`≤ ${numeral(range[0], 2)}`, ramp, `≥ ${numeral(range[1], 2)}`);
+    this.scale.replaceChildren(
+      histogram(values, range),
+      element("div", { class: "scale" }, `≤ ${numeral(range[0], 2)}`, ramp, `≥ ${numeral(range[1], 2)}`),
+    );
   }
 
   private setMeasures(names: string[]): void {
@@ -199,43 +205,6 @@ export class ResultPanel {
       { class: "layer" },
       labelled(`${legend.title}: ${text("opacity")}`, slider),
       element("div", { class: "scale" }, numeral(legend.minimum, 2), ramp, unit),
-    );
-  }
-}
-
-export class CellPanel {
-  readonly root: HTMLElement;
-  private readonly body = element("div", { "aria-live": "polite" });
-
-  constructor() {
-    this.root = element(
-      "section",
-      { class: "panel", "aria-label": text("cell") },
-      element("h2", {}, text("cell")),
-      this.body,
-    );
-    this.set(null);
-  }
-
-  set(cell: Cell | null): void {
-    if (!cell) {
-      this.body.replaceChildren(element("p", { class: "note" }, text("noCell")));
-      return;
-    }
-    const rows = Object.entries(cell.measurements).map(([name, value]) =>
-      element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "number" }, numeral(value, 4))),
-    );
-    const done = element("span", { class: "note", role: "status" });
-    const swatch = element("span", { class: "swatch" });
-    swatch.style.borderColor = css(cell.color);
-    this.body.replaceChildren(
-      element("p", {}, swatch, element("strong", {}, cell.className)),
-      element("table", {}, element("tbody", {}, ...rows)),
-      element("p", { class: "id" }, cell.id),
-      button(text("copy"), () => {
-        void copy(JSON.stringify(cell.feature), "cell.geojson").then(() => (done.textContent = text("copied")));
-      }),
-      done,
     );
   }
 }

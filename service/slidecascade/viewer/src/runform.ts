@@ -1,6 +1,6 @@
 // The form that runs a pipeline on the view, a box or the whole slide.
 import { button, element, labelled } from "./element.ts";
-import { text } from "./texts.ts";
+import { duration, text } from "./texts.ts";
 import type { PipelineInfo } from "./wire.ts";
 
 export type Scope = "view" | "box" | "slide";
@@ -9,12 +9,20 @@ export interface Order {
   pipeline: string;
   thresholds: Record<string, number>;
   mpp: number | null;
+  /** A method of stain normalisation; empty: the pipeline's. */
+  stain: string;
+  /** Index of the slide's channel for each meaning that the network takes. */
+  channels: Record<string, number>;
 }
+
+const STAINS = ["macenko", "reinhard", "vahadane"];
 
 export interface RunEvents {
   run(scope: Scope, order: Order): void;
   draw(): void;
   stop(): void;
+  /** Another pipeline was chosen. */
+  chosen(): void;
 }
 
 export class RunForm {
@@ -22,6 +30,10 @@ export class RunForm {
   private readonly pipelines = element("select", { name: "pipeline" });
   private readonly description = element("p", { class: "note" });
   private readonly thresholds = element("div", { class: "fields" });
+  private readonly stain = element("select", { name: "stain" });
+  private readonly stainField = labelled(text("stain"), this.stain);
+  private readonly channels = element("div", { class: "fields" });
+  private readonly estimate = element("p", { class: "note", role: "status", "data-estimate": "" });
   private readonly mpp = element("input", { type: "number", min: 0.01, max: 50, step: "any", name: "mpp" });
   private readonly mppField = labelled(text("pixelSize"), this.mpp);
   private readonly actions: HTMLButtonElement[];
@@ -31,13 +43,14 @@ export class RunForm {
   private readonly status = element("p", { class: "note", role: "status" });
   private known: PipelineInfo[] = [];
 
-  constructor(events: RunEvents) {
+  constructor(private readonly events: RunEvents) {
     const start = (scope: Scope) => () => events.run(scope, this.order());
     const view = button(text("runView"), start("view"), { class: "main", "data-run": "view" });
     this.boxButton = button(text("runBox"), start("box"), { disabled: true, "data-run": "box" });
     this.slideButton = button(text("runSlide"), start("slide"), { "data-run": "slide" });
     this.stopButton = button(text("stop"), () => events.stop(), { hidden: true });
     this.actions = [view, this.boxButton, this.slideButton];
+    this.mppField.hidden = true;
     this.pipelines.addEventListener("change", () => this.showPipeline());
     this.root = element(
       "section",
@@ -46,7 +59,10 @@ export class RunForm {
       labelled(text("pipeline"), this.pipelines),
       this.description,
       this.thresholds,
+      this.stainField,
+      this.channels,
       this.mppField,
+      this.estimate,
       view,
       button(text("draw"), () => events.draw(), { "data-run": "draw" }),
       this.boxButton,
@@ -69,6 +85,31 @@ export class RunForm {
     this.boxButton.disabled = true;
   }
 
+  get pipeline(): PipelineInfo | null {
+    return this.known.find((item) => item.name === this.pipelines.value) ?? null;
+  }
+
+  /** Which channels of a slide the network is given: a field for each of its `meanings`; none for slides in colour. */
+  setChannels(meanings: readonly string[], names: readonly string[]): void {
+    this.stainField.hidden = names.length > 0;
+    this.channels.replaceChildren(
+      ...(names.length ? meanings : []).map((meaning, place) => {
+        const options = names.map((name, index) => element("option", { value: index }, name));
+        const field = element("select", { "data-channel": meaning }, ...options);
+        const same = names.findIndex((name) => name.toLowerCase() === meaning.toLowerCase());
+        field.value = String(same >= 0 ? same : Math.min(place, names.length - 1));
+        return labelled(`${text("channelFor")} ${meaning}`, field);
+      }),
+    );
+  }
+
+  /** States how long runs will take: seconds by what is run; null: unknown. */
+  setEstimates(seconds: [string, number | null][]): void {
+    const known = seconds.filter((item): item is [string, number] => item[1] !== null);
+    const parts = known.map(([what, value]) => `${what} ${duration(value)}`);
+    this.estimate.textContent = parts.length ? `${text("estimate")}: ${parts.join(" · ")}` : text("noEstimate");
+  }
+
   enableBox(): void {
     this.boxButton.disabled = false;
     this.boxButton.focus();
@@ -86,11 +127,21 @@ export class RunForm {
       if (field.value !== field.defaultValue) thresholds[field.name] = Number(field.value);
     }
     const mpp = this.mppField.hidden || this.mpp.value === "" ? null : Number(this.mpp.value);
-    return { pipeline: this.pipelines.value, thresholds, mpp };
+    const fields = [...this.channels.querySelectorAll("select")];
+    const channels = Object.fromEntries(fields.map((field) => [field.dataset["channel"], Number(field.value)]));
+    const stain = this.stainField.hidden ? "" : this.stain.value;
+    return { pipeline: this.pipelines.value, thresholds, mpp, stain, channels };
   }
 
   private showPipeline(): void {
-    const chosen = this.known.find((item) => item.name === this.pipelines.value);
+    const chosen = this.pipeline;
+    const own = chosen?.stain === "none" ? text("stainNone") : chosen?.stain;
+    this.stain.replaceChildren(
+      element("option", { value: "" }, `${text("stainDefault")} (${own ?? ""})`),
+      element("option", { value: "none" }, text("stainNone")),
+      ...STAINS.map((name) => element("option", { value: name }, name)),
+    );
+    this.events.chosen();
     this.description.textContent = chosen?.description ?? "";
     this.thresholds.replaceChildren(
       ...Object.entries(chosen?.thresholds ?? {}).map(([name, value]) =>

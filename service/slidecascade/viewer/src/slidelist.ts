@@ -1,10 +1,12 @@
 // The slides that the server offers, with thumbnails that are fetched when they come into sight.
 import type { Api } from "./api.ts";
-import { element, labelled } from "./element.ts";
+import { element, labelled, pause } from "./element.ts";
 import { numeral, text } from "./texts.ts";
 import type { SlideInfo } from "./wire.ts";
 
 const THUMBNAIL_PX = 160;
+/** How long a stand-in is shown until the picture is asked for again. */
+const AGAIN_MS = 1500;
 
 export class SlideList {
   readonly root: HTMLElement;
@@ -79,15 +81,25 @@ export class SlideList {
     const id = item.dataset["slide"] as string;
     const note = item.querySelector(".note") as HTMLElement;
     try {
-      const [slide, picture] = await Promise.all([this.api.slide(id), this.api.thumbnail(id, THUMBNAIL_PX)]);
+      const [slide, first] = await Promise.all([this.api.slide(id), this.api.thumbnail(id, THUMBNAIL_PX)]);
       note.textContent = describe(slide);
       const image = item.querySelector("img") as HTMLImageElement;
-      image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
-      image.src = URL.createObjectURL(picture);
+      let shown = first;
+      showPicture(image, shown.picture);
+      while (!shown.isFinal && item.isConnected) {
+        await pause(AGAIN_MS);
+        shown = await this.api.thumbnail(id, THUMBNAIL_PX);
+        showPicture(image, shown.picture);
+      }
     } catch (error) {
       note.textContent = String((error as Error).message);
     }
   }
+}
+
+function showPicture(image: HTMLImageElement, picture: Blob): void {
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  image.src = URL.createObjectURL(picture);
 }
 
 function describe(slide: SlideInfo): string {

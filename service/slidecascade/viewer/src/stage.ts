@@ -1,14 +1,16 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import type { Api } from "./api.ts";
-import { element } from "./element.ts";
+import { STAND_IN, type Api, type Shown } from "./api.ts";
+import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
+import { Overlays, pyramidOf, type Address, type Side } from "./overlays.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
 import { text } from "./texts.ts";
 import type { Box, SlideInfo } from "./wire.ts";
 
-const TILE_PX = 256;
+/** How long stand-ins are shown until the tiles are asked for again. */
+const AGAIN_MS = 400;
 const KEY_ZOOM = 1.5;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
 const SMOOTH_MS = 12;
@@ -21,12 +23,8 @@ export interface StageEvents {
   click(x: number, y: number): void;
   box(box: Box): void;
   nextCell(): void;
-}
-
-interface Overlay {
-  opacity: number;
-  /** Null: it is being added. */
-  item: OpenSeadragon.TiledImage | null;
+  /** Whether a coarse stand-in of the slide is shown. */
+  standIn(isShown: boolean): void;
 }
 
 export class Stage {
@@ -36,7 +34,7 @@ export class Stage {
   private readonly frameBox = element("div", { class: "box", hidden: true });
   private readonly bar = element("div", { class: "bar" });
   private readonly position = element("div", { class: "position" });
-  private readonly overlays = new Map<string, Overlay>();
+  private readonly overlays: Overlays;
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
@@ -44,6 +42,13 @@ export class Stage {
   private isDrawing = false;
   private drawFrom: OpenSeadragon.Point | null = null;
   private chosen: Box | null = null;
+  private divider: number | null = null;
+  private shown: Shown = { channels: "", standIn: true };
+  /** Whether a tile of the slide has been drawn, and whether it was no stand-in. */
+  private isShown = false;
+  private isExact = false;
+  /** What is shown by stand-ins, for whose tiles the stage waits. */
+  private awaited: Shown | null = null;
 
   constructor(
     private readonly api: Api,
@@ -52,6 +57,7 @@ export class Stage {
     const host = element("div", { class: "slide" });
     this.root = element("div", { class: "stage" }, host, this.bar, this.position);
     forgoInlineStyle();
+    ignoreLateTiles();
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.viewer = OpenSeadragon({
       element: host,
@@ -74,6 +80,7 @@ export class Stage {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     } as OpenSeadragon.Options);
+    this.overlays = new Overlays(this.viewer, () => this.dividerAt());
     this.viewer.canvas.append(this.canvas, this.frameBox);
     this.viewer.canvas.setAttribute("role", "application");
     this.relabel();
@@ -89,14 +96,16 @@ export class Stage {
   }
 
   /** Shows a slide, or an image in place of one. */
-  open(slide: SlideInfo, image: string | null): Promise<void> {
+  open(slide: SlideInfo, image: string | null, channels: string): Promise<void> {
     this.slide = slide;
-    this.overlays.clear();
+    this.shown = { channels, standIn: true };
+    this.isShown = this.isExact = false;
+    this.overlays.forget();
     this.chosen = null;
     this.drawn = null;
     const source =
       image === null
-        ? this.pyramid(slide, (level, x, y) => this.api.tileAddress(slide, level, x, y))
+        ? this.tiles(slide)
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
@@ -108,45 +117,44 @@ export class Stage {
     });
   }
 
-  private pyramid(slide: SlideInfo, address: (level: number, x: number, y: number) => string): object {
-    return { width: slide.width, height: slide.height, tileSize: TILE_PX, tileOverlap: 0, getTileUrl: address };
+  /** Lays tiles over the slide, see `Overlays`. */
+  lay(name: string, opacity: number, side: Side, address: Address): void {
+    if (this.slide) this.overlays.lay(this.slide, name, opacity, side, address);
   }
 
-  /** Lays tiles over the slide, or changes how opaque they are; 0 removes them. */
-  lay(name: string, opacity: number, address: (level: number, x: number, y: number) => string): void {
-    const laid = this.overlays.get(name);
-    if (laid) {
-      laid.opacity = opacity;
-      this.settle(name, laid);
-    } else if (opacity > 0 && this.slide) {
-      const overlay: Overlay = { opacity, item: null };
-      this.overlays.set(name, overlay);
-      this.viewer.addTiledImage({
-        tileSource: this.pyramid(this.slide, address) as unknown as OpenSeadragon.TileSource,
-        opacity,
-        success: (event: Event) => {
-          overlay.item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
-          if (this.overlays.get(name) === overlay) this.settle(name, overlay);
-          else this.viewer.world.removeItem(overlay.item);
-        },
-      });
-    }
+  /** Where the divider between two results is, as a part of the width; null: there is none. */
+  setDivider(share: number | null): void {
+    this.divider = share;
+    this.overlays.clip();
+    this.redraw();
   }
 
-  /** Makes a layer as opaque as is wanted by now; while it is being added it waits for that. */
-  private settle(name: string, overlay: Overlay): void {
-    if (!overlay.item) return;
-    if (overlay.opacity > 0) {
-      overlay.item.setOpacity(overlay.opacity);
-      return;
-    }
-    this.overlays.delete(name);
-    this.viewer.world.removeItem(overlay.item);
+  private dividerAt(): { at: number; slide: SlideInfo } | null {
+    const frame = this.frame();
+    if (!frame || !this.slide || this.divider === null) return null;
+    return { at: frame.x + (this.divider * this.canvas.clientWidth) / frame.scale, slide: this.slide };
   }
 
   clearOverlays(): void {
-    for (const { item } of this.overlays.values()) if (item) this.viewer.world.removeItem(item);
     this.overlays.clear();
+  }
+
+  /** Shows other channels of the slide, or in other colours: what the server is asked for. */
+  setChannels(channels: string): void {
+    this.shown = { channels, standIn: true };
+    this.renew();
+  }
+
+  /** Shows the slide in another way; the tiles of an image keep their addresses for good, so it is replaced. */
+  private renew(): void {
+    if (!this.slide) return;
+    const tileSource = this.tiles(this.slide) as unknown as OpenSeadragon.TileSource;
+    this.viewer.addTiledImage({ tileSource, index: 0, replace: true });
+  }
+
+  private tiles(slide: SlideInfo): object {
+    const { shown } = this;
+    return pyramidOf(slide, (level, x, y) => this.api.tileAddress(slide, shown, level, x, y));
   }
 
   /** Screen pixels for each pixel of level 0, and the corner of the view. */
@@ -225,6 +233,15 @@ export class Stage {
   private listen(): void {
     const { viewer } = this;
     viewer.addHandler("animation", () => this.follow());
+    viewer.addHandler("tile-drawn", () => {
+      if (!this.isShown) noteTime("first-picture", 0);
+      if (!this.isExact && this.awaited !== this.shown) noteTime("exact-picture", 0);
+      this.isExact ||= this.awaited !== this.shown;
+      this.isShown = true;
+    });
+    viewer.addHandler("tile-loaded", ({ tileRequest }) => {
+      if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
+    });
     viewer.addHandler("resize", () => this.redraw());
     viewer.addHandler("animation-finish", () => this.rest());
     viewer.addHandler("canvas-click", (event) => {
@@ -260,6 +277,22 @@ export class Stage {
     });
   }
 
+  /** Shows the tiles themselves as soon as they are made in place of the stand-ins. */
+  private async awaitTiles(): Promise<void> {
+    const { slide, shown } = this;
+    if (!slide || this.awaited === shown) return;
+    this.awaited = shown;
+    this.events.standIn(true);
+    do await pause(AGAIN_MS);
+    while (this.shown === shown && (await this.api.isStandIn(slide, shown).catch(() => true)));
+    if (this.shown !== shown) return;
+    this.awaited = null;
+    this.events.standIn(false);
+    this.isExact = false;
+    this.shown = { ...shown, standIn: false };
+    this.renew();
+  }
+
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
     const frame = this.frame() ?? { x: 0, y: 0, scale: 1 };
     return new OpenSeadragon.Point(frame.x + position.x / frame.scale, frame.y + position.y / frame.scale);
@@ -285,6 +318,7 @@ export class Stage {
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
     this.placeBox();
+    if (this.divider !== null) this.overlays.clip();
     this.showScale();
     const frame = this.frame();
     if (!frame) return;
@@ -313,7 +347,9 @@ export class Stage {
     const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
     context.scale(ratio, ratio);
     this.cost = this.events.draw(context, frame);
+    if (this.cost > 0) noteTime("outlines", this.cost);
     this.drawn = frame;
+    if (this.divider !== null) this.overlays.clip();
     this.placeBox();
     this.showScale();
   }
@@ -335,6 +371,20 @@ export class Stage {
     const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
     this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
   }
+}
+
+/** Leaves the time in the browser's performance timeline, the last of each name: `make bench-viewer` reads it. */
+function noteTime(name: string, cost: number): void {
+  performance.clearMarks(name);
+  performance.mark(name, { detail: cost });
+}
+
+/** Tiles of an image that was replaced arrive in vain, and OpenSeadragon warns of each: that is no fault. */
+function ignoreLateTiles(): void {
+  const warn = (message: unknown, ...details: unknown[]) => {
+    if (!String(message).startsWith("Ignoring tile")) console.warn(message, ...details);
+  };
+  Object.assign(OpenSeadragon, { console: Object.assign(Object.create(console) as Console, { warn }) });
 }
 
 /** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */

@@ -74,7 +74,6 @@ const TEXTS = {
   copy: ["Copy as GeoJSON", "Als GeoJSON kopieren"],
   copied: ["Copied.", "Kopiert."],
   exports: ["Export", "Export"],
-  exportNote: ["What is in the view, with the filters set.", "Was in der Ansicht liegt, mit gesetzten Filtern."],
   picture: ["Picture (PNG)", "Bild (PNG)"],
   link: ["Copy link to this view", "Link auf diese Ansicht kopieren"],
   requestId: ["request", "Anfrage"],
@@ -89,6 +88,47 @@ const TEXTS = {
   language: ["Deutsch", "English"],
   warnings: ["Warnings", "Warnungen"],
   navigator: ["Overview", "Übersicht"],
+  preparing: [
+    "A coarse stand-in: the slide stores no overview, which is being made.",
+    "Nur grob: das Präparat enthält keine Übersicht, sie entsteht gerade.",
+  ],
+  upload: ["Upload", "Hochgeladenes Bild"],
+  watch: ["Watch", "Zusehen"],
+  compare: ["Compare", "Vergleichen"],
+  divider: ["Divider", "Trennlinie"],
+  endComparison: ["End the comparison", "Vergleich beenden"],
+  leftResult: ["Left", "Links"],
+  rightResult: ["Right", "Rechts"],
+  values: ["values", "Werte"],
+  mean: ["mean", "Mittel"],
+  channels: ["Channels", "Kanäle"],
+  channelFor: ["Channel for", "Kanal für"],
+  colour: ["Colour", "Farbe"],
+  darkest: ["Black from", "Schwarz ab"],
+  brightest: ["Full colour from", "Volle Farbe ab"],
+  stain: ["Stain normalisation", "Färbungsnormierung"],
+  stainDefault: ["the pipeline's", "die des Verfahrens"],
+  stainNone: ["none", "keine"],
+  estimate: ["Expected", "Erwartet"],
+  estimateView: ["view", "Ansicht"],
+  estimateBox: ["box", "Rahmen"],
+  estimateSlide: ["whole slide", "ganzes Präparat"],
+  noEstimate: ["No estimate before the first run.", "Vor dem ersten Lauf keine Schätzung."],
+  minutes: ["min", "min"],
+  hours: ["h", "h"],
+  asSeenBy: ["As seen by", "Aus Sicht von"],
+  exportScope: ["What is exported", "Was exportiert wird"],
+  exportView: ["What is in view, with the filters set", "Was in der Ansicht liegt, mit gesetzten Filtern"],
+  exportAll: ["All of the result", "Das ganze Ergebnis"],
+  tooMany: [
+    "These are too many cells for a browser: fetch Parquet, or run `slidecascade export` with the job.",
+    "Das sind zu viele Zellen für einen Browser: Parquet laden oder den Auftrag mit `slidecascade export` exportieren.",
+  ],
+  onlyJobs: [
+    "Parquet is written for jobs: analyse the whole slide first.",
+    "Parquet gibt es für Aufträge: zuerst das ganze Präparat auswerten.",
+  ],
+  soFar: ["The job runs: these are the cells so far.", "Der Auftrag läuft: dies sind die bisherigen Zellen."],
 } as const satisfies Record<string, readonly [string, string]>;
 
 export type TextName = keyof typeof TEXTS;
@@ -112,4 +152,16 @@ export function text(name: TextName): string {
 
 export function numeral(value: number, digits = 0): string {
   return value.toLocaleString(language, { maximumFractionDigits: digits });
+}
+
+/** A time of day with its date. */
+export function moment(time: string): string {
+  return new Date(time).toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** About so long: in seconds, minutes or hours. */
+export function duration(seconds: number): string {
+  if (seconds < 90) return `${numeral(Math.max(1, Math.round(seconds)))} s`;
+  if (seconds < 5400) return `${numeral(Math.round(seconds / 60))} ${text("minutes")}`;
+  return `${numeral(seconds / 3600, 1)} ${text("hours")}`;
 }

@@ -30,6 +30,12 @@ export interface SlideInfo {
   objective_power: number | null;
   vendor: string | null;
   content_id: string | null;
+  channels: string[];
+}
+
+export interface ModelInfo {
+  name: string;
+  inputs: { channels: string[] }[];
 }
 
 export interface PipelineInfo {
@@ -38,6 +44,9 @@ export interface PipelineInfo {
   title: string;
   description: string;
   thresholds: Record<string, number>;
+  segmenter: string | null;
+  classifiers: string[];
+  stain: string;
   classes: ClassInfo[];
 }
 
@@ -48,6 +57,8 @@ export interface Job {
   slide: string | null;
   label: string | null;
   created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
   progress: { fields_done: number; fields_total: number | null; fraction: number; cells: number; eta_s: number | null };
   error: Problem | null;
 }
@@ -73,6 +84,11 @@ export interface Warning {
   message: string;
 }
 
+/** What was found out about the slide: `stain` is null where colours were not normalised. */
+export interface Facts {
+  stain?: { method: string } | null;
+}
+
 export interface Summary {
   kind: string;
   pipeline: string;
@@ -84,7 +100,7 @@ export interface Summary {
   tissue_area_mm2: number;
   heatmaps: Legend[];
   warnings: Warning[];
-  timings_s: Record<string, number>;
+  facts?: Facts;
 }
 
 export type Ring = [number, number][];
@@ -102,6 +118,13 @@ export interface Feature {
 
 export interface FeatureCollection {
   type: "FeatureCollection";
-  slidecascade?: { counts: Record<string, number>; warnings: Warning[]; kind: string; pipeline: string; mpp: number };
+  slidecascade?: {
+    counts: Record<string, number>;
+    warnings: Warning[];
+    kind: string;
+    pipeline: string;
+    mpp: number;
+    facts?: Facts;
+  };
   features: Feature[];
 }

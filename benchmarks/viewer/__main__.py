@@ -1,0 +1,213 @@
+"""``make bench-viewer``: the page in Chromium and its tiles over HTTP, to ``benchmarks/results/viewer.json``.
+
+On a slide of one level of 0.4 Gpx and on a job of a million cells, by a server of its own. Exits with 2 where
+Chromium, Playwright or the built page is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+from benchmarks import record
+from benchmarks.jobs.cells import SIDE_PX
+from benchmarks.page import write_page
+from benchmarks.viewer.slides import GLASS, ONE_LEVEL, ONE_LEVEL_PX, TILE_PX, write_million, write_one_level
+from benchmarks.viewer.tab import CHROMIUM, Tab, browsing, renderers_mb
+
+from slidecascade.cli import WRONG_CALL
+from slidecascade.commands.service_process import served
+from slidecascade.web.viewer import BUILT
+
+VIEW_PX: Final = 2000
+_TILES: Final = 200
+_OUTLINES_VIEW_L0: Final = "10000,10000,7100,5500"
+"""A view just above the coarsest scale that shows outlines where no pixel size is stated: 4 level-0 pixels for one
+of the screen."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.viewer", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="of panning, for the memory of the tab")
+    parser.add_argument("--rounds", type=int, default=3, help="of what is measured cold, or per view")
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
+    arguments = parser.parse_args()
+    if CHROMIUM is None or find_spec("playwright") is None or not BUILT.is_dir():
+        sys.stderr.write("Chromium, Playwright and the page are needed: apt-get install chromium; make setup.\n")
+        return WRONG_CALL
+    provenance = record.Provenance.here()
+    with tempfile.TemporaryDirectory(prefix="slidecascade-viewer-") as name:
+        figures = measure(Path(name), minutes=arguments.minutes, rounds=arguments.rounds)
+    record.write(arguments.out / "viewer.json", figures, provenance)
+    if arguments.out == record.RESULTS:
+        write_page()
+    print({name: value for name, value in figures.items() if name != "memory"})
+    return 0
+
+
+def measure(folder: Path, *, minutes: float, rounds: int) -> dict[str, Any]:
+    slides, jobs = folder / "slides", folder / "jobs"
+    slides.mkdir()
+    write_one_level(slides / ONE_LEVEL)
+    job = write_million(slides, jobs)
+    (slides / "block.tif").unlink()
+    environment = {
+        "SLIDECASCADE_SLIDE_ROOTS": str(slides),
+        "SLIDECASCADE_JOBS_DIR": str(jobs),
+        "SLIDECASCADE_JOBS_MIN_FREE_BYTES": "0",
+    }
+    figures: dict[str, Any] = {"minutes": minutes, "weight_kb": _weight_kb()}
+    with browsing() as browser:
+        cold = []
+        for _ in range(rounds):
+            with served(environment) as (url, _process):
+                cold.append(_first_picture(browser, url))
+        figures |= {name: _median([each[name] for each in cold]) for name in cold[0]}
+        with served(environment) as (url, _process):
+            figures |= _tiles(url)
+            figures |= _unless_late(lambda: _outlines(browser, url, job))
+            figures |= _unless_late(lambda: _views(browser, url, job, rounds=3 * rounds))
+            figures |= _unless_late(lambda: {"memory": _memory(browser, url, job, minutes=minutes)})
+    return figures
+
+
+def _unless_late(part: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The figures of a part; none, and a line on stderr, when the page did not come to what was waited for."""
+    from playwright.sync_api import TimeoutError as LateError
+
+    try:
+        return part()
+    except LateError as error:
+        sys.stderr.write(f"A part was not measured: {error}\n")
+        return {}
+
+
+def _weight_kb() -> float:
+    """All that a first visit loads, as sent to a browser that takes gzip."""
+    return round(sum(path.stat().st_size for path in BUILT.glob("*.gz")) / 1e3, 1)
+
+
+def _first_picture(browser: Any, url: str) -> dict[str, float]:
+    """From the click on a slide whose coarse levels are not made to its first tile, and to all exact ones."""
+    tab = Tab(browser, url)
+    tab.page.goto(f"{url}/livez")
+    # The list's thumbnails would have the levels made before the click.
+    tab.page.route("**/thumbnail*", lambda route: route.abort())
+    tab.open()
+    start = tab.page.evaluate(
+        f"() => {{ const now = performance.now(); document.querySelector(\"[data-slide='{ONE_LEVEL}']\").click();"
+        " return now; }"
+    )
+    shown = tab.first("first-picture", after=start)
+    exact = tab.first("exact-picture", after=start)
+    tab.close()
+    return {"first_picture_ms": shown["at"] - start, "exact_picture_ms": exact["at"] - start}
+
+
+def _tiles(url: str) -> dict[str, float]:
+    """Tiles over one connection that is kept: of level 0 made and kept, and of the coarse levels."""
+    rng = np.random.default_rng(0)
+    fine = (ONE_LEVEL_PX - 1).bit_length()
+    columns = ONE_LEVEL_PX // TILE_PX
+    places = [(fine, int(x), int(y)) for x, y in rng.integers(0, columns, (_TILES, 2))]
+    low = [(level, 0, 0) for level in range(fine - 4)] * 10
+    with httpx.Client(base_url=url, timeout=120) as client:
+        content_id = client.get(f"/v1/slides/{ONE_LEVEL}").json()["content_id"]
+
+        def times_ms(tiles: list[tuple[int, int, int]]) -> np.ndarray:
+            found = []
+            for level, column, row in tiles:
+                path = f"/v1/slides/{ONE_LEVEL}/dzi_files/{level}/{column}_{row}.jpeg?content_id={content_id}"
+                start = time.perf_counter()
+                client.get(path).raise_for_status()
+                found.append((time.perf_counter() - start) * 1e3)
+            return np.array(found)
+
+        times_ms(low[:1] + places[:5])
+        made, kept, coarse = times_ms(places[5:]), times_ms(places), times_ms(low)
+    return {
+        f"{name}_{share}_ms": round(float(np.percentile(found, percent)), 2)
+        for name, found in (("tile_made", made), ("tile_kept", kept), ("low_tile", coarse))
+        for share, percent in (("p50", 50), ("p95", 95))
+    }
+
+
+def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
+    """Drawing all outlines of the coarsest view that has them, and frames while it is dragged."""
+    tab = Tab(browser, url)
+    tab.open(f"#slide={GLASS}&view={_OUTLINES_VIEW_L0}&job={job}")
+    cells = tab.outlined()
+    tab.page.wait_for_timeout(1000)  # until tiles and layers are there too
+    draws: list[float] = []
+    for _ in range(5):
+        now = tab.page.evaluate("() => performance.now()")
+        tab.page.locator("[name=outlines]").uncheck()
+        tab.page.locator("[name=outlines]").check()
+        draws.append(tab.first("outlines", after=now)["cost"])
+    tab.watch_frames()
+    for step in range(6):
+        tab.drag(*((250, 120) if step % 2 else (-250, -120)), steps=40)
+    frames = tab.frames_ms()
+    tab.close()
+    return {
+        "outlines": cells,
+        "outlines_draw_ms": _median(draws),
+        "pan_frame_p50_ms": round(float(np.percentile(frames, 50)), 1),
+        "pan_frame_p95_ms": round(float(np.percentile(frames, 95)), 1),
+    }
+
+
+def _views(browser: Any, url: str, job: str, *, rounds: int) -> dict[str, float]:
+    """Views of 2000 px at random places: from the first request for cells to the outlines being drawn."""
+    rng = np.random.default_rng(1)
+    found = []
+    tab = Tab(browser, url)
+    for x, y in rng.integers(0, SIDE_PX - VIEW_PX, (rounds, 2)).tolist():
+        tab.open(f"#slide={GLASS}&view={x},{y},{VIEW_PX},{VIEW_PX}&job={job}")
+        tab.outlined()
+        asked = tab.first("/cells?bbox")
+        drawn = tab.first("outlines", after=asked["at"])
+        found.append(drawn["at"] - asked["at"])
+    tab.close()
+    return {"view_p50_ms": _median(found), "view_p95_ms": round(float(np.percentile(found, 95)), 1)}
+
+
+def _memory(browser: Any, url: str, job: str, *, minutes: float) -> list[dict[str, float]]:
+    """The tab's private memory and its scripts' heap, about ten times while the view is dragged over the slide."""
+    tab = Tab(browser, url)
+    tab.open(f"#slide={GLASS}&view=10000,10000,3000,2500&job={job}")
+    tab.outlined()
+    samples: list[dict[str, float]] = []
+    begun = time.monotonic()
+    step, every_s = 0, minutes * 6
+    while (passed := time.monotonic() - begun) < minutes * 60 or len(samples) < 2:
+        if passed >= len(samples) * every_s:
+            samples.append(
+                {
+                    "s": round(passed, 1),
+                    "private_mb": round(renderers_mb(browser), 1),
+                    "heap_mb": round(tab.heap_mb(), 1),
+                }
+            )
+        # To and fro in long rows, so that most squares are new.
+        tab.drag(-700 if step // 30 % 2 == 0 else 700, -300 if step % 30 == 29 else 0, steps=8)
+        tab.page.wait_for_timeout(150)
+        step += 1
+    tab.close()
+    return samples
+
+
+def _median(values: list[float]) -> float:
+    return round(float(np.median(values)), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
