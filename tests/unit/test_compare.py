@@ -99,13 +99,15 @@ def test_synthesized_stacks_are_compared_by_channel(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("models")
 def test_stacks_are_evaluated_by_channel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By name or number, as `analyze` takes them; without channels, for a missing one or a missing kind a sentence."""
+    """By name or number, as `analyze` takes them; a missing channel or kind is reported."""
     folder = tmp_path / "stacks"
     folder.mkdir()
     image = blobs(0, 96, 80, 9).mean(axis=2).astype(np.uint16) * 257
     labels = cv2.connectedComponents((image < 32768).astype(np.uint8), connectivity=8)[1]
     stack = np.stack([np.full_like(image, 900), image])
-    tifffile.imwrite(folder / "a.tif", stack, metadata={"axes": "CYX", "Channel": {"Name": ["empty", "nuclear"]}}, ome=True)
+    tifffile.imwrite(
+        folder / "a.tif", stack, metadata={"axes": "CYX", "Channel": {"Name": ["empty", "nuclear"]}}, ome=True
+    )
     cv2.imwrite(str(folder / "a_labels.png"), labels.astype(np.uint16))
     (folder / "index.csv").write_text("stem,kind,split\na,made,validate\n", encoding="utf-8")
     command = ["evaluate", "--pipeline", "fine", "--data", str(folder), "--mpp", "0.25", "--json"]
@@ -118,7 +120,7 @@ def test_stacks_are_evaluated_by_channel(tmp_path: Path, capsys: pytest.CaptureF
     assert found[0] == found[1]
     for options, says in (
         ([], "has 16 bits per sample"),
-        (["--channels", "red=DAPI", "green=0", "blue=0"], "empty, nuclear"),
+        (["--channels", "red=DAPI", "green=0", "blue=0"], "0 (empty), 1 (nuclear)"),
         (["--kind", "tissue"], "no image of the kind 'tissue', but made"),
     ):
         assert main([*command, *options]) == 2

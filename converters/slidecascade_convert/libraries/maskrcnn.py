@@ -1,4 +1,4 @@
-"""torchvision's ``maskrcnn_resnet50_fpn`` (He et al. 2017): a ResNet-50 with a feature pyramid, regions, and masks.
+"""torchvision's ``maskrcnn_resnet50_fpn`` (He et al. 2017): ResNet-50, feature pyramid, regions and masks.
 
 Parameters are named as torchvision saves them; names of its first versions are translated. All images of a batch
 are computed at once, with as many proposals and detections as torchvision keeps at most; those missing are empty.
@@ -125,7 +125,7 @@ class _Pyramid(nn.Module):
 
 
 class MaskRcnn(nn.Module):
-    """``(N, 3, H, W)`` float32 to boxes ``(N, 100, 4)``, scores, labels ``(N, 100)`` and masks ``(N, 100, 28, 28)``.
+    """``(N, 3, H, W)`` to boxes ``(N, 100, 4)``, scores and labels ``(N, 100)``, masks ``(N, 100, 28, 28)``.
 
     Heights and widths are multiples of 64. Detections of an image are those of the highest score first; unused
     ones are zeros.
@@ -196,14 +196,12 @@ class MaskRcnn(nn.Module):
         steps = predictor["bbox_pred"](value).reshape(-1, self.classes, 4)[:, 1:]
         boxes = moved(proposals.flatten(0, 1)[places][:, None], steps, (10.0, 5.0))
         boxes = clipped(boxes, image.shape[2], image.shape[3])
-        # (N, classes, 1000, 4)
+        # By class, then by proposal.
         count = self.classes - 1
         every = _put(proposals, places, boxes).unflatten(1, (-1, count)).transpose(1, 2)
         score = _put(proposals, places, chances * _is_larger(boxes, _LEAST_DETECTION_PX))
         score = score.unflatten(1, (-1, count)).transpose(1, 2)
-        score = kept(
-            every.flatten(0, 1), score.flatten(0, 1), overlap=OVERLAP, most=DETECTIONS, least=LEAST_SCORE
-        )
+        score = kept(every.flatten(0, 1), score.flatten(0, 1), overlap=OVERLAP, most=DETECTIONS, least=LEAST_SCORE)
         best, found = score.reshape(image.shape[0], -1).topk(DETECTIONS)
         is_found = best > 0
         return (
@@ -286,7 +284,7 @@ def _picked(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _put(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """`values` ``(S, K, ...)`` at `places` ``(S,)`` of N * M rows of zeros: ``(N, M * K, ...)``; N and M are `like`'s."""
+    """`values` ``(S, K, ...)`` at `places` ``(S,)`` of rows of zeros ``(N, M * K, ...)``; N and M are `like`'s."""
     rows = torch.zeros_like(like[..., 0]).flatten()
     empty = rows.reshape(-1, *[1] * (values.ndim - 1)).expand(-1, *values.shape[1:])
     return empty.index_put((places,), values).reshape(like.shape[0], -1, *values.shape[2:])

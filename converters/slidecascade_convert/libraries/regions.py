@@ -39,14 +39,18 @@ def moved(boxes: Tensor, steps: Tensor, weights: tuple[float, float]) -> Tensor:
 
 def clipped(boxes: Tensor, height_px: Tensor | int, width_px: Tensor | int) -> Tensor:
     """`boxes` ``(..., 4)`` cut at the sides of an image."""
-    high = boxes.new_tensor([width_px, height_px, width_px, height_px]) if isinstance(height_px, int) else (
-        torch.stack([torch.as_tensor(each) for each in (width_px, height_px, width_px, height_px)]).to(boxes)
+    high = (
+        boxes.new_tensor([width_px, height_px, width_px, height_px])
+        if isinstance(height_px, int)
+        else (
+            torch.stack([torch.as_tensor(each) for each in (width_px, height_px, width_px, height_px)]).to(boxes)
+        )
     )
     return torch.minimum(boxes.clamp(min=0), high)
 
 
 def kept(boxes: Tensor, scores: Tensor, *, overlap: float, most: int, least: float) -> Tensor:
-    """`scores` ``(G, M)`` with those zeroed that are at most `least`, or whose box a better one of its group covers.
+    """`scores` ``(G, M)``, zeroed where at most `least` and where a better box of the group covers the box.
 
     Args:
         boxes: ``(G, M, 4)``.
@@ -141,7 +145,6 @@ def _sampled(features: Tensor, boxes: Tensor, images: Tensor, side: int) -> Tens
     total: Tensor = features.new_zeros(())
     for row, weight in _corners(rows, features.shape[2]):
         for column, other in _corners(columns, features.shape[3]):
-            # (M, rows, columns, C)
             found = features[images[:, None, None], :, row[:, :, None], column[:, None, :]]
             total = total + found * (weight[:, :, None] * other[:, None, :])[..., None]
     total = total.permute(0, 3, 1, 2)

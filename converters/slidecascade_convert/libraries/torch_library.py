@@ -32,10 +32,12 @@ _STRETCHED: Final = (
     "the network's."
 )
 _NOT_RESIZED: Final = (
-    "torchvision enlarges an image before its network sees it, by default to a shorter side of 800 px; here the mpp "
-    "states the pixels that the network sees."
+    "torchvision enlarges an image before its network sees it, by default to a shorter side of 800 px; here the "
+    "mpp states the pixels that the network sees."
 )
-_MOST_DETECTIONS: Final = "It finds at most {} objects in a tile with its halo: give crowded slides a smaller --tile-px."
+_MOST_DETECTIONS: Final = (
+    "It finds at most {} objects in a tile with its halo: ask for smaller tiles of crowded slides."
+)
 _BATCHES_OF_REGIONS: Final = (1, 2)
 _EXAMPLE_PX: Final = (128, 192)
 _CELLPOSE_PERCENTILES: Final = (1.0, 99.0)

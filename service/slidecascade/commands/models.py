@@ -21,7 +21,7 @@ from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
 from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.models.spec import SegmenterSpec, TranslatorSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
@@ -158,7 +158,10 @@ def _head_run(package: ModelPackage, outputs: Tensors) -> str:
     Raises:
         ModelFailedError: for a classifier whose outputs are not probabilities.
     """
-    spec, head = package.spec, find(package.spec.head)
+    spec = package.spec
+    if isinstance(spec, TranslatorSpec):
+        return "it draws an image"
+    head = find(spec.head)
     first = {name: array[0] for name, array in outputs.items()}
     if isinstance(head, ObjectHead):
         return f"its head finds {len(head.decode(first, spec.options, mpp=spec.mpp))} objects in noise"

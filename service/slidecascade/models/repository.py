@@ -19,18 +19,18 @@ from pydantic import TypeAdapter, ValidationError
 from slidecascade.errors import ModelPackageError
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.graph import has_external_data
-from slidecascade.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec, ModelSpec
 
 INT8_FILE: Final = "int8.onnx"
 
-_MODEL_SPEC: TypeAdapter[SegmenterSpec | ClassifierSpec] = TypeAdapter(ModelSpec)
+_MODEL_SPEC: TypeAdapter[AnySpec] = TypeAdapter(ModelSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
     """A specification and the path of its graph."""
 
-    spec: SegmenterSpec | ClassifierSpec
+    spec: AnySpec
     onnx_path: Path
 
     def in_int8(self) -> ModelPackage:
@@ -111,13 +111,13 @@ def load_repository(models_dir: Path) -> Mapping[str, ModelPackage]:
     return {package.spec.name: package for package in map(load_package, folders)}
 
 
-def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
+def model_yaml(spec: AnySpec) -> str:
     """The text of the ``model.yaml`` of `spec`; unset defaults are omitted."""
     fields = spec.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
-def _read_spec(folder: Path) -> SegmenterSpec | ClassifierSpec:
+def _read_spec(folder: Path) -> AnySpec:
     try:
         fields = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
         spec = _MODEL_SPEC.validate_python(with_tensors(fields))

@@ -15,10 +15,16 @@ _HEADER_BYTES = 33
 """Signature and IHDR: further chunks may follow from here on."""
 
 
-def encode(image: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``; its text ``Disclaimer`` is the research-use notice."""
-    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, order))
+_ORDERS = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+
+
+def encode(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG of grey ``(H, W, 1)``, RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``, uint8 or uint16.
+
+    Its text ``Disclaimer`` is the research-use notice.
+    """
+    order = _ORDERS.get(image.shape[2])
+    done, data = cv2.imencode(".png", image if order is None else cv2.cvtColor(image, order))
     if not done:
         raise ValueError(f"OpenCV cannot write an image of {image.shape} as PNG.")
     encoded = data.reshape(-1).data
