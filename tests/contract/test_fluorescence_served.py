@@ -21,7 +21,9 @@ from served_jobs import problem
 from served_process import Server, StartServer
 from slidecascade import wire
 from slidecascade.cli import main
+from slidecascade.errors import ModelPackageError
 from slidecascade.heads.mesmer import MESMER, MesmerOptions
+from slidecascade.models.repository import load_package
 from slidecascade_client import Client, InvalidRequestError
 from toy_channels import GREY, tiff, write_pipeline
 
@@ -248,3 +250,29 @@ def test_synthesize_draws_by_an_installed_translator(folder: Path, tmp_path: Pat
     assert ((image > 0) == (labels > 0)).all()
     assert main([*made[:2], str(tmp_path / "none"), *made[3:], *options, "nothing"]) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_a_translator_is_verified_and_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the commands for models; it makes no pipeline of its own."""
+    assert main(["models", "verify", TRANSLATOR, "--models", str(folder / "models")]) == 0
+    assert "it draws an image" in capsys.readouterr().out
+    assert main(["models", "list", "--models", str(folder / "models")]) == 0
+    assert "translate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"inputs": [translator_fields()["inputs"][0] | {"channels": ["edges", "foreground"]}]},
+            "foreground, edges",
+        ),
+        ({"outputs": [translator_fields()["outputs"][0] | {"shape": ["batch", 2, "height", "width"]}]}, "1 or 3"),
+        ({"outputs": [translator_fields()["outputs"][0] | {"dtype": "uint8"}]}, "one float32 NCHW image"),
+        ({"inputs": [translator_fields()["inputs"][0] | {"layout": "NHWC"}]}, "float32 NCHW mask"),
+    ],
+)
+def test_a_translator_of_other_tensors_is_rejected(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    toy_models.write_package(tmp_path, translator_fields() | changes, translator())
+    with pytest.raises(ModelPackageError, match=says):
+        load_package(tmp_path / TRANSLATOR)

@@ -21,7 +21,7 @@ from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
 from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
-from slidecascade.models.spec import SegmenterSpec, TranslatorSpec
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TranslatorSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
@@ -133,7 +133,7 @@ def _verified_graph(package: ModelPackage) -> str:
 
 def _inputs(package: ModelPackage) -> Tensors:
     """Noise images of the sizes and number that the service uses."""
-    count = 1 if isinstance(package.spec, SegmenterSpec) else CLASSIFIER_BATCH
+    count = CLASSIFIER_BATCH if isinstance(package.spec, ClassifierSpec) else 1
     signature = package.spec.signature
     shapes = signature.input_shapes(batch=count, side_px=SEGMENTER_SIDE_PX)
     return {tensor.name: _noise(tensor, shapes[tensor.name]) for tensor in signature.inputs}
