@@ -140,7 +140,7 @@ def _step(parts: dict[str, Any], masks: Tensor, images: Tensor, rate: float) -> 
     )
     loss = _OF_DIFFERENCE * difference + _OF_FEATURES * features - sum(each[-1].mean() for each in fake)
     _descend(parts["of_generator"], loss, rate)
-    return float(difference)
+    return float(difference.detach())
 
 
 def _descend(optimiser: Any, loss: Any, rate: float) -> None:
