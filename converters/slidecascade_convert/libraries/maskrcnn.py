@@ -198,9 +198,9 @@ class MaskRcnn(nn.Module):
         boxes = clipped(boxes, image.shape[2], image.shape[3])
         # By class, then by proposal.
         count = self.classes - 1
-        every = _put(proposals, places, boxes).unflatten(1, (-1, count)).transpose(1, 2)
+        every = _put(proposals, places, boxes).reshape(image.shape[0], -1, count, 4).transpose(1, 2)
         score = _put(proposals, places, chances * _is_larger(boxes, _LEAST_DETECTION_PX))
-        score = score.unflatten(1, (-1, count)).transpose(1, 2)
+        score = score.reshape(image.shape[0], -1, count).transpose(1, 2)
         score = kept(every.flatten(0, 1), score.flatten(0, 1), overlap=OVERLAP, most=DETECTIONS, least=LEAST_SCORE)
         best, found = score.reshape(image.shape[0], -1).topk(DETECTIONS)
         is_found = best > 0
