@@ -52,7 +52,9 @@ class Generator(nn.Module):
         for layer, beside in zip(self.up, maps[-2::-1], strict=True):
             value = functional.interpolate(value, scale_factor=2.0, mode="nearest")
             value = functional.leaky_relu(layer(torch.cat([value, beside], dim=1)), 0.2)
-        return self.last(value).sigmoid()  # type: ignore[no-any-return]
+        image: Tensor = self.last(value)
+        # Clipped in training, black images would have no gradient.
+        return image if self.training else image.clamp(0, 1)
 
 
 class Critics(nn.Module):
