@@ -173,10 +173,11 @@ def test_a_u2net_of_colours_is_served(tmp_path: Path) -> None:
 
 
 def test_torchvisions_mask_r_cnn_arrives_with_its_thresholds(tmp_path: Path) -> None:
-    """At its full size, by the names of the published files; `golden/maskrcnn.npz` is what torchvision found.
+    """At its full size, by the names of the published files; `golden/maskrcnn.npz` is what torchvision
+    0.29.1 found.
 
-    Boxes, scores and labels of pairs, and the masks of the first ones. Nearly equal boxes that both had to choose
-    between may leave single detections without a partner.
+    Boxes, scores and labels of pairs, and the masks of the first ones. Nearly equal boxes that both have to
+    choose between may leave single detections without a partner on another processor.
     """
     weights = library_weights.maskrcnn(classes=3, old_names=True)
     assert sum(value.numel() for value in weights.values()) > 44_000_000
