@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from slidecascade.models.tensors import Shape, Tensors, batch_of, joined, part_of
+from slidecascade.models.batches import batch_of, joined, part_of
+from slidecascade.models.tensors import Shape, Tensors
 from slidecascade.runners.runner import Runner
 
 T = TypeVar("T")

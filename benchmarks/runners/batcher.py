@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks import record
 
 from slidecascade.cores import usable_cores
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import load_repository
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner, Unobserved

@@ -28,7 +28,7 @@ from slidecascade_convert.package import PICTURE_FILE, ServedGraph, write_packag
 from slidecascade_convert.picture import drawn, read, sentence
 from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import recognise
-from slidecascade_convert.trial import Trial
+from slidecascade_convert.trial import Subject, Trial
 
 # Colours that people with colour vision deficiencies can distinguish (Okabe and Ito 2008).
 _COLOURS: Final = (
@@ -51,14 +51,13 @@ _STALE_S: Final = 24 * 3600.0
 class Conversion:
     """A finished conversion: the package's folder, what was measured, and what the package finds.
 
-    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence; a
-    library's network has neither.
+    `picture` shows tiles with what the package and the source network find, and `found` says so in a sentence.
     """
 
     folder: Path
     parity: Parity
-    picture: Path | None = None
-    found: str | None = None
+    picture: Path
+    found: str
 
 
 def convert(
@@ -96,7 +95,8 @@ def _package(request: ConversionRequest, outcome: Outcome, parity: Parity, folde
     """The package of the graph in `folder`, with a picture of what it finds."""
     graph = _graph(folder)
     spec = spec_of(request, outcome, graph.sha256)
-    trial = Trial.load(folder, request)
+    subject = Subject.of(request)
+    trial = Trial.load(folder, subject)
     written = write_package(
         request.out,
         spec,
@@ -106,26 +106,31 @@ def _package(request: ConversionRequest, outcome: Outcome, parity: Parity, folde
         max_batch=_MAX_BATCH[request.task],
         parity_json=_json(parity),
         warm_up_px=outcome.height_px or 256,
-        picture_png=drawn(trial, request, spec.classes),
+        picture_png=drawn(trial, subject, spec.classes),
     )
     version = written / str(request.version)
-    return Conversion(written, parity, version / PICTURE_FILE, sentence(trial, request))
+    return Conversion(written, parity, version / PICTURE_FILE, sentence(trial, subject))
 
 
 def _library_package(request: LibraryRequest, outcome: Outcome, parity: Parity, folder: Path) -> Conversion:
-    """The package of a library's network, which has no picture: its channels are no colours."""
+    """The package of a library's network, with a picture of what it finds."""
     if outcome.library is None:
         raise ConversionError("The conversion gave no answer: try again.")
+    spec = outcome.library.spec
+    subject = Subject.of_library(spec)
+    trial = Trial.load(folder, subject)
     written = write_package(
         request.out,
-        outcome.library.spec,
+        spec,
         _graph(folder),
         library_card(outcome.library, parity).markdown,
         verify=_serve_once,
         max_batch=_MAX_BATCH["segment"],
         parity_json=_json(parity),
+        picture_png=drawn(trial, subject, spec.classes),
     )
-    return Conversion(written, parity)
+    version = written / str(request.version)
+    return Conversion(written, parity, version / PICTURE_FILE, sentence(trial, subject))
 
 
 def _graph(folder: Path) -> ServedGraph:

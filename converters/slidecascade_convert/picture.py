@@ -18,9 +18,8 @@ from slidecascade.slides.source import Source
 from slidecascade.slides.upload import decode_image
 from slidecascade.slides.view import SlideView
 from slidecascade_convert.agreement import overlapping
-from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.tiles import RENDERED_MPP
-from slidecascade_convert.trial import CALIBRATION, GIVEN, RENDERED, Trial
+from slidecascade_convert.trial import CALIBRATION, GIVEN, RENDERED, SYNTHESIZED, Subject, Trial
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -36,9 +35,9 @@ _ALIKE: Final = 1e-3
 OUTLINE: Final = (255, 214, 10)
 """Yellow, which is seen on stained nuclei, on pale tissue and on black."""
 
-_CHECK: Final = "check --scale, --mean, --std, --bgr and --mpp"
 _ORIGINS: Final = {
-    RENDERED: "rendered liver tissue; --try IMAGE takes your own",
+    RENDERED: "rendered liver tissue",
+    SYNTHESIZED: "synthesized, the same in each channel",
     CALIBRATION: "from the images of --calibrate",
     GIVEN: "from the image of --try",
 }
@@ -80,37 +79,38 @@ def _middle(source: Source, mpp: float) -> Rgb:
     return np.ascontiguousarray(view.read(grid, middle))
 
 
-def drawn(trial: Trial, request: ConversionRequest, classes: Sequence[ModelClass]) -> bytes:
+def drawn(trial: Trial, subject: Subject, classes: Sequence[ModelClass]) -> bytes:
     """PNG of the tiles with what the source network and the package find."""
-    is_segmenter = request.task == "segment"
+    is_segmenter = subject.task == "segment"
     colors = [OUTLINE if is_segmenter else each.color for each in classes]
     shown = Comparison(
-        title=request.name,
-        subtitle=f"{_tiles(trial)}, {_ORIGINS[trial.origin]}; {request.mpp:g} um per pixel",
-        sentence=sentence(trial, request),
+        title=subject.name,
+        subtitle=f"{_tiles(trial)}, {_ORIGINS[trial.origin]}; {subject.mpp:g} um per pixel",
+        sentence=sentence(trial, subject),
         headings=("Tile", "Source network", "Package") if is_segmenter else (),
         rows=_outlined_rows(trial) if is_segmenter else _classified_rows(trial, classes),
-        counts=tuple(zip(request.classes, colors, _counts(trial, request), strict=True)),
-        um_per_px=_um_per_px(trial, request),
+        counts=tuple(zip(subject.classes, colors, _counts(trial, subject), strict=True)),
+        um_per_px=_um_per_px(trial, subject),
     )
     return page(shown)
 
 
-def sentence(trial: Trial, request: ConversionRequest) -> str:
+def sentence(trial: Trial, subject: Subject) -> str:
     """Whether anything was found, and whether the source network finds the same."""
-    if request.task == "segment":
-        return _of_objects(trial, request.classes[0])
-    return _of_classes(trial, request.classes)
+    if subject.task == "segment":
+        return _of_objects(trial, subject)
+    return _of_classes(trial, subject)
 
 
-def _of_objects(trial: Trial, name: str) -> str:
+def _of_objects(trial: Trial, subject: Subject) -> str:
+    name = subject.classes[0]
     found, expected = (int(each.max(axis=(1, 2)).sum()) for each in (trial.served, trial.source))
     where, all_px = f"in {_tiles(trial)}", trial.served.size
     if not found:
         theirs = f", although the source network finds {expected} objects" if expected else ""
         return (
-            f"Nothing was found {where} ({trial.origin}){theirs}: {_CHECK}, --channels too, or give an image like "
-            "those that the network was trained on with --try."
+            f"Nothing was found {where} ({trial.origin}){theirs}: {subject.check} like those that the network was "
+            "trained on."
         )
     objects = f"{found:,} objects of the class {name} were" if found > 1 else f"1 object of the class {name} was"
     if np.array_equal(trial.source, trial.served):
@@ -126,7 +126,8 @@ def _of_objects(trial: Trial, name: str) -> str:
     return f"{objects} found {where}; {theirs}."
 
 
-def _of_classes(trial: Trial, names: Sequence[str]) -> str:
+def _of_classes(trial: Trial, subject: Subject) -> str:
+    names = subject.classes
     numbers = np.bincount(trial.served.argmax(axis=1), minlength=len(names))
     order = np.argsort(-numbers, kind="stable")[:6].tolist()
     each = ", ".join(f"{names[index]} {numbers[index]}" for index in order if numbers[index])
@@ -137,7 +138,7 @@ def _of_classes(trial: Trial, names: Sequence[str]) -> str:
     were = "was" if len(trial.tiles) == 1 else "were"
     text = f"{_tiles(trial)} {were} classified: {each}; the source network gives {same}, with {close}."
     if len(trial.tiles) > 1 and float(np.ptp(trial.served, axis=0).max()) < _ALIKE:
-        text += f" All tiles have the same probabilities, so that nothing was recognised: {_CHECK}."
+        text += f" All tiles have the same probabilities, so that nothing was recognised: {subject.check}."
     return text
 
 
@@ -145,20 +146,20 @@ def _tiles(trial: Trial) -> str:
     return "1 tile" if len(trial.tiles) == 1 else f"{len(trial.tiles)} tiles"
 
 
-def _counts(trial: Trial, request: ConversionRequest) -> list[int]:
-    if request.task == "segment":
+def _counts(trial: Trial, subject: Subject) -> list[int]:
+    if subject.task == "segment":
         return [int(trial.served.max(axis=(1, 2)).sum())]
-    return [int(number) for number in np.bincount(trial.served.argmax(axis=1), minlength=len(request.classes))]
+    return [int(number) for number in np.bincount(trial.served.argmax(axis=1), minlength=len(subject.classes))]
 
 
-def _um_per_px(trial: Trial, request: ConversionRequest) -> float | None:
+def _um_per_px(trial: Trial, subject: Subject) -> float | None:
     """Of the panels; None for tissue that was rendered at another pixel size than the network's."""
-    if trial.origin == RENDERED and not RENDERED_MPP[0] <= request.mpp <= RENDERED_MPP[1]:
+    if trial.origin == RENDERED and not RENDERED_MPP[0] <= subject.mpp <= RENDERED_MPP[1]:
         return None
-    if request.task == "segment":
-        return request.mpp * int(trial.tiles.shape[1]) / _SEGMENTER_PX
-    crop_px = request.crop_px or int(trial.tiles.shape[1])
-    return request.mpp * crop_px / _CLASSIFIER_PX
+    if subject.task == "segment":
+        return subject.mpp * int(trial.tiles.shape[1]) / _SEGMENTER_PX
+    crop_px = subject.crop_px or int(trial.tiles.shape[1])
+    return subject.mpp * crop_px / _CLASSIFIER_PX
 
 
 def _outlined_rows(trial: Trial) -> tuple[tuple[Panel, ...], ...]:

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from slidecascade.errors import ConversionError
+from slidecascade.models.spec import SegmenterSpec
 from slidecascade_convert import tiles
 from slidecascade_convert.agreement import BATCHES, decoded
 from slidecascade_convert.graph import OUTPUTS
 from slidecascade_convert.heads import network_input, probabilities
 from slidecascade_convert.outcome import TRIED_FILE, TRY_FILE
+from slidecascade_convert.request import Task
 from slidecascade_convert.sessions import open_session, run_session
 
 if TYPE_CHECKING:
@@ -32,7 +34,40 @@ SCENE_PX: Final = 768
 """Least side of the rendered tissue that tiles are chosen from."""
 
 SEGMENTER_TILES, CLASSIFIER_TILES = 4, 12
+_CHECK: Final = "check --scale, --mean, --std, --bgr, --channels and --mpp, or give --try an image"
+_CHECK_LIBRARY: Final = "check --input-channels and --mpp or --diameter, or use `slidecascade try` on an image"
 RENDERED, CALIBRATION, GIVEN = "rendered liver tissue", "images of --calibrate", "the image of --try"
+SYNTHESIZED: Final = "synthesized nuclei"
+_ORIGINS: Final = frozenset({RENDERED, SYNTHESIZED, CALIBRATION, GIVEN})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Whose trial it is; `check` says what to look at when nothing is found, and ends in "an image"."""
+
+    name: str
+    task: Task
+    mpp: float
+    classes: tuple[str, ...]
+    crop_px: int | None = None
+    check: str
+
+    @classmethod
+    def of(cls, request: ConversionRequest) -> Subject:
+        return cls(
+            name=request.name,
+            task=request.task,
+            mpp=request.mpp,
+            classes=request.classes,
+            crop_px=request.crop_px,
+            check=_CHECK,
+        )
+
+    @classmethod
+    def of_library(cls, spec: SegmenterSpec) -> Subject:
+        """Of the package of a library's network."""
+        names = tuple(each.name for each in spec.classes)
+        return cls(name=spec.name, task="segment", mpp=spec.mpp, classes=names, check=_CHECK_LIBRARY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +92,11 @@ class Trial:
         np.savez(folder / TRIED_FILE, tiles=self.tiles, origin=origin, source=self.source, served=self.served)
 
     @classmethod
-    def load(cls, folder: Path, request: ConversionRequest) -> Trial:
+    def load(cls, folder: Path, subject: Subject) -> Trial:
         """The trial that a process has left in `folder`.
 
         Raises:
-            ConversionError: it is not one of a network like that of `request`.
+            ConversionError: it is not one of a network like that of `subject`.
         """
         try:
             with (folder / TRIED_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -70,12 +105,17 @@ class Trial:
             raise ConversionError("The conversion left no tiles to show: try again.") from error
         count = len(found.tiles)
         wanted: tuple[np.dtype[Any], tuple[int, ...]]
-        if request.task == "segment":
+        if subject.task == "segment":
             wanted = (np.dtype(np.int32), found.tiles.shape[:3])
         else:
-            wanted = (np.dtype(np.float32), (count, len(request.classes)))
+            wanted = (np.dtype(np.float32), (count, len(subject.classes)))
         is_images = found.tiles.dtype == np.uint8 and found.tiles.ndim == 4 and found.tiles.shape[3] == 3
-        if not count or not is_images or any((each.dtype, each.shape) != wanted for each in found.both):
+        if (
+            found.origin not in _ORIGINS
+            or not count
+            or not is_images
+            or any((each.dtype, each.shape) != wanted for each in found.both)
+        ):
             raise ConversionError("The conversion left tiles that cannot be shown: try again.")
         return found
 

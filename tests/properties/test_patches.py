@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from slidecascade.errors import PipelineSpecError
 from slidecascade.geometry import Box
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.batches import batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.patches.result import PatchesResult
 from slidecascade.patches.tile import PatchesWork
 from slidecascade.runners.runner import Runner

@@ -27,8 +27,9 @@ from slidecascade.errors import (
     OverloadedError,
     UnknownModelError,
 )
+from slidecascade.models.batches import batch_of, joined
 from slidecascade.models.repository import ModelPackage, load_package
-from slidecascade.models.tensors import Tensors, batch_of, joined
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners import bento
 from slidecascade.runners.bento import BentoRunner
 

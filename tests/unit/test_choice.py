@@ -26,8 +26,9 @@ from slidecascade.errors import (
 )
 from slidecascade.hosting.main import _export_settings
 from slidecascade.metrics import Metrics
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import ModelPackage, load_repository
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.choice import RoutedRunner, concurrent_calls, open_runner
 from slidecascade.runners.local import LocalRunner, Placement, _missing

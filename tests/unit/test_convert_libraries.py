@@ -121,6 +121,7 @@ def test_a_cellpose_network_arrives_with_its_diameter_and_thresholds(tmp_path: P
     with torch.no_grad():
         expected = library_weights.cpnet_answer(weights, torch.cat([image, torch.zeros_like(image)], dim=1))
     assert difference(expected.numpy(), outputs(models, NOISE)["flows"]) <= TOLERANCE
+    assert (models / "net" / "1" / "tryout.png").read_bytes().startswith(b"\x89PNG")
     answered(models, {"cytoplasm": 1})
 
 

@@ -15,10 +15,12 @@ from PIL import Image
 import toy_onnx
 from slidecascade.cli import main
 from slidecascade.errors import ConversionError, InvalidRequestError
+from slidecascade.heads.table import outputs_of
 from slidecascade_convert import picture, tiles
+from slidecascade_convert.libraries import trial as library_trial
+from slidecascade_convert.libraries.network import LibraryNetwork, channel_image
 from slidecascade_convert.outcome import TRIED_FILE
-from slidecascade_convert.request import ConversionRequest
-from slidecascade_convert.trial import GIVEN, Trial
+from slidecascade_convert.trial import GIVEN, Subject, Trial
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions
 
@@ -158,11 +160,43 @@ def test_an_image_is_read_at_the_pixel_size_of_the_network(tmp_path: Path) -> No
         picture.read(stated, mpp=8.0)
 
 
-def request(task: str = "segment") -> ConversionRequest:
-    classes, head = (("Nucleus",), "semantic") if task == "segment" else (("a", "b"), "softmax")
-    return ConversionRequest(
-        source=Path("s"), name="toy", task=task, head=head, out=Path("o"), classes=classes,  # type: ignore[arg-type]
+def bright_network() -> tuple[LibraryNetwork, onnx.ModelProto]:
+    """As a library's: one nuclear channel of 0 to 1, whose foreground is the channel itself; and its graph."""
+    image = channel_image(("nuclear",), layout="NHWC", multiple_of=1)
+    outputs = outputs_of("semantic", ("Nucleus",))
+    nodes = [
+        helper.make_node("Mul", ["image", "255"], ["levels"]),
+        helper.make_node("Cast", ["levels"], ["maps"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "bright",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", "h", "w", 1])],
+        [helper.make_tensor_value_info("maps", TensorProto.UINT8, ["n", "h", "w", 1])],
+        [numpy_helper.from_array(np.array(255, np.float32), "255")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = LibraryNetwork(
+        title="toy", head="semantic", image=image, outputs=outputs, options={}, mpp=0.5, versions={},
+        predict=lambda given: {"maps": (255 * given).astype(np.uint8)},
+        export=lambda: model,
     )  # fmt: skip
+    return network, model
+
+
+def test_a_librarys_network_is_tried_on_synthesized_nuclei() -> None:
+    """It finds most of them, as its source does."""
+    found = library_trial.run(*bright_network())
+    assert found.tiles.shape == (4, 256, 256, 3)
+    assert found.served.max(axis=(1, 2)).min() >= 5
+    np.testing.assert_array_equal(found.source, found.served)
+    said = picture.sentence(found, subject())
+    assert "the source network gives the same outlines" in said
+
+
+def subject(task: str = "segment") -> Subject:
+    classes = ("Nucleus",) if task == "segment" else ("a", "b")
+    return Subject(name="toy", task=task, mpp=0.25, classes=classes, check="give an image")  # type: ignore[arg-type]
 
 
 def labels(*boxes: tuple[int, int]) -> NDArray[np.int32]:
@@ -175,11 +209,11 @@ def labels(*boxes: tuple[int, int]) -> NDArray[np.int32]:
 def test_differences_from_the_source_are_said() -> None:
     """Fewer objects, and the same ones with other pixels."""
     image, both = np.zeros((1, 64, 64, 3), np.uint8), labels((0, 0), (30, 30))
-    lost = picture.sentence(Trial(image, GIVEN, both, labels((0, 0))), request())
+    lost = picture.sentence(Trial(image, GIVEN, both, labels((0, 0))), subject())
     assert "1 object of the class Nucleus was found in 1 tile; the source network finds 2, of which 1" in lost
-    moved = picture.sentence(Trial(image, GIVEN, both, labels((1, 0), (30, 30))), request())
+    moved = picture.sentence(Trial(image, GIVEN, both, labels((1, 0), (30, 30))), subject())
     assert "finds the same objects; pixels that differ: 20 of 4,096" in moved
-    none = picture.sentence(Trial(image, GIVEN, both, labels()), request())
+    none = picture.sentence(Trial(image, GIVEN, both, labels()), subject())
     assert "although the source network finds 2 objects" in none
 
 
@@ -187,7 +221,7 @@ def test_one_probability_for_all_tiles_is_said() -> None:
     """A classifier that sees no difference between tiles has not recognised anything."""
     images, same = np.zeros((3, 8, 8, 3), np.uint8), np.full((3, 2), 0.5, np.float32)
     assert "All tiles have the same probabilities" in picture.sentence(
-        Trial(images, GIVEN, same, same), request("classify")
+        Trial(images, GIVEN, same, same), subject("classify")
     )
 
 
@@ -195,20 +229,21 @@ def test_what_a_hostile_source_left_is_not_trusted(tmp_path: Path) -> None:
     """Objects that need unpickling, and arrays of other shapes or types, are refused."""
     image, found = np.zeros((1, 64, 64, 3), np.uint8), labels((0, 0))
     Trial(image, GIVEN, found, found).save(tmp_path)
-    assert Trial.load(tmp_path, request()).origin == GIVEN
+    assert Trial.load(tmp_path, subject()).origin == GIVEN
     for tampered in (
         Trial(image, GIVEN, found, found[:, :32]),
         Trial(image, GIVEN, found.astype(np.int64), found),
         Trial(image[..., :1], GIVEN, found, found),
         Trial(image[:0], GIVEN, found[:0], found[:0]),
+        Trial(image, "elsewhere", found, found),
         Trial(image, GIVEN, np.array([object()]), found),
     ):
         tampered.save(tmp_path)
         with pytest.raises(ConversionError, match="The conversion left"):
-            Trial.load(tmp_path, request())
+            Trial.load(tmp_path, subject())
     (tmp_path / TRIED_FILE).write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(ConversionError, match="no tiles to show"):
-        Trial.load(tmp_path, request())
+        Trial.load(tmp_path, subject())
 
 
 def test_the_squares_with_most_contrast_are_shown_in_their_order() -> None:

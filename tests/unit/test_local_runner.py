@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 import toy_models
 from slidecascade.cli import main
 from slidecascade.errors import ModelFailedError, ModelPackageError
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import load_package
-from slidecascade.models.tensors import batch_of
 from slidecascade.runners.local import LocalRunner
 
 IMAGE, GAIN = toy_models.stain_fields()["inputs"]

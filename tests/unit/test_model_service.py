@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from slidecascade.errors import CancelledError, ModelFailedError, ModelPackageError, OverloadedError, SettingsError
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import load_repository
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.settings import Settings
 from toy_pipeline import ToyPipeline
 

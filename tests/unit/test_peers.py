@@ -28,7 +28,8 @@ from benchmarks.peers.table import page, table
 from numpy.typing import NDArray
 
 from made_analysis import make_analysis
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.batches import batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.runner import Runner

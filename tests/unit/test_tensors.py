@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from slidecascade.errors import ModelFailedError
-from slidecascade.models.tensors import (
-    InputSpec,
-    OutputSpec,
-    Signature,
-    Tensors,
-    batch_of,
-    image_bytes,
-    joined,
-    part_of,
-    rgb_image,
-)
+from slidecascade.models.batches import batch_of, image_bytes, joined, part_of
+from slidecascade.models.tensors import InputSpec, OutputSpec, Signature, Tensors, rgb_image
 
 IMAGE: dict[str, Any] = {
     "name": "image",

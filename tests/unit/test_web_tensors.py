@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 
 import toy_models
 from slidecascade.errors import MalformedRequestError
+from slidecascade.models.batches import batch_of, joined
 from slidecascade.models.repository import load_repository
 from slidecascade.models.spec import ModelSpec
-from slidecascade.models.tensors import batch_of, joined
 from slidecascade.settings import bundled_models_dir
 from slidecascade.web.tensors import MAX_RUN_PX, Inference
 

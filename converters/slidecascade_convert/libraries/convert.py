@@ -17,6 +17,7 @@ from slidecascade.heads.table import find
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Tensors
 from slidecascade_convert.agreement import Agreement
+from slidecascade_convert.libraries import trial
 from slidecascade_convert.libraries.detections import paired
 from slidecascade_convert.libraries.network import LibraryNetwork
 from slidecascade_convert.library_request import LibraryRequest
@@ -83,6 +84,7 @@ def convert_library(request: LibraryRequest, folder: Path, *, network_was_reacha
         versions=network.versions,
         notes=network.notes,
     )
+    trial.run(network, served).save(folder)
     (folder / GRAPH_FILE).write_bytes(graph.content)
     return Outcome(parity=parity, library=LibraryOutcome(title=network.title, spec=spec))
 

@@ -30,8 +30,9 @@ from slidecascade.commands.millioncells import Writing, measure_writing
 from slidecascade.commands.service_process import served
 from slidecascade.cores import usable_cores
 from slidecascade.errors import InvalidRequestError
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.outputs.cells import geojson
 from slidecascade.runners.local import LocalRunner
 from slidecascade.settings import read_settings

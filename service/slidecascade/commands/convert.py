@@ -83,10 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in finished.parity.warnings:
         sys.stderr.write(f"slidecascade: warning: {warning}\n")
     sys.stdout.write(describe(finished.parity))
-    if finished.found is not None:
-        sys.stdout.write(f"{finished.found}\n")
-    picture = "" if finished.picture is None else f", the picture is {finished.picture}"
-    sys.stdout.write(f"{request.name} is in {finished.folder}{picture}.\n")
+    sys.stdout.write(f"{finished.found}\n")
+    sys.stdout.write(f"{request.name} is in {finished.folder}, the picture is {finished.picture}.\n")
     return 0
 
 

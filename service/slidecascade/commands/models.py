@@ -20,9 +20,10 @@ from slidecascade.commands import receptive_field
 from slidecascade.errors import ModelFailedError, UnknownModelError
 from slidecascade.heads.head import MaskHead, ObjectHead, ProbabilityHead
 from slidecascade.heads.table import find
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TranslatorSpec
-from slidecascade.models.tensors import InputSpec, Shape, Tensors, batch_of
+from slidecascade.models.tensors import InputSpec, Shape, Tensors
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
 from slidecascade.settings import Settings, read_settings

@@ -33,8 +33,9 @@ from slidecascade.errors import (
     RetryLaterError,
     SlideCascadeError,
 )
+from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.bento import HEARTBEAT_S
 from slidecascade.runners.choice import batches, concurrent_calls, names_by_kind, open_local
 from slidecascade.runners.precision import served_packages

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from slidecascade.cancellation import Control
 from slidecascade.errors import CancelledError, DrainingError, ModelFailedError, SlideCascadeError
-from slidecascade.models.tensors import Tensors, batch_of, joined, part_of
+from slidecascade.models.batches import batch_of, joined, part_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.pace import padded_size
 from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved
 from slidecascade.runners.schedule import Batch, Call, InputKind, Key, Limits, Part, Schedule

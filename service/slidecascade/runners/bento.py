@@ -30,8 +30,9 @@ from slidecascade.errors import (
     SlideCascadeError,
     UnknownModelError,
 )
+from slidecascade.models.batches import batch_of, image_bytes, part_of
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, batch_of, image_bytes, part_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.runner import RETRY_AFTER_S, CallerView, Runner
 from slidecascade.runners.server_metadata import Spec
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
+from slidecascade.models.batches import batch_of, part_of, require_finite
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import AnySpec
-from slidecascade.models.tensors import Shape, Signature, Tensors, batch_of, part_of, require_finite
+from slidecascade.models.tensors import Shape, Signature, Tensors
 from slidecascade.privacy import forbid_telemetry
 
 forbid_telemetry()  # at import, because ONNX Runtime reads the switch while it is being imported

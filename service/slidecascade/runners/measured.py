@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from slidecascade.cancellation import Control
-from slidecascade.models.tensors import Tensors, batch_of
+from slidecascade.models.batches import batch_of
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
 
 

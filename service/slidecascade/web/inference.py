@@ -19,8 +19,9 @@ from slidecascade.errors import (
     MalformedRequestError,
     UploadTooLargeError,
 )
+from slidecascade.models.batches import joined
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.tensors import Tensors, joined
+from slidecascade.models.tensors import Tensors
 from slidecascade.runners.choice import concurrent_calls
 from slidecascade.settings import Settings
 from slidecascade.web.intake import read_bytes

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import MalformedRequestError
+from slidecascade.models.batches import batch_of, part_of
 from slidecascade.models.spec import AnySpec
-from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Tensors, batch_of, part_of
+from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Tensors
 
 MAX_JSON_BYTES: Final = 16 * 2**20
 """Maximum size of a request's JSON part; larger tensors are sent as binary data."""
