@@ -126,7 +126,8 @@ def test_a_source_left_out_is_measured_and_not_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two sources by size: images of the one that is left out never reach the training."""
-    data, seen = tmp_path / "data", []
+    data = tmp_path / "data"
+    seen: list[int] = []
     data.mkdir()
     rows = ["stem,kind,width_px,height_px"]
     for number, side in enumerate([64] * 14 + [96] * 14):
