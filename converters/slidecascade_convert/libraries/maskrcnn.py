@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class MaskRcnn(nn.Module):
 
     def _proposals(self, maps: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, 1000, 4)`` that may hold an object, and which of them are proposed ``(N, 1000)``."""
-        head = self.rpn["head"]
+        head: Any = self.rpn["head"]  # a dictionary of modules, as the next ones
         boxes, scores = [], []
         for index, features in enumerate(maps):
             value = functional.relu(head["conv"](features))
@@ -189,7 +189,8 @@ class MaskRcnn(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes ``(N, 100, 4)``, scores and labels ``(N, 100)``."""
         features, places = _features(maps, proposals, is_one, _BOX_SIDE)
-        head, predictor = self.roi_heads["box_head"], self.roi_heads["box_predictor"]
+        head: Any = self.roi_heads["box_head"]
+        predictor: Any = self.roi_heads["box_predictor"]
         value = functional.relu(head["fc6"](features.flatten(1)))
         value = functional.relu(head["fc7"](value))
         chances = predictor["cls_score"](value).softmax(dim=-1)[:, 1:]
@@ -214,7 +215,7 @@ class MaskRcnn(nn.Module):
         features, places = _features(maps, boxes, scores > 0, _MASK_SIDE)
         for layer in self.roi_heads["mask_head"].children():
             features = functional.relu(layer(features))
-        predictor = self.roi_heads["mask_predictor"]
+        predictor: Any = self.roi_heads["mask_predictor"]
         features = functional.relu(predictor["conv5_mask"](features))
         every = predictor["mask_fcn_logits"](features).sigmoid()
         chosen = labels.flatten()[places][:, None, None, None].expand(-1, 1, MASK_PX, MASK_PX)

@@ -57,7 +57,7 @@ def kept(boxes: Tensor, scores: Tensor, *, overlap: float, most: int, least: flo
         overlap: of two boxes with a larger intersection over union the worse is dropped.
         most: the best of each group that are kept.
     """
-    chosen = _Suppression.apply(boxes, scores[:, None], most, overlap, least)
+    chosen = _Suppression.apply(boxes, scores[:, None], most, overlap, least)  # type: ignore[no-untyped-call]
     places = chosen[:, 0] * scores.shape[1] + chosen[:, 2]
     marks = torch.zeros_like(scores).flatten().index_put((places,), torch.ones_like(places, dtype=scores.dtype))
     return scores * marks.reshape(scores.shape)
@@ -68,7 +68,7 @@ def aligned(features: Tensor, boxes: Tensor, images: Tensor, *, side: int, strid
 
     `stride` is that of the features in pixels.
     """
-    return _Alignment.apply(features, boxes, images, side, 1 / stride)  # type: ignore[no-any-return]  # of a Function
+    return _Alignment.apply(features, boxes, images, side, 1 / stride)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Suppression(Function):
