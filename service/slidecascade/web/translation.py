@@ -110,4 +110,5 @@ def read_mask(data: bytes, *, max_px: int) -> NDArray[np.uint16]:
             "The mask is no undamaged grey image: send a PNG of 8 or 16 bits in which 0 is background and other "
             "numbers are objects."
         )
-    return labels.astype(np.uint16)
+    found: NDArray[np.uint16] = labels.astype(np.uint16)
+    return found
