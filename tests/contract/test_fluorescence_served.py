@@ -166,7 +166,8 @@ def test_an_image_is_drawn_for_a_mask(served: Server) -> None:
             client.translate(np.arange(70_000, dtype=np.uint32).reshape(100, 700), model=TRANSLATOR)  # type: ignore[arg-type]
     assert by_array == by_file
     image = np.asarray(cv2.imdecode(np.frombuffer(by_array, np.uint8), cv2.IMREAD_UNCHANGED))
-    assert (image.dtype, image.shape) == (np.uint16, labels.shape)
+    assert image.dtype == np.uint16
+    assert image.shape == labels.shape
     assert np.unique(np.round(image[labels > 0] / 65535, 2)).tolist() == [0.25, 0.75]
     assert image[10, 14] == image[10, 15] < image[10, 10]
     assert not image[labels == 0].any()
