@@ -30,9 +30,6 @@ from slidecascade_convert.source import SourceFormat, recognise, sha256
 if TYPE_CHECKING:
     import onnx
 
-_SIZES: Final = ((2, 2), (2, 3), (3, 1))
-"""Heights and widths that are compared, in steps of the network's multiple or 64 px."""
-
 _STEP_PX: Final = 64
 _TOLERANCE: Final = 1e-4
 _LEAST_PAIRED: Final = 0.98
@@ -132,7 +129,7 @@ def _compare(network: LibraryNetwork, served: onnx.ModelProto) -> Agreement:
     session = open_session(served)
     names = [output.name for output in network.outputs]
     largest, total, count, seen, pairs, objects = 0.0, 0.0, 0, 0, 0, (0, 0)
-    images = list(_images(network.image, max(network.batches)))
+    images = list(_images(network))
     for batch in images:
         for size in network.batches:
             given = batch[:size]
@@ -162,7 +159,7 @@ def _compare(network: LibraryNetwork, served: onnx.ModelProto) -> Agreement:
         )
     timed = images[0]
     return Agreement(
-        sizes_px=tuple(_sizes_px(network.image)),
+        sizes_px=tuple(_sizes_px(network)),
         batches=network.batches,
         images=seen,
         max_abs=largest,
@@ -196,18 +193,19 @@ def _run(session: Any, names: list[str], image: InputSpec, images: npt.NDArray[A
         ) from error
 
 
-def _sizes_px(image: InputSpec) -> Iterator[tuple[int, int]]:
-    step = max(_STEP_PX, image.multiple_of)
-    return ((rows * step, columns * step) for rows, columns in _SIZES)
+def _sizes_px(network: LibraryNetwork) -> Iterator[tuple[int, int]]:
+    step = max(_STEP_PX, network.image.multiple_of)
+    return ((rows * step, columns * step) for rows, columns in network.sizes)
 
 
-def _images(image: InputSpec, count: int) -> Iterator[npt.NDArray[Any]]:
-    """Batches of `count` images of smoothed noise, of every size."""
+def _images(network: LibraryNetwork) -> Iterator[npt.NDArray[Any]]:
+    """Batches of images of smoothed noise, of every size."""
+    image = network.image
     rng = np.random.default_rng(0)
-    for height, width in _sizes_px(image):
+    for height, width in _sizes_px(network):
         noise = [
             cv2.GaussianBlur(rng.random((height, width, image.channel_count), np.float32), (0, 0), 2)
-            for _ in range(count)
+            for _ in range(max(network.batches))
         ]
         values = np.stack([each.reshape(height, width, -1) for each in noise])
         values = np.clip((values - 0.5) * 4 + 0.5, 0, 1)

@@ -39,6 +39,7 @@ class LibraryNetwork:
         notes: what was assumed, one sentence each.
         finds_boxes: the outputs are detections, of which pairs are compared.
         batches: numbers of images that are compared.
+        sizes: heights and widths that are compared, in steps of the image's multiple or 64 px.
     """
 
     title: str
@@ -54,6 +55,7 @@ class LibraryNetwork:
     notes: tuple[str, ...] = ()
     finds_boxes: bool = False
     batches: tuple[int, ...] = BATCHES
+    sizes: tuple[tuple[int, int], ...] = ((2, 2), (2, 3), (3, 1))
 
 
 def channel_image(

@@ -39,6 +39,7 @@ _MOST_DETECTIONS: Final = (
     "It finds at most {} objects in a tile with its halo: ask for smaller tiles of crowded slides."
 )
 _BATCHES_OF_REGIONS: Final = (1, 2)
+_SIZES_OF_REGIONS: Final = ((1, 2), (2, 1))
 _EXAMPLE_PX: Final = (128, 192)
 _CELLPOSE_PERCENTILES: Final = (1.0, 99.0)
 _SMALLEST_CELL_PX: Final = 15
@@ -219,6 +220,7 @@ def _maskrcnn(request: LibraryRequest, weights: Mapping[str, Tensor]) -> Library
         mpp=mpp_of(request),
         finds_boxes=True,
         batches=_BATCHES_OF_REGIONS,
+        sizes=_SIZES_OF_REGIONS,
         notes=(*notes, *labels, _NOT_RESIZED, _MOST_DETECTIONS.format(maskrcnn.DETECTIONS)),
     )
 
