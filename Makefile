@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
+.PHONY: help setup viewer fhir-validation demo test test-fast check serve bench bench-all bench-load bench-peers bench-slides bench-gpu models nuclei-folds lock format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -27,6 +27,14 @@ viewer: $(VIEWER)/built/index.html ## builds the page of /viewer/
 $(VIEWER)/built/index.html: $(wildcard $(VIEWER)/src/*) $(VIEWER)/build.mjs $(VIEWER)/package-lock.json | $(VENV)/.service
 	PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(VIEWER) ci --no-audit --no-fund
 	PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(VIEWER) run build
+	touch $@
+
+# The validator of FHIR Bundles, for tests alone.
+FHIR_VALIDATION := tests/fhir_validation
+fhir-validation: $(FHIR_VALIDATION)/node_modules/.done ## installs npm's validator of FHIR for the tests
+
+$(FHIR_VALIDATION)/node_modules/.done: $(FHIR_VALIDATION)/package-lock.json | $(VENV)/.service
+	PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(FHIR_VALIDATION) ci --no-audit --no-fund
 	touch $@
 
 # What it takes to serve: no training framework.
@@ -95,8 +103,8 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
 
-bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, people beside a job; half an hour; POSTGRES="URL ..." empty databases
-	$(BIN)/python -m benchmarks.jobs $(if $(POSTGRES),--postgres $(POSTGRES))
+bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, kill -9, workers, people beside a job; ten minutes; FULL=1 to 1.7 gigapixels
+	$(BIN)/python -m benchmarks.jobs $(if $(FULL),--full)
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

@@ -74,7 +74,7 @@ def tiled_jpeg_tiff(pixels: NDArray[np.uint8], tile_px: int, *, planar: bool = F
 
 def _encoded(pixels: NDArray[np.uint8], **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", subsampling=0, **options)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", **{"subsampling": 0, **options})
     return stream.getvalue()
 
 

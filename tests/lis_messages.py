@@ -7,7 +7,8 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from benchmarks.lis.standin import PIPELINE, SLIDE
 
 PATIENT = "Müllersdottir^Gudrun"
 PATIENT_ID = "PAT-4711"
+LIMIT_S = 60.0
 _numbers = itertools.count(1)
+
+
+def wait(condition: Callable[[], bool], *, seconds: float = LIMIT_S) -> None:
+    """Look until a condition holds."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, f"not within {seconds} s"
+        time.sleep(0.02)
 
 
 def number() -> str:

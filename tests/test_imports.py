@@ -49,6 +49,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade.rings",
             "slidecascade_client",
             "slidecascade.access",
+            "slidecascade.fhir",
+            "slidecascade.empaia",
         }
     ),
     frozenset(

@@ -1,7 +1,8 @@
 """Slides as jobs: what they cost beyond the networks, in memory, in the queue, and beside people who post regions.
 
-`make bench-slides` writes `benchmarks/results/jobs.json`. Each part runs in a process of its own; CPU seconds
-stand beside wall seconds, which other work on the machine makes longer. `--sides` are those of the slides in px.
+`make bench-slides` writes `benchmarks/results/jobs.json`. By default slides of 17, 67 and 268 megapixels, for a
+laptop; `--full` takes those of 0.1, 0.4 and 1.7 gigapixels. Each part runs in a process of its own; CPU seconds
+stand beside wall seconds, which other work on the machine makes longer. Parts with Postgres start one of Debian's.
 """
 
 from __future__ import annotations
@@ -13,15 +14,33 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import record
 from benchmarks.gpu.card import find_card
+from benchmarks.jobs.postgres import databases
 from benchmarks.jobs.slides import write
 
-ROUNDS: Final = 2
+PARTS: Final = ("jobs", "cells", "checkpoints", "resume", "workers", "people")
+SIDES: Final = (4096, 8192, 16384)
+FULL_SIDES: Final = (10240, 20480, 40960)
+_MIDDLE_PX: Final = 16384
+"""Side of a slide of four fields: `nash` looks for cells at half the resolution, and a field has 4096 px."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is measured: sides of slides in px; `middle_px` is that of the parts with one slide."""
+
+    sides: Sequence[int]
+    middle_px: int
+    rounds: int
+    field_tiles: int
+    people_rounds: int
+    parts: Sequence[str]
 
 
 def part(module: str, *arguments: str) -> Any:
@@ -33,66 +52,72 @@ def part(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
-def measure(
-    folder: Path, sides: Sequence[int], *, rounds: int, field_tiles: int, people_side: int, postgres: Sequence[str]
-) -> dict[str, Any]:
-    """Everything; the slides are written into `folder`."""
-    loads = [round(os.getloadavg()[0], 1)]
-    for side in sorted({*sides, people_side}):
-        write(folder / f"{side}.tif", side)
-    jobs = [
-        part("one", str(folder / f"{side}.tif"), "--field-tiles", str(field_tiles))
-        for _ in range(rounds)
-        for side in sides
-    ]
-    loads.append(round(os.getloadavg()[0], 1))
-    figures: dict[str, Any] = {
-        "rounds": rounds,
-        "jobs": jobs,
-        "cells": part("cells"),
-        "checkpoints": [part("checkpoints")],
-        "workers": [],
-        "people": part("people", str(folder / f"{people_side}.tif")),
-        "gpu": None if find_card(0) is None else "see gpu.json",
+def measure(folder: Path, choice: Choice, database: Callable[[], str] | None) -> dict[str, Any]:
+    """The parts that are asked for; the slides are written into `folder`, which is removed afterwards."""
+    middle = str(folder / f"{choice.middle_px}.tif")
+    write(Path(middle), choice.middle_px)
+    tiles = ("--field-tiles", str(choice.field_tiles))
+    people = ("--rounds", str(choice.people_rounds))
+    runs: dict[str, Callable[[], Any]] = {
+        "jobs": lambda: _jobs(folder, choice),
+        "cells": lambda: part("cells"),
+        "checkpoints": lambda: [part("checkpoints"), *([part("checkpoints", database())] if database else [])],
+        "resume": lambda: part("resume", middle, *tiles),
+        "workers": lambda: [part("workers", middle, database(), database())] if database else [],
+        "people": lambda: part("people", middle, *people),
     }
-    loads.append(round(os.getloadavg()[0], 1))
-    if postgres:
-        first, *others = postgres
-        figures["checkpoints"].append(part("checkpoints", first))
-        slide = str(folder / f"{max(sides)}.tif")
-        figures["workers"] = [
-            part("workers", slide, *pair) for pair in zip(others[::2], others[1::2], strict=False)
-        ]
-    loads.append(round(os.getloadavg()[0], 1))
+    figures: dict[str, Any] = {"rounds": choice.rounds, "gpu": None if find_card(0) is None else "see gpu.json"}
+    loads = [_load()]
+    for name in choice.parts:
+        figures[name] = runs[name]()
+        loads.append(_load())
     return {**figures, "loads": loads}
+
+
+def _jobs(folder: Path, choice: Choice) -> list[Any]:
+    found = []
+    for _ in range(choice.rounds):
+        for side in choice.sides:
+            path = folder / f"{side}.tif"
+            if not path.exists():
+                write(path, side)
+            found.append(part("one", str(path), "--field-tiles", str(choice.field_tiles)))
+    return found
+
+
+def _load() -> float:
+    return round(os.getloadavg()[0], 1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
-    parser.add_argument("--sides", type=int, nargs="+", default=[4096, 8192, 16384])
-    parser.add_argument("--field-tiles", type=int, default=2, help="tiles of a field each way; jobs have 4")
-    parser.add_argument("--people-side", type=int, default=8192)
+    parser.add_argument("--full", action="store_true", help="slides of 0.1, 0.4 and 1.7 gigapixels")
+    parser.add_argument("--sides", type=int, nargs="+", help="sides of the slides in px")
     parser.add_argument(
-        "--postgres",
-        nargs="*",
-        default=[],
-        metavar="URL",
-        help="empty databases: one, and two for a round of workers",
+        "--middle",
+        type=int,
+        help="side of the slide of the other parts, in px",
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--field-tiles", type=int, default=4, help="tiles of a field each way")
+    parser.add_argument("--rounds", type=int, default=1, help="of the slides")
+    parser.add_argument("--people-rounds", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured anew")
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args()
+    sides = options.sides or (FULL_SIDES if options.full else SIDES)
+    choice = Choice(
+        sides=sides,
+        middle_px=options.middle or min(_MIDDLE_PX, max(sides)),
+        rounds=options.rounds,
+        field_tiles=options.field_tiles,
+        people_rounds=options.people_rounds,
+        parts=options.parts,
+    )
     provenance = record.Provenance.here()
     folder = Path(tempfile.mkdtemp(prefix="slidecascade-bench-"))
     try:
-        figures = measure(
-            folder,
-            options.sides,
-            rounds=options.rounds,
-            field_tiles=options.field_tiles,
-            people_side=options.people_side,
-            postgres=options.postgres,
-        )
+        with databases() as database:
+            figures = measure(folder, choice, database)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     record.write(options.out / "jobs.json", figures, provenance)

@@ -30,7 +30,7 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
 from slidecascade.runners.choice import open_runner
-from slidecascade.runners.runner import Runner, Unobserved
+from slidecascade.runners.runner import Runner, Unobserved, trim
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 
@@ -76,6 +76,9 @@ class Timed:
             seconds = time.thread_time() - started
             with self._lock:
                 self.cpu_s += seconds
+
+    def trim(self) -> None:
+        trim(self._runner)
 
     def close(self) -> None:
         self._runner.close()
@@ -127,6 +130,15 @@ class Bench:
         self.analyser.close()
 
 
+class WithoutPandas:
+    """pyarrow imports pandas where it is installed, half a second; the service's requirements do not have it."""
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        """Raises ModuleNotFoundError for pandas; other modules are left to the other finders."""
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Figures:
     """Run the slide as a job and measure."""
     with tempfile.TemporaryDirectory() as folder:
@@ -170,6 +182,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--field-tiles", type=int, default=FIELD_TILES, help="tiles of a field each way")
     options = parser.parse_args()
+    sys.meta_path.insert(0, WithoutPandas())
     print(json.dumps(asdict(measure(options.slide, threads=options.threads, field_tiles=options.field_tiles))))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ def section(results: Path) -> list[str]:
     figures = record.read(results / "jobs.json")
     if figures is None:
         return []
+    jobs = [job for job in figures.get("jobs", ()) if job]
     return [
         "## Slides as jobs",
         "",
@@ -28,14 +30,16 @@ def section(results: Path) -> list[str]:
         "",
         "| slide | Mpx | fields | cells | CPU | networks | ratio | queues | wall | peak memory |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *map(_job_row, filter(None, figures["jobs"])),
+        *map(_job_row, jobs),
         "",
         "| what | measured |",
         "|---|---|",
-        *_cells_rows(figures["cells"]),
-        *(row for found in filter(None, figures["checkpoints"]) for row in _checkpoints_rows(found)),
-        *_people_rows(figures["people"]),
-        *_workers_rows(figures["workers"]),
+        *_size_rows(jobs),
+        *_cells_rows(figures.get("cells")),
+        *(row for found in filter(None, figures.get("checkpoints", ())) for row in _checkpoints_rows(found, jobs)),
+        *_resume_rows(figures.get("resume")),
+        *_people_rows(figures.get("people")),
+        *_workers_rows(figures.get("workers", ())),
         f"| GPU busy while a slide runs | {figures['gpu'] or 'not measured: there was no GPU'} |",
     ]
 
@@ -52,6 +56,34 @@ def _job_row(job: dict[str, Any]) -> str:
     )
 
 
+def _size_rows(jobs: list[dict[str, Any]]) -> list[str]:
+    """How time and memory grow from each slide to the next larger one, and from the smallest to the largest."""
+    rows = []
+    by_side = {job["side_px"]: job for job in jobs}
+    sides = sorted(by_side)
+    for small, large in pairwise(sides):
+        area = (large / small) ** 2
+        seconds = [
+            f"{by_side[large][key] / by_side[small][key]:.2f} times {name}"
+            for key, name in (("work_cpu_s", "the CPU"), ("wall_s", "as long"))
+            if key in by_side[small] and key in by_side[large]
+        ]
+        rows.append(f"| {large} px against {small} px, {area:.2g} times the area | {', '.join(seconds)} |")
+    if len(sides) > 1:
+        least, most = (by_side[side]["peak_mib"] for side in (sides[0], sides[-1]))
+        rows.append(f"| peak memory of the largest slide over that of the smallest | {most / least:.2f} |")
+    return rows
+
+
+def _resume_rows(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["| work repeated after kill -9 | not measured |"]
+    return [
+        f"| fields done before kill -9 that were done again, of {found['done_at_kill']} | {found['done_again']} |",
+        f"| CPU time of kill and restart in fields, {found['threads']} threads | {found['lost_fields']:.1f} |",
+    ]
+
+
 def _cells_rows(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return ["| a million cells | not measured |"]
@@ -64,8 +96,15 @@ def _cells_rows(found: dict[str, Any] | None) -> list[str]:
     ] + [f"| cells of a box of 2000 px | {found['box_cpu_ms']:.1f} ms CPU, {found['box_wall_ms']:.1f} ms wall |"]
 
 
-def _checkpoints_rows(found: dict[str, Any]) -> list[str]:
-    return [f"| queue and checkpoints of a field, {found['database']} | {found['cpu_ms']:.1f} ms CPU |"]
+def _checkpoints_rows(found: dict[str, Any], jobs: list[dict[str, Any]]) -> list[str]:
+    database, milliseconds = found["database"], found["cpu_ms"]
+    rows = [f"| queue and checkpoints of a field, {database} | {milliseconds:.1f} ms CPU |"]
+    timed = [job for job in jobs if "work_cpu_s" in job and job["fields"]]
+    if timed:
+        largest = max(timed, key=lambda job: int(job["side_px"]))
+        share = milliseconds / 1e3 / (largest["work_cpu_s"] / largest["fields"])
+        rows.append(f"| the same of a field's time, slide of {largest['side_px']} px, {database} | {share:.2%} |")
+    return rows
 
 
 def _people_rows(found: dict[str, Any] | None) -> list[str]:
@@ -84,4 +123,6 @@ def _workers_rows(runs: list[list[dict[str, Any]] | None]) -> list[str]:
         return ["| two workers of one thread against one of two | not measured |"]
     wall = " and ".join(f"{one['wall_s'] / two['wall_s']:.2f}" for one, two in done)
     cpu = " and ".join(f"{one['cpu_s'] / two['cpu_s']:.2f}" for one, two in done)
-    return [f"| two workers of one thread against one of two | {wall} times as fast, {cpu} by CPU seconds |"]
+    rows = [f"| two workers of one thread against one of two | {wall} times as fast, {cpu} by CPU seconds |"]
+    peaks = [run["peak_mib"] for pair in done for run in pair if "peak_mib" in run]
+    return rows + ([f"| peak memory of a worker | {max(peaks)} MiB at most |"] if peaks else [])

@@ -25,21 +25,21 @@ from slidecascade.jobs.records import Records
 
 _LOOK_S = 0.05
 _READY = "jobs are worked on"
-_DONE = '"field done"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A job: wall seconds, and CPU seconds of all workers."""
+    """A job: wall seconds, CPU seconds of all workers, and the most memory that one of them had."""
 
     processes: int
     threads: int
     wall_s: float
     cpu_s: float
+    peak_mib: float
 
 
 class Workers:
-    """Processes on the jobs of one database; `cpu_s` are those of the processes that have ended."""
+    """Processes on the jobs of one database, from when all of them are ready."""
 
     def __init__(self, slide: Path, url: str, home: Path, *, processes: int, threads: int) -> None:
         self._stack = ExitStack()
@@ -65,6 +65,11 @@ class Workers:
             fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
+
+    def peak_mib(self) -> float:
+        """The most memory that one of the processes has had."""
+        texts = [Path(f"/proc/{process.pid}/status").read_text(encoding="ascii") for process in self.processes]
+        return max(int(text.partition("VmHWM:")[2].split()[0]) for text in texts) / 1024
 
     def close(self) -> None:
         for process in self.processes:
@@ -93,6 +98,7 @@ def run(slide: Path, url: str, *, processes: int, threads: int) -> Run:
                 threads=threads,
                 wall_s=round(time.perf_counter() - wall, 2),
                 cpu_s=round(workers.cpu_s() - cpu, 2),
+                peak_mib=round(workers.peak_mib()),
             )
         finally:
             workers.close()

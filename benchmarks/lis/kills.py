@@ -1,6 +1,7 @@
 """``python -m benchmarks.lis.kills``: orders at a rate while the bridge is killed with -9 again and again.
 
 Every order must be acknowledged and get one result, and no analysis may be made twice. The service is a stand-in.
+With ``--kills 0`` the times are those of acknowledgements alone; transactions (fsyncs) per message are counted.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import argparse
 import asyncio
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,12 +91,12 @@ def write_config(folder: Path, *, service_url: str, port: int, result_port: int,
 
 
 async def measure(
-    folder: Path, service: StandIn, plan: OrderPlan, *, port: int, kills: int, wait_s: float
+    folder: Path, service: StandIn, plan: OrderPlan, *, port: int, kills: int, wait_s: float, **parts: object
 ) -> Tally:
     """Run a plan with kills at random moments while orders are sent; what became of them."""
     tally = Tally()
     receiver = ResultReceiver(tally)
-    config = write_config(folder, service_url=service.url, port=port, result_port=await receiver.start())
+    config = write_config(folder, service_url=service.url, port=port, result_port=await receiver.start(), **parts)
     bridge = Bridge.start(config, port)
     try:
         await bridge.listens()
@@ -104,10 +108,28 @@ async def measure(
             bridge = Bridge.start(config, port)
             await bridge.listens()
         await sending
+        if "metrics" in parts:
+            print(transactions_per_message(port + 1))
     finally:
         bridge.stop()
         await receiver.stop()
     return tally
+
+
+def transactions_per_message(metrics_port: int) -> str:
+    """What the last bridge process wrote for each message that it answered, by its metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+
+    def total(name: str) -> float:
+        found = re.findall(rf"^slidecascade_lis_{name}_total(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    messages = max(total("messages"), 1.0)
+    return (
+        f"per message: {total('transactions') / messages:.2f} transactions with {total('changes') / messages:.2f}"
+        " changes, of intake, work and delivery"
+    )
 
 
 def main() -> None:
@@ -126,10 +148,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, standing_in() as service:
         service.delay_s = options.delay
         tally = asyncio.run(
-            measure(Path(folder), service, plan, port=options.port, kills=options.kills, wait_s=600.0)
+            measure(
+                Path(folder),
+                service,
+                plan,
+                port=options.port,
+                kills=options.kills,
+                wait_s=600.0,
+                metrics={"port": options.port + 1},
+            )
         )
         jobs = len(service.jobs)
     load = os.getloadavg()[0]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_ms = 1000 * (used.ru_utime + used.ru_stime) / options.orders
+    print(f"{cpu_ms:.1f} ms of CPU per order in the bridge; at most {used.ru_maxrss / 1024:.0f} MiB")
     print(tally.report(time.monotonic() - started) + f"jobs: {jobs}; kills: {options.kills}; load: {load:.1f}")
 
 

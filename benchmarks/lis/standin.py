@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from slidecascade.wire import (
+    PNG,
     PROBLEM,
     PROBLEM_PREFIX,
     JobInfo,
@@ -22,7 +23,15 @@ from slidecascade.wire import (
     SlideInfo,
     Summary,
 )
-from slidecascade.wire.jobs import JobBatch, JobBatchItem, JobBatchResult, JobLinks, JobStatus
+from slidecascade.wire.jobs import (
+    JobBatch,
+    JobBatchItem,
+    JobBatchResult,
+    JobFile,
+    JobFileList,
+    JobLinks,
+    JobStatus,
+)
 from slidecascade.wire.results import AnswerWarning, ModelUse, Share, Tiles
 
 PIPELINE: Final = "nash"
@@ -62,6 +71,7 @@ class StandIn(ThreadingHTTPServer):
         away: whether every request is answered with 503.
         order: the slides of the jobs, in the order of their submission.
         refused: requests for unknown slides.
+        overlay: the content of every job's ``overlay.png``; empty: jobs have no files.
     """
 
     daemon_threads = True
@@ -77,6 +87,7 @@ class StandIn(ThreadingHTTPServer):
         self.requests: dict[str, JobInfo] = {}
         self.order: list[str] = []
         self.refused = 0
+        self.overlay = b""
         self.cancelled: set[str] = set()
         self.lock = threading.Lock()
 
@@ -137,6 +148,12 @@ class _Handler(BaseHTTPRequestHandler):
                 id=parts[2], width=1, height=1, mpp=0.25, objective_power=None, vendor=None, levels=()
             )
             self._answer(200, slide.model_dump_json())
+        elif parts[1] == "jobs" and parts[-1] == "files":
+            size = len(self.server.overlay)
+            files = (JobFile(name="overlay.png", bytes=size, media_type=PNG),) if size else ()
+            self._answer(200, JobFileList(files=files).model_dump_json())
+        elif parts[1] == "jobs" and parts[-1] == "overlay.png":
+            self._send(200, self.server.overlay, PNG)
         elif parts[1] == "jobs" and (info_or_none := self.server.state(parts[2])) is not None:
             self._answer(200, (SUMMARY if parts[-1] == "result" else info_or_none).model_dump_json())
         else:
@@ -162,7 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps(_problem(name, status)), PROBLEM)
 
     def _answer(self, status: int, text: str, media_type: str = "application/json") -> None:
-        content = text.encode()
+        self._send(status, text.encode(), media_type)
+
+    def _send(self, status: int, content: bytes, media_type: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))

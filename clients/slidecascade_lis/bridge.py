@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Final
 
+from slidecascade.fhir.server import FhirClient
 from slidecascade_client import AsyncClient, RetryPolicy
+from slidecascade_lis.carriers import FhirCarrier, MllpCarrier
 from slidecascade_lis.catalogue import Catalogue
+from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig, read_secret
 from slidecascade_lis.delivery import Delivery
 from slidecascade_lis.intake import Intake
 from slidecascade_lis.listener import Listener
-from slidecascade_lis.store import Store
+from slidecascade_lis.metrics import Observer, StoreCollector, serve_metrics
+from slidecascade_lis.requests import RequestIntake
+from slidecascade_lis.store import Store, open_store
 from slidecascade_lis.work import Work
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -31,19 +38,56 @@ async def serve(config: LisConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    store = Store(config.store.database, busy_timeout_s=config.store.busy_timeout_s)
+    store = open_store(config.store)
+    commits = Commits(store)
     try:
-        await _run(config, store, stopped)
+        with ExitStack() as open_servers:
+            servers = {
+                name: open_servers.enter_context(FhirClient(receiver.server))
+                for name, receiver in config.fhir.items()
+            }
+            await _run(config, store, commits, servers, stopped)
     finally:
+        await commits.close()
         store.close()
 
 
-async def _run(config: LisConfig, store: Store, stopped: asyncio.Event) -> None:
+def _deliveries(
+    config: LisConfig, store: Store, commits: Commits, servers: Mapping[str, FhirClient]
+) -> list[Delivery]:
+    to_lis = [
+        Delivery(name, receiver, MllpCarrier(receiver), store, commits)
+        for name, receiver in config.receivers.items()
+    ]
+    to_fhir = [
+        Delivery(name, receiver, FhirCarrier(servers[name]), store, commits)
+        for name, receiver in config.fhir.items()
+    ]
+    return to_lis + to_fhir
+
+
+def _observer(config: LisConfig, store: Store, commits: Commits) -> Observer:
+    """Counts, and answers scrapes if configured."""
+    observer = Observer()
+    observer.registry.register(StoreCollector(store, commits, (*config.receivers, *config.fhir)))
+    if config.metrics is not None:
+        serve_metrics(config.metrics, observer)
+    return observer
+
+
+async def _run(
+    config: LisConfig,
+    store: Store,
+    commits: Commits,
+    servers: Mapping[str, FhirClient],
+    stopped: asyncio.Event,
+) -> None:
     service = config.service
     api_key = read_secret(service.api_key_file) if service.api_key_file else None
     pseudonym_key = read_secret(config.pseudonym_key_file) if config.pseudonym_key_file else None
     once = RetryPolicy(max_tries=1)
-    deliveries = [Delivery(name, receiver, store) for name, receiver in config.receivers.items()]
+    deliveries = _deliveries(config, store, commits, servers)
+    observer = _observer(config, store, commits)
 
     def wake_deliveries() -> None:
         for delivery in deliveries:
@@ -53,18 +97,29 @@ async def _run(config: LisConfig, store: Store, stopped: asyncio.Event) -> None:
         AsyncClient(service.url, api_key=api_key, timeout_s=service.timeout_s, retry=once) as jobs,
         AsyncClient(service.url, api_key=api_key, timeout_s=_NAMES_S, retry=once) as names,
     ):
-        work = Work(config, store, jobs, answered=wake_deliveries)
+        work = Work(config, store, commits, jobs, answered=wake_deliveries)
 
         def accepted() -> None:
             work.wake()
             wake_deliveries()
 
         catalogue = Catalogue(names, slides_may_come_later=config.orders.unknown_slide == "wait")
-        intake = Intake(config, store, catalogue, pseudonym_key=pseudonym_key, accepted=accepted)
+        intake = Intake(
+            config, commits, catalogue, pseudonym_key=pseudonym_key, accepted=accepted, observer=observer
+        )
+        polled = [
+            RequestIntake(
+                name, config, receiver.requests, servers[name], commits, catalogue,
+                pseudonym_key=pseudonym_key, accepted=accepted, observer=observer,
+            )
+            for name, receiver in config.fhir.items()
+            if receiver.requests is not None
+        ]  # fmt: skip
         listener = Listener(config.listen, intake.answer)
         port = await listener.start()
         LOG.info("listening", extra={"fields": {"port": port, "tls": config.listen.tls is not None}})
-        tasks = [asyncio.create_task(run()) for run in (work.run, *(delivery.run for delivery in deliveries))]
+        runs = [work.run, *(one.run for one in deliveries), *(one.run for one in polled)]
+        tasks = [asyncio.create_task(run()) for run in runs]
         waiting = asyncio.create_task(stopped.wait())
         try:
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -21,9 +21,9 @@ from pydantic import (
 )
 
 from slidecascade.errors import SettingsError
+from slidecascade.fhir.config import LOOPBACK, Coding, FhirServer
 from slidecascade_lis import er7
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -150,28 +150,51 @@ class Listen(_Part):
         return self
 
 
-class Receiver(_Part):
-    """Where results go: those of the sending applications in `senders`, or all that no other receiver takes."""
+class Retries(_Part):
+    """Which results go to a receiver: those of the sending applications in `senders`, or all that no other one
+    takes; and how long they are tried."""
+
+    senders: tuple[str, ...] = ()
+    first_retry_s: Positive = 1.0
+    max_retry_s: Positive = 300.0
+    give_up_after_hours: Positive = 168.0
+
+
+class Receiver(Retries):
+    """A LIS that takes results over MLLP."""
 
     host: str
     port: int = Field(ge=1, le=65535)
     application: str = "LIS"
     facility: str = ""
-    senders: tuple[str, ...] = ()
     tls: ClientTls | None = None
     allow_plaintext: bool = False
     messages: tuple[Literal["ORU^R01", "OUL^R21"], ...] = ("ORU^R01",)
     charset: Literal["UNICODE UTF-8", "8859/1"] = "UNICODE UTF-8"
     ack_timeout_s: Positive = 30.0
-    first_retry_s: Positive = 1.0
-    max_retry_s: Positive = 300.0
-    give_up_after_hours: Positive = 168.0
 
     @model_validator(mode="after")
     def _is_private(self) -> Self:
         if self.tls is None and self.host not in LOOPBACK and not self.allow_plaintext:
             raise ValueError("beyond loopback `tls` is required, unless `allow_plaintext: true` is set")
         return self
+
+
+class Requests(_Part):
+    """ServiceRequests that are taken as orders: those that a search finds, again and again."""
+
+    poll_s: Positive = 30.0
+    query: dict[str, str] = Field(
+        default_factory=dict, description="further parameters of the search, such as {category: 'urn:x|analysis'}"
+    )
+
+
+class FhirReceiver(Retries):
+    """A FHIR server that takes results as Bundles; with `requests`, orders come from it, and go back to it."""
+
+    server: FhirServer
+    codes: dict[str, Coding] = Field(default_factory=dict, description="as of `slidecascade export --fhir-config`")
+    requests: Requests | None = None
 
 
 class Pointer(_Part):
@@ -183,6 +206,15 @@ class Pointer(_Part):
     subtype: str = "octet-stream"
 
 
+class Picture(_Part):
+    """A picture of the job in the result, as PNG: reduced until it keeps `max_bytes`."""
+
+    file: str = "overlay.png"
+    code: CodedText = ("picture", "Overview", "99SLIDECASCADE")
+    max_side_px: int = Field(default=512, ge=64, le=4096)
+    max_bytes: int = Field(default=200_000, ge=4096, le=5_000_000)
+
+
 class Results(_Part):
     """How results are written."""
 
@@ -192,6 +224,7 @@ class Results(_Part):
     system: str = Field(default="99SLIDECASCADE", description="coding system of observations without a code")
     patient_fields: tuple[int, ...] = Field(default=(3, 5), description="fields of PID that results repeat")
     pointers: tuple[Pointer, ...] = ()
+    picture: Picture | None = None
 
 
 class Service(_Part):
@@ -212,10 +245,20 @@ class Store(_Part):
         default=None, description="then ended orders and their messages are deleted"
     )
     busy_timeout_s: Positive = 10.0
+    key_file: Path | None = Field(
+        default=None, description="encrypts what is stored; a key a line, the current one first"
+    )
 
     def path(self) -> Path | None:
         """The SQLite file; None for Postgres."""
         return None if "://" in self.database else Path(self.database)
+
+
+class Metrics(_Part):
+    """Prometheus metrics at ``/metrics`` of a loopback port."""
+
+    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
+    port: int = Field(ge=0, le=65535)
 
 
 class LisConfig(_Part):
@@ -227,26 +270,29 @@ class LisConfig(_Part):
     service: Service = Service()
     store: Store = Store()
     orders: Orders
-    receivers: dict[str, Receiver]
+    receivers: dict[str, Receiver] = Field(default_factory=dict)
+    fhir: dict[str, FhirReceiver] = Field(default_factory=dict)
     results: Results = Results()
+    metrics: Metrics | None = None
     pseudonym_key_file: Path | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if not self.receivers:
-            raise ValueError("`receivers` needs at least one receiver of results")
+        if not self.receivers and not self.fhir:
+            raise ValueError("`receivers` or `fhir` needs at least one receiver of results")
+        if both := sorted(set(self.receivers) & set(self.fhir)):
+            raise ValueError(f"`receivers` and `fhir` both have the name {both[0]!r}: choose another")
         if self.orders.label is not None and self.pseudonym_key_file is None:
             raise ValueError("`orders.label` needs `pseudonym_key_file`, the key of its hash")
         return self
 
     def receiver_of(self, application: str) -> str:
         """The name of the receiver for the orders of a sending application."""
-        for name, receiver in self.receivers.items():
+        takers: dict[str, Retries] = {**self.receivers, **self.fhir}
+        for name, receiver in takers.items():
             if application in receiver.senders:
                 return name
-        return next(
-            (name for name, receiver in self.receivers.items() if not receiver.senders), next(iter(self.receivers))
-        )
+        return next((name for name, receiver in takers.items() if not receiver.senders), next(iter(takers)))
 
 
 def read_config(path: Path) -> LisConfig:

@@ -17,7 +17,7 @@ MESSAGES: Final = sa.Table(
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("sender", sa.String(500), nullable=False),
     sa.Column("control_id", sa.String(200), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("accepted", sa.Boolean, nullable=False),
     sa.Column("received_at", sa.Float, nullable=False, index=True),

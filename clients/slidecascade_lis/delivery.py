@@ -1,4 +1,4 @@
-"""Delivers the outbox: one receiver's messages in their order, each until it is acknowledged."""
+"""Delivers the outbox: one receiver's messages in their order, each until it is taken."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import time
 from typing import Final
 
-from slidecascade_lis.charsets import encoded
-from slidecascade_lis.config import Receiver
-from slidecascade_lis.peer import Peer, PeerUnavailableError
+from slidecascade_lis.carriers import Carrier, NotNowError, RefusedError
+from slidecascade_lis.commits import Commits
+from slidecascade_lis.config import Retries
 from slidecascade_lis.records import Undelivered
 from slidecascade_lis.store import Store, UnavailableStoreError
 
@@ -19,22 +19,16 @@ _LOOK_S: Final = 1.0
 
 
 class Delivery:
-    """Delivers to one receiver. A message that it rejects (AE, CE) is dead at once; one that it cannot take now
-    (AR, CR, no reply) is sent again with growing waits, and holds up those after it."""
+    """Delivers to one receiver. A message that it rejects is dead at once; one that it cannot take now is sent
+    again with growing waits, and holds up those after it."""
 
-    def __init__(self, name: str, receiver: Receiver, store: Store) -> None:
+    def __init__(self, name: str, retries: Retries, carrier: Carrier, store: Store, commits: Commits) -> None:
         self._name = name
-        self._receiver = receiver
+        self._retries = retries
+        self._carrier = carrier
         self._store = store
+        self._commits = commits
         self._wake = asyncio.Event()
-        tls = receiver.tls.context() if receiver.tls else None
-        self._peer = Peer(
-            receiver.host,
-            receiver.port,
-            tls=tls,
-            server_name=receiver.tls.server_name if receiver.tls else None,
-            reply_s=receiver.ack_timeout_s,
-        )
 
     def wake(self) -> None:
         self._wake.set()
@@ -52,7 +46,7 @@ class Delivery:
                 if not delivered:
                     await self._pause()
         finally:
-            self._peer.close()
+            self._carrier.close()
 
     async def _next(self) -> bool:
         """Deliver the oldest message; False when there is nothing to deliver now."""
@@ -60,47 +54,38 @@ class Delivery:
         if found is None or found.next_at > time.time():
             return False
         try:
-            reply = await self._peer.exchange(encoded(found.content))
-        except PeerUnavailableError as error:
-            await asyncio.to_thread(self._failed, found, error.reason)
-            return False
-        if reply.control_id != found.control_id:
-            self._peer.close()  # the reply of an earlier message: later ones would be taken for each other
-            await asyncio.to_thread(self._failed, found, "a reply to another message")
-            return False
-        if reply.code in ("AA", "CA"):
-            await asyncio.to_thread(self._delivered, found)
+            await self._carrier.carry(found)
+        except RefusedError as error:
+            await self._dead(found, error.reason)
             return True
-        if reply.code in ("AE", "CE"):
-            await asyncio.to_thread(self._dead, found, reply.code)
-            return True
-        await asyncio.to_thread(self._failed, found, reply.code[:10])
-        return False
+        except NotNowError as error:
+            await self._failed(found, error)
+            return False
+        await self._commits.make(lambda change: change.delivered(found.position))
+        return True
 
     def _head(self) -> Undelivered | None:
         with self._store.snapshot() as change:
             return change.next_undelivered(self._name)
 
-    def _delivered(self, found: Undelivered) -> None:
-        with self._store.transaction() as change:
-            change.delivered(found.position)
-
-    def _dead(self, found: Undelivered, reason: str) -> None:
+    async def _dead(self, found: Undelivered, reason: str) -> None:
         LOG.error("a message is dead", extra={"fields": {"message_id": found.message_id, "reason": reason}})
-        with self._store.transaction() as change:
-            change.dead(found.position, reason=reason)
+        await self._commits.make(lambda change: change.dead(found.position, reason=reason))
 
-    def _failed(self, found: Undelivered, reason: str) -> None:
-        receiver = self._receiver
-        if time.time() - found.created_at > receiver.give_up_after_hours * 3600:
-            self._dead(found, reason)
+    async def _failed(self, found: Undelivered, error: NotNowError) -> None:
+        retries = self._retries
+        if time.time() - found.created_at > retries.give_up_after_hours * 3600:
+            await self._dead(found, error.reason)
             return
-        wait_s = min(receiver.max_retry_s, receiver.first_retry_s * 2.0 ** min(found.attempts, 30))
+        wait_s = min(retries.max_retry_s, retries.first_retry_s * 2.0 ** min(found.attempts, 30))
+        next_at = time.time() + max(wait_s, min(error.retry_after_s, retries.max_retry_s))
         LOG.warning(
-            "a message was not delivered", extra={"fields": {"message_id": found.message_id, "reason": reason}}
+            "a message was not delivered",
+            extra={"fields": {"message_id": found.message_id, "reason": error.reason}},
         )
-        with self._store.transaction() as change:
-            change.not_delivered(found.position, next_at=time.time() + wait_s, reason=reason)
+        await self._commits.make(
+            lambda change: change.not_delivered(found.position, next_at=next_at, reason=error.reason)
+        )
 
     async def _pause(self) -> None:
         try:

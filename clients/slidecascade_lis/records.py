@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -87,3 +88,13 @@ class Undelivered:
     next_at: float
     created_at: float
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much there is: orders by state; answers that are not delivered by receiver and state; and when the
+    oldest pending one of each receiver was queued."""
+
+    orders: Mapping[str, int]
+    outbox: Mapping[tuple[str, str], int]
+    oldest_at: Mapping[str, float]

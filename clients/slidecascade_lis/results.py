@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from slidecascade.wire import RESEARCH_USE_ONLY
 from slidecascade_client import Summary
 from slidecascade_lis.config import CodedText, LisConfig, Results
 from slidecascade_lis.er7 import components, compose, joined
+from slidecascade_lis.fhirresults import fhir_result
+from slidecascade_lis.outcome import Outcome
 from slidecascade_lis.records import OrderRecord, Outgoing
 from slidecascade_lis.replies import STANDARD, Party, control_id, header, timestamp
 
@@ -18,28 +21,7 @@ _UCUM: Final = "UCUM"
 _STRUCTURES: Final = {"ORU^R01": "ORU_R01", "OUL^R21": "OUL_R21"}
 PRELIMINARY: Final = "P"
 CANCELLED: Final = "X"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an order ended: with a summary, or with `status` of ORC-5 (CA, ER) and a sentence."""
-
-    status: str
-    note: str
-    summary: Summary | None = None
-    job_id: str | None = None
-
-
-def cancelled(note: str = "The order was cancelled.") -> Outcome:
-    return Outcome("CA", note)
-
-
-def failed(note: str) -> Outcome:
-    return Outcome("ER", note)
-
-
-def succeeded(summary: Summary, job_id: str) -> Outcome:
-    return Outcome("CM", "", summary, job_id)
+_PICTURE: Final = "picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +37,8 @@ class Observation:
 
 def result_messages(order: OrderRecord, outcome: Outcome, config: LisConfig) -> tuple[Outgoing, ...]:
     """The messages that answer an order, those that its receiver is configured for."""
+    if order.receiver in config.fhir:
+        return (fhir_result(order, outcome, config),)
     receiver = config.receivers[order.receiver]
     made = []
     for kind in receiver.messages:
@@ -95,7 +79,7 @@ def _body(order: OrderRecord, outcome: Outcome, config: LisConfig, *, specimen: 
         observation = {1: "1", 2: "TX", 3: code, 5: components(STANDARD, outcome.note), 11: CANCELLED, 14: now}
         yield compose("OBX", observation, STANDARD)
     else:
-        yield from _observations(outcome.summary, outcome.job_id or "", config, now)
+        yield from _observations(outcome, outcome.summary, config, now)
     if specimen and "SPM" in segments:
         yield segments["SPM"]
 
@@ -111,14 +95,15 @@ def _notes(outcome: Outcome) -> list[str]:
     return [text for text in texts if text]
 
 
-def _observations(summary: Summary, job_id: str, config: LisConfig, now: str) -> Iterator[str]:
+def _observations(outcome: Outcome, summary: Summary, config: LisConfig, now: str) -> Iterator[str]:
     results = config.results
     equipment = STANDARD.repetition.join(
         components(STANDARD, f"{model.name}:{model.version}", "sha256", model.sha256, "L")
         for model in summary.models
     )
     method = components(STANDARD, f"{summary.kind}:{summary.pipeline}", summary.pipeline, results.system)
-    for number, seen in enumerate((*observed(summary), *_pointers(results, job_id)), start=1):
+    seen_all = (*observed(summary), *_pointers(results, outcome.job_id or ""), *_picture(results, outcome))
+    for number, seen in enumerate(seen_all, start=1):
         fields = {
             1: str(number),
             2: seen.kind,
@@ -172,7 +157,17 @@ def _pointers(results: Results, job_id: str) -> Iterator[Observation]:
         yield Observation(f"pointer.{identifier}", text, "RP", value)
 
 
+def _picture(results: Results, outcome: Outcome) -> Iterator[Observation]:
+    """The picture as encapsulated data (HL7 v2.5.1 chapter 2.A, ED; tables 0191 and 0299)."""
+    if results.picture is not None and outcome.picture is not None:
+        content = base64.b64encode(outcome.picture).decode("ascii")
+        value = components(STANDARD, "SlideCascade", "IM", "png", "Base64", content)
+        yield Observation(_PICTURE, results.picture.code[1], "ED", value)
+
+
 def _code(seen: Observation, results: Results) -> CodedText:
+    if seen.key == _PICTURE and results.picture is not None:
+        return results.picture.code
     if seen.key in results.codes:
         return results.codes[seen.key]
     for pointer in results.pointers:

@@ -1,5 +1,5 @@
 """What the bridge must not lose: messages, orders and the outbox. The methods of `Change` are parts of one
-transaction.
+transaction. Columns in `SEALED` are encrypted where there is a key.
 """
 
 from __future__ import annotations
@@ -8,15 +8,33 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import sqlalchemy as sa
 
 from slidecascade.errors import SlideCascadeError
+from slidecascade_lis.config import Store as StoreConfig
 from slidecascade_lis.database import MESSAGES, METADATA, ORDERS, OUTBOX, open_engine
 from slidecascade_lis.orders import Analysis
-from slidecascade_lis.records import ACTIVE, MessageRecord, OrderRecord, OrderState, Outgoing, Taken, Undelivered
+from slidecascade_lis.records import (
+    ACTIVE,
+    Figures,
+    MessageRecord,
+    OrderRecord,
+    OrderState,
+    Outgoing,
+    Taken,
+    Undelivered,
+)
+from slidecascade_lis.seal import Seal, read_seal
+
+SEALED: Final = (
+    (MESSAGES, MESSAGES.c.id, (MESSAGES.c.content, MESSAGES.c.reply, MESSAGES.c.sha256)),
+    (ORDERS, ORDERS.c.id, (ORDERS.c.analysis, ORDERS.c.context)),
+    (OUTBOX, OUTBOX.c.position, (OUTBOX.c.content,)),
+)
+_BATCH: Final = 500
 
 
 class UnavailableStoreError(SlideCascadeError):
@@ -30,21 +48,24 @@ class Store:
 
     Raises:
         UnavailableStoreError: by every method, when the database cannot be used.
+        SettingsError: `seal` has not the key of what is stored.
     """
 
-    def __init__(self, database: str, *, busy_timeout_s: float = 10.0) -> None:
+    def __init__(self, database: str, *, busy_timeout_s: float = 10.0, seal: Seal | None = None) -> None:
         self._turn = threading.Lock()
         """SQLite has one writer: waiting here is faster than its own polling."""
+        self._seal = seal or Seal()
         self._engine = open_engine(database, busy_timeout_s)
         with self.transaction() as change:
             change.make_tables()
+            change.messages(limit=1)
 
     @contextmanager
     def transaction(self) -> Iterator[Change]:
         """All changes are committed at the end, or none of them after an exception."""
         try:
             with self._turn, self._engine.begin() as connection:
-                yield Change(connection)
+                yield Change(connection, self._seal)
         except sa.exc.SQLAlchemyError as error:
             raise UnavailableStoreError("The database of the bridge cannot be used: check its disk.") from error
 
@@ -53,7 +74,7 @@ class Store:
         """For reading only: waits for no writer."""
         try:
             with self._engine.connect().execution_options(reading=True) as connection:
-                yield Change(connection)
+                yield Change(connection, self._seal)
         except sa.exc.SQLAlchemyError as error:
             raise UnavailableStoreError("The database of the bridge cannot be read: check its disk.") from error
 
@@ -64,8 +85,15 @@ class Store:
 class Change:
     """The statements of one transaction."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, seal: Seal) -> None:
         self._connection = connection
+        self._seal = seal
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """A part that is undone alone when it raises."""
+        with self._connection.begin_nested():
+            yield
 
     def make_tables(self) -> None:
         if (
@@ -73,6 +101,8 @@ class Change:
         ):  # two processes that start together must not both make them
             self._connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305813)"))
         METADATA.create_all(self._connection)
+        if self._connection.dialect.name == "postgresql":  # tables made before digests could be encrypted
+            self._connection.execute(sa.text(f"ALTER TABLE {MESSAGES.name} ALTER COLUMN sha256 TYPE TEXT"))
 
     def lock_sender(self, sender: str) -> None:
         """Let other bridges on the same Postgres wait with messages of `sender`; SQLite has one writer anyway."""
@@ -85,16 +115,16 @@ class Change:
         """The message that `sender` sent with this control id."""
         where = (MESSAGES.c.sender == sender) & (MESSAGES.c.control_id == control_id)
         row = self._connection.execute(sa.select(MESSAGES).where(where)).one_or_none()
-        return None if row is None else _message(row)
+        return None if row is None else self._message(row)
 
     def message(self, message_id: str) -> MessageRecord | None:
         row = self._connection.execute(sa.select(MESSAGES).where(MESSAGES.c.id == message_id)).one_or_none()
-        return None if row is None else _message(row)
+        return None if row is None else self._message(row)
 
     def messages(self, *, limit: int) -> tuple[MessageRecord, ...]:
         """The newest first."""
         rows = self._connection.execute(sa.select(MESSAGES).order_by(MESSAGES.c.received_at.desc()).limit(limit))
-        return tuple(map(_message, rows))
+        return tuple(map(self._message, rows))
 
     def put_message(self, taken: Taken, *, accepted: bool, reply: str) -> None:
         """Keep a message and its reply, in place of a rejected one with the same control id."""
@@ -105,12 +135,12 @@ class Change:
                 id=taken.id,
                 sender=taken.sender,
                 control_id=taken.control_id,
-                sha256=taken.sha256,
+                sha256=self._seal.sealed(taken.sha256),
                 kind=taken.kind,
                 accepted=accepted,
                 received_at=time.time(),
-                content=taken.content,
-                reply=reply,
+                content=self._seal.sealed(taken.content),
+                reply=self._seal.sealed(reply),
             )
         )
 
@@ -124,8 +154,8 @@ class Change:
                 receiver=order.receiver,
                 state=order.state,
                 priority=order.analysis.priority,
-                analysis=order.analysis.model_dump_json(),
-                context=order.context,
+                analysis=self._seal.sealed(order.analysis.model_dump_json()),
+                context=self._seal.sealed(order.context),
                 processing=order.processing,
                 job_id=None,
                 stop=False,
@@ -154,7 +184,7 @@ class Change:
             .order_by(ORDERS.c.priority.desc(), ORDERS.c.created_at)
             .limit(limit)
         )
-        orders = tuple(map(_order, self._connection.execute(wanted)))
+        orders = tuple(map(self._order, self._connection.execute(wanted)))
         new = [order.id for order in orders if order.state == "accepted"]
         if new:
             self._connection.execute(sa.update(ORDERS).where(ORDERS.c.id.in_(new)).values(state="submitting"))
@@ -199,7 +229,7 @@ class Change:
                     message_id=one.message_id,
                     order_id=one.order_id,
                     receiver=one.receiver,
-                    content=one.content,
+                    content=self._seal.sealed(one.content),
                     state="pending",
                     attempts=0,
                     next_at=0.0,
@@ -216,7 +246,7 @@ class Change:
             .limit(1)
         )
         row = self._connection.execute(wanted).one_or_none()
-        return None if row is None else _undelivered(row)
+        return None if row is None else self._undelivered(row)
 
     def outgoing(self, *, message_id: str | None = None, states: Sequence[str] = ()) -> tuple[Undelivered, ...]:
         """Messages of the outbox, the oldest first."""
@@ -225,7 +255,7 @@ class Change:
             wanted = wanted.where(OUTBOX.c.message_id == message_id)
         if states:
             wanted = wanted.where(OUTBOX.c.state.in_(states))
-        return tuple(map(_undelivered, self._connection.execute(wanted)))
+        return tuple(map(self._undelivered, self._connection.execute(wanted)))
 
     def delivered(self, position: int) -> None:
         self._set_outgoing(position, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)
@@ -269,7 +299,7 @@ class Change:
 
     def _orders(self, where: sa.ColumnElement[bool]) -> tuple[OrderRecord, ...]:
         rows = self._connection.execute(sa.select(ORDERS).where(where).order_by(ORDERS.c.created_at))
-        return tuple(map(_order, rows))
+        return tuple(map(self._order, rows))
 
     def _update(self, order_id: str, states: Sequence[str], **values: object) -> bool:
         where = (ORDERS.c.id == order_id) & ORDERS.c.state.in_(states)
@@ -278,53 +308,89 @@ class Change:
     def _set_outgoing(self, position: int, **values: object) -> None:
         self._connection.execute(sa.update(OUTBOX).where(OUTBOX.c.position == position).values(values))
 
+    def seal_again(self, after: Sequence[Any]) -> Sequence[Any]:
+        """Encrypt the next stored texts with the current key; `after` is what the last call returned, at first an
+        empty one. Empty: all are done."""
+        place, last = after or (0, None)
+        table, key, columns = SEALED[place]
+        wanted = sa.select(key.label("key"), *columns).order_by(key).limit(_BATCH)
+        rows = self._connection.execute(wanted if last is None else wanted.where(key > last)).all()
+        for row in rows:
+            texts = {column.name: self._seal.sealed(self._seal.opened(row._mapping[column])) for column in columns}
+            self._connection.execute(sa.update(table).where(key == row.key).values(texts))
+        if rows:
+            return (place, rows[-1].key)
+        return () if place + 1 == len(SEALED) else (place + 1, None)
 
-def _message(row: Any) -> MessageRecord:
-    return MessageRecord(
-        id=row.id,
-        sender=row.sender,
-        control_id=row.control_id,
-        sha256=row.sha256,
-        kind=row.kind,
-        accepted=row.accepted,
-        received_at=row.received_at,
-        content=row.content,
-        reply=row.reply,
-    )
+    def figures(self) -> Figures:
+        """What there is, for metrics."""
+        orders = self._connection.execute(sa.select(ORDERS.c.state, sa.func.count()).group_by(ORDERS.c.state))
+        waiting = (
+            sa.select(OUTBOX.c.receiver, OUTBOX.c.state, sa.func.count(), sa.func.min(OUTBOX.c.created_at))
+            .where(OUTBOX.c.state.in_(("pending", "dead")))
+            .group_by(OUTBOX.c.receiver, OUTBOX.c.state)
+        )
+        outbox = self._connection.execute(waiting).all()
+        return Figures(
+            orders={row[0]: row[1] for row in orders},
+            outbox={(receiver, state): count for receiver, state, count, _ in outbox},
+            oldest_at={receiver: oldest for receiver, state, _, oldest in outbox if state == "pending"},
+        )
+
+    def _message(self, row: Any) -> MessageRecord:
+        return MessageRecord(
+            id=row.id,
+            sender=row.sender,
+            control_id=row.control_id,
+            sha256=self._seal.opened(row.sha256),
+            kind=row.kind,
+            accepted=row.accepted,
+            received_at=row.received_at,
+            content=self._seal.opened(row.content),
+            reply=self._seal.opened(row.reply),
+        )
+
+    def _order(self, row: Any) -> OrderRecord:
+        return OrderRecord(
+            id=row.id,
+            message_id=row.message_id,
+            sender=row.sender,
+            placer=row.placer,
+            receiver=row.receiver,
+            state=row.state,
+            analysis=Analysis.model_validate_json(self._seal.opened(row.analysis)),
+            context=self._seal.opened(row.context),
+            processing=row.processing,
+            job_id=row.job_id,
+            attempts=row.attempts,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+        )
+
+    def _undelivered(self, row: Any) -> Undelivered:
+        return Undelivered(
+            position=row.position,
+            control_id=row.control_id,
+            message_id=row.message_id,
+            order_id=row.order_id,
+            receiver=row.receiver,
+            content=self._seal.opened(row.content),
+            state=row.state,
+            attempts=row.attempts,
+            next_at=row.next_at,
+            created_at=row.created_at,
+            reason=row.reason,
+        )
 
 
-def _order(row: Any) -> OrderRecord:
-    return OrderRecord(
-        id=row.id,
-        message_id=row.message_id,
-        sender=row.sender,
-        placer=row.placer,
-        receiver=row.receiver,
-        state=row.state,
-        analysis=Analysis.model_validate_json(row.analysis),
-        context=row.context,
-        processing=row.processing,
-        job_id=row.job_id,
-        attempts=row.attempts,
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-    )
+def open_store(config: StoreConfig) -> Store:
+    """The store as configured.
 
-
-def _undelivered(row: Any) -> Undelivered:
-    return Undelivered(
-        position=row.position,
-        control_id=row.control_id,
-        message_id=row.message_id,
-        order_id=row.order_id,
-        receiver=row.receiver,
-        content=row.content,
-        state=row.state,
-        attempts=row.attempts,
-        next_at=row.next_at,
-        created_at=row.created_at,
-        reason=row.reason,
-    )
+    Raises:
+        UnavailableStoreError: the database cannot be used.
+        SettingsError: it is encrypted with a key that is not in the key file.
+    """
+    return Store(config.database, busy_timeout_s=config.busy_timeout_s, seal=read_seal(config.key_file))
 
 
 def new_id() -> str:

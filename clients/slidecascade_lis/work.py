@@ -18,9 +18,12 @@ from slidecascade_client import (
     UnknownJobError,
     UnknownSlideError,
 )
+from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig
+from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
+from slidecascade_lis.pictures import picture_of
 from slidecascade_lis.records import OrderRecord, OrderState
-from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+from slidecascade_lis.results import result_messages
 from slidecascade_lis.store import Change, Store, UnavailableStoreError
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -28,10 +31,15 @@ _FIRST_RETRY_S: Final = 0.5
 _MAX_RETRY_S: Final = 60.0
 _CLEAN_S: Final = 3600.0
 
+_BATCH: Final = 100
+_TOGETHER: Final = 3
+"""Requests at a time: more of them would keep the event loop, and with it acknowledgements, waiting."""
+
 Step = Callable[[Change], object]
 """A change of the store that follows from an answer of the service."""
 
 Act = Callable[[OrderRecord], Awaitable[Step | None]]
+JobAnswer = AsyncJob | SlideCascadeClientError
 
 
 class Work:
@@ -41,13 +49,21 @@ class Work:
     """
 
     def __init__(
-        self, config: LisConfig, store: Store, client: AsyncClient, *, answered: Callable[[], None]
+        self,
+        config: LisConfig,
+        store: Store,
+        commits: Commits,
+        client: AsyncClient,
+        *,
+        answered: Callable[[], None],
     ) -> None:
         self._config = config
         self._store = store
+        self._commits = commits
         self._client = client
         self._answered = answered
         self._wake = asyncio.Event()
+        self._few = asyncio.Semaphore(_TOGETHER)
         self._clean_at = 0.0
 
     def wake(self) -> None:
@@ -68,47 +84,57 @@ class Work:
         to_stop, running, has_due = await asyncio.to_thread(self._unfinished)
         await self._each(self._stop, to_stop)
         await self._each(self._follow, running)
-        if has_due:
-            await self._each(self._submit, await asyncio.to_thread(self._due))
+        if has_due and (due := await self._commits.make(self._due)):
+            await self._submit_all(due)
         await asyncio.to_thread(self._clean)
 
     async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
         """Ask the service about all orders at once, and store what came of it in one transaction."""
         steps = await asyncio.gather(*(self._guarded(act, order) for order in orders))
         if any(steps):
-            await asyncio.to_thread(self._store_all, [step for step in steps if step is not None])
+            made = [step for step in steps if step is not None]
+            await self._commits.make(lambda change: [step(change) for step in made])
             self._answered()
 
     async def _guarded(self, act: Act, order: OrderRecord) -> Step | None:
         """The worker boundary: an order that raises something unforeseen fails, and the others go on."""
         try:
-            return await act(order)
+            async with self._few:
+                return await act(order)
         except Exception:
             LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
             return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
 
-    async def _submit(self, order: OrderRecord) -> Step:
-        try:
-            job = await self._job_of(order)
-        except UnknownSlideError as error:
-            if self._waits_for_slide(order):
-                return _postpone(order, self._config.orders.slide_retry_s)
-            return self._end(order, "failed", failed(str(error)))
-        except AccessDeniedError:
+    async def _submit_all(self, orders: Sequence[OrderRecord]) -> None:
+        """Submit orders together, and store what came of it in one transaction."""
+        answers: list[JobAnswer] = []
+        for start in range(0, len(orders), _BATCH):
+            answers += await self._jobs_of(orders[start : start + _BATCH])
+        steps = [self._submitted(order, answer) for order, answer in zip(orders, answers, strict=True)]
+        await self._commits.make(lambda change: [step(change) for step in steps])
+        self._answered()
+
+    def _submitted(self, order: OrderRecord, answer: JobAnswer) -> Step:
+        if isinstance(answer, UnknownSlideError) and self._waits_for_slide(order):
+            return _postpone(order, self._config.orders.slide_retry_s)
+        if isinstance(answer, AccessDeniedError):
             LOG.error("the service denies access: check service.api_key_file")
             return _postpone(order)
-        except RequestRefusedError as error:
-            return self._end(order, "failed", failed(str(error)))
-        except SlideCascadeClientError as error:
-            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(error).__name__}})
+        if isinstance(answer, RequestRefusedError):
+            return self._end(order, "failed", failed(str(answer)))
+        if isinstance(answer, SlideCascadeClientError):
+            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(answer).__name__}})
             return _postpone(order)
-        return lambda change: change.set_job(order.id, job.id)
+        job_id = answer.id
+        return lambda change: change.set_job(order.id, job_id)
 
     async def _follow(self, order: OrderRecord) -> Step | None:
         try:
             job = await self._client.job(order.job_id or "")
             if job.status == "succeeded":
-                return self._end(order, "succeeded", succeeded(await job.summary(), job.id))
+                wanted = self._config.results.picture
+                picture = None if wanted is None else await picture_of(job, wanted)
+                return self._end(order, "succeeded", succeeded(await job.summary(), job.id, picture))
             if job.status == "failed":
                 problem = job.info.error
                 cause = problem.detail if problem else "The service reported no cause."
@@ -124,7 +150,12 @@ class Work:
     async def _stop(self, order: OrderRecord) -> Step | None:
         """Cancel the job of a cancelled order; its id is not known if the bridge was killed while it submitted."""
         try:
-            job = await self._job_of(order) if order.job_id is None else await self._client.job(order.job_id)
+            if order.job_id is None:
+                (job,) = await self._jobs_of([order])
+                if isinstance(job, SlideCascadeClientError):
+                    raise job
+            else:
+                job = await self._client.job(order.job_id)
             await job.cancel()
         except (JobFinishedError, UnknownJobError):
             LOG.debug("nothing to cancel")
@@ -136,23 +167,17 @@ class Work:
             return None
         return lambda change: change.stopped(order.id)
 
-    async def _job_of(self, order: OrderRecord) -> AsyncJob:
-        """The job of an order, submitted now or before. `submit_many` takes only names of slides on the service:
-        `submit` would upload a file of this machine that an order names."""
-        analysis = order.analysis
-        request = {
-            "slide": analysis.slide,
-            "pipeline": analysis.pipeline,
-            "mpp": analysis.mpp,
-            "region": analysis.region,
-            "allow_partial": analysis.allow_partial,
-            "label": analysis.label,
-            "idempotency_key": order.id,
-        }
-        answer = (await self._client.submit_many([{k: v for k, v in request.items() if v is not None}]))[0]
-        if isinstance(answer, SlideCascadeClientError):
-            raise answer
-        return answer
+    async def _jobs_of(self, orders: Sequence[OrderRecord]) -> Sequence[JobAnswer]:
+        """The jobs of orders, submitted now or before, or why there are none. `submit_many` takes only names of
+        slides on the service: `submit` would upload a file of this machine that an order names."""
+        try:
+            return await self._client.submit_many([_request(order) for order in orders])
+        except RequestRefusedError as error:
+            if len(orders) == 1:
+                return [error]
+            return [(await self._jobs_of([order]))[0] for order in orders]  # one of them may be to blame
+        except SlideCascadeClientError as error:
+            return [error] * len(orders)
 
     def _waits_for_slide(self, order: OrderRecord) -> bool:
         orders = self._config.orders
@@ -170,19 +195,13 @@ class Work:
         LOG.info("order ends", extra={"fields": {"order_id": order.id, "state": state}})
         return end
 
-    def _store_all(self, steps: Sequence[Step]) -> None:
-        with self._store.transaction() as change:
-            for step in steps:
-                step(change)
-
     def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...], bool]:
         with self._store.snapshot() as change:
             return change.to_stop(), change.submitted(), change.has_due()
 
-    def _due(self) -> tuple[OrderRecord, ...]:
-        with self._store.transaction() as change:
-            free = self._config.service.max_jobs - len(change.submitted())
-            return change.due(limit=free) if free > 0 else ()
+    def _due(self, change: Change) -> tuple[OrderRecord, ...]:
+        free = self._config.service.max_jobs - len(change.submitted())
+        return change.due(limit=free) if free > 0 else ()
 
     def _clean(self) -> None:
         days = self._config.store.keep_days
@@ -206,3 +225,18 @@ def _postpone(order: OrderRecord, wait_s: float | None = None) -> Step:
         wait_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(order.attempts, 30))
     next_at = time.time() + wait_s
     return lambda change: change.postpone(order.id, next_at=next_at)
+
+
+def _request(order: OrderRecord) -> dict[str, object]:
+    """An order as `submit_many` takes it."""
+    analysis = order.analysis
+    fields = {
+        "slide": analysis.slide,
+        "pipeline": analysis.pipeline,
+        "mpp": analysis.mpp,
+        "region": analysis.region,
+        "allow_partial": analysis.allow_partial,
+        "label": analysis.label,
+        "idempotency_key": order.id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -58,6 +58,7 @@ COMMANDS = (
     Command("jobs", "jobs", "Submit, follow and fetch jobs of a server."),
     Command("export", "export", "Write a result in the format of another program."),
     Command("lis", "lis", "Bridge HL7 orders and results of a hospital to a server.", "lis"),
+    Command("empaia", "empaia", "Do a job of the EMPAIA platform by a server."),
     Command("worker", "worker", "Work on the jobs of servers that share a database."),
     Command("keys", "keys", "Create, list, revoke and rotate API keys."),
     Command("audit", "audit", "Verify and export the audit log."),

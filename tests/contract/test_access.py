@@ -91,7 +91,15 @@ def test_bentomls_own_addresses_are_closed(house: House) -> None:
             assert time.monotonic() < until
             time.sleep(0.05)
         assert found == 403, path
-    for path in ("/analyze_region", "/submit_job", "/is_ready", "/__metadata__", "/upload"):
+    for path in (
+        "/analyze_region",
+        "/submit_job",
+        "/show_job",
+        "/cancel_job",
+        "/is_ready",
+        "/__metadata__",
+        "/upload",
+    ):
         body = b"x" * 1_000_000  # is not read
         response = httpx.post(f"{house.server.url}{path}", content=body)
         assert problem(response) == (401, "unauthenticated")

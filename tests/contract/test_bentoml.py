@@ -27,10 +27,11 @@ BENTOML = [sys.executable, "-m", "bentoml"]
 CLIENT = """
 import json, pathlib, sys, bentoml
 url, image, request, method = sys.argv[1:]
-more = {"image": pathlib.Path(image)} if image else {}
+fields = {"request": json.loads(request)} if method in ("analyze_region", "submit_job") else json.loads(request)
+more = fields | ({"image": pathlib.Path(image)} if image else {})
 with bentoml.SyncHTTPClient(url, timeout=120) as client:
     try:
-        print(json.dumps(getattr(client, method)(request=json.loads(request), **more)))
+        print(json.dumps(getattr(client, method)(**more)))
     except bentoml.exceptions.BentoMLException as error:
         print(error)
 """
@@ -84,7 +85,17 @@ def test_a_bentoml_client_submits_jobs(
     slide = {"pipeline": "toy", "mpp": 0.5, "slide": next(job_slides.iterdir()).name, "idempotency_key": "native"}
     job = wire.JobInfo.model_validate(call(job_server, slide, method="submit_job"))
     assert wire.JobInfo.model_validate(call(job_server, slide, method="submit_job")).id == job.id
-    assert httpx.post(f"{job_server.url}/v1/jobs/{job.id}/cancel").status_code in (200, 409)
+    named = {"job_id": job.id}
+    assert wire.JobInfo.model_validate(call(job_server, named, method="show_job")).id == job.id
+    stopped = call(job_server, named, method="cancel_job")
+    if "status" in stopped and stopped["status"] != 409:  # it may have succeeded meanwhile
+        assert wire.JobInfo.model_validate(stopped).status == "cancelled"
+    again = wire.Problem.model_validate(call(job_server, named, method="cancel_job"))
+    assert again.name == "job-finished"
+    unknown = call(job_server, {"job_id": "none"}, method="show_job")
+    assert wire.Problem.model_validate(unknown).name == "unknown-job"
+    wrong = httpx.post(f"{job_server.url}/show_job", json={"job": "none"})
+    assert {item["field"] for item in wrong.json()["errors"]} == {"job", "job_id"}
     (tmp_path / "Doe, Jane.png").write_bytes(tissue_png)
     told = call(job_server, {"pipeline": "toy", "mpp": 0.5}, tmp_path / "Doe, Jane.png", method="submit_job")
     upload = wire.JobInfo.model_validate(told)

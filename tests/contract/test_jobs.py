@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import random
-import signal
 import sqlite3
-import time
 import zipfile
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +306,7 @@ def test_a_job_is_followed_by_events(jobs_server: Server) -> None:
 def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
     """The areas of a job are those of the region; run lengths, mask, summary, files and the client have them."""
     job = str(submit(jobs_server, pipeline="toy-areas")["id"])
-    assert ended(jobs_server, job)["status"] == "succeeded"
+    assert_lists_no_cells(jobs_server, job)
     result = f"{jobs_server.url}/v1/jobs/{job}/result"
     region = {"pipeline": "toy-areas", "slide": SLIDE, "mpp": MPP}
     for accept in ("text/csv", GEOJSON["Accept"]):
@@ -340,7 +336,7 @@ def test_areas_are_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
 def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
     """The grid of a job is that of the region; GeoJSON, zip, files and the client have it."""
     job = str(submit(jobs_server, pipeline="toy-patches")["id"])
-    assert ended(jobs_server, job)["status"] == "succeeded"
+    assert_lists_no_cells(jobs_server, job)
     result = f"{jobs_server.url}/v1/jobs/{job}/result"
     grid = httpx.get(result, headers={"Accept": "text/csv"}, timeout=60).raise_for_status()
     assert grid.headers["content-type"].startswith("text/csv")
@@ -359,8 +355,25 @@ def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
         assert len(found.tiles) == len(rows) - 1
         names = {path.name for path in client.job(job).fetch(tmp_path).rglob("*") if path.is_file()}
     assert names >= {"tiles.geojson.gz", "grid.csv", "summary.json", "overlay.png"}
-    cells = httpx.get(f"{jobs_server.url}/v1/jobs/{job}/cells?bbox=0,0,9,9", timeout=30)
+
+
+def test_cells_are_listed_of_the_file_that_a_job_was_asked_for(jobs_server: Server, finished: str) -> None:
+    """A job of cells links to them, one without `parquet` among its outputs does not."""
+    assert show(jobs_server, finished)["links"]["cells"] == f"/v1/jobs/{finished}/cells"
+    assert_lists_no_cells(jobs_server, str(submit(jobs_server, outputs=["geojson"])["id"]))
+
+
+def assert_lists_no_cells(server: Server, job: str) -> None:
+    """The job succeeds without a link to its cells; a request for them names the cause, in `errors` too."""
+    reported = ended(server, job)
+    assert reported["status"] == "succeeded", reported
+    assert reported["links"]["files"]
+    assert reported["links"]["cells"] is None
+    cells = httpx.get(f"{server.url}/v1/jobs/{job}/cells?bbox=0,0,9,9", timeout=30)
     assert problem(cells) == (422, "invalid-request")
+    assert [(item["field"], item["message"]) for item in cells.json()["errors"]] == [
+        ("job_id", cells.json()["detail"])
+    ]
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:
@@ -382,35 +395,6 @@ def test_a_second_process_cannot_use_the_folder(start_jobs: Callable[..., Server
     with pytest.raises(AssertionError):
         start_jobs(tmp_path / "jobs")
     assert first.stop() == 0
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_at_any_moment_loses_nothing(
-    start_jobs: Callable[..., Server], jobs_server: Server, tmp_path: Path, seed: int
-) -> None:
-    """Killed again and again at random moments, from the first answer on: one result, the region's features."""
-    rng = random.Random(seed)  # noqa: S311  # moments, not secrets
-    server = start_jobs(tmp_path / "jobs")
-    job = submit(server, key="once")["id"]
-    folder = tmp_path / "jobs" / job / "parts"
-    for kill in range(4):
-        wanted = len(list(folder.glob("0*.json"))) + (rng.randint(0, 1) if kill else 0)
-        ends_at = time.monotonic() + LIMIT_S
-        while len(list(folder.glob("0*.json"))) < wanted and time.monotonic() < ends_at:
-            if show(server, job)["finished_at"] is not None:
-                break
-        with suppress(Exception):
-            server.process.wait(rng.uniform(0, 0.3))
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait()
-        server = start_jobs(tmp_path / "jobs")
-        assert submit(server, key="once")["id"] == job
-    reported = ended(server, job)
-    assert reported["status"] == "succeeded", reported
-    assert len(httpx.get(f"{server.url}/v1/jobs").json()["jobs"]) == 1
-    answer = httpx.get(f"{server.url}/v1/jobs/{job}/result", headers=GEOJSON, timeout=30)
-    assert features(answer.content) == region_features(jobs_server)
-    assert server.stop() == 0
 
 
 def test_a_stop_in_order_leaves_the_work_to_the_next_process(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 import re
 import resource
@@ -10,8 +12,7 @@ import socket
 import sqlite3
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from pathlib import Path
 import pytest
 from benchmarks.lis.kills import Bridge, measure, write_config
 from benchmarks.lis.standin import MODEL_SHA256, PIPELINE, SLIDE, StandIn, standing_in
+from PIL import Image
 
 from lis_messages import (
+    LIMIT_S,
     PATIENT,
     PATIENT_ID,
     Mllp,
@@ -32,6 +35,7 @@ from lis_messages import (
     number,
     order,
     pid,
+    wait,
     write_certificates,
 )
 from postgres import postgres
@@ -39,8 +43,6 @@ from served_process import free_port
 from slidecascade.cli import main
 from slidecascade.wire import RESEARCH_USE_ONLY
 from slidecascade_lis.simulator import OrderPlan, ResultReceiver, Tally
-
-LIMIT_S = 60.0
 
 
 class Lis:
@@ -99,13 +101,6 @@ class House:
     def restart(self) -> None:
         self.bridge = Bridge.start(self.bridge.config, self.port)
         asyncio.run(self.bridge.listens())
-
-
-def wait(condition: Callable[[], bool], *, seconds: float = LIMIT_S) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -541,6 +536,24 @@ def test_greater_priority_is_submitted_first(tmp_path: Path) -> None:
         house.service.seconds = 0.1
         wait(lambda: len(house.service.order) == 4)
         assert house.service.order == ["running.svs", "urgent.svs", "routine.svs", "later.svs"]
+
+
+def test_a_result_can_have_a_picture(tmp_path: Path) -> None:
+    """As encapsulated PNG in base64 where it is configured; a job without the file has a result without it."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1200, 600), (200, 30, 90)).save(picture, "PNG")
+    with housed(tmp_path, results={"picture": {"max_side_px": 256}}) as house:
+        without, placer = number(), number()
+        house.ask(new_order(without))
+        assert not [line for line in house.lis.result(without).all("OBX") if line[2] == "ED"]
+        house.service.overlay = picture.getvalue()
+        house.ask(new_order(placer))
+        (seen,) = (line for line in house.lis.result(placer).all("OBX") if line[2] == "ED")
+        assert (seen[3], seen[11]) == ("picture^Overview^99SLIDECASCADE", "P")
+        *kind, content = seen[5].split("^")
+        assert kind == ["SlideCascade", "IM", "png", "Base64"]
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
+            assert (image.format, image.size) == ("PNG", (256, 128))
 
 
 @pytest.mark.parametrize(("hours", "status"), [(1.0, "CM"), (1e-9, "ER")])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployment import (
@@ -28,6 +29,9 @@ from deployment import (
     variables,
 )
 from slidecascade.metrics import JobNumbers, Metrics
+from slidecascade_lis.commits import Commits
+from slidecascade_lis.metrics import Observer, StoreCollector
+from slidecascade_lis.store import Store
 
 QUERIES = [*panel_queries(), *rule_queries()]
 SCRAPE_LABELS = {"job", "instance"}
@@ -63,16 +67,37 @@ def exposed() -> dict[str, set[str]]:
             free_bytes=1,
         )
     )
-    series: dict[str, set[str]] = {PROMETHEUS_OWN: set()}
-    for family in text_string_to_metric_families(metrics.expose().decode()):
+    return {PROMETHEUS_OWN: set()} | series(metrics.expose())
+
+
+def series(exposition: bytes) -> dict[str, set[str]]:
+    """The labels of every series of an exposition."""
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(exposition.decode()):
         for sample in family.samples:
-            series.setdefault(sample.name, set()).update(sample.labels)
-    return series
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exposed_by_bridge(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The same of the bridge to a LIS."""
+    store = Store(str(tmp_path_factory.mktemp("lis") / "lis.sqlite"))
+    observer = Observer()
+    observer.registry.register(StoreCollector(store, Commits(store), ["lis"]))
+    observer.requested(accepted=True)
+    try:
+        return series(generate_latest(observer.registry))
+    finally:
+        store.close()
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.owner)
-def test_queries_use_what_is_exposed(query: Query, exposed: dict[str, set[str]]) -> None:
-    """Every metric of a panel or rule is one of the service's, and every label one of that metric's."""
+def test_queries_use_what_is_exposed(
+    query: Query, exposed: dict[str, set[str]], exposed_by_bridge: dict[str, set[str]]
+) -> None:
+    """Every metric of a panel or rule is one that is exposed, and every label one of that metric's."""
+    exposed = exposed | exposed_by_bridge
     selectors = re.findall(r"\b([a-z_]+)\{([^}]*)\}", query.filled(window="1m"))
     assert selectors
     known = set(SCRAPE_LABELS)
@@ -80,7 +105,8 @@ def test_queries_use_what_is_exposed(query: Query, exposed: dict[str, set[str]])
         assert name in exposed
         known |= exposed[name]
         assert set(re.findall(r'(\w+)\s*[=!]~?\s*"', matchers)) <= exposed[name] | SCRAPE_LABELS
-        assert 'job="slidecascade"' in matchers
+        job = "slidecascade-lis" if name.startswith("slidecascade_lis_") else "slidecascade"
+        assert f'job="{job}"' in matchers
     grouped = ",".join(re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", query.expr))
     assert set(re.findall(r"\w+", grouped)) <= known
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import orjson
 import pytest
@@ -243,6 +244,22 @@ def test_geojson_and_parquet_pass_unchanged(results: Path, tmp_path: Path) -> No
     assert export(results, "geojson", tmp_path / "again.geojson.gz").read_bytes() == packed.read_bytes()
     copied = export(results, "parquet", tmp_path / "copy.parquet").read_bytes()
     assert copied == (results / "cells.parquet").read_bytes()
+
+
+def test_spatialdata_gets_names_that_it_accepts(results: Path, analysis: Analysis, tmp_path: Path) -> None:
+    """Read by geopandas: a unique instance and polygon for each cell, its shapes in `region`, all values kept."""
+    path = export(results, "spatialdata", tmp_path / "cells.spatialdata.parquet")
+    frame = geopandas.read_parquet(path).set_index("instance_id")
+    plain = geopandas.read_parquet(results / "cells.parquet").set_index("id")
+    assert frame.index.is_unique
+    assert set(frame.geom_type) == {"Polygon"}
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in frame.columns)
+    assert list(frame["region"].unique()) == ["cells"]
+    assert len(frame) == len(plain) == len(analysis.class_index)
+    assert frame.geometry.geom_equals(plain.geometry.loc[frame.index]).all()
+    assert frame["nash-cell_Immune_probability"].equals(
+        plain["nash-cell Immune probability"].loc[frame.index].rename("nash-cell_Immune_probability")
+    )
 
 
 def test_run_lengths_pass_unchanged(tmp_path: Path) -> None:

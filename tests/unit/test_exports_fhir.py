@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from fhir_fake import faults_of
 from made_analysis import make_analysis
 from slidecascade.cli import main
 from slidecascade.outputs.cells import geojson
@@ -69,6 +70,15 @@ def test_the_models_of_r4_accept_the_bundle(results: Path, tmp_path: Path, confi
     read = models.Bundle(bundle, strict=True)
     assert read.type == "transaction"
     assert read.as_json() == bundle
+
+
+@pytest.mark.parametrize("config", ["", CONFIG])
+def test_the_validator_of_another_project_finds_no_fault(results: Path, tmp_path: Path, config: str) -> None:
+    """It knows the codes of required bindings, which the models do not check."""
+    bundle = configured(results, tmp_path, config)
+    assert faults_of(bundle, tmp_path) == []
+    resources(bundle, "DiagnosticReport")[0]["status"] = "unfinished"
+    assert len(faults_of(bundle, tmp_path)) == 1
 
 
 def test_every_reference_is_in_the_bundle_or_configured(results: Path, tmp_path: Path) -> None:

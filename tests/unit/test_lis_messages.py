@@ -15,10 +15,11 @@ from lis_messages import message, msh, new_order, number, order, pid
 from slidecascade_lis.config import LisConfig
 from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
 from slidecascade_lis.orders import Analysis, check_header, read_orders
+from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.records import OrderRecord
 from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place
 from slidecascade_lis.replies import OrderAnswer, Party, acknowledgement, application_response, patient_segment
-from slidecascade_lis.results import Outcome, cancelled, failed, result_messages, succeeded
+from slidecascade_lis.results import result_messages
 
 CONFIG = LisConfig.model_validate(
     {

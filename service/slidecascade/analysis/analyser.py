@@ -38,7 +38,7 @@ from slidecascade.pipelines.load import load_pipelines
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.choice import open_runner
 from slidecascade.runners.precision import served_packages
-from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobserved, bound, trim
 from slidecascade.settings import Settings
 from slidecascade.slides.source import Source
 from slidecascade.slides.stackimage import StackImage
@@ -109,6 +109,10 @@ class Analyser:
             notify=observer.memory,
         )
         self._lanes = Lanes(self._threads, name="tile")
+
+    def trim(self) -> None:
+        """Give back the memory that networks keep for their next runs; those in progress keep theirs."""
+        trim(self._runner)
 
     def close(self) -> None:
         """Stop the threads and close slides and sessions."""

@@ -54,7 +54,6 @@ def cells_of(result: RegionResult) -> Analysis:
         InvalidRequestError: it is of another kind.
     """
     if not isinstance(result, Analysis):
-        raise InvalidRequestError(
-            f"The pipeline {result.pipeline!r} finds {result.kind}, no cells: choose one of the kind cells."
-        )
+        message = f"The pipeline {result.pipeline!r} finds {result.kind}, no cells: choose one of the kind cells."
+        raise InvalidRequestError(message, (("pipeline", message),))
     return result

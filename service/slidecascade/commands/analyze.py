@@ -99,7 +99,7 @@ def _analyse_fields(
     """Analyse by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
-        results = _results(open_survey(analyser, task, state / "parts"))
+        results = _results(analyser, open_survey(analyser, task, state / "parts"))
         damaged = bool(results.analysis.tiles.failed)
         results.write(
             arguments.out,
@@ -123,7 +123,7 @@ def _analyse_region(
     _print(report.analysis, report.analysis.counts, arguments.out)
 
 
-def _results(survey: Survey) -> Results:
+def _results(analyser: Analyser, survey: Survey) -> Results:
     """All fields; the unfinished ones are run one after another."""
     started = time.monotonic()
     known = [(field, report) for field, report in survey.reports()]
@@ -142,6 +142,7 @@ def _results(survey: Survey) -> Results:
             progress.finish(report.tiles, report.cells)
         reports.append(report)
     progress.end()
+    analyser.trim()  # pictures of the slide need no more memory than its tiles did
     return survey.collect(reports, seconds=time.monotonic() - started)
 
 

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,9 @@ from slidecascade_lis.bridge import serve
 from slidecascade_lis.config import LisConfig, read_config
 from slidecascade_lis.peer import PeerUnavailableError
 from slidecascade_lis.records import MessageRecord, Undelivered
+from slidecascade_lis.seal import new_key
 from slidecascade_lis.simulator import OrderPlan, ResultReceiver, Tally, send_message, simulate
-from slidecascade_lis.store import Store
+from slidecascade_lis.store import Store, open_store
 
 DONE, FAILED = 0, 1
 
@@ -38,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resend = actions.add_parser("resend", help="deliver answers again")
     resend.add_argument("id", help="of a message or an order, or MSH-10 of an answer")
     resend.set_defaults(act=_resend)
-    for action in (serving, listed, shown, resend):
+    key = actions.add_parser("key", help="print a new key for store.key_file")
+    key.set_defaults(act=_key)
+    rekey = actions.add_parser("rekey", help="encrypt the store with the first key of store.key_file")
+    rekey.set_defaults(act=_rekey)
+    for action in (serving, listed, shown, resend, rekey):
         action.add_argument("--config", type=Path, required=True, metavar="FILE", help="lis.yaml")
     send = actions.add_parser("send", help="send a file with a message or a batch and print the reply")
     send.add_argument("file", type=Path)
@@ -112,6 +117,25 @@ def _resend(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _key(_options: argparse.Namespace) -> int:
+    sys.stdout.write(new_key() + "\n")
+    return DONE
+
+
+def _rekey(options: argparse.Namespace) -> int:
+    if read_config(options.config).store.key_file is None:
+        raise SettingsError("There is no key: name a file with keys in store.key_file.")
+    with _store(options) as store:
+        after: Sequence[object] = ()
+        while True:
+            with store.transaction() as change:
+                after = change.seal_again(after)
+            if not after:
+                break
+    sys.stdout.write("The store is encrypted with the first key; the others are not needed any more.\n")
+    return DONE
+
+
 def _send(options: argparse.Namespace) -> int:
     try:
         text = options.file.read_text(encoding="utf-8")
@@ -154,7 +178,7 @@ def _store(options: argparse.Namespace) -> Iterator[Store]:
     path = config.store.path()
     if path is not None and not path.exists():
         raise SettingsError(f"There is no store at {path} yet: start `slidecascade lis serve` first.")
-    store = Store(config.store.database, busy_timeout_s=config.store.busy_timeout_s)
+    store = open_store(config.store)
     try:
         yield store
     finally:

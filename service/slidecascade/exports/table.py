@@ -10,9 +10,10 @@ from typing import Final
 from slidecascade.errors import MissingExtraError, UnusableDataError
 from slidecascade.exports.annotationxml import aperio, asap
 from slidecascade.exports.dsa import dsa
-from slidecascade.exports.fhir import fhir
+from slidecascade.exports.fhir import fhir, store_bundle
 from slidecascade.exports.folder import GEOJSON, PARQUET, RLE, ResultFolder, content
 from slidecascade.exports.inputs import Inputs
+from slidecascade.outputs.cells import geoparquet
 from slidecascade.outputs.gzipped import gzipped
 
 _OUTLINES: Final = (PARQUET, *GEOJSON)
@@ -25,10 +26,12 @@ class Format:
     Attributes:
         write: the file's bytes, in pieces.
         needs: names of the result's files that it is made from, where they exist (also with ``.gz``).
+        send: stores a written file on a server that the caller names; returns its address.
     """
 
     write: Callable[[ResultFolder, Inputs], Iterator[bytes]]
     needs: tuple[str, ...]
+    send: Callable[[Path, Inputs, str], str] | None = None
 
 
 def write(folder: ResultFolder, form: Format, inputs: Inputs, target: Path) -> Iterator[bytes]:
@@ -50,6 +53,15 @@ def _geojson(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
 
 def _parquet(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
     return _copy(folder, folder.parquet, "parquet")
+
+
+def _spatialdata(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
+    if folder.parquet is None:
+        return _copy(folder, None, "parquet")
+    try:
+        return geoparquet.stream_for_spatialdata(folder.parquet)
+    except ValueError as error:
+        raise UnusableDataError(f"{folder.parquet}: {error}") from error
 
 
 def _rle(folder: ResultFolder, _inputs: Inputs) -> Iterator[bytes]:
@@ -81,7 +93,8 @@ FORMATS: Final = {
     "asap": Format(_outlines(asap), _OUTLINES),
     "aperio": Format(_outlines(aperio), _OUTLINES),
     "parquet": Format(_parquet, (PARQUET,)),
+    "spatialdata": Format(_spatialdata, (PARQUET,)),
     "rle": Format(_rle, (RLE,)),
     "dicom-ann": Format(_dicom_ann, _OUTLINES),
-    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON)),
+    "fhir": Format(fhir, (PARQUET, RLE, *GEOJSON), store_bundle),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -24,16 +24,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slidecascade import logs, wire
 from slidecascade.errors import InvalidRequestError, SlideCascadeError
 from slidecascade.hosting.bento_model import UntimedService, model_services, remove_temp_folder
+from slidecascade.jobs.records import JobRecord
 from slidecascade.jobs.uploads import Upload
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.runners.bento import ModelProxy
 from slidecascade.settings import Settings, read_settings
-from slidecascade.web.context import NATIVE_JOB_ROUTE, NATIVE_ROUTE, Process
-from slidecascade.web.intake import Order
+from slidecascade.web.context import (
+    NATIVE_CANCEL_ROUTE,
+    NATIVE_JOB_ROUTE,
+    NATIVE_ROUTE,
+    NATIVE_SHOW_ROUTE,
+    Process,
+)
+from slidecascade.web.intake import Order, parse, read_json
 from slidecascade.web.jobstate import job_info
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.statuses import status_of
 from slidecascade.web.submission import Submissions
+
+MAX_ID: Final = 64
+READ_S: Final = 30.0
 
 
 def served() -> Process:
@@ -94,10 +104,35 @@ class JobInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
         return read
 
 
+class JobChoice(wire.WireModel):
+    """A job by its id."""
+
+    job_id: Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+
+
+class JobChoiceInput(bentoml.IODescriptor):  # type: ignore[misc]  # untyped base
+    """The input of BentoML's clients that name a job, read within the limits of other requests."""
+
+    job_id: str
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Self:  # noqa: ARG003 - BentoML's signature
+        with Exchange.of(request).noting():
+            choice = parse(JobChoice, await read_json(request, max_s=READ_S))
+        read: Self = cls.model_construct(job_id=choice.job_id)
+        return read
+
+
+def _job_answer(record: JobRecord) -> dict[str, Any]:
+    """The job as JSON; BentoML sends a response unchanged, and its clients decode it to the dict."""
+    return Response(job_info(record, status_of).model_dump_json(), media_type=wire.JSON)  # type: ignore[return-value]
+
+
 def _submissions(process: Process) -> Submissions:
     """Raises InvalidRequestError when the process takes no jobs."""
     if process.submissions is None:
-        raise InvalidRequestError("This server takes no jobs: its operator has not set SLIDECASCADE_JOBS_DIR.")
+        message = "This server takes no jobs: its operator has not set SLIDECASCADE_JOBS_DIR."
+        raise InvalidRequestError(message, (("request", message),))
     return process.submissions
 
 
@@ -147,13 +182,24 @@ class RegionService:
     ) -> dict[str, Any]:
         """Submit the job of an uploaded image, or of the slide that `request` names; returns the job.
 
-        ``GET /v1/jobs/{id}`` and the routes below it follow it and return its results.
+        `show_job` and `cancel_job` take its id; the routes below ``/v1/jobs/{id}`` return its results.
         """
         with Exchange.of(ctx.request).noting():
             key = request.idempotency_key
             accepted = await _submissions(self.process).enter(ctx.request, request.job, key, image)
-            told = job_info(accepted.record, status_of)
-            return Response(told.model_dump_json(), media_type=wire.JSON)  # type: ignore[return-value]
+            return _job_answer(accepted.record)
+
+    @bentoml.api(route=NATIVE_SHOW_ROUTE, input_spec=JobChoiceInput)  # type: ignore[untyped-decorator]  # untyped
+    async def show_job(self, job_id: str, *, ctx: bentoml.Context) -> dict[str, Any]:
+        """The job, with its progress and the links to its results."""
+        with Exchange.of(ctx.request).noting():
+            return _job_answer(await _submissions(self.process).show(ctx.request, job_id))
+
+    @bentoml.api(route=NATIVE_CANCEL_ROUTE, input_spec=JobChoiceInput)  # type: ignore[untyped-decorator]  # untyped
+    async def cancel_job(self, job_id: str, *, ctx: bentoml.Context) -> dict[str, Any]:
+        """Stop a job that has not ended; returns it."""
+        with Exchange.of(ctx.request).noting():
+            return _job_answer(await _submissions(self.process).cancel(ctx.request, job_id))
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]  # untyped
     @staticmethod

@@ -54,6 +54,7 @@ JOBS: Final = sa.Table(
     sa.Column("problem", sa.String(64)),
     sa.Column("title", sa.String(200)),
     sa.Column("detail", sa.Text),
+    sa.Column("has_cells", sa.Boolean),
 )
 FIELDS: Final = sa.Table(
     "slidecascade_fields",

@@ -33,6 +33,7 @@ from slidecascade.slides.upload import RegionImage
 from slidecascade.staging import make_folder, remove_partial_files, write_file
 from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
+_CELLS: Final = "cells.parquet"
 MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".csv": CSV,
     ".geojson": GEOJSON,
@@ -138,6 +139,10 @@ class Folders:
         for folder, _, _ in os.walk(self.of(record.id)):  # workers may have died in any of them
             remove_partial_files(Path(folder))
 
+    def has_cells(self, job: str) -> bool:
+        """Whether `cells` can list those of a job whose results are written."""
+        return (self.of(job) / frame.NAME).is_file() and (self._results(job) / _CELLS).is_file()
+
     def cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
         """The cells of a finished job whose bounding boxes meet `box` (level-0 pixels), as GeoJSON.
 
@@ -145,11 +150,13 @@ class Folders:
             ResultTooLargeError: they are more than `limit`.
             InvalidRequestError: the job found no cells, has no GeoParquet file, or no such class.
         """
-        path = self._results(job) / "cells.parquet"
+        path = self._results(job) / _CELLS
         if not (self.of(job) / frame.NAME).is_file():
-            raise InvalidRequestError("The job's pipeline finds no cells: fetch its result or its files.")
+            message = "The job's pipeline finds no cells: fetch its result or its files."
+            raise InvalidRequestError(message, (("job_id", message),))
         if not path.is_file():
-            raise InvalidRequestError("The job has no cells.parquet: submit it with `parquet` among its outputs.")
+            message = f"The job has no {_CELLS}: submit it with `parquet` among its outputs."
+            raise InvalidRequestError(message, (("job_id", message),))
         analysis = frame.Frame.decode((self.of(job) / frame.NAME).read_bytes()).analysis()
         ends = [end.name for end in analysis.classes.ends]
         if class_name is not None and class_name not in ends:

@@ -116,9 +116,11 @@ class Foreman:
         watch = self._watch(record, control)
         reports = [report or survey.run(field, control, progress=watch) for field, report in survey.reports()]
         control.check()
+        self._analyser.trim()  # pictures of the slide need no more memory than its tiles did
         seconds = max(0.0, time.time() - (record.started_at or record.created_at))  # clocks can be set back
         self._folders.write_results(record, survey.collect(reports, seconds=seconds), survey.task)
-        if self._records.end(record.id, record.attempt, "succeeded"):
+        has_cells = self._folders.has_cells(record.id)
+        if self._records.end(record.id, record.attempt, "succeeded", has_cells=has_cells):
             LOG.info("job succeeded", extra={"fields": {"job": record.id, "fields": len(reports)}})
 
     @contextmanager

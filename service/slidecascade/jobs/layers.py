@@ -36,6 +36,7 @@ from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.outputs import png
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.rings import split
 from slidecascade.slides.deepzoom import Address, max_level, tile_box
 from slidecascade.staging import write_file
 
@@ -220,7 +221,7 @@ def _draw(pixels: NDArray[np.uint8], cells: FieldCells, corner: NDArray[np.float
     least, most = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
     meets = (most > 0).all(axis=1) & (least < [width, height]).all(axis=1)
     fixed = np.rint((points - 0.5) * 2**_SHIFT_BITS).astype(np.int32)
-    rings = np.split(fixed, starts[1:])
+    rings = split(fixed, cells.offsets)
     for place in np.unique(cells.class_index[meets]).tolist():
         chosen = [rings[cell] for cell in np.flatnonzero(meets & (cells.class_index == place))]
         cv2.fillPoly(pixels, chosen, place + 1, cv2.LINE_8, _SHIFT_BITS)

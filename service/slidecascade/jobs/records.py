@@ -66,7 +66,8 @@ class JobRecord:
     `attempt` counts from 1, and grows with every retry. `owner` is the caller that submitted it; None: submitted
     without authentication. `is_upload`: its image was sent with the request.
     `fields_total` is None until the slide was cut into
-    fields; `fields_before` are those that were done when this attempt began.
+    fields; `fields_before` are those that were done when this attempt began. `has_cells`: the cells of its result
+    can be listed; True also of jobs that an earlier version ended, of which it is not known.
     """
 
     id: str
@@ -85,6 +86,7 @@ class JobRecord:
     cells: int
     failure: Failure | None
     content_id: str | None = None
+    has_cells: bool = True
 
     @property
     def ended(self) -> bool:
@@ -247,9 +249,17 @@ class Records:
         record = self.get(job)
         return record.fields_done == record.fields_total
 
-    def end(self, job: str, attempt: int, status: JobStatus, failure: Failure | None = None) -> bool:
+    def end(
+        self,
+        job: str,
+        attempt: int,
+        status: JobStatus,
+        failure: Failure | None = None,
+        *,
+        has_cells: bool | None = None,
+    ) -> bool:
         """The job ends as `status`, and its notification is put in the outbox; False where it has ended before."""
-        values: dict[str, object] = {"status": status, "finished_at": time.time()}
+        values: dict[str, object] = {"status": status, "finished_at": time.time(), "has_cells": has_cells}
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
         with transaction(self._engine) as connection:
@@ -344,6 +354,7 @@ class Records:
             fields_done=int(done),
             cells=int(cells),
             content_id=row.content_id,
+            has_cells=row.has_cells is not False,
             failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
         )
 

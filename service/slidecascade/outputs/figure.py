@@ -100,7 +100,8 @@ def map_figure(
     level = np.clip((values - item.minimum) / (item.maximum - item.minimum), 0, 1)
     colors = colormap.colors()[np.rint(level * 255).astype(np.uint8)].astype(np.float32)
     shaded = _shaded(colors, base, dark_field=result.facts.dark_field)
-    picture = np.rint(np.where(known[:, :, None], shaded, base)).astype(np.uint8)
+    picture = base.copy()
+    cv2.copyTo(cv2.convertScaleAbs(shaded), known.view(np.uint8), picture)  # rounded as numpy does
     return _page(result, picture, item.title, um_per_px, counts, bar=item, colors=colormap.colors())
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs.caption import MIN_WIDTH, PAPER, Counted, caption
 from slidecascade.pipelines.classes import ClassTree
-from slidecascade.rings import Rings
+from slidecascade.rings import Rings, split
 
 MAX_SIDE_PX = 4096
 """Longest side of the region in ``overlay.png``: outlines stay visible, and it is 50 MB decoded at most."""
@@ -143,4 +143,4 @@ def _rings(
     corner_l0 = np.array([result.region_l0.x, result.region_l0.y])
     points_px = (shape.vertices - corner_l0) / downsample - 0.5 + moved_px
     fixed = np.rint(points_px * 2**_SHIFT_BITS).astype(np.int32)
-    return np.split(fixed, shape.offsets[1:-1])
+    return split(fixed, shape.offsets)

@@ -14,7 +14,7 @@ from slidecascade.errors import CancelledError, DrainingError, ModelFailedError,
 from slidecascade.models.batches import batch_of, joined, part_of
 from slidecascade.models.tensors import Tensors
 from slidecascade.runners.pace import padded_size
-from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved
+from slidecascade.runners.runner import CallerView, Runner, RunObserver, Unobserved, trim
 from slidecascade.runners.schedule import Batch, Call, InputKind, Key, Limits, Part, Schedule
 
 LOG = logging.getLogger(__name__)
@@ -93,6 +93,11 @@ class Batcher:
 
     def on_behalf_of(self, control: Control) -> Runner:
         return CallerView(self._run, control)
+
+    def trim(self) -> None:
+        """See `KeepingRunner`."""
+        for runner in dict.fromkeys(self._runners):
+            trim(runner)
 
     def close(self) -> None:
         """Reject queued calls, wait for running batches, close the runners."""

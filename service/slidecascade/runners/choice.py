@@ -16,7 +16,7 @@ from slidecascade.models.repository import ModelPackage
 from slidecascade.models.tensors import Tensors
 from slidecascade.runners.batcher import Batcher
 from slidecascade.runners.measured import MeasuredRunner
-from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound, trim
 from slidecascade.runners.schedule import Limits, few_sizes
 from slidecascade.settings import RunnerKind, Settings
 
@@ -104,6 +104,10 @@ class RoutedRunner:
         for runner in dict.fromkeys(self._runners.values()):
             if isinstance(runner, RemoteRunner):
                 runner.check_ready()
+
+    def trim(self) -> None:
+        for runner in dict.fromkeys(self._runners.values()):
+            trim(runner)
 
     def close(self) -> None:
         for runner in dict.fromkeys(self._runners.values()):

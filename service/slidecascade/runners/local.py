@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,7 @@ class LocalRunner:
             ort.preload_dlls()
             sizes = tuple(warm_up)
         packages = tuple(packages)
+        self._is_on_cpu = placement.device == "cpu"
         self._classifiers = {package.spec.name for package in packages if package.spec.task == "classify"}
         self._sessions = {
             package.spec.name: _open(package, threads_per_call, placement, sizes) for package in packages
@@ -184,6 +186,17 @@ class LocalRunner:
             raise ModelFailedError(f"Model {model!r} failed on {shapes}: see the service's log.") from error
         require_finite(model, outputs)
         return part_of(outputs, 0, 1) if alone else outputs
+
+    def trim(self) -> None:
+        """Give back what the sessions on a CPU keep, 0.4 GB a thread with `nuclei-unet` and tiles of 1184 px.
+
+        ONNX Runtime does so at the end of a run that asks for it, so each network runs once on a small image.
+        """
+        if not self._is_on_cpu:
+            return
+        for sessions in self._sessions.values():
+            with suppress(*ORT_ERRORS):  # nothing depends on it
+                _run(sessions, _zeros(sessions.signature, 1), shrink=True)
 
     def close(self) -> None:
         self._sessions.clear()
@@ -232,9 +245,13 @@ def _zeros(signature: Signature, batch: int) -> Tensors:
     return {tensor.name: np.zeros(shapes[tensor.name], tensor.numpy_dtype) for tensor in signature.inputs}
 
 
-def _run(sessions: Sessions, inputs: Tensors) -> Tensors:
+def _run(sessions: Sessions, inputs: Tensors, *, shrink: bool = False) -> Tensors:
+    """The outputs by name; `shrink`: the session's memory that is not in use is given back afterwards."""
     names = sessions.signature.output_names
-    return dict(zip(names, sessions.of(inputs).run(list(names), dict(inputs)), strict=True))
+    options = ort.RunOptions() if shrink else None
+    if options is not None:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return dict(zip(names, sessions.of(inputs).run(list(names), dict(inputs), options), strict=True))
 
 
 def _missing(device: Device, found: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import time
 from slidecascade.cancellation import Control
 from slidecascade.models.batches import batch_of
 from slidecascade.models.tensors import Tensors
-from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound
+from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, bound, trim
 
 
 class MeasuredRunner:
@@ -35,6 +35,9 @@ class MeasuredRunner:
     def check_ready(self) -> None:
         if isinstance(self._runner, RemoteRunner):
             self._runner.check_ready()
+
+    def trim(self) -> None:
+        trim(self._runner)
 
     def close(self) -> None:
         if self._owned:

@@ -64,6 +64,21 @@ def bound(runner: Runner, control: Control) -> Runner:
 
 
 @runtime_checkable
+class KeepingRunner(Runner, Protocol):
+    """A runner that keeps memory for its next runs."""
+
+    def trim(self) -> None:
+        """Give back the memory that no run is using; the next run of a network takes a little longer."""
+        ...
+
+
+def trim(runner: Runner) -> None:
+    """`trim` of a `KeepingRunner`; nothing of others."""
+    if isinstance(runner, KeepingRunner):
+        runner.trim()
+
+
+@runtime_checkable
 class RemoteRunner(Runner, Protocol):
     """A runner whose networks run in other processes or on other machines, which may be unavailable."""
 

@@ -16,12 +16,17 @@ import struct
 
 import simplejpeg
 
+from slidecascade.geometry import Size
 from slidecascade.slides.source import Rgb
 
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1, 0xC9)
 _APPLICATION_SEGMENTS = frozenset((*range(0xE0, 0xF0), 0xFE))
+_USUAL_SAMPLINGS = frozenset({"444", "422", "420"})
+_ADOBE_RGB = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
+"""The segment that says that samples are red, green and blue (Adobe's technical note 5116)."""
+
 _FEW_BYTES = 16
 """So many bytes before the end marker are padding, whatever they are: cameras write them."""
 
@@ -54,6 +59,23 @@ def decode_whole(data: bytes) -> tuple[Rgb | None, str | None]:
     except ValueError:
         pass  # of which `damage` makes sense
     return None, damage(data)
+
+
+def decode_tile(data: bytes, size: Size, space: str) -> Rgb | None:
+    """The pixels of a stream of `size` whose samples are ``RGB`` or ``YCbCr``, as `space` says.
+
+    None where the stream is another one, or the decoder warns of anything.
+    """
+    try:
+        if space == "RGB" and simplejpeg.decode_jpeg_header(data)[2] != space:
+            data = data[:2] + _ADOBE_RGB + data[2:]  # slides say it in the TIFF's directory alone
+        height, width, colours, sampling = simplejpeg.decode_jpeg_header(data)
+        if (width, height, colours) != (size.width, size.height, space) or sampling not in _USUAL_SAMPLINGS:
+            return None
+        pixels: Rgb = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:
+        return None
+    return pixels
 
 
 def damage(data: bytes) -> str | None:

@@ -1,7 +1,7 @@
 """A source that is read once where the networks of a tile ask for the same pixels.
 
-The segmenter reads a tile with its halo; the crops of its classifiers lie inside. Half of the time of reading a
-slide is OpenSlide's composition of stored tiles, which a cache of decoded ones does not save.
+The segmenter reads a tile with its halo; the crops of its classifiers lie inside. Where OpenSlide reads, half of
+the time is its composition of stored tiles, which a cache of decoded ones does not save.
 """
 
 from __future__ import annotations

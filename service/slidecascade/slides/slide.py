@@ -198,6 +198,8 @@ class Slide:
         self._refuse_damaged(level, box)
         downsample = self.level_downsamples[level]
         if downsample == round(downsample):
+            if (pixels := self._tiff.jpegs.read(level, box)) is not None:
+                return pixels
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from slidecascade.errors import UndecodableImageError, UnreadableSlideError
 from slidecascade.geometry import Size
 from slidecascade.slides import tiff
 from slidecascade.slides.deeptiff import DeepTiff
+from slidecascade.slides.jpegtiles import JpegLevel, JpegTiles
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
 from slidecascade.slides.tiff import ByteSource, Directory
@@ -35,10 +36,11 @@ _VENDORS = frozenset({"aperio", "generic-tiff", "philips"})
 
 @dataclass(frozen=True, slots=True)
 class TiffSlide:
-    """What is read of a slide's file besides OpenSlide: tiles to follow, or 16-bit tiles in its place."""
+    """What is read of a slide's file besides OpenSlide: tiles to follow, and tiles that are read in its place."""
 
     parts: StoredParts
     deep: DeepTiff | None = None
+    jpegs: JpegTiles = field(default_factory=JpegTiles)
 
 
 class SlideFile:
@@ -78,7 +80,8 @@ class SlideFile:
         if len(found) == len(levels) and found[0].first(tiff.BITS, 1) == 16:
             return replace(nothing, deep=DeepTiff(self._file, found, known.narrowing))
         parts = tuple(None if item is None else _followed_level(self._file, item) for item in levels)
-        return TiffSlide(StoredParts(parts, known.verdicts))
+        jpegs = tuple(None if item is None or not _decodes_itself(item) else JpegLevel.of(item) for item in levels)
+        return TiffSlide(StoredParts(parts, known.verdicts), jpegs=JpegTiles(self._file, jpegs))
 
     def close(self) -> None:
         if self._file is not None:

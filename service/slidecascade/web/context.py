@@ -32,6 +32,10 @@ NATIVE_ROUTE: Final = "/analyze_region"
 NATIVE_JOB_ROUTE: Final = "/submit_job"
 """Where they send jobs."""
 
+NATIVE_SHOW_ROUTE: Final = "/show_job"
+NATIVE_CANCEL_ROUTE: Final = "/cancel_job"
+"""Where they ask for a job, and cancel one."""
+
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
 _PICTURE_THREADS = 4

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from slidecascade import errors, wire
 from slidecascade.jobs.desk import Desk
-from slidecascade.jobs.records import JobRecord
+from slidecascade.jobs.records import Failure, JobRecord
 from slidecascade.web.middleware.auth import caller_of, is_still_valid
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
@@ -66,6 +66,7 @@ def job_info(record: JobRecord, status_of: StatusOf) -> wire.JobInfo:
             status=status_of(failure.problem),
             detail=failure.detail,
             request_id=record.request_id,
+            errors=_field_errors(failure),
         )
     return wire.JobInfo(
         id=record.id,
@@ -83,9 +84,16 @@ def job_info(record: JobRecord, status_of: StatusOf) -> wire.JobInfo:
             events=f"{path}/events",
             result=f"{path}/result" if succeeded else None,
             files=f"{path}/files" if succeeded else None,
-            cells=f"{path}/cells" if succeeded else None,
+            cells=f"{path}/cells" if succeeded and record.has_cells else None,
         ),
     )
+
+
+def _field_errors(failure: Failure) -> tuple[wire.FieldError, ...] | None:
+    """What of the request is wrong; a worker keeps the sentence alone."""
+    if failure.problem != errors.InvalidRequestError.problem:
+        return None
+    return (wire.FieldError(field="request", message=failure.detail),)
 
 
 def _progress(record: JobRecord) -> wire.JobProgress:

@@ -75,6 +75,14 @@ class Submissions:
         Exchange.of(request).object = record.id
         return Accepted(record, is_new)
 
+    async def show(self, request: Request, job: str) -> JobRecord:
+        """A job of the caller; raises what `Desk.show` does."""
+        return await self._lookups.run(self._desk.show, job, caller_of(request))
+
+    async def cancel(self, request: Request, job: str) -> JobRecord:
+        """The job, cancelled; raises what `Desk.cancel` does."""
+        return await self._lookups.run(self._desk.cancel, job, caller_of(request))
+
     async def accept_batch(
         self, request: Request, info: Callable[[JobRecord], wire.JobInfo], problem: Problem
     ) -> wire.JobBatchResult:

@@ -126,7 +126,9 @@ class JobLinks(Answer):
     events: str
     result: str | None = Field(default=None, description="once the job has succeeded")
     files: str | None = None
-    cells: str | None = None
+    cells: str | None = Field(
+        default=None, description="of pipelines that find cells, with `parquet` in `outputs`"
+    )
 
 
 class JobInfo(Answer):

@@ -23,6 +23,7 @@ writer gives it, ``slidecascade``, the provenance that GeoJSON carries too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,31 @@ def stream(portions: Iterable[Table], first: Table, *, provenance: bytes) -> Ite
                 writer.write_table(rows.cast(schema))
             yield outbox.take()
     yield outbox.take()
+
+
+def stream_for_spatialdata(path: Path) -> Iterator[bytes]:
+    """A file's rows as SpatialData's shapes and table need them, a row group in memory at a time: column names of
+    letters, digits, ``_``, ``.`` and ``-``, the id as ``instance_id``, and in ``region`` the name of the shapes.
+
+    Raises:
+        ValueError: the file is missing, truncated or damaged, or two columns have the same name then.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError("The file is missing, truncated or damaged.") from error
+    portions = map(_for_spatialdata, within(path, -np.inf, -np.inf, np.inf, np.inf))
+    provenance = (schema.metadata or {}).get(b"slidecascade", b"{}")
+    return stream(portions, _for_spatialdata(schema.empty_table()), provenance=provenance)
+
+
+def _for_spatialdata(rows: Table) -> Table:
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", name) for name in rows.column_names]
+    names[names.index("id")] = "instance_id"
+    if len(set(names)) < len(names):
+        raise ValueError("Two columns have the same name in SpatialData: rename a class.")
+    region = pa.array(["cells"] * rows.num_rows, pa.string()).dictionary_encode()
+    return rows.rename_columns(names).append_column("region", region)
 
 
 class _Outbox:

@@ -1,0 +1,110 @@
+"""Group commit: one transaction for all who wait, and pictures of results."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slidecascade_lis.commits import Commits
+from slidecascade_lis.config import Picture
+from slidecascade_lis.pictures import reduced
+from slidecascade_lis.records import Taken
+from slidecascade_lis.rejection import SEQUENCE, RejectedMessageError, rejected
+from slidecascade_lis.store import Change, Store
+
+
+def taken(number: int) -> Taken:
+    return Taken(f"id-{number}", "HIS|", f"control-{number}", "0" * 64, "OML^O21", "MSH|")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(str(tmp_path / "lis.sqlite"))
+    yield opened
+    opened.close()
+
+
+def put(number: int) -> Callable[[Change], None]:
+    return lambda change: change.put_message(taken(number), accepted=True, reply="")
+
+
+def stored(store: Store) -> int:
+    with store.snapshot() as change:
+        return len(change.messages(limit=1000))
+
+
+async def test_those_who_wait_share_a_transaction(store: Store) -> None:
+    """While one is written, 50 changes gather and are written together."""
+    commits = Commits(store)
+    go = threading.Event()
+
+    def slow(change: Change) -> None:
+        go.wait(60)
+        change.put_message(taken(0), accepted=True, reply="")
+
+    first = asyncio.create_task(commits.make(slow))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(commits.make(put(n))) for n in range(1, 51)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(first, *others)
+    assert (commits.transactions, commits.changes) == (2, 51)
+    assert stored(store) == 51
+    await commits.close()
+
+
+async def test_a_rejected_change_undoes_itself_alone(store: Store) -> None:
+    """What it wrote before is undone, the others of its transaction are kept."""
+    commits = Commits(store)
+
+    def wrong(change: Change) -> None:
+        change.put_message(taken(9), accepted=True, reply="")
+        raise rejected(SEQUENCE, "wrong")
+
+    def broken(change: Change) -> None:
+        change.put_message(taken(8), accepted=True, reply="")
+        raise ZeroDivisionError
+
+    def good(change: Change) -> str:
+        change.put_message(taken(1), accepted=True, reply="")
+        return "done"
+
+    outcomes = await asyncio.gather(*(commits.make(act) for act in (wrong, good, broken)), return_exceptions=True)
+    assert isinstance(outcomes[0], RejectedMessageError)
+    assert outcomes[1] == "done"
+    assert isinstance(outcomes[2], ZeroDivisionError)
+    with store.snapshot() as change:
+        assert [one.id for one in change.messages(limit=10)] == ["id-1"]
+    await commits.close()
+
+
+async def test_a_cancelled_caller_does_not_stop_the_others(store: Store) -> None:
+    commits = Commits(store)
+    left = asyncio.create_task(commits.make(put(1)))
+    stays = asyncio.create_task(commits.make(put(2)))
+    await asyncio.sleep(0)
+    left.cancel()
+    await stays
+    await commits.close()
+    assert stored(store) == 2
+
+
+@pytest.mark.parametrize(("max_side_px", "max_bytes"), [(512, 200_000), (64, 200_000), (512, 20_000)])
+def test_a_picture_keeps_its_bounds(tmp_path: Path, max_side_px: int, max_bytes: int) -> None:
+    """It has the shape of the whole, as a PNG of bounded sides and size."""
+    noise = np.random.default_rng(1).integers(0, 256, (300, 600, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "overlay.png")
+    content = reduced(tmp_path / "overlay.png", Picture(max_side_px=max_side_px, max_bytes=max_bytes))
+    assert content is not None
+    assert len(content) <= max_bytes
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "PNG"
+        assert max(image.size) <= max_side_px
+        assert image.width == pytest.approx(2 * image.height, abs=2)
