@@ -47,7 +47,7 @@ def encode(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 
 
 def _filtered(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``(H, 1 + B)`` of the bytes of rows: each row's filter and its differences to the row above, of which the first has none."""
+    """``(H, 1 + B)`` bytes: of each row its filter and the differences to the row above; the first has none."""
     pixels = image.reshape(len(image), -1)
     rows = np.empty((pixels.shape[0], 1 + pixels.shape[1]), np.uint8)
     rows[:, 0] = _UP
