@@ -173,6 +173,65 @@ def u2net_answer(weights: Weights, image: Tensor, blocks: Mapping[str, tuple[int
     return functional.conv2d(joined, weights["outconv.weight"], weights["outconv.bias"]).sigmoid()
 
 
+def maskrcnn(*, classes: int = 2, seed: int = 0, old_names: bool = False) -> Weights:
+    """As ``torch.save(maskrcnn_resnet50_fpn().state_dict())`` writes it; `old_names`: before torchvision 0.14.
+
+    Scores differ and boxes move, as those of a trained network.
+    """
+    writer = _Writer(seed)
+
+    def frozen(name: str, width: int) -> None:
+        writer.normalisation(name, width)
+        del writer.weights[f"{name}.num_batches_tracked"]
+
+    def plain(name: str, inputs: int, outputs: int, kernel: int) -> None:
+        writer.convolution(name, inputs, outputs, kernel)
+        del writer.weights[f"{name}.bias"]
+
+    def linear(name: str, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        writer.weights[f"{name}.weight"] = writer.normal(outputs, inputs, scale=scale * (2 / inputs) ** 0.5)
+        writer.weights[f"{name}.bias"] = writer.normal(outputs, scale=0.1)
+
+    body, inputs = "backbone.body", 64
+    plain(f"{body}.conv1", 3, 64, 7)
+    frozen(f"{body}.bn1", 64)
+    for layer, (count, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
+        for block in range(count):
+            name, outputs = f"{body}.layer{layer}.{block}", 4 * width
+            for index, sizes in enumerate(((inputs, width, 1), (width, width, 3), (width, outputs, 1)), start=1):
+                plain(f"{name}.conv{index}", *sizes)
+                frozen(f"{name}.bn{index}", sizes[1])
+            # A trained network's last figures are small, too: 16 blocks are added up.
+            writer.weights[f"{name}.bn3.weight"] *= 0.2
+            if block == 0:
+                plain(f"{name}.downsample.0", inputs, outputs, 1)
+                frozen(f"{name}.downsample.1", outputs)
+            inputs = outputs
+    inner = "" if old_names else ".0"
+    for level in range(4):
+        writer.convolution(f"backbone.fpn.inner_blocks.{level}{inner}", 256 * 2**level, 256, 1)
+        writer.convolution(f"backbone.fpn.layer_blocks.{level}{inner}", 256, 256, 3)
+    writer.convolution("rpn.head.conv" if old_names else "rpn.head.conv.0.0", 256, 256, 3)
+    writer.convolution("rpn.head.cls_logits", 256, 3, 1)
+    writer.convolution("rpn.head.bbox_pred", 256, 12, 1)
+    writer.weights["rpn.head.bbox_pred.weight"] *= 0.1
+    linear("roi_heads.box_head.fc6", 256 * 49, 1024)
+    linear("roi_heads.box_head.fc7", 1024, 1024)
+    linear("roi_heads.box_predictor.cls_score", 1024, classes)
+    score = "roi_heads.box_predictor.cls_score"
+    writer.weights[f"{score}.weight"] -= writer.weights[f"{score}.weight"].mean(dim=1, keepdim=True)
+    writer.weights[f"{score}.weight"] *= 1.5
+    # Few regions are objects.
+    writer.weights[f"{score}.bias"] = torch.tensor([13.0] + [0.0] * (classes - 1))
+    linear("roi_heads.box_predictor.bbox_pred", 1024, 4 * classes, scale=0.3)
+    for index in range(4):
+        name = f"mask_fcn{index + 1}" if old_names else f"{index}.0"
+        writer.convolution(f"roi_heads.mask_head.{name}", 256, 256, 3)
+    writer.convolution("roi_heads.mask_predictor.conv5_mask", 256, 256, 2)
+    writer.convolution("roi_heads.mask_predictor.mask_fcn_logits", 256, classes, 1)
+    return writer.weights
+
+
 def _sides(weights: Weights, maps: list[Tensor]) -> Iterator[Tensor]:
     for index, value in enumerate(maps, start=1):
         yield functional.conv2d(value, weights[f"side{index}.weight"], weights[f"side{index}.bias"], padding=1)

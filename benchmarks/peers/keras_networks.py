@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 
 Weights = dict[tuple[str, int, str], NDArray[np.float32]]
 
@@ -36,6 +36,7 @@ def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint
 
         model, scale, offset = build_network(), 1 / 255, 0.0
     else:
+        assert isinstance(spec, ClassifierSpec)  # noqa: S101 - no bundled network draws images
         from slidecascade_training.recipes.networks import small_classifier
 
         side_px, _ = spec.crop_shape_px

@@ -12,7 +12,7 @@ import httpx
 
 from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList, StainMethod
 from slidecascade_client import calls, jobcalls
-from slidecascade_client.body import ImageInput
+from slidecascade_client.body import ImageInput, MaskInput
 from slidecascade_client.calls import RegionInput
 from slidecascade_client.connections import AsyncConnections
 from slidecascade_client.endpoint import DEFAULT_RETRY, DEFAULT_TIMEOUT_S, Endpoint
@@ -177,6 +177,13 @@ class AsyncClient:
     async def model(self, name: str) -> ModelInfo:
         """One model."""
         return await self._perform(calls.model(name))
+
+    async def translate(self, mask: MaskInput, *, model: str) -> bytes:
+        """The image that `model`, of the task ``translate``, draws for `mask`: a PNG of 16 bits, grey or RGB.
+
+        `mask` is a grey PNG file, or a uint8 or uint16 array ``(H, W)``: 0 is background, others are objects.
+        """
+        return await self._perform(calls.translate(mask, model=model))
 
     async def slides(self) -> SlideList:
         """The slides that requests can name; ``truncated`` if there are more."""

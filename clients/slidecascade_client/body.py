@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from slidecascade_client.png import png_chunks
+from slidecascade_client.png import grey_png_chunks, png_chunks
 from slidecascade_client.spool import spool
 
 
@@ -29,6 +29,11 @@ class PillowImage(Protocol):
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | PillowImage
 """A path, the bytes of an image file, a binary file (sent from where it stands), uint8 RGB ``(H, W, 3)``
 as an array or what NumPy makes one of, or an image of Pillow."""
+
+MaskInput = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | NDArray[np.uint16]
+)
+"""A path, the bytes of a grey PNG file, a binary file, or labels ``(H, W)`` as an array."""
 
 _BLOCK_BYTES = 2**18
 
@@ -104,6 +109,14 @@ def region_body(image: ImageInput, document: str) -> Body:
         after=f"\r\n--{boundary}--\r\n".encode(),
         owns_file=owned,
     )
+
+
+def mask_body(mask: MaskInput) -> Body:
+    """A mask as a PNG file; raises what `region_body` raises."""
+    file, owned = (_kept(grey_png_chunks(mask)), True) if isinstance(mask, np.ndarray) else _opened(mask)
+    start = file.tell()
+    file.seek(0, os.SEEK_END)
+    return Body("image/png", b"", file, start, file.tell() - start, b"", owns_file=owned)
 
 
 def _opened(image: ImageInput) -> tuple[IO[bytes], bool]:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from slidecascade.wire import (
     JSON,
+    PNG,
     ZIP,
     FieldError,
     Health,
@@ -26,7 +27,7 @@ from slidecascade.wire import (
     SlideInfo,
     SlideList,
 )
-from slidecascade_client.body import ImageInput, json_body, region_body
+from slidecascade_client.body import ImageInput, MaskInput, json_body, mask_body, region_body
 from slidecascade_client.errors import (
     ConnectionFailedError,
     InvalidRequestError,
@@ -146,6 +147,17 @@ def slide(slide_id: str) -> Call[SlideInfo]:
         path=f"/v1/slides/{_slide_path(slide_id)}",
         accept=JSON,
         read=lambda reply: reply.take_json(SlideInfo),
+    )
+
+
+def translate(mask: MaskInput, *, model: str) -> Call[bytes]:
+    """Draw an image for a mask; the PNG file."""
+    return Call(
+        method="POST",
+        path=f"/v1/translate?model={segment(model)}",
+        accept=PNG,
+        read=lambda reply: reply.take(),
+        body=mask_body(mask),
     )
 
 

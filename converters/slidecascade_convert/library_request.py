@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from slidecascade.errors import InvalidRequestError
 from slidecascade_convert.request import require_classes, require_name
 
-Library = Literal["stardist", "cpnet", "u2net", "u2netp", "mesmer"]
+Library = Literal["stardist", "cpnet", "u2net", "u2netp", "mesmer", "maskrcnn"]
 LIBRARIES: Final[tuple[str, ...]] = get_args(Library)
 
 

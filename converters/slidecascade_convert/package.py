@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from slidecascade.models.repository import model_yaml
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec, ClassifierSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec
 from slidecascade.models.triton_config import WARM_UP_PX, triton_config
 from slidecascade.staging import staged_folder
@@ -52,7 +52,7 @@ class ServedGraph:
 
 def write_package(
     models_dir: Path,
-    spec: SegmenterSpec | ClassifierSpec,
+    spec: AnySpec,
     graph: ServedGraph,
     card_markdown: str,
     *,
@@ -100,9 +100,7 @@ def write_package(
     return models_dir / spec.name
 
 
-def _with_receptive_field(
-    spec: SegmenterSpec | ClassifierSpec, model: onnx.ModelProto
-) -> SegmenterSpec | ClassifierSpec:
+def _with_receptive_field(spec: AnySpec, model: onnx.ModelProto) -> AnySpec:
     """`spec` with the receptive field of its graph; a classifier's outputs depend on the whole crop."""
     if isinstance(spec, ClassifierSpec):
         return spec.model_copy(update={"receptive_field_px": max(spec.crop_shape_px)})
@@ -111,7 +109,7 @@ def _with_receptive_field(
     return spec if field_px is None else spec.model_copy(update={"receptive_field_px": field_px})
 
 
-def _require_stated(spec: SegmenterSpec | ClassifierSpec, graph: ServedGraph) -> onnx.ModelProto:
+def _require_stated(spec: AnySpec, graph: ServedGraph) -> onnx.ModelProto:
     """The graph as a model, when it has the tensors that `spec` states; raises ValueError."""
     import onnx
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,14 +76,14 @@ def export_traced(module: nn.Module, request: ConversionRequest, *, channels: in
 
 
 def export_outputs(
-    module: nn.Module, image: torch.Tensor, outputs: Sequence[str], *, layout: str
+    module: nn.Module, image: torch.Tensor, outputs: Mapping[str, str], *, layout: str
 ) -> onnx.ModelProto:
-    """The graph of a `module` that takes ``image`` and returns the maps `outputs` ``(N, C, H, W)``.
+    """The graph of a `module` that takes ``image`` and returns `outputs`.
 
     Args:
         module: of one argument; returns a tensor, or a tuple of as many as there are `outputs`.
         image: an example; all of its sizes but C are left open.
-        outputs: names, in order.
+        outputs: layouts by name, in order.
         layout: of `image`.
 
     Raises:
@@ -91,7 +91,7 @@ def export_outputs(
     """
     import onnx
 
-    axes = {"image": layout} | dict.fromkeys(outputs, "NCHW")
+    axes = {"image": layout, **outputs}
     with told(_CANNOT), tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "traced.onnx")
         torch.onnx.export(
@@ -103,7 +103,7 @@ def export_outputs(
             input_names=["image"],
             output_names=list(outputs),
             dynamic_axes={
-                name: {index: axis for index, axis in enumerate(order) if axis != "C"}
+                name: {index: axis for index, axis in enumerate(order) if axis not in "CK"}
                 for name, order in axes.items()
             },
         )

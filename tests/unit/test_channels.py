@@ -121,6 +121,22 @@ def test_pages_of_other_sizes_are_refused() -> None:
         open_image(stream.getvalue(), max_px=10**6)
 
 
+def test_a_second_image_is_refused_and_a_smaller_copy_is_not() -> None:
+    """A copy has the proportions of the first image, or states that it is one."""
+
+    def pages(size: tuple[int, int], **options: Any) -> bytes:
+        stream = io.BytesIO()
+        with tifffile.TiffWriter(stream) as file:
+            file.write(np.zeros((40, 60), np.uint16), photometric="minisblack", metadata=None)
+            file.write(np.zeros(size, np.uint16), photometric="minisblack", metadata=None, **options)
+        return stream.getvalue()
+
+    with pytest.raises(UndecodableImageError, match="differ in size"):
+        stack_in(pages((40, 50)))
+    assert stack_in(pages((13, 20))) is None
+    assert stack_in(pages((40, 50), subfiletype=1)) is None
+
+
 def test_images_in_colour_and_grey_are_no_stacks() -> None:
     """They stay what they were: red, green and blue of 8 bits."""
     for pixels in (np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint16), np.zeros((20, 30), np.uint8)):

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from numpy.typing import NDArray
 
@@ -32,7 +33,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyPipeline:
     heatmap = {"name": "density", "title": "Nuclei", "kind": "density", "classes": ["Nucleus"]}
     # Without classifiers, which take colours.
     coarse = {**FIELDS, "name": "coarse", "segmenter": "toy-coarse", "cascade": [], "heatmaps": [heatmap]}
-    (toy.pipelines_dir / "coarse.yaml").write_text(yaml.safe_dump(coarse), encoding="utf-8")
+    for pipeline in (coarse, {**coarse, "name": "fine", "segmenter": FIELDS["segmenter"]}):
+        (toy.pipelines_dir / f"{pipeline['name']}.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
     return toy
 
 
@@ -93,6 +95,36 @@ def test_synthesized_stacks_are_compared_by_channel(tmp_path: Path) -> None:
     assert main([*made, "--cells", "5", "--spots", "2"]) == 0
     options = ["--pipelines", "coarse", "--data", str(tmp_path / "made"), "--channel", "nuclear"]
     assert main(["compare", *options, "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.usefixtures("models")
+def test_stacks_are_evaluated_by_channel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By name or number, as `analyze` takes them; a missing channel or kind is reported."""
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    image = blobs(0, 96, 80, 9).mean(axis=2).astype(np.uint16) * 257
+    labels = cv2.connectedComponents((image < 32768).astype(np.uint8), connectivity=8)[1]
+    stack = np.stack([np.full_like(image, 900), image])
+    tifffile.imwrite(
+        folder / "a.tif", stack, metadata={"axes": "CYX", "Channel": {"Name": ["empty", "nuclear"]}}, ome=True
+    )
+    cv2.imwrite(str(folder / "a_labels.png"), labels.astype(np.uint16))
+    (folder / "index.csv").write_text("stem,kind,split\na,made,validate\n", encoding="utf-8")
+    command = ["evaluate", "--pipeline", "fine", "--data", str(folder), "--mpp", "0.25", "--json"]
+    found = []
+    for channel in ("nuclear", "1", "empty"):
+        channels = [f"{colour}={channel}" for colour in ("red", "green", "blue")]
+        assert main([*command, "--kind", "made", "--channels", *channels]) == 0
+        found.append(json.loads(capsys.readouterr().out)["kinds"]["made"])
+    assert found[0]["cells"]["predicted"] > 0 == found[2]["cells"]["predicted"]
+    assert found[0] == found[1]
+    for options, says in (
+        ([], "has 16 bits per sample"),
+        (["--channels", "red=DAPI", "green=0", "blue=0"], "0 (empty), 1 (nuclear)"),
+        (["--kind", "tissue"], "no image of the kind 'tissue', but made"),
+    ):
+        assert main([*command, *options]) == 2
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("models")

@@ -32,11 +32,13 @@ from slidecascade.models.repository import model_yaml
 from slidecascade.settings import Settings
 from slidecascade.timing import Silent
 from slidecascade_convert.libraries.convert import convert_library
+from slidecascade_convert.libraries.detections import paired
 from slidecascade_convert.libraries.stardist import open_stardist
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4
 NOISE = np.random.default_rng(8).random((2, 1, 96, 64), np.float32)
 
@@ -171,6 +173,56 @@ def test_a_u2net_of_colours_is_served(tmp_path: Path) -> None:
     answered(models, {"red": 0, "green": 1, "blue": 1})
 
 
+def test_torchvisions_mask_r_cnn_arrives_with_its_thresholds(tmp_path: Path) -> None:
+    """At its full size, by the names of the published files; `golden/maskrcnn.npz` is what torchvision
+    0.29.1 found.
+
+    Boxes, scores and labels of pairs, and the masks of the first ones. Nearly equal boxes that both have to
+    choose between may leave single detections without a partner on another processor.
+    """
+    weights = library_weights.maskrcnn(classes=3, old_names=True)
+    assert sum(value.numel() for value in weights.values()) > 44_000_000
+    models = tmp_path / "models"
+    stated = convert(saved(tmp_path, weights), models, "--mpp", "0.5")
+    assert (stated["head"], stated["options"]) == (
+        "maskrcnn",
+        {"foreground": 0.05, "detections": 100, "mask_px": 28, "mask_threshold": 0.5, "overlap": 0.5, "label": 1},
+    )
+    with np.load(GOLDEN / "maskrcnn.npz") as file:
+        golden = dict(file)
+    count, shown = len(golden["scores"]), len(golden["masks"])
+    assert shown < count < 100
+    found = outputs(models, golden.pop("image")[None, None])
+    golden["masks"] = np.concatenate([golden["masks"], np.zeros((count - shown, 28, 28), np.float32)])
+    both = paired({name: values[None] for name, values in golden.items()}, found)
+    assert 2 * len(both.first["scores"]) / sum(both.counts) >= 0.98
+    assert all(difference(both.first[name], both.second[name]) <= TOLERANCE for name in ("boxes", "scores"))
+    has_mask = both.first["masks"].any(axis=(1, 2))
+    assert has_mask.sum() >= shown - 1
+    assert difference(both.first["masks"][has_mask], both.second["masks"][has_mask]) <= TOLERANCE
+    answered(models, {"nuclear": 0})
+
+
+def test_detections_are_compared_in_pairs() -> None:
+    """Of one label and within half a pixel; another label, another place and an unused row have no partner."""
+    boxes = np.array([[[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [0, 0, 0, 0]]], np.float32)
+    first = {
+        "boxes": boxes,
+        "scores": np.array([[0.9, 0.8, 0.7, 0]], np.float32),
+        "labels": np.array([[1, 1, 1, 0]]),
+    }
+    second = {
+        "boxes": boxes[:, [1, 0, 2, 3]] + np.array([0.25, 0, 0, 0], np.float32),
+        "scores": np.array([[0.8, 0.9, 0.7, 0]], np.float32),
+        "labels": np.array([[1, 1, 2, 0]]),
+    }
+    both = paired(first, second)
+    assert both.counts == (3, 3)
+    assert both.first["scores"].tolist() == both.second["scores"].tolist() == first["scores"][0, :2].tolist()
+    second["boxes"] = second["boxes"] + np.float32(1)
+    assert not len(paired(first, second).first["scores"])
+
+
 def test_a_stardist_folder_arrives_with_its_thresholds(tmp_path: Path) -> None:
     """At StarDist's default size, with the weights that Keras 2 writes."""
     folder = stardist_folder.written(tmp_path / "source" / "2D_versatile")
@@ -233,6 +285,7 @@ def one_stardist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (SMALL, ["--arch", "stardist", "--mpp", "0.5"], "saved as another"),
         (library_weights.u2net(), ["--mpp", "0.5", "--input-channels", "a,b"], "colours or at one channel"),
         (library_weights.u2net() | {"side1.weight": torch.zeros(2, 2)}, ["--mpp", "0.5"], "side1.weight"),
+        ({"roi_heads.x": torch.zeros(2)}, ["--mpp", "0.5"], "no maskrcnn_resnet50_fpn"),
         ({"fc.weight": torch.zeros(2, 2)}, [], "state --task, --head"),
         (SMALL, ["--scale", "1/255"], "takes no --scale"),
         (SMALL, ["--task", "segment"], "its output's meaning with --head"),

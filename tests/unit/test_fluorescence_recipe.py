@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from slidecascade.errors import InvalidRequestError
 from slidecascade_convert.sessions import open_session
 from slidecascade_evaluation.scores import tally_of
 from slidecascade_render.fluorescence.masks import MaskOptions, draw_masks
+from slidecascade_training.fluorescence import folds
 from slidecascade_training.fluorescence.crops import Specimen, draw
 from slidecascade_training.fluorescence.network import RAYS, FluorescenceNetwork, Served, network_from_nuclei
 from slidecascade_training.fluorescence.package import served_graph
@@ -117,3 +120,35 @@ def test_an_interrupted_run_resumes_and_other_settings_are_rejected(
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     with pytest.raises(InvalidRequestError, match="other settings"):
         train(pool, NUCLEI, tmp_path, FluorescenceSettings(seed=1, steps=2, batch=1, synthesized=1))
+
+
+def test_a_source_left_out_is_measured_and_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two sources by size: images of the one that is left out never reach the training."""
+    data = tmp_path / "data"
+    seen: list[int] = []
+    data.mkdir()
+    rows = ["stem,kind,width_px,height_px"]
+    for number, side in enumerate([64] * 14 + [96] * 14):
+        stem = f"0001{number:04x}"
+        labels = np.zeros((side, side), np.uint16)
+        labels[10:30, 12:30] = 1
+        cv2.imwrite(str(data / f"{stem}.png"), np.repeat((labels * 200).astype(np.uint8)[..., None], 3, axis=2))
+        cv2.imwrite(str(data / f"{stem}_labels.png"), labels)
+        rows.append(f"{stem},fluorescence,{side},{side}")
+    (data / "index.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def trained_on(real: list[Specimen], nuclei: Path, out: Path, settings: FluorescenceSettings) -> Any:  # noqa: ARG001 - of `train`
+        seen.extend(item.labels.shape[0] for item in real)
+        return network_from_nuclei(nuclei, settings.seed)
+
+    monkeypatch.setattr(folds, "train", trained_on)
+    command = ["--data", str(data), "--nuclei", str(NUCLEI), "--out", str(tmp_path / "runs"), "--heads", "unet"]
+    assert folds.main([*command, "--leave-out", "fluorescence-64x64"]) == 0
+    assert set(seen) == {96}
+    (figure,) = json.loads((tmp_path / "runs" / "folds.json").read_text(encoding="utf-8"))
+    assert (figure["source"], figure["head"], figure["images"]) == ("fluorescence-64x64", "unet", 14)
+    assert "fluorescence-64x64" in capsys.readouterr().out
+    with pytest.raises(InvalidRequestError, match="fluorescence-96x96"):
+        folds.main([*command, "--leave-out", "none"])

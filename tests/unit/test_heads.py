@@ -14,6 +14,7 @@ from slidecascade.errors import HeadPluginError, ModelPackageError
 from slidecascade.heads import table
 from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.repository import load_package, model_yaml
+from slidecascade.models.spec import SegmenterSpec
 
 SOURCE = """
 import toy_heads
@@ -33,6 +34,7 @@ def package_of(folder: Path, head: str, **options: object) -> Path:
 def test_the_options_of_a_model_are_those_of_its_head(tmp_path: Path) -> None:
     """What is not stated is the head's default, and is not written."""
     spec = load_package(package_of(tmp_path, "unet", seed=0.25)).spec
+    assert isinstance(spec, SegmenterSpec)
     assert spec.options == UnetOptions(seed=0.25)
     assert spec.options.model_fields_set == {"seed"}
     assert "prominence" not in model_yaml(spec)
@@ -62,9 +64,9 @@ def test_an_installed_package_adds_a_head(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert table.names()[-1] == "toy-stars"
     assert table.find("toy-stars") is toy_heads.STARS
-    assert load_package(package_of(tmp_path, "toy-stars", overlap=0.25)).spec.options == toy_heads.StarsOptions(
-        overlap=0.25
-    )
+    spec = load_package(package_of(tmp_path, "toy-stars", overlap=0.25)).spec
+    assert isinstance(spec, SegmenterSpec)
+    assert spec.options == toy_heads.StarsOptions(overlap=0.25)
 
 
 def test_a_head_is_there_once_pip_installed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

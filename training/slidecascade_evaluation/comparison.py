@@ -22,7 +22,7 @@ from slidecascade.analysis.flow import Progress
 from slidecascade.errors import InvalidRequestError
 from slidecascade_evaluation.scores import Figures
 from slidecascade_evaluation.trial import Look, Question, Trial, run_trial
-from slidecascade_evaluation.truth import Specimen, find_specimens
+from slidecascade_evaluation.truth import Specimen, find_specimens, of_kind
 
 DRAWS: Final = 2000
 CONFIDENCE: Final = 0.95
@@ -208,9 +208,7 @@ def compare(
         InvalidRequestError: there are no such images, or one cannot be used.
         SlideCascadeError: an analysis failed.
     """
-    specimens = [item for item in find_specimens(folder, split) if kind is None or item.kind == kind]
-    if not specimens:
-        raise InvalidRequestError(f"{folder} has no image of the kind {kind!r}: correct --kind.")
+    specimens = of_kind(find_specimens(folder, split), kind)
     by_channel = specimens[0].bits > 8
     entries = []
     for number, pipeline in enumerate(pipelines):

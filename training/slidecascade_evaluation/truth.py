@@ -170,6 +170,19 @@ def find_specimens(folder: Path, split: str | None) -> tuple[Specimen, ...]:
     return found
 
 
+def of_kind(specimens: Sequence[Specimen], kind: str | None) -> tuple[Specimen, ...]:
+    """Those of a `kind`; None: all.
+
+    Raises:
+        InvalidRequestError: when there are none.
+    """
+    found = tuple(item for item in specimens if kind is None or item.kind == kind)
+    if not found:
+        kinds = ", ".join(sorted({item.kind for item in specimens if item.kind})) or "no kinds"
+        raise InvalidRequestError(f"The data has no image of the kind {kind!r}, but {kinds}: correct --kind.")
+    return found
+
+
 def resolve_split(folder: Path, split: str | None) -> str:
     """The split that `find_specimens` uses for None."""
     return split or ("validate" if (folder / "index.csv").is_file() else "all")

@@ -14,6 +14,7 @@ from slidecascade.errors import ModelPackageError
 from slidecascade.heads.head import ClassifierOptions, SegmenterOptions
 from slidecascade.heads.table import outputs_of
 from slidecascade.models.spec import (
+    AnySpec,
     ClassifierSpec,
     CropSpec,
     ModelClass,
@@ -149,9 +150,7 @@ def _exported(network: Any, pixels: Pixels, sizes_px: Sequence[tuple[int, int]] 
     return Exported(graph, ServedGraph.of(graph), parity.max_abs)
 
 
-def write(
-    models_dir: Path, spec: SegmenterSpec | ClassifierSpec, exported: Exported, card: Card, *, max_batch: int = 32
-) -> Path:
+def write(models_dir: Path, spec: AnySpec, exported: Exported, card: Card, *, max_batch: int = 32) -> Path:
     """Write ``models_dir/<name>`` atomically, after the service has loaded it once; the folder.
 
     Raises:

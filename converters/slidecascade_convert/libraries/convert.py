@@ -16,8 +16,9 @@ from slidecascade.errors import ConversionError, InvalidRequestError
 from slidecascade.heads.table import find
 from slidecascade.models.spec import ModelClass, SegmenterSpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Tensors
-from slidecascade_convert.agreement import BATCHES, Agreement
+from slidecascade_convert.agreement import Agreement
 from slidecascade_convert.libraries import trial
+from slidecascade_convert.libraries.detections import paired
 from slidecascade_convert.libraries.network import LibraryNetwork
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.outcome import GRAPH_FILE, LibraryOutcome, Outcome, Parity
@@ -29,11 +30,9 @@ from slidecascade_convert.source import SourceFormat, recognise, sha256
 if TYPE_CHECKING:
     import onnx
 
-_SIZES: Final = ((2, 2), (2, 3), (3, 1))
-"""Heights and widths that are compared, in steps of the network's multiple or 64 px."""
-
 _STEP_PX: Final = 64
 _TOLERANCE: Final = 1e-4
+_LEAST_PAIRED: Final = 0.98
 _NUCLEUS_COLOUR: Final = (0, 158, 115)
 _OBJECT_PX: Final = 28
 """What a head needs around its objects beyond the receptive field."""
@@ -126,19 +125,24 @@ def _served(network: LibraryNetwork, name: str) -> onnx.ModelProto:
 
 
 def _compare(network: LibraryNetwork, served: onnx.ModelProto) -> Agreement:
-    """Both on images of several sizes, in batches of one and four; raises ConversionError when they differ."""
+    """Both on images of several sizes and in batches; raises ConversionError when they differ."""
     session = open_session(served)
     names = [output.name for output in network.outputs]
-    largest, total, count, seen = 0.0, 0.0, 0, 0
-    images = list(_images(network.image))
+    largest, total, count, seen, pairs, objects = 0.0, 0.0, 0, 0, 0, (0, 0)
+    images = list(_images(network))
     for batch in images:
-        for size in BATCHES:
+        for size in network.batches:
             given = batch[:size]
-            expected = network.predict(given)
-            found = dict(zip(names, _run(session, names, network.image, given), strict=True))
+            expected: Tensors = network.predict(given)
+            found: Tensors = dict(zip(names, _run(session, names, network.image, given), strict=True))
+            if network.finds_boxes:
+                both = paired(expected, found)
+                expected, found = both.first, both.second
+                pairs += len(expected["scores"])
+                objects = (objects[0] + both.counts[0], objects[1] + both.counts[1])
             for output in network.outputs:
                 difference = _difference(output, expected, found)
-                largest = max(largest, float(difference.max()))
+                largest = max(largest, float(difference.max(initial=0)))
                 total, count = total + float(difference.sum()), count + difference.size
             seen += size
     # A comparison with NaN is False, so that this also refuses a graph that answers NaN.
@@ -147,13 +151,22 @@ def _compare(network: LibraryNetwork, served: onnx.ModelProto) -> Agreement:
             f"The served graph differs from the original by up to {largest:.3g}, more than {_TOLERANCE:g}: "
             "nothing was written."
         )
+    share = 2 * pairs / sum(objects) if sum(objects) else None
+    if share is not None and share < _LEAST_PAIRED:
+        raise ConversionError(
+            f"Of the detections of the served graph and of the original {share:.1%} are the same, less than "
+            f"{_LEAST_PAIRED:.0%}: nothing was written."
+        )
     timed = images[0]
     return Agreement(
-        sizes_px=tuple(_sizes_px(network.image)),
+        sizes_px=tuple(_sizes_px(network)),
+        batches=network.batches,
         images=seen,
         max_abs=largest,
-        mean_abs=total / count,
+        mean_abs=total / max(1, count),
         tolerance=_TOLERANCE,
+        object_agreement=share,
+        objects=objects[0] if network.finds_boxes else None,
         original_ms=_per_image_ms(lambda: network.predict(timed), len(timed)),
         served_ms=_per_image_ms(lambda: _run(session, names, network.image, timed), len(timed)),
     )
@@ -180,18 +193,19 @@ def _run(session: Any, names: list[str], image: InputSpec, images: npt.NDArray[A
         ) from error
 
 
-def _sizes_px(image: InputSpec) -> Iterator[tuple[int, int]]:
-    step = max(_STEP_PX, image.multiple_of)
-    return ((rows * step, columns * step) for rows, columns in _SIZES)
+def _sizes_px(network: LibraryNetwork) -> Iterator[tuple[int, int]]:
+    step = max(_STEP_PX, network.image.multiple_of)
+    return ((rows * step, columns * step) for rows, columns in network.sizes)
 
 
-def _images(image: InputSpec) -> Iterator[npt.NDArray[Any]]:
-    """Batches of four images of smoothed noise, of every size."""
+def _images(network: LibraryNetwork) -> Iterator[npt.NDArray[Any]]:
+    """Batches of images of smoothed noise, of every size."""
+    image = network.image
     rng = np.random.default_rng(0)
-    for height, width in _sizes_px(image):
+    for height, width in _sizes_px(network):
         noise = [
             cv2.GaussianBlur(rng.random((height, width, image.channel_count), np.float32), (0, 0), 2)
-            for _ in range(max(BATCHES))
+            for _ in range(max(network.batches))
         ]
         values = np.stack([each.reshape(height, width, -1) for each in noise])
         values = np.clip((values - 0.5) * 4 + 0.5, 0, 1)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from slidecascade.errors import InvalidRequestError
 from slidecascade.models.tensors import PERCENTILES, InputSpec, OutputSpec, Tensors, rgb_image
+from slidecascade_convert.agreement import BATCHES
 from slidecascade_convert.library_request import LibraryRequest
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class LibraryNetwork:
         export: the graph with the served input and outputs by name.
         versions: of the libraries that opened it.
         notes: what was assumed, one sentence each.
+        finds_boxes: the outputs are detections, of which pairs are compared.
+        batches: numbers of images that are compared.
+        sizes: heights and widths that are compared, in steps of the image's multiple or 64 px.
     """
 
     title: str
@@ -49,6 +53,9 @@ class LibraryNetwork:
     export: Callable[[], onnx.ModelProto]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    finds_boxes: bool = False
+    batches: tuple[int, ...] = BATCHES
+    sizes: tuple[tuple[int, int], ...] = ((2, 2), (2, 3), (3, 1))
 
 
 def channel_image(

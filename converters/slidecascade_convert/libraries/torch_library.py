@@ -1,4 +1,4 @@
-"""Cellpose's and U2-Net's state dicts as networks to serve."""
+"""State dicts of Cellpose, U2-Net and torchvision's Mask R-CNN as networks to serve."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from slidecascade.errors import ConversionError
 from slidecascade.heads.flows import FLOWS, FlowsOptions
+from slidecascade.heads.maskrcnn import MASKRCNN, MaskRcnnOptions
 from slidecascade.heads.semantic import SEMANTIC, SemanticOptions
 from slidecascade.models.tensors import InputSpec, Tensors
-from slidecascade_convert.libraries import cpnet, u2net
+from slidecascade_convert.libraries import cpnet, maskrcnn, u2net
 from slidecascade_convert.libraries.network import RGB, LibraryNetwork, channel_image, channels_of, mpp_of
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.source import SourceFormat
@@ -30,6 +31,15 @@ _STRETCHED: Final = (
     "The project's demonstration stretches each map between its own minimum and maximum; here a probability is "
     "the network's."
 )
+_NOT_RESIZED: Final = (
+    "torchvision enlarges an image before its network sees it, by default to a shorter side of 800 px; here the "
+    "mpp states the pixels that the network sees."
+)
+_MOST_DETECTIONS: Final = (
+    "It finds at most {} objects in a tile with its halo: ask for smaller tiles of crowded slides."
+)
+_BATCHES_OF_REGIONS: Final = (1, 2)
+_SIZES_OF_REGIONS: Final = ((1, 2), (2, 1))
 _EXAMPLE_PX: Final = (128, 192)
 _CELLPOSE_PERCENTILES: Final = (1.0, 99.0)
 _SMALLEST_CELL_PX: Final = 15
@@ -52,6 +62,8 @@ def open_state_dict(request: LibraryRequest, form: SourceFormat) -> LibraryNetwo
     library = request.library or _recognised(weights)
     if library == "cpnet":
         return _cpnet(request, weights)
+    if library == "maskrcnn":
+        return _maskrcnn(request, weights)
     return _u2net(request, weights)
 
 
@@ -62,6 +74,8 @@ def _recognised(weights: Mapping[str, Tensor]) -> str:
         return "cpnet"
     if any(name.startswith("stage1.rebnconvin.") for name in names):
         return "u2net"
+    if any(name.startswith("roi_heads.") for name in names):
+        return "maskrcnn"
     raise ConversionError(
         "The source is not recognised as the network of a library: state --task, --head and --arch."
     )
@@ -79,29 +93,45 @@ class _CpNetOfChannels(nn.Module):
         return self.network(torch.cat([image, *missing], dim=1))  # type: ignore[no-any-return]
 
 
-class _U2NetOfColours(nn.Module):
-    """The first map of a U2-Net for uint8 RGB ``(N, H, W, 3)``, normalised as in its training."""
+class _FirstMap(nn.Module):
+    """The first of a network's maps."""
 
-    def __init__(self, network: u2net.U2Net) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)[0]  # type: ignore[no-any-return]
+
+
+class _OfColours(nn.Module):
+    """A network for uint8 RGB ``(N, H, W, 3)``, normalised as in its training."""
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.mean, self.deviation = torch.tensor(_IMAGENET_MEAN), torch.tensor(_IMAGENET_DEVIATION)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         pixels = (image.float() / 255 - self.mean) / self.deviation
-        return self.network(pixels.permute(0, 3, 1, 2))[0]  # type: ignore[no-any-return]
+        return self.network(pixels.permute(0, 3, 1, 2))
 
 
-class _U2NetOfGrey(nn.Module):
-    """The same for one channel of 0 to 1, which U2-Net's loader repeats, with the first colour's mean."""
+class _OfGrey(nn.Module):
+    """The same for one channel of 0 to 1, which is repeated.
 
-    def __init__(self, network: u2net.U2Net) -> None:
+    U2-Net's loader normalises all of them by the first colour's mean, torchvision each by its own.
+    """
+
+    def __init__(self, network: nn.Module, colours: int) -> None:
         super().__init__()
         self.network = network
+        self.mean, self.deviation = (
+            torch.tensor(figures[:colours]).reshape(-1, 1, 1) for figures in (_IMAGENET_MEAN, _IMAGENET_DEVIATION)
+        )
 
-    def forward(self, image: Tensor) -> Tensor:
-        pixels = (image - _IMAGENET_MEAN[0]) / _IMAGENET_DEVIATION[0]
-        return self.network(pixels.repeat(1, 3, 1, 1))[0]  # type: ignore[no-any-return]
+    def forward(self, image: Tensor) -> Any:
+        return self.network((image.repeat(1, 3, 1, 1) - self.mean) / self.deviation)
 
 
 def _cpnet(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNetwork:
@@ -147,15 +177,12 @@ def _u2net(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
     network = u2net.network_for(stripped)
     notes = fit(network, stripped)
     channels = channels_of(request, most=3, default=("nuclear",))
-    if channels != RGB and len(channels) != 1:
-        raise ConversionError(
-            "A U2-Net looks at colours or at one channel: give --input-channels red,green,blue or one name."
-        )
+    _require_colours_or_one("A U2-Net", channels)
     image = channel_image(channels, layout="NCHW", multiple_of=_U2NET_STRIDE_PX)
     options = SemanticOptions(output=u2net.MAPS[0], foreground=0.5)
     return _library(
         "U2-Net-p" if network.is_small else "U2-Net",
-        _U2NetOfColours(network) if channels == RGB else _U2NetOfGrey(network),
+        _OfColours(_FirstMap(network)) if channels == RGB else _OfGrey(_FirstMap(network), 1),
         image,
         outputs=SEMANTIC.outputs_with(request.classes, options),
         head=SEMANTIC.name,
@@ -168,16 +195,53 @@ def _u2net(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNet
     )
 
 
+def _maskrcnn(request: LibraryRequest, weights: Mapping[str, Tensor]) -> LibraryNetwork:
+    current = maskrcnn.with_current_names(weights)
+    network = maskrcnn.network_for(current)
+    notes = fit(network, current)
+    channels = channels_of(request, most=3, default=("nuclear",))
+    _require_colours_or_one("torchvision's Mask R-CNN", channels)
+    # torchvision's defaults, which its files do not state.
+    options = MaskRcnnOptions(
+        foreground=maskrcnn.LEAST_SCORE,
+        detections=maskrcnn.DETECTIONS,
+        mask_px=maskrcnn.MASK_PX,
+        overlap=maskrcnn.OVERLAP,
+    )
+    found = network.classes - 1
+    labels = () if found == 1 else (f"It finds {found} classes, of which label 1 is taken: see `label`.",)
+    return _library(
+        "torchvision, Mask R-CNN",
+        _OfColours(network) if channels == RGB else _OfGrey(network, len(RGB)),
+        channel_image(channels, layout="NCHW", multiple_of=maskrcnn.STRIDE_PX),
+        outputs=MASKRCNN.outputs_with(request.classes, options),
+        head=MASKRCNN.name,
+        options=options.model_dump(exclude={"min_area_um2", "max_side_um"}),
+        mpp=mpp_of(request),
+        finds_boxes=True,
+        batches=_BATCHES_OF_REGIONS,
+        sizes=_SIZES_OF_REGIONS,
+        notes=(*notes, *labels, _NOT_RESIZED, _MOST_DETECTIONS.format(maskrcnn.DETECTIONS)),
+    )
+
+
+def _require_colours_or_one(what: str, channels: tuple[str, ...]) -> None:
+    if channels != RGB and len(channels) != 1:
+        raise ConversionError(
+            f"{what} looks at colours or at one channel: give --input-channels red,green,blue or one name."
+        )
+
+
 def _library(title: str, module: nn.Module, image: InputSpec, **fields: Any) -> LibraryNetwork:
-    names = [output.name for output in fields["outputs"]]
+    layouts = {output.name: output.layout for output in fields["outputs"]}
     module.eval()
 
     def predict(images: npt.NDArray[Any]) -> Tensors:
         with told(f"The network does not run on a batch of the shape {images.shape}."), torch.no_grad():
-            return _named(module(torch.from_numpy(np.ascontiguousarray(images))), names)
+            return _named(module(torch.from_numpy(np.ascontiguousarray(images))), list(layouts))
 
     def export() -> Any:
-        return export_outputs(module, _example(image), names, layout=image.layout)
+        return export_outputs(module, _example(image), layouts, layout=image.layout)
 
     versions = {name: metadata.version(name) for name in ("torch", "onnx")}
     return LibraryNetwork(title=title, image=image, predict=predict, export=export, versions=versions, **fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slidecascade import wire
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides.slide import SlideInfo
 
@@ -52,7 +52,7 @@ def pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
     )
 
 
-def model_info(spec: SegmenterSpec | ClassifierSpec) -> wire.ModelInfo:
+def model_info(spec: AnySpec) -> wire.ModelInfo:
     """A model's specification."""
     return wire.ModelInfo(
         name=spec.name,

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slidecascade.analysis.analyser import Analyser
-from slidecascade.commands.arguments import threshold_of
+from slidecascade.commands.arguments import channel_of, threshold_of
 from slidecascade.commands.progress import bar
+from slidecascade.errors import InvalidRequestError
 from slidecascade.settings import read_settings
 from slidecascade.staging import write_files
 from slidecascade.timing import Silent
@@ -41,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="um per pixel of the images; default: that of dataset.json, else that of the segmenter",
     )
+    parser.add_argument(
+        "--channels",
+        type=channel_of,
+        nargs="+",
+        default=[],
+        metavar="MEANING=CHANNEL",
+        help="of stacks, by index or name, such as nuclear=0; for pipelines of cells",
+    )
+    parser.add_argument("--kind", help="use the images of this kind, by index.csv; for pipelines of cells")
     parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     parser.add_argument(
         "--class",
@@ -71,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     analyser = Analyser(settings, observer=Silent())
     try:
         kind = analyser.pipeline(arguments.pipeline).kind
+        if kind != "cells":
+            _require_none_of_cells(arguments)
         if kind == "areas":
             return _run_masks(arguments, analyser)
         if kind == "patches":
@@ -83,13 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     if arguments.out:
         from slidecascade_evaluation import plots  # with --out only: it needs matplotlib
-    specimens = truth.find_specimens(arguments.data, arguments.split)
+    specimens = truth.of_kind(truth.find_specimens(arguments.data, arguments.split), arguments.kind)
     data = report.Data(arguments.data.resolve().name, truth.resolve_split(arguments.data, arguments.split))
     question = Question(
         pipeline=arguments.pipeline,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         thresholds=dict(arguments.threshold),
         class_names=dict(arguments.class_names),
+        channels=dict(arguments.channels),
     )
     trial = run_trial(analyser, question, specimens, progress=bar("images"))
     text = json.dumps(report.document(trial, data), indent=2) + "\n"
@@ -98,6 +111,14 @@ def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     if arguments.out:
         write_files(arguments.out, {**_files(trial, text), **plots.draw(trial)})
     return 0
+
+
+def _require_none_of_cells(arguments: argparse.Namespace) -> None:
+    for name in ("channels", "kind"):
+        if getattr(arguments, name):
+            raise InvalidRequestError(
+                f"--{name} is for pipelines of cells, and {arguments.pipeline!r} is of another kind: leave it out."
+            )
 
 
 def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:

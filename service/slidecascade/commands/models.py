@@ -23,7 +23,7 @@ from slidecascade.heads.table import find
 from slidecascade.models.batches import batch_of
 from slidecascade.models.repository import INT8_FILE, ModelPackage, load_repository
 from slidecascade.models.signatures import SIGNATURE_FILE, read_trusted, sign
-from slidecascade.models.spec import SegmenterSpec
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec, TranslatorSpec
 from slidecascade.models.tensors import InputSpec, Shape, Tensors
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
@@ -151,7 +151,7 @@ def _signed(package: ModelPackage) -> str:
 
 def _inputs(package: ModelPackage) -> Tensors:
     """Noise images of the sizes and number that the service uses."""
-    count = 1 if isinstance(package.spec, SegmenterSpec) else CLASSIFIER_BATCH
+    count = CLASSIFIER_BATCH if isinstance(package.spec, ClassifierSpec) else 1
     signature = package.spec.signature
     shapes = signature.input_shapes(batch=count, side_px=SEGMENTER_SIDE_PX)
     return {tensor.name: _noise(tensor, shapes[tensor.name]) for tensor in signature.inputs}
@@ -176,7 +176,10 @@ def _head_run(package: ModelPackage, outputs: Tensors) -> str:
     Raises:
         ModelFailedError: for a classifier whose outputs are not probabilities.
     """
-    spec, head = package.spec, find(package.spec.head)
+    spec = package.spec
+    if isinstance(spec, TranslatorSpec):
+        return "it draws an image"
+    head = find(spec.head)
     first = {name: array[0] for name, array in outputs.items()}
     if isinstance(head, ObjectHead):
         return f"its head finds {len(head.decode(first, spec.options, mpp=spec.mpp))} objects in noise"

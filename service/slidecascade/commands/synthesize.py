@@ -9,6 +9,9 @@ from pathlib import Path
 
 from slidecascade.commands.progress import bar
 from slidecascade.errors import InvalidRequestError
+from slidecascade.models.repository import load_repository
+from slidecascade.models.spec import TranslatorSpec
+from slidecascade.settings import read_settings
 from slidecascade_render.fluorescence.dataset import SynthesisOptions, write_dataset
 from slidecascade_render.fluorescence.masks import MaskOptions
 from slidecascade_render.fluorescence.optics import OpticsOptions
@@ -50,8 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     light = parser.add_argument_group("images")
     light.add_argument(
-        "--translator", type=Path, help="ONNX graph from a mask to an image, in place of the optics"
+        "--translator",
+        metavar="MODEL|PATH",
+        help="installed model of the task translate, or ONNX graph from mask to image, in place of the optics",
     )
+    light.add_argument("--models", type=Path, help="the models folder")
     light.add_argument("--photons", type=float, default=optics.photons, help="of the brightest pixels of a cell")
     light.add_argument("--background", type=float, default=optics.background, help="photons everywhere")
     light.add_argument(
@@ -81,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder; the exit code."""
     _require_bounds(arguments)
+    translator, multiple = _translator(arguments)
     options = SynthesisOptions(
         images=arguments.images,
         seed=arguments.seed,
@@ -114,11 +121,32 @@ def run(arguments: argparse.Namespace) -> int:
             snr=arguments.spot_snr,
         ),
         generator=arguments.generator,
-        translator=arguments.translator,
+        translator=translator,
+        translator_multiple=multiple,
     )
     write_dataset(arguments.out, options, bar("images"))
     sys.stdout.write(f"{arguments.images} images in {arguments.out}\n")
     return 0
+
+
+def _translator(arguments: argparse.Namespace) -> tuple[Path | None, int]:
+    """The graph, and what its heights and widths are multiples of: of a path, or else of an installed model.
+
+    Raises:
+        InvalidRequestError: there is neither.
+    """
+    stated = arguments.translator
+    if stated is None or Path(stated).suffix == ".onnx" or Path(stated).is_file():
+        return (None if stated is None else Path(stated)), 1
+    packages = load_repository(read_settings(models_dir=arguments.models).models_dir)
+    package = packages.get(stated)
+    if package is None or not isinstance(package.spec, TranslatorSpec):
+        found = ", ".join(name for name, each in packages.items() if isinstance(each.spec, TranslatorSpec))
+        raise InvalidRequestError(
+            f"--translator {stated} is neither an ONNX file nor an installed translator; there is "
+            f"{found or 'none installed'}: correct the name or give a path."
+        )
+    return package.onnx_path, package.spec.input.multiple_of
 
 
 def _require_bounds(arguments: argparse.Namespace) -> None:

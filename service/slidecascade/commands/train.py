@@ -24,16 +24,20 @@ from slidecascade_training.recipes.samples import TrainingSet
 from slidecascade_training.recipes.settings import RunSettings
 from slidecascade_training.recipes.table import NUCLEI, RECIPES, Recipe, find_recipe
 
+TRANSLATOR = "translator"
+"""The recipe that draws images; it is trained by PyTorch."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help=", ".join(RECIPES))
+    parser.add_argument("recipe", help=", ".join((*RECIPES, TRANSLATOR)))
     parser.add_argument("--data", type=Path, required=True, help="folder written by `slidecascade dataset`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is resumed")
     parser.add_argument("--epochs", type=int, help="maximum number of epochs (default: the recipe's)")
     parser.add_argument(
         "--steps",
         type=int,
-        help=f"{NUCLEI} only: steps of 64 crops (default: 6000, minutes on a large GPU, half a day on a CPU)",
+        help=f"{NUCLEI}: steps of 64 crops (default: 6000, minutes on a large GPU, half a day on a CPU); "
+        f"{TRANSLATOR}: steps of 4 crops (default: 2000)",
     )
     parser.add_argument("--batch", type=int, help="examples per step (default: the recipe's)")
     parser.add_argument("--rate", type=float, help="maximum learning rate (default: the recipe's)")
@@ -59,10 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train or resume, report and write the package; returns the exit code."""
+    if arguments.recipe == TRANSLATOR:
+        return _train_translator(arguments)
     _require_extra()
     recipe = find_recipe(arguments.recipe)
-    if arguments.package and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
-        raise InvalidRequestError("--package needs a --name of lower-case letters, digits, dots and dashes.")
+    if arguments.package:
+        _require_name(arguments)
     prepare_keras()
     if recipe.steps is not None:
         return _train_nuclei(arguments)
@@ -113,6 +119,41 @@ def _train_nuclei(arguments: argparse.Namespace) -> int:
         nuclei.package(request)
         sys.stdout.write(f"The model is in {request.models_dir / request.name}.\n")
     return 0
+
+
+def _train_translator(arguments: argparse.Namespace) -> int:
+    """Train the image translator on fluorescence images of the DSB set; unused options are rejected."""
+    for option in ("epochs", "rate", "schedule", "no_class_weights", "find_rate"):
+        given = getattr(arguments, option)
+        if given is not None and given is not False:
+            raise InvalidRequestError(
+                f"The recipe {TRANSLATOR} has no --{option.replace('_', '-')}: leave it out."
+            )
+    if arguments.package:
+        _require_name(arguments)
+    for name in ("torch", "onnx"):
+        if find_spec(name) is None:
+            raise MissingExtraError(
+                f"{name} is not installed: install slidecascade[convert] for `slidecascade train {TRANSLATOR}`."
+            )
+    from slidecascade_training.translator.package import package_run
+    from slidecascade_training.translator.recipe import TranslatorSettings, pairs_of, train
+
+    stated = {name: getattr(arguments, name) for name in ("seed", "steps", "batch")}
+    settings = TranslatorSettings(**{name: value for name, value in stated.items() if value is not None})
+    if settings.seed < 0 or settings.steps < 1 or settings.batch < 1:
+        raise InvalidRequestError("--seed must be at least 0, --steps and --batch at least 1.")
+    train(pairs_of(arguments.data, "train"), arguments.out, settings)
+    if arguments.package:
+        request = _request_of(arguments)
+        folder = package_run(request.data, request.run, request.models_dir, request.name, request.licence)
+        sys.stdout.write(f"The model is in {folder}.\n")
+    return 0
+
+
+def _require_name(arguments: argparse.Namespace) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", arguments.name or ""):
+        raise InvalidRequestError("--package needs a --name of lower-case letters, digits, dots and dashes.")
 
 
 def _print_summary(report: Report, out: Path) -> None:

@@ -20,18 +20,18 @@ from slidecascade.errors import ModelPackageError
 from slidecascade.models.edition1 import with_tensors
 from slidecascade.models.graph import has_external_data
 from slidecascade.models.signatures import TrustedKeys, require_signed
-from slidecascade.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec, ModelSpec
 
 INT8_FILE: Final = "int8.onnx"
 
-_MODEL_SPEC: TypeAdapter[SegmenterSpec | ClassifierSpec] = TypeAdapter(ModelSpec)
+_MODEL_SPEC: TypeAdapter[AnySpec] = TypeAdapter(ModelSpec)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
     """A specification and the path of its graph; `signed_by` is the key whose signature was checked."""
 
-    spec: SegmenterSpec | ClassifierSpec
+    spec: AnySpec
     onnx_path: Path
     signed_by: str | None = None
 
@@ -115,13 +115,13 @@ def load_repository(models_dir: Path, trusted: TrustedKeys | None = None) -> Map
     return {package.spec.name: package for package in packages}
 
 
-def model_yaml(spec: SegmenterSpec | ClassifierSpec) -> str:
+def model_yaml(spec: AnySpec) -> str:
     """The text of the ``model.yaml`` of `spec`; unset defaults are omitted."""
     fields = spec.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
-def _read_spec(folder: Path, trusted: TrustedKeys | None) -> tuple[SegmenterSpec | ClassifierSpec, str | None]:
+def _read_spec(folder: Path, trusted: TrustedKeys | None) -> tuple[AnySpec, str | None]:
     """The specification, and the key that signed it: of the same bytes."""
     try:
         document = (folder / "model.yaml").read_bytes()

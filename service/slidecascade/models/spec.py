@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,8 @@ from slidecascade.models.tensors import InputSpec, OutputSpec, Signature
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ClassName = Annotated[str, Field(pattern=r"^[^:\n\r]{1,60}$")]
 Channel = Annotated[int, Field(ge=0, le=255)]
+MASK_CHANNELS: Final = ("foreground", "edges")
+"""Of a mask as a translator takes it."""
 
 
 class _SpecPart(BaseModel):
@@ -186,6 +188,33 @@ class ClassifierSpec(_AnyModelSpec):
         return _size_px(self.input)
 
 
+class TranslatorSpec(_AnyModelSpec):
+    """A network that draws an image for a mask of objects.
+
+    It takes the foreground, or foreground and edges of objects, as 0 and 1, and returns grey or RGB of 0 to 1.
+    """
+
+    task: Literal["translate"]
+    head: Literal["image"] = "image"
+    classes: tuple[ModelClass, ...] = ()
+
+    @model_validator(mode="after")
+    def _tensors_agree(self) -> Self:
+        Signature(self.inputs, self.outputs)
+        mask, image = self.inputs[0], self.outputs[0]
+        if len(self.inputs) > 1 or (mask.dtype, mask.layout) != ("float32", "NCHW") or len(mask.free) != 2:
+            raise ValueError("a translator takes one float32 NCHW mask of free height and width: correct `inputs`")
+        if mask.channels not in (MASK_CHANNELS[:1], MASK_CHANNELS):
+            raise ValueError(
+                f"a translator's mask has the channels {', '.join(MASK_CHANNELS)}, or the first alone"
+            )
+        if len(self.outputs) > 1 or (image.dtype, image.layout) != ("float32", "NCHW") or image.free != mask.free:
+            raise ValueError("a translator returns one float32 NCHW image of the mask's size: correct `outputs`")
+        if image.channel_count not in (1, 3) or image.stride != 1:
+            raise ValueError("a translator's image has 1 or 3 channels and the stride 1: correct `outputs`")
+        return self
+
+
 def _require_sort(name: str, *sorts: Any) -> str:
     """`name`, when it is that of a head of one of `sorts`; raises ValueError otherwise."""
     if not isinstance(find(name), sorts):
@@ -217,5 +246,6 @@ def _size_px(image: InputSpec) -> tuple[int, int]:
     return image.height_px, image.width_px
 
 
-ModelSpec = Annotated[SegmenterSpec | ClassifierSpec, Field(discriminator="task")]
+AnySpec = SegmenterSpec | ClassifierSpec | TranslatorSpec
+ModelSpec = Annotated[AnySpec, Field(discriminator="task")]
 """``model.yaml``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Shape
 
 WARM_UP_PX: Final = 256
@@ -58,9 +58,7 @@ _WARM_UP: Final = """\
     }}"""
 
 
-def triton_config(
-    spec: SegmenterSpec | ClassifierSpec, *, max_batch: int = 32, warm_up_px: int = WARM_UP_PX
-) -> str:
+def triton_config(spec: AnySpec, *, max_batch: int = 32, warm_up_px: int = WARM_UP_PX) -> str:
     """The text of ``config.pbtxt``.
 
     Args:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from slidecascade import wire
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPES: Final = {3: 2, 4: 6}
-"""By channels: truecolour, and truecolour with alpha (PNG specification, 3rd edition, 11.2.1)."""
+_COLOUR_TYPES: Final = {1: 0, 3: 2, 4: 6}
+"""By channels: grey, truecolour, and truecolour with alpha (PNG specification, 3rd edition, 11.2.1)."""
 
 _UP: Final = 2
 """The filter that stores the difference to the row above (9.2)."""
@@ -25,24 +25,29 @@ _UP: Final = 2
 _LEVEL: Final = 1
 
 
-def encode(image: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``; its text ``Disclaimer`` is the research-use notice."""
+def encode(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG of grey ``(H, W, 1)``, RGB ``(H, W, 3)`` or RGBA ``(H, W, 4)``, uint8 or uint16.
+
+    Its text ``Disclaimer`` is the research-use notice.
+    """
     height, width, channels = image.shape
-    header = struct.pack(">2I5B", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+    bits = 8 * image.itemsize
+    header = struct.pack(">2I5B", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0)
     text = b"Disclaimer\0\0\0\0\0" + wire.RESEARCH_USE_ONLY.encode()  # uncompressed, without language (11.3.3.4)
+    samples = np.ascontiguousarray(image, image.dtype.newbyteorder(">")).view(np.uint8)
     return b"".join(
         (
             _SIGNATURE,
             *_chunk(b"IHDR", header),
             *_chunk(b"iTXt", text),
-            *_chunk(b"IDAT", isal_zlib.compress(_filtered(image), _LEVEL)),
+            *_chunk(b"IDAT", isal_zlib.compress(_filtered(samples), _LEVEL)),
             *_chunk(b"IEND", b""),
         )
     )
 
 
 def _filtered(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``(H, 1 + W C)``: each row's filter and its differences to the row above, of which the first has none."""
+    """``(H, 1 + B)`` bytes: of each row its filter and the differences to the row above; the first has none."""
     pixels = image.reshape(len(image), -1)
     rows = np.empty((pixels.shape[0], 1 + pixels.shape[1]), np.uint8)
     rows[:, 0] = _UP

@@ -7,7 +7,7 @@ from typing import Any, Final
 from slidecascade.errors import InvalidRequestError
 from slidecascade.heads.head import MaskHead, ObjectHead
 from slidecascade.heads.table import find
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec, ClassifierSpec, TranslatorSpec
 from slidecascade.pipelines.areas import AreasSpec
 from slidecascade.pipelines.cells import CellsSpec
 from slidecascade.pipelines.patches import PatchesSpec
@@ -20,15 +20,20 @@ _LEAST_CROP_PX: Final = 16
 _MOST_STRIDE_PX: Final = 2048
 
 
-def pipeline_alone(model: SegmenterSpec | ClassifierSpec) -> PipelineSpec:
+def pipeline_alone(model: AnySpec) -> PipelineSpec:
     """The pipeline file of `model` alone, which has the model's name.
 
     A classifier looks at patches half a crop apart. The head of a segmenter decides between objects and a mask;
     one that makes both finds cells up to `COARSEST_CELLS_MPP`, and areas at coarser pixels.
 
     Raises:
-        InvalidRequestError: a classifier's crops are too small for a lattice.
+        InvalidRequestError: a classifier's crops are too small for a lattice, or the model draws images.
     """
+    if isinstance(model, TranslatorSpec):
+        raise InvalidRequestError(
+            f"The model {model.name!r} draws images for masks and finds nothing in one: send it a mask by "
+            "POST /v1/translate."
+        )
     fields: dict[str, Any] = {
         "name": model.name,
         "title": model.name,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slidecascade.errors import PipelineSpecError
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.models.spec import AnySpec, ClassifierSpec, Name, SegmenterSpec
 from slidecascade.models.tensors import PERCENTILES
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.channels import RGB
@@ -200,7 +200,7 @@ def require_image(pipeline: str, name: str, models: Mapping[str, ModelPackage]) 
     return model
 
 
-def require_rgb(pipeline: str, model: SegmenterSpec | ClassifierSpec) -> None:
+def require_rgb(pipeline: str, model: AnySpec) -> None:
     """Raises PipelineSpecError for a model that takes anything but one uint8 RGB image, as tiles and crops are."""
     image = model.input
     is_rgb = (image.dtype, image.layout, image.channels) == ("uint8", "NHWC", ("red", "green", "blue"))

@@ -15,7 +15,7 @@ import numpy as np
 from slidecascade.errors import ModelFailedError, ModelPackageError, SettingsError
 from slidecascade.models.batches import batch_of, part_of, require_finite
 from slidecascade.models.repository import ModelPackage
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec
 from slidecascade.models.tensors import Shape, Signature, Tensors
 from slidecascade.privacy import forbid_telemetry
 
@@ -46,7 +46,7 @@ OPTIMAL_BATCH = 8
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 Provider = tuple[str, dict[str, Any]]
-Spec = SegmenterSpec | ClassifierSpec
+Spec = AnySpec
 Shapes = tuple[tuple[str, Shape], ...]
 """The shapes of all inputs, by name."""
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from slidecascade.errors import ModelFailedError, ModelPackageError
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Signature
 
-Spec = SegmenterSpec | ClassifierSpec
+Spec = AnySpec
 Tensor = tuple[str, str, Shape]
 """A tensor's name, its KServe datatype and its shape, with -1 for free dimensions."""
 

@@ -217,7 +217,7 @@ def has_stack(source: ByteSource) -> bool:
     if not first.next_offset:
         return False
     following = tiff.read_directory(source, first.next_offset)
-    return following.size == first.size and _samples(first) == 1
+    return _samples(first) == 1 and (following.size == first.size or _is_other_image(first, following))
 
 
 def read_stack(source: ByteSource) -> TiffStack:
@@ -254,6 +254,17 @@ def _is_colour(page: Directory) -> bool:
     if page.first(tiff.PHOTOMETRIC, 1) not in (0, 1):
         return True
     return _samples(page) == 2 and page.first(tiff.EXTRA_SAMPLES, 0) in (1, 2)
+
+
+def _is_other_image(first: Directory, second: Directory) -> bool:
+    """Whether `second` is neither a smaller copy of `first`, by its tag or its proportions, nor in colour."""
+    if _is_colour(first) or _is_colour(second) or _samples(second) > 1:
+        return False
+    if second.first(tiff.NEW_SUBFILE_TYPE, 0) or second.first(tiff.BITS, 1) != first.first(tiff.BITS, 1):
+        return False
+    # A copy's sides are rounded to whole pixels.
+    difference = abs(first.size.width * second.size.height - first.size.height * second.size.width)
+    return difference > max(first.size.width, first.size.height)
 
 
 def _refuse_other_sizes(pages: list[Directory], stated: omexml.Channels | None) -> None:

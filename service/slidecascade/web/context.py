@@ -81,6 +81,7 @@ class Process:
             pictures=self._pictures,
             readiness=self._readiness,
             is_keyed=self._auth.is_on,
+            max_mask_px=settings.max_region_px,
             desk=self._desk,
             submissions=self.submissions,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +35,7 @@ JSON_LENGTH: Final = "Inference-Header-Content-Length"
 """The header with the length of the JSON before binary data."""
 
 BINARY: Final = "application/octet-stream"
+T = TypeVar("T")
 
 
 class Inferences:
@@ -47,7 +50,17 @@ class Inferences:
         self._pool.close()
 
     async def answer(self, request: Request, package: ModelPackage) -> Response:
-        """The response to a POST of tensors for the model of `package`.
+        """The response to a POST of tensors for the model of `package`; raises the errors of `run`."""
+
+        def received(body: bytes) -> Callable[[Control], tuple[bytes, bytes]]:
+            return partial(self._infer, body, _json_bytes(request, len(body)), package, time.monotonic())
+
+        document, binary = await self.run(request, received)
+        headers = {JSON_LENGTH: str(len(document))} if binary else {}
+        return Response(document + binary, headers=headers, media_type=BINARY if binary else JSON)
+
+    async def run(self, request: Request, received: Callable[[bytes], Callable[[Control], T]]) -> T:
+        """The result of the work that `received` returns for the body of `request`, done in a thread.
 
         Raises:
             MalformedRequestError, UploadTooLargeError: for an invalid body.
@@ -60,8 +73,7 @@ class Inferences:
         body = await read_bytes(request, max_bytes=settings.max_tensor_bytes, max_s=settings.max_deadline_s)
         exchange.place.enter()
         control = Control(deadline_s=max(settings.max_deadline_s - exchange.seconds, 0.0))
-        json_bytes = _json_bytes(request, len(body))
-        work = self._pool.submit(self._infer, body, json_bytes, package, control, time.monotonic())
+        work = self._pool.submit(_unless_late, received(body), control)
         exchange.place.work = work  # a thread keeps its request's slot until it ends
         left = asyncio.ensure_future(wait_for_disconnect(request))
         first: set[asyncio.Future[Any]] = {work, left}
@@ -69,17 +81,14 @@ class Inferences:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise CancelledError("The client disconnected while the network ran.")
-            document, binary = work.result()
+            return work.result()
         finally:
             control.cancel()
             left.cancel()
-        headers = {JSON_LENGTH: str(len(document))} if binary else {}
-        return Response(document + binary, headers=headers, media_type=BINARY if binary else JSON)
 
     def _infer(
-        self, body: bytes, json_bytes: int, package: ModelPackage, control: Control, received_at: float
+        self, body: bytes, json_bytes: int, package: ModelPackage, received_at: float, control: Control
     ) -> tuple[bytes, bytes]:
-        control.check()  # it may have been queued for a thread
         inference = Inference(body, json_bytes=json_bytes, spec=package.spec, max_images=self._settings.max_batch)
         if inference.timeout_s is not None:
             control = control.within(received_at + inference.timeout_s - time.monotonic())
@@ -94,6 +103,11 @@ class Inferences:
     def _run(self, model: str, inputs: Tensors, control: Control) -> Tensors:
         control.check()  # a directly called network does not check it
         return self._analyser.infer(model, inputs, control)
+
+
+def _unless_late(work: Callable[[Control], T], control: Control) -> T:
+    control.check()  # it may have been queued for a thread
+    return work(control)
 
 
 def _json_bytes(request: Request, total: int) -> int:

@@ -31,6 +31,7 @@ from slidecascade.web.middleware.admission import Admission
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.statuses import problems
 from slidecascade.web.tensors import metadata
+from slidecascade.web.translation import PATH as TRANSLATE
 from slidecascade.wire import JSON, PROBLEM
 
 PREFIX: Final = "/v2"
@@ -158,7 +159,9 @@ def _package(analyser: Analyser, name: str, version: str | None) -> ModelPackage
 
 
 def inference_route(path: str) -> str | None:
-    """The route's template if a POST to `path` is an inference, else None."""
+    """The route's template if a POST to `path` runs one network, else None."""
+    if path == TRANSLATE:
+        return path
     found = _INFER_PATH.fullmatch(path)
     return found and f"{PREFIX}/models/{{name}}{'/versions/{version}' if found[1] else ''}/infer"
 

@@ -34,6 +34,7 @@ from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.statuses import STATUS, problems, status_of
 from slidecascade.web.submission import Submissions
+from slidecascade.web.translation import translation_routes
 from slidecascade.web.viewer import viewer_routes
 
 LOG = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def create_app(
     pictures: Pool,
     readiness: Readiness,
     is_keyed: bool,
+    max_mask_px: int,
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
@@ -165,6 +167,7 @@ def create_app(
         _catalogue_routes(analyser, lookups),
         _operation_routes(metrics, admission, readiness, desk, lookups),
         kserve_routes(analyser, inferences, admission, readiness),
+        translation_routes(analyser, inferences, max_px=max_mask_px),
         docs_router(app),
         viewer_routes(),
     ]

@@ -40,6 +40,7 @@ RULES: Final[Sequence[Rule]] = (
     _rule(WRITE, r"/v1/jobs(/.*|:batch)?|/submit_job|/cancel_job", "jobs:write"),
     _rule(READ, r"/v1/slides(/.*)?|/viewer(/.*)?", "slides:read"),
     _rule(WRITE, r"/v2/models/[^/]+(/versions/[^/]+)?/infer", "infer"),
+    _rule(WRITE, r"/v1/translate", "infer"),
     _rule(READ, r"/v2(/models/.*)?|/v1/(pipelines|models)(/.*)?", "models:read"),
     _rule(READ, r"/docs(/.*)?|/openapi\.json|/docs\.json|/schema\.json", "models:read"),
     _rule(READ, r"/metrics", "metrics:read"),

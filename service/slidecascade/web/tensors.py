@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import MalformedRequestError
 from slidecascade.models.batches import batch_of, part_of
-from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
+from slidecascade.models.spec import AnySpec
 from slidecascade.models.tensors import InputSpec, OutputSpec, Shape, Tensors
 
 MAX_JSON_BYTES: Final = 16 * 2**20
@@ -29,7 +29,7 @@ MAX_RUN_PX: Final = 2**22
 MAX_ANSWER_BYTES: Final = 2**29
 """Maximum bytes of all outputs of one request: 8 float32 channels of 16 million pixels."""
 
-Spec = SegmenterSpec | ClassifierSpec
+Spec = AnySpec
 
 
 class _Part(BaseModel):

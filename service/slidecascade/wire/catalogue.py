@@ -42,7 +42,7 @@ class ModelInfo(Answer):
 
     name: str
     version: int
-    task: Literal["segment", "classify"]
+    task: Literal["segment", "classify", "translate"]
     head: str
     mpp: float
     inputs: tuple[InputInfo, ...] = ()

@@ -36,6 +36,7 @@ class SynthesisOptions:
 
     Attributes:
         generator, translator: ONNX graphs in place of the parametric masks and of the optics.
+        translator_multiple: the translator's heights and widths are multiples of this.
     """
 
     images: int
@@ -48,6 +49,7 @@ class SynthesisOptions:
     spots: SpotOptions = field(default_factory=SpotOptions)
     generator: Path | None = None
     translator: Path | None = None
+    translator_multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ class Synthesizer:
         return cls(
             options,
             MaskGenerator.open(options.generator) if options.generator else None,
-            Translator.open(options.translator) if options.translator else None,
+            Translator.open(options.translator, multiple_of=options.translator_multiple)
+            if options.translator
+            else None,
         )
 
     def image(self, number: int) -> Synthesized:

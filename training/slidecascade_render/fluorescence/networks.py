@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade.models.masks import drawn_image, mask_planes
 from slidecascade.privacy import forbid_telemetry
 from slidecascade_render.fluorescence.masks import Labels
 
 MOST_LABEL: Final = 2**24
 """Maximum number of objects of a mask."""
 _THRESHOLD: Final = 0.5
-_EDGE: Final = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,10 @@ class Translator:
 
     network: Network
     channels: int
+    multiple_of: int = 1
 
     @classmethod
-    def open(cls, path: Path) -> Translator:
+    def open(cls, path: Path, *, multiple_of: int = 1) -> Translator:
         """Raises InvalidRequestError for a graph of another shape."""
         network = Network.open(path, "image translator")
         shape = network.input_shape
@@ -166,7 +167,7 @@ class Translator:
                 f"The image translator {path.name} takes {_text(shape)}: export it with one float32 input (batch, "
                 "1, height, width) of the foreground, or with 2 channels of foreground and edges."
             )
-        return cls(network, int(shape[1]))
+        return cls(network, int(shape[1]), multiple_of)
 
     def image(self, labels: Labels) -> NDArray[np.float32]:
         """``(H, W, C)`` of 0 to 1.
@@ -174,19 +175,17 @@ class Translator:
         Raises:
             InvalidRequestError: the output is of another size or number of channels, or not finite.
         """
-        exact = labels.astype(np.float32)
-        edges = (cv2.dilate(exact, _EDGE) != cv2.erode(exact, _EDGE)) & (labels > 0)
-        planes = np.stack([labels > 0, edges]).astype(np.float32)[None, : self.channels]
+        planes = mask_planes(labels, self.channels, multiple_of=self.multiple_of)
         image = self.network.run(planes, "image translator")
         name = self.network.path.name
-        if image.ndim != 4 or image.shape[0] != 1 or image.shape[2:] != labels.shape or image.shape[1] > 8:
+        if image.ndim != 4 or image.shape[0] != 1 or image.shape[2:] != planes.shape[2:] or image.shape[1] > 8:
             raise InvalidRequestError(
                 f"The image translator {name} returns {_text(image.shape)} for a mask of {labels.shape[1]} x "
                 f"{labels.shape[0]} pixels: export it with an image (1, channels, height, width) of that size."
             )
         if not np.isfinite(image).all():
             raise InvalidRequestError(f"The image of {name} contains NaN or infinite values: correct the network.")
-        return np.ascontiguousarray(image[0].transpose(1, 2, 0).clip(0, 1), np.float32)
+        return drawn_image(image, *labels.shape)
 
 
 def _text(shape: tuple[int | str | None, ...]) -> str:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from slidecascade.errors import ModelPackageError
 from slidecascade.heads.unet import UnetOptions
 from slidecascade.models.repository import INT8_FILE, load_package, model_yaml
-from slidecascade.models.spec import Int8Spec
+from slidecascade.models.spec import Int8Spec, SegmenterSpec
 from slidecascade.privacy import forbid_telemetry
 from slidecascade.staging import write_file
 from slidecascade_evaluation import dsb2018
@@ -160,6 +160,8 @@ def add_int8(data: Path, nucls: Path, models_dir: Path) -> dict[str, float]:
     """
     folder = models_dir / NAME
     package = load_package(folder)
+    if not isinstance(package.spec, SegmenterSpec):
+        raise ModelPackageError(f"{folder} is not a segmenter: train it again.")
     graph = quantised(package.onnx_path, calibration_images(data, nucls))
     options = UnetOptions.model_validate(package.spec.options.model_dump())
     validation = list(dsb2018.read_images(data, "validate"))

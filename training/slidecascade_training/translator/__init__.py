@@ -1,0 +1,1 @@
+"""The image translator for fluorescent nuclei: from a mask to an image."""
