@@ -167,9 +167,9 @@ def _rules() -> Any:
 
 
 def _message(content: bytes) -> None:
+    from slidecascade_lis.batches import split_batch
     from slidecascade_lis.charsets import decoded
     from slidecascade_lis.er7 import read_lines, read_message
-    from slidecascade_lis.intake import split_batch
     from slidecascade_lis.orders import check_header, read_orders
 
     lines = read_lines(decoded(content))

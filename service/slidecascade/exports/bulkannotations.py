@@ -94,7 +94,7 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
     colors = folder.colors()
     with ExitStack() as files:
         spools = {name: _Spool(_temporary(files), _temporary(files)) for name in names}
-        _spool(folder, spools, scale=1.0 if slide.image is not None else folder.summary.mpp / 1000)
+        _spool(folder, spools, scale=1.0 if slide.image is not None else folder.mpp / 1000)
         file = _temporary(files)
         # Groups are appended one after another, between the elements with smaller tags and those with larger ones.
         made = _object(folder, slide)

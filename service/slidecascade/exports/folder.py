@@ -62,6 +62,16 @@ class ResultFolder:
         """Names of all classes, in the order of the pipeline."""
 
     @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of level 0; raises UnusableDataError where the result states none."""
+        if self.summary.mpp is None:
+            raise UnusableDataError(
+                "The result has no pixel size, and this format needs one: analyse again with mpp in place of "
+                "object_diameter_px."
+            )
+        return self.summary.mpp
+
+    @property
     def parquet(self) -> Path | None:
         """The GeoParquet file, None if there is none."""
         return self._existing(PARQUET)

@@ -47,8 +47,8 @@ def parametric_map(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
 
 def _object(folder: ResultFolder, slide: DicomSlide, found: HeatmapFile, codes: Codes) -> Dataset:
     summary = folder.summary
-    placement = slide.placement(summary.mpp)
-    downsample = found.grid_um / summary.mpp
+    placement = slide.placement(folder.mpp)
+    downsample = found.grid_um / folder.mpp
     made = new_object(summary, slide, sop_class=PARAMETRIC_MAP, modality="OT")
     make_image(made, placement, found.corner_l0, downsample)
     if slide.image is not None:

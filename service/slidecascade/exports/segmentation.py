@@ -104,7 +104,7 @@ def segmentation(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         UnusableDataError: the result has no mask, or it is damaged.
     """
     slide = read_slide(inputs, folder.summary)
-    placement = slide.placement(folder.summary.mpp)
+    placement = slide.placement(folder.mpp)
     codes = read_codes(inputs.dicom_codes, folder.classes)
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as pixels, closing(_open(folder)) as opened:
         mask = _mask(folder, opened)

@@ -311,7 +311,7 @@ def _decoded(data: bytes, size: Size) -> Rgb:
     """A frame as stored: JPEG, JPEG 2000 or plain RGB; raises ValueError for others and damaged ones."""
     pixels: NDArray[np.uint8] | None
     if data.startswith(b"\xff\xd8"):
-        pixels, damage = jpeg.decode_whole(data)
+        pixels, damage = jpeg.decode_whole(data, size, None)
         if pixels is None:
             raise ValueError(damage or "an unusual JPEG")
     elif data.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
