@@ -143,10 +143,10 @@ lock: $(VENV)/.dev ## pins every requirement anew but torch
 		--extra service --extra cpu --extra triton --extra convert --extra train --extra dev \
 		--excludes requirements/torch-excluded.in -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--generate-hashes --extra service --extra cpu --extra triton -c requirements/dev.txt \
+		--generate-hashes --extra service --extra cpu --extra triton --extra dicom -c requirements/dev.txt \
 		-o requirements/service-cpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		--generate-hashes --extra service --extra gpu --extra triton -c requirements/dev.txt \
+		--generate-hashes --extra service --extra gpu --extra triton --extra dicom -c requirements/dev.txt \
 		-o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		--extra bench -c requirements/dev.txt -o requirements/bench.txt

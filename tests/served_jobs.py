@@ -25,13 +25,13 @@ def submit(server: Server, *, key: str | None = None, **fields: object) -> dict[
     headers = {} if key is None else {"Idempotency-Key": key}
     answer = httpx.post(f"{server.url}/v1/jobs", json=JOB | fields, headers=headers, timeout=30)
     assert answer.status_code in (200, 202), answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    reported: dict[str, Any] = answer.json()
+    return reported
 
 
 def show(server: Server, job: str) -> dict[str, Any]:
-    told: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
-    return told
+    reported: dict[str, Any] = httpx.get(f"{server.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
+    return reported
 
 
 def ended(server: Server, job: str) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def ended(server: Server, job: str) -> dict[str, Any]:
 
 def succeeded(server: Server, job: str) -> str:
     """The id of a job, once it has succeeded."""
-    told = ended(server, job)
-    assert told["status"] == "succeeded", told
+    reported = ended(server, job)
+    assert reported["status"] == "succeeded", reported
     return job
 
 

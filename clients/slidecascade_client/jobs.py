@@ -102,11 +102,11 @@ class Job(_Known):
         Raises:
             JobFailedError, JobCancelledError: when it ended so.
         """
-        told = None
+        yielded = None
         while True:
             progress = self.refresh().progress
-            if told is None or (progress.fields_done, progress.fields_total) != told or self.ended:
-                told = (progress.fields_done, progress.fields_total)
+            if yielded is None or (progress.fields_done, progress.fields_total) != yielded or self.ended:
+                yielded = (progress.fields_done, progress.fields_total)
                 yield progress
             if self.ended:
                 break
@@ -192,11 +192,11 @@ class AsyncJob(_Known):
 
     async def progress(self, *, poll_s: float = POLL_S) -> AsyncIterator[JobProgress]:
         """See `Job.progress`."""
-        told = None
+        yielded = None
         while True:
             progress = (await self.refresh()).progress
-            if told is None or (progress.fields_done, progress.fields_total) != told or self.ended:
-                told = (progress.fields_done, progress.fields_total)
+            if yielded is None or (progress.fields_done, progress.fields_total) != yielded or self.ended:
+                yielded = (progress.fields_done, progress.fields_total)
                 yield progress
             if self.ended:
                 break

@@ -253,15 +253,15 @@ def _with_input_layer(layers: list[Any]) -> list[Any]:
 def _lambda_factor(name: str, config: dict[str, Any], rebuilding: Rebuilding) -> float:
     """The factor of a Lambda: stated by the caller, or recognised in its code."""
     factor = rebuilding.lambdas.get(name)
-    told = "as you said"
+    basis = "as you said"
     if factor is None:
-        factor, told = _recognised(config.get("function")), "as in its code"
+        factor, basis = _recognised(config.get("function")), "as in its code"
     if factor is None:
         raise ConversionError(
             f"Layer {name!r} is a Lambda, whose code in the file is not run: if it multiplies by a constant, say "
             f"--lambda {name}=rescale:0.00392; otherwise give the architecture with --arch module:callable."
         )
-    rebuilding.notes.append(f"Lambda layer {name!r} multiplies by {factor:.6g}, {told}; its code was not run.")
+    rebuilding.notes.append(f"Lambda layer {name!r} multiplies by {factor:.6g}, {basis}; its code was not run.")
     return factor
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.source import MAX_SOURCE_BYTES
-from slidecascade_convert.torch_failures import told
+from slidecascade_convert.torch_failures import failing_as
 
 # Where training frameworks keep the weights among optimizer states, epochs and settings.
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
@@ -70,12 +70,12 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     Raises:
         ConversionError: when the file is damaged, a pickled module or learner, or holds no weights.
     """
-    with told(_DAMAGED):
+    with failing_as(_DAMAGED):
         check_archive(path)
         pickled = list(_pickle_operations(path))
     _refuse_object(pickled)
     unknown = _unknown_names(pickled)
-    with told(_DAMAGED), torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
+    with failing_as(_DAMAGED), torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
@@ -109,7 +109,7 @@ def read_safetensors(path: Path) -> Mapping[str, Tensor]:
     content = bytearray(path.read_bytes())
     (length,) = struct.unpack_from("<Q", content)
     start = 8 + length
-    with told("The source begins as a safetensors file but is damaged: copy it again."):
+    with failing_as("The source begins as a safetensors file but is damaged: copy it again."):
         header = json.loads(content[8:start])
         header.pop("__metadata__", None)
         return {

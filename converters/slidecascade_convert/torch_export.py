@@ -19,7 +19,7 @@ from torch import nn
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.request import ConversionRequest
-from slidecascade_convert.torch_failures import told
+from slidecascade_convert.torch_failures import failing_as
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +42,7 @@ def export_module(module: nn.Module, request: ConversionRequest, *, channels: in
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {0: dynamic, 2: dynamic, 3: dynamic} if request.task == "segment" else {0: dynamic}
     try:
-        with told(_CANNOT):
+        with failing_as(_CANNOT):
             return _from_dynamo(module, (example,), dynamic_shapes=(sizes,))
     except ConversionError as error:
         try:
@@ -60,7 +60,7 @@ def export_traced(module: nn.Module, request: ConversionRequest, *, channels: in
     import onnx
 
     axes = {_PIXELS: {0: "N", 2: "H", 3: "W"}} if request.task == "segment" else {_PIXELS: {0: "N"}}
-    with told(_CANNOT), tempfile.TemporaryDirectory() as scratch:
+    with failing_as(_CANNOT), tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "traced.onnx")
         torch.onnx.export(
             _frozen(module) if isinstance(module, torch.jit.ScriptModule) else module,
@@ -92,7 +92,7 @@ def export_outputs(
     import onnx
 
     axes = {"image": layout, **outputs}
-    with told(_CANNOT), tempfile.TemporaryDirectory() as scratch:
+    with failing_as(_CANNOT), tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "traced.onnx")
         torch.onnx.export(
             module,
@@ -116,7 +116,7 @@ def export_program(program: torch.export.ExportedProgram) -> onnx.ModelProto:
     Raises:
         ConversionError: when the exporter does not support one of its operations.
     """
-    with told(_CANNOT):
+    with failing_as(_CANNOT):
         return _from_dynamo(program, ())
 
 

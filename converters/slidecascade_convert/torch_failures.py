@@ -28,7 +28,7 @@ _OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory", "cannot a
 
 
 @contextmanager
-def told(sentence: str) -> Iterator[None]:
+def failing_as(sentence: str) -> Iterator[None]:
     """Run without output, and convert errors of torch to `sentence`, with their first line in brackets.
 
     Raises:

@@ -119,13 +119,13 @@ def _check_shapes(expected: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) 
 
 
 def _check_names(missing: list[str], unexpected: list[str]) -> None:
-    told = []
+    differences = []
     if missing:
-        told.append(f"the source lacks {_some(missing)}")
+        differences.append(f"the source lacks {_some(missing)}")
     if unexpected:
-        told.append(f"the network has no {_some(unexpected)}")
-    if told:
-        raise ConversionError(f"The weights do not fit the network: {' and '.join(told)}; correct --arch.")
+        differences.append(f"the network has no {_some(unexpected)}")
+    if differences:
+        raise ConversionError(f"The weights do not fit the network: {' and '.join(differences)}; correct --arch.")
 
 
 def _some(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from slidecascade_convert.request import ConversionRequest
 from slidecascade_convert.source import SourceFormat
 from slidecascade_convert.torch_checkpoints import read_checkpoint, read_safetensors
 from slidecascade_convert.torch_export import export_module, export_program, export_traced
-from slidecascade_convert.torch_failures import RAISED, told
+from slidecascade_convert.torch_failures import RAISED, failing_as
 from slidecascade_convert.torch_networks import fit, network
 from slidecascade_convert.torch_program import Program, open_program
 from slidecascade_convert.torch_script import open_script
@@ -112,7 +112,7 @@ class _TorchOriginal:
         return self._export()
 
     def _run(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        with told(f"The network does not run on a batch of the shape {pixels.shape}."), torch.no_grad():
+        with failing_as(f"The network does not run on a batch of the shape {pixels.shape}."), torch.no_grad():
             answer = self._module(torch.from_numpy(pixels))
         if isinstance(answer, tuple | list) and len(answer) == 1:
             answer = answer[0]

@@ -22,7 +22,7 @@ import torch
 from slidecascade.errors import ConversionError
 from slidecascade_convert.original import ImageShape, image_shape
 from slidecascade_convert.torch_checkpoints import check_archive
-from slidecascade_convert.torch_failures import told
+from slidecascade_convert.torch_failures import failing_as
 
 _DAMAGED: Final = "The source is a torch.export program but is damaged: export it again."
 _TENSORS: Final = re.compile(r"data/(weights|constants)/((weight|tensor)_\d+|\w+_config\.json)")
@@ -81,7 +81,7 @@ def open_program(path: Path, scratch: Path) -> Program:
             batch size or for training, or does not take one image.
     """
     copy = scratch / "checked.pt2"
-    with told(_DAMAGED):
+    with failing_as(_DAMAGED):
         check_archive(path)
         saved_by = _copy_checked(path, copy)
         exported = torch.export.load(copy)

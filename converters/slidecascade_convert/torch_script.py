@@ -11,7 +11,7 @@ import torch
 
 from slidecascade.errors import ConversionError
 from slidecascade_convert.torch_checkpoints import check_archive
-from slidecascade_convert.torch_failures import told
+from slidecascade_convert.torch_failures import failing_as
 
 # TorchScript has no imports and no files but these operators, and native classes that load libraries. Compiled
 # code can run as soon as it is loaded (__setstate__), so that the text is looked at.
@@ -25,10 +25,10 @@ def open_script(path: Path) -> Any:
     Raises:
         ConversionError: when it is damaged, reaches for files, or uses operators that are not torch's own.
     """
-    with told("The source is a TorchScript archive but is damaged: copy it again."):
+    with failing_as("The source is a TorchScript archive but is damaged: copy it again."):
         check_archive(path)
         _check_code(path)
-    with told("The source is a TorchScript archive that torch cannot load: save it again."):
+    with failing_as("The source is a TorchScript archive that torch cannot load: save it again."):
         try:
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]  # torch's own
         except RuntimeError as error:

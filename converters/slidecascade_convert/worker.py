@@ -109,7 +109,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     windows = graph.windows_of(original.facts, request)
     if windows is not None:
         original = Windowed(original, windows)
-    tiles, told = _tiles(request)
+    tiles, origin = _tiles(request)
     probe = tiles[0][:1]
     output = original.predict(heads.network_input(probe, request, original.facts))
     channels = heads.served_channels(output, probe, request, original.facts)
@@ -121,7 +121,7 @@ def convert(request: ConversionRequest, folder: Path, *, network_was_reachable: 
     parity = _parity(
         source_format=form.value,
         source_sha256=sha256(request.source),
-        tiles=told,
+        tiles=origin,
         agreement=agreement,
         colour_swap_changes=None if seen is None else seen.changes,
         network_was_reachable=network_was_reachable,
@@ -251,20 +251,20 @@ def _colour_swap(
 def _warnings(
     request: ConversionRequest, original: Original, agreement: Agreement, seen: _ColourSwap | None
 ) -> tuple[str, ...]:
-    told = []
+    warnings = []
     if seen is not None and seen.changes > 0.5:
         order = "BGR" if request.bgr else "RGB"
-        told.append(
+        warnings.append(
             f"The class changes on {seen.changes:.0%} of the tiles when red and blue are exchanged: make sure "
             f"that the network was trained on {order}; --bgr is for networks trained on BGR."
         )
     if seen is not None and seen.spread < _SAME_ANSWER:
-        told.append(f"The network gives all tiles the same probabilities, {_LITTLE_IS_COMPARED}")
+        warnings.append(f"The network gives all tiles the same probabilities, {_LITTLE_IS_COMPARED}")
     if agreement.objects == 0:
-        told.append(f"The network finds no objects on the tiles, {_LITTLE_IS_COMPARED}")
+        warnings.append(f"The network finds no objects on the tiles, {_LITTLE_IS_COMPARED}")
     if original.facts.has_rescaling and not request.normalisation.is_identity:
-        told.append("The network rescales its pixels itself, and --scale or --mean is applied in addition.")
-    return tuple(told)
+        warnings.append("The network rescales its pixels itself, and --scale or --mean is applied in addition.")
+    return tuple(warnings)
 
 
 def _notes(request: ConversionRequest, facts: Facts, channels: tuple[int, ...]) -> tuple[str, ...]:

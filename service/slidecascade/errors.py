@@ -6,7 +6,7 @@
     ├── NotAcceptableError           no answer in the media type asked for
     ├── UnsupportedMediaTypeError    the request's media type is not read here
     ├── UploadTooLargeError          too many bytes
-    ├── RegionTooLargeError          too many pixels (told before decoding)
+    ├── RegionTooLargeError          too many pixels (reported before decoding)
     ├── UndecodableImageError        the upload is not a readable image
     ├── MissingResolutionError       no pixel size in the source, none in the request
     ├── ImplausibleResolutionError   a pixel size that no microscope makes
@@ -31,14 +31,14 @@
     ├── CancelledError               the caller went away
     ├── ModelFailedError             a network raised or returned what it must not
     ├── TilesFailedError             tiles failed twice and a partial answer was not allowed
-    ├── ModelPackageError            a model package that must not be served (told at start)
-    ├── HeadPluginError              an installed package whose head clashes or is broken (told at start)
+    ├── ModelPackageError            a model package that must not be served (reported at start)
+    ├── HeadPluginError              an installed package whose head clashes or is broken (reported at start)
     ├── ConversionError              a checkpoint that cannot become a served model
-    ├── PipelineSpecError            a pipeline file that cannot be run (told at start)
+    ├── PipelineSpecError            a pipeline file that cannot be run (reported at start)
     ├── UnusableDataError            annotations or a data set that cannot be learned from
     ├── TrainingFailedError          a training run that cannot go on
-    ├── SettingsError                a setting that cannot be used (told at start)
-    ├── ListenError                  the address to serve at is taken or not ours (told at start)
+    ├── SettingsError                a setting that cannot be used (reported at start)
+    ├── ListenError                  the address to serve at is taken or not ours (reported at start)
     ├── BrokenAuditLogError          the audit log was changed or is damaged
     ├── UnwritableOutputError        results cannot be written where they should go
     │   └── StorageFullError         they have no room on the disk

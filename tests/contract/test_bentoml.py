@@ -97,8 +97,8 @@ def test_a_bentoml_client_submits_jobs(
     wrong = httpx.post(f"{job_server.url}/show_job", json={"job": "none"})
     assert {item["field"] for item in wrong.json()["errors"]} == {"job", "job_id"}
     (tmp_path / "Doe, Jane.png").write_bytes(tissue_png)
-    told = call(job_server, {"pipeline": "toy", "mpp": 0.5}, tmp_path / "Doe, Jane.png", method="submit_job")
-    upload = wire.JobInfo.model_validate(told)
+    reported = call(job_server, {"pipeline": "toy", "mpp": 0.5}, tmp_path / "Doe, Jane.png", method="submit_job")
+    upload = wire.JobInfo.model_validate(reported)
     job_server.wait(lambda: httpx.get(f"{job_server.url}/v1/jobs/{upload.id}").json()["status"] == "succeeded")
     refused = call(job_server, {"pipeline": "none", "slide": "x"}, method="submit_job")
     assert wire.Problem.model_validate(refused).name == "unknown-pipeline"
@@ -106,8 +106,8 @@ def test_a_bentoml_client_submits_jobs(
 
 def test_a_server_without_jobs_says_so_to_bentoml(server: Server) -> None:
     """No folder of jobs: the native method names the setting."""
-    told = call(server, {"pipeline": "nuclei", "slide": "rendered.tiff"}, method="submit_job")
-    assert "SLIDECASCADE_JOBS_DIR" in wire.Problem.model_validate(told).detail
+    reported = call(server, {"pipeline": "nuclei", "slide": "rendered.tiff"}, method="submit_job")
+    assert "SLIDECASCADE_JOBS_DIR" in wire.Problem.model_validate(reported).detail
 
 
 def test_a_bentoml_client_gets_the_problem(server: Server) -> None:

@@ -159,7 +159,7 @@ def test_what_is_served_is_listed(ask: Ask, server: Server) -> None:
         try:
             assert ask(server.url, "slide", slide.id).id == slide.id
         except UnreadableSlideError:
-            continue  # a broken file is listed, and told as such
+            continue  # a broken file is listed, and reported as such
 
 
 @both_clients

@@ -173,23 +173,23 @@ def test_a_batch_is_answered_job_by_job(job_server: Server) -> None:
     ]
     headers = {"Idempotency-Key": f"whole-{time.time_ns()}"}
     url = f"{job_server.url}/v1/jobs:batch"
-    told = httpx.post(url, json={"jobs": jobs}, headers=headers, timeout=60).json()["jobs"]
-    assert [item["status"] for item in told] == [202, 404, 422, 202]
-    assert [item["problem"] and item["problem"]["type"].rpartition(":")[2] for item in told] == [
+    reported = httpx.post(url, json={"jobs": jobs}, headers=headers, timeout=60).json()["jobs"]
+    assert [item["status"] for item in reported] == [202, 404, 422, 202]
+    assert [item["problem"] and item["problem"]["type"].rpartition(":")[2] for item in reported] == [
         None, "unknown-slide", "invalid-request", None,
     ]  # fmt: skip
     again = httpx.post(url, json={"jobs": jobs}, headers=headers, timeout=60).json()["jobs"]
     assert [item["status"] for item in again] == [200, 404, 422, 200]
     assert [item["job"] and item["job"]["id"] for item in again] == [
-        item["job"] and item["job"]["id"] for item in told
+        item["job"] and item["job"]["id"] for item in reported
     ]
     single = httpx.post(
         f"{job_server.url}/v1/jobs",
         json=JOB | {"label": "batch"},
         headers={"Idempotency-Key": str(jobs[0]["idempotency_key"])},
     )
-    assert (single.status_code, single.json()["id"]) == (200, told[0]["job"]["id"])
-    for item in told:
+    assert (single.status_code, single.json()["id"]) == (200, reported[0]["job"]["id"])
+    for item in reported:
         if item["job"]:
             httpx.post(f"{job_server.url}/v1/jobs/{item['job']['id']}/cancel")
 
@@ -200,8 +200,8 @@ def test_a_batch_has_at_most_500_jobs(start_job_server: StartJobs, tmp_path: Pat
     url = f"{server.url}/v1/jobs:batch"
     assert problem(httpx.post(url, json={"jobs": [JOB] * 501}, timeout=60)) == (422, "invalid-request")
     assert problem(httpx.post(url, json={"jobs": []}, timeout=60)) == (422, "invalid-request")
-    told = httpx.post(url, json={"jobs": [JOB] * 500}, timeout=LIMIT_S).json()["jobs"]
-    statuses = [item["status"] for item in told]
+    reported = httpx.post(url, json={"jobs": [JOB] * 500}, timeout=LIMIT_S).json()["jobs"]
+    statuses = [item["status"] for item in reported]
     assert len(statuses) == 500
     assert set(statuses[:400]) == {202}
     assert statuses.count(429) >= 90  # a few of the first may have ended meanwhile
@@ -275,8 +275,8 @@ def test_the_command_line_uploads(
 
 def test_a_job_counts_from_the_origin_it_is_asked_for(job_server: Server) -> None:
     """`origin` is that of a region: in the answer, and one that does not exist is rejected."""
-    told = httpx.post(f"{job_server.url}/v1/jobs", json=JOB | {"origin": "bounds"}, timeout=30)
-    job = succeeded(job_server, told.json()["id"])
+    reported = httpx.post(f"{job_server.url}/v1/jobs", json=JOB | {"origin": "bounds"}, timeout=30)
+    job = succeeded(job_server, reported.json()["id"])
     answer = httpx.get(f"{job_server.url}/v1/jobs/{job}/result", headers=GEOJSON, timeout=30)
     assert answer.json()["slidecascade"]["origin"] == "bounds"
     assert problem(httpx.post(f"{job_server.url}/v1/jobs", json=JOB | {"origin": "x"})) == (422, "invalid-request")

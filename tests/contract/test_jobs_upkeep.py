@@ -94,10 +94,10 @@ def test_the_numbers_of_jobs(start_job_server: StartJobs, tmp_path: Path) -> Non
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     server = start_job_server(jobs)
-    told = ended(server, job)
+    reported = ended(server, job)
     done, waiting, cells, age = _numbers(server, "fields_done", "fields_waiting", "cells", "oldest_seconds")
-    assert (done, waiting, age) == (told["progress"]["fields_total"], 0, 0)
-    assert cells == told["progress"]["cells"]
+    assert (done, waiting, age) == (reported["progress"]["fields_total"], 0, 0)
+    assert cells == reported["progress"]["cells"]
     assert _numbers(server, "take_overs")[0] >= 1
     assert _numbers(server, "disk_free_bytes")[0] > 0
     used = sum(path.stat().st_size for path in jobs.rglob("*") if path.is_file())

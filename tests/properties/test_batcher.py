@@ -182,7 +182,7 @@ def test_calls_of_disconnected_clients_are_not_run() -> None:
             stays = pool.submit(made.run, "m", images(9))
             wait_for(lambda: made._schedule.waiting() == 3)
             control.cancel()
-            with pytest.raises(CancelledError):  # told at once, not when the network is free again
+            with pytest.raises(CancelledError):  # reported at once, not when the network is free again
                 left.result(5)
             with pytest.raises(DeadlineExceededError):
                 late.result(5)

@@ -173,7 +173,11 @@ def test_a_call_that_breaks_off_is_made_once_more(runner_of: MakeRunner, broken:
         (service_error(problem="overloaded", detail="Full.", retry_after_s=3), OverloadedError, "Full."),
         (service_error(problem="draining", detail="Bye.", retry_after_s=3), DrainingError, "Bye."),
         (service_error(problem="model-failed", detail="NaN."), ModelFailedError, "NaN."),
-        (service_error(problem="overloaded", detail="No time is told."), ModelFailedError, "failed unexpectedly"),
+        (
+            service_error(problem="overloaded", detail="No time is reported."),
+            ModelFailedError,
+            "failed unexpectedly",
+        ),
         (service_error(problem="gold", detail="?"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("<html>"), ModelFailedError, "failed unexpectedly"),
         (BentoMLException("[]"), ModelFailedError, "failed unexpectedly"),

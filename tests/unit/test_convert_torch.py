@@ -202,9 +202,20 @@ def test_full_size_networks_are_converted_and_find_areas(tmp_path: Path, arch: s
     model = network(arch)
     torch.save({prefix + name: each for name, each in model.state_dict().items()}, path)
     del model
-    told = ["--name", "toy", "--task", "segment", "--head", "semantic", "--classes", "Glomerulus", "--mpp", "4"]
-    told += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", arch]
-    assert main(["convert", str(path), *told, "--out", str(tmp_path / "models")]) == 0
+    reported = [
+        "--name",
+        "toy",
+        "--task",
+        "segment",
+        "--head",
+        "semantic",
+        "--classes",
+        "Glomerulus",
+        "--mpp",
+        "4",
+    ]
+    reported += ["--mean", "0.65,0.48,0.69", "--std", "0.15,0.2,0.13", "--logits", "--arch", arch]
+    assert main(["convert", str(path), *reported, "--out", str(tmp_path / "models")]) == 0
     pipeline = {
         "name": "glomeruli",
         "kind": "areas",

@@ -53,8 +53,8 @@ def slides(tmp_path: Path) -> Path:
 
 def call(slides: Path, *more: str) -> list[str]:
     table = str(slides.parent / "masks.csv")
-    told = ["dataset", "--from", "masks", "--slides", str(slides), "--annotations", table, "--slide-mpp", "1"]
-    return [*told, "--mpp", "2", "--size", "48", "--out", str(slides.parent / "data"), *more]
+    reported = ["dataset", "--from", "masks", "--slides", str(slides), "--annotations", table, "--slide-mpp", "1"]
+    return [*reported, "--mpp", "2", "--size", "48", "--out", str(slides.parent / "data"), *more]
 
 
 def test_tiles_have_the_masks_of_their_slides(slides: Path) -> None:

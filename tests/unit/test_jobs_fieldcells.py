@@ -40,10 +40,14 @@ def test_what_is_written_is_read(seed: int, cells: int, reach_px: float) -> None
     theirs = slidecascade_client.FieldCells.read(data)
     assert np.abs(ours.vertices - field.vertices).max(initial=0) <= 0.5 / UNITS
     assert np.array_equal(ours.offsets, field.offsets)
-    for told in (ours, theirs):
-        assert (told.index, told.classes, told.is_final) == (field.index, field.classes, field.is_final)
-        assert np.array_equal(told.class_index, field.class_index)
-        assert np.array_equal(told.probability, field.probability)
+    for reported in (ours, theirs):
+        assert (reported.index, reported.classes, reported.is_final) == (
+            field.index,
+            field.classes,
+            field.is_final,
+        )
+        assert np.array_equal(reported.class_index, field.class_index)
+        assert np.array_equal(reported.probability, field.probability)
     assert len(theirs.outlines) == cells
     for outline, start, end in zip(theirs.outlines, field.offsets, field.offsets[1:], strict=False):
         assert np.array_equal(outline, ours.vertices[start:end])

@@ -63,8 +63,8 @@ def test_a_notification_is_claimed_by_one_until_its_lease_ends(database: Databas
     assert again.id == first.id
     outbox.delivered(again.id)
     assert outbox.claim(lease_s=60) is None
-    (told,) = outbox.list(state="delivered", limit=10)
-    assert (told.attempts, told.error) == (1, None)
+    (reported,) = outbox.list(state="delivered", limit=10)
+    assert (reported.attempts, reported.error) == (1, None)
 
 
 def test_a_failed_notification_waits_then_is_dead(database: Database) -> None:
@@ -93,14 +93,14 @@ def test_the_backlog_counts_kept_and_unfinished_jobs(database: Database) -> None
     records.start(second, 1, fields_total=5, done={0: 1, 1: 2})
     records.took_over(2)
     records.took_over(1)
-    told = records.backlog()
-    assert told is not None
-    assert (told.fields, told.cells, told.waiting, told.take_overs) == (3, 13, 5, 3)
-    assert told.oldest_s > 0
+    reported = records.backlog()
+    assert reported is not None
+    assert (reported.fields, reported.cells, reported.waiting, reported.take_overs) == (3, 13, 5, 3)
+    assert reported.oldest_s > 0
     records.end(second, 1, "cancelled")
-    told = records.backlog()
-    assert told is not None
-    assert (told.fields, told.cells, told.waiting) == (3, 13, 2)
+    reported = records.backlog()
+    assert reported is not None
+    assert (reported.fields, reported.cells, reported.waiting) == (3, 13, 2)
 
 
 def test_expired_and_known_jobs(database: Database) -> None:

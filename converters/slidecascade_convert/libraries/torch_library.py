@@ -22,7 +22,7 @@ from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.source import SourceFormat
 from slidecascade_convert.torch_checkpoints import read_checkpoint, read_safetensors
 from slidecascade_convert.torch_export import export_outputs
-from slidecascade_convert.torch_failures import told
+from slidecascade_convert.torch_failures import failing_as
 from slidecascade_convert.torch_networks import fit
 
 _OBJECTS: Final = "It finds objects of {:g} px, here {:.3g} um; those of its training images had {:.3g} px."
@@ -237,7 +237,7 @@ def _library(title: str, module: nn.Module, image: InputSpec, **fields: Any) -> 
     module.eval()
 
     def predict(images: npt.NDArray[Any]) -> Tensors:
-        with told(f"The network does not run on a batch of the shape {images.shape}."), torch.no_grad():
+        with failing_as(f"The network does not run on a batch of the shape {images.shape}."), torch.no_grad():
             return _named(module(torch.from_numpy(np.ascontiguousarray(images))), list(layouts))
 
     def export() -> Any:

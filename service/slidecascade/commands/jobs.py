@@ -74,10 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text)
         action.add_argument("id")
         action.set_defaults(act=act)
-    told = actions.add_parser("notifications", help="list the notifications of ended jobs, the newest first")
-    told.add_argument("--state", choices=("waiting", "delivered", "dead"))
-    told.add_argument("--resend", metavar="ID", help="send this one again")
-    told.set_defaults(act=_notifications)
+    notifications = actions.add_parser(
+        "notifications", help="list the notifications of ended jobs, the newest first"
+    )
+    notifications.add_argument("--state", choices=("waiting", "delivered", "dead"))
+    notifications.add_argument("--resend", metavar="ID", help="send this one again")
+    notifications.set_defaults(act=_notifications)
     fetch = actions.add_parser("fetch", help="wait for a job and write its files; an interrupted download goes on")
     fetch.add_argument("id")
     fetch.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -88,7 +88,7 @@ class SlideStore:
         of a handle, whoever it is for.
 
         Raises:
-            UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not told
+            UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not reported
                 from one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
             NotReadyError: the DICOMweb server of the slide is away.

@@ -102,8 +102,8 @@ class Submissions:
                 status = 202 if accepted.is_new else 200
                 items.append(wire.JobBatchItem(status=status, job=info(accepted.record)))
             except SlideCascadeError as error:
-                told = problem(error, Exchange.of(request).request_id)
-                items.append(wire.JobBatchItem(status=told.status, problem=told))
+                rejected = problem(error, Exchange.of(request).request_id)
+                items.append(wire.JobBatchItem(status=rejected.status, problem=rejected))
         return wire.JobBatchResult(jobs=tuple(items))
 
     async def _read(

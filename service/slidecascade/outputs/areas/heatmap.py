@@ -32,9 +32,9 @@ def compute(result: AreasResult, spec: CoverageMap) -> Heatmap:
     tissue = tissue_um2(
         result, _edges_l0(region.x, columns, grid_um / mpp), _edges_l0(region.y, rows, grid_um / mpp)
     )
-    told = (seen > 0) & (tissue > MIN_COVER * seen * grid.mpp**2)
+    shown = (seen > 0) & (tissue > MIN_COVER * seen * grid.mpp**2)
     values = np.full((rows, columns), np.nan, np.float32)
-    np.divide(covered, seen, out=values, where=told, casting="unsafe")
+    np.divide(covered, seen, out=values, where=shown, casting="unsafe")
     return Heatmap(
         name=spec.name,
         title=spec.title,

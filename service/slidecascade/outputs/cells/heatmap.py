@@ -77,12 +77,12 @@ def of_tally(analysis: Analysis, tally: Tally) -> Heatmap:
     amount = _smooth(tally.chosen.astype(np.float64), sigma)
     if spec.kind == "fraction":
         among = _smooth(tally.among.astype(np.float64), sigma)
-        told = covered & (among > 0)
+        shown = covered & (among > 0)
     else:
         among = _smooth(tissue, sigma) / UM2_PER_MM2
-        told = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
+        shown = covered & (among > MIN_COVER * _smooth(extent, sigma) / UM2_PER_MM2)
     values = np.full(tissue.shape, np.nan, np.float32)
-    np.divide(amount, among, out=values, where=told, casting="same_kind")
+    np.divide(amount, among, out=values, where=shown, casting="same_kind")
     is_physical = analysis.physical_mpp is not None
     unit = "cells/mm2" if is_physical else "cells/Mpx"
     if not is_physical and spec.kind == "density":
