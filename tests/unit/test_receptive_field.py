@@ -154,7 +154,18 @@ def test_a_field_that_cannot_be_computed_is_not_stated(layers: list[Layer], expe
 
 
 @pytest.mark.parametrize(
-    "name", ["nuclei-unet", "nash-cell", "nash-hepatocyte", "lymph-tumour", "glomeruli-unet", "liver-fat"]
+    "name",
+    [
+        "nuclei-unet",
+        "nash-cell",
+        "nash-hepatocyte",
+        "lymph-tumour",
+        "glomeruli-unet",
+        "liver-fat",
+        "fluorescence-unet",
+        "fluorescence-stardist",
+        "fluorescence-flows",
+    ],
 )
 def test_the_bundled_packages_state_the_field_of_their_graphs(name: str) -> None:
     """A classifier sees its whole crop."""
