@@ -53,7 +53,7 @@ def test_nuclei_of_unseen_images_are_found(head: str, shared_data: Path, analyse
 
 
 @pytest.mark.parametrize("head", NUCLEI)
-def test_nuclei_of_a_slide_are_found_in_its_blue_channel(head: str, shared_data: Path, analyser: Analyser) -> None:
+def test_nuclei_of_a_slide_are_found_in_its_blue_channel(head: str, shared_data: Path) -> None:
     """A fluorescence slide whose signal lies in one colour, as many nuclei as were seen in its overlay."""
     slide = shared_data / "slides" / "fluo-dapi.ndpi"
     settings = read_settings().model_copy(update={"slide_roots": (slide.parent,)})
