@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer fhir-validation demo test test-fast fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-gpu models nuclei-folds lock sbom format clean
+.PHONY: help setup viewer fhir-validation demo test test-fast test-large fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-gpu models nuclei-folds lock sbom format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -63,6 +63,9 @@ test: $(VENV)/.dev ## all tests
 
 test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, training and server processes; for daily work
 	$(PYTEST) -m "not slow" tests/test_imports.py tests/unit tests/properties
+
+test-large: $(VENV)/.dev ## the conversion of a network of 200 million weights, alone, with 10 GiB of memory
+	SLIDECASCADE_TEST_LARGE=1 $(BIN)/python -m pytest tests/unit/test_convert_torch.py -k unext101
 
 fuzz: $(VENV)/.dev ## bytes made to break what reads them, guided by coverage; SECONDS for each of the targets, by default 600
 	for target in $$($(BIN)/python tests/fuzz/campaign.py); do \

@@ -20,9 +20,32 @@ MPP = 0.5
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Starts ``slidecascade serve`` with the settings given; all are stopped at the end."""
+def started_servers() -> Iterator[list[Server]]:
+    """All that `start_server` has started; what is left in it at the end is stopped."""
     started: list[Server] = []
+    yield started
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> list[Server]:
+    """Those that tests of several modules use."""
+    return []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers_end_with_their_module(started_servers: list[Server], shared_servers: list[Server]) -> Iterator[None]:
+    """A server takes half a gigabyte, and the session starts fifty."""
+    yield
+    for server in [server for server in started_servers if server not in shared_servers]:
+        server.stop()
+        started_servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory, started_servers: list[Server]) -> StartServer:
+    """Starts ``slidecascade serve`` with the settings given; it is stopped at the end of the module."""
 
     def start(*, slides: Path | None = None, models: Path | None = None, **settings: object) -> Server:
         port = free_port()
@@ -30,18 +53,17 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         command += ["--slides", str(slides)] if slides else []
         command += ["--models", str(models)] if models else []
         server = launch(command, port=port, home=tmp_path_factory.mktemp("home"), **settings)
-        started.append(server)
+        started_servers.append(server)
         return server
 
-    yield start
-    for server in started:
-        server.stop()
+    return start
 
 
 @pytest.fixture(scope="session")
-def server(start_server: StartServer, slide_root: Path) -> Server:
+def server(start_server: StartServer, shared_servers: list[Server], slide_root: Path) -> Server:
     """One process for all tests that do not stop or overload it."""
-    return start_server(slides=slide_root, max_upload_bytes=2**23)
+    shared_servers.append(start_server(slides=slide_root, max_upload_bytes=2**23))
+    return shared_servers[-1]
 
 
 @pytest.fixture(scope="session")
@@ -83,9 +105,12 @@ def start_job_server(start_server: StartServer, job_toy: ToyPipeline, job_slides
 
 
 @pytest.fixture(scope="session")
-def job_server(start_job_server: StartJobs, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def job_server(
+    start_job_server: StartJobs, shared_servers: list[Server], tmp_path_factory: pytest.TempPathFactory
+) -> Server:
     """One process for all tests of jobs that do not stop it."""
-    return start_job_server(tmp_path_factory.mktemp("jobs") / "jobs")
+    shared_servers.append(start_job_server(tmp_path_factory.mktemp("jobs") / "jobs"))
+    return shared_servers[-1]
 
 
 @pytest.fixture(scope="session")
