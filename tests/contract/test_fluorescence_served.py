@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
-import onnx
 import pytest
 import tifffile
 import yaml
@@ -26,21 +25,10 @@ from slidecascade.heads.mesmer import MESMER, MesmerOptions
 from slidecascade.models.repository import load_package
 from slidecascade_client import Client, InvalidRequestError
 from toy_channels import GREY, tiff, write_pipeline
+from toy_translator import TRANSLATOR, saved, tensor, translator, translator_fields
 
 RADIUS_PX, NUCLEUS_PX = 11, 4
 CENTRES = [(x, y) for y in (40, 100, 160) for x in (40, 90, 140, 200)]
-TRANSLATOR = "toy-translator"
-
-
-def _saved(nodes: list[Any], image: Any, outputs: list[Any], constants: list[Any]) -> bytes:
-    graph = helper.make_graph(nodes, "toy", [image], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def _tensor(name: str, *shape: Any) -> Any:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 def whole_cell_network() -> bytes:
@@ -54,30 +42,10 @@ def whole_cell_network() -> bytes:
         helper.make_node("Concat", ["edge", "membrane", "outside"], ["whole_cell_pixelwise"], axis=3),
     ]
     outputs = [
-        _tensor("whole_cell_inner_distance", "N", "H", "W", 1),
-        _tensor("whole_cell_pixelwise", "N", "H", "W", 3),
+        tensor("whole_cell_inner_distance", "N", "H", "W", 1),
+        tensor("whole_cell_pixelwise", "N", "H", "W", 3),
     ]
-    return _saved(nodes, _tensor("image", "N", "H", "W", 2), outputs, [one])
-
-
-def translator() -> bytes:
-    """Objects are three quarters bright, their edges a quarter; only multiples of 16 px run."""
-    weights = helper.make_tensor("weights", TensorProto.FLOAT, [1, 2, 1, 1], [0.75, -0.5])
-    nodes = [
-        helper.make_node("Conv", ["mask", "weights"], ["drawn"]),
-        helper.make_node("SpaceToDepth", ["drawn"], ["deep"], blocksize=16),
-        helper.make_node("DepthToSpace", ["deep"], ["image"], blocksize=16),
-    ]
-    return _saved(nodes, _tensor("mask", "N", 2, "H", "W"), [_tensor("image", "N", 1, "H", "W")], [weights])
-
-
-def translator_fields() -> dict[str, Any]:
-    mask = {"name": "mask", "dtype": "float32", "layout": "NCHW", "shape": ["batch", 2, "height", "width"],
-            "channels": ["foreground", "edges"], "range": [0, 1], "multiple_of": 16}  # fmt: skip
-    image = {"name": "image", "dtype": "float32", "layout": "NCHW", "shape": ["batch", 1, "height", "width"],
-             "range": [0, 1], "meaning": "intensity"}  # fmt: skip
-    return {"name": TRANSLATOR, "version": 1, "task": "translate", "head": "image", "mpp": 0.5,
-            "licence": "CC0-1.0", "training_data": [], "inputs": [mask], "outputs": [image]}  # fmt: skip
+    return saved(nodes, tensor("image", "N", "H", "W", 2), outputs, [one])
 
 
 def whole_cell_pipeline(folder: Path) -> None:

@@ -42,13 +42,16 @@ def runner() -> Iterator[LocalRunner]:
     made.close()
 
 
-def images(package: ModelPackage, count: int) -> NDArray[np.uint8]:
+def images(package: ModelPackage, count: int) -> NDArray[Any]:
     shape = package.spec.signature.input_shapes(batch=count, side_px=64)["image"]
-    return np.random.default_rng(count).integers(0, 256, shape, np.uint8)
+    rng = np.random.default_rng(count)
+    if package.spec.inputs[0].dtype == "float32":
+        return rng.random(shape, np.float32)
+    return rng.integers(0, 256, shape, np.uint8)
 
 
-def tensor(pixels: NDArray[np.uint8], *, binary: bool) -> triton.InferInput:
-    made = triton.InferInput("image", list(pixels.shape), "UINT8")
+def tensor(pixels: NDArray[Any], *, binary: bool) -> triton.InferInput:
+    made = triton.InferInput("image", list(pixels.shape), "UINT8" if pixels.dtype == np.uint8 else "FP32")
     made.set_data_from_numpy(pixels, binary_data=binary)
     return made
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import toy_models
 from served_process import StartServer
@@ -21,8 +23,10 @@ from slidecascade import cli
 from slidecascade.models.repository import load_repository
 from slidecascade.pipelines.cells import FILE
 from slidecascade.pipelines.load import load_pipelines
+from slidecascade.settings import bundled_models_dir
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
+from toy_translator import translator, translator_fields
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -61,13 +65,20 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cv2.imwrite(str(folder / "my-slides" / "x_mask.tif"), lesion)
     (folder / "slides").mkdir()
     write_slide(folder / "slides" / "liver.tiff", TissueOptions(seed=5, mpp=0.25), 1024, 1024)
+    shutil.copytree(bundled_models_dir() / "nash-cell", folder / "models" / "nash-cell")
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "lab.pem").write_bytes(private)
     return folder
 
 
 @pytest.fixture(scope="module")
-def url(workplace: Path, start_server: StartServer) -> str:
-    """A served process whose slide root is the README's."""
-    return start_server(slides=workplace / "slides", jobs_dir=workplace / "jobs").url
+def url(workplace: Path, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A served process whose slide root is the README's, with the bundled models and a translator."""
+    models = tmp_path_factory.mktemp("served") / "models"
+    shutil.copytree(bundled_models_dir(), models)
+    toy_models.write_package(models, translator_fields() | {"name": "my-translator"}, translator())
+    return start_server(slides=workplace / "slides", models=models, jobs_dir=workplace / "jobs").url
 
 
 @pytest.mark.parametrize("command", [line for line in _commands() if line.startswith("curl")])

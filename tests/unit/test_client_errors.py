@@ -39,6 +39,10 @@ NOT_OVER_HTTP = {
     "missing-extra",
     "broken-audit-log",
     "cancelled",
+    "empaia",
+    "fhir-denied",
+    "fhir-rejected",
+    "fhir-unavailable",
 }
 
 

@@ -265,6 +265,7 @@ async def test_the_document_describes_the_contract(client: httpx.AsyncClient) ->
     expected |= {"/v1/slides", "/v1/slides/{slide_id}", "/livez", "/readyz", "/metrics"}
     pictures = ("dzi", "dzi_files/{level}/{column}_{row}.jpeg", "thumbnail")
     expected |= {f"/v1/slides/{{slide_id}}/{part}" for part in pictures}
+    expected |= {"/v1/slides/{slide_id}/crops/{model}.png", "/v1/translate"}
     expected |= {"/v2", "/v2/health/live", "/v2/health/ready"}
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         expected |= {model, f"{model}/ready", f"{model}/infer"}
