@@ -82,7 +82,7 @@ def test_a_server_has_a_name_in_the_configuration(server: FakeFhirServer, result
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ([], "--out or --to"),
+        ([], "with --out, or a server with --to"),
         (["--to", "http://fhir.example/r4"], "https"),
         (["--to", "ftp://fhir.example"], "--to"),
         (["--to", "https://user:word@fhir.example?x"], "--to"),
