@@ -7,6 +7,7 @@ import pytest
 
 from slidecascade.geometry import Box
 from slidecascade.slides import slide as slides
+from slidecascade.slides.jpegtiles import JpegTiles
 from slidecascade.slides.lastread import LastRead
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Rgb
@@ -58,6 +59,13 @@ def test_what_is_cut_out_cannot_be_changed(slide: Slide) -> None:
         part[:] = 0
 
 
+@pytest.fixture
+def _by_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As slides are read whose tiles are not decoded directly."""
+    monkeypatch.setattr(JpegTiles, "read", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_by_openslide")
 @pytest.mark.parametrize("piece_px", [2**30, 2**20, 2**16, 700])
 def test_the_pieces_of_a_read_do_not_show(slide: Slide, monkeypatch: pytest.MonkeyPatch, piece_px: int) -> None:
     """Whole or in pieces of any size, at both levels: the pixels are the same."""
@@ -69,6 +77,7 @@ def test_the_pieces_of_a_read_do_not_show(slide: Slide, monkeypatch: pytest.Monk
         np.testing.assert_array_equal(slide.read_level(level, box), expected)
 
 
+@pytest.mark.usefixtures("_by_openslide")
 def test_a_read_is_made_in_pieces_of_bounded_size(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     """What OpenSlide is asked for at once does not grow with the box."""
     asked: list[int] = []
