@@ -56,7 +56,7 @@ def crop_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         pipeline: Annotated[str, Query(min_length=1, max_length=wire.MAX_NAME)],
         x: Annotated[float, Query(ge=0, le=MAX_L0, description="centroid in level-0 pixels")],
         y: Annotated[float, Query(ge=0, le=MAX_L0, description="centroid in level-0 pixels")],
-        mpp: Annotated[float | None, Query(gt=0, le=50, description="where the slide states none")] = None,
+        mpp: Annotated[float | None, Query(ge=0.01, le=100, description="where the slide states none")] = None,
         stain: Annotated[StainMethod | None, Query(description="default: the pipeline's")] = None,
     ) -> Response:
         fields = {"pipeline": pipeline, "slide": slide_id, "region": {"x": int(x), "y": int(y), **_PIXEL}}
