@@ -16,7 +16,7 @@ from slidecascade.outputs import png
 from slidecascade.web.conditional import REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
-from slidecascade.wire.fields import StainMethod
+from slidecascade.wire.fields import MAX_COORDINATE, StainMethod
 
 _ERRORS: Final = (
     errors.UnknownSlideError,
@@ -28,7 +28,6 @@ _ERRORS: Final = (
     errors.UnusableStainError,
     errors.InvalidRequestError,
 )
-_FURTHEST_L0: Final = 2**31 - 1  # of regions
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The crop.",
@@ -54,8 +53,8 @@ def crop_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         model: str,
         request: Request,
         pipeline: Annotated[str, Query(min_length=1, max_length=wire.MAX_NAME)],
-        x: Annotated[float, Query(ge=0, le=_FURTHEST_L0, description="centroid in level-0 pixels")],
-        y: Annotated[float, Query(ge=0, le=_FURTHEST_L0, description="centroid in level-0 pixels")],
+        x: Annotated[float, Query(ge=0, le=MAX_COORDINATE, description="centroid in level-0 pixels")],
+        y: Annotated[float, Query(ge=0, le=MAX_COORDINATE, description="centroid in level-0 pixels")],
         mpp: Annotated[float | None, Query(ge=0.01, le=100, description="where the slide states none")] = None,
         stain: Annotated[StainMethod | None, Query(description="default: the pipeline's")] = None,
     ) -> Response:
