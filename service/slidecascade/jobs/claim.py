@@ -25,17 +25,26 @@ def claimed(folder: Path) -> Iterator[Path]:
     """
     make_folder(folder)
     with writing_to(folder):
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = locked(folder)
+    if handle is None:
+        raise UnwritableOutputError(
+            f"Another process is writing results to {folder.parent}: wait for it, or choose another folder."
+        )
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UnwritableOutputError(
-                f"Another process is writing results to {folder.parent}: wait for it, or choose another folder."
-            ) from error
         remove_partial_files(folder.parent)
         remove_partial_files(folder.parent / "heatmaps")
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)
+
+
+def locked(folder: Path) -> int | None:
+    """An open file that locks `folder` until it is closed or the process ends; None where another has the lock."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle

@@ -1,10 +1,7 @@
-"""Where jobs are handed in, asked after and called off; and what starts and stops the work on them."""
+"""Where jobs are submitted, queried and cancelled."""
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,34 +16,28 @@ from slidecascade.access.limits import exceeded
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import (
-    InvalidRequestError,
     JobFinishedError,
     JobNotFinishedError,
     NotReadyError,
-    SettingsError,
     UnknownJobError,
     UnknownNotificationError,
 )
 from slidecascade.jobs.cellcrop import cell_crop
-from slidecascade.jobs.database import open_database
 from slidecascade.jobs.dicomfiles import require_dicom
 from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.folders import Folders
-from slidecascade.jobs.outbox import Notification, Outbox
-from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord, Records
+from slidecascade.jobs.outbox import Notification
+from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord
 from slidecascade.jobs.table import require_fields
-from slidecascade.jobs.upkeep import Upkeep
 from slidecascade.jobs.uploads import Upload
-from slidecascade.jobs.webhooks import Notifier, Webhooks, read_webhooks
-from slidecascade.jobs.workers import Workers
+from slidecascade.jobs.webhooks import read_webhooks
+from slidecascade.jobs.workshop import Workshop
 from slidecascade.metrics import JobNumbers
 from slidecascade.settings import Settings
 from slidecascade.slides.upload import RegionImage
 from slidecascade.wire import JobRequest
 
 T = TypeVar("T")
-
-LOG = logging.getLogger(__name__)
 
 
 class Desk:
@@ -67,7 +58,7 @@ class Desk:
         self._settings = settings
         self._folder = folder
         self._webhooks = read_webhooks(settings.webhooks_file)
-        self._open: _Open | None = None
+        self._open: Workshop | None = None
 
     def start(self) -> None:
         """Open the database and begin to work.
@@ -78,7 +69,7 @@ class Desk:
         """
         self._open = _beside(
             partial(
-                _Open,
+                Workshop,
                 self._analyser,
                 self._settings,
                 self._folder,
@@ -180,7 +171,7 @@ class Desk:
         finally:
             share.release()
 
-    def _require_share(self, opened: _Open, caller: Caller) -> None:
+    def _require_share(self, opened: Workshop, caller: Caller) -> None:
         """Raise LimitExceededError when the caller's jobs take as many bytes as they may."""
         most = caller.limits.stored_bytes
         if most is not None and opened.folders.used_bytes(opened.records.owned(caller.name)) >= most:
@@ -309,84 +300,13 @@ class Desk:
             raise JobNotFinishedError(f"The job is {record.status} and has no results: see its `error` or wait.")
         return opened.folders
 
-    def _opened(self) -> _Open:
+    def _opened(self) -> Workshop:
         if self._open is None:
             raise NotReadyError("Jobs are not taken now: try again later.", retry_after_s=1)
         return self._open
 
 
-class _Open:
-    """What a desk holds while it works."""
-
-    def __init__(
-        self, analyser: Analyser, settings: Settings, folder: Path, webhooks: Webhooks, *, field_tiles: int
-    ) -> None:
-        # Here, for it takes a second: processes without jobs do without.
-        from slidecascade.jobs.durable import Durable
-        from slidecascade.jobs.foreman import Foreman
-
-        self._webhooks = webhooks
-        self.folders = Folders(folder, min_free_bytes=settings.jobs_min_free_bytes)
-        url = settings.jobs_database_url
-        self._lock = None if url is not None else _claim(folder)
-        self._engines = (open_database(url, folder), open_database(url, folder))
-        self.records = Records(self._engines[0])
-        self.outbox = Outbox(self._engines[0])
-        self.durable = Durable(
-            self._engines[1],
-            self.records,
-            Workers(self._engines[0]),
-            fields=settings.max_fields_in_flight,
-            lease_s=settings.jobs_lease_s,
-            is_alone=url is None,
-        )
-        self._foreman = Foreman(analyser, self.records, self.folders, self.durable, field_tiles=field_tiles)
-        self.durable.start(self._foreman)
-        self._notifier = Notifier(self.outbox, self._webhooks)
-        self._notifier.start()
-        self._upkeep = Upkeep(self, keep_days=settings.jobs_keep_days, is_alone=url is None)
-        self._upkeep.start()
-        LOG.info("jobs are worked on", extra={"fields": {"unfinished": len(self.records.active())}})
-
-    def require_target(self, name: str | None) -> None:
-        """Raises InvalidRequestError when there is no target of that name to notify."""
-        if name is not None and name not in self._webhooks.targets:
-            known = ", ".join(self._webhooks.targets) or "none: the operator configures them"
-            message = f"There is no target {name!r} to notify; there are {known}."
-            raise InvalidRequestError(message, (("notify", message),))
-
-    @property
-    def used_bytes(self) -> int:
-        """Size of the folder of jobs, as it was about a minute ago."""
-        return self._upkeep.used_bytes
-
-    def remove(self, job: str) -> bool:
-        """Delete a job that has ended, whole; False where it has not, or is gone.
-
-        The folder goes last: a process that dies before leaves one without a job, which the next process sweeps.
-        """
-        if not self.records.remove(job):
-            return False
-        self.sweep(job)
-        return True
-
-    def sweep(self, job: str) -> None:
-        """Remove what a job without a row has left in the queue and on the disk."""
-        self.durable.forget(job)
-        self.folders.remove(job)
-
-    def close(self) -> None:
-        self._upkeep.stop()
-        self._notifier.stop()
-        self._foreman.stop()
-        self.durable.stop()
-        for engine in self._engines:
-            engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-
-
-def _theirs(opened: _Open, job: str, caller: Caller) -> JobRecord:
+def _theirs(opened: Workshop, job: str, caller: Caller) -> JobRecord:
     """The job, when the caller may see it.
 
     Raises:
@@ -402,17 +322,3 @@ def _beside(work: Callable[[], T]) -> T:
     """What `work` returns, done in another thread: DBOS refuses to begin or end in one that has an event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()
-
-
-def _claim(folder: Path) -> int:
-    """An open file that no other process has locked; SQLite is for one process."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise SettingsError(
-            "Another process works on the jobs of this SLIDECASCADE_JOBS_DIR: stop it, or set "
-            "SLIDECASCADE_JOBS_DATABASE_URL to a Postgres database that both use."
-        ) from error
-    return handle
