@@ -57,8 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     file = None if arguments.action == "sign" else settings.model_keys
     packages = load_repository(settings.models_dir, None if file is None else read_trusted(file))
     if arguments.action == "list":
+        width = max(map(len, packages), default=0)
         for package in packages.values():
-            sys.stdout.write(_line(package))
+            sys.stdout.write(_line(package, width))
         return 0
     chosen = list(packages.values()) if arguments.name is None else [_find(packages, arguments.name)]
     for package in chosen:
@@ -76,10 +77,10 @@ def _find(packages: Mapping[str, ModelPackage], name: str) -> ModelPackage:
     return packages[name]
 
 
-def _line(package: ModelPackage) -> str:
+def _line(package: ModelPackage, width: int) -> str:
     spec = package.spec
     accuracy = ", ".join(f"{name} {value:g}" for name, value in list(spec.accuracy.items())[:1])
-    return f"{spec.name:20} v{spec.version}  {spec.task:9} {spec.mpp:g} um/px  {accuracy}\n"
+    return f"{spec.name:{width}} v{spec.version}  {spec.task:9} {spec.mpp:g} um/px  {accuracy}\n"
 
 
 def _shown(package: ModelPackage, settings: Settings) -> str:

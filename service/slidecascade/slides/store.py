@@ -53,7 +53,9 @@ class SlideStore:
     ) -> None:
         for root in roots:
             if not root.is_dir():
-                raise SettingsError(f"The slide folder {str(root)!r} does not exist or is not a folder.")
+                raise SettingsError(
+                    f"The slide folder {str(root)!r} does not exist or is not a folder: make it, or name another."
+                )
         self._roots = tuple(root.resolve() for root in roots)
         self._capacity = handles
         self._max_listing = max_listing

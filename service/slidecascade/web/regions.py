@@ -27,13 +27,10 @@ from slidecascade.web.intake import Order, read_native_order, read_order
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
-from slidecascade.wire import CSV, GEOJSON, JSON, MAX_NAME, PNG, ZIP
+from slidecascade.wire import COMPRESSIBLE, JSON, MAX_NAME, PNG, ZIP
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_PACKED: Final = (GEOJSON, JSON, CSV)
-"""Media types worth compressing; the others are already compressed."""
 
 OFFERS: Final = offers(KINDS)
 """Media types of results, over all kinds of pipelines."""
@@ -163,7 +160,7 @@ class Regions:
         self, pieces: Iterator[bytes], media_type: str, request: Request, *, limit_s: float
     ) -> Response:
         headers = {"Vary": f"Accept, {ACCEPT_ENCODING}"}
-        if media_type in _PACKED and accepts_gzip(",".join(request.headers.getlist(ACCEPT_ENCODING))):
+        if media_type in COMPRESSIBLE and accepts_gzip(",".join(request.headers.getlist(ACCEPT_ENCODING))):
             pieces = gzipped(pieces)
             headers["Content-Encoding"] = "gzip"
         pieces = self._timed(pieces)

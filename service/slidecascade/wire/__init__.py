@@ -63,6 +63,7 @@ from slidecascade.wire.jobs import (
     parse_order,
 )
 from slidecascade.wire.media import (
+    COMPRESSIBLE,
     CSV,
     GEOJSON,
     JSON,
@@ -93,6 +94,7 @@ from slidecascade.wire.results import (
 )
 
 __all__ = [
+    "COMPRESSIBLE",
     "CSV",
     "GEOJSON",
     "JSON",

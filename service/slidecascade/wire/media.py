@@ -11,3 +11,5 @@ CSV = "text/csv"
 ZIP = "application/zip"
 PARQUET = "application/vnd.apache.parquet"
 PROBLEM = "application/problem+json"
+COMPRESSIBLE = (GEOJSON, JSON, CSV)
+"""Types of answers worth packing with gzip; the others are compressed already."""
