@@ -24,7 +24,7 @@ from slidecascade.analysis.footprint import Footprint
 from slidecascade.cancellation import Control
 from slidecascade.errors import PipelineSpecError
 from slidecascade.geometry import Grid
-from slidecascade.kinds.result import RegionResult, Subject
+from slidecascade.kinds.result import Account, RegionResult, Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.kinds.table import KINDS, Kind, table
 from slidecascade.kinds.tile_result import AnyTileResult
@@ -130,7 +130,7 @@ class Brightness(RegionResult):
 
 
 class BrightnessSink(MemorySink[BrightnessPipeline, BrightnessTileResult]):
-    def finish(self, subject: Subject) -> Brightness:
+    def finish(self, subject: Subject, account: Account) -> Brightness:
         return Brightness(
             pipeline=subject.pipeline,
             coordinate_space=subject.coordinate_space,
@@ -141,7 +141,7 @@ class BrightnessSink(MemorySink[BrightnessPipeline, BrightnessTileResult]):
             thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             tissue=self.tissue(),
-            tiles=self.report(),
+            tiles=account.tiles,
             timings_s={},
             total=sum(result.total for result in self._results),
         )

@@ -144,11 +144,11 @@ def test_no_kind_takes_more_memory_than_is_held_for_it(
 
         def __init__(self, *arguments: Any) -> None:
             self._sink: MemorySink[Any, Any] = kind.sink(*arguments)
-            self.take, self.fail = self._sink.take, self._sink.fail
+            self.take, self.fail, self.account = self._sink.take, self._sink.fail, self._sink.account
 
-        def finish(self, subject: Any) -> RegionResult:
+        def finish(self, subject: Any, account: Any) -> RegionResult:
             tracemalloc.reset_peak()
-            found = self._sink.finish(subject)
+            found = self._sink.finish(subject, account)
             peaks.append(tracemalloc.get_traced_memory()[1])
             return found
 

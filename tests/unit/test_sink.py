@@ -92,7 +92,7 @@ def test_failures_and_background_are_accounted_for(toy: ToyPipeline) -> None:
     sink.take(TileResult(0, Box(0, 0, 64, 32), ~tissue, cells, nothing, nothing, unstored_px=0.0))
     sink.fail(TileFailure(1, Box(0, 32, 64, 32), "model-failed: it did"))
 
-    report = sink.report()
+    report = sink.account().tiles
     assert (report.total, report.background) == (2, 1)
     assert [(item.core_l0, item.reason) for item in report.failed] == [
         (Box(3, 32, 50, 21), "model-failed: it did")

@@ -91,7 +91,7 @@ def analyse(
     failed = run_tiles(task, work, tiles, held, pool=pool, threads=threads, observer=observer, progress=progress)
     refuse_failures(task, work.grid, failed, len(tiles))
     with stopwatch.measure("collect"):
-        found: RegionResult = sink.finish(subject(task, work.grids))
+        found: RegionResult = sink.finish(subject(task, work.grids), sink.account())
     result = replace(found, timings_s={**stopwatch.seconds, "total": time.perf_counter() - started})
     _tell(observer, result)
     return result

@@ -20,7 +20,7 @@ from slidecascade.areas.tile_result import AreasTileResult
 from slidecascade.areas.unions import Unions
 from slidecascade.geometry import Box
 from slidecascade.kinds.mosaic import paste
-from slidecascade.kinds.result import Subject
+from slidecascade.kinds.result import Account, Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.areas import AreasPipeline
 from slidecascade.slides.flaws import Flaws
@@ -30,7 +30,7 @@ from slidecascade.slides.tissue import BLOCK_PX
 class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
     """Keeps all pieces and makes an `AreasResult` of them."""
 
-    def finish(self, subject: Subject) -> AreasResult:
+    def finish(self, subject: Subject, account: Account) -> AreasResult:
         box = owned_box(self._region_l0, self._grid)
         runs, classes, sums = self._areas()
         pixels = runs.pixels(len(classes))
@@ -38,7 +38,7 @@ class AreasSink(MemorySink[AreasPipeline, AreasTileResult]):
         is_stated = self._pipeline.head.states_probabilities
         grid = self._grid
         return AreasResult(
-            **self.common(subject),
+            **self.common(subject, account),
             grid=grid,
             box=box,
             runs=runs,

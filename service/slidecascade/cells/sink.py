@@ -14,7 +14,7 @@ from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile import no_cells
 from slidecascade.cells.tile_result import TileResult
-from slidecascade.kinds.result import Subject
+from slidecascade.kinds.result import Account, Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.pipelines.cells import CellsPipeline
 
@@ -22,10 +22,10 @@ from slidecascade.pipelines.cells import CellsPipeline
 class CellsSink(MemorySink[CellsPipeline, TileResult]):
     """Keeps all cells and makes an `Analysis` of them."""
 
-    def finish(self, subject: Subject) -> Analysis:
+    def finish(self, subject: Subject, account: Account) -> Analysis:
         cells = self.cells()
         found = Analysis(
-            **self.common(subject),
+            **self.common(subject, account),
             instances=cells,
             class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,

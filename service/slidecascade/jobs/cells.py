@@ -29,10 +29,10 @@ from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box, Grid
 from slidecascade.jobs.fields import Field
 from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
+from slidecascade.kinds.sink import KeepingSink
 from slidecascade.kinds.tile_result import TileFailure
 from slidecascade.outputs.cells import geoparquet
 from slidecascade.pipelines.cells import CellsPipeline
-from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tissue import BLOCK_PX
 
 AT_EDGE: Final = "at_edge"
@@ -109,7 +109,7 @@ class CellsParts(Parts):
             raise unreadable(index) from error
 
 
-class CellsFieldSink:
+class CellsFieldSink(KeepingSink[TileResult]):
     """Takes the tiles of one field.
 
     Args:
@@ -129,20 +129,13 @@ class CellsFieldSink:
         parts: CellsParts,
         blank: Analysis,
     ) -> None:
+        super().__init__()
         self._parts = parts
         self._blank = blank
         self._field = field
         self._pipeline = pipeline
         self._grid = grid
         self._region = region
-        self._results: list[TileResult] = []
-        self._failures: list[TileFailure] = []
-
-    def take(self, result: TileResult, /) -> None:
-        self._results.append(result)
-
-    def fail(self, failure: TileFailure, /) -> None:
-        self._failures.append(failure)
 
     def keep(self, seconds: Mapping[str, float]) -> FieldReport:
         """Write the field's part; see `survey.FieldSink`."""
@@ -168,11 +161,11 @@ class CellsFieldSink:
                 cells=handed,
                 owned=np.zeros(len(handed), np.bool_),
                 near_seam=np.ones(len(handed), np.bool_),
-                unstored_px=sum(result.unstored_px for result in self._results),
-                flaws=Flaws.total(result.flaws for result in self._results),
+                unstored_px=self.unstored_px,
+                flaws=self.flaws(),
             ),
-            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
-            background=sum(result.is_background for result in self._results),
+            seen_px=self.seen_px(self._region),
+            background=self.background,
             failures=tuple(self._failures),
         )
 

@@ -27,7 +27,7 @@ from slidecascade.jobs.fields import FIELD_TILES, Field
 from slidecascade.jobs.parts import FieldReport, Plan
 from slidecascade.jobs.survey import OUTPUTS, Survey, summed
 from slidecascade.kinds.result import TileReport, TissueMap
-from slidecascade.kinds.sink import tissue_map
+from slidecascade.kinds.sink import tissue_map, warnings_of
 from slidecascade.outputs import archive, heatmap, heatmapfile, overlay, png
 from slidecascade.outputs.cells import geojson, geoparquet, summary
 from slidecascade.outputs.cells.geoparquet import Table
@@ -70,19 +70,18 @@ class Collection:
         self._parts: CellsParts = survey.parts
         self._reports = tuple(reports)
         self._survey = survey
-        flaws = Flaws.total(self._parts.edge(report.index).flaws for report in reports)
+        account = survey.account(reports)
+        edges = [(edge.flaws, edge.unstored_px) for edge in map(self._parts.edge, (r.index for r in reports))]
+        flaws, unstored_px = Flaws.total(each for each, _ in edges), sum(pixels for _, pixels in edges)
+        doubts = warnings_of(unstored_px=unstored_px, seen_px=account.seen_px, flaws=flaws)
         self.analysis = replace(
             survey.blank,
             tissue=tissue_map(
                 (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
             ),
-            tiles=survey.tile_report(reports),
+            tiles=account.tiles,
             timings_s={**summed(reports), "total": seconds},
-            warnings=survey.warnings(
-                reports,
-                unstored_px=sum(self._parts.edge(report.index).unstored_px for report in reports),
-                flaws=flaws,
-            ),
+            warnings=(*survey.blank.warnings, *doubts),
             flaws=flaws,
         )
         """All but the cells."""

@@ -38,6 +38,7 @@ class Frame:
     origin: Origin = "slide"
     measures: tuple[str, ...] = ()
     tta: Averaging = "none"
+    object_diameter_px: float | None = None
 
     @classmethod
     def of(cls, analysis: Analysis) -> Frame:
@@ -55,6 +56,7 @@ class Frame:
             warnings=analysis.warnings,
             origin=analysis.origin,
             tta=analysis.tta,
+            object_diameter_px=analysis.object_diameter_px,
         )
 
     def analysis(self) -> Analysis:
@@ -80,6 +82,7 @@ class Frame:
             warnings=self.warnings,
             origin=self.origin,
             tta=self.tta,
+            object_diameter_px=self.object_diameter_px,
         )
 
     def encode(self) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from slidecascade.geometry import Box
 from slidecascade.jobs.fields import Field
 from slidecascade.jobs.parts import FieldReport, Parts, failure_records, unreadable
-from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
+from slidecascade.kinds.sink import KeepingSink
+from slidecascade.kinds.tile_result import AnyTileResult
 from slidecascade.outputs.files import Files
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.staging import write_file, writing_to
@@ -19,7 +20,7 @@ T = TypeVar("T", bound=AnyTileResult)
 SUFFIX: Final = "npz"
 
 
-class OneTileSink(Generic[T]):
+class OneTileSink(KeepingSink[T]):
     """Takes the tiles of one field.
 
     Args:
@@ -28,18 +29,11 @@ class OneTileSink(Generic[T]):
     """
 
     def __init__(self, field: Field, *, region: Box, parts: Parts, encode: Callable[[Sequence[T]], bytes]) -> None:
+        super().__init__()
         self._field = field
         self._region = region
         self._parts = parts
         self._encode = encode
-        self._results: list[T] = []
-        self._failures: list[TileFailure] = []
-
-    def take(self, result: T, /) -> None:
-        self._results.append(result)
-
-    def fail(self, failure: TileFailure, /) -> None:
-        self._failures.append(failure)
 
     def keep(self, seconds: Mapping[str, float]) -> FieldReport:
         """Write the field's part; see `survey.FieldSink`."""
@@ -47,9 +41,9 @@ class OneTileSink(Generic[T]):
         report = FieldReport(
             index=self._field.index,
             tiles=len(self._field.tiles),
-            background=sum(result.is_background for result in self._results),
+            background=self.background,
             failed=failure_records(self._failures),
-            seen_px=sum(result.core.clipped(self._region).area for result in self._results),
+            seen_px=self.seen_px(self._region),
             seconds=dict(seconds),
         )
         return self._parts.keep(report, {SUFFIX: part})

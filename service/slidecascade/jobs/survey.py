@@ -22,13 +22,11 @@ from slidecascade.errors import SlideChangedError, TilesFailedError
 from slidecascade.geometry import Box, Grid
 from slidecascade.jobs.fields import FIELD_TILES, TILE_PX, Field, plan_fields
 from slidecascade.jobs.parts import FieldReport, Parts, Plan, require_same_plan
-from slidecascade.kinds.result import FailedTile, RegionResult, TileReport
-from slidecascade.kinds.sink import Sink, core_in_region_l0, warnings_of
+from slidecascade.kinds.result import Account, FailedTile, RegionResult, TileReport
+from slidecascade.kinds.sink import Sink, core_in_region_l0
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.files import Overview
-from slidecascade.slides.flaws import Flaws
 from slidecascade.timing import Stopwatch
-from slidecascade.warning import AnswerWarning
 
 LOG = logging.getLogger(__name__)
 
@@ -208,22 +206,14 @@ class Survey(ABC):
             )
         return failed
 
-    def tile_report(self, reports: Sequence[FieldReport]) -> TileReport:
-        """Every tile accounted for; raises what `failed_tiles` does."""
-        return TileReport(
+    def account(self, reports: Sequence[FieldReport]) -> Account:
+        """What became of the tiles of all fields; raises what `failed_tiles` does."""
+        tiles = TileReport(
             total=sum(report.tiles for report in reports),
             background=sum(report.background for report in reports),
             failed=self.failed_tiles(list(reports)),
         )
-
-    def warnings(
-        self, reports: Sequence[FieldReport], *, unstored_px: float, flaws: Flaws
-    ) -> tuple[AnswerWarning, ...]:
-        """What makes the answer doubtful when so many pixels of the grid are not stored, or have flaws."""
-        return (
-            *self.task.doubts,
-            *warnings_of(unstored_px=unstored_px, seen_px=sum(report.seen_px for report in reports), flaws=flaws),
-        )
+        return Account(tiles, sum(report.seen_px for report in reports))
 
     def _tell(self, report: FieldReport) -> None:
         observer = self._analyser.observer

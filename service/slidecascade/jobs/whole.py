@@ -8,9 +8,8 @@ from typing import Protocol, TypeVar
 
 from slidecascade.jobs.parts import FieldReport
 from slidecascade.jobs.survey import Survey, summed
-from slidecascade.kinds.result import RegionResult, Subject
+from slidecascade.kinds.result import Account, RegionResult, Subject
 from slidecascade.kinds.tile_result import AnyTileResult
-from slidecascade.slides.flaws import Flaws
 
 T = TypeVar("T", bound=AnyTileResult)
 T_contra = TypeVar("T_contra", bound=AnyTileResult, contravariant=True)
@@ -23,9 +22,7 @@ class WholeSink(Protocol[T_contra, R_co]):
 
     def take(self, result: T_contra, /) -> None: ...
 
-    def flaws(self) -> Flaws: ...
-
-    def finish(self, subject: Subject) -> R_co: ...
+    def finish(self, subject: Subject, account: Account) -> R_co: ...
 
 
 def collected(
@@ -36,7 +33,7 @@ def collected(
     *,
     seconds: float,
 ) -> R:
-    """The result of all fields. Tiles, times and warnings are those of the reports: a field counts as one tile.
+    """The result of all fields, by the account and the times of their reports.
 
     Args:
         sink: a new one.
@@ -47,14 +44,8 @@ def collected(
         TilesFailedError: all tiles failed.
         UnreadablePartError: a part is gone or damaged.
     """
-    unstored_px = 0.0
+    account = survey.account(reports)
     for report in reports:
-        field = part(report.index)
-        unstored_px += field.unstored_px
-        sink.take(field)
-    return replace(
-        sink.finish(survey.subject),
-        tiles=survey.tile_report(reports),
-        timings_s={**summed(reports), "total": seconds},
-        warnings=survey.warnings(reports, unstored_px=unstored_px, flaws=sink.flaws()),
-    )
+        sink.take(part(report.index))
+    result = sink.finish(survey.subject, account)
+    return replace(result, timings_s={**summed(reports), "total": seconds})

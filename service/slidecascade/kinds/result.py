@@ -51,6 +51,14 @@ class TileReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What became of the tiles of a region; `seen_px` of its pixels, in their grid, were analysed."""
+
+    tiles: TileReport
+    seen_px: int
+
+
+@dataclass(frozen=True, slots=True)
 class TissueMap:
     """Where tissue is: ``mask[y, x]`` covers grid pixel ``(x, y)`` of `grid` (a coarse one)."""
 

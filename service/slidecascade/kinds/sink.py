@@ -14,7 +14,15 @@ import numpy as np
 
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.kinds.mosaic import paste
-from slidecascade.kinds.result import CommonFields, FailedTile, RegionResult, Subject, TileReport, TissueMap
+from slidecascade.kinds.result import (
+    Account,
+    CommonFields,
+    FailedTile,
+    RegionResult,
+    Subject,
+    TileReport,
+    TissueMap,
+)
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.slides import tissue
@@ -45,19 +53,10 @@ class Sink(Protocol[T_contra]):
         ...
 
 
-class MemorySink(ABC, Generic[P, T]):
-    """Keeps the tiles of a region in memory.
+class KeepingSink(Generic[T]):
+    """Keeps tiles in memory."""
 
-    Args:
-        pipeline: what is run.
-        region_l0: the region, in level-0 pixels.
-        grid: the one in which tiles are cut.
-    """
-
-    def __init__(self, pipeline: P, region_l0: Box, grid: Grid) -> None:
-        self._pipeline = pipeline
-        self._region_l0 = region_l0
-        self._grid = grid
+    def __init__(self) -> None:
         self._results: list[T] = []
         self._failures: list[TileFailure] = []
 
@@ -67,12 +66,59 @@ class MemorySink(ABC, Generic[P, T]):
     def fail(self, failure: TileFailure, /) -> None:
         self._failures.append(failure)
 
+    def flaws(self) -> Flaws:
+        """Ink and tissue out of focus."""
+        return Flaws.total(result.flaws for result in self._results)
+
+    @property
+    def unstored_px(self) -> float:
+        """Pixels of the grid that are not stored."""
+        return sum(result.unstored_px for result in self._results)
+
+    @property
+    def background(self) -> int:
+        """Tiles without tissue."""
+        return sum(result.is_background for result in self._results)
+
+    def seen_px(self, region: Box) -> int:
+        """Pixels of `region`, given in the grid of the tiles, that were analysed."""
+        return sum(result.core.clipped(region).area for result in self._results)
+
+
+class MemorySink(ABC, KeepingSink[T], Generic[P, T]):
+    """Keeps the tiles of a region and makes its result of them.
+
+    Args:
+        pipeline: what is run.
+        region_l0: the region, in level-0 pixels.
+        grid: the one in which tiles are cut.
+    """
+
+    def __init__(self, pipeline: P, region_l0: Box, grid: Grid) -> None:
+        super().__init__()
+        self._pipeline = pipeline
+        self._region_l0 = region_l0
+        self._grid = grid
+
     @abstractmethod
-    def finish(self, subject: Subject) -> RegionResult:
+    def finish(self, subject: Subject, account: Account) -> RegionResult:
         """What all tiles together say of the region, without timings."""
 
-    def common(self, subject: Subject) -> CommonFields:
+    def account(self) -> Account:
+        """Of the tiles that were taken and that failed."""
+        failed = (
+            FailedTile(core_in_region_l0(item.core, self._grid, self._region_l0), item.reason)
+            for item in self._failures
+        )
+        tiles = TileReport(
+            total=len(self._results) + len(self._failures), background=self.background, failed=tuple(failed)
+        )
+        return Account(tiles, self.seen_px(self._grid.box_from_l0(self._region_l0)))
+
+    def common(self, subject: Subject, account: Account) -> CommonFields:
         """The fields that the results of all kinds have."""
+        flaws = self.flaws()
+        doubts = warnings_of(unstored_px=self.unstored_px, seen_px=account.seen_px, flaws=flaws)
         return CommonFields(
             pipeline=subject.pipeline,
             coordinate_space=subject.coordinate_space,
@@ -83,42 +129,18 @@ class MemorySink(ABC, Generic[P, T]):
             thresholds=subject.thresholds,
             classes=self._pipeline.classes,
             tissue=self.tissue(),
-            tiles=self.report(),
+            tiles=account.tiles,
             timings_s={},
-            warnings=(*subject.doubts, *self.warnings()),
+            warnings=(*subject.doubts, *doubts),
             origin=subject.origin,
-            flaws=self.flaws(),
+            flaws=flaws,
             object_diameter_px=subject.object_diameter_px,
             tta=subject.tta,
         )
 
-    def flaws(self) -> Flaws:
-        """Ink and tissue out of focus."""
-        return Flaws.total(result.flaws for result in self._results)
-
     def tissue(self) -> TissueMap:
         """The tissue blocks of the slide that meet the region."""
         return tissue_map(self._results, self._region_l0, self._grid)
-
-    def warnings(self) -> tuple[AnswerWarning, ...]:
-        """What makes the answer doubtful."""
-        region = self._grid.box_from_l0(self._region_l0)
-        return warnings_of(
-            unstored_px=sum(result.unstored_px for result in self._results),
-            seen_px=sum(result.core.clipped(region).area for result in self._results),
-            flaws=self.flaws(),
-        )
-
-    def report(self) -> TileReport:
-        """Every tile accounted for."""
-        return TileReport(
-            total=len(self._results) + len(self._failures),
-            background=sum(result.is_background for result in self._results),
-            failed=tuple(
-                FailedTile(core_in_region_l0(item.core, self._grid, self._region_l0), item.reason)
-                for item in self._failures
-            ),
-        )
 
 
 def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> TissueMap:

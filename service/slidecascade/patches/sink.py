@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slidecascade.geometry import Box
 from slidecascade.kinds.mosaic import paste
-from slidecascade.kinds.result import Subject
+from slidecascade.kinds.result import Account, Subject
 from slidecascade.kinds.sink import MemorySink
 from slidecascade.patches.result import Outlines, PatchesResult
 from slidecascade.patches.tile_result import PatchesTileResult
@@ -24,12 +24,12 @@ from slidecascade.slides.tissue import BLOCK_PX
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
     """Keeps all probabilities and makes a `PatchesResult` of them."""
 
-    def finish(self, subject: Subject) -> PatchesResult:
+    def finish(self, subject: Subject, account: Account) -> PatchesResult:
         squares = self._squares()
         probabilities = self._probabilities(squares)
         threshold = subject.thresholds[self._pipeline.classifier.name]
         return PatchesResult(
-            **self.common(subject),
+            **self.common(subject, account),
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),
