@@ -5,7 +5,7 @@ from __future__ import annotations
 from slidecascade import wire
 from slidecascade.models.spec import AnySpec
 from slidecascade.pipelines.spec import Pipeline
-from slidecascade.slides.slide import SlideInfo
+from slidecascade.slides.slideinfo import SlideInfo
 
 
 def slide_info(slide_id: str, info: SlideInfo, content_id: str) -> wire.SlideInfo:

@@ -17,20 +17,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from slidecascade.errors import UnknownSlideError, UnreadableSlideError
-from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.geometry import Box, Size
 from slidecascade.slides import jpeg
-from slidecascade.slides.channels import RGB
 from slidecascade.slides.dicomseries import Level, levels_of, value_of
 from slidecascade.slides.dicomweb import AS_STORED, JSON, DicomWeb, parts, token_of
-from slidecascade.slides.doubts import Stated
-from slidecascade.slides.slide import SlideInfo, mpp_of, undistorted
+from slidecascade.slides.slideinfo import InfoSlide, SlideInfo, mpp_of, undistorted
 from slidecascade.slides.source import Rgb
 
 PREFIX: Final = "dicomweb:"
@@ -69,7 +67,7 @@ class FrameCache:
                 self._bytes -= self._frames.popitem(last=False)[1].nbytes
 
 
-class DicomWebSlide:
+class DicomWebSlide(InfoSlide):
     """A series as a `Source`; several threads may read at a time."""
 
     def __init__(
@@ -83,51 +81,17 @@ class DicomWebSlide:
         sizes = [(level.size.width, level.size.height) for level in levels]
         self._levels = [levels[index] for index in undistorted(sizes)]
         base = self._levels[0]
-        self._info = SlideInfo(
-            size_l0=base.size,
-            mpp=mpp_of(base.sides_um),
-            sides_um=base.sides_um,
-            objective_power=base.power,
-            vendor="dicom",
-            level_sizes=tuple(level.size for level in self._levels),
-            level_downsamples=tuple(_downsample(base.size, level.size) for level in self._levels),
+        super().__init__(
+            SlideInfo(
+                size_l0=base.size,
+                mpp=mpp_of(base.sides_um),
+                sides_um=base.sides_um,
+                objective_power=base.power,
+                vendor="dicom",
+                level_sizes=tuple(level.size for level in self._levels),
+                level_downsamples=tuple(_downsample(base.size, level.size) for level in self._levels),
+            )
         )
-
-    @property
-    def info(self) -> SlideInfo:
-        return self._info
-
-    @property
-    def size_l0(self) -> Size:
-        return self._info.size_l0
-
-    @property
-    def mpp(self) -> Mpp | None:
-        return self._info.mpp
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        return self._info.level_downsamples
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        return self._info.level_sizes
-
-    @property
-    def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]:
-        return "level0-pixels"
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        return None
-
-    @property
-    def stated(self) -> Stated:
-        return Stated(self._info.sides_um, self._info.objective_power)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return RGB
 
     @property
     def content_id(self) -> str:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
 from slidecascade.errors import UnreadableSlideError
-from slidecascade.geometry import Box, Mpp, Size
+from slidecascade.geometry import Box, Size
 from slidecascade.slides import content, omexml
 from slidecascade.slides.alpha import on_white
-from slidecascade.slides.channels import RGB
-from slidecascade.slides.doubts import MAX_ANISOTROPY, Stated
 from slidecascade.slides.knownfiles import KnownFiles
+from slidecascade.slides.slideinfo import InfoSlide, SlideInfo, mpp_of, undistorted
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiffslide import SlideFile, TiffSlide
-
-MIN_MPP, MAX_MPP = 0.01, 50.0
-"""No scanner's level 0 is finer or coarser, in micrometres; the resolutions of print (72 to 300 dpi) are."""
 
 _DESCRIPTION = "tiff.ImageDescription"
 _DICOM_SERIES = "dicom.SeriesInstanceUID"
@@ -36,9 +31,6 @@ _BLOCK_PX = 256
 
 MAX_TILE_PX = 2**26
 """Most pixels of a stored tile, 256 MB: OpenSlide ends the process when there is no memory for one."""
-
-_ROUNDING = 1.02
-"""Most by which a level's two downsamples may differ, besides a pixel of each side."""
 
 _PIECE_PX = 2**20
 """Pixels that OpenSlide reads at a time, where a row has fewer: each is in memory several times meanwhile, and
@@ -58,21 +50,6 @@ class TileCache:
         slide.set_cache(self._cache)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideInfo:
-    """The reported properties of a slide; never label, macro image, barcode or free text."""
-
-    size_l0: Size
-    mpp: Mpp | None
-    objective_power: float | None
-    vendor: str | None
-    level_sizes: tuple[Size, ...]
-    level_downsamples: tuple[float, ...]
-    bounds_l0: Box | None = None
-    sides_um: tuple[float, float] | None = None
-    channels: tuple[str, ...] = RGB
-
-
 def _piece_rows(y: int, width: int) -> int:
     """Rows of a piece that begins at row `y` of a level."""
     rows = max(1, _PIECE_PX // width)
@@ -84,7 +61,7 @@ def can_open(path: Path) -> bool:
     return openslide.OpenSlide.detect_format(path) is not None
 
 
-class Slide:
+class Slide(InfoSlide):
     """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
 
     After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. Tiles
@@ -101,15 +78,17 @@ class Slide:
         _require_small_tiles(properties, handle.level_count)
         sides_um = _sides_um(properties)
         self._levels = undistorted(handle.level_dimensions)
-        self._info = SlideInfo(
-            size_l0=Size(*handle.dimensions),
-            mpp=mpp_of(sides_um),
-            sides_um=sides_um,
-            objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
-            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
-            level_sizes=tuple(Size(*handle.level_dimensions[level]) for level in self._levels),
-            level_downsamples=tuple(float(handle.level_downsamples[level]) for level in self._levels),
-            bounds_l0=_bounds(properties, Size(*handle.dimensions)),
+        super().__init__(
+            SlideInfo(
+                size_l0=Size(*handle.dimensions),
+                mpp=mpp_of(sides_um),
+                sides_um=sides_um,
+                objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+                vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
+                level_sizes=tuple(Size(*handle.level_dimensions[level]) for level in self._levels),
+                level_downsamples=tuple(float(handle.level_downsamples[level]) for level in self._levels),
+                bounds_l0=_bounds(properties, Size(*handle.dimensions)),
+            )
         )
 
     @classmethod
@@ -129,43 +108,6 @@ class Slide:
                 "The slide cannot be opened: its format is not supported or the file is damaged; "
                 "check it in a viewer and copy it again."
             ) from error
-
-    @property
-    def info(self) -> SlideInfo:
-        return self._info
-
-    @property
-    def size_l0(self) -> Size:
-        return self._info.size_l0
-
-    @property
-    def mpp(self) -> Mpp | None:
-        """Mean of the pixel's two sides; None when one is missing, absurd, or 5 % longer than the other."""
-        return self._info.mpp
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        return self._info.level_downsamples
-
-    @property
-    def level_sizes(self) -> tuple[Size, ...]:
-        return self._info.level_sizes
-
-    @property
-    def coordinate_space(self) -> Literal["level0-pixels", "image-pixels"]:
-        return "level0-pixels"
-
-    @property
-    def bounds_l0(self) -> Box | None:
-        return self._info.bounds_l0
-
-    @property
-    def stated(self) -> Stated:
-        return Stated(self._info.sides_um, self._info.objective_power)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self._info.channels
 
     @property
     def content_id(self) -> str:
@@ -320,18 +262,6 @@ def _require_small_tiles(properties: Mapping[str, str], levels: int) -> None:
             )
 
 
-def undistorted(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Indices of the levels that show level 0 with its proportions; others belong to no pyramid."""
-    width_l0, height_l0 = sizes[0]
-
-    def is_alike(width: int, height: int) -> bool:
-        return width_l0 / (width + 1) <= _ROUNDING * height_l0 / max(height - 1, 0.5) and height_l0 / (
-            height + 1
-        ) <= _ROUNDING * width_l0 / max(width - 1, 0.5)
-
-    return tuple(index for index, size in enumerate(sizes) if is_alike(*size))
-
-
 def _positive(text: str | None) -> float | None:
     """The positive finite number in `text`, or None."""
     try:
@@ -348,16 +278,6 @@ def _sides_um(properties: Mapping[str, str]) -> tuple[float, float] | None:
     x = _positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
     y = _positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
     return None if x is None or y is None else (x, y)
-
-
-def mpp_of(sides_um: tuple[float, float] | None) -> Mpp | None:
-    """The mean of a pixel's sides; None when they are absurd, or one is 5 % longer than the other."""
-    if sides_um is None:
-        return None
-    x, y = sides_um
-    if not MIN_MPP <= x <= MAX_MPP or max(x, y) > MAX_ANISOTROPY * min(x, y):
-        return None
-    return (x + y) / 2
 
 
 def _bounds(properties: Mapping[str, str], size_l0: Size) -> Box | None:

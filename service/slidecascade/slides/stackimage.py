@@ -14,7 +14,7 @@ from slidecascade.slides import content
 from slidecascade.slides.channels import Intensity, Samples, composite, measure
 from slidecascade.slides.doubts import Stated
 from slidecascade.slides.facts import DENSE_SAMPLES, sample_boxes
-from slidecascade.slides.slide import SlideInfo, mpp_of
+from slidecascade.slides.slideinfo import SlideInfo, mpp_of
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import TiffStack, has_stack, read_stack
 from slidecascade.slides.storedparts import OpenFile
