@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from fleet import FIELDS, SLIDE, Fleet, undisturbed, wait_for
 from long_slide import write_long_slide
 from postgres import Postgres
 from slidecascade.jobs.records import JobRecord
+from small_disk import fill, small_disk
 from toy_pipeline import ToyPipeline
 
 pytestmark = pytest.mark.slow
@@ -270,46 +269,29 @@ def test_what_a_killed_worker_left_half_written_is_removed(fleet: Fleet, expecte
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB in memory; skipped where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "slidecascade-test", str(folder)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def full_soon(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=4) as folder:
+        yield folder
 
 
 def test_a_full_disk_is_waited_for(
-    server: Postgres, toy: ToyPipeline, small_disk: Path, expected: list[bytes]
+    server: Postgres, toy: ToyPipeline, full_soon: Path, expected: list[bytes]
 ) -> None:
     """The job waits, the log says `storage-full`, nothing is half written; with room again it goes on."""
-    fleet = Fleet(toy, small_disk / "f", server.database())
+    fleet = Fleet(toy, full_soon / "f", server.database())
     try:
         worker = fleet.start(held=True)
         job = fleet.submit()
         wait_for(lambda: bool(worker.begun()), "a field", log=worker.log)
-        fill(small_disk / "filler")
+        fill(full_soon / "filler")
         worker.release()
         wait_for(lambda: "storage-full" in logged(worker.log), "the problem", log=worker.log)
         assert fleet.records.get(job).status == "running"
         assert not list(fleet.jobs.rglob("*.partial-*"))
-        (small_disk / "filler").unlink()
+        (full_soon / "filler").unlink()
         succeeded(fleet, job, expected)
     finally:
         fleet.close()
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        size = 2**16
-        while size:
-            try:
-                file.write(b"\1" * size)
-            except OSError:
-                size //= 16
 
 
 def logged(path: Path) -> str:

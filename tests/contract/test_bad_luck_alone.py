@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from fleet import SLIDE as LONG
 from long_slide import MPP, write_long_slide
 from served_jobs import GEOJSON, problem, show, succeeded
 from served_process import Server, free_port, launch
+from small_disk import fill, small_disk
 from toy_pipeline import ToyPipeline
 
 pytestmark = pytest.mark.slow
@@ -129,41 +129,24 @@ def done(jobs: Path, job: str) -> int:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB in memory; skipped where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "slidecascade-test", str(folder)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def full_soon(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", mib=16) as folder:
+        yield folder
 
 
-def test_a_full_disk_is_waited_for(small_disk: Path, start: Start, hold: Path, expected: list[bytes]) -> None:
+def test_a_full_disk_is_waited_for(full_soon: Path, start: Start, hold: Path, expected: list[bytes]) -> None:
     """The database is on it too: the job waits, new ones are rejected, nothing is half written, and it goes on."""
-    jobs = small_disk / "jobs"
+    jobs = full_soon / "jobs"
     hold.touch()
     server = start(jobs)
     job = submit(server, "first").json()["id"]
     server.wait(lambda: any(hold.parent.glob("at-*")), seconds=LIMIT_S)
-    fill(small_disk / "filler")
+    fill(full_soon / "filler")
     hold.unlink()
     server.wait(lambda: "storage-full" in server.log.read_text(encoding="utf-8"), seconds=LIMIT_S)
     assert problem(submit(server, "second")) == (507, "storage-full")
     assert show(server, job)["status"] == "running"
     assert not list(jobs.rglob("*.partial-*"))
-    (small_disk / "filler").unlink()
+    (full_soon / "filler").unlink()
     assert found(server, job) == expected
     assert submit(server, "second").status_code == 202
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        size = 2**16
-        while size:
-            try:
-                file.write(b"\1" * size)
-            except OSError:
-                size //= 16

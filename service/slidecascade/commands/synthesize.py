@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from slidecascade.commands.progress import bar
 from slidecascade.errors import InvalidRequestError
@@ -18,39 +21,73 @@ from slidecascade_render.fluorescence.optics import OpticsOptions
 from slidecascade_render.fluorescence.spots import SpotOptions
 
 _MOST_SIDE_PX = 16384
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "images": (1, 1_000_000), "seed": (0, 2**31), "width": (16, _MOST_SIDE_PX), "height": (16, _MOST_SIDE_PX),
-    "mpp": (0.01, 100), "cells": (0, 200_000), "diameter": (3, 1000), "size_deviation": (0, 1),
-    "elongation": (1, 10), "irregularity": (0, 0.3), "touching": (0, 1), "overlap": (0, 0.6), "photons": (1, 1e6),
-    "background": (0, 1e5), "psf": (0, 20), "haze": (0, 1), "read_noise": (0, 1e4), "bleed": (0, 1),
-    "texture": (0, 1), "spots": (0, 200), "spot_sigma": (0.5, 10), "spot_snr": (0.1, 1000),
-    "spots_apart": (0, 100), "spot_unit": (0.01, 1000),
-}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A flag for a number: the field of the options that it is, and the bounds of its value."""
+
+    flag: str
+    field: str
+    low: float
+    high: float
+    help: str
+
+    @property
+    def name(self) -> str:
+        """Its attribute of the parsed arguments."""
+        return self.flag.replace("-", "_")
+
+
+_IMAGES: Final = (
+    _Number("seed", "seed", 0, 2**31, "the same seed gives the same bytes (default 0)"),
+    _Number("width", "width_px", 16, _MOST_SIDE_PX, "pixels"),
+    _Number("height", "height_px", 16, _MOST_SIDE_PX, "pixels"),
+    _Number("mpp", "mpp", 0.01, 100, "um per pixel that the files state"),
+)
+_MASKS: Final = (
+    _Number("cells", "cells", 0, 200_000, "cells of an image"),
+    _Number("diameter", "diameter_px", 3, 1000, "median diameter in pixels"),
+    _Number("size-deviation", "size_deviation", 0, 1, "of the logarithm of diameters"),
+    _Number("elongation", "elongation", 1, 10, "largest ratio of a cell's axes"),
+    _Number("irregularity", "irregularity", 0, 0.3, "deviation from ellipses"),
+    _Number("touching", "touching", 0, 1, "part of the cells beside another"),
+    _Number("overlap", "overlap", 0, 0.6, "part of the radii that neighbours share"),
+)
+_OPTICS: Final = (
+    _Number("photons", "photons", 1, 1e6, "of the brightest pixels of a cell"),
+    _Number("background", "background", 0, 1e5, "photons everywhere"),
+    _Number("psf", "psf_px", 0, 20, "standard deviation of the point spread in pixels"),
+    _Number("haze", "haze", 0, 1, "part of the light out of focus"),
+    _Number("read-noise", "read_noise", 0, 1e4, "of the camera, in photons"),
+    _Number("bleed", "bleed", 0, 1, "part of a channel's light seen in the others"),
+    _Number("texture", "texture", 0, 1, "variation inside cells"),
+)
+_SPOTS: Final = (
+    _Number("spots", "mean", 0, 200, "mean of a cell (default 0: no channel)"),
+    _Number("spot-sigma", "sigma_px", 0.5, 10, "pixels"),
+    _Number("spot-snr", "snr", 0.1, 1000, "height over the noise of the background"),
+    _Number("spots-apart", "apart_px", 0, 100, "least distance in pixels"),
+    _Number(
+        "spot-unit",
+        "unit_px",
+        0.01,
+        1000,
+        "pixels of a unit of the distribution (default: by the cell's radius; 1: the published numbers)",
+    ),
+)
+_COUNT: Final = _Number("images", "images", 1, 1_000_000, "images to make")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    masks, optics, spots = MaskOptions(), OpticsOptions(), SpotOptions()
     parser.add_argument("--out", type=Path, required=True, help="folder of the images; must not hold a data set")
-    parser.add_argument("--images", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
-    parser.add_argument("--width", type=int, default=512, help="pixels")
-    parser.add_argument("--height", type=int, default=512, help="pixels")
-    parser.add_argument("--mpp", type=float, default=0.5, help="um per pixel that the files state")
+    parser.add_argument(f"--{_COUNT.flag}", type=int, required=True, help=_COUNT.help)
+    _add(parser, _IMAGES, SynthesisOptions(images=1))
     cells = parser.add_argument_group("masks")
     cells.add_argument(
         "--generator", type=Path, help="ONNX graph from a latent to a mask, in place of the options below"
     )
-    cells.add_argument("--cells", type=int, default=masks.cells, help="cells of an image")
-    cells.add_argument("--diameter", type=float, default=masks.diameter_px, help="median diameter in pixels")
-    cells.add_argument(
-        "--size-deviation", type=float, default=masks.size_deviation, help="of the logarithm of diameters"
-    )
-    cells.add_argument("--elongation", type=float, default=masks.elongation, help="largest ratio of a cell's axes")
-    cells.add_argument("--irregularity", type=float, default=masks.irregularity, help="deviation from ellipses")
-    cells.add_argument("--touching", type=float, default=masks.touching, help="part of the cells beside another")
-    cells.add_argument(
-        "--overlap", type=float, default=masks.overlap, help="part of the radii that neighbours share"
-    )
+    _add(cells, _MASKS, MaskOptions())
     light = parser.add_argument_group("images")
     light.add_argument(
         "--translator",
@@ -58,30 +95,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="installed model of the task translate, or ONNX graph from mask to image, in place of the optics",
     )
     light.add_argument("--models", type=Path, help="the models folder")
-    light.add_argument("--photons", type=float, default=optics.photons, help="of the brightest pixels of a cell")
-    light.add_argument("--background", type=float, default=optics.background, help="photons everywhere")
-    light.add_argument(
-        "--psf", type=float, default=optics.psf_px, help="standard deviation of the point spread in pixels"
-    )
-    light.add_argument("--haze", type=float, default=optics.haze, help="part of the light out of focus")
-    light.add_argument("--read-noise", type=float, default=optics.read_noise, help="of the camera, in photons")
-    light.add_argument(
-        "--bleed", type=float, default=optics.bleed, help="part of a channel's light seen in the others"
-    )
-    light.add_argument("--texture", type=float, default=optics.texture, help="variation inside cells")
-    light.add_argument("--bits", type=int, choices=(8, 12, 16), default=optics.bits, help="of the camera")
-    points = parser.add_argument_group("spots, in a channel of their own")
-    points.add_argument("--spots", type=float, default=spots.mean, help="mean of a cell (default 0: no channel)")
-    points.add_argument("--spot-sigma", type=float, default=spots.sigma_px, help="pixels")
-    points.add_argument(
-        "--spot-snr", type=float, default=spots.snr, help="height over the noise of the background"
-    )
-    points.add_argument("--spots-apart", type=float, default=spots.apart_px, help="least distance in pixels")
-    points.add_argument(
-        "--spot-unit",
-        type=float,
-        help="pixels of a unit of the distribution (default: by the cell's radius; 1: the published numbers)",
-    )
+    _add(light, _OPTICS, OpticsOptions())
+    light.add_argument("--bits", type=int, choices=(8, 12, 16), default=OpticsOptions().bits, help="of the camera")
+    _add(parser.add_argument_group("spots, in a channel of their own"), _SPOTS, SpotOptions())
+
+
+def _add(
+    group: argparse._ActionsContainer,
+    numbers: Sequence[_Number],
+    options: SynthesisOptions | MaskOptions | OpticsOptions | SpotOptions,
+) -> None:
+    """Flags for `numbers`, by default those of `options`."""
+    for number in numbers:
+        default = getattr(options, number.field)
+        kind = int if isinstance(default, int) else float
+        group.add_argument(f"--{number.flag}", type=kind, default=default, help=number.help)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,36 +118,10 @@ def run(arguments: argparse.Namespace) -> int:
     translator, multiple = _translator(arguments)
     options = SynthesisOptions(
         images=arguments.images,
-        seed=arguments.seed,
-        height_px=arguments.height,
-        width_px=arguments.width,
-        mpp=arguments.mpp,
-        masks=MaskOptions(
-            cells=arguments.cells,
-            diameter_px=arguments.diameter,
-            size_deviation=arguments.size_deviation,
-            elongation=arguments.elongation,
-            irregularity=arguments.irregularity,
-            touching=arguments.touching,
-            overlap=arguments.overlap,
-        ),
-        optics=OpticsOptions(
-            photons=arguments.photons,
-            background=arguments.background,
-            psf_px=arguments.psf,
-            haze=arguments.haze,
-            read_noise=arguments.read_noise,
-            bleed=arguments.bleed,
-            texture=arguments.texture,
-            bits=arguments.bits,
-        ),
-        spots=SpotOptions(
-            mean=arguments.spots,
-            unit_px=arguments.spot_unit,
-            sigma_px=arguments.spot_sigma,
-            apart_px=arguments.spots_apart,
-            snr=arguments.spot_snr,
-        ),
+        **_stated(arguments, _IMAGES),
+        masks=MaskOptions(**_stated(arguments, _MASKS)),
+        optics=OpticsOptions(**_stated(arguments, _OPTICS), bits=arguments.bits),
+        spots=SpotOptions(**_stated(arguments, _SPOTS)),
         generator=arguments.generator,
         translator=translator,
         translator_multiple=multiple,
@@ -127,6 +129,11 @@ def run(arguments: argparse.Namespace) -> int:
     write_dataset(arguments.out, options, bar("images"))
     sys.stdout.write(f"{arguments.images} images in {arguments.out}\n")
     return 0
+
+
+def _stated(arguments: argparse.Namespace, numbers: Sequence[_Number]) -> dict[str, Any]:
+    """The values of `numbers`, by the fields of their options."""
+    return {number.field: getattr(arguments, number.name) for number in numbers}
 
 
 def _translator(arguments: argparse.Namespace) -> tuple[Path | None, int]:
@@ -150,9 +157,9 @@ def _translator(arguments: argparse.Namespace) -> tuple[Path | None, int]:
 
 
 def _require_bounds(arguments: argparse.Namespace) -> None:
-    for name, (low, high) in _BOUNDS.items():
-        value = getattr(arguments, name)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
+    for number in (_COUNT, *_IMAGES, *_MASKS, *_OPTICS, *_SPOTS):
+        value = getattr(arguments, number.name)
+        if value is not None and not (math.isfinite(value) and number.low <= value <= number.high):
             raise InvalidRequestError(
-                f"--{name.replace('_', '-')} is {value:g}: it must be from {low:g} to {high:g}."
+                f"--{number.flag} is {value:g}: it must be from {number.low:g} to {number.high:g}."
             )
