@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -207,25 +208,30 @@ def test_slides_in_other_folders_do_not_exist(house: House, job_slides: Path, tm
     assert len(found) >= 5
     for path in found:
         address = path.format(slide_id="{slide_id}", **values) + "?pipeline=toy&x=9&y=9&mpp=0.5"
-        _assert_unknown(lambda slide, key, at=address: ask(house, key, at.format(slide_id=slide)), sees, blind)
-    bodies = {
+        _assert_unknown(partial(_ask_of, house, address), sees, blind)
+    bodies: dict[str, Callable[[str], dict[str, object]]] = {
         "/v1/regions": lambda slide: JOB | {"slide": slide, "region": {"x": 0, "y": 0, "width": 64, "height": 64}},
         "/analyze_region": lambda slide: {"request": JOB | {"slide": slide}},
         "/v1/jobs": lambda slide: JOB | {"slide": slide},
         "/submit_job": lambda slide: {"request": JOB | {"slide": slide}},
     }
     for path, body in bodies.items():
-        _assert_unknown(
-            lambda slide, key, at=path, of=body: httpx.post(
-                f"{house.server.url}{at}", json=of(slide), headers={"X-API-Key": key}, timeout=60
-            ),
-            sees if path == "/v1/jobs" else None,
-            blind,
-        )
+        _assert_unknown(partial(_post_of, house, path, body), sees if path == "/v1/jobs" else None, blind)
     batch = {"jobs": [JOB, JOB | {"slide": "none.tif"}]}
     answer = httpx.post(f"{house.server.url}/v1/jobs:batch", json=batch, headers={"X-API-Key": blind}, timeout=60)
     assert [item["problem"]["type"].rpartition(":")[2] for item in answer.json()["jobs"]] == ["unknown-slide"] * 2
     assert ask(house, blind).json()["jobs"] == []
+
+
+def _ask_of(house: House, address: str, slide: str, key: str) -> httpx.Response:
+    return ask(house, key, address.format(slide_id=slide))
+
+
+def _post_of(
+    house: House, path: str, body: Callable[[str], dict[str, object]], slide: str, key: str
+) -> httpx.Response:
+    address = f"{house.server.url}{path}"
+    return httpx.post(address, json=body(slide), headers={"X-API-Key": key}, timeout=60)
 
 
 def _assert_unknown(send: Callable[[str, str], httpx.Response], sees: str | None, blind: str) -> None:

@@ -40,8 +40,8 @@ class Caller:
     """Who sent a request.
 
     `name` owns what the caller submits; None: nobody, where authentication is off. `by` is how the caller was
-    identified: ``key:<id>``, ``certificate:<id>``, ``oidc`` or ``none``. For the caller there are no slides but those
-    that are `visible`.
+    identified: ``key:<id>``, ``certificate:<id>``, ``oidc`` or ``none``. For the caller there are no slides but
+    those that are `visible`.
     """
 
     name: str | None

@@ -14,8 +14,8 @@ The issuer is named by the operator in a YAML file::
     limits: {requests_per_minute: 600}   # optional, for each subject
 
 A token has the scopes of its ``scope`` claim that exist here (unless `trust_scopes` is false), and those of its
-roles. With `slides` it sees the folders of all its roles, and no slide where none of them is named; `admin` sees all
-slides.
+roles. With `slides` it sees the folders of all its roles, and no slide where none of them is named; `admin` sees
+all slides.
 """
 
 from __future__ import annotations

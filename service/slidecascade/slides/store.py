@@ -68,17 +68,15 @@ class SlideStore:
         """Sorted ids of the visible files OpenSlide recognises, and whether there may be more than those named."""
         ids: set[str] = set()
         budget = self._max_listing * _LISTED_ENTRIES_PER_SLIDE
-        for root, start in [(root, start) for root in self._roots for start in visible.starts(root)]:
-            for path in _files_below(start):
-                budget -= 1
-                if budget < 0:
-                    return tuple(sorted(ids)), True
-                slide_id = id_of(path.relative_to(root).as_posix())
-                if slide_id in ids or not self._is_shown(slide_id, visible):
-                    continue
-                if len(ids) == self._max_listing:
-                    return tuple(sorted(ids)), True
-                ids.add(slide_id)
+        for slide_id in self._ids(visible):
+            budget -= 1
+            if budget < 0:
+                return tuple(sorted(ids)), True
+            if slide_id in ids or not self._is_shown(slide_id, visible):
+                continue
+            if len(ids) == self._max_listing:
+                return tuple(sorted(ids)), True
+            ids.add(slide_id)
         return tuple(sorted(ids)), False
 
     @contextmanager
@@ -140,8 +138,14 @@ class SlideStore:
         if self._dicomweb is not None:
             self._dicomweb.close()
 
+    def _ids(self, visible: Visible) -> Iterator[str]:
+        """Of all files in the folders that are visible, root by root."""
+        for root in self._roots:
+            for start in visible.starts(root):
+                yield from (id_of(path.relative_to(root).as_posix()) for path in _files_below(start))
+
     def _is_shown(self, slide_id: str, visible: Visible) -> bool:
-        """Whether the id opens a slide that is visible; the path it was made from may be hidden by another root."""
+        """Whether the id opens a slide that is visible; that of a file below one root may be another root's."""
         try:
             located = self._locate(slide_id, visible)
         except UnknownSlideError:
