@@ -71,7 +71,7 @@ class Analyser:
         observer: notified of stages, tiles and cells.
         runs: notified of the runs of networks.
         kinds: the kinds of pipelines by name.
-        decoder: decodes uploads; closed with the analyser.
+        decoder: decodes uploads and stacks of channels; closed with the analyser.
         make_runner: creates the runner of the given packages; default: by the settings.
 
     Raises:
@@ -112,6 +112,7 @@ class Analyser:
                 handles=settings.slide_handles,
                 cache_bytes=settings.dicomweb_cache_mib * 2**20,
             ),
+            decoder=decoder,
         )
         self._preparation = Preparation(
             self._slides, self._find_pipeline, self.expected_bytes, max_region_px=settings.max_region_px

@@ -205,7 +205,8 @@ def decoded_image(
     """The pixels of `image`, after reserving memory for decoding in `share`; `kept_bytes` stay reserved."""
     share.reserve(max(kept_bytes, decoding_bytes(image, decoder)), control)
     if image.stack is not None:
-        upload: RegionImage | StackImage = StackImage(image.stack, image.content_id)
+        stack = replace(image.stack, decode_strip=decoder.strip)
+        upload: RegionImage | StackImage = StackImage(stack, image.content_id)
     else:
         upload = RegionImage(decoder.pixels(image), image.content_id)
     share.shrink(kept_bytes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
@@ -42,7 +43,7 @@ class SlideStore:
     """Slides under `roots`; an id is a path relative to a root, as `slideid` writes it, the first root first.
 
     Ids that begin with ``dicomweb:`` are those of `dicomweb`, and not listed. At most `handles` slides that nobody
-    reads stay open; a listing names at most `max_listing`.
+    reads stay open; a listing names at most `max_listing`. `decoder` decodes stacks of channels.
     Safe to use from several threads.
 
     Raises:
@@ -50,7 +51,13 @@ class SlideStore:
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, handles: int, max_listing: int, dicomweb: DicomWebSlides | None = None
+        self,
+        roots: Sequence[Path],
+        *,
+        handles: int,
+        max_listing: int,
+        dicomweb: DicomWebSlides | None = None,
+        decoder: Decoder = DIRECT,
     ) -> None:
         for root in roots:
             if not root.is_dir():
@@ -59,6 +66,7 @@ class SlideStore:
         self._capacity = handles
         self._max_listing = max_listing
         self._dicomweb = dicomweb
+        self._decoder = decoder
         self._cache = TileCache(TILE_CACHE_BYTES)
         self._known = KnownFiles()
         self._lock = threading.Lock()
@@ -184,7 +192,7 @@ class SlideStore:
 
     def _opened(self, path: Path) -> Slide | StackSlide:
         """A stack of channels, or else what OpenSlide makes of the file."""
-        return StackSlide.open(path) or Slide.open(path, cache=self._cache, known=self._known)
+        return StackSlide.open(path, self._decoder.strip) or Slide.open(path, cache=self._cache, known=self._known)
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
         """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""
