@@ -111,7 +111,10 @@ def test_a_job_of_an_uploaded_stack_uses_the_channel_asked_for(served: Server, s
     """However its channels are stored, also in strips, which OpenSlide does not read."""
     data = tiff(field_of(3)[[0, 2]], photometric="minisblack", **stored)
     request = json.dumps({"pipeline": PIPELINE, "mpp": 0.5, "channels": {"nuclear": 0}})
-    files = {"image": ("stack.tif", data), "request": (None, request)}
+    files: dict[str, tuple[str | None, bytes]] = {
+        "image": ("stack.tif", data),
+        "request": (None, request.encode()),
+    }
     answer = httpx.post(f"{served.url}/v1/jobs", files=files, timeout=60)
     assert answer.status_code == 202, answer.text
     found = features(httpx.get(f"{served.url}{_done(served, answer)}/result", headers=GEOJSON, timeout=30).content)
