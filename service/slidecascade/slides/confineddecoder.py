@@ -30,6 +30,7 @@ from slidecascade.geometry import Size
 from slidecascade.privacy import SWITCHES
 from slidecascade.slides.canvas import UNWATCHED, Watch
 from slidecascade.slides.channels import Samples
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage
@@ -131,6 +132,11 @@ class ConfinedDecoder:
         with suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().kill()
+
+
+def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]) -> Decoder:
+    """A `ConfinedDecoder`, or with no processes one that decodes in this process."""
+    return ConfinedDecoder(processes, retry_after_s=retry_after_s, died=died) if processes else DIRECT
 
 
 class _Process:
