@@ -67,10 +67,8 @@ test-fast: $(VENV)/.dev ## unit and property tests without full-size networks, t
 test-large: $(VENV)/.dev ## the conversion of a network of 200 million weights, alone, with 10 GiB of memory
 	SLIDECASCADE_TEST_LARGE=1 $(BIN)/python -m pytest tests/unit/test_convert_torch.py -k unext101
 
-fuzz: $(VENV)/.dev ## bytes made to break what reads them, guided by coverage; SECONDS for each of the targets, by default 600
-	for target in $$($(BIN)/python tests/fuzz/campaign.py); do \
-		FUZZ_SECONDS=$(or $(SECONDS),600) FUZZ_KEEP=runs/fuzz/$$target \
-			$(BIN)/python tests/fuzz/campaign.py $$target || exit 1; done
+fuzz: $(VENV)/.dev ## bytes made to break what reads them, guided by coverage; SECONDS for each of the targets, by default 600; OUT=folder for fuzz.json
+	$(BIN)/python -m benchmarks.stability.fuzz --seconds $(or $(SECONDS),600) $(if $(OUT),--out "$(OUT)")
 
 check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/ruff check .

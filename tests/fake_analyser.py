@@ -18,6 +18,7 @@ from slidecascade.errors import SlideCascadeError, UnknownPipelineError, Unknown
 from slidecascade.kinds.table import KINDS
 from slidecascade.memory import UNLIMITED, Budget, Share
 from slidecascade.outputs.encoders import Encoders
+from slidecascade.slides.visible import ALL_SLIDES, Visible
 
 PIPELINE = wire.PipelineInfo(
     name="nash",
@@ -58,6 +59,7 @@ class FakeAnalyser(Analyser):
         share: Share = UNLIMITED,
         overview_side_px: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
+        visible: Visible = ALL_SLIDES,
     ) -> Report:
         self.seen.append((request, image))
         share.reserve(self.needs_bytes, control)
@@ -92,10 +94,10 @@ class FakeAnalyser(Analyser):
     def models(self) -> tuple[wire.ModelInfo, ...]:
         return ()
 
-    def slides(self) -> wire.SlideList:
+    def slides(self, visible: Visible = ALL_SLIDES) -> wire.SlideList:
         return wire.SlideList(slides=(wire.SlideRef(id="a.svs"),))
 
-    def slide(self, slide_id: str) -> wire.SlideInfo:
+    def slide(self, slide_id: str, visible: Visible = ALL_SLIDES) -> wire.SlideInfo:
         if slide_id == "fault":
             raise ValueError(f"opening /data/{slide_id} failed")
         if slide_id != "a.svs":

@@ -7,6 +7,7 @@ Compared is CPU time, of this process and the decoders together: it depends less
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from statistics import median
 
 import cv2
+import numpy as np
+import tifffile
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -32,15 +35,16 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=2048, help="of the region in pixels (default: 2048)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pipeline", default="nash")
+    parser.add_argument("--stack", action="store_true", help="send channels of 16 bits in deflated tiles, no PNG")
     options = parser.parse_args()
-    image = render(TissueOptions(seed=1, mpp=0.5), width_px=options.side, height_px=options.side).image
-    upload = bytes(cv2.imencode(".png", image[..., ::-1])[1])
+    upload = _stack(options.side) if options.stack else _png(options.side)
     confined = ConfinedDecoder(2, retry_after_s=1, died=lambda: None)
     ways: dict[str, tuple[Decoder, Callable[[], float]]] = {
         "direct": (DIRECT, lambda: 0.0),
         "confined": (confined, lambda: sum(time.clock_gettime(~pid << 3 | 2) for pid in confined.pids)),
     }
-    request = wire.RegionRequest(pipeline=options.pipeline, mpp=0.5)
+    channels = {"nuclear": 0} if options.stack else {}
+    request = wire.RegionRequest(pipeline=options.pipeline, mpp=0.5, channels=channels)
     analysers = {name: Analyser(read_settings(), observer=Silent(), decoder=way[0]) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
@@ -54,6 +58,7 @@ def main() -> int:
     ratios = [two / one for one, two in zip(seconds["direct"], seconds["confined"], strict=True)]
     figures = {
         "side_px": options.side,
+        "form": "stack" if options.stack else "png",
         "upload_bytes": len(upload),
         "cpu_seconds": {name: round(median(values), 3) for name, values in seconds.items()},
         "ratios": [round(ratio, 4) for ratio in ratios],
@@ -62,6 +67,20 @@ def main() -> int:
     }
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
+
+
+def _png(side_px: int) -> bytes:
+    image = render(TissueOptions(seed=1, mpp=0.5), width_px=side_px, height_px=side_px).image
+    return bytes(cv2.imencode(".png", image[..., ::-1])[1])
+
+
+def _stack(side_px: int) -> bytes:
+    """Two channels, in tiles as microscopes write them."""
+    grey = render(TissueOptions(seed=1, mpp=0.5), width_px=side_px, height_px=side_px).image[..., 0]
+    counts = np.stack([(255 - grey).astype(np.uint16) * 16] * 2)
+    with io.BytesIO() as stream:
+        tifffile.imwrite(stream, counts, tile=(256, 256), compression="zlib", photometric="minisblack")
+        return stream.getvalue()
 
 
 if __name__ == "__main__":

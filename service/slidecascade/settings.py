@@ -111,8 +111,8 @@ class Settings(BaseSettings):
     """Maximum request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
 
     decoders: int = Field(default=2, ge=0)
-    """Number of confined processes that decode uploads, about 40 MiB each; 0: uploads are decoded in the service's
-    own process, where a fault in a decoder ends the service."""
+    """Number of confined processes that decode uploads and stacks of channels, about 40 MiB each; 0: they are
+    decoded in the service's own process, where a fault in a decoder ends the service."""
 
     max_arriving_bytes: int = Field(default=2**30, ge=1)
     """Maximum total size in bytes of bodies being received: four maximum uploads; one is always accepted."""

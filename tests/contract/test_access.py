@@ -6,8 +6,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -191,6 +192,57 @@ def test_a_key_has_its_own_number_of_jobs_and_bytes(house: House) -> None:
     house.server.wait(lambda: ask(house, key, path).json()["finished_at"] is not None, seconds=120)
     third = httpx.post(f"{house.server.url}/v1/jobs", json=JOB, headers=headers, timeout=30)
     assert (third.status_code, "stored_bytes" in third.json()["detail"]) == (429, True)
+
+
+def test_slides_in_other_folders_do_not_exist(house: House, job_slides: Path, tmp_path: Path) -> None:
+    """At every address that takes one, they are unknown in the words for a slide that is not there."""
+    scopes: tuple[Scope, ...] = (*JOBS, "regions:write", "models:read")
+    sees = house.keys.create("sees", scopes, slides=(str(job_slides),))
+    blind = house.keys.create("blind", scopes, slides=(str(tmp_path),))
+    for key in (sees, blind):
+        until_accepted(house, key)
+    assert SLIDE in ask(house, sees, "/v1/slides").text
+    assert ask(house, blind, "/v1/slides").json() == {"slides": [], "truncated": False}
+    values = {"level": "9", "column": "0", "row": "0", "model": "toy-cells"}
+    found = [path for path in ask(house, blind, "/openapi.json").json()["paths"] if "{slide_id" in path]
+    assert len(found) >= 5
+    for path in found:
+        address = path.format(slide_id="{slide_id}", **values) + "?pipeline=toy&x=9&y=9&mpp=0.5"
+        _assert_unknown(partial(_ask_of, house, address), sees, blind)
+    bodies: dict[str, Callable[[str], dict[str, object]]] = {
+        "/v1/regions": lambda slide: JOB | {"slide": slide, "region": {"x": 0, "y": 0, "width": 64, "height": 64}},
+        "/analyze_region": lambda slide: {"request": JOB | {"slide": slide}},
+        "/v1/jobs": lambda slide: JOB | {"slide": slide},
+        "/submit_job": lambda slide: {"request": JOB | {"slide": slide}},
+    }
+    for path, body in bodies.items():
+        _assert_unknown(partial(_post_of, house, path, body), sees if path == "/v1/jobs" else None, blind)
+    batch = {"jobs": [JOB, JOB | {"slide": "none.tif"}]}
+    answer = httpx.post(f"{house.server.url}/v1/jobs:batch", json=batch, headers={"X-API-Key": blind}, timeout=60)
+    assert [item["problem"]["type"].rpartition(":")[2] for item in answer.json()["jobs"]] == ["unknown-slide"] * 2
+    assert ask(house, blind).json()["jobs"] == []
+
+
+def _ask_of(house: House, address: str, slide: str, key: str) -> httpx.Response:
+    return ask(house, key, address.format(slide_id=slide))
+
+
+def _post_of(
+    house: House, path: str, body: Callable[[str], dict[str, object]], slide: str, key: str
+) -> httpx.Response:
+    address = f"{house.server.url}{path}"
+    return httpx.post(address, json=body(slide), headers={"X-API-Key": key}, timeout=60)
+
+
+def _assert_unknown(send: Callable[[str, str], httpx.Response], sees: str | None, blind: str) -> None:
+    """`send` a request about a slide: with the key `blind` there is none, with `sees` there is."""
+    hidden, absent = send(SLIDE, blind), send("none.tif", blind)
+    assert problem(hidden) == problem(absent) == (404, "unknown-slide"), hidden.request.url
+    assert hidden.json()["detail"] == absent.json()["detail"].replace("none.tif", SLIDE)
+    if sees is not None:
+        assert send(SLIDE, sees).status_code in (200, 202, 404), hidden.request.url
+        if (other := send(SLIDE, sees)).status_code == 404:  # no such tile or network, but a slide
+            assert problem(other)[1] != "unknown-slide"
 
 
 def test_tokens_of_the_issuer_are_accepted(house: House) -> None:

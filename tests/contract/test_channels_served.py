@@ -18,7 +18,7 @@ from served_jobs import GEOJSON, features, problem
 from served_process import Server, StartServer, environment
 from slidecascade import wire
 from slidecascade_client import Client, UnknownChannelError
-from toy_channels import field_of, write_pipeline, write_stack
+from toy_channels import field_of, tiff, write_pipeline, write_stack
 
 SLIDE = "two.ome.tiff"
 PIPELINE = "toy-nuclear"
@@ -104,6 +104,27 @@ def test_a_job_uses_the_channel_asked_for(served: Server, expected: list[bytes])
         assert job.wait().status == "succeeded"
         answer = httpx.get(f"{served.url}/v1/jobs/{job.id}/result", headers=GEOJSON, timeout=30)
     assert features(answer.content) == expected
+
+
+@pytest.mark.parametrize("stored", [{}, {"compression": "zlib"}, {"tile": (64, 64)}])
+def test_a_job_of_an_uploaded_stack_uses_the_channel_asked_for(served: Server, stored: dict[str, Any]) -> None:
+    """However its channels are stored, also in strips, which OpenSlide does not read."""
+    data = tiff(field_of(3)[[0, 2]], photometric="minisblack", **stored)
+    request = json.dumps({"pipeline": PIPELINE, "mpp": 0.5, "channels": {"nuclear": 0}})
+    files: dict[str, tuple[str | None, bytes]] = {
+        "image": ("stack.tif", data),
+        "request": (None, request.encode()),
+    }
+    answer = httpx.post(f"{served.url}/v1/jobs", files=files, timeout=60)
+    assert answer.status_code == 202, answer.text
+    found = features(httpx.get(f"{served.url}{_done(served, answer)}/result", headers=GEOJSON, timeout=30).content)
+    assert 45 < len(found) <= 60
+
+
+def _done(served: Server, answer: httpx.Response) -> str:
+    path = f"/v1/jobs/{answer.json()['id']}"
+    served.wait(lambda: httpx.get(f"{served.url}{path}", timeout=30).json()["status"] == "succeeded", seconds=120)
+    return path
 
 
 def test_the_command_line_uses_the_channel_asked_for(folder: Path, tmp_path: Path, expected: list[bytes]) -> None:

@@ -14,6 +14,7 @@ from slidecascade.access.caller import Limits
 from slidecascade.access.keys import LOOK_S, KeyFile, KeyRing
 from slidecascade.cli import main
 from slidecascade.errors import SettingsError
+from slidecascade.slides.visible import Visible
 
 
 class Clock:
@@ -154,6 +155,40 @@ def test_the_command_shows_a_key_once(path: Path, capsys: pytest.CaptureFixture[
     assert main([*create, "--requests-per-minute", "0"]) == 2
     assert main(["keys", "--file", str(path), "revoke", "nobody"]) == 2
     assert main(["keys", "list"]) == 2
+
+
+def test_a_key_sees_the_slides_in_its_folders(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that `create` named, also after a rotation and by a certificate; `list` shows them."""
+    (tmp_path / "liver").mkdir()
+    monkeypatch.chdir(tmp_path)
+    create = ["keys", "--file", str(path), "create", "--name", "lab", "--scope", "slides:read"]
+    limited = ["--certificate", "lab.example", "--slides", "liver/", "dicomweb:pacs"]
+    assert main([*create, *limited]) == 0
+    text = capsys.readouterr().out.strip()
+    seen = Visible((str(tmp_path / "liver"), "dicomweb:pacs"))
+    rotated = KeyFile(path).rotate("lab", overlap=timedelta(hours=1))
+    ring = KeyRing(path)
+    for caller in (ring.caller(text), ring.caller(rotated), ring.caller_of_certificate(("lab.example",))):
+        assert caller is not None
+        assert caller.visible == seen
+    KeyFile(path).create("all", ["slides:read"])
+    assert main(["keys", "--file", str(path), "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[-1] for line in listed] == [" ".join(seen.folders or ())] * 2 + ["all slides"]
+    create[5] = "other"
+    for wrong in (["--slides", "kidney"], ["--slides", "dicomweb:a/b"], ["--slides", "liver", "--scope", "admin"]):
+        assert main([*create, *wrong]) == 2
+    capsys.readouterr()
+
+
+def test_a_file_of_keys_with_a_relative_folder_is_damaged(path: Path, tmp_path: Path) -> None:
+    """What a folder is relative to would depend on who reads it."""
+    KeyFile(path).create("lab", ["slides:read"], slides=(str(tmp_path),))
+    path.write_text(path.read_text().replace(str(tmp_path), "liver"))
+    with pytest.raises(SettingsError, match="damaged"):
+        KeyRing(path)
 
 
 def test_a_certificate_stands_for_a_key(path: Path) -> None:

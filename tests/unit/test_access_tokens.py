@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from issuer import AUDIENCE, Issuer
 from slidecascade.access.tokens import OidcConfig, Tokens, read_oidc
 from slidecascade.errors import NotReadyError, SettingsError, UnauthenticatedError
+from slidecascade.slides.visible import ALL_SLIDES, Visible
 
 
 class Clock:
@@ -151,6 +152,20 @@ WRONG: dict[str, Any] = {
 }
 
 
+def test_a_token_sees_the_slides_of_its_roles(issuer: Issuer, clock: Clock) -> None:
+    """All without `slides`, with it only those of roles that it names, and all as an administrator."""
+    roles = {"roles_claim": "roles", "roles": {"reader": ["slides:read"], "chief": ["admin"]}}
+    assert tokens_of(issuer, clock, **roles).caller(issuer.token(roles=["reader"])).visible == ALL_SLIDES
+    folders = {"reader": ["/s/liver"], "second": ["/s/kidney", "dicomweb:pacs"]}
+    limited = tokens_of(issuer, clock, slides=folders, **roles)
+    assert limited.caller(issuer.token(roles=["reader"])).visible == Visible(("/s/liver",))
+    both = limited.caller(issuer.token(roles=["reader", "second"])).visible
+    assert both == Visible(("/s/liver", "/s/kidney", "dicomweb:pacs"))
+    assert limited.caller(issuer.token(roles=["none"])).visible == Visible(())
+    assert limited.caller(issuer.token(scope="slides:read")).visible == Visible(())
+    assert limited.caller(issuer.token(roles=["chief"])).visible == ALL_SLIDES
+
+
 @pytest.mark.parametrize("how", WRONG)
 def test_a_wrong_token_is_rejected(issuer: Issuer, clock: Clock, how: str) -> None:
     """With 401, and a sentence that does not repeat the token."""
@@ -171,6 +186,7 @@ def test_a_wrong_token_is_rejected(issuer: Issuer, clock: Clock, how: str) -> No
         ("issuer: https://login.example\naudience: a\nalgorithms: [HS256]", "algorithms"),
         ("issuer: https://login.example\naudience: a\nalgorithms: [none]", "algorithms"),
         ("issuer: https://login.example\naudience: a\nroles: {r: [everything]}", "roles"),
+        ("issuer: https://login.example\naudience: a\nslides: {r: [liver]}", "slides"),
         ("issuer: https://login.example\naudience: a\nsecret: b", "secret"),
         ("- [", "not YAML"),
     ],

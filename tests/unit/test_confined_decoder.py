@@ -8,19 +8,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import odd_images
-from slidecascade.errors import NotReadyError, UndecodableImageError
+from slidecascade import wire
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.cancellation import Control
+from slidecascade.errors import NotReadyError, UndecodableImageError, UnreadableSlideError
+from slidecascade.geometry import Box, Size
+from slidecascade.settings import Settings
 from slidecascade.slides import confineddecoder
 from slidecascade.slides.canvas import UNWATCHED
 from slidecascade.slides.confineddecoder import ConfinedDecoder
+from slidecascade.slides.decoder import DirectDecoder
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.stack import DecodedParts, decode_strip, stack_in
 from slidecascade.slides.upload import EncodedImage, open_image
+from slidecascade.timing import Silent
+from toy_channels import GREY, tiff, write_pipeline
 
 HAS_FILTERS = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 
@@ -135,6 +147,66 @@ def test_a_killed_process_takes_one_image_with_it() -> None:
         assert deaths == [1]
     finally:
         decoder.close()
+
+
+STACKS: dict[str, dict[str, Any]] = {
+    "one strip each": {"compression": "zlib", "rowsperstrip": 70},
+    "deflate and differences": {"compression": "zlib", "predictor": True},
+    "tiles": {"compression": "zlib", "tile": (32, 32)},
+    "samples of a pixel": {"compression": "zlib", "planarconfig": "contig"},
+}
+
+
+def stack_of(dtype: str, options: dict[str, Any]) -> bytes:
+    counts = np.random.default_rng(7).integers(0, 250, (3, 70, 50)).astype(dtype)
+    if options.get("planarconfig"):
+        return tiff(np.moveaxis(counts, 0, 2), **GREY, **options)
+    return tiff(counts, **GREY, **options)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("name", STACKS)
+def test_strips_of_a_stack_are_decoded_as_in_this_process(decoder: ConfinedDecoder, name: str, dtype: str) -> None:
+    """With the same counts, and for damage with the same sentence."""
+    data = stack_of(dtype, STACKS[name])
+    direct = stack_in(data)
+    assert direct is not None
+    confined = replace(direct, decode_strip=decoder.strip, decoded=DecodedParts())
+    whole = Box(0, 0, direct.level_sizes[0].width, direct.level_sizes[0].height)
+    assert np.array_equal(confined.read(0, whole, (0, 1, 2)), direct.read(0, whole, (0, 1, 2)))
+    for way in (decode_strip, decoder.strip):
+        with pytest.raises(UndecodableImageError, match="cannot be decoded: it is damaged or compressed"):
+            way(b"II*\0" + data[4:90], direct.level_sizes[0], dtype)
+
+
+def test_a_stack_and_a_slide_of_channels_are_given_to_the_decoder(tmp_path: Path) -> None:
+    """A decoder that ends on a strip ends the request, with the sentence for it, whoever sent the stack."""
+
+    class Ending(DirectDecoder):
+        def strip(self, data: bytes, size: Size, dtype: str) -> NDArray[Any]:
+            raise UndecodableImageError(f"the decoder ended on {len(data) > 0} {size} {dtype}")
+
+    write_pipeline(tmp_path, "toy-nuclear", ["nuclear"])
+    (tmp_path / "slides").mkdir()
+    data = stack_of("uint16", STACKS["tiles"])
+    (tmp_path / "slides" / "a.tif").write_bytes(data)
+    settings = Settings(
+        models_dir=tmp_path / "models", pipelines_dir=tmp_path / "pipelines", slide_roots=(tmp_path / "slides",)
+    )
+    analyser = Analyser(settings, observer=Silent(), decoder=Ending())
+    fields: dict[str, Any] = {"pipeline": "toy-nuclear", "mpp": 0.5, "channels": {"nuclear": 0}}
+    try:
+        for slide, image in ((None, data), ("a.tif", None)):
+            request = wire.parse_request(fields if slide is None else fields | {"slide": slide})
+            with pytest.raises(UnreadableSlideError, match="the decoder ended on True"):
+                analyser.analyse(request, image, Control())
+            with (
+                analyser.prepare(request, image, Control()).open_source() as source,
+                pytest.raises(UnreadableSlideError, match="the decoder ended on True"),
+            ):
+                source.read_channels(0, Box(0, 0, 8, 8), (0,))
+    finally:
+        analyser.close()
 
 
 def test_an_image_that_is_not_wanted_any_more_is_left(decoder: ConfinedDecoder) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +20,11 @@ from PIL import Image
 
 import png_files
 from slidecascade.errors import RegionTooLargeError, UndecodableImageError
-from slidecascade.slides import tiff
+from slidecascade.geometry import Box
+from slidecascade.slides import omexml, tiff
+from slidecascade.slides.stack import stack_in
 from slidecascade.slides.upload import decode_image, open_image
+from slidecascade_convert.keras_files import read_archive
 
 MAX_PX = 100_000_000
 SOON_S = 0.5
@@ -138,6 +148,99 @@ def test_what_is_beyond_the_pixels_is_not_inflated() -> None:
     with pytest.raises(UndecodableImageError, match="more deflate data than there are pixels, in strip 0 of 1"):
         decode_image(packed[1], max_px=MAX_PX)
     assert time.process_time() - started < SOON_S
+
+
+def stack_of_zeros() -> bytes:
+    """Two channels of 64 x 64 pixels, the first of which inflates to a gigabyte."""
+    stream, packed = io.BytesIO(), png_files.zlib_zeros(2**30)
+    tifffile.imwrite(stream, np.zeros((2, 64, 64), np.uint8), compression="zlib", photometric="minisblack")
+    data = bytearray(stream.getvalue())
+    directory = struct.unpack_from("<I", data, 4)[0]
+    for at in range(directory + 2, directory + 2 + 12 * struct.unpack_from("<H", data, directory)[0], 12):
+        tag, _, count = struct.unpack_from("<HHI", data, at)
+        if tag in (273, 279):
+            assert count == 1
+            value = len(data) if tag == 273 else len(packed)
+            struct.pack_into("<HHII", data, at, tag, 4, 1, value)
+    return bytes(data + packed)
+
+
+def read_stack_of_zeros(folder: Path) -> object:
+    stack = stack_in((folder / "bomb").read_bytes())
+    assert stack is not None
+    return stack.read(0, Box(0, 0, 64, 64), (0, 1))
+
+
+def keras_archive() -> bytes:
+    """A Keras archive whose configuration has a gigabyte."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("config.json", "w") as member:
+        for _ in range(2**10):
+            member.write(bytes(2**20))
+    return stream.getvalue()
+
+
+def laughs() -> str:
+    """OME-XML of a few lines that are a gigabyte when its entities are put in."""
+    lines = "".join(f'<!ENTITY e{level} "{f"&e{level - 1};" * 10}">' for level in range(1, 10))
+    return f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY e0 "x">{lines}]><OME>&e9;</OME>'
+
+
+@dataclass(frozen=True)
+class Door:
+    """What unpacks a file, and the sentence that it refuses the bomb with; empty: it takes what is asked for."""
+
+    bomb: Callable[[], bytes]
+    unpack: Callable[[Path], object]
+    sentence: str
+
+
+def read_image(folder: Path) -> object:
+    return decode_image((folder / "bomb").read_bytes(), max_px=MAX_PX)
+
+
+DOORS = {
+    "png": Door(rows_without_end, read_image, ""),
+    "tiff": Door(strip_of_zeros, read_image, "more deflate data than there are pixels"),
+    "stack": Door(stack_of_zeros, read_stack_of_zeros, "more deflate data than there are pixels"),
+    "ome-xml": Door(lambda: laughs().encode(), lambda at: omexml.channels((at / "bomb").read_text()), ""),
+    "keras": Door(keras_archive, lambda at: read_archive(at / "bomb", at), "config.json"),
+}
+
+BOUNDED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_decoding_bombs as bombs
+from slidecascade.errors import SlideCascadeError
+bombs.decode_image(bombs.png_files.zeros(64, 64), max_px=10**6)
+used = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (int(used.split()[1]) * 1024 + 2**28,) * 2)
+try:
+    bombs.DOORS[sys.argv[2]].unpack(Path(sys.argv[3]))
+except SlideCascadeError as error:
+    print(error.detail)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA bounds memory on Linux")
+@pytest.mark.parametrize("name", DOORS)
+def test_a_bomb_is_met_with_bounded_memory(name: str, tmp_path: Path) -> None:
+    """At every door: a gigabyte in a megabyte or less, with 256 MiB to unpack it in."""
+    data = DOORS[name].bomb()
+    assert len(data) < 2**21
+    (tmp_path / "bomb").write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, str(Path(__file__).parent), name, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert DOORS[name].sentence in done.stdout
+    assert bool(DOORS[name].sentence) == bool(done.stdout)
 
 
 def test_tiles_that_are_mostly_empty_are_refused() -> None:

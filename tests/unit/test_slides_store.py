@@ -20,6 +20,7 @@ from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlid
 from slidecascade.geometry import Box
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.store import SlideStore
+from slidecascade.slides.visible import Visible
 
 
 def write_slide(path: Path, value: int = 200, side: int = 64) -> Path:
@@ -140,6 +141,38 @@ def test_the_first_root_wins(root: Path, tmp_path: Path) -> None:
 
     assert store.list_ids() == (("a.tif", "c.tif", "case 7/b.tif"), False)
     assert (first_pixel(store, "a.tif"), first_pixel(store, "c.tif")) == (10, 30)
+
+
+def test_who_sees_a_folder_sees_its_slides_only(root: Path, tmp_path: Path) -> None:
+    """Others are unknown as one that does not exist, also by a link, a companion folder and another root's id."""
+    for link, target in (("case 7/link.tif", root / "a.tif"), ("case 7/x", root / "other")):
+        target.mkdir(exist_ok=True) if target.name == "other" else None
+        (root / link).symlink_to(target)
+    write_slide(root / "case 7" / "x.tif")
+    write_slide(root / "case 70" / "c.tif")
+    second = write_slide(tmp_path / "second" / "a.tif", 99).parent
+    write_slide(second / "d.tif", 30)
+    store = SlideStore([root, second], handles=2, max_listing=100)
+    hidden = ("a.tif", "case 7/link.tif", "case 7/x.tif", "case 70/c.tif", "no.tif")
+    cases = {
+        root / "case 7": {"case 7/b.tif"},
+        second: {"d.tif"},  # its a.tif is hidden by the first root's, which is not seen
+        tmp_path / "nowhere": set(),
+        root / "case 7" / "..": set(store.list_ids()[0]) - {"d.tif"},
+    }
+    for folder, seen in cases.items():
+        visible = Visible((str(folder),))
+        assert store.list_ids(visible) == (tuple(sorted(seen)), False)
+        for slide_id in {*hidden, "case 7/b.tif", "d.tif"} - seen:
+            with pytest.raises(UnknownSlideError) as caught, store.open(slide_id, visible=visible):
+                pass
+            assert caught.value.detail == f"There is no slide {slide_id!r}: GET /v1/slides lists the ids."
+        for slide_id in seen:
+            with store.open(slide_id, visible=visible):
+                pass
+    assert Visible(("dicomweb:pacs",)).has_server("dicomweb:pacs/1.2/3.4")
+    assert not Visible(("dicomweb:pacs",)).has_server("dicomweb:pacs2/1.2/3.4")
+    assert not Visible((str(root),)).has_server("dicomweb:pacs/1.2/3.4")
 
 
 def test_a_root_that_is_not_a_folder_is_reported_at_start(root: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from slidecascade.slides.visible import ALL_SLIDES, Visible
+
 Scope = Literal[
     "regions:write", "jobs:read", "jobs:write", "slides:read", "models:read", "infer", "metrics:read", "admin"
 ]
@@ -38,13 +40,15 @@ class Caller:
     """Who sent a request.
 
     `name` owns what the caller submits; None: nobody, where authentication is off. `by` is how the caller was
-    identified: ``key:<id>``, ``certificate:<id>``, ``oidc`` or ``none``.
+    identified: ``key:<id>``, ``certificate:<id>``, ``oidc`` or ``none``. For the caller there are no slides but
+    those that are `visible`.
     """
 
     name: str | None
     scopes: frozenset[str]
     by: str = "none"
     limits: Limits = UNLIMITED
+    visible: Visible = ALL_SLIDES
 
     def may(self, scope: str) -> bool:
         """Whether the caller has `scope`."""

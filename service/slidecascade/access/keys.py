@@ -23,8 +23,9 @@ from typing import Annotated, Final, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from slidecascade.access.caller import UNLIMITED, Caller, Limits, Scope
+from slidecascade.access.caller import ADMIN, UNLIMITED, Caller, Limits, Scope
 from slidecascade.errors import SettingsError
+from slidecascade.slides.visible import SlideFolder, Visible
 from slidecascade.staging import write_file
 
 LOG = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ class Key(BaseModel):
     certificate: str | None = None
     """The name in a client's certificate that stands for the key's secret."""
 
+    slides: Annotated[tuple[SlideFolder, ...], Field(min_length=1)] | None = None
+    """The folders whose slides it may see; None: all slides."""
+
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
 
@@ -65,6 +69,7 @@ class Key(BaseModel):
         limits: Limits,
         expires_at: datetime | None,
         certificate: str | None = None,
+        slides: tuple[str, ...] | None = None,
     ) -> tuple[Self, str]:
         """A new key and its text, which is kept nowhere."""
         number, secret = secrets.token_hex(6), secrets.token_urlsafe(_SECRET_BYTES)
@@ -77,8 +82,13 @@ class Key(BaseModel):
             created_at=_now(),
             expires_at=expires_at,
             certificate=certificate,
+            slides=slides,
         )
         return made, f"sc_{number}_{secret}"
+
+    def caller(self, by: str) -> Caller:
+        """Who sends requests with the key, identified `by` it or a certificate."""
+        return Caller(self.name, frozenset(self.scopes), f"{by}:{self.id}", self.limits, Visible(self.slides))
 
     def is_valid(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -111,16 +121,26 @@ class KeyFile:
         limits: Limits = UNLIMITED,
         expires_at: datetime | None = None,
         certificate: str | None = None,
+        slides: tuple[str, ...] | None = None,
     ) -> str:
         """Add a key; its text. A client whose verified certificate has the name `certificate` needs no text.
 
+        With `slides` it sees the slides in these folders only, see `SlideFolder`.
+
         Raises:
-            SettingsError: the name is taken by a valid key, or the file cannot be used.
+            SettingsError: the name is taken by a valid key, the file cannot be used, or `slides` are limited for
+                an administrator, who sees the jobs of all.
         """
+        if slides is not None and ADMIN in scopes:
+            raise SettingsError(
+                "The scope admin shows the jobs of all slides: leave out --slides, or name the scopes one by one."
+            )
         with self._changing() as keys:
             if any(key.name == name and key.is_valid(_now()) for key in keys.values()):
                 raise SettingsError(f"There is a valid key {name!r}: rotate or revoke it, or choose another name.")
-            made, text = Key.make(name, scopes, limits=limits, expires_at=expires_at, certificate=certificate)
+            made, text = Key.make(
+                name, scopes, limits=limits, expires_at=expires_at, certificate=certificate, slides=slides
+            )
             keys[made.id] = made
         return text
 
@@ -132,7 +152,7 @@ class KeyFile:
         return len(found)
 
     def rotate(self, name: str, *, overlap: timedelta) -> str:
-        """A new key with the name, scopes, limits and expiry of the newest valid one; its text.
+        """A new key with the name, scopes, limits, folders of slides and expiry of the newest valid one.
 
         The keys before it stay valid for `overlap`. Raises SettingsError.
         """
@@ -145,6 +165,7 @@ class KeyFile:
                 limits=newest.limits,
                 expires_at=newest.expires_at,
                 certificate=newest.certificate,
+                slides=newest.slides,
             )
             until = _now() + overlap
             for key in found:
@@ -195,7 +216,7 @@ class KeyRing:
         is_right = hmac.compare_digest(_digest(secret), _NOBODY if key is None else key.sha256)
         if key is None or not is_right or not key.is_valid(_now()):
             return None
-        return Caller(key.name, frozenset(key.scopes), f"key:{key.id}", key.limits)
+        return key.caller("key")
 
     def caller_of_certificate(self, names: Collection[str]) -> Caller | None:
         """Whose certificate has one of `names`; None: no valid key states one of them."""
@@ -203,7 +224,7 @@ class KeyRing:
         now = _now()
         for key in self._keys.values() if names else ():
             if key.certificate in names and key.is_valid(now):
-                return Caller(key.name, frozenset(key.scopes), f"certificate:{key.id}", key.limits)
+                return key.caller("certificate")
         return None
 
     def _look(self) -> None:

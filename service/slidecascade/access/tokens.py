@@ -9,10 +9,13 @@ The issuer is named by the operator in a YAML file::
     roles_claim: realm_access.roles  # optional: a list of roles
     roles:                           # optional: what a role may do
       pathologist: [regions:write, jobs:read, jobs:write, slides:read, models:read]
+    slides:                          # optional: whose slides a role may see; without it all see all
+      pathologist: [/slides/liver]
     limits: {requests_per_minute: 600}   # optional, for each subject
 
 A token has the scopes of its ``scope`` claim that exist here (unless `trust_scopes` is false), and those of its
-roles.
+roles. With `slides` it sees the folders of all its roles, and no slide where none of them is named; `admin` sees
+all slides.
 """
 
 from __future__ import annotations
@@ -31,9 +34,10 @@ import jwt
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from slidecascade.access.caller import SCOPES, Caller, Limits, Scope
+from slidecascade.access.caller import ADMIN, SCOPES, Caller, Limits, Scope
 from slidecascade.errors import NotReadyError, SettingsError, UnauthenticatedError
 from slidecascade.hosts import is_loopback
+from slidecascade.slides.visible import ALL_SLIDES, SlideFolder, Visible
 
 LOG = logging.getLogger(__name__)
 
@@ -94,6 +98,7 @@ class OidcConfig(BaseModel):
     trust_scopes: bool = True
     roles_claim: str | None = None
     roles: dict[str, tuple[Scope, ...]] = {}
+    slides: dict[str, tuple[SlideFolder, ...]] | None = None
     limits: Limits = Limits()
 
 
@@ -157,20 +162,32 @@ class Tokens:
             raise _invalid("it has expired") from None
         except (jwt.InvalidTokenError, jwt.PyJWKError) as error:
             raise _invalid(_REASONS.get(type(error), "its signature or its claims are wrong")) from None
-        return Caller(f"oidc:{claims['sub']}", self._scopes(claims), "oidc", self._config.limits)
+        roles = self._roles(claims)
+        scopes = self._scopes(claims, roles)
+        return Caller(f"oidc:{claims['sub']}", scopes, "oidc", self._config.limits, self._visible(scopes, roles))
 
-    def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
+    def _roles(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
+        if not self._config.roles_claim:
+            return ()
+        value: object = claims
+        for part in self._config.roles_claim.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return tuple(role for role in value if isinstance(role, str)) if isinstance(value, list) else ()
+
+    def _scopes(self, claims: Mapping[str, Any], roles: tuple[str, ...]) -> frozenset[str]:
         found: set[str] = set()
         stated = claims.get("scope")
         if self._config.trust_scopes and isinstance(stated, str):
             found.update(set(stated.split()) & set(SCOPES))
-        value: object = claims
-        for part in (self._config.roles_claim or "").split(".") if self._config.roles_claim else ():
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if self._config.roles_claim and isinstance(value, list):
-            for role in value:
-                found.update(self._config.roles.get(role, ()) if isinstance(role, str) else ())
+        for role in roles:
+            found.update(self._config.roles.get(role, ()))
         return frozenset(found)
+
+    def _visible(self, scopes: frozenset[str], roles: tuple[str, ...]) -> Visible:
+        folders = self._config.slides
+        if folders is None or ADMIN in scopes:
+            return ALL_SLIDES
+        return Visible(tuple(folder for role in roles for folder in folders.get(role, ())))
 
     def _is_due(self, wanted: _KeyId) -> bool:
         now = self._clock()

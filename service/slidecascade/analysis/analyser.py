@@ -47,6 +47,7 @@ from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.tiling import Tile
 from slidecascade.slides.upload import EncodedImage, RegionImage
+from slidecascade.slides.visible import ALL_SLIDES, Visible
 from slidecascade.timing import Observer, Stopwatch
 
 
@@ -70,7 +71,7 @@ class Analyser:
         observer: notified of stages, tiles and cells.
         runs: notified of the runs of networks.
         kinds: the kinds of pipelines by name.
-        decoder: decodes uploads; closed with the analyser.
+        decoder: decodes uploads and stacks of channels; closed with the analyser.
         make_runner: creates the runner of the given packages; default: by the settings.
 
     Raises:
@@ -111,6 +112,7 @@ class Analyser:
                 handles=settings.slide_handles,
                 cache_bytes=settings.dicomweb_cache_mib * 2**20,
             ),
+            decoder=decoder,
         )
         self._preparation = Preparation(
             self._slides, self._find_pipeline, self.expected_bytes, max_region_px=settings.max_region_px
@@ -167,6 +169,7 @@ class Analyser:
         share: Share = UNLIMITED,
         overview_side_px: int = 0,
         progress: Progress = say_nothing,
+        visible: Visible = ALL_SLIDES,
     ) -> Report:
         """Analyse the region of `request`, in `image` (an encoded upload) or in the slide it names.
 
@@ -176,10 +179,18 @@ class Analyser:
         Args:
             share: a share of `memory` in which the region's memory is reserved, released after the response.
             overview_side_px: longest side of the overview that the report must provide; 0: none.
+            visible: the slides that exist for who asks.
         """
         with Uploading(share, control, self._decoder) as uploading:
             task = self._preparation.task(
-                request, image, control, share, uploading.begin, overview_side_px=overview_side_px, is_bounded=True
+                request,
+                image,
+                control,
+                share,
+                uploading.begin,
+                overview_side_px=overview_side_px,
+                is_bounded=True,
+                visible=visible,
             )
             return self._run(task, control, uploading.hold, progress)
 
@@ -192,6 +203,7 @@ class Analyser:
         share: Share = UNLIMITED,
         overview_side_px: int = 0,
         is_bounded: bool = True,
+        visible: Visible = ALL_SLIDES,
     ) -> RegionTask:
         """Validate `request`, decode its image or open its slide, and resolve all defaults; see `analyse`.
 
@@ -203,7 +215,14 @@ class Analyser:
             return decoded_image(encoded, share, control, self._decoder, kept_bytes=kept_bytes)
 
         return self._preparation.task(
-            request, image, control, share, decoded, overview_side_px=overview_side_px, is_bounded=is_bounded
+            request,
+            image,
+            control,
+            share,
+            decoded,
+            overview_side_px=overview_side_px,
+            is_bounded=is_bounded,
+            visible=visible,
         )
 
     def run(
@@ -298,17 +317,17 @@ class Analyser:
             raise UnknownModelError(f"There is no model {name!r}: GET /v1/models lists them.")
         return self._packages[name]
 
-    def slides(self) -> wire.SlideList:
-        ids, truncated = self._slides.list_ids()
+    def slides(self, visible: Visible = ALL_SLIDES) -> wire.SlideList:
+        ids, truncated = self._slides.list_ids(visible)
         return wire.SlideList(slides=tuple(wire.SlideRef(id=slide_id) for slide_id in ids), truncated=truncated)
 
-    def slide(self, slide_id: str) -> wire.SlideInfo:
-        with self._slides.open(slide_id) as slide:
+    def slide(self, slide_id: str, visible: Visible = ALL_SLIDES) -> wire.SlideInfo:
+        with self._slides.open(slide_id, visible=visible) as slide:
             return slide_info(slide_id, slide.info, slide.content_id)
 
-    def open_slide(self, slide_id: str) -> AbstractContextManager[Source]:
+    def open_slide(self, slide_id: str, visible: Visible = ALL_SLIDES) -> AbstractContextManager[Source]:
         """The pixels of a slide, shared with other readers; raises UnknownSlideError or UnreadableSlideError."""
-        return self._slides.open(slide_id)
+        return self._slides.open(slide_id, visible=visible)
 
     def _find_pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:

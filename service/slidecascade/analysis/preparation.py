@@ -31,6 +31,7 @@ from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.upload import EncodedImage, RegionImage, open_image
 from slidecascade.slides.view import SlideFrame
+from slidecascade.slides.visible import ALL_SLIDES, Visible
 
 Sent: TypeAlias = bytes | RegionImage | Path | None
 """What is analysed where the request names no slide: an encoded image, a decoded one, or a stored slide's file."""
@@ -77,6 +78,7 @@ class Preparation:
         *,
         overview_side_px: int,
         is_bounded: bool,
+        visible: Visible = ALL_SLIDES,
     ) -> RegionTask:
         """Validate `request`, decode its image or open its slide, and resolve all defaults.
 
@@ -84,13 +86,14 @@ class Preparation:
             decode: gives the pixels of an upload, with the number of bytes that are kept.
             overview_side_px: longest side of the overview that the report must provide; 0: none.
             is_bounded: whether a region has at most `max_region_px` pixels.
+            visible: the slides that exist for who asks; another raises UnknownSlideError.
         """
         control.check()  # queued requests may have been cancelled; nothing is decoded after that
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
         if request.options.tta != "none":
             require_turnable(pipeline)
-        with self._pyramid(request, image) as pyramid:
+        with self._pyramid(request, image, visible) as pyramid:
             diameter_px = request.object_diameter_px
             mpp = resolve_mpp(pyramid, request.mpp) if diameter_px is None else mpp_of(pipeline, diameter_px)
             asked = None if request.region is None else Box(**request.region.model_dump())
@@ -108,7 +111,7 @@ class Preparation:
             upload = decode(encoded, held + found)
         control.check()  # decoding and waiting can take long
         file = image if isinstance(image, Path) else None
-        open_source = self._opener(request, upload, file)
+        open_source = self._opener(request, upload, file, visible)
         with open_source() as source:
             content_id = source.content_id
         facts: Callable[[], SlideFacts] = partial(self._facts.of, content_id, partial(compute_facts, open_source))
@@ -149,7 +152,7 @@ class Preparation:
         return self._expected_bytes(pipeline, region_l0, grids)
 
     @contextmanager
-    def _pyramid(self, request: wire.RegionRequest, image: Sent) -> Iterator[Pyramid]:
+    def _pyramid(self, request: wire.RegionRequest, image: Sent, visible: Visible) -> Iterator[Pyramid]:
         """The metadata of the upload or slide; no pixels are read."""
         if (image is None) == (request.slide is None):
             raise InvalidRequestError(
@@ -166,7 +169,7 @@ class Preparation:
             with self._slides.open_file(image) as slide:
                 yield slide
             return
-        with self._slides.open(str(request.slide)) as slide:
+        with self._slides.open(str(request.slide), visible=visible) as slide:
             yield slide
 
     def _with_stain(
@@ -185,13 +188,15 @@ class Preparation:
             )
         return partial(self._facts.of, f"{content_id} {method}", lambda: with_stain(facts(), open_source, method))
 
-    def _opener(self, request: wire.RegionRequest, upload: Upload | None, file: Path | None) -> OpenSource:
+    def _opener(
+        self, request: wire.RegionRequest, upload: Upload | None, file: Path | None, visible: Visible
+    ) -> OpenSource:
         if upload is not None:
             return lambda *, private=False: nullcontext(upload)  # noqa: ARG005 - an upload has nothing private
         if file is not None:
             return lambda *, private=False: self._slides.open_file(file, private=private)
         slide_id = str(request.slide)
-        return lambda *, private=False: self._slides.open(slide_id, private=private)
+        return lambda *, private=False: self._slides.open(slide_id, private=private, visible=visible)
 
 
 def decoded_image(
@@ -200,7 +205,8 @@ def decoded_image(
     """The pixels of `image`, after reserving memory for decoding in `share`; `kept_bytes` stay reserved."""
     share.reserve(max(kept_bytes, decoding_bytes(image, decoder)), control)
     if image.stack is not None:
-        upload: RegionImage | StackImage = StackImage(image.stack, image.content_id)
+        stack = replace(image.stack, decode_strip=decoder.strip)
+        upload: RegionImage | StackImage = StackImage(stack, image.content_id)
     else:
         upload = RegionImage(decoder.pixels(image), image.content_id)
     share.shrink(kept_bytes)

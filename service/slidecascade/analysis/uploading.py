@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -39,11 +40,11 @@ class Uploading:
     def begin(self, encoded: EncodedImage, kept_bytes: int) -> ArrivingImage | StackImage:
         """Begin to decode, once there is memory for it, of which `kept_bytes` are kept.
 
-        A stack of channels is not decoded here, but by the tile.
+        A stack of channels is decoded by the tile, where other images are.
         """
         self._share.reserve(max(kept_bytes, decoding_bytes(encoded, self._decoder)), self._control)
         if encoded.stack is not None:
-            return StackImage(encoded.stack, encoded.content_id)
+            return StackImage(replace(encoded.stack, decode_strip=self._decoder.strip), encoded.content_id)
         self._image, self._least_bytes, self._surplus = ArrivingImage(encoded, self._decoder), kept_bytes, True
         return self._image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from slidecascade.access.caller import SCOPES, Limits
 from slidecascade.access.keys import NAME, Key, KeyFile
 from slidecascade.errors import SettingsError
 from slidecascade.settings import read_settings
+from slidecascade.slides.visible import SERVER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--expires", type=_expiry, metavar="DATE", help="when it ends: 2027-01-31, or days: 90d")
     create.add_argument(
         "--certificate", metavar="NAME", help="a name in a client's certificate (TLS) that stands for the key"
+    )
+    create.add_argument(
+        "--slides",
+        metavar="FOLDER",
+        nargs="+",
+        action="extend",
+        help="folders whose slides it may see, or dicomweb:NAME (default: all slides)",
     )
     for name in Limits.model_fields:
         create.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help="limit (default: none)")
@@ -52,7 +61,12 @@ def _create(keys: KeyFile, options: argparse.Namespace) -> None:
     limits = _limits(options)
     _show(
         keys.create(
-            options.name, options.scope, limits=limits, expires_at=options.expires, certificate=options.certificate
+            options.name,
+            options.scope,
+            limits=limits,
+            expires_at=options.expires,
+            certificate=options.certificate,
+            slides=None if options.slides is None else tuple(map(_folder, options.slides)),
         )
     )
 
@@ -64,10 +78,24 @@ def _limits(options: argparse.Namespace) -> Limits:
     return Limits(**given)
 
 
+def _folder(name: str) -> str:
+    """A folder as it is kept. Raises SettingsError where there is none: a key that sees nothing is a mistake."""
+    if re.fullmatch(SERVER, name):
+        return name
+    path = Path(name).absolute()
+    if not path.is_dir():
+        raise SettingsError(
+            f"--slides: there is no folder {name!r} here; name a folder of slides, or dicomweb:NAME."
+        )
+    return os.path.normpath(path)
+
+
 def _list(keys: KeyFile, _options: argparse.Namespace) -> None:
     for key in keys.list():
         limits = " ".join(f"{name}={value}" for name, value in key.limits if value is not None)
-        sys.stdout.write(f"{key.name}\t{key.id}\t{_state(key)}\t{' '.join(key.scopes)}\t{limits}\n")
+        slides = "all slides" if key.slides is None else " ".join(key.slides)
+        fields = (key.name, key.id, _state(key), " ".join(key.scopes), limits, slides)
+        sys.stdout.write("\t".join(fields) + "\n")
 
 
 def _state(key: Key) -> str:

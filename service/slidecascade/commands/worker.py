@@ -17,6 +17,7 @@ from slidecascade.commands.workerprocesses import CHILD_FLAG, run_processes, sha
 from slidecascade.errors import SettingsError
 from slidecascade.jobs.desk import Desk
 from slidecascade.settings import read_settings
+from slidecascade.slides.confineddecoder import open_decoder
 from slidecascade.timing import Silent
 
 LOG = logging.getLogger(__name__)
@@ -70,7 +71,12 @@ def run(options: argparse.Namespace) -> int:
         return run_processes(_words(options), share, options.processes, stopped, heartbeat=options.heartbeat)
     if options.until_stdin_closes:
         threading.Thread(target=_wait_for_end, args=(stopped,), name="parent", daemon=True).start()
-    analyser = Analyser(settings, observer=Silent())
+    decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=lambda: None)
+    try:
+        analyser = Analyser(settings, observer=Silent(), decoder=decoder)
+    except BaseException:
+        decoder.close()
+        raise
     try:
         desk = Desk(analyser, settings, settings.jobs_dir)
         desk.start()

@@ -10,11 +10,18 @@ from slidecascade.analysis.cropview import crop_of
 from slidecascade.cancellation import Control
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.records import JobRecord
+from slidecascade.slides.visible import Visible
 from slidecascade.wire import RegionBox
 
 
 def cell_crop(
-    analyser: Analyser, folders: Folders, record: JobRecord, model: str, point_l0: tuple[float, float]
+    analyser: Analyser,
+    folders: Folders,
+    record: JobRecord,
+    model: str,
+    point_l0: tuple[float, float],
+    *,
+    visible: Visible,
 ) -> NDArray[np.uint8]:
     """``(H, W, 3)`` RGB of the cell at a point: around its own centroid, with what the job asked for.
 
@@ -23,5 +30,5 @@ def cell_crop(
     x, y = folders.centroid(record.id, point_l0)
     pixel = RegionBox(x=int(x), y=int(y), width=1, height=1)
     request = record.request.region_request().model_copy(update={"region": pixel})
-    task = analyser.prepare(request, folders.sent(record), Control(), is_bounded=False)
+    task = analyser.prepare(request, folders.sent(record), Control(), is_bounded=False, visible=visible)
     return crop_of(task, model, (x, y))

@@ -130,7 +130,9 @@ class Desk:
         self._require_share(opened, caller)
         content_id = None
         if upload is None:
-            task = self._analyser.prepare(request.region_request(), None, Control(), is_bounded=False)
+            task = self._analyser.prepare(
+                request.region_request(), None, Control(), is_bounded=False, visible=caller.visible
+            )
             require_fields(task.pipeline)
             content_id = task.facts.content_id
             if "dicom" in request.outputs:
@@ -285,7 +287,8 @@ class Desk:
     def crop(self, job: str, model: str, point_l0: tuple[float, float], caller: Caller) -> NDArray[np.uint8]:
         """What a network was given of the cell at a point; raises what `results` and `cell_crop` do."""
         folders = self.results(job, caller)
-        return cell_crop(self._analyser, folders, self._opened().records.get(job), model, point_l0)
+        record = self._opened().records.get(job)
+        return cell_crop(self._analyser, folders, record, model, point_l0, visible=caller.visible)
 
     def results(self, job: str, caller: Caller) -> Folders:
         """The folders, in which the results of `job` are complete.

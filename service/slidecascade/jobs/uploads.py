@@ -3,7 +3,7 @@
 =====================  ====================================================================================
 file                   content
 =====================  ====================================================================================
-``upload.tiff``        the bytes that were sent, when OpenSlide reads them: a slide, opened as any other
+``upload.tiff``        the bytes that were sent, when they are a stack of channels or OpenSlide reads them: a slide
 ``upload.rgb``         else the decoded pixels, uint8 RGB row by row, which all processes map into memory
 ``upload.json``        their size, and the content id of the bytes they came from
 =====================  ====================================================================================
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slidecascade.errors import StorageFullError, UnreadableSlideError, UploadTooLargeError
 from slidecascade.slides.slide import can_open
+from slidecascade.slides.stackimage import is_stack
 from slidecascade.slides.upload import RegionImage
 from slidecascade.staging import make_folder, write_file, writing_to
 
@@ -110,7 +111,7 @@ class Upload:
         path = self._folder / _SLIDE
         with path.open("rb") as file:
             is_tiff = file.read(4) in _TIFF
-        if is_tiff and can_open(path):
+        if is_tiff and (is_stack(path) or can_open(path)):
             return path
         if self.size_bytes > max_image_bytes:
             raise UploadTooLargeError(

@@ -19,14 +19,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from slidecascade.errors import NotReadyError, UndecodableImageError
+from slidecascade.geometry import Size
 from slidecascade.privacy import SWITCHES
 from slidecascade.slides.canvas import UNWATCHED, Watch
+from slidecascade.slides.channels import Samples
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage
@@ -78,13 +82,26 @@ class ConfinedDecoder:
 
     def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
         """See `slidecascade.slides.decoder.Decoder`."""
+        task = Task(encoded_bytes=len(image.data), shape=image.shape)
+        found: Rgb = self._decoded(task, image.data, watch, image.header.decoder_bytes)
+        return found
+
+    def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        kind: Literal["uint8", "uint16"] = "uint16" if dtype == "uint16" else "uint8"
+        shape = (size.height, size.width, 1)
+        task = Task(encoded_bytes=len(data), shape=shape, dtype=kind, is_strip=True)
+        return self._decoded(task, data, UNWATCHED, 2 * task.pixel_bytes)[..., 0]
+
+    def _decoded(self, task: Task, data: bytes, watch: Watch, decoder_bytes: int) -> NDArray[Any]:
+        """The pixels of an image, for which the process may take `decoder_bytes` besides them and `data`."""
         process = self._take(watch)
         try:
             process.await_ready()
-            return process.decode(image, watch)
+            return process.decode(task, data, watch, decoder_bytes)
         except _EndedError as error:
             ready = process.confined is not None
-            fields = {"media_type": image.header.media_type, "reason": str(error), "code": process.kill()}
+            fields = {"strip": task.is_strip, "reason": str(error), "code": process.kill()}
             LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
             self._died()
             if not ready:
@@ -115,6 +132,11 @@ class ConfinedDecoder:
         with suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().kill()
+
+
+def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]) -> Decoder:
+    """A `ConfinedDecoder`, or with no processes one that decodes in this process."""
+    return ConfinedDecoder(processes, retry_after_s=retry_after_s, died=died) if processes else DIRECT
 
 
 class _Process:
@@ -164,20 +186,19 @@ class _Process:
             self.confined = answer
             LOG.info("decoder ready", extra={"fields": answer.model_dump(exclude={"kind"})})
 
-    def decode(self, image: EncodedImage, watch: Watch) -> Rgb:
-        """The pixels of `image`; raises UndecodableImageError, _EndedError, and what `watch` raises."""
-        task = Task(encoded_bytes=len(image.data), shape=image.shape)
-        self._allow(image)
+    def decode(self, task: Task, data: bytes, watch: Watch, decoder_bytes: int) -> NDArray[Any]:
+        """What `task` asks for; raises UndecodableImageError, _EndedError, and what `watch` raises."""
+        self._allow(_SPARE_BYTES + len(data) + decoder_bytes)
         with ExitStack() as opened:
             encoded = _memory(opened, task.encoded_bytes)
-            left = memoryview(image.data)
+            left = memoryview(data)
             while left:
                 left = left[os.write(encoded, left) :]
             room = _memory(opened, task.shared_bytes)
             fcntl.fcntl(room, fcntl.F_ADD_SEALS, _SEALS)  # cut short by the process, it would end this one
             shared = mmap.mmap(room, task.shared_bytes)
             self._send(task, encoded, room)
-        pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(task.shape)
+        pixels = np.frombuffer(memoryview(shared)[: task.pixel_bytes], task.dtype).reshape(task.shape)
         pixels.flags.writeable = False
         watch.begun(pixels)
         try:
@@ -215,9 +236,8 @@ class _Process:
         except _EndedError:
             self.kill()
 
-    def _allow(self, image: EncodedImage) -> None:
-        """Set the limits of memory and CPU time for one image."""
-        memory = _SPARE_BYTES + len(image.data) + image.header.decoder_bytes
+    def _allow(self, memory: int) -> None:
+        """Set the limits of CPU time, and of memory in bytes, for one image."""
         with suppress(OSError, ValueError):  # a process that has died is found out when it is used
             used_s = time.clock_gettime(~self._process.pid << 3 | 2)  # its CPU time, see clock_getcpuclockid(3)
             for kind, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CPU, int(used_s + LONGEST_S))):

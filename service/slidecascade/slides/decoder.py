@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from slidecascade.geometry import Size
 from slidecascade.slides.canvas import UNWATCHED, Watch
+from slidecascade.slides.channels import Samples
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import EncodedImage
 
 
@@ -27,6 +30,10 @@ class Decoder(Protocol):
         """
         ...
 
+    def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
+        """A strip of a stack, see `slidecascade.slides.stack.StripDecoder`; raises as `pixels`."""
+        ...
+
     def close(self) -> None:
         """Decode nothing more."""
         ...
@@ -40,6 +47,10 @@ class DirectDecoder:
     def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
         """See `Decoder`."""
         return image.decode_watched(watch)
+
+    def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
+        """See `Decoder`."""
+        return decode_strip(data, size, dtype)
 
     def close(self) -> None:
         """See `Decoder`."""

@@ -23,9 +23,11 @@ from PIL import Image
 
 from slidecascade.confinement import forbid_files, leave_network, limit
 from slidecascade.errors import UndecodableImageError
+from slidecascade.geometry import Size
 from slidecascade.seccomp import filter_calls
 from slidecascade.slides.decodertask import MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.source import Rgb
+from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import open_image
 
 _ANY_NUMBER: Final = 10**18
@@ -100,11 +102,7 @@ def _work(channel: socket.socket) -> bool:
 def _outcome(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket) -> Ended:
     """The worker boundary of decoding: what a file does here is no fault of the service."""
     try:
-        pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(task.shape)
-        image = open_image(data, max_px=_ANY_NUMBER)
-        if image.shape != task.shape:
-            return Ended(fault="the header was read in two ways")
-        image.decode_into(pixels, _Reporter(channel, memoryview(shared)[task.pixel_bytes :]))
+        return _decoded(task, data, shared, channel)
     except UndecodableImageError as error:
         return Ended(damage=error.detail)
     except (_StoppedError, BrokenPipeError):
@@ -113,6 +111,20 @@ def _outcome(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket)
         return Ended(fault="more memory is needed than the header says")
     except Exception:  # noqa: BLE001 - the worker boundary
         return Ended(fault=traceback.format_exc()[-2000:])
+
+
+def _decoded(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket) -> Ended:
+    """How it ended, with the pixels in `shared`; raises UndecodableImageError, and what broken decoders raise."""
+    height, width, channels = task.shape
+    if task.is_strip:
+        samples = np.frombuffer(shared, task.dtype, height * width).reshape(height, width)
+        samples[...] = decode_strip(data, Size(width, height), task.dtype)
+        return Ended()
+    pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(height, width, channels)
+    image = open_image(data, max_px=_ANY_NUMBER)
+    if image.shape != task.shape:
+        return Ended(fault="the header was read in two ways")
+    image.decode_into(pixels, _Reporter(channel, memoryview(shared)[task.pixel_bytes :]))
     return Ended()
 
 

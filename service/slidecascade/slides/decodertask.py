@@ -23,14 +23,19 @@ class _Message(BaseModel):
 
 
 class Task(_Message):
-    """An image of `encoded_bytes`, whose pixels of `shape` (H, W, 3) go to the start of shared memory."""
+    """An image of `encoded_bytes`, whose pixels of `shape` (H, W, C) go to the start of shared memory.
+
+    A strip of the channels of a stack has C = 1 and its own type, every other image is RGB of 8 bits.
+    """
 
     encoded_bytes: int
     shape: tuple[int, int, int]
+    dtype: Literal["uint8", "uint16"] = "uint8"
+    is_strip: bool = False
 
     @property
     def pixel_bytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.shape[2]
+        return self.shape[0] * self.shape[1] * self.shape[2] * (2 if self.dtype == "uint16" else 1)
 
     @property
     def shared_bytes(self) -> int:

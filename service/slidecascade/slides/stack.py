@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -35,7 +35,30 @@ _IMAGEJ_AXIS = re.compile(r"^(slices|frames)=(\d+)\s*$", re.MULTILINE)
 _HORIZONTAL: Final = 2
 """Value of PREDICTOR: samples are stored as differences."""
 
+StripDecoder: TypeAlias = Callable[[bytes, Size, str], Samples]
+"""Decodes a TIFF file of one strip of grey: ``(H, W)`` of a size and a type, ``uint8`` or ``uint16``."""
+
+_UNDECODABLE: Final = (
+    "The TIFF stack cannot be decoded: it is damaged or compressed in a way that is not read; save it with LZW or "
+    "deflate compression."
+)
 _COPIED_TAGS = (tiff.BITS, tiff.COMPRESSION, tiff.SAMPLE_FORMAT)
+
+
+def decode_strip(strip: bytes, size: Size, dtype: str) -> Samples:
+    """See `StripDecoder`; in this thread.
+
+    Raises:
+        UndecodableImageError: it is damaged, or another image.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        found = cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        found = None
+    if found is None or found.dtype != dtype or found.shape != (size.height, size.width):
+        raise UndecodableImageError(_UNDECODABLE)
+    return np.asarray(found)
 
 
 class DecodedParts:
@@ -71,12 +94,14 @@ class TiffStack:
         levels: of each level the pages that hold its channels: one a channel, or one for all.
         names: of the channels.
         sides_um: width and height of a pixel, where OME-XML states them.
+        decode_strip: decodes what is compressed.
     """
 
     source: ByteSource
     levels: tuple[tuple[Directory, ...], ...]
     names: tuple[str, ...]
     sides_um: tuple[float, float] | None
+    decode_strip: StripDecoder = decode_strip
     decoded: DecodedParts = field(default_factory=DecodedParts, compare=False)
 
     @property
@@ -152,7 +177,9 @@ class TiffStack:
         width, height, samples = page.part_size.width, page.part_size.height, _part_samples(page)
         if tiff.TILE_OFFSETS not in page.tags:
             height = min(height, page.size.height - index % (-(-page.size.height // height)) * height)
-        stored = _decoded(page, page.part(self.source, index), Size(width * samples, height))
+        size = Size(width * samples, height)
+        strip = _strip(page, page.part(self.source, index), size)
+        stored = self.decode_strip(strip, size, _dtype(page).name)
         return _undone(page, stored.reshape(height, width, samples))
 
 
@@ -167,22 +194,11 @@ def _undone(page: Directory, counts: Samples) -> Samples:
     return np.asarray(np.cumsum(counts, axis=1, dtype=counts.dtype))
 
 
-def _decoded(page: Directory, data: bytes, size: Size) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """A strip or tile, decoded as a grey image whose pixels are the samples."""
+def _strip(page: Directory, data: bytes, size: Size) -> bytes:
+    """A strip or tile as a file of its own: a grey image whose pixels are the samples."""
     tags = {tag: page.all(tag)[:1] for tag in _COPIED_TAGS if tag in page.tags}
     tags |= {tiff.PHOTOMETRIC: np.ones(1, np.uint64), tiff.SAMPLES: np.ones(1, np.uint64)}
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        strip = tiff.one_strip(data, size, tags, page.order)
-        found = cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        found = None
-    if found is None or found.dtype != _dtype(page) or found.shape != (size.height, size.width):
-        raise UndecodableImageError(
-            "The TIFF stack cannot be decoded: it is damaged or compressed in a way that is not read; save it "
-            "with LZW or deflate compression."
-        )
-    return np.asarray(found)
+    return tiff.one_strip(data, size, tags, page.order)
 
 
 def stack_in(data: bytes) -> TiffStack | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from slidecascade.slides.doubts import Stated
 from slidecascade.slides.facts import DENSE_SAMPLES, sample_boxes
 from slidecascade.slides.slideinfo import SlideInfo, mpp_of
 from slidecascade.slides.source import Rgb
-from slidecascade.slides.stack import TiffStack, has_stack, read_stack
+from slidecascade.slides.stack import StripDecoder, TiffStack, decode_strip, has_stack, read_stack
 from slidecascade.slides.storedparts import OpenFile
 
 
@@ -104,8 +105,8 @@ class StackSlide(StackImage):
         self._file, self._path = file, path
 
     @classmethod
-    def open(cls, path: Path) -> Self | None:
-        """The stack at `path`; None where the file is no stack.
+    def open(cls, path: Path, decode: StripDecoder = decode_strip) -> Self | None:
+        """The stack at `path`, whose strips and tiles `decode` decodes; None where the file is no stack.
 
         Raises:
             UnreadableSlideError: a stack that is not read; the message says why.
@@ -117,7 +118,7 @@ class StackSlide(StackImage):
         stack = None
         try:
             if has_stack(file):
-                stack = read_stack(file)
+                stack = replace(read_stack(file), decode_strip=decode)
         except UndecodableImageError as error:
             file.close()
             raise UnreadableSlideError(error.detail) from error

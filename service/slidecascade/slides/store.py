@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
+from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
 from slidecascade.slides.knownfiles import KnownFiles, file_state
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.stackimage import StackSlide, is_stack
+from slidecascade.slides.visible import ALL_SLIDES, Visible
 
 TILE_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept for all open slides together."""
@@ -41,7 +43,7 @@ class SlideStore:
     """Slides under `roots`; an id is a path relative to a root, as `slideid` writes it, the first root first.
 
     Ids that begin with ``dicomweb:`` are those of `dicomweb`, and not listed. At most `handles` slides that nobody
-    reads stay open; a listing names at most `max_listing`.
+    reads stay open; a listing names at most `max_listing`. `decoder` decodes stacks of channels.
     Safe to use from several threads.
 
     Raises:
@@ -49,7 +51,13 @@ class SlideStore:
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, handles: int, max_listing: int, dicomweb: DicomWebSlides | None = None
+        self,
+        roots: Sequence[Path],
+        *,
+        handles: int,
+        max_listing: int,
+        dicomweb: DicomWebSlides | None = None,
+        decoder: Decoder = DIRECT,
     ) -> None:
         for root in roots:
             if not root.is_dir():
@@ -60,46 +68,47 @@ class SlideStore:
         self._capacity = handles
         self._max_listing = max_listing
         self._dicomweb = dicomweb
+        self._decoder = decoder
         self._cache = TileCache(TILE_CACHE_BYTES)
         self._known = KnownFiles()
         self._lock = threading.Lock()
         self._handles: OrderedDict[Path, _Handle] = OrderedDict()
 
-    def list_ids(self) -> tuple[tuple[str, ...], bool]:
-        """Sorted ids of the files OpenSlide recognises, and whether there may be more than those named."""
+    def list_ids(self, visible: Visible = ALL_SLIDES) -> tuple[tuple[str, ...], bool]:
+        """Sorted ids of the visible files OpenSlide recognises, and whether there may be more than those named."""
         ids: set[str] = set()
         budget = self._max_listing * _LISTED_ENTRIES_PER_SLIDE
-        for root in self._roots:
-            for path in _files_below(root):
-                budget -= 1
-                if budget < 0:
-                    return tuple(sorted(ids)), True
-                slide_id = id_of(path.relative_to(root).as_posix())
-                if slide_id in ids or _inside(root, path) is None or not (can_open(path) or is_stack(path)):
-                    continue
-                if len(ids) == self._max_listing:
-                    return tuple(sorted(ids)), True
-                ids.add(slide_id)
+        for slide_id in self._ids(visible):
+            budget -= 1
+            if budget < 0:
+                return tuple(sorted(ids)), True
+            if slide_id in ids or not self._is_shown(slide_id, visible):
+                continue
+            if len(ids) == self._max_listing:
+                return tuple(sorted(ids)), True
+            ids.add(slide_id)
         return tuple(sorted(ids)), False
 
     @contextmanager
-    def open(self, slide_id: str, *, private: bool = False) -> Iterator[AnySlide]:
+    def open(self, slide_id: str, *, private: bool = False, visible: Visible = ALL_SLIDES) -> Iterator[AnySlide]:
         """The slide, shared with other readers and not closed while in this context.
 
         A `private` handle is opened for this block alone: after a failed read OpenSlide fails every later read
         of a handle, whoever it is for.
 
         Raises:
-            UnknownSlideError: no such file, whatever the reason: an id that leaves the root is not reported
-                from one that does not exist.
+            UnknownSlideError: no such file, whatever the reason: an id that leaves the root, or a slide that is
+                not `visible`, is reported as one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
             NotReadyError: the DICOMweb server of the slide is away.
         """
         if self._dicomweb is not None and slide_id.startswith(PREFIX):
+            if not visible.has_server(slide_id):
+                raise _unknown(slide_id)
             with self._dicomweb.open(slide_id) as remote:
                 yield remote
             return
-        with self._held(self._locate(slide_id), private=private, gone=_unknown(slide_id)) as slide:
+        with self._held(self._locate(slide_id, visible), private=private, gone=_unknown(slide_id)) as slide:
             yield slide
 
     @contextmanager
@@ -139,14 +148,31 @@ class SlideStore:
         if self._dicomweb is not None:
             self._dicomweb.close()
 
-    def _locate(self, slide_id: str) -> Path:
+    def _ids(self, visible: Visible) -> Iterator[str]:
+        """Of all files in the folders that are visible, root by root."""
+        for root in self._roots:
+            for start in visible.starts(root):
+                yield from (id_of(path.relative_to(root).as_posix()) for path in _files_below(start))
+
+    def _is_shown(self, slide_id: str, visible: Visible) -> bool:
+        """Whether the id opens a slide that is visible; that of a file below one root may be another root's."""
+        try:
+            located = self._locate(slide_id, visible)
+        except UnknownSlideError:
+            return False
+        return can_open(located) or is_stack(located)
+
+    def _locate(self, slide_id: str, visible: Visible) -> Path:
+        """The file of a slide. The first root that has the id decides, also about who sees it."""
         name = path_of(slide_id)
-        if name is not None:
-            for root in self._roots:
-                path = _inside(root, root / name)
-                if path is not None:
-                    return path
-        raise _unknown(slide_id)
+        found = (
+            None
+            if name is None
+            else next(filter(None, (_inside(root, root / name) for root in self._roots)), None)
+        )
+        if found is None or not visible.has_file(found):
+            raise _unknown(slide_id)
+        return found
 
     def _acquire(self, path: Path) -> _Handle:
         state = file_state(path)
@@ -168,7 +194,7 @@ class SlideStore:
 
     def _opened(self, path: Path) -> Slide | StackSlide:
         """A stack of channels, or else what OpenSlide makes of the file."""
-        return StackSlide.open(path) or Slide.open(path, cache=self._cache, known=self._known)
+        return StackSlide.open(path, self._decoder.strip) or Slide.open(path, cache=self._cache, known=self._known)
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
         """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""

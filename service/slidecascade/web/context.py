@@ -13,8 +13,7 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
-from slidecascade.slides.confineddecoder import ConfinedDecoder
-from slidecascade.slides.decoder import DIRECT, Decoder
+from slidecascade.slides.confineddecoder import open_decoder
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
@@ -95,7 +94,7 @@ class Process:
         """
         metrics = Metrics()
         make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
-        decoder = _decoder(settings, metrics)
+        decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=metrics.decoder_ended)
         try:
             analyser = Analyser(settings, observer=metrics, make_runner=make_runner, decoder=decoder)
         except BaseException:
@@ -145,10 +144,3 @@ class Process:
         self._readiness.close()
         self._analyser.close()
         self.audit.stop()
-
-
-def _decoder(settings: Settings, metrics: Metrics) -> Decoder:
-    """Where uploads are decoded."""
-    if not settings.decoders:
-        return DIRECT
-    return ConfinedDecoder(settings.decoders, retry_after_s=settings.retry_after_s, died=metrics.decoder_ended)

@@ -14,6 +14,7 @@ from slidecascade.analysis.cropview import crop_of
 from slidecascade.cancellation import Control
 from slidecascade.outputs import png
 from slidecascade.web.conditional import REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 from slidecascade.wire.fields import MAX_COORDINATE, StainMethod
@@ -63,7 +64,7 @@ def crop_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
         asked = wire.parse_request(fields | {name: value for name, value in optional.items() if value is not None})
 
         def work() -> Response:
-            task = analyser.prepare(asked, None, Control())
+            task = analyser.prepare(asked, None, Control(), visible=caller_of(request).visible)
             parts = (task.facts.content_id, "crop", pipeline, model, x, y, task.mpp, stain)
             headers = {"ETag": etag_of(*parts), "Cache-Control": REVALIDATE}
             known = known_already(request, headers) or headless(request, headers, wire.PNG)

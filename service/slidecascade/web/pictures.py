@@ -21,6 +21,7 @@ from slidecascade.slides.source import Pictured, Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.tinted import FORM, PATTERN, Tinted, parse_looks
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
@@ -99,7 +100,7 @@ class _Levels:
                 await self._pictures.run(self._make, slide_id, request)
 
     def _make(self, slide_id: str, request: Request) -> None:
-        with self._analyser.open_slide(slide_id) as slide:
+        with self._analyser.open_slide(slide_id, caller_of(request).visible) as slide:
             self._deepzoom.make_levels(_shown(slide, request))
 
 
@@ -128,7 +129,7 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
         def work() -> Response:
-            with analyser.open_slide(slide_id) as source:
+            with analyser.open_slide(slide_id, caller_of(request).visible) as source:
                 slide = _shown(source, request)
                 if _STANDIN in request.query_params and (data := part.glimpse(slide)) is not None:
                     return Response(data, media_type=media_type, headers=_STANDIN_HEADERS)

@@ -24,6 +24,7 @@ from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
 from slidecascade.web.encoding import ACCEPT_ENCODING, accepts_gzip
 from slidecascade.web.intake import Order, read_native_order, read_order
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.negotiation import choose
 from slidecascade.web.pool import Pool
@@ -109,6 +110,7 @@ class Regions:
             control,
             share=share,
             overview_side_px=overview_side_px,
+            visible=caller_of(request).visible,
         )
         Exchange.of(request).object = order.request.slide
         try:

@@ -27,6 +27,7 @@ from slidecascade.web.inference import Inferences
 from slidecascade.web.jobs import job_routes
 from slidecascade.web.kserve import kserve_routes
 from slidecascade.web.middleware.admission import Admission
+from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pictures import picture_routes
 from slidecascade.web.pool import Pool
@@ -245,8 +246,8 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
         return analyser.model(name)
 
     @router.get("/slides", summary="List the slides that requests can name")
-    async def list_slides() -> wire.SlideList:
-        return await lookups.run(analyser.slides)
+    async def list_slides(request: Request) -> wire.SlideList:
+        return await lookups.run(analyser.slides, caller_of(request).visible)
 
     # ":path" because the ids of slides in folders contain slashes.
     @router.get(
@@ -254,8 +255,8 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
         summary="Show a slide",
         responses=problems(errors.UnknownSlideError, errors.UnreadableSlideError, errors.NotReadyError),
     )
-    async def show_slide(slide_id: str) -> wire.SlideInfo:
-        return await lookups.run(analyser.slide, slide_id)
+    async def show_slide(slide_id: str, request: Request) -> wire.SlideInfo:
+        return await lookups.run(analyser.slide, slide_id, caller_of(request).visible)
 
     return router
 

@@ -19,6 +19,7 @@ from slidecascade.access.limits import Usage
 from slidecascade.access.tokens import Tokens, read_oidc
 from slidecascade.errors import ForbiddenError, UnauthenticatedError
 from slidecascade.settings import Settings
+from slidecascade.slides.visible import Visible
 from slidecascade.web.routescopes import PAGES, READ, needed
 
 CERTIFICATE_NAMES: Final = "certificate_names"
@@ -133,7 +134,7 @@ async def is_still_valid(connection: HTTPConnection) -> bool:
     return isinstance(auth, Auth) and await auth.holds(connection.scope)
 
 
-_NOBODY: Final = Caller("", frozenset())
+_NOBODY: Final = Caller("", frozenset(), visible=Visible(()))
 
 
 def _credential(scope: Scope) -> str | None:
