@@ -126,10 +126,12 @@ class Change:
         rows = self._connection.execute(sa.select(MESSAGES).order_by(MESSAGES.c.received_at.desc()).limit(limit))
         return tuple(map(self._message, rows))
 
-    def put_message(self, taken: Taken, *, accepted: bool, reply: str) -> None:
+    def put_message(
+        self, taken: Taken, *, accepted: bool, reply: str, replaced: MessageRecord | None = None
+    ) -> None:
         """Keep a message and its reply, in place of a rejected one with the same control id."""
-        where = (MESSAGES.c.sender == taken.sender) & (MESSAGES.c.control_id == taken.control_id)
-        self._connection.execute(sa.delete(MESSAGES).where(where, MESSAGES.c.accepted.is_(False)))
+        if replaced is not None:
+            self._connection.execute(sa.delete(MESSAGES).where(MESSAGES.c.id == replaced.id))
         self._connection.execute(
             sa.insert(MESSAGES).values(
                 id=taken.id,

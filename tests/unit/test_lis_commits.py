@@ -35,23 +35,28 @@ def put(number: int) -> Callable[[Change], None]:
     return lambda change: change.put_message(taken(number), accepted=True, reply="")
 
 
+def slow(go: threading.Event) -> Callable[[Change], None]:
+    """A change that takes until `go` is set."""
+
+    def act(change: Change) -> None:
+        go.wait(60)
+        change.put_message(taken(0), accepted=True, reply="")
+
+    return act
+
+
 def stored(store: Store) -> int:
     with store.snapshot() as change:
         return len(change.messages(limit=1000))
 
 
-async def test_those_who_wait_share_a_transaction(store: Store) -> None:
-    """While one is written, 50 changes gather and are written together."""
+async def test_messages_that_wait_share_a_transaction(store: Store) -> None:
+    """While one is written, 50 gather and are written together."""
     commits = Commits(store)
     go = threading.Event()
-
-    def slow(change: Change) -> None:
-        go.wait(60)
-        change.put_message(taken(0), accepted=True, reply="")
-
-    first = asyncio.create_task(commits.make(slow))
+    first = asyncio.create_task(commits.make(slow(go)))
     await asyncio.sleep(0)
-    others = [asyncio.create_task(commits.make(put(n))) for n in range(1, 51)]
+    others = [asyncio.create_task(commits.make(put(n), urgent=True)) for n in range(1, 51)]
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(first, *others)
@@ -60,7 +65,31 @@ async def test_those_who_wait_share_a_transaction(store: Store) -> None:
     await commits.close()
 
 
-async def test_a_rejected_change_undoes_itself_alone(store: Store) -> None:
+async def test_messages_do_not_wait_for_other_changes(store: Store) -> None:
+    """They come first, and no transaction of others is long; but others get a turn between them."""
+    commits = Commits(store)
+    go = threading.Event()
+    made: list[str] = []
+    blocked = asyncio.create_task(commits.make(slow(go)))
+    await asyncio.sleep(0)
+
+    def act(name: str) -> Callable[[Change], None]:
+        return lambda _change: made.append(name)
+
+    others = [asyncio.create_task(commits.make(act("other"))) for _ in range(40)]
+    await asyncio.sleep(0)
+    messages = [asyncio.create_task(commits.make(act("message"), urgent=True)) for _ in range(150)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(blocked, *others, *messages)
+    assert made[:100] == ["message"] * 100
+    assert made[100:158] == ["message"] * 50 + ["other"] * 8
+    assert commits.transactions == 1 + 2 + 4
+    await commits.close()
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_a_rejected_change_undoes_itself_alone(store: Store, urgent: bool) -> None:
     """What it wrote before is undone, the others of its transaction are kept."""
     commits = Commits(store)
 
@@ -76,7 +105,9 @@ async def test_a_rejected_change_undoes_itself_alone(store: Store) -> None:
         change.put_message(taken(1), accepted=True, reply="")
         return "done"
 
-    outcomes = await asyncio.gather(*(commits.make(act) for act in (wrong, good, broken)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(commits.make(act, urgent=urgent) for act in (wrong, good, broken)), return_exceptions=True
+    )
     assert isinstance(outcomes[0], RejectedMessageError)
     assert outcomes[1] == "done"
     assert isinstance(outcomes[2], ZeroDivisionError)
