@@ -60,8 +60,8 @@ async def serve(config: LisConfig) -> None:
 
 
 def _leave_out(module: str) -> None:
-    """Let imports of a module that is not installed fail at once. httpcore tries to import sniffio several times in
-    each request, and each time all folders of ``sys.path`` would be searched."""
+    """Let imports of a module that is not installed fail at once. httpcore tries to import sniffio several times
+    in each request, and each time all folders of ``sys.path`` would be searched."""
     if find_spec(module) is None:
         sys.modules.setdefault(module, None)  # type: ignore[arg-type]
 
