@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slidecascade_lis.carriers import NotNowError, RefusedError
 from slidecascade_lis.commits import Commits
-from slidecascade_lis.config import Picture
+from slidecascade_lis.config import Picture, Retries
+from slidecascade_lis.delivery import Delivery
 from slidecascade_lis.pictures import reduced
-from slidecascade_lis.records import Taken
+from slidecascade_lis.records import Outgoing, Taken, Undelivered
 from slidecascade_lis.rejection import SEQUENCE, RejectedMessageError, rejected
 from slidecascade_lis.store import Change, Store
 
@@ -125,6 +127,43 @@ async def test_a_cancelled_caller_does_not_stop_the_others(store: Store) -> None
     await stays
     await commits.close()
     assert stored(store) == 2
+
+
+class ToyCarrier:
+    """Carries messages but ``2``, which its receiver refuses, until ``4``, for which `full` waits."""
+
+    def __init__(self) -> None:
+        self.carried: list[str] = []
+        self.full = asyncio.Event()
+
+    async def carry(self, message: Undelivered) -> None:
+        if message.content == "2":
+            raise RefusedError("AE")
+        if message.content == "4":
+            self.full.set()
+            raise NotNowError("AR")
+        self.carried.append(message.content)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_deliveries_are_written_together(store: Store) -> None:
+    """In their order; one that is refused is dead and one that cannot be taken now holds up those after it."""
+    commits = Commits(store)
+    await commits.make(
+        lambda change: change.put_outgoing([Outgoing(str(n), "m", None, "lis", str(n)) for n in range(1, 7)])
+    )
+    carrier = ToyCarrier()
+    delivery = asyncio.create_task(Delivery("lis", Retries(), carrier, store, commits).run())
+    await asyncio.wait_for(carrier.full.wait(), 60)
+    delivery.cancel()
+    await asyncio.gather(delivery, return_exceptions=True)
+    await commits.close()
+    assert carrier.carried == ["1", "3"]
+    with store.snapshot() as change:
+        states = [one.state for one in change.outgoing()]
+    assert states == ["delivered", "dead", "delivered", "pending", "pending", "pending"]
 
 
 @pytest.mark.parametrize(("max_side_px", "max_bytes"), [(512, 200_000), (64, 200_000), (512, 20_000)])
