@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer fhir-validation demo test test-fast test-large fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-gpu models nuclei-folds lock sbom format clean
+.PHONY: help setup viewer fhir-validation demo test test-fast test-large fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-lis bench-gpu models nuclei-folds lock sbom format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -115,6 +115,9 @@ bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million
 bench-viewer: $(VENV)/.dev ## the page in Chromium, on a slide of 0.4 Gpx and a million cells, five minutes; MINUTES=10 of panning
 	@$(BUILD_VIEWER)
 	$(BIN)/python -m benchmarks.viewer $(if $(MINUTES),--minutes $(MINUTES))
+
+bench-lis: $(VENV)/.dev ## the bridge to a LIS: acknowledgements and memory, then 20 kill -9, over 10,000 orders each, eight minutes
+	$(BIN)/python -m benchmarks.lis
 
 bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it says so
 	$(GPU_VENV)/bin/python -m benchmarks.gpu

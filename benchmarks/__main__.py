@@ -29,6 +29,7 @@ ALL: Final = (
     "benchmarks.load",
     "benchmarks.jobs",
     "benchmarks.viewer",
+    "benchmarks.lis",
     "benchmarks.peers",
 )
 """What is measured in one go; `make bench-all` also starts `benchmarks.gpu`, in an environment of its own."""

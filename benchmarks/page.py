@@ -11,6 +11,7 @@ import benchmarks.areas.section
 import benchmarks.gpu.section
 import benchmarks.heads.section
 import benchmarks.jobs.section
+import benchmarks.lis.section
 import benchmarks.load.section
 import benchmarks.patches.section
 import benchmarks.peers.section
@@ -38,6 +39,7 @@ SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.gpu.section.section,
     benchmarks.jobs.section.section,
     benchmarks.viewer.section.section,
+    benchmarks.lis.section.section,
     benchmarks.peers.section.section,
 )
 

@@ -13,6 +13,7 @@ import yaml
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "slidecascade.json"
+LIS_DASHBOARD = DASHBOARD.with_name("slidecascade-lis.json")
 PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yml"
 RULES = DEPLOY / "prometheus" / "rules" / "slidecascade.yml"
 RULE_TESTS = DEPLOY / "prometheus" / "tests" / "alerts.yml"
@@ -39,18 +40,18 @@ def loaded(path: Path) -> Any:
     return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
 
 
-def variables() -> list[dict[str, Any]]:
-    """The dashboard's variables."""
-    return list(loaded(DASHBOARD)["templating"]["list"])
+def variables(dashboard: Path = DASHBOARD) -> list[dict[str, Any]]:
+    """A dashboard's variables."""
+    return list(loaded(dashboard)["templating"]["list"])
 
 
-def panels() -> list[dict[str, Any]]:
-    """The dashboard's panels that show something."""
-    return [panel for panel in loaded(DASHBOARD)["panels"] if panel["type"] != "row"]
+def panels(dashboard: Path = DASHBOARD) -> list[dict[str, Any]]:
+    """A dashboard's panels that show something."""
+    return [panel for panel in loaded(dashboard)["panels"] if panel["type"] != "row"]
 
 
-def panel_queries() -> Iterator[Query]:
-    for panel in panels():
+def panel_queries(dashboard: Path = DASHBOARD) -> Iterator[Query]:
+    for panel in panels(dashboard):
         for target in panel["targets"]:
             yield Query(f"{panel['title']} {target['refId']}", target["expr"])
 

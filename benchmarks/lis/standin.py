@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from typing import Final
 
 from slidecascade.wire import (
@@ -134,6 +137,7 @@ class StandIn(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the client's delayed ACK adds 40 ms to each answer
     server: StandIn
 
     def do_GET(self) -> None:
@@ -204,6 +208,44 @@ def standing_in(*, port: int = 0, seconds: float = 0.1) -> Iterator[StandIn]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def standing_in_apart(*, seconds: float, delay_s: float) -> Iterator[StandInApart]:
+    """A stand-in in a process of its own, which takes no time of this one."""
+    spawning = multiprocessing.get_context("spawn")
+    own, its = spawning.Pipe()
+    process = spawning.Process(target=_stand_in, args=(its, seconds, delay_s), daemon=True)
+    process.start()
+    try:
+        yield StandInApart(own.recv(), own)
+    finally:
+        own.close()
+        process.join()
+
+
+@dataclass(frozen=True, slots=True)
+class StandInApart:
+    """A stand-in elsewhere."""
+
+    url: str
+    connection: Connection
+
+    def jobs(self) -> int:
+        """How many it has made."""
+        self.connection.send(None)
+        count: int = self.connection.recv()
+        return count
+
+
+def _stand_in(connection: Connection, seconds: float, delay_s: float) -> None:
+    """Serve, and report the number of jobs when asked, until the other end closes."""
+    with standing_in(seconds=seconds) as service, suppress(EOFError):
+        service.delay_s = delay_s
+        connection.send(service.url)
+        while True:
+            connection.recv()
+            connection.send(len(service.jobs))
 
 
 def _problem(name: str, status: int) -> dict[str, str | int]:

@@ -121,12 +121,14 @@ class Job(_Known):
 
     def result(self) -> RegionResult:
         """All that came of the slide, as of a region; waits for the job's end."""
-        self.wait()
+        if self.status != "succeeded":
+            self.wait()
         return self._perform(jobcalls.result(self.id))
 
     def summary(self) -> Summary:
         """Counts, fractions, models and warnings alone; waits for the job's end."""
-        self.wait()
+        if self.status != "succeeded":
+            self.wait()
         return self._perform(jobcalls.summary(self.id))
 
     def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:
@@ -211,12 +213,14 @@ class AsyncJob(_Known):
 
     async def result(self) -> RegionResult:
         """See `Job.result`."""
-        await self.wait()
+        if self.status != "succeeded":
+            await self.wait()
         return await self._perform(jobcalls.result(self.id))
 
     async def summary(self) -> Summary:
         """See `Job.summary`."""
-        await self.wait()
+        if self.status != "succeeded":
+            await self.wait()
         return await self._perform(jobcalls.summary(self.id))
 
     async def cells(self, *, bbox: tuple[int, int, int, int], class_name: str | None = None) -> Cells:

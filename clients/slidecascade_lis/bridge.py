@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Final
 
 from slidecascade.fhir.server import FhirClient
@@ -26,6 +28,9 @@ from slidecascade_lis.work import Work
 LOG = logging.getLogger("slidecascade.lis")
 _NAMES_S: Final = 2.0
 """How long a message waits for the service to look up a name."""
+_SWITCH_S: Final = 0.0005
+"""Each statement of the database releases the interpreter's lock, and its thread waits this long to have it back
+while the event loop works; Python's 5 ms would be 50 ms for a message."""
 
 
 async def serve(config: LisConfig) -> None:
@@ -34,6 +39,8 @@ async def serve(config: LisConfig) -> None:
     Raises:
         SettingsError, ListenError, UnavailableStoreError: the bridge cannot start.
     """
+    sys.setswitchinterval(_SWITCH_S)
+    _leave_out("sniffio")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -50,6 +57,13 @@ async def serve(config: LisConfig) -> None:
     finally:
         await commits.close()
         store.close()
+
+
+def _leave_out(module: str) -> None:
+    """Let imports of a module that is not installed fail at once. httpcore tries to import sniffio several times
+    in each request, and each time all folders of ``sys.path`` would be searched."""
+    if find_spec(module) is None:
+        sys.modules.setdefault(module, None)  # type: ignore[arg-type]
 
 
 def _deliveries(

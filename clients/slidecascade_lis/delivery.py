@@ -16,6 +16,10 @@ from slidecascade_lis.store import Store, UnavailableStoreError
 LOG = logging.getLogger("slidecascade.lis")
 _LOOK_S: Final = 1.0
 """How often the outbox is read without being woken: another process may have asked for a message again."""
+_TOGETHER: Final = 8
+"""Messages whose delivery is written together: those that a kill may repeat."""
+_UNWRITTEN_S: Final = 0.2
+"""How long a slow receiver's delivery stays unwritten."""
 
 
 class Delivery:
@@ -49,24 +53,32 @@ class Delivery:
             self._carrier.close()
 
     async def _next(self) -> bool:
-        """Deliver the oldest message; False when there is nothing to deliver now."""
-        found = await asyncio.to_thread(self._head)
-        if found is None or found.next_at > time.time():
-            return False
+        """Deliver the oldest messages; False when there is nothing more to deliver now."""
+        pending = await asyncio.to_thread(self._pending)
+        begun_at = time.monotonic()
+        taken: list[int] = []
         try:
-            await self._carrier.carry(found)
-        except RefusedError as error:
-            await self._dead(found, error.reason)
-            return True
-        except NotNowError as error:
-            await self._failed(found, error)
-            return False
-        await self._commits.make(lambda change: change.delivered(found.position))
-        return True
+            for one in pending:
+                if one.next_at > time.time():
+                    return False
+                try:
+                    await self._carrier.carry(one)
+                    taken.append(one.position)
+                except RefusedError as error:
+                    await self._dead(one, error.reason)
+                except NotNowError as error:
+                    await self._failed(one, error)
+                    return False
+                if time.monotonic() - begun_at > _UNWRITTEN_S:
+                    break
+        finally:
+            if taken:
+                await self._commits.make(lambda change: change.delivered(taken))
+        return bool(pending)
 
-    def _head(self) -> Undelivered | None:
+    def _pending(self) -> tuple[Undelivered, ...]:
         with self._store.snapshot() as change:
-            return change.next_undelivered(self._name)
+            return change.undelivered(self._name, limit=_TOGETHER)
 
     async def _dead(self, found: Undelivered, reason: str) -> None:
         LOG.error("a message is dead", extra={"fields": {"message_id": found.message_id, "reason": reason}})

@@ -34,6 +34,8 @@ class Delimiters:
 
     def escaped(self, text: str) -> str:
         """`text` as the content of a component; line ends become the command ``.br``."""
+        if text.isprintable() and not any(mark in text for mark in (self.field, self.escape, *self.msh_2)):
+            return text
         names = {
             self.escape: "E",
             self.field: "F",

@@ -122,10 +122,10 @@ class Intake:
             return self._settle(change, message, taken, origin.receiver, items, findings)
 
         try:
-            reply = await self._commits.make(settle)
+            reply = await self._commits.make(settle, urgent=True)
         except RejectedMessageError as error:
             findings = error.findings
-            reply = await self._commits.make(settle)
+            reply = await self._commits.make(settle, urgent=True)
         LOG.info(
             "message", extra={"fields": {"message_id": taken.id, "accepted": not findings, "orders": len(items)}}
         )
@@ -159,7 +159,7 @@ class Intake:
             if _wanted(message.msh.text(16), failed=bool(findings)):
                 control = response.split("\r", 1)[0].split(STANDARD.field)[9]
                 change.put_outgoing([Outgoing(control, taken.id, None, receiver, response)])
-        change.put_message(taken, accepted=not findings, reply=reply)
+        change.put_message(taken, accepted=not findings, reply=reply, replaced=known)
         return reply
 
     def _accept_reply(self, message: Message, letter: str, findings: Sequence[Finding]) -> str | None:

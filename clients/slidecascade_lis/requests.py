@@ -201,7 +201,8 @@ class RequestIntake:
             change.put_outgoing([rejected_request(taken, request.id, self._name, reason, self._config)])
         else:
             self._ordering.apply(change, message, taken, items, self._name)
-        change.put_message(taken, accepted=not findings, reply="")
+        rejected_before = change.known(taken.sender, taken.control_id)
+        change.put_message(taken, accepted=not findings, reply="", replaced=rejected_before)
 
 
 def _is_new(change: Change, taken: Taken, request: ServiceRequest) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
@@ -34,7 +35,8 @@ class OrderPlan:
 
 @dataclass
 class Tally:
-    """What a simulation counted. `results` has the control ids of all results by placer order number."""
+    """What a simulation counted. `results` has the control ids of all results by placer order number; `sent_at` is
+    when a message was first sent, by `time.perf_counter`; `result_s` counts from then to the first result."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class Tally:
     statuses: Counter[str] = field(default_factory=Counter)
     sends: int = 0
     ack_s: list[float] = field(default_factory=list)
+    sent_at: dict[str, float] = field(default_factory=dict)
+    result_s: list[float] = field(default_factory=list)
     repeated_results: int = 0
 
     @property
@@ -56,16 +60,23 @@ class Tally:
 
     def report(self, seconds: float) -> str:
         """What was counted, line by line."""
-        times_ms = sorted(1000 * value for value in self.ack_s) or [0.0]
-        middle, high = (times_ms[int(share * (len(times_ms) - 1))] for share in (0.5, 0.95))
+        ack_p50_s, ack_p95_s = quantiles(self.ack_s)
+        result_p50_s, result_p95_s = quantiles(self.result_s)
         ended = ", ".join(f"{count} {status}" for status, count in sorted(self.statuses.items())) or "none"
         return (
             f"{len(self.acknowledged)} acknowledged, {len(self.rejected)} rejected, "
             f"{self.sends} sends, {seconds:.1f} s\n"
-            f"acknowledgement after {middle:.1f} ms (p50), {high:.1f} ms (p95)\n"
+            f"acknowledgement after {1000 * ack_p50_s:.1f} ms (p50), {1000 * ack_p95_s:.1f} ms (p95)\n"
+            f"result after {result_p50_s:.2f} s (p50), {result_p95_s:.2f} s (p95)\n"
             f"results: {ended}; {self.repeated_results} of them repeated\n"
             f"lost: {len(self.lost)}; answered twice: {len(self.doubled)}\n"
         )
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float]:
+    """The 50th and the 95th percentile; zeros for no values."""
+    ordered = sorted(values) or [0.0]
+    return ordered[int(0.5 * (len(ordered) - 1))], ordered[int(0.95 * (len(ordered) - 1))]
 
 
 class ResultReceiver:
@@ -117,6 +128,9 @@ class ResultReceiver:
     def _count(self, control: str, orc: Segment | None) -> None:
         if orc is None or orc.text(1) != "RE":  # an application response
             return
+        sent_at = self._tally.sent_at.get(orc.text(2))
+        if sent_at is not None and orc.text(2) not in self._tally.results:
+            self._tally.result_s.append(time.perf_counter() - sent_at)
         seen = self._tally.results.setdefault(orc.text(2), set())
         self._tally.repeated_results += control in seen
         if control not in seen:
@@ -180,6 +194,7 @@ async def _send_all(plan: OrderPlan, tally: Tally, queue: asyncio.Queue[str | No
 
 async def _send(message: str, number: str, tally: Tally, peer: Peer) -> None:
     """Repeat a message, byte for byte, until the bridge accepts or rejects it."""
+    tally.sent_at[number] = time.perf_counter()
     while True:
         tally.sends += 1
         started = time.perf_counter()

@@ -126,10 +126,12 @@ class Change:
         rows = self._connection.execute(sa.select(MESSAGES).order_by(MESSAGES.c.received_at.desc()).limit(limit))
         return tuple(map(self._message, rows))
 
-    def put_message(self, taken: Taken, *, accepted: bool, reply: str) -> None:
+    def put_message(
+        self, taken: Taken, *, accepted: bool, reply: str, replaced: MessageRecord | None = None
+    ) -> None:
         """Keep a message and its reply, in place of a rejected one with the same control id."""
-        where = (MESSAGES.c.sender == taken.sender) & (MESSAGES.c.control_id == taken.control_id)
-        self._connection.execute(sa.delete(MESSAGES).where(where, MESSAGES.c.accepted.is_(False)))
+        if replaced is not None:
+            self._connection.execute(sa.delete(MESSAGES).where(MESSAGES.c.id == replaced.id))
         self._connection.execute(
             sa.insert(MESSAGES).values(
                 id=taken.id,
@@ -237,16 +239,15 @@ class Change:
                 )
             )
 
-    def next_undelivered(self, receiver: str) -> Undelivered | None:
-        """The oldest message for a receiver, which has to be delivered before all others."""
+    def undelivered(self, receiver: str, *, limit: int) -> tuple[Undelivered, ...]:
+        """The oldest messages for a receiver, which have to be delivered in this order."""
         wanted = (
             sa.select(OUTBOX)
             .where(OUTBOX.c.receiver == receiver, OUTBOX.c.state == "pending")
             .order_by(OUTBOX.c.position)
-            .limit(1)
+            .limit(limit)
         )
-        row = self._connection.execute(wanted).one_or_none()
-        return None if row is None else self._undelivered(row)
+        return tuple(map(self._undelivered, self._connection.execute(wanted)))
 
     def outgoing(self, *, message_id: str | None = None, states: Sequence[str] = ()) -> tuple[Undelivered, ...]:
         """Messages of the outbox, the oldest first."""
@@ -257,15 +258,15 @@ class Change:
             wanted = wanted.where(OUTBOX.c.state.in_(states))
         return tuple(map(self._undelivered, self._connection.execute(wanted)))
 
-    def delivered(self, position: int) -> None:
-        self._set_outgoing(position, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)
+    def delivered(self, positions: Sequence[int]) -> None:
+        self._set_outgoing(positions, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)
 
     def not_delivered(self, position: int, *, next_at: float, reason: str) -> None:
-        self._set_outgoing(position, next_at=next_at, reason=reason, attempts=OUTBOX.c.attempts + 1)
+        self._set_outgoing((position,), next_at=next_at, reason=reason, attempts=OUTBOX.c.attempts + 1)
 
     def dead(self, position: int, *, reason: str) -> None:
         """Give a message up; it is listed until it is sent again."""
-        self._set_outgoing(position, state="dead", reason=reason, attempts=OUTBOX.c.attempts + 1)
+        self._set_outgoing((position,), state="dead", reason=reason, attempts=OUTBOX.c.attempts + 1)
 
     def resend(self, identifier: str) -> int:
         """Queue answers again, by control id or by the id of their message or order; the number of them."""
@@ -305,8 +306,8 @@ class Change:
         where = (ORDERS.c.id == order_id) & ORDERS.c.state.in_(states)
         return self._connection.execute(sa.update(ORDERS).where(where).values(values)).rowcount == 1
 
-    def _set_outgoing(self, position: int, **values: object) -> None:
-        self._connection.execute(sa.update(OUTBOX).where(OUTBOX.c.position == position).values(values))
+    def _set_outgoing(self, positions: Sequence[int], **values: object) -> None:
+        self._connection.execute(sa.update(OUTBOX).where(OUTBOX.c.position.in_(positions)).values(values))
 
     def seal_again(self, after: Sequence[Any]) -> Sequence[Any]:
         """Encrypt the next stored texts with the current key; `after` is what the last call returned, at first an

@@ -89,11 +89,14 @@ class Work:
         await asyncio.to_thread(self._clean)
 
     async def _each(self, act: Act, orders: Sequence[OrderRecord]) -> None:
-        """Ask the service about all orders at once, and store what came of it in one transaction."""
+        """Ask the service about all orders at once, and store what came of it."""
         steps = await asyncio.gather(*(self._guarded(act, order) for order in orders))
-        if any(steps):
-            made = [step for step in steps if step is not None]
-            await self._commits.make(lambda change: [step(change) for step in made])
+        await self._store_all([step for step in steps if step is not None])
+
+    async def _store_all(self, steps: Sequence[Step]) -> None:
+        """Each is a change of its own: a message that comes meanwhile waits for few of them."""
+        if steps:
+            await asyncio.gather(*map(self._commits.make, steps))
             self._answered()
 
     async def _guarded(self, act: Act, order: OrderRecord) -> Step | None:
@@ -106,13 +109,12 @@ class Work:
             return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
 
     async def _submit_all(self, orders: Sequence[OrderRecord]) -> None:
-        """Submit orders together, and store what came of it in one transaction."""
+        """Submit orders together, and store what came of it."""
         answers: list[JobAnswer] = []
         for start in range(0, len(orders), _BATCH):
             answers += await self._jobs_of(orders[start : start + _BATCH])
         steps = [self._submitted(order, answer) for order, answer in zip(orders, answers, strict=True)]
-        await self._commits.make(lambda change: [step(change) for step in steps])
-        self._answered()
+        await self._store_all(steps)
 
     def _submitted(self, order: OrderRecord, answer: JobAnswer) -> Step:
         if isinstance(answer, UnknownSlideError) and self._waits_for_slide(order):

@@ -634,7 +634,7 @@ def test_nothing_is_lost_or_done_twice_when_the_bridge_is_killed(tmp_path: Path)
     plan = OrderPlan(SLIDE, PIPELINE, orders, rate_hz=20.0, connections=4)
     with standing_in(seconds=0.3) as service:
         service.delay_s = 0.5
-        tally = asyncio.run(measure(tmp_path, service, plan, port=free_port(), kills=3, wait_s=LIMIT_S))
+        tally = asyncio.run(measure(tmp_path, service.url, plan, port=free_port(), kills=3, wait_s=LIMIT_S))
     assert (len(tally.acknowledged), tally.rejected) == (orders, {})
     assert (tally.lost, tally.doubled) == ([], [])
     assert len(service.jobs) == orders

@@ -17,6 +17,7 @@ from deployment import (
     COMPOSE,
     DASHBOARD,
     DEPLOY,
+    LIS_DASHBOARD,
     PROMETHEUS,
     RULE_TESTS,
     RULES,
@@ -33,7 +34,8 @@ from slidecascade_lis.commits import Commits
 from slidecascade_lis.metrics import Observer, StoreCollector
 from slidecascade_lis.store import Store
 
-QUERIES = [*panel_queries(), *rule_queries()]
+QUERIES = [*panel_queries(), *panel_queries(LIS_DASHBOARD), *rule_queries()]
+DASHBOARDS = pytest.mark.parametrize("dashboard", [DASHBOARD, LIS_DASHBOARD], ids=lambda path: path.stem)
 SCRAPE_LABELS = {"job", "instance"}
 PROMETHEUS_OWN = "up"
 
@@ -118,13 +120,17 @@ def test_queries_select_series_by_name() -> None:
         assert not bare, query.owner
 
 
-def test_every_metric_of_the_service_is_shown(exposed: dict[str, set[str]]) -> None:
-    """What the service counts can be seen on the dashboard."""
-    shown = {name for query in panel_queries() for name in re.findall(r"\bslidecascade_\w+", query.expr)}
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
-    for name in exposed:
-        if name.startswith("slidecascade_"):
-            assert re.sub(r"_(bucket|sum|count)$", "", name) in families
+def test_every_metric_is_shown(exposed: dict[str, set[str]], exposed_by_bridge: dict[str, set[str]]) -> None:
+    """What the service and the bridge count can be seen on their dashboards."""
+    for dashboard, found in ((DASHBOARD, exposed), (LIS_DASHBOARD, exposed_by_bridge)):
+        shown = {
+            name for query in panel_queries(dashboard) for name in re.findall(r"\bslidecascade_\w+", query.expr)
+        }
+        families = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in shown}
+        for name in found:
+            family = re.sub(r"_(bucket|sum|count|created)$", "", name)
+            if name.startswith("slidecascade_"):
+                assert {family, f"{family}_total"} & families
 
 
 def test_every_alert_says_what_to_do() -> None:
@@ -168,11 +174,12 @@ def test_promtool_agrees(arguments: list[str | Path]) -> None:
     assert "SUCCESS" in done.stdout
 
 
-def test_the_dashboard_can_be_imported() -> None:
+@DASHBOARDS
+def test_the_dashboard_can_be_imported(dashboard: Path) -> None:
     """What Grafana insists on: ids and places of panels that do not collide, queries with letters, variables."""
-    document = loaded(DASHBOARD)
+    document = loaded(dashboard)
     assert document["id"] is None  # Grafana gives it one
-    assert document["uid"] == "slidecascade"
+    assert document["uid"] == dashboard.stem
     ids = [panel["id"] for panel in document["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()
@@ -186,17 +193,18 @@ def test_the_dashboard_can_be_imported() -> None:
         )
         assert not cells & taken, panel["title"]
         taken |= cells
-    for panel in panels():
+    for panel in panels(dashboard):
         assert panel["description"].endswith(".")
         assert [target["refId"] for target in panel["targets"]] == list("ABCD"[: len(panel["targets"])])
         assert panel["datasource"]["uid"] == "${datasource}"
         assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
 
 
-def test_the_dashboard_uses_the_variables_it_has() -> None:
+@DASHBOARDS
+def test_the_dashboard_uses_the_variables_it_has(dashboard: Path) -> None:
     """No query waits for a variable that is not defined, and every defined one is used."""
-    used = set(re.findall(r"\$(\w+)", " ".join(query.expr for query in panel_queries())))
-    assert used - {"__rate_interval"} == {variable["name"] for variable in variables()} - {"datasource"}
+    used = set(re.findall(r"\$(\w+)", " ".join(query.expr for query in panel_queries(dashboard))))
+    assert used - {"__rate_interval"} == {variable["name"] for variable in variables(dashboard)} - {"datasource"}
 
 
 def test_what_compose_mounts_is_there() -> None:

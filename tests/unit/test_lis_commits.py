@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slidecascade_lis.carriers import NotNowError, RefusedError
 from slidecascade_lis.commits import Commits
-from slidecascade_lis.config import Picture
+from slidecascade_lis.config import Picture, Retries
+from slidecascade_lis.delivery import Delivery
 from slidecascade_lis.pictures import reduced
-from slidecascade_lis.records import Taken
+from slidecascade_lis.records import Outgoing, Taken, Undelivered
 from slidecascade_lis.rejection import SEQUENCE, RejectedMessageError, rejected
 from slidecascade_lis.store import Change, Store
 
@@ -35,23 +37,28 @@ def put(number: int) -> Callable[[Change], None]:
     return lambda change: change.put_message(taken(number), accepted=True, reply="")
 
 
+def slow(go: threading.Event) -> Callable[[Change], None]:
+    """A change that takes until `go` is set."""
+
+    def act(change: Change) -> None:
+        go.wait(60)
+        change.put_message(taken(0), accepted=True, reply="")
+
+    return act
+
+
 def stored(store: Store) -> int:
     with store.snapshot() as change:
         return len(change.messages(limit=1000))
 
 
-async def test_those_who_wait_share_a_transaction(store: Store) -> None:
-    """While one is written, 50 changes gather and are written together."""
+async def test_messages_that_wait_share_a_transaction(store: Store) -> None:
+    """While one is written, 50 gather and are written together."""
     commits = Commits(store)
     go = threading.Event()
-
-    def slow(change: Change) -> None:
-        go.wait(60)
-        change.put_message(taken(0), accepted=True, reply="")
-
-    first = asyncio.create_task(commits.make(slow))
+    first = asyncio.create_task(commits.make(slow(go)))
     await asyncio.sleep(0)
-    others = [asyncio.create_task(commits.make(put(n))) for n in range(1, 51)]
+    others = [asyncio.create_task(commits.make(put(n), urgent=True)) for n in range(1, 51)]
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(first, *others)
@@ -60,7 +67,31 @@ async def test_those_who_wait_share_a_transaction(store: Store) -> None:
     await commits.close()
 
 
-async def test_a_rejected_change_undoes_itself_alone(store: Store) -> None:
+async def test_messages_do_not_wait_for_other_changes(store: Store) -> None:
+    """They come first, and no transaction of others is long; but others get a turn between them."""
+    commits = Commits(store)
+    go = threading.Event()
+    made: list[str] = []
+    blocked = asyncio.create_task(commits.make(slow(go)))
+    await asyncio.sleep(0)
+
+    def act(name: str) -> Callable[[Change], None]:
+        return lambda _change: made.append(name)
+
+    others = [asyncio.create_task(commits.make(act("other"))) for _ in range(40)]
+    await asyncio.sleep(0)
+    messages = [asyncio.create_task(commits.make(act("message"), urgent=True)) for _ in range(150)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(blocked, *others, *messages)
+    assert made[:100] == ["message"] * 100
+    assert made[100:158] == ["message"] * 50 + ["other"] * 8
+    assert commits.transactions == 1 + 2 + 4
+    await commits.close()
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_a_rejected_change_undoes_itself_alone(store: Store, urgent: bool) -> None:
     """What it wrote before is undone, the others of its transaction are kept."""
     commits = Commits(store)
 
@@ -76,7 +107,9 @@ async def test_a_rejected_change_undoes_itself_alone(store: Store) -> None:
         change.put_message(taken(1), accepted=True, reply="")
         return "done"
 
-    outcomes = await asyncio.gather(*(commits.make(act) for act in (wrong, good, broken)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(commits.make(act, urgent=urgent) for act in (wrong, good, broken)), return_exceptions=True
+    )
     assert isinstance(outcomes[0], RejectedMessageError)
     assert outcomes[1] == "done"
     assert isinstance(outcomes[2], ZeroDivisionError)
@@ -94,6 +127,43 @@ async def test_a_cancelled_caller_does_not_stop_the_others(store: Store) -> None
     await stays
     await commits.close()
     assert stored(store) == 2
+
+
+class ToyCarrier:
+    """Carries messages but ``2``, which its receiver refuses, until ``4``, for which `full` waits."""
+
+    def __init__(self) -> None:
+        self.carried: list[str] = []
+        self.full = asyncio.Event()
+
+    async def carry(self, message: Undelivered) -> None:
+        if message.content == "2":
+            raise RefusedError("AE")
+        if message.content == "4":
+            self.full.set()
+            raise NotNowError("AR")
+        self.carried.append(message.content)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_deliveries_are_written_together(store: Store) -> None:
+    """In their order; one that is refused is dead and one that cannot be taken now holds up those after it."""
+    commits = Commits(store)
+    await commits.make(
+        lambda change: change.put_outgoing([Outgoing(str(n), "m", None, "lis", str(n)) for n in range(1, 7)])
+    )
+    carrier = ToyCarrier()
+    delivery = asyncio.create_task(Delivery("lis", Retries(), carrier, store, commits).run())
+    await asyncio.wait_for(carrier.full.wait(), 60)
+    delivery.cancel()
+    await asyncio.gather(delivery, return_exceptions=True)
+    await commits.close()
+    assert carrier.carried == ["1", "3"]
+    with store.snapshot() as change:
+        states = [one.state for one in change.outgoing()]
+    assert states == ["delivered", "dead", "delivered", "pending", "pending", "pending"]
 
 
 @pytest.mark.parametrize(("max_side_px", "max_bytes"), [(512, 200_000), (64, 200_000), (512, 20_000)])

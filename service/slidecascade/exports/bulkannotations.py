@@ -4,8 +4,8 @@ Part 3 of the DICOM standard, A.84 and C.37.1. On a DICOM slide, coordinates are
 pixel matrix (2D, origin VOLUME), which are level-0 pixels. On other slides they are millimetres from the slide's
 corner (3D), in a frame of reference of its own.
 
-Coordinates are written to temporary files batch by batch and copied from there: in memory are a batch, and 4 bytes
-for each cell of a class and measurement.
+Coordinates and measurements are written to temporary files batch by batch and copied from there: a batch is in
+memory.
 """
 
 from __future__ import annotations
@@ -49,35 +49,64 @@ _GROUPS_TAG: Final = 0x006A0002
 
 
 @dataclass(slots=True)
+class _Measured:
+    """A measurement of a class, in files; outlines that have none are left out.
+
+    Attributes:
+        values: 32-bit floats.
+        places: of the outlines that have them, counted from 1.
+    """
+
+    values: IO[bytes]
+    places: IO[bytes]
+    count: int = 0
+
+    def add(self, values: NDArray[np.float64], *, first: int) -> None:
+        """Append values of outlines, `first` of which come before them."""
+        known = np.flatnonzero(~np.isnan(values))
+        self.values.write(values[known].astype("<f4").tobytes())
+        self.places.write((known + first + 1).astype("<u4").tobytes())
+        self.count += len(known)
+
+
+@dataclass(slots=True)
 class _Spool:
-    """The outlines of a class, in files, and their measurements.
+    """The outlines of a class and their measurements, in files, which are closed with `files`.
 
     Attributes:
         points: coordinates, 32-bit floats.
         indices: where each polygon's first value is among the values of all, counted from 1.
+        measured: by name, in the order of their first appearance.
     """
 
-    points: IO[bytes]
-    indices: IO[bytes]
+    files: ExitStack
+    points: IO[bytes] = field(init=False)
+    indices: IO[bytes] = field(init=False)
     count: int = 0
+    measured: dict[str, _Measured] = field(default_factory=dict)
     _values: int = 0
-    _parts: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.points, self.indices = _temporary(self.files), _temporary(self.files)
 
     def add(self, chosen: Shapes, *, scale: float) -> None:
         """Append outlines, which have no holes, with coordinates times `scale`."""
         self.points.write((chosen.vertices * scale).astype("<f4").tobytes())
         self.indices.write((2 * chosen.ring_offsets[:-1] + self._values + 1).astype("<u4").tobytes())
+        for title, values in chosen.measurements.items():
+            if title not in self.measured:
+                self.measured[title] = _Measured(_temporary(self.files), _temporary(self.files))
+            self.measured[title].add(values, first=self.count)
         self._values += chosen.vertices.size
         self.count += len(chosen)
-        for title, values in chosen.measurements.items():
-            self._parts.setdefault(title, []).append(values.astype("<f4"))
 
-    def measurements(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
-        """Number, name and values of those that some outlines have; each is given away."""
-        for place, title in enumerate(list(self._parts), start=1):
-            values = np.concatenate(self._parts.pop(title))
-            if not np.isnan(values).all():
-                yield place, title, values
+    def rewind(self) -> None:
+        """Let all files be read from their start."""
+        for one in self.measured.values():
+            one.values.seek(0)
+            one.places.seek(0)
+        self.points.seek(0)
+        self.indices.seek(0)
 
 
 def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
@@ -93,7 +122,7 @@ def bulk_annotations(folder: ResultFolder, inputs: Inputs) -> Iterator[bytes]:
         raise InvalidRequestError("The result has no outlines: a DICOM annotation object needs at least one.")
     colors = folder.colors()
     with ExitStack() as files:
-        spools = {name: _Spool(_temporary(files), _temporary(files)) for name in names}
+        spools = {name: _Spool(files) for name in names}
         _spool(folder, spools, scale=1.0 if slide.image is not None else folder.mpp / 1000)
         file = _temporary(files)
         # Groups are appended one after another, between the elements with smaller tags and those with larger ones.
@@ -128,8 +157,7 @@ def _spool(folder: ResultFolder, spools: Mapping[str, _Spool], *, scale: float) 
         for name, spool in spools.items():
             spool.add(batch.of_class(folder.classes.index(name)), scale=scale)
     for spool in spools.values():
-        spool.points.seek(0)
-        spool.indices.seek(0)
+        spool.rewind()
 
 
 def _object(folder: ResultFolder, slide: DicomSlide) -> Dataset:
@@ -158,19 +186,22 @@ def _group(folder: ResultFolder, codes: Codes, name: str, spool: _Spool, color: 
     group.RecommendedDisplayCIELabValue = cielab(color)
     group.NumberOfAnnotations = spool.count
     group.PointCoordinatesData, group.LongPrimitivePointIndexList = spool.points, spool.indices
-    measurements = [_measurement(codes, *found) for found in spool.measurements()]
+    measurements = [
+        _measurement(codes, place, title, measured, spool.count)
+        for place, (title, measured) in enumerate(spool.measured.items(), start=1)
+        if measured.count
+    ]
     if measurements:
         group.MeasurementsSequence = measurements
     return group
 
 
-def _measurement(codes: Codes, place: int, title: str, values: NDArray[np.float32]) -> Dataset:
-    """One measurement of all outlines of a group, those that have none left out."""
-    known = ~np.isnan(values)
+def _measurement(codes: Codes, place: int, title: str, measured: _Measured, outlines: int) -> Dataset:
+    """One measurement of a group of `outlines`."""
     stored = Dataset()
-    stored.FloatingPointValues = values[known].tobytes()
-    if not known.all():
-        stored.AnnotationIndexList = (np.flatnonzero(known) + 1).astype("<u4").tobytes()
+    stored.FloatingPointValues = measured.values
+    if measured.count < outlines:
+        stored.AnnotationIndexList = measured.places
     measurement = Dataset()
     measurement.ConceptNameCodeSequence = [codes.of(f"measurement.{title}", f"measurement-{place}", title)]
     is_area = title.endswith("µm^2")
