@@ -109,7 +109,7 @@ $(VENV)-gpu/.service: requirements/service-gpu.txt pyproject.toml
 	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	touch $@
 
-bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, kill -9, workers, people beside a job; ten minutes; FULL=1 to 1.7 gigapixels
+bench-slides: $(VENV)/.dev ## slides as jobs: networks, memory, queue, a million cells, kill -9, workers, people beside a job; ten minutes; FULL=1 to 1.7 gigapixels, twenty
 	$(BIN)/python -m benchmarks.jobs $(if $(FULL),--full)
 
 bench-viewer: $(VENV)/.dev ## the page in Chromium, on a slide of 0.4 Gpx and a million cells, five minutes; MINUTES=10 of panning

@@ -3,6 +3,9 @@
 `make bench-slides` writes `benchmarks/results/jobs.json`. By default slides of 17, 67 and 268 megapixels, for a
 laptop; `--full` takes those of 0.1, 0.4 and 1.7 gigapixels. Each part runs in a process of its own; CPU seconds
 stand beside wall seconds, which other work on the machine makes longer. Parts with Postgres start one of Debian's.
+
+The file is written after every part and every slide: a run that is stopped leaves what it has measured. With
+`--parts` the others stay as they are in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from benchmarks.gpu.card import find_card
 from benchmarks.jobs.postgres import databases
 from benchmarks.jobs.slides import write
 
-PARTS: Final = ("jobs", "cells", "checkpoints", "resume", "workers", "people")
+PARTS: Final = ("cells", "checkpoints", "resume", "workers", "people", "jobs")
+"""In the order in which they are measured: that which takes most of the time is the last."""
+
 SIDES: Final = (4096, 8192, 16384)
 FULL_SIDES: Final = (10240, 20480, 40960)
 _MIDDLE_PX: Final = 16384
@@ -52,41 +57,59 @@ def part(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
-def measure(folder: Path, choice: Choice, database: Callable[[], str] | None) -> dict[str, Any]:
+class Report:
+    """The file of figures, written whenever one is added; those of parts that are not measured anew are kept."""
+
+    def __init__(self, path: Path, provenance: record.Provenance, *, parts: Sequence[str]) -> None:
+        self._path = path
+        self._provenance = provenance
+        earlier = record.read(path) or {}
+        measured = {name: of for name, of in earlier.get("measured", {}).items() if name not in parts}
+        kept = {name: earlier[name] for name in measured}
+        card = None if find_card(0) is None else "see gpu.json"
+        self._figures: dict[str, Any] = {"gpu": card, **kept, "measured": measured}
+
+    def add(self, name: str, found: Any) -> None:
+        """Put what was found by a part into the file."""
+        of = {"commit": self._provenance.commit, "load": round(os.getloadavg()[0], 1)}
+        self._figures[name] = found
+        self._figures["measured"].setdefault(name, of)
+        record.write(self._path, self._figures, self._provenance)
+
+
+def measure(folder: Path, choice: Choice, database: Callable[[], str] | None, report: Report) -> None:
     """The parts that are asked for; the slides are written into `folder`, which is removed afterwards."""
-    middle = str(folder / f"{choice.middle_px}.tif")
-    write(Path(middle), choice.middle_px)
+    middle = folder / f"{choice.middle_px}.tif"
     tiles = ("--field-tiles", str(choice.field_tiles))
     people = ("--rounds", str(choice.people_rounds))
     runs: dict[str, Callable[[], Any]] = {
-        "jobs": lambda: _jobs(folder, choice),
         "cells": lambda: part("cells"),
         "checkpoints": lambda: [part("checkpoints"), *([part("checkpoints", database())] if database else [])],
-        "resume": lambda: part("resume", middle, *tiles),
-        "workers": lambda: [part("workers", middle, database(), database())] if database else [],
-        "people": lambda: part("people", middle, *people),
+        "resume": lambda: part("resume", _written(middle), *tiles),
+        "workers": lambda: [part("workers", _written(middle), database(), database())] if database else [],
+        "people": lambda: part("people", _written(middle), *people),
     }
-    figures: dict[str, Any] = {"rounds": choice.rounds, "gpu": None if find_card(0) is None else "see gpu.json"}
-    loads = [_load()]
     for name in choice.parts:
-        figures[name] = runs[name]()
-        loads.append(_load())
-    return {**figures, "loads": loads}
+        if name == "jobs":
+            _jobs(folder, choice, report)
+        else:
+            report.add(name, runs[name]())
 
 
-def _jobs(folder: Path, choice: Choice) -> list[Any]:
-    found = []
+def _jobs(folder: Path, choice: Choice, report: Report) -> None:
+    found: list[Any] = []
     for _ in range(choice.rounds):
         for side in choice.sides:
-            path = folder / f"{side}.tif"
-            if not path.exists():
-                write(path, side)
-            found.append(part("one", str(path), "--field-tiles", str(choice.field_tiles)))
-    return found
+            slide = _written(folder / f"{side}.tif")
+            found.append(part("one", slide, "--field-tiles", str(choice.field_tiles)))
+            report.add("jobs", found)
 
 
-def _load() -> float:
-    return round(os.getloadavg()[0], 1)
+def _written(path: Path) -> str:
+    """A slide named by its side in px, written when it is needed first."""
+    if not path.exists():
+        write(path, int(path.stem))
+    return str(path)
 
 
 def main() -> int:
@@ -111,16 +134,15 @@ def main() -> int:
         rounds=options.rounds,
         field_tiles=options.field_tiles,
         people_rounds=options.people_rounds,
-        parts=options.parts,
+        parts=[name for name in PARTS if name in options.parts],
     )
-    provenance = record.Provenance.here()
+    report = Report(options.out / "jobs.json", record.Provenance.here(), parts=choice.parts)
     folder = Path(tempfile.mkdtemp(prefix="slidecascade-bench-"))
     try:
         with databases() as database:
-            figures = measure(folder, choice, database)
+            measure(folder, choice, database, report)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    record.write(options.out / "jobs.json", figures, provenance)
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from benchmarks.jobs.memory import peak_mib
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
@@ -143,7 +143,7 @@ def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Fig
     """Run the slide as a job and measure."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(slide.parent, Path(folder) / "jobs", threads=threads, field_tiles=field_tiles)
-        idle_mib = _peak_mib()
+        idle_mib = peak_mib()
         before = time.process_time(), time.perf_counter(), bench.networks.cpu_s, work_cpu_s()
         record = bench.ended(bench.submit(slide.name))
         figures = Figures(
@@ -155,7 +155,7 @@ def measure(slide: Path, *, threads: int, field_tiles: int = FIELD_TILES) -> Fig
             work_cpu_s=round(work_cpu_s() - before[3], 2),
             wall_s=round(time.perf_counter() - before[1], 2),
             network_cpu_s=round(bench.networks.cpu_s - before[2], 2),
-            peak_mib=round(_peak_mib()),
+            peak_mib=round(peak_mib()),
             idle_mib=round(idle_mib),
         )
         bench.close()
@@ -170,10 +170,6 @@ def work_cpu_s(*names: str) -> float:
             stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
             ticks += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:

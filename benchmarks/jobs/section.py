@@ -22,8 +22,7 @@ def section(results: Path) -> list[str]:
             "`make bench-slides`: `nash` on slides of one rendered block of tissue, repeated, at 0.25 um/px, with "
             "two threads and SQLite. CPU seconds are of the threads that work, from submission to the last file; "
             "*queues* are those of all others, which look at queues a few times a second of wall time; "
-            "*networks* are those within runs of ONNX Runtime. Load averages during the parts: "
-            f"{', '.join(f'{load:g}' for load in figures['loads'])}."
+            "*networks* are those within runs of ONNX Runtime. " + _measured(figures)
         ),
         *record.paragraph(figures.get("note", "")),
         *record.line(figures),
@@ -42,6 +41,18 @@ def section(results: Path) -> list[str]:
         *_workers_rows(figures.get("workers", ())),
         f"| GPU busy while a slide runs | {figures['gpu'] or 'not measured: there was no GPU'} |",
     ]
+
+
+def _measured(figures: dict[str, Any]) -> str:
+    """The load at the end of each part, and the commit of those that are of another one than the rest."""
+    if "measured" not in figures:
+        return ""  # the note of earlier figures says it
+    latest = figures["provenance"]["commit"] if "provenance" in figures else None
+    said = [
+        f"{name} {of['load']:g}" + ("" if of["commit"] == latest else f" (commit `{of['commit']}`)")
+        for name, of in figures["measured"].items()
+    ]
+    return f"Load averages when the parts ended: {', '.join(said)}."
 
 
 def _job_row(job: dict[str, Any]) -> str:

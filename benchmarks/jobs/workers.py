@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.jobs.memory import peak_mib
 from benchmarks.jobs.slides import MPP
 
 from slidecascade import wire
@@ -56,6 +57,8 @@ class Workers:
             command = [sys.executable, "-m", "slidecascade", *words]
             self.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         while not all(_READY in path.read_text(encoding="utf-8") for path in self._logs):
+            if any(process.poll() is not None for process in self.processes):
+                raise SystemExit("\n".join(path.read_text(encoding="utf-8") for path in self._logs))
             time.sleep(_LOOK_S)
 
     def cpu_s(self) -> float:
@@ -68,8 +71,7 @@ class Workers:
 
     def peak_mib(self) -> float:
         """The most memory that one of the processes has had."""
-        texts = [Path(f"/proc/{process.pid}/status").read_text(encoding="ascii") for process in self.processes]
-        return max(int(text.partition("VmHWM:")[2].split()[0]) for text in texts) / 1024
+        return max(peak_mib(process.pid) for process in self.processes)
 
     def close(self) -> None:
         for process in self.processes:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Final, Literal, cast, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -299,6 +299,10 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError(f"{_variable(*parts)} cannot be {first['input']!r}: {reason}.") from error
 
 
+_OF_CLIENTS: Final = frozenset({"URL", "API_KEY", "STOW_TOKEN"})
+"""Variables that commands read, and that a shell in which a server is started may have."""
+
+
 def unknown_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
     """Variables with our prefix that are not settings, each with the most similar setting or an empty string.
 
@@ -310,7 +314,7 @@ def unknown_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
     return {
         name: next((_variable(found) for found in get_close_matches(part, known, n=1, cutoff=0.7)), "")
         for name, part in sorted(prefixed.items())
-        if part not in known
+        if part not in known and part not in _OF_CLIENTS
     }
 
 

@@ -324,13 +324,16 @@ def test_every_setting_with_a_pattern_has_an_example() -> None:
 
 
 def test_a_variable_similar_to_a_setting_is_reported() -> None:
-    """A misspelt setting is reported with the similar one; variables of Kubernetes services are ignored."""
+    """A misspelt setting is reported with the similar one; those of other commands are not reported."""
     environment = {
         "SLIDECASCADE_RUNNR": "triton",
         "SLIDECASCADE_RUNNER": "local",
         "slidecascade_threads": "2",
         "SLIDECASCADE_PORT_3000_TCP_ADDR": "10.0.0.7",
         "SLIDECASCADE_BOGUS": "1",
+        "SLIDECASCADE_URL": "http://localhost:3000",
+        "SLIDECASCADE_API_KEY": "secret",
+        "SLIDECASCADE_STOW_TOKEN": "secret",
         "BENTOML_HOME": "x",
     }
     assert unknown_settings(environment) == {
