@@ -80,6 +80,11 @@ class Pipeline(ABC):
         """In the order in which they run."""
 
     @property
+    def companions(self) -> tuple[SegmenterSpec, ...]:
+        """Those of `models` that run beside the others, and on which what is found does not depend."""
+        return ()
+
+    @property
     @abstractmethod
     def thresholds(self) -> Mapping[str, float]:
         """What holds unless a request asks otherwise, by model name."""
