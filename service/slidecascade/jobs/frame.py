@@ -39,6 +39,7 @@ class Frame:
     measures: tuple[str, ...] = ()
     tta: Averaging = "none"
     area_shares: tuple[AreaShare, ...] = ()
+    object_diameter_px: float | None = None
 
     @classmethod
     def of(cls, analysis: Analysis) -> Frame:
@@ -57,6 +58,7 @@ class Frame:
             origin=analysis.origin,
             tta=analysis.tta,
             area_shares=analysis.area_shares,
+            object_diameter_px=analysis.object_diameter_px,
         )
 
     def analysis(self) -> Analysis:
@@ -83,6 +85,7 @@ class Frame:
             origin=self.origin,
             tta=self.tta,
             area_shares=self.area_shares,
+            object_diameter_px=self.object_diameter_px,
         )
 
     def encode(self) -> bytes:
