@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from slidecascade.areas.result import AreasResult
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis, cells_of
 from slidecascade.errors import PipelineSpecError
-from slidecascade.models.repository import load_repository
+from slidecascade.models.repository import ModelPackage, load_repository
 from slidecascade.outputs.cells import geojson
 from slidecascade.outputs.cells.summary import summarise
 from slidecascade.outputs.figure import Overviewed, outline_figure
 from slidecascade.outputs.summary import text
-from slidecascade.pipelines.cells import FILE
+from slidecascade.pipelines.cells import FILE, CellsPipeline
 from slidecascade.pipelines.load import load_pipelines
+from slidecascade.settings import bundled_models_dir
 from surveyed import collected, png_of, survey_of, toy_analyser
 from toy_pipeline import FIELDS, ToyPipeline, blobs
 
@@ -152,10 +153,11 @@ def test_the_answer_states_both_areas_and_what_they_are(whole: Analysis) -> None
 def test_figures_show_the_share_in_a_line_of_their_own(whole: Analysis, image: NDArray[np.uint8]) -> None:
     """The page is taller by a line than that of the same cells without a companion."""
     seen = Overviewed(image, 1.0)
-    heights = [
-        cv2.imdecode(np.frombuffer(outline_figure(result, seen, []), np.uint8), cv2.IMREAD_COLOR).shape[0]
-        for result in (whole, replace(whole, area_shares=()))
-    ]
+    heights = []
+    for result in (whole, replace(whole, area_shares=())):
+        page = cv2.imdecode(np.frombuffer(outline_figure(result, seen, []), np.uint8), cv2.IMREAD_COLOR)
+        assert page is not None
+        heights.append(page.shape[0])
     assert 10 < heights[0] - heights[1] < 30
 
 
@@ -202,3 +204,15 @@ def test_a_file_whose_companion_does_not_fit_is_rejected(
     (pipelines / "other.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
     with pytest.raises(PipelineSpecError, match=says):
         load_pipelines(load_repository(models), pipelines, (FILE,))
+
+
+def test_bundled_pipelines_are_served_without_companions_that_are_not_there() -> None:
+    """Who serves converted networks of `nash` alone has its cells; a file of their own must find its companion."""
+    packages = load_repository(bundled_models_dir())
+    assert [item.name for item in _nash(packages).area_fractions] == ["steatosis_area_fraction"]
+    alone = {name: package for name, package in packages.items() if name != "liver-fat"}
+    assert _nash(alone).area_fractions == ()
+
+
+def _nash(packages: Mapping[str, ModelPackage]) -> CellsPipeline:
+    return load_pipelines(packages, None, (FILE,))["nash"]

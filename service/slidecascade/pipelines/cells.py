@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -99,6 +99,10 @@ class CellsSpec(PipelineSpec):
     def model_names(self) -> frozenset[str]:
         beside = (item.model for item in self.area_fractions)
         return frozenset({self.segmenter, *(stage.model for stage in self.cascade), *beside})
+
+    def served_with(self, models: Container[str]) -> Self:
+        kept = tuple(item for item in self.area_fractions if item.model in models)
+        return self.model_copy(update={"area_fractions": kept})
 
 
 @dataclass(frozen=True, slots=True)

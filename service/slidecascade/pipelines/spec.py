@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +44,11 @@ class PipelineSpec(SpecPart, ABC):
     @abstractmethod
     def model_names(self) -> frozenset[str]:
         """The models it needs."""
+
+    def served_with(self, models: Container[str]) -> Self:
+        """Without the companions that are not in `models`."""
+        del models
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
