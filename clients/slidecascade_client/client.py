@@ -137,6 +137,7 @@ class Client:
         *,
         pipeline: str,
         mpp: float | None = None,
+        object_diameter_px: float | None = None,
         region: RegionInput | None = None,
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
@@ -154,7 +155,8 @@ class Client:
         Args:
             slide: id of a slide, as `slides` lists them; or an image, as for `analyze_region`, such as the path of
                 a file that exists here, which is uploaded. A TIFF that OpenSlide reads stays a slide.
-            pipeline, mpp, region, thresholds, channels, stain, tta, allow_partial: as for `analyze_region`.
+            pipeline, mpp, object_diameter_px, region, thresholds, channels, stain, tta, allow_partial: as for
+                `analyze_region`.
             outputs: which of ``geojson``, ``parquet``, ``heatmaps``, ``grid``, ``mask``, ``rle`` and ``dicom`` to
                 write; default: all but the last.
             origin: as for `analyze_region`.
@@ -171,6 +173,7 @@ class Client:
             slide,
             pipeline=pipeline,
             mpp=mpp,
+            object_diameter_px=object_diameter_px,
             region=region,
             thresholds=thresholds,
             channels=channels,

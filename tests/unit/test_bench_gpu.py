@@ -71,7 +71,7 @@ def test_everything_but_the_gpu(stand_in: Path) -> None:
     assert "GPU busy  50%" in done.stdout
     figures = json.loads((stand_in / "gpu.json").read_text())
     packages = load_repository(bundled_models_dir())
-    nash = ("nuclei-unet", "nash-cell", "nash-hepatocyte")
+    nash = ("nuclei-unet", "nash-cell", "nash-hepatocyte", "liver-fat")
     assert figures["models"] == {name: packages[name].spec.sha256 for name in nash}
     assert figures["card"] == {"name": "Stand-in 1000", "driver": "580.65", "memory_mib": 81559}
     assert "onnxruntime" in figures["versions"]

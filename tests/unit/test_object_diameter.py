@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.cells.result import Analysis
-from slidecascade.commands import analyze
+from slidecascade.cli import main
+from slidecascade.commands import analyze, jobs
 from slidecascade.errors import InvalidRequestError, MissingResolutionError
 from slidecascade.exports.annotationxml import aperio
 from slidecascade.exports.folder import ResultFolder
@@ -166,6 +169,37 @@ def test_the_client_sends_the_diameter() -> None:
     with Client("http://service.test", http_client=http) as client, pytest.raises(Exception, match="400"):
         client.analyze_region(png_of(image()), pipeline="toy", object_diameter_px=diameter_px)
     assert b'"object_diameter_px":20.0' in sent[0]
+
+
+def test_jobs_take_it_from_client_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document that is sent has it in place of `mpp`, and becomes the request of a region with it."""
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.read()))
+        return httpx.Response(400)
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    with Client("http://service.test", http_client=http) as client:
+        with pytest.raises(Exception, match="400"):
+            client.submit("a.svs", pipeline="toy", object_diameter_px=20)
+        monkeypatch.setattr(jobs, "Client", lambda *_, **__: nullcontext(client))
+        jobs_of_command = ["submit", "a.svs", "--pipeline", "toy", "--object-diameter-px", "20"]
+        assert main(["jobs", "--url", "http://service.test", *jobs_of_command]) != 0
+    assert [(each["object_diameter_px"], each.get("mpp")) for each in sent] == [(20.0, None)] * 2
+    request = wire.JobRequest.model_validate(sent[0]).region_request()
+    assert (request.object_diameter_px, request.mpp) == (20.0, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({"mpp": 0.5}, "send one of them"), ({"outputs": ["geojson", "dicom"]}, "DICOM objects need a pixel size")],
+)
+def test_jobs_reject_what_contradicts_it(fields: dict[str, Any], says: str) -> None:
+    """A second size of pixels, and files that cannot do without one."""
+    document = {"pipeline": "toy", "slide": "a.svs", "object_diameter_px": 20.0, **fields}
+    with pytest.raises(ValidationError, match=says):
+        wire.JobRequest.model_validate_json(json.dumps(document))
 
 
 def test_the_command_takes_it() -> None:

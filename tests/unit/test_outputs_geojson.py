@@ -220,6 +220,7 @@ def test_the_collection_says_where_it_came_from() -> None:
     assert set(member) == {
         "coordinate_space", "region", "mpp", "pipeline", "models", "thresholds", "tiles", "counts",
         "research_use_only", "slide", "facts", "kind", "warnings", "origin", "object_diameter_px", "options",
+        "area_fractions",
     }  # fmt: skip
     assert (member["object_diameter_px"], member["options"]) == (None, {"tta": "none"})
     assert member["slide"] == {"content_id": "e" * 64, "bounds": None}

@@ -28,11 +28,12 @@ from slidecascade.errors import (
     UndecodableImageError,
 )
 from slidecascade.geometry import Grid, Size
-from slidecascade.kinds.result import RegionResult, Subject, UsedModel
+from slidecascade.kinds.result import ModelRole, RegionResult, Subject, UsedModel
 from slidecascade.kinds.sink import Sink, core_in_region_l0
 from slidecascade.kinds.table import KINDS, Kind
 from slidecascade.kinds.tile_result import AnyTileResult, TileFailure
 from slidecascade.kinds.work import TileWork
+from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.pipelines.spec import Pipeline
 from slidecascade.runners.runner import Runner, bound
 from slidecascade.slides.lastread import LastRead
@@ -296,12 +297,18 @@ def used_models(pipeline: Pipeline, grids: Mapping[str, Grid]) -> tuple[UsedMode
             name=model.name,
             version=model.version,
             sha256=model.sha256,
-            role="segmenter" if model.task == "segment" else "classifier",
+            role=_role(pipeline, model),
             grid=grids[model.name],
             classes=tuple(item.name for item in model.classes),
         )
         for model in pipeline.models
     )
+
+
+def _role(pipeline: Pipeline, model: SegmenterSpec | ClassifierSpec) -> ModelRole:
+    if model.name in [item.name for item in pipeline.companions]:
+        return "companion"
+    return "segmenter" if model.task == "segment" else "classifier"
 
 
 def _tell(observer: Observer, result: RegionResult) -> None:

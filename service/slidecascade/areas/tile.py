@@ -110,7 +110,7 @@ class AreasWork(TileWork[AreasPipeline, AreasTileResult]):
         with self.stopwatch.measure("decode"):
             masks = head.masks(outputs, options)[:, *window]
             probabilities = head.probabilities_of(outputs, options)
-            kept = np.where(_squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
+            kept = np.where(squares_with(tissue, masks.shape[1:]), masks, np.uint8(0))
             return kept, None if probabilities is None else probabilities[window]
 
     def _pieces(self, masks: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None, core: Box) -> _Pieces:
@@ -194,17 +194,17 @@ def smallest_px(pipeline: AreasPipeline, grid: Grid) -> float:
 
 def owned_box(region_l0: Box, grid: Grid) -> Box:
     """The pixels of `grid` whose middle lies in the region; there may be none."""
-    x, right = (_pixels_before(at, grid.origin_x_l0, grid.downsample) for at in (region_l0.x, region_l0.right))
-    y, bottom = (_pixels_before(at, grid.origin_y_l0, grid.downsample) for at in (region_l0.y, region_l0.bottom))
+    x, right = (pixels_before(at, grid.origin_x_l0, grid.downsample) for at in (region_l0.x, region_l0.right))
+    y, bottom = (pixels_before(at, grid.origin_y_l0, grid.downsample) for at in (region_l0.y, region_l0.bottom))
     return Box(x, y, right - x, bottom - y).clipped(grid.extent)
 
 
-def _pixels_before(at_l0: int, origin_l0: float, downsample: float) -> int:
+def pixels_before(at_l0: float, origin_l0: float, downsample: float) -> int:
     """How many pixels of an axis have their middle before `at_l0`."""
     return max(0, math.ceil((at_l0 - origin_l0) / downsample - 0.5))
 
 
-def _squares_with(blocks: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def squares_with(blocks: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """A mask of `shape`, true in squares of `SQUARE_PX` that hold one of the `blocks`."""
     each = SQUARE_PX // BLOCK_PX
     rows, columns = (-(-length // each) for length in blocks.shape)

@@ -14,8 +14,8 @@ probabilities_K     fixed_size_list<float>[C]        of classifier K, counted fr
 measure_K           double                           measure K of the pipeline, counted from 0
 ==================  ===============================  ==========================================================
 
-The schema's metadata holds the tile's index, core, unstored pixels and flaws (JSON) and tissue blocks (bits in
-rows of whole bytes).
+The schema's metadata holds the tile's index, core, unstored pixels, flaws and coverages (JSON) and tissue blocks
+(bits in rows of whole bytes).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from slidecascade.cells.coverage import Coverage
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.geometry import Box
@@ -57,6 +58,7 @@ def encode(result: TileResult) -> bytes:
         "tissue_shape": result.tissue.shape,
         "unstored_px": result.unstored_px,
         "flaws": asdict(result.flaws),
+        "coverages": [asdict(item) for item in result.coverages],
     }
     metadata = {
         b"format": FORMAT,
@@ -107,6 +109,7 @@ def decode(stream: bytes) -> TileResult:
         near_seam=batch["near_seam"].to_numpy(zero_copy_only=False),
         unstored_px=place["unstored_px"],
         flaws=Flaws(**place["flaws"]),
+        coverages=tuple(Coverage(**item) for item in place["coverages"]),
     )
 
 

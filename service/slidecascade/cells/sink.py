@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.doubts import Census
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, area_shares
 from slidecascade.cells.tile import no_cells
 from slidecascade.cells.tile_result import TileResult
 from slidecascade.kinds.result import Account, Subject
@@ -30,6 +30,9 @@ class CellsSink(MemorySink[CellsPipeline, TileResult]):
             class_index=self.classes(cells, subject.thresholds),
             heatmaps=self._pipeline.heatmaps,
             measures=self._pipeline.measures,
+            area_shares=area_shares(
+                self._pipeline, [result.coverages for result in self._results], subject.models
+            ),
         )
         census = Census(found, self._pipeline.object_diameter_um)
         census.add(cells.centroids, cells.areas, found.class_index)

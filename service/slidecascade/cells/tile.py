@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells import cascade, seams, spots
+from slidecascade.cells.coverage import Coverage, coverage
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.look import Decoding, Look, look_at
 from slidecascade.cells.second_look import SQUARE_PX, SecondLook, Seen
@@ -61,13 +62,14 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         blocks, flaws = self.without_flaws(patch, blocks, tile)
         # What is no glass is tissue in either field: which one it is need not be known before the network has run.
         if not core_blocks(blocks, tile).any() and not self.has_no_glass:
-            return self._nothing(tile, core_blocks(blocks, tile), unstored_px, flaws)
+            return self._nothing(tile, core_blocks(blocks, tile), unstored_px, flaws, self._coverages(tile, view))
         found = self._cells(view, tile, patch)
         blocks |= self.has_no_glass
         tissue = core_blocks(blocks, tile)
         cells, owned, near_seam = self._own(found, blocks, tile)
+        coverages = self._coverages(tile, view)
         if not len(cells):
-            return self._nothing(tile, tissue, unstored_px, flaws)
+            return self._nothing(tile, tissue, unstored_px, flaws, coverages)
         probabilities = cascade.classify(
             cells.centroids,
             self.pipeline,
@@ -78,8 +80,20 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         )
         classified = self._measured(cells.with_probabilities(*probabilities), view)
         return TileResult(
-            tile.index, tile.core, tissue, classified, owned, near_seam, unstored_px=unstored_px, flaws=flaws
+            tile.index,
+            tile.core,
+            tissue,
+            classified,
+            owned,
+            near_seam,
+            unstored_px=unstored_px,
+            flaws=flaws,
+            coverages=coverages,
         )
+
+    def _coverages(self, tile: Tile, view: SlideView) -> tuple[Coverage, ...]:
+        """What the companions of the pipeline cover, which have blocks of tissue of their own."""
+        return tuple(coverage(fraction, self, tile, view) for fraction in self.pipeline.area_fractions)
 
     @property
     def aligned_to(self) -> int:
@@ -176,10 +190,26 @@ class CellsWork(TileWork[CellsPipeline, TileResult]):
         wanted = self.region_l0.contains(in_l0.centroids)
         return in_l0.take(wanted), owned[wanted], near_seam[wanted]
 
-    def _nothing(self, tile: Tile, tissue: NDArray[np.bool_], unstored_px: float, flaws: Flaws) -> TileResult:
+    def _nothing(
+        self,
+        tile: Tile,
+        tissue: NDArray[np.bool_],
+        unstored_px: float,
+        flaws: Flaws,
+        coverages: tuple[Coverage, ...],
+    ) -> TileResult:
         none = np.zeros(0, np.bool_)
-        empty = no_cells(self.pipeline)
-        return TileResult(tile.index, tile.core, tissue, empty, none, none, unstored_px=unstored_px, flaws=flaws)
+        return TileResult(
+            tile.index,
+            tile.core,
+            tissue,
+            no_cells(self.pipeline),
+            none,
+            none,
+            unstored_px=unstored_px,
+            flaws=flaws,
+            coverages=coverages,
+        )
 
 
 def no_cells(pipeline: CellsPipeline) -> Instances:

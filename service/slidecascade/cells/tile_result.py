@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slidecascade.cells.coverage import Coverage
 from slidecascade.cells.instances import Instances
 from slidecascade.kinds.tile_result import AnyTileResult
 
@@ -18,8 +19,10 @@ class TileResult(AnyTileResult):
     Attributes:
         cells: in level-0 pixels; the tile's own, and those just over a seam.
         owned, near_seam: ``(N,)`` masks over `cells`, for `seams.settle`.
+        coverages: of the pipeline's companions, in their order.
     """
 
     cells: Instances
     owned: NDArray[np.bool_]
     near_seam: NDArray[np.bool_]
+    coverages: tuple[Coverage, ...] = field(default=(), kw_only=True)

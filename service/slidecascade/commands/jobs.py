@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument("slide", nargs="+", help="an id, as GET /v1/slides lists it, or a file of this machine")
     submit.add_argument("--pipeline", required=True)
     submit.add_argument("--mpp", type=float, help="um per pixel; required if the slide states none")
+    submit.add_argument(
+        "--object-diameter-px",
+        type=float,
+        help="usual diameter of the objects in pixels, in place of --mpp where nobody knows it",
+    )
     submit.add_argument("--region", type=region_of, help="x,y,width,height in level-0 pixels")
     submit.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
     submit.add_argument(
@@ -141,6 +146,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "pipeline": options.pipeline,
         "mpp": options.mpp,
+        "object_diameter_px": options.object_diameter_px,
         "region": options.region,
         "thresholds": dict(options.threshold),
         "channels": dict(options.channels),

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells import arrow, cascade, seams
+from slidecascade.cells.coverage import Coverage
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile import no_cells
@@ -46,7 +47,7 @@ class FieldResult:
         cells: those the field owns, from top to bottom, in level-0 pixels.
         class_index: ``(N,)`` the class each of them ends in.
         at_edge: ``(N,)`` the cells so near to a neighbouring field that it may have found them too.
-        edge: the tissue of the field's core, its unstored pixels, and the cells its tiles handed over.
+        edge: the tissue of the field's core, its unstored pixels, coverages, and the cells its tiles handed over.
         seen_px: pixels of the region that were analysed, in the segmenter's grid.
         tiles, background: how many tiles there were, and how many of them held glass only.
         failures: the tiles that failed twice.
@@ -163,6 +164,10 @@ class CellsFieldSink(KeepingSink[TileResult]):
                 near_seam=np.ones(len(handed), np.bool_),
                 unstored_px=self.unstored_px,
                 flaws=self.flaws(),
+                coverages=tuple(
+                    Coverage.total(result.coverages[index] for result in self._results)
+                    for index in range(len(self._pipeline.area_fractions))
+                ),
             ),
             seen_px=self.seen_px(self._region),
             background=self.background,

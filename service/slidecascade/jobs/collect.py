@@ -19,7 +19,7 @@ from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells import cascade, seams
 from slidecascade.cells.doubts import Census
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, area_shares
 from slidecascade.cells.tile import no_cells
 from slidecascade.geometry import Box, Grid, Size
 from slidecascade.jobs.cells import AT_EDGE, CellsFieldSink, CellsParts
@@ -83,6 +83,11 @@ class Collection:
             timings_s={**summed(reports), "total": seconds},
             warnings=(*survey.blank.warnings, *doubts),
             flaws=flaws,
+            area_shares=area_shares(
+                survey.pipeline,
+                [self._parts.edge(report.index).coverages for report in reports],
+                survey.blank.models,
+            ),
         )
         """All but the cells."""
         census = Census(self.analysis, survey.pipeline.object_diameter_um)
@@ -153,7 +158,7 @@ class Collection:
     ) -> Iterator[bytes]:
         """The zip that a region is answered with, in pieces."""
         vertices = sum(report.vertices for report in self._reports)
-        columns = sum(len(model.classes) for model in self.analysis.models[1:])
+        columns = sum(len(model.classes) for model in self.analysis.classifiers)
         most_bytes = geojson.most_bytes_of(self.cells, vertices=vertices, probabilities=columns)
         small = self._small_files(self.heatmaps(), overview if with_overlay else None, colormap)
         return archive.encode(Files(small, "cells.geojson", self.geojson(), most_bytes))
@@ -340,7 +345,7 @@ class CellsSurvey(Survey):
 
     @property
     def recipe(self) -> str:
-        return repr(self.pipeline.stages)
+        return repr((self.pipeline.stages, self.pipeline.area_fractions))
 
     def open_parts(self, folder: Path, plan: Plan) -> CellsParts:
         return CellsParts(folder, plan)

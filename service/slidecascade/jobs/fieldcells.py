@@ -166,7 +166,7 @@ def _probability(analysis: Analysis) -> NDArray[np.float32]:
     """``(N,)``: what the last network that looked at a cell gave to the class it ends in, else its score."""
     found = analysis.instances.scores.astype(np.float32)
     labels = [end.path[-1] for end in analysis.classes.ends]
-    for model, matrix in zip(analysis.models[1:], analysis.instances.probabilities, strict=True):
+    for model, matrix in zip(analysis.classifiers, analysis.instances.probabilities, strict=True):
         places = np.array([_place(model.classes, label) for label in labels], np.int64)[analysis.class_index]
         values = np.take_along_axis(matrix, np.maximum(places, 0)[:, None], axis=1)[:, 0]
         looked = (places >= 0) & ~np.isnan(values)

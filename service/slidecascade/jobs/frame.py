@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from slidecascade.cells.instances import Instances
-from slidecascade.cells.result import Analysis
+from slidecascade.cells.result import Analysis, classifiers_of
 from slidecascade.geometry import Box, Grid, Mpp, Size
-from slidecascade.kinds.result import CoordinateSpace, Origin, TileReport, TissueMap, UsedModel
+from slidecascade.kinds.result import AreaShare, CoordinateSpace, Origin, TileReport, TissueMap, UsedModel
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.slides.facts import SlideFacts
 from slidecascade.warning import AnswerWarning
@@ -38,6 +38,7 @@ class Frame:
     origin: Origin = "slide"
     measures: tuple[str, ...] = ()
     tta: Averaging = "none"
+    area_shares: tuple[AreaShare, ...] = ()
     object_diameter_px: float | None = None
 
     @classmethod
@@ -56,6 +57,7 @@ class Frame:
             warnings=analysis.warnings,
             origin=analysis.origin,
             tta=analysis.tta,
+            area_shares=analysis.area_shares,
             object_diameter_px=analysis.object_diameter_px,
         )
 
@@ -71,7 +73,7 @@ class Frame:
             thresholds=self.thresholds,
             classes=ClassTree(self.ends),
             instances=Instances.empty(
-                [len(model.classes) for model in self.models[1:]], measures=len(self.measures)
+                [len(model.classes) for model in classifiers_of(self.models)], measures=len(self.measures)
             ),
             measures=self.measures,
             class_index=np.zeros(0, np.int64),
@@ -82,6 +84,7 @@ class Frame:
             warnings=self.warnings,
             origin=self.origin,
             tta=self.tta,
+            area_shares=self.area_shares,
             object_diameter_px=self.object_diameter_px,
         )
 

@@ -19,6 +19,7 @@ from slidecascade.wire.fields import Averaging
 
 CoordinateSpace = Literal["level0-pixels", "image-pixels"]
 Origin = Literal["slide", "bounds"]
+ModelRole = Literal["segmenter", "classifier", "companion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class UsedModel:
     name: str
     version: int
     sha256: str
-    role: Literal["segmenter", "classifier"]
+    role: ModelRole
     grid: Grid
     classes: tuple[str, ...]
 
@@ -64,6 +65,26 @@ class TissueMap:
 
     mask: NDArray[np.bool_]
     grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AreaShare:
+    """The part of the tissue that a class of a companion covers, both areas in um2.
+
+    `title` says what it is, `model` and `class_name` what found it.
+    """
+
+    name: str
+    title: str
+    model: str
+    class_name: str
+    covered_um2: float
+    tissue_um2: float
+
+    @property
+    def value(self) -> float | None:
+        """None without tissue."""
+        return self.covered_um2 / self.tissue_um2 if self.tissue_um2 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +145,7 @@ class RegionResult(ABC):
         timings_s: seconds of work by stage, added up over threads.
         warnings: what makes the answer doubtful.
         flaws: ink and tissue out of focus, which do not count as tissue.
+        area_shares: what the pipeline's companions cover.
         Others: see `Subject`.
     """
 
@@ -143,6 +165,7 @@ class RegionResult(ABC):
     warnings: tuple[AnswerWarning, ...] = ()
     origin: Origin = "slide"
     flaws: Flaws = field(default_factory=Flaws)
+    area_shares: tuple[AreaShare, ...] = ()
     object_diameter_px: float | None = None
     tta: Averaging = "none"
 

@@ -106,21 +106,33 @@ class TileWork(ABC, Generic[P, T_co]):
         self, patch: NDArray[Any], blocks: NDArray[np.bool_], tile: Tile
     ) -> tuple[NDArray[np.bool_], Flaws]:
         """The tissue `blocks` of a patch that are neither ink nor out of focus, and how much of the core's part in
-        the region is; of light on black, and of channels, nothing is.
-
-        Where the grid enlarges the slide every edge is soft, and focus is not judged.
+        the region is.
         """
-        if self.channels:
-            return blocks, Flaws()
-        ink = ink_blocks(patch)
-        blurred = blocks & ~ink & blurred_blocks(patch) if self.grid.downsample >= 1 else np.zeros_like(ink)
-        if not (ink.any() or blurred.any()) or self.dark_field:
+        ink, blurred = self.flawed_blocks(patch, blocks, self.grid)
+        if not (ink.any() or blurred.any()):
             return blocks, Flaws()
         wanted = tile.core.clipped(self.grid.box_from_l0(self.region_l0)).shifted(-tile.read.x, -tile.read.y)
         rows = np.s_[wanted.y // BLOCK_PX : -(-wanted.bottom // BLOCK_PX)]
         part = np.s_[rows, wanted.x // BLOCK_PX : -(-wanted.right // BLOCK_PX)]
         flaws = Flaws(*(float(BLOCK_PX**2 * np.count_nonzero(each[part])) for each in (ink, blurred)))
         return blocks & ~ink & ~blurred, flaws
+
+    def flawed_blocks(
+        self, patch: NDArray[Any], blocks: NDArray[np.bool_], grid: Grid
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which blocks of a patch of `grid` are ink, and which of its tissue `blocks` are out of focus.
+
+        No block of light on black, or of channels, is either.
+        Where the grid enlarges the slide every edge is soft, and focus is not judged.
+        """
+        none = np.zeros_like(blocks)
+        if self.channels:
+            return none, none
+        ink = ink_blocks(patch)
+        blurred = blocks & ~ink & blurred_blocks(patch) if grid.downsample >= 1 else none
+        if not (ink.any() or blurred.any()) or self.dark_field:
+            return none, none
+        return ink, blurred
 
     def normalised(self, patch: NDArray[Any]) -> NDArray[Any]:
         """`patch` with its colours normalised, where the request or the pipeline asks for it."""

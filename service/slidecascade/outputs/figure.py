@@ -36,6 +36,7 @@ from slidecascade.outputs.page import (
     width_px,
     write,
 )
+from slidecascade.outputs.provenance import area_fractions
 
 Rgb = NDArray[np.uint8]
 
@@ -183,13 +184,16 @@ def _page(
     beside = GAP_PX + _BAR_PX + _BAR_TEXT_PX if bar is not None else 0
     page_width = max(width + beside + 2 * MARGIN_PX, width_px(wire.RESEARCH_USE_ONLY, SMALL_PT) + 2 * MARGIN_PX)
     legend = legend_rows(counts, page_width - 2 * MARGIN_PX)
-    top = MARGIN_PX + TITLE_PT + SMALL_PT + 20
+    notes = _notes(result)
+    top = MARGIN_PX + TITLE_PT + (SMALL_PT + 6) * (1 + len(notes)) + 14
     below = top + height + GAP_PX
     page_height = below + 30 + LEGEND_ROW_PX * len(legend) + SMALL_PT + 12 + MARGIN_PX
     page = Image.new("RGB", (page_width, page_height), PAPER)
     draw = ImageDraw.Draw(page)
     write(draw, (MARGIN_PX, MARGIN_PX - 6), title, TITLE_PT, INK)
     write(draw, (MARGIN_PX, MARGIN_PX + TITLE_PT + 6), _subtitle(result), SMALL_PT, FAINT)
+    for index, note in enumerate(notes, start=1):
+        write(draw, (MARGIN_PX, MARGIN_PX + TITLE_PT + 6 + index * (SMALL_PT + 6)), note, SMALL_PT, FAINT)
     page.paste(Image.fromarray(picture), (MARGIN_PX, top))
     draw.rectangle((MARGIN_PX - 1, top - 1, MARGIN_PX + width, top + height), outline=FRAME)
     if bar is not None and colors is not None:
@@ -208,6 +212,19 @@ def _subtitle(result: RegionResult) -> str:
     at = f"x {region.x}, y {region.y}, {region.width} x {region.height} px"
     size = f", {width_mm:.3g} x {height_mm:.3g} mm" if result.physical_mpp is not None else ""
     return f"{result.pipeline}: {at}{size}"
+
+
+def _notes(result: RegionResult) -> list[str]:
+    """Parts of the tissue that companions cover, a line each."""
+    lines = []
+    for item in (area_fractions(result) or {}).values():
+        if item.value is None:
+            continue
+        areas = (
+            "" if item.numerator_mm2 is None else f" ({item.numerator_mm2:.4g} of {item.denominator_mm2:.4g} mm2)"
+        )
+        lines.append(f"{item.title}: {item.value:.1%}{areas}")
+    return lines
 
 
 def _draw_colour_bar(page: Image.Image, item: Heatmap, colors: Rgb, x: int, top: int, height: int) -> None:

@@ -2,6 +2,7 @@
 
 An id is the UUID version 5 of the outline as it is written (``[x,y],[x,y],...`` in level-0 pixels) in a namespace
 that is itself the UUID version 5 of the slide's content, the pipeline, its models, thresholds and the pixel size.
+Companions of a pipeline find nothing that has an id, and do not change ids.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ def id_namespace(result: RegionResult) -> uuid.UUID:
     """The namespace of the ids: one for a slide's content, a pipeline, its models, thresholds, pixel size,
     channels, stain normalisation and averaging.
     """
+    companions = {model.name for model in result.models if model.role == "companion"}
     parts = [
         result.facts.content_id,
         result.pipeline,
-        [model.sha256 for model in result.models],
-        sorted(result.thresholds.items()),
+        [model.sha256 for model in result.models if model.name not in companions],
+        sorted(item for item in result.thresholds.items() if item[0] not in companions),
         result.mpp,
         *([use.meaning, use.index] for use in result.facts.channels),
         *([] if result.tta == "none" else [["tta", result.tta]]),

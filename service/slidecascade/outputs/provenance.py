@@ -7,6 +7,7 @@ from typing import Literal
 
 from slidecascade import wire
 from slidecascade.kinds.result import RegionResult
+from slidecascade.outputs.extent import UM2_PER_MM2
 
 
 class Provenance(wire.Answer):
@@ -27,6 +28,7 @@ class Provenance(wire.Answer):
     facts: wire.Facts | None = None
     tiles: wire.Tiles
     counts: dict[str, int]
+    area_fractions: dict[str, wire.AreaShare] | None = None
     warnings: tuple[wire.AnswerWarning, ...]
 
 
@@ -47,8 +49,29 @@ def provenance(analysis: RegionResult) -> Provenance:
         facts=facts(analysis),
         tiles=tile_counts(analysis),
         counts=analysis.counts,
+        area_fractions=area_fractions(analysis),
         warnings=warnings(analysis),
     )
+
+
+def area_fractions(analysis: RegionResult) -> dict[str, wire.AreaShare] | None:
+    """What companions cover, by name; None for a pipeline that has none."""
+    return {
+        share.name: wire.AreaShare(
+            title=share.title,
+            value=None if share.value is None else round(share.value, 6),
+            numerator_mm2=_mm2(analysis, share.covered_um2),
+            denominator_mm2=_mm2(analysis, share.tissue_um2),
+            class_name=share.class_name,
+            model=share.model,
+        )
+        for share in analysis.area_shares
+    } or None
+
+
+def _mm2(analysis: RegionResult, area_um2: float) -> float | None:
+    """An area as it is written; None where the size of pixels is not known."""
+    return None if analysis.physical_mpp is None else round(area_um2 / UM2_PER_MM2, 6)
 
 
 def region_box(analysis: RegionResult) -> wire.RegionBox:

@@ -10,7 +10,15 @@ from slidecascade.kinds.result import RegionResult
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.extent import analysed_mm2, block_px_mm2, tissue_mm2
 from slidecascade.outputs.heatmap import Heatmap, legend
-from slidecascade.outputs.provenance import facts, model_uses, region_box, slide_use, tile_counts, warnings
+from slidecascade.outputs.provenance import (
+    area_fractions,
+    facts,
+    model_uses,
+    region_box,
+    slide_use,
+    tile_counts,
+    warnings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ def summary(
         cells=figures.cells,
         counts=result.counts if counts is None else dict(counts),
         fractions=figures.fractions,
+        area_fractions=area_fractions(result),
         densities_per_mm2=figures.densities_per_mm2,
         patches=figures.patches,
         areas=figures.areas,
@@ -72,7 +81,8 @@ def _stated(result: RegionResult, area_mm2: float) -> float | None:
 
 def text(summary: wire.Summary, *, indent: int | None = None) -> bytes:
     """A summary as JSON, without the figures of other kinds."""
-    unused = {name for name in ("patches", "areas", "object_diameter_px") if getattr(summary, name) is None}
+    optional = ("patches", "areas", "area_fractions", "object_diameter_px")
+    unused = {name for name in optional if getattr(summary, name) is None}
     if summary.kind != "cells":
         unused.add("cells")
     return summary.model_dump_json(indent=indent, exclude=unused).encode()

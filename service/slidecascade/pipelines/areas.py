@@ -122,12 +122,6 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
             f"{segmenter.name!r} has {len(segmenter.classes)}: divide them between networks."
         )
     require_classes(spec.name, tuple(item.class_name for item in spec.heatmaps), segmenter)
-    least = segmenter.options.min_area_um2 if spec.min_area_um2 is None else spec.min_area_um2
-    if least / segmenter.mpp**2 > MOST_SMALL_PX:
-        raise PipelineSpecError(
-            f"Pipeline {spec.name!r}: min_area_um2 may be {MOST_SMALL_PX * segmenter.mpp**2:g} at most at "
-            f"{segmenter.mpp:g} um/px."
-        )
     return AreasPipeline(
         name=spec.name,
         title=spec.title,
@@ -137,7 +131,7 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
         classes=own_classes(segmenter),
         segmenter=segmenter,
         head=head,
-        min_area_um2=least,
+        min_area_um2=least_area_um2(spec.name, segmenter, spec.min_area_um2),
         sizes=tuple(sorted(spec.sizes.items(), key=lambda item: item[1])),
         heatmaps=tuple(
             CoverageMap(
@@ -150,6 +144,21 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
             for item in spec.heatmaps
         ),
     )
+
+
+def least_area_um2(pipeline: str, segmenter: SegmenterSpec, stated_um2: float | None = None) -> float:
+    """The smallest area that is kept: as stated, or that of the model's options.
+
+    Raises:
+        PipelineSpecError: it is larger than can be seen beyond the edge of a region.
+    """
+    least_um2 = segmenter.options.min_area_um2 if stated_um2 is None else stated_um2
+    if least_um2 / segmenter.mpp**2 > MOST_SMALL_PX:
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: min_area_um2 may be {MOST_SMALL_PX * segmenter.mpp**2:g} at most at "
+            f"{segmenter.mpp:g} um/px."
+        )
+    return least_um2
 
 
 FILE = FileKind("areas", AreasSpec, assemble)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from slidecascade.errors import PipelineSpecError
-from slidecascade.heads.head import ObjectHead
+from slidecascade.heads.head import MaskHead, ObjectHead
 from slidecascade.heads.table import find
 from slidecascade.models.repository import ModelPackage
 from slidecascade.models.spec import ClassifierSpec, Name, SegmenterSpec
+from slidecascade.pipelines.areas import least_area_um2
 from slidecascade.pipelines.classes import CellClass, ClassTree
 from slidecascade.pipelines.heatmaps import HeatmapSpec
 from slidecascade.pipelines.spec import (
@@ -22,8 +23,10 @@ from slidecascade.pipelines.spec import (
     PipelineSpec,
     Probability,
     SpecPart,
+    require_classes,
     require_classifier,
     require_image,
+    require_segmenter,
 )
 from slidecascade.slides.channels import RGB
 
@@ -73,6 +76,15 @@ class SpotsFields(SpecPart):
     snr: Annotated[float, Field(ge=1, le=100)] = 5.0
 
 
+class AreaFractionFields(SpecPart):
+    """A semantic network that runs beside the cells, and the class whose part of the tissue is reported."""
+
+    name: Name
+    title: str
+    model: Name
+    class_name: Annotated[str, Field(alias="class")]
+
+
 class CellsSpec(PipelineSpec):
     """A pipeline file of this kind, which is also that of a file that states none."""
 
@@ -81,10 +93,16 @@ class CellsSpec(PipelineSpec):
     cascade: tuple[StageSpec, ...] = ()
     heatmaps: Annotated[tuple[HeatmapFields, ...], Field(min_length=1)]
     spots: SpotsFields | None = None
+    area_fractions: Annotated[tuple[AreaFractionFields, ...], Field(max_length=8)] = ()
 
     @property
     def model_names(self) -> frozenset[str]:
-        return frozenset({self.segmenter, *(stage.model for stage in self.cascade)})
+        beside = (item.model for item in self.area_fractions)
+        return frozenset({self.segmenter, *(stage.model for stage in self.cascade), *beside})
+
+    def served_with(self, models: Container[str]) -> Self:
+        kept = tuple(item for item in self.area_fractions if item.model in models)
+        return self.model_copy(update={"area_fractions": kept})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +127,25 @@ class SpotsOption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AreaFraction:
+    """The part of the tissue that class number `class_index` of `model` covers.
+
+    Areas smaller than `min_area_um2` do not count.
+    """
+
+    name: str
+    title: str
+    model: SegmenterSpec
+    head: MaskHead[Any]
+    class_index: int
+    min_area_um2: float
+
+    @property
+    def class_name(self) -> str:
+        return self.model.class_names[self.class_index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellsPipeline(Pipeline):
     """A segmenter and the cascade behind it.
 
@@ -125,14 +162,19 @@ class CellsPipeline(Pipeline):
     leaves: tuple[tuple[int, ...], ...]
     heatmaps: tuple[HeatmapSpec, ...]
     spots: SpotsOption | None = None
+    area_fractions: tuple[AreaFraction, ...] = ()
 
     @property
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
-        return (self.segmenter, *(stage.model for stage in self.stages))
+        return (self.segmenter, *(stage.model for stage in self.stages), *self.companions)
+
+    @property
+    def companions(self) -> tuple[SegmenterSpec, ...]:
+        return tuple(item.model for item in self.area_fractions)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        if self.stages:
+        if self.stages or self.area_fractions:
             return ()
         return self.segmenter.input.channels + self.count_channels
 
@@ -156,9 +198,10 @@ class CellsPipeline(Pipeline):
 
     @property
     def thresholds(self) -> Mapping[str, float]:
-        """Foreground probability of the segmenter, then the floors of the classifiers."""
+        """Foreground probability of the segmenter, the floors of the classifiers, and those of companions."""
         floors = {stage.model.name: stage.floor for stage in self.stages}
-        return {self.segmenter.name: self.segmenter.options.foreground} | floors
+        beside = {model.name: model.options.foreground for model in self.companions}
+        return {self.segmenter.name: self.segmenter.options.foreground} | floors | beside
 
     @property
     def heatmap_titles(self) -> tuple[HeatmapTitle, ...]:
@@ -200,6 +243,47 @@ def assemble(spec: CellsSpec, models: Mapping[str, ModelPackage]) -> CellsPipeli
         leaves=leaves,
         heatmaps=tuple(HeatmapSpec(**dict(heatmap)) for heatmap in spec.heatmaps),
         spots=_spots(spec, segmenter, stages),
+        area_fractions=_area_fractions(spec, segmenter, spec.cascade, models),
+    )
+
+
+def _area_fractions(
+    spec: CellsSpec, segmenter: SegmenterSpec, stages: tuple[StageSpec, ...], models: Mapping[str, ModelPackage]
+) -> tuple[AreaFraction, ...]:
+    if not spec.area_fractions:
+        return ()
+    if segmenter.input.channels != RGB or spec.spots is not None:
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: networks of `area_fractions` take the colours of a slide, but the pipeline "
+            "is given channels: leave out `area_fractions`."
+        )
+    names = [item.name for item in spec.area_fractions]
+    used = [spec.segmenter, *(stage.model for stage in stages), *(item.model for item in spec.area_fractions)]
+    for what, listed in (("model", used), ("name", names)):
+        if twice := [item for item in listed if listed.count(item) > 1]:
+            raise PipelineSpecError(
+                f"Pipeline {spec.name!r}: the {what} {twice[0]!r} is used twice: give each of `area_fractions` a "
+                "name and a model of its own."
+            )
+    return tuple(_area_fraction(spec.name, item, models) for item in spec.area_fractions)
+
+
+def _area_fraction(pipeline: str, fields: AreaFractionFields, models: Mapping[str, ModelPackage]) -> AreaFraction:
+    model = require_segmenter(pipeline, fields.model, models)
+    head = find(model.head)
+    if not isinstance(head, MaskHead):
+        raise PipelineSpecError(
+            f"Pipeline {pipeline!r}: the head {model.head!r} of {model.name!r} makes no mask: name a semantic "
+            "network in `area_fractions`."
+        )
+    require_classes(pipeline, (fields.class_name,), model)
+    return AreaFraction(
+        name=fields.name,
+        title=fields.title,
+        model=model,
+        head=head,
+        class_index=model.class_names.index(fields.class_name),
+        min_area_um2=least_area_um2(pipeline, model),
     )
 
 

@@ -26,14 +26,15 @@ def load_pipelines(
     """The bundled pipelines and those in `extra_dir`, by name.
 
     A bundled pipeline whose models are not all in `models` is left out (a lab may serve its own models only), and
-    so is one of no kind of `kinds`.
+    so is one of no kind of `kinds`; companions that are not there are left out of it.
 
     Raises:
         PipelineSpecError: for a file that is not valid, or one of `extra_dir` whose models are missing or do
             not fit together.
     """
     files = _Files(kinds)
-    bundled = [files.read(path) for path in sorted(BUNDLED_DIR.glob("*.yaml")) if files.knows(path)]
+    paths = [path for path in sorted(BUNDLED_DIR.glob("*.yaml")) if files.knows(path)]
+    bundled = [files.read(path).served_with(models) for path in paths]
     chosen = {spec.name: spec for spec in bundled if spec.model_names <= models.keys()}
     if extra_dir is not None:
         if not extra_dir.is_dir():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +45,11 @@ class PipelineSpec(SpecPart, ABC):
     def model_names(self) -> frozenset[str]:
         """The models it needs."""
 
+    def served_with(self, models: Container[str]) -> Self:
+        """Without the companions that are not in `models`."""
+        del models
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapTitle:
@@ -78,6 +83,11 @@ class Pipeline(ABC):
     @abstractmethod
     def models(self) -> tuple[SegmenterSpec | ClassifierSpec, ...]:
         """In the order in which they run."""
+
+    @property
+    def companions(self) -> tuple[SegmenterSpec, ...]:
+        """Those of `models` that run beside the others, and on which what is found does not depend."""
+        return ()
 
     @property
     @abstractmethod

@@ -79,6 +79,7 @@ from slidecascade.wire.regions import RegionBox, RegionRequest, parse_request
 from slidecascade.wire.results import (
     AnswerWarning,
     AreaFigures,
+    AreaShare,
     ChannelUse,
     Facts,
     Legend,
@@ -114,6 +115,7 @@ __all__ = [
     "Answer",
     "AnswerWarning",
     "AreaFigures",
+    "AreaShare",
     "ChannelUse",
     "ClassInfo",
     "Color",

@@ -16,6 +16,18 @@ ObjectDiameter = Annotated[float, Field(ge=1, le=10_000, allow_inf_nan=False, st
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
+def one_size(object_diameter_px: float | None, mpp: object) -> float | None:
+    """`object_diameter_px` of a request with `mpp`, for a validator of its field; raises ValueError for both.
+
+    The error belongs to a field: one of the whole document is taken for malformed JSON.
+    """
+    if object_diameter_px is not None and mpp is not None:
+        raise ValueError(
+            "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
+        )
+    return object_diameter_px
+
+
 def whole(value: object) -> object:
     """`value`, with whole floats as int, because JSON has one type of numbers and some programs
     write 512.0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -14,10 +14,12 @@ from slidecascade.wire.fields import (
     Answer,
     Channels,
     Fraction,
+    ObjectDiameter,
     Options,
     Resolution,
     Stain,
     WireModel,
+    one_size,
 )
 from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
@@ -36,6 +38,9 @@ class JobRequest(WireModel):
     region: RegionBox | None = Field(default=None, description="default: all of the slide")
     mpp: Resolution | None = Field(
         default=None, description="micrometres per pixel; required when the slide states none"
+    )
+    object_diameter_px: ObjectDiameter | None = Field(
+        default=None, description="the usual diameter of the objects in place of `mpp`, as for a region"
     )
     thresholds: dict[Annotated[str, Field(max_length=MAX_NAME)], Fraction] = Field(
         default_factory=dict, max_length=MAX_THRESHOLDS, description="by model name, as for a region"
@@ -62,6 +67,20 @@ class JobRequest(WireModel):
         default=None, description="name of a webhook target that the operator has configured"
     )
 
+    @field_validator("object_diameter_px")
+    @classmethod
+    def _one_size(cls, diameter_px: float | None, info: ValidationInfo) -> float | None:
+        return one_size(diameter_px, info.data.get("mpp"))
+
+    @field_validator("outputs")
+    @classmethod
+    def _dicom_has_a_size(cls, outputs: tuple[JobOutput, ...], info: ValidationInfo) -> tuple[JobOutput, ...]:
+        if "dicom" in outputs and info.data.get("object_diameter_px") is not None:
+            raise ValueError(
+                "DICOM objects need a pixel size: leave `dicom` out, or send `mpp` in place of the diameter"
+            )
+        return outputs
+
     def region_request(self) -> RegionRequest:
         """The job as a region request of any size."""
         return RegionRequest(
@@ -69,6 +88,7 @@ class JobRequest(WireModel):
             slide=self.slide,
             region=self.region,
             mpp=self.mpp,
+            object_diameter_px=self.object_diameter_px,
             thresholds=self.thresholds,
             channels=self.channels,
             stain=self.stain,

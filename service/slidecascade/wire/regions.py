@@ -20,6 +20,7 @@ from slidecascade.wire.fields import (
     Resolution,
     Stain,
     WireModel,
+    one_size,
 )
 from slidecascade.wire.problems import refusal
 
@@ -85,12 +86,7 @@ class RegionRequest(WireModel):
     @field_validator("object_diameter_px")
     @classmethod
     def _one_size(cls, diameter_px: float | None, info: ValidationInfo) -> float | None:
-        # The error belongs to a field: one of the whole document is taken for malformed JSON.
-        if diameter_px is not None and info.data.get("mpp") is not None:
-            raise ValueError(
-                "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
-            )
-        return diameter_px
+        return one_size(diameter_px, info.data.get("mpp"))
 
 
 def parse_request(fields: object) -> RegionRequest:

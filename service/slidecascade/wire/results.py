@@ -18,7 +18,9 @@ class ModelUse(Answer):
     name: str
     version: int
     sha256: str
-    role: Literal["segmenter", "classifier"]
+    role: Literal["segmenter", "classifier", "companion"] = Field(
+        description="a companion finds no cells; its class's part of the tissue is reported"
+    )
     mpp: float = Field(
         description="micrometres per pixel of the model's input; with `object_diameter_px` as if objects had the "
         "size that the segmenter was trained for"
@@ -82,6 +84,21 @@ class Share(Answer):
     numerator: int
     denominator: int
     of: str
+
+
+class AreaShare(Answer):
+    """The part of the tissue that a class of a companion model covers, not a part of cells.
+
+    `value` is null without tissue, areas are null without `mpp`. Tissue is found at the pixel size of the
+    companion, so its area differs a little from `tissue_area_mm2`.
+    """
+
+    title: str
+    value: float | None
+    numerator_mm2: float | None = Field(description="covered area")
+    denominator_mm2: float | None = Field(description="area of tissue")
+    class_name: str
+    model: str
 
 
 class Legend(Answer):
@@ -164,6 +181,9 @@ class Summary(Answer):
     counts: dict[str, int] = Field(description="cells, patches above the threshold, or areas, by class")
     fractions: dict[str, Share] = Field(
         description="cells of classes as parts of their parent class, patches as parts of all"
+    )
+    area_fractions: dict[str, AreaShare] | None = Field(
+        default=None, description="by name, of a pipeline of cells whose file names companions"
     )
     densities_per_mm2: dict[str, float | None] = Field(
         description="cells or areas per mm2 of tissue; null without tissue or `mpp`"

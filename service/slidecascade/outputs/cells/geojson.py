@@ -125,7 +125,7 @@ class _Features:
         ]
         self._stages = [
             _Stage([_name_text(f"{model.name} {name} probability") for name in model.classes], probabilities)
-            for model, probabilities in zip(analysis.models[1:], analysis.instances.probabilities, strict=True)
+            for model, probabilities in zip(analysis.classifiers, analysis.instances.probabilities, strict=True)
         ]
         if analysis.measures:
             columns = np.column_stack(analysis.instances.measures)

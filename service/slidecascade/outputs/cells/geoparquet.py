@@ -97,7 +97,7 @@ def cells_of(rows: Table, analysis: Analysis) -> tuple[Instances, NDArray[np.int
     """
     vertices, offsets = _rings(rows["geometry"].combine_chunks())
     probabilities = [
-        np.full((rows.num_rows, len(model.classes)), np.nan, np.float32) for model in analysis.models[1:]
+        np.full((rows.num_rows, len(model.classes)), np.nan, np.float32) for model in analysis.classifiers
     ]
     for name, (stage, place) in _probability_columns(analysis).items():
         probabilities[stage][:, place] = _floats(rows, name)
@@ -310,7 +310,7 @@ def _probability_columns(analysis: Analysis) -> dict[str, tuple[int, int]]:
     """The stage and the class of every column of probabilities, by its name."""
     return {
         f"{model.name} {name} probability": (stage, place)
-        for stage, model in enumerate(analysis.models[1:])
+        for stage, model in enumerate(analysis.classifiers)
         for place, name in enumerate(model.classes)
     }
 
