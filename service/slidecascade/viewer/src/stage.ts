@@ -3,7 +3,7 @@ import OpenSeadragon from "openseadragon";
 import { STAND_IN, type Api, type Shown } from "./api.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
-import { Overlays, pyramidOf, type Address, type Side } from "./overlays.ts";
+import { Overlays, pyramidOf, type Address, type Picture, type Side } from "./overlays.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
 import { text } from "./texts.ts";
@@ -25,6 +25,8 @@ export interface StageEvents {
   nextCell(): void;
   /** Whether a coarse stand-in of the slide is shown. */
   standIn(isShown: boolean): void;
+  /** A tile of the slide cannot be had. */
+  missing(): void;
 }
 
 export class Stage {
@@ -109,12 +111,26 @@ export class Stage {
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
+        this.fit();
         this.redraw();
         resolve();
       });
       this.viewer.setAjaxHeaders(this.api.headers(), true);
       this.viewer.open(source as OpenSeadragon.TileSourceSpecifier);
     });
+  }
+
+  /** Shows all; OpenSeadragon does not notice that the page was laid out before it had a slide. */
+  private fit(): void {
+    const { viewport, container } = this.viewer;
+    viewport.resize(new OpenSeadragon.Point(container.clientWidth, container.clientHeight), false);
+    viewport.goHome(true);
+    this.root.classList.add("filled");
+  }
+
+  /** Lays a picture over the slide, see `Overlays`. */
+  layPicture(name: string, opacity: number, side: Side, picture: Picture): Promise<void> {
+    return this.slide ? this.overlays.layPicture(this.slide, name, opacity, side, picture) : Promise.resolve();
   }
 
   /** Lays tiles over the slide, see `Overlays`. */
@@ -241,6 +257,9 @@ export class Stage {
     });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
       if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
+    });
+    viewer.addHandler("tile-load-failed", ({ tiledImage }) => {
+      if (tiledImage === viewer.world.getItemAt(0)) this.events.missing();
     });
     viewer.addHandler("resize", () => this.redraw());
     viewer.addHandler("animation-finish", () => this.rest());
@@ -379,12 +398,18 @@ function noteTime(name: string, cost: number): void {
   performance.mark(name, { detail: cost });
 }
 
-/** Tiles of an image that was replaced arrive in vain, and OpenSeadragon warns of each: that is no fault. */
+/**
+ * Tiles of an image that was replaced arrive in vain, and OpenSeadragon warns of each: that is no fault. Those that
+ * cannot be had are stated as a problem of the slide.
+ */
 function ignoreLateTiles(): void {
   const warn = (message: unknown, ...details: unknown[]) => {
     if (!String(message).startsWith("Ignoring tile")) console.warn(message, ...details);
   };
-  Object.assign(OpenSeadragon, { console: Object.assign(Object.create(console) as Console, { warn }) });
+  const error = (message: unknown, ...details: unknown[]) => {
+    if (!String(message).startsWith("Tile %s failed")) console.error(message, ...details);
+  };
+  Object.assign(OpenSeadragon, { console: Object.assign(Object.create(console) as Console, { warn, error }) });
 }
 
 /** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */
