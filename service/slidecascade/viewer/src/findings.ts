@@ -51,7 +51,7 @@ export interface Findings {
 const CHUNK_L0 = 2048;
 const KEPT_CHUNKS = 64;
 /** More chunks are not asked for at once: the view is too coarse for outlines. */
-const MAX_CHUNKS = 24;
+const MAX_CHUNKS = 48;
 
 /** More cells are not fetched at once. */
 export const MAX_ALL = 200_000;

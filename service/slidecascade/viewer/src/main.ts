@@ -72,8 +72,9 @@ class Page {
         void this.shown.refresh();
       },
       click: (x, y) => this.select(this.shown.at(x, y)),
-      box: () => {
-        this.form.enableBox();
+      box: (box) => {
+        this.form.setRunning(false, "");
+        this.form.setBox(box !== null);
         this.showEstimates();
       },
       standIn: (isShown) => {
@@ -117,7 +118,10 @@ class Page {
     this.slides = new SlideList(this.api, open, (file) => void this.attempt(() => this.openImage(file)));
     this.form = new RunForm({
       run: (scope, order) => void this.attempt(() => this.run(scope, order)),
-      draw: () => this.stage.startBox(),
+      draw: () => {
+        this.stage.startBox();
+        this.form.setRunning(false, this.slide ? text("drawing") : "");
+      },
       stop: () => this.running?.abort(),
       chosen: () => this.offerChannels(),
     });

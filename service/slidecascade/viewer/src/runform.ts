@@ -114,9 +114,10 @@ export class RunForm {
     this.estimate.textContent = parts.length ? `${text("estimate")}: ${parts.join(" · ")}` : text("noEstimate");
   }
 
-  enableBox(): void {
-    this.boxButton.disabled = false;
-    this.boxButton.focus();
+  /** Whether there is a box to be analysed. */
+  setBox(isThere: boolean): void {
+    this.boxButton.disabled = !isThere;
+    if (isThere) this.boxButton.focus();
   }
 
   setRunning(isRunning: boolean, message: string): void {

@@ -29,6 +29,10 @@ const TEXTS = {
   zoomOut: ["Zoom out", "Verkleinern"],
   home: ["Show all", "Alles zeigen"],
   draw: ["Draw a box", "Rahmen zeichnen"],
+  drawing: [
+    "Drag over the slide; or move the box by arrow keys, size it by Shift and arrow keys, and press Enter.",
+    "Über das Präparat ziehen; oder den Rahmen mit Pfeiltasten bewegen, mit Umschalt und Pfeiltasten ändern, dann Eingabe.",
+  ],
   run: ["Analyse", "Auswerten"],
   pipeline: ["Pipeline", "Verfahren"],
   threshold: ["Threshold of", "Schwelle von"],
