@@ -21,7 +21,7 @@ from benchmarks import record
 from benchmarks.jobs.cells import SIDE_PX
 from benchmarks.page import write_page
 from benchmarks.viewer.slides import GLASS, ONE_LEVEL, ONE_LEVEL_PX, TILE_PX, write_million, write_one_level
-from benchmarks.viewer.tab import CHROMIUM, Tab, browsing, renderers_mb
+from benchmarks.viewer.tab import CHROMIUM, LARGE, Tab, browsing, renderers_mb
 
 from slidecascade.cli import WRONG_CALL
 from slidecascade.commands.service_process import served
@@ -29,9 +29,8 @@ from slidecascade.web.viewer import BUILT
 
 VIEW_PX: Final = 2000
 _TILES: Final = 200
-_OUTLINES_VIEW_L0: Final = "10000,10000,7100,5500"
-"""A view just above the coarsest scale that shows outlines where no pixel size is stated: 4 level-0 pixels for one
-of the screen."""
+_OUTLINES_VIEW_L0: Final = "10000,10000,9100,6700"
+"""A view just above the coarsest scale that shows outlines, of about 4 level-0 pixels for one of the screen."""
 
 
 def main() -> int:
@@ -97,19 +96,19 @@ def _weight_kb() -> float:
 
 def _first_picture(browser: Any, url: str) -> dict[str, float]:
     """From the click on a slide whose coarse levels are not made to its first tile, and to all exact ones."""
-    tab = Tab(browser, url)
-    tab.page.goto(f"{url}/livez")
-    # The list's thumbnails would have the levels made before the click.
-    tab.page.route("**/thumbnail*", lambda route: route.abort())
-    tab.open()
-    start = tab.page.evaluate(
-        f"() => {{ const now = performance.now(); document.querySelector(\"[data-slide='{ONE_LEVEL}']\").click();"
-        " return now; }"
-    )
-    shown = tab.first("first-picture", after=start)
-    exact = tab.first("exact-picture", after=start)
-    tab.close()
-    return {"first_picture_ms": shown["at"] - start, "exact_picture_ms": exact["at"] - start}
+    with Tab(browser, url) as tab:
+        tab.page.goto(f"{url}/livez")
+        # The list's thumbnails would have the levels made before the click.
+        tab.page.route("**/thumbnail*", lambda route: route.abort())
+        tab.open()
+        start = tab.page.evaluate(
+            "(name) => { const now = performance.now();"
+            " document.querySelector(`[data-slide='${name}']`).click(); return now; }",
+            ONE_LEVEL,
+        )
+        shown = tab.first("first-picture", after=start)
+        exact = tab.first("exact-picture", after=start)
+        return {"first_picture_ms": shown["at"] - start, "exact_picture_ms": exact["at"] - start}
 
 
 def _tiles(url: str) -> dict[str, float]:
@@ -142,67 +141,73 @@ def _tiles(url: str) -> dict[str, float]:
 
 def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
     """Drawing all outlines of the coarsest view that has them, and frames while it is dragged."""
-    tab = Tab(browser, url)
-    tab.open(f"#slide={GLASS}&view={_OUTLINES_VIEW_L0}&job={job}")
-    cells = tab.outlined()
-    tab.page.wait_for_timeout(1000)  # until tiles and layers are there too
-    draws: list[float] = []
-    for _ in range(5):
-        now = tab.page.evaluate("() => performance.now()")
-        tab.page.locator("[name=outlines]").uncheck()
-        tab.page.locator("[name=outlines]").check()
-        draws.append(tab.first("outlines", after=now)["cost"])
-    tab.watch_frames()
-    for step in range(6):
-        tab.drag(*((250, 120) if step % 2 else (-250, -120)), steps=40)
-    frames = tab.frames_ms()
-    tab.close()
-    return {
-        "outlines": cells,
-        "outlines_draw_ms": _median(draws),
-        "pan_frame_p50_ms": round(float(np.percentile(frames, 50)), 1),
-        "pan_frame_p95_ms": round(float(np.percentile(frames, 95)), 1),
-    }
+    with Tab(browser, url, LARGE) as tab:
+        tab.open(f"#slide={GLASS}&view={_OUTLINES_VIEW_L0}&job={job}")
+        cells = tab.counted()
+        tab.page.wait_for_timeout(1000)  # until tiles and layers are there too
+        draws: list[float] = []
+        for _ in range(5):
+            now = tab.page.evaluate("() => performance.now()")
+            tab.page.locator("[name=outlines]").uncheck()
+            tab.page.locator("[name=outlines]").check()
+            draws.append(tab.first("outlines", after=now)["cost"])
+        tab.watch_frames()
+        for step in range(6):
+            tab.drag(*((250, 120) if step % 2 else (-250, -120)), steps=40)
+        frames = tab.frames_ms()
+        return {
+            "outlines": cells,
+            "outlines_draw_ms": _median(draws),
+            "pan_frame_p50_ms": round(float(np.percentile(frames, 50)), 1),
+            "pan_frame_p95_ms": round(float(np.percentile(frames, 95)), 1),
+        }
 
 
 def _views(browser: Any, url: str, job: str, *, rounds: int) -> dict[str, float]:
-    """Views of 2000 px at random places: from the first request for cells to the outlines being drawn."""
+    """Views of 2000 px at random places with cells: from the first request for cells to outlines drawn."""
     rng = np.random.default_rng(1)
-    found = []
-    tab = Tab(browser, url)
-    for x, y in rng.integers(0, SIDE_PX - VIEW_PX, (rounds, 2)).tolist():
-        tab.open(f"#slide={GLASS}&view={x},{y},{VIEW_PX},{VIEW_PX}&job={job}")
-        tab.outlined()
-        asked = tab.first("/cells?bbox")
-        drawn = tab.first("outlines", after=asked["at"])
-        found.append(drawn["at"] - asked["at"])
-    tab.close()
-    return {"view_p50_ms": _median(found), "view_p95_ms": round(float(np.percentile(found, 95)), 1)}
+    found: list[float] = []
+    cells: list[int] = []
+    with Tab(browser, url) as tab:
+        while len(found) < rounds:
+            x, y = rng.integers(0, SIDE_PX - VIEW_PX, 2).tolist()
+            tab.open(f"#slide={GLASS}&view={x},{y},{VIEW_PX},{VIEW_PX}&job={job}")
+            # The cells are copies of a block, with glass between some of them.
+            if not (counted := tab.counted()):
+                continue
+            asked = tab.first("/cells?bbox")
+            drawn = tab.first("outlines", after=asked["at"])
+            found.append(drawn["at"] - asked["at"])
+            cells.append(counted)
+    return {
+        "view_cells": float(np.median(cells)),
+        "view_p50_ms": _median(found),
+        "view_p95_ms": round(float(np.percentile(found, 95)), 1),
+    }
 
 
 def _memory(browser: Any, url: str, job: str, *, minutes: float) -> list[dict[str, float]]:
     """The tab's private memory and its scripts' heap, about ten times while the view is dragged over the slide."""
-    tab = Tab(browser, url)
-    tab.open(f"#slide={GLASS}&view=10000,10000,3000,2500&job={job}")
-    tab.outlined()
-    samples: list[dict[str, float]] = []
-    begun = time.monotonic()
-    step, every_s = 0, minutes * 6
-    while (passed := time.monotonic() - begun) < minutes * 60 or len(samples) < 2:
-        if passed >= len(samples) * every_s:
-            samples.append(
-                {
-                    "s": round(passed, 1),
-                    "private_mb": round(renderers_mb(browser), 1),
-                    "heap_mb": round(tab.heap_mb(), 1),
-                }
-            )
-        # To and fro in long rows, so that most squares are new.
-        tab.drag(-700 if step // 30 % 2 == 0 else 700, -300 if step % 30 == 29 else 0, steps=8)
-        tab.page.wait_for_timeout(150)
-        step += 1
-    tab.close()
-    return samples
+    with Tab(browser, url) as tab:
+        tab.open(f"#slide={GLASS}&view=10000,10000,3000,2500&job={job}")
+        tab.counted()
+        samples: list[dict[str, float]] = []
+        begun = time.monotonic()
+        step, every_s = 0, minutes * 6
+        while (passed := time.monotonic() - begun) < minutes * 60 or len(samples) < 2:
+            if passed >= len(samples) * every_s:
+                samples.append(
+                    {
+                        "s": round(passed, 1),
+                        "private_mb": round(renderers_mb(browser), 1),
+                        "heap_mb": round(tab.heap_mb(), 1),
+                    }
+                )
+            # To and fro in long rows, so that most squares are new.
+            tab.drag(-700 if step // 30 % 2 == 0 else 700, -300 if step % 30 == 29 else 0, steps=8)
+            tab.page.wait_for_timeout(150)
+            step += 1
+        return samples
 
 
 def _median(values: list[float]) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import simplejpeg
 from benchmarks.jobs.cells import SIDE_PX, filled
-from benchmarks.jobs.slides import BLOCK_PX, MPP, write, write_glass
+from benchmarks.jobs.slides import BLOCK_PX, MPP, write
 
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
@@ -51,10 +52,22 @@ def write_one_level(path: Path) -> None:
         tiff.add_level(tiles, (ONE_LEVEL_PX, ONE_LEVEL_PX), tile_px=TILE_PX, mpp=MPP, reduced=False)
 
 
+def write_glass(path: Path) -> None:
+    """A slide of 3.8 Gpx of glass with all its coarse levels."""
+    blank = np.full((TILE_PX, TILE_PX, 3), 240, np.uint8)
+    tile = simplejpeg.encode_jpeg(blank, quality=_QUALITY, colorspace="RGB", colorsubsampling="444")
+    with TiledTiff(path) as tiff:
+        for power in range((SIDE_PX // TILE_PX).bit_length() - 1):
+            side_px = SIDE_PX >> power
+            count = (-(-side_px // TILE_PX)) ** 2
+            size_px = (side_px, side_px)
+            tiff.add_level(repeat(tile, count), size_px, tile_px=TILE_PX, mpp=MPP * 2**power, reduced=power > 0)
+
+
 def write_million(slides: Path, jobs: Path) -> str:
     """A slide of glass, and a finished job with a million cells on it; returns the job's id."""
     write(slides / "block.tif", BLOCK_PX)
-    write_glass(slides / GLASS, SIDE_PX)
+    write_glass(slides / GLASS)
     analyser = Analyser(Settings(slide_roots=(slides,)), observer=Silent())
     found = analyser.analyse(
         wire.RegionRequest(pipeline="nash", slide="block.tif", mpp=MPP), None, Control()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
 CHROMIUM: Final = shutil.which("chromium")
 VIEWPORT: Final = {"width": 2500, "height": 1500}
+LARGE: Final = {"width": 3000, "height": 1800}
 """Large enough for 10,000 outlines of a million cells at the coarsest scale that shows outlines."""
 
 _OBSERVE: Final = """
@@ -36,17 +37,17 @@ _CELLS: Final = "() => Number(document.querySelector('[data-in-view]')?.dataset.
 
 
 class Tab:
-    """The page; `seen` holds the marks and the requests of the page in the order of its clock."""
+    """The page, until the end of a ``with``; `seen` holds its marks and requests in the order of its clock."""
 
-    def __init__(self, browser: Any, url: str) -> None:
-        self.context = browser.new_context(viewport=VIEWPORT, locale="en")
+    def __init__(self, browser: Any, url: str, viewport: Mapping[str, int] = VIEWPORT) -> None:
+        self.context = browser.new_context(viewport=dict(viewport), locale="en")
         self.page = self.context.new_page()
         self.page.add_init_script(_OBSERVE)
         self.url = url
 
     def open(self, state: str = "") -> None:
+        self.page.goto("about:blank")  # a change of the state alone does not load the page again
         self.page.goto(f"{self.url}/viewer/{state}")
-        self.page.reload()  # a change of the state alone does not load the page again
         self.page.wait_for_selector(".slides button", timeout=60_000)
 
     def first(self, name: str, *, after: float = 0) -> dict[str, Any]:
@@ -59,9 +60,9 @@ class Tab:
         entry: dict[str, Any] = found.json_value()
         return entry
 
-    def outlined(self) -> int:
-        """Waits until cells are in view and drawn; how many."""
-        self.page.wait_for_function(f"() => ({_CELLS})() > 0", timeout=120_000)
+    def counted(self) -> int:
+        """Waits until the cells in view are known; how many."""
+        self.page.wait_for_function(f"() => ({_CELLS})() >= 0", timeout=120_000)
         return int(self.page.evaluate(_CELLS))
 
     def drag(self, dx: int, dy: int, *, steps: int = 30) -> None:
@@ -89,7 +90,10 @@ class Tab:
         session.detach()
         return float(metrics["JSHeapUsedSize"]) / 1e6
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
         self.context.close()
 
 

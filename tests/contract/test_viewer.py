@@ -32,6 +32,7 @@ ONE_LEVEL = "one-level.tiff"
 SIZE_PX = (1536, 1024)
 ONE_LEVEL_PX = (4096, 3072)
 MPP = 0.25
+FIRST_STAGES = ["nuclei-unet", "nash-cell"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,18 +78,20 @@ def write_one_level(path: Path) -> None:
     write_pyramid(path, draw, *ONE_LEVEL_PX, mpp=MPP, levels=1)
 
 
+def finished(server: Server, pipeline: str) -> str:
+    """The id of a job of the rendered slide that has succeeded."""
+    answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": pipeline, "slide": SLIDE}, timeout=30)
+    return succeeded(server, answer.raise_for_status().json()["id"])
+
+
 @pytest.fixture(scope="module")
 def nuclei_job(server: Server) -> str:
-    """The same of another pipeline."""
-    answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": "nuclei", "slide": SLIDE}, timeout=30)
-    return succeeded(server, answer.raise_for_status().json()["id"])
+    return finished(server, "nuclei")
 
 
 @pytest.fixture(scope="module")
 def job(server: Server) -> str:
-    """The id of a job of the rendered slide that has succeeded."""
-    answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": "nash", "slide": SLIDE}, timeout=30)
-    return succeeded(server, answer.raise_for_status().json()["id"])
+    return finished(server, "nash")
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +251,73 @@ def test_runs_a_box_that_is_drawn(visit: Visit) -> None:
     # The box has the proportions that were drawn.
     assert abs(region["width"] / region["height"] - 240 / 180) < 0.05
     visit.wait(lambda: visit.ink() > 200)
+
+
+def test_draws_a_box_by_keys_alone(visit: Visit) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nuclei")
+    tab.focus("[data-run=draw]")
+    tab.keyboard.press("Enter")
+    assert "arrow keys" in tab.inner_text("[aria-label=Analyse]")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft", "Enter"):
+        tab.keyboard.press(key)
+    # The focus is on the button that runs it.
+    with tab.expect_request("**/v1/regions") as sent:
+        tab.keyboard.press("Enter")
+    region = sent.value.post_data_json["region"]
+    # The middle of the view is at 550, 500; it holds all that the link asks for.
+    left, right = region["x"], region["x"] + region["width"]
+    assert 425 < left < 550 < right < 760
+    assert region["y"] + region["height"] / 2 > 520
+    tab.wait_for_selector("tr[data-class]", timeout=60_000)
+
+
+def test_shows_all_of_a_slide_when_it_is_opened_first(visit: Visit) -> None:
+    """As the key 0 does: also before anything was laid out."""
+    tab = visit.open()
+    tab.click(f"[data-slide='{SLIDE}']")
+    visit.wait(lambda: tab.is_visible(".bar") and "µm" in tab.inner_text(".bar"))
+    first = tab.locator(".bar").bounding_box()["width"]
+    tab.focus(".openseadragon-canvas")
+    for key in ("+", "0"):
+        tab.keyboard.press(key)
+    visit.wait(lambda: abs(tab.locator(".bar").bounding_box()["width"] - first) < 0.5)
+
+
+@pytest.mark.parametrize(("pipeline", "layer"), [("tumor-heatmap", "tumor"), ("fat", "fat")])
+def test_lays_tiles_of_patches_and_areas_with_their_heatmap(
+    visit: Visit, server: Server, pipeline: str, layer: str
+) -> None:
+    made = finished(server, pipeline)
+    tab = visit.open(f"#slide={SLIDE}&job={made}&outlines=0&fill=0")
+    tab.wait_for_selector("tr[data-class]")
+    assert visit.ink() == 0
+    with tab.expect_response(lambda answer: f"heatmap={layer}" in answer.url) as answered:
+        tab.fill(f"[data-layer={layer}]", "0.5")
+    assert answered.value.headers["content-type"] == "image/png"
+    # By a measurement, which tiles without a class have as well.
+    visit.wait(lambda: tab.locator("[name=color-by] option").count() > 1)
+    tab.select_option("[name=color-by]", index=1)
+    tab.check("[name=outlines]")
+    visit.wait(lambda: visit.ink() > 0)
+    lines = visit.ink()
+    tab.fill("[name=fill]", "0.5")
+    visit.wait(lambda: visit.ink() > lines)
+
+
+def test_states_why_a_slide_cannot_be_shown(browser: Any, server: Server) -> None:
+    """A damaged file opens, and its tiles and thumbnail are refused: once, however many tiles that are."""
+    visit = Visit(browser, server)
+    refused = {"type": "urn:slidecascade:problem:unreadable-slide", "detail": "Copy it again.", "request_id": "7"}
+    answer = {"status": 422, "content_type": "application/problem+json", "body": json.dumps(refused)}
+    for path in ("**/dzi_files/**", "**/thumbnail*"):
+        visit.tab.route(path, lambda route: route.fulfill(**answer))
+    tab = visit.open(f"#slide={SLIDE}")
+    tab.wait_for_selector("[role=alert] .problem")
+    assert "Copy it again." in tab.inner_text("[role=alert]")
+    assert tab.locator("[role=alert] .problem").count() == 1
+    visit.context.close()
 
 
 def test_a_click_selects_the_cell_below_it(visit: Visit, job: str) -> None:
@@ -418,8 +488,19 @@ def test_shows_a_cell_as_each_network_was_given_it(visit: Visit, job: str) -> No
     tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
     visit.wait(lambda: visit.ink() > 1000)
     tab.focus(".openseadragon-canvas")
-    tab.keyboard.press("n")
+
+    def next_of(name: str) -> None:
+        for _ in range(100):
+            tab.keyboard.press("n")
+            if tab.inner_text("[aria-label=Cell] strong").startswith(name):
+                return
+        raise AssertionError(f"no {name} in view")
+
+    next_of("Immune")
     crops = tab.locator("[data-crop]")
+    # The second classifier is given hepatocytes only.
+    visit.wait(lambda: crops.evaluate_all("(all) => all.map((each) => each.dataset.crop)") == FIRST_STAGES)
+    next_of("Hepatocyte")
     visit.wait(lambda: crops.count() == 3)
     visit.wait(lambda: crops.evaluate_all("(images) => images.every((image) => image.naturalWidth > 0)"))
     sizes = crops.evaluate_all("(images) => images.map((image) => [image.dataset.crop, image.naturalWidth])")

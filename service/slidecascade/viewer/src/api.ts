@@ -89,8 +89,8 @@ export class Api {
     return this.json("v1/regions", { method: "POST", body: form, signal, headers });
   }
 
-  model(name: string): Promise<ModelInfo> {
-    return this.json(`v1/models/${encodeURIComponent(name)}`);
+  async models(): Promise<ModelInfo[]> {
+    return (await this.json<{ models: ModelInfo[] }>("v1/models")).models;
   }
 
   /** A cell as a network was given it: PNG. */
@@ -131,6 +131,12 @@ export class Api {
   /** A job's file of a media type, whole. */
   async file(job: string, mediaType: string): Promise<Blob> {
     return (await this.send(`v1/jobs/${job}/result`, { headers: { Accept: mediaType } })).blob();
+  }
+
+  /** A heatmap of a job as one picture of what was analysed: PNG. */
+  async heatmap(job: string, name: string, colormap: string): Promise<Blob> {
+    const asked = new URLSearchParams({ heatmap: name, colormap });
+    return (await this.send(`v1/jobs/${job}/result?${asked}`, { headers: { Accept: "image/png" } })).blob();
   }
 
   /** Which fields of a job are done. */

@@ -6,7 +6,7 @@ import type { SlideInfo } from "./wire.ts";
 /** The server's own colours, in the order of the channels. */
 const COLOURS = ["#005aff", "#00dc3c", "#ff2828", "#ff00ff", "#00dcdc", "#ffdc00", "#ff8c00", "#ffffff"];
 const MAX_SHOWN = 8;
-const RGB = "red,green,blue";
+export const RGB = "red,green,blue";
 
 interface Look {
   name: string;

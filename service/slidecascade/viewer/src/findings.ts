@@ -34,7 +34,11 @@ export interface Findings {
   classes: ClassInfo[];
   counts: Record<string, number>;
   fractions: Record<string, Share>;
+  /** Of areas: how much of the tissue each class is, in mm2. */
+  tissue: Record<string, Share>;
   legends: Legend[];
+  /** The part of the slide that was analysed; null: not known. */
+  region: Box | null;
   warnings: Warning[];
   /** Cells that meet a box of level 0; null: there are too many to be sent. */
   within(box: Box): Promise<Cell[] | null>;
@@ -47,7 +51,7 @@ export interface Findings {
 const CHUNK_L0 = 2048;
 const KEPT_CHUNKS = 64;
 /** More chunks are not asked for at once: the view is too coarse for outlines. */
-const MAX_CHUNKS = 24;
+const MAX_CHUNKS = 48;
 
 /** More cells are not fetched at once. */
 export const MAX_ALL = 200_000;
@@ -70,8 +74,10 @@ export function ofRegion(collection: FeatureCollection): Findings {
     stain: about?.facts?.stain?.method ?? null,
     classes: [...classes.values()].sort((a, b) => a.name.localeCompare(b.name)),
     counts,
-    fractions: shares(counts),
+    fractions: kind === "areas" ? {} : shares(counts),
+    tissue: {},
     legends: [],
+    region: null,
     warnings: about?.warnings ?? [],
     within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
     all: () => Promise.resolve(cells),
@@ -107,7 +113,9 @@ export async function ofRunning(api: Api, job: Job, classes: ClassInfo[]): Promi
     classes,
     counts,
     fractions: {},
+    tissue: {},
     legends: [],
+    region: null,
     warnings: [],
     within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
     all: () => Promise.resolve(cells),
@@ -132,9 +140,10 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     stain: summary.facts?.stain?.method ?? null,
     classes,
     counts: summary.counts,
-    fractions: { ...shares(summary.counts), ...summary.fractions },
-    // Layers are drawn for jobs of this kind.
-    legends: summary.kind === "cells" ? summary.heatmaps : [],
+    fractions: summary.kind === "areas" ? {} : { ...shares(summary.counts), ...summary.fractions },
+    tissue: tissueOf(summary),
+    legends: summary.heatmaps,
+    region: summary.region,
     warnings: summary.warnings,
     within,
     all,
@@ -186,6 +195,15 @@ function chunks(api: Api, job: string, summary: Summary): Findings["within"] {
     }
     return [...cells.values()];
   };
+}
+
+function tissueOf({ areas, tissue_area_mm2 }: Summary): Record<string, Share> {
+  return Object.fromEntries(
+    Object.entries(areas ?? {}).map(([name, { area_mm2, tissue_share }]) => [
+      name,
+      { value: tissue_share, numerator: area_mm2, denominator: tissue_area_mm2, of: "tissue" },
+    ]),
+  );
 }
 
 function shares(counts: Record<string, number>): Record<string, Share> {

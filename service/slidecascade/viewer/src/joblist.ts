@@ -73,7 +73,7 @@ export class JobList {
   }
 
   private act(job: Job, name: string, label: string, act: () => void): HTMLButtonElement {
-    const whole = `${label}: ${nameOf(job)}`;
+    const whole = `${label}: ${nameOf(job)}, ${job.pipeline}`;
     return button(label, act, { "aria-label": whole, "data-job-act": `${name}-${job.id}` });
   }
 }

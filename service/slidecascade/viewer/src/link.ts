@@ -29,6 +29,7 @@ export function toHash({ slide, view, job, other, channels, look }: State): stri
   if (!look.outlines) parts.set("outlines", "0");
   if (!look.raster) parts.set("raster", "0");
   if (look.colormap !== COLORMAPS[0]) parts.set("colormap", look.colormap);
+  if (look.fill !== null) parts.set("fill", String(look.fill));
   return `#${parts}`;
 }
 
@@ -45,6 +46,8 @@ export function fromHash(hash: string): State {
   look.outlines = parts.get("outlines") !== "0";
   look.raster = parts.get("raster") !== "0";
   look.colormap = COLORMAPS.find((name) => name === parts.get("colormap")) ?? COLORMAPS[0];
+  const fill = Number.parseFloat(parts.get("fill") ?? "");
+  look.fill = fill >= 0 && fill <= 1 ? fill : null;
   for (const layer of parts.getAll("layer")) {
     const [opacity, ...name] = layer.split(" ");
     look.layers.set(name.join(" "), Math.min(1, Math.max(0, Number(opacity) || 0)));

@@ -1,7 +1,7 @@
 // The page: its parts, and what passes between them.
 import { Api, ProblemError } from "./api.ts";
 import { CellPanel, type Seen } from "./cellpanel.ts";
-import { ChannelPanel, hasChannels } from "./channels.ts";
+import { ChannelPanel, hasChannels, RGB } from "./channels.ts";
 import { Comparison } from "./comparison.ts";
 import { button, copy, download, element, labelled } from "./element.ts";
 import { Estimates } from "./estimates.ts";
@@ -17,7 +17,7 @@ import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
 import { Stage } from "./stage.ts";
 import { currentLanguage, numeral, setLanguage, text } from "./texts.ts";
-import type { Box, Job, PipelineInfo, SlideInfo } from "./wire.ts";
+import type { Box, Job, ModelInfo, PipelineInfo, SlideInfo } from "./wire.ts";
 
 const POLL_MS = 1500;
 
@@ -53,11 +53,14 @@ class Page {
 
   private slideIds: string[] = [];
   private pipelines: PipelineInfo[] = [];
+  private models: ModelInfo[] = [];
   private jobs: Job[] | null = null;
   private slide: SlideInfo | null = null;
   private image: File | null = null;
   private running: AbortController | null = null;
   private polling = 0;
+  /** Whether it was stated that tiles of the slide are missing. */
+  private isFaulty = false;
   /** Counts the slides that were chosen. */
   private turn = 0;
 
@@ -69,14 +72,16 @@ class Page {
         void this.shown.refresh();
       },
       click: (x, y) => this.select(this.shown.at(x, y)),
-      box: () => {
-        this.form.enableBox();
+      box: (box) => {
+        this.form.setRunning(false, "");
+        this.form.setBox(box !== null);
         this.showEstimates();
       },
       standIn: (isShown) => {
         this.hint.textContent = isShown ? text("preparing") : "";
       },
       nextCell: () => this.select(this.shown.next()),
+      missing: () => void this.stateFault(),
     });
     const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
     document.body.append(this.header, this.left, middle, this.right, this.footer);
@@ -98,9 +103,10 @@ class Page {
   /** Everything that the server lists; asked for again with another key. */
   private async load(): Promise<void> {
     await this.attempt(async () => {
-      [this.slideIds, this.pipelines] = await Promise.all([this.api.slideIds(), this.api.pipelines()]);
+      const asked = [this.api.slideIds(), this.api.pipelines(), this.api.models()] as const;
+      [this.slideIds, this.pipelines, this.models] = await Promise.all(asked);
       this.slides.set(this.slideIds);
-      this.form.setPipelines(this.pipelines);
+      this.offerPipelines();
     });
     await this.poll();
   }
@@ -112,9 +118,12 @@ class Page {
     this.slides = new SlideList(this.api, open, (file) => void this.attempt(() => this.openImage(file)));
     this.form = new RunForm({
       run: (scope, order) => void this.attempt(() => this.run(scope, order)),
-      draw: () => this.stage.startBox(),
+      draw: () => {
+        this.stage.startBox();
+        this.form.setRunning(false, this.slide ? text("drawing") : "");
+      },
       stop: () => this.running?.abort(),
-      chosen: () => void this.offerChannels(),
+      chosen: () => this.offerChannels(),
     });
     this.jobList = new JobList(
       {
@@ -176,7 +185,7 @@ class Page {
     this.buildPanels();
     this.slides.set(this.slideIds);
     this.slides.mark(this.slide?.id ?? null);
-    this.form.setPipelines(this.pipelines);
+    this.offerPipelines();
     if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
     this.showJobs();
     if (this.shown.findings) this.showFindings(this.shown.findings, this.shown.look);
@@ -217,13 +226,14 @@ class Page {
 
   private async open(slide: SlideInfo, image: File | null, channels: string): Promise<void> {
     this.slide = slide;
+    this.isFaulty = false;
     this.image = image;
     this.clearFindings();
     this.slides.mark(image ? null : slide.id);
     this.form.setSubject(slide.mpp === null, image === null && this.jobs !== null);
     this.hint.textContent = "";
     this.channels.set(slide, channels);
-    void this.offerChannels();
+    this.offerPipelines();
     await this.stage.open(slide, image ? URL.createObjectURL(image) : null, channels);
     this.showEstimates();
   }
@@ -232,14 +242,32 @@ class Page {
     return this.pipelines.find((item) => item.name === pipeline) ?? null;
   }
 
+  /** Offers pipelines, first those for what the slide is: colours, or channels of its own. */
+  private offerPipelines(): void {
+    const ofChannels = this.slide !== null && hasChannels(this.slide);
+    const fits = (item: PipelineInfo) => (this.channelsOf(item).join(",") === RGB) !== ofChannels;
+    this.form.setPipelines(this.pipelines, fits);
+  }
+
+  /** What the first network of a pipeline takes. */
+  private channelsOf(pipeline: PipelineInfo): string[] {
+    const first = pipeline.segmenter ?? pipeline.classifiers[0];
+    return this.models.find((model) => model.name === first)?.inputs[0]?.channels ?? [];
+  }
+
   /** Offers the slide's channels to the network of the pipeline that is chosen. */
-  private async offerChannels(): Promise<void> {
-    const { slide } = this;
-    const segmenter = this.form.pipeline?.segmenter;
-    const names = slide && hasChannels(slide) ? slide.channels : [];
-    const model = segmenter && names.length ? await this.api.model(segmenter).catch(() => null) : null;
-    if (slide === this.slide) this.form.setChannels(model?.inputs[0]?.channels ?? [], names);
+  private offerChannels(): void {
+    const { pipeline } = this.form;
+    const names = this.slide && hasChannels(this.slide) ? this.slide.channels : [];
+    this.form.setChannels(pipeline?.segmenter ? this.channelsOf(pipeline) : [], names);
     this.showEstimates();
+  }
+
+  /** Says why tiles of the slide are missing, in the words of the server. */
+  private async stateFault(): Promise<void> {
+    if (this.isFaulty || !this.slide || this.image) return;
+    this.isFaulty = true;
+    await this.api.thumbnail(this.slide.id, 16).catch((error: unknown) => this.notices.fail(error));
   }
 
   private showEstimates(): void {
@@ -260,7 +288,10 @@ class Page {
     const info = findings && this.infoOf(findings.pipeline);
     if (!findings || !slide || !info || this.image || findings.kind !== "cells") return [];
     const [x, y] = centroidOf(cell).map((value) => value.toFixed(3)) as [string, string];
-    const models = [info.segmenter, ...info.classifiers].filter((name) => name !== null);
+    // A network of a later stage is given the cells that an earlier one has chosen, and no others.
+    const measured = Object.keys(cell.measurements);
+    const classifiers = info.classifiers.filter((name) => measured.some((measure) => measure.startsWith(`${name} `)));
+    const models = [info.segmenter, ...classifiers].filter((name) => name !== null);
     const { job } = findings;
     if (job && !findings.isRunning) return models.map((model) => ({ model, picture: this.api.jobCrop(job, model, x, y) }));
     const asked: Record<string, string> = { pipeline: info.name, x, y };
@@ -279,6 +310,7 @@ class Page {
     if (!this.image) request["slide"] = this.slide.id;
     if (scope === "slide") {
       await this.api.submit(request);
+      this.form.setRunning(false, text("submitted"));
       await this.poll();
       return;
     }

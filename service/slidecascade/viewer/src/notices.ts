@@ -39,6 +39,9 @@ export class Notices {
   }
 
   warn(warnings: readonly Warning[]): void {
+    // Many of them scroll, which keys can do only where the focus can be.
+    if (warnings.length > 1) this.root.tabIndex = 0;
+    else this.root.removeAttribute("tabindex");
     this.warnings.replaceChildren(
       ...warnings.map((item) =>
         element("div", { class: "warning" }, element("span", {}, `${text("warnings")}: ${item.message}`)),

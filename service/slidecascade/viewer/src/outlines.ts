@@ -14,6 +14,9 @@ export interface Style {
   colorOf(cell: Cell): string;
   /** A letter for each class, or null: none. */
   letterOf: ((cell: Cell) => string) | null;
+  /** How opaque what is within outlines is, from 0 to 1, and what is not filled. */
+  fill: number;
+  isHollow(cell: Cell): boolean;
   selected: string | null;
 }
 
@@ -37,8 +40,10 @@ export function drawCells(
   for (const [color, group] of byColor) {
     context.strokeStyle = color;
     for (let first = 0; first < group.length; first += BATCH) {
+      const batch = group.slice(first, first + BATCH);
+      if (style.fill > 0) fill(context, batch, frame, style);
       context.beginPath();
-      for (const cell of group.slice(first, first + BATCH)) trace(context, cell, frame);
+      for (const cell of batch) trace(context, cell, frame);
       context.stroke();
     }
   }
@@ -73,6 +78,19 @@ export function drawDivided(
     context.fillRect(at - wide / 2, 0, wide, height);
   }
   return costs.reduce((sum, cost) => sum + cost, 0);
+}
+
+/** Fills what lies between outer rings and holes. */
+function fill(context: CanvasRenderingContext2D, cells: readonly Cell[], frame: Frame, style: Style): void {
+  context.globalAlpha = style.fill;
+  context.fillStyle = context.strokeStyle;
+  for (const cell of cells) {
+    if (style.isHollow(cell)) continue;
+    context.beginPath();
+    trace(context, cell, frame);
+    context.fill("evenodd");
+  }
+  context.globalAlpha = 1;
 }
 
 function trace(context: CanvasRenderingContext2D, cell: Cell, { x, y, scale }: Frame): void {

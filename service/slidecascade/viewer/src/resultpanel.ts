@@ -18,6 +18,8 @@ export interface Look {
   outlines: boolean;
   raster: boolean;
   colormap: string;
+  /** How opaque what is within outlines is, from 0 to 1; null: as is usual for the kind of result. */
+  fill: number | null;
   /** Opacity of each heatmap, from 0 to 1. */
   layers: Map<string, number>;
 }
@@ -31,8 +33,14 @@ export function newLook(): Look {
     outlines: true,
     raster: true,
     colormap: COLORMAPS[0],
+    fill: null,
     layers: new Map(),
   };
+}
+
+/** Areas and tiles are looked at as a whole, cells one by one. */
+export function defaultFill(kind: string): number {
+  return kind === "cells" ? 0 : 0.3;
 }
 
 export class ResultPanel {
@@ -63,6 +71,7 @@ export class ResultPanel {
       labelled(text("colorBy"), this.measure),
       this.scale,
       this.check(text("outlines"), "outlines"),
+      this.fill(findings.kind),
       this.check(text("letters"), "letters"),
       ...(findings.job && findings.kind === "cells" && !findings.isRunning ? [this.check(text("raster"), "raster")] : []),
       ...(findings.legends.length ? [this.layers(findings.legends)] : []),
@@ -125,18 +134,13 @@ export class ResultPanel {
       swatch.style.borderColor = css(color);
       const inView = element("td", { class: "number" });
       this.inView.set(name, inView);
-      const share = findings.fractions[name];
-      const fraction =
-        share?.value == null
-          ? ""
-          : `${numeral(share.value * 100, 1)} % (${numeral(share.numerator)} ${text("of")} ${numeral(share.denominator)})`;
       return element(
         "tr",
         { "data-class": name },
         element("td", {}, box),
         element("th", { scope: "row" }, swatch, name),
         element("td", { class: "number" }, numeral(findings.counts[name] ?? 0)),
-        element("td", { class: "number" }, fraction),
+        element("td", { class: "number" }, fractionOf(findings, name)),
         inView,
       );
     });
@@ -161,6 +165,16 @@ export class ResultPanel {
     const field = labelled(text("minimum"), slider);
     field.append(shown);
     return field;
+  }
+
+  private fill(kind: string): HTMLElement {
+    const value = this.look.fill ?? defaultFill(kind);
+    const slider = element("input", { type: "range", min: 0, max: 1, step: 0.05, value, name: "fill" });
+    slider.addEventListener("input", () => {
+      this.look.fill = Number(slider.value);
+      this.changed();
+    });
+    return labelled(text("fill"), slider);
   }
 
   private check(label: string, name: "letters" | "outlines" | "raster"): HTMLElement {
@@ -207,4 +221,17 @@ export class ResultPanel {
       element("div", { class: "scale" }, numeral(legend.minimum, 2), ramp, unit),
     );
   }
+}
+
+/** Which part of what a class is, with what was divided. */
+function fractionOf({ fractions, tissue }: Findings, name: string): string {
+  const area = tissue[name];
+  const share = area ?? fractions[name];
+  if (share?.value == null) return "";
+  const percent = `${numeral(share.value * 100, 1)} %`;
+  const [part, whole] = [numeral(share.numerator, area ? 3 : 0), numeral(share.denominator, area ? 3 : 0)];
+  if (area) return `${percent} (${part} ${text("of")} ${whole} mm² ${text("tissue")})`;
+  // The class that it is a part of; those of everything go without saying.
+  const group = share.of in fractions ? ` ${share.of}` : "";
+  return `${percent} (${part} ${text("of")} ${whole}${group})`;
 }

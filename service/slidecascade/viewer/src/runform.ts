@@ -72,9 +72,13 @@ export class RunForm {
     );
   }
 
-  setPipelines(pipelines: PipelineInfo[]): void {
-    this.known = [...pipelines].sort((a, b) => Number(b.kind === "cells") - Number(a.kind === "cells"));
+  /** Those that fit come first, and of these those of cells; the one that was chosen stays unless it does not fit. */
+  setPipelines(pipelines: readonly PipelineInfo[], fits: (item: PipelineInfo) => boolean): void {
+    const rank = (item: PipelineInfo) => (fits(item) ? 0 : 2) + (item.kind === "cells" ? 0 : 1);
+    const before = pipelines.find((item) => item.name === this.pipelines.value);
+    this.known = [...pipelines].sort((a, b) => rank(a) - rank(b));
     this.pipelines.replaceChildren(...this.known.map((item) => element("option", { value: item.name }, item.title)));
+    if (before && fits(before)) this.pipelines.value = before.name;
     this.showPipeline();
   }
 
@@ -110,9 +114,10 @@ export class RunForm {
     this.estimate.textContent = parts.length ? `${text("estimate")}: ${parts.join(" · ")}` : text("noEstimate");
   }
 
-  enableBox(): void {
-    this.boxButton.disabled = false;
-    this.boxButton.focus();
+  /** Whether there is a box to be analysed. */
+  setBox(isThere: boolean): void {
+    this.boxButton.disabled = !isThere;
+    if (isThere) this.boxButton.focus();
   }
 
   setRunning(isRunning: boolean, message: string): void {

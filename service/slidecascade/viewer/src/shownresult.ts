@@ -2,9 +2,9 @@
 import type { Api } from "./api.ts";
 import { colorOfValue, css, lettersOf } from "./colors.ts";
 import type { Comparison } from "./comparison.ts";
-import { contains, type Cell, type Findings } from "./findings.ts";
+import { contains, GREY, type Cell, type Findings } from "./findings.ts";
 import { drawCells, drawDivided, type Frame } from "./outlines.ts";
-import { BY_CLASS, type Look, newLook } from "./resultpanel.ts";
+import { BY_CLASS, COLORMAPS, defaultFill, type Look, newLook } from "./resultpanel.ts";
 import type { Side } from "./overlays.ts";
 import type { Stage } from "./stage.ts";
 
@@ -105,18 +105,36 @@ export class ShownResult {
 
   private layLayersOf(findings: Findings, side: Side): void {
     const { look } = this;
-    if (!findings.job || findings.kind !== "cells" || findings.isRunning) return;
+    if (!findings.job || findings.isRunning) return;
+    if (findings.kind !== "cells") {
+      this.layPicturesOf(findings, findings.job, side);
+      return;
+    }
     const { job } = findings;
     const lay = (layer: string, opacity: number, colormap: string) => {
       const address = (level: number, x: number, y: number) => this.api.layerAddress(job, layer, colormap, level, x, y);
       this.host.stage().lay(`${job} ${layer} ${colormap}`, opacity, side, address);
     };
     for (const { name } of findings.legends) {
-      for (const colormap of ["viridis", "jet"]) {
+      for (const colormap of COLORMAPS) {
         lay(name, colormap === look.colormap ? (look.layers.get(name) ?? 0) : 0, colormap);
       }
     }
     lay(CLASSES, look.raster && !this.isFine() ? 0.85 : 0, "viridis");
+  }
+
+  /** Heatmaps that are a picture of the region, not tiles. */
+  private layPicturesOf({ legends, region, mpp }: Findings, job: string, side: Side): void {
+    if (!region || !mpp) return;
+    for (const { name, pixel_um } of legends) {
+      for (const colormap of COLORMAPS) {
+        const opacity = colormap === this.look.colormap ? (this.look.layers.get(name) ?? 0) : 0;
+        const fetch = () => this.api.heatmap(job, name, colormap);
+        const picture = { x: region.x, y: region.y, pixel: pixel_um / mpp, fetch };
+        const laid = this.host.stage().layPicture(`${job} ${name} ${colormap}`, opacity, side, picture);
+        void laid.catch((error: unknown) => this.host.fail(error));
+      }
+    }
   }
 
   filtered(cells: Cell[] | null = this.visible): Cell[] {
@@ -143,6 +161,7 @@ export class ShownResult {
     const { colorBy } = this.look;
     const letters = this.look.letters ? lettersOf(this.findings.classes) : null;
     const [low, high] = this.range;
+    const isOfTiles = this.findings.kind === "patches";
     const style = {
       colorOf: (cell: Cell) => {
         const value = cell.measurements[colorBy];
@@ -150,6 +169,9 @@ export class ShownResult {
         return value === undefined ? "#888" : colorOfValue(value, low, high);
       },
       letterOf: letters && ((cell: Cell) => letters.get(cell.className) ?? "?"),
+      fill: this.look.fill ?? defaultFill(this.findings.kind),
+      // Tiles without a class, and outlines around tiles that are filled themselves.
+      isHollow: (cell: Cell) => (colorBy === BY_CLASS ? cell.color === GREY : false) || (isOfTiles && !cell.isCounted),
       selected: this.selected?.id ?? null,
     };
     if (!this.comparison.right) return drawCells(context, this.filtered(), frame, style);

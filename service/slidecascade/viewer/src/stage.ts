@@ -1,10 +1,12 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
 import { STAND_IN, type Api, type Shown } from "./api.ts";
+import { changed, middleOf } from "./boxkeys.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
-import { Overlays, pyramidOf, type Address, type Side } from "./overlays.ts";
+import { Overlays, pyramidOf, type Address, type Picture, type Side } from "./overlays.ts";
 import { composed, type Swatch } from "./picture.ts";
+import { forgoInlineStyle, ignoreLateTiles } from "./quirks.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
 import { text } from "./texts.ts";
 import type { Box, SlideInfo } from "./wire.ts";
@@ -21,10 +23,13 @@ export interface StageEvents {
   /** The view has come to rest. */
   rest(): void;
   click(x: number, y: number): void;
-  box(box: Box): void;
+  /** A box was drawn; null: none after all. */
+  box(box: Box | null): void;
   nextCell(): void;
   /** Whether a coarse stand-in of the slide is shown. */
   standIn(isShown: boolean): void;
+  /** A tile of the slide cannot be had. */
+  missing(): void;
 }
 
 export class Stage {
@@ -109,12 +114,26 @@ export class Stage {
         : { type: "image", url: image };
     return new Promise((resolve) => {
       this.viewer.addOnceHandler("open", () => {
+        this.fit();
         this.redraw();
         resolve();
       });
       this.viewer.setAjaxHeaders(this.api.headers(), true);
       this.viewer.open(source as OpenSeadragon.TileSourceSpecifier);
     });
+  }
+
+  /** Shows all; OpenSeadragon does not notice that the page was laid out before it had a slide. */
+  private fit(): void {
+    const { viewport, container } = this.viewer;
+    viewport.resize(new OpenSeadragon.Point(container.clientWidth, container.clientHeight), false);
+    viewport.goHome(true);
+    this.root.classList.add("filled");
+  }
+
+  /** Lays a picture over the slide, see `Overlays`. */
+  layPicture(name: string, opacity: number, side: Side, picture: Picture): Promise<void> {
+    return this.slide ? this.overlays.layPicture(this.slide, name, opacity, side, picture) : Promise.resolve();
   }
 
   /** Lays tiles over the slide, see `Overlays`. */
@@ -189,8 +208,13 @@ export class Stage {
     return this.chosen;
   }
 
+  /** A box is drawn next: by dragging, or by keys from the middle of the view. */
   startBox(): void {
+    const view = this.view();
+    if (!view) return;
     this.isDrawing = true;
+    this.chosen = middleOf(view);
+    this.placeBox();
     this.root.classList.add("drawing");
     this.viewer.canvas.focus();
   }
@@ -242,6 +266,9 @@ export class Stage {
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
       if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
     });
+    viewer.addHandler("tile-load-failed", ({ tiledImage }) => {
+      if (tiledImage === viewer.world.getItemAt(0)) this.events.missing();
+    });
     viewer.addHandler("resize", () => this.redraw());
     viewer.addHandler("animation-finish", () => this.rest());
     viewer.addHandler("canvas-click", (event) => {
@@ -250,14 +277,22 @@ export class Stage {
       this.events.click(point.x, point.y);
     });
     viewer.addHandler("canvas-key", (event) => {
-      const { key } = event.originalEvent as KeyboardEvent;
+      const { key, shiftKey } = event.originalEvent as KeyboardEvent;
+      if (this.isDrawing && this.drawByKey(key, shiftKey)) {
+        event.preventDefaultAction = true;
+        // Else Enter would press the button that has the focus next.
+        (event.originalEvent as KeyboardEvent).preventDefault();
+        return;
+      }
       if (key === "n" || key === "N") this.events.nextCell();
       if (key === "+" || key === "=") this.zoom(KEY_ZOOM);
       if (key === "-") this.zoom(1 / KEY_ZOOM);
       if (!/^(Arrow.*|0)$/.test(key)) event.preventDefaultAction = true;
     });
     viewer.addHandler("canvas-press", (event) => {
-      if (this.isDrawing) this.drawFrom = event.position;
+      if (!this.isDrawing) return;
+      this.drawFrom = event.position;
+      this.chosen = null;
     });
     viewer.addHandler("canvas-drag", (event) => {
       if (!this.isDrawing || !this.drawFrom) return;
@@ -266,10 +301,7 @@ export class Stage {
     });
     viewer.addHandler("canvas-release", () => {
       if (!this.isDrawing || !this.drawFrom) return;
-      this.isDrawing = false;
-      this.drawFrom = null;
-      this.root.classList.remove("drawing");
-      if (this.chosen) this.events.box(this.chosen);
+      this.endBox();
     });
     viewer.canvas.addEventListener("pointermove", (event) => {
       const area = viewer.canvas.getBoundingClientRect();
@@ -296,6 +328,29 @@ export class Stage {
   private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
     const frame = this.frame() ?? { x: 0, y: 0, scale: 1 };
     return new OpenSeadragon.Point(frame.x + position.x / frame.scale, frame.y + position.y / frame.scale);
+  }
+
+  private endBox(): void {
+    this.isDrawing = false;
+    this.drawFrom = null;
+    this.root.classList.remove("drawing");
+    this.placeBox();
+    this.events.box(this.chosen);
+  }
+
+  /** Whether a key is one by which a box is drawn. */
+  private drawByKey(key: string, isShift: boolean): boolean {
+    const view = this.view();
+    if (key === "Enter" || key === "Escape") {
+      if (key === "Escape") this.chosen = null;
+      this.endBox();
+      return true;
+    }
+    const box = view && this.chosen && changed(this.chosen, key, isShift, view);
+    if (!box) return false;
+    this.chosen = this.clipped(box.x, box.y, box.x + box.width, box.y + box.height) ?? this.chosen;
+    this.placeBox();
+    return true;
   }
 
   private choose(from: OpenSeadragon.Point, to: OpenSeadragon.Point): void {
@@ -377,19 +432,4 @@ export class Stage {
 function noteTime(name: string, cost: number): void {
   performance.clearMarks(name);
   performance.mark(name, { detail: cost });
-}
-
-/** Tiles of an image that was replaced arrive in vain, and OpenSeadragon warns of each: that is no fault. */
-function ignoreLateTiles(): void {
-  const warn = (message: unknown, ...details: unknown[]) => {
-    if (!String(message).startsWith("Ignoring tile")) console.warn(message, ...details);
-  };
-  Object.assign(OpenSeadragon, { console: Object.assign(Object.create(console) as Console, { warn }) });
-}
-
-/** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element of this name. */
-function forgoInlineStyle(): void {
-  const mark = document.createElementNS("urn:slidecascade", "style");
-  mark.setAttribute("data-openseadragon-mobile-css", "true");
-  document.head.append(mark);
 }

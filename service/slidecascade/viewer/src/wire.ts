@@ -77,6 +77,8 @@ export interface Legend {
   minimum: number;
   maximum: number;
   stops: Color[];
+  /** Micrometres for each of its pixels. */
+  pixel_um: number;
 }
 
 export interface Warning {
@@ -96,6 +98,8 @@ export interface Summary {
   mpp: number;
   counts: Record<string, number>;
   fractions: Record<string, Share>;
+  /** Of areas, by class: which part of the tissue they are. */
+  areas?: Record<string, { area_mm2: number; tissue_share: number | null }> | null;
   area_mm2: number;
   tissue_area_mm2: number;
   heatmaps: Legend[];
