@@ -58,6 +58,8 @@ GREY_PIXELS = """() => {
 @pytest.fixture(scope="module")
 def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """The bundled networks, a rendered slide, and jobs."""
+    newest = max(path.stat().st_mtime for path in (BUILT.parent / "src").iterdir())
+    assert (BUILT / "index.html").stat().st_mtime >= newest, "the page is older than its source: run make viewer"
     slides = tmp_path_factory.mktemp("viewer-slides")
     write_slide(slides / SLIDE, TissueOptions(seed=3, mpp=MPP), *SIZE_PX)
     (slides / "other.tiff").write_bytes((slides / SLIDE).read_bytes())
