@@ -106,7 +106,7 @@ def test_a_run_stops_early_and_returns_the_epoch_it_keeps(tmp_path: Path, kept: 
 
 
 def test_a_run_cut_by_a_time_limit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    """The limit ends in the middle of an epoch; a checkpoint is written there, and a limit that is over does nothing."""
+    """The limit ends in the middle of an epoch with a checkpoint; one that is over does nothing."""
     whole, _ = _fit(tmp_path / "whole")
     readings = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
     limit = TimeLimit(5.0, clock=lambda: next(readings))
