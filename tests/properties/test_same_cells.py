@@ -71,6 +71,7 @@ def test_rendered_tissue_is_the_same_in_any_tiling(pipeline: str, capsys: pytest
         assert row.least_iou == 1, row
 
 
+@pytest.mark.slow
 def test_a_real_slide_is_the_same_in_any_tiling(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """CMU-1-Small-Region through `nash`: as one tile, and as 256, 512 and 1024 px tiles with moved seams."""
     slide = Slide.open(shared_data / "slides" / "CMU-1-Small-Region.svs")

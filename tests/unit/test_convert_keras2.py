@@ -60,6 +60,7 @@ def check(scratch: Path, known: Path) -> None:
         np.testing.assert_allclose(served, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "operation-unet", "classifier", "channels-first"])
 def test_a_whole_model_answers_as_keras_2_did(files: Path, tmp_path: Path, name: str) -> None:
     """Lambda and operation layers, nesting, channels first, an author's own loss, an optimizer's state."""

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow and its exporter
 PAGE = REPOSITORY / "docs" / "keras-layers.md"
 
 
+@pytest.mark.slow
 def test_the_page_is_what_is_measured() -> None:
     """Each layer and activation is tried; a page that says otherwise is written anew by `keras_layer_table.py`."""
     layers = {name: table.measure(name) for name in [*table.public_layers(), *APPLICATION_LAYERS]}
@@ -32,6 +33,7 @@ def test_what_is_rebuilt_is_a_layer_of_keras() -> None:
     assert set(table.public_activations()) >= ACTIVATIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["MobileNetV3Small", "EfficientNetB0", "EfficientNetV2B0", "ConvNeXt", "ResNetV2"]
 )

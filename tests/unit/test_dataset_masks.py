@@ -112,6 +112,7 @@ def test_the_data_set_states_what_it_is(slides: Path) -> None:
     assert (stated["mpp"], stated["size_px"], stated["made_from"]) == (2.0, 48, "masks")
 
 
+@pytest.mark.slow
 def test_a_network_of_areas_learns_from_tiles_with_masks(
     slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

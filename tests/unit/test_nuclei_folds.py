@@ -147,6 +147,7 @@ def test_deeper_networks_have_larger_strides_and_halos() -> None:
     assert halo_px(100, 16) % 16 == 0
 
 
+@pytest.mark.slow
 def test_all_folds_are_trained_and_reported_by_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

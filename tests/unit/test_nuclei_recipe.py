@@ -101,6 +101,7 @@ def test_batches_drawn_ahead_are_those_of_their_steps(pool: list[TrainingImage],
     assert (whole[0].images != whole[1].images).any()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(
     tmp_path: Path, pool: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_light_on_black_has_neither(analyser: Analyser) -> None:
     assert analysed(analyser, image).flaws == Flaws()
 
 
+@pytest.mark.slow
 def test_real_images_are_rarely_taken_for_ink_or_blur(shared_data: Path) -> None:
     """The rates stand in docs/warnings.md: images that are warned of, and those found when blurred."""
     rows = []
@@ -139,6 +140,7 @@ def test_real_images_are_rarely_taken_for_ink_or_blur(shared_data: Path) -> None
     assert all(trichrome)
 
 
+@pytest.mark.slow
 def test_trichrome_is_doubted_by_pipelines_for_h_and_e(shared_data: Path) -> None:
     """By `nash`, which is for H&E, and not by `nuclei`, which takes any stain; H&E liver is not doubted."""
     from slidecascade.settings import read_settings
