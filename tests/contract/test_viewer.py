@@ -454,7 +454,9 @@ def test_shows_the_area_of_fat_beside_the_fractions_of_cells(visit: Visit, job: 
     tab.wait_for_selector("[data-covered=steatosis_area_fraction]")
     shown = tab.inner_text("[data-covered]")
     assert shown.startswith("Fat vacuoles by area of tissue: ")
-    part, whole = re.search(r"% \(([\d.]+) of ([\d.]+) mm² tissue\)$", shown).groups()
+    match = re.search(r"% \(([\d.]+) of ([\d.]+) mm² tissue\)$", shown)
+    assert match is not None, shown
+    part, whole = match.groups()
     assert float(part) == pytest.approx(share["numerator_mm2"], abs=6e-4)
     assert float(whole) == pytest.approx(share["denominator_mm2"], abs=6e-4)
     tab.click("text=Deutsch")
