@@ -23,6 +23,7 @@ from benchmarks.jobs.slides import BLOCK_PX, MPP, write, write_glass
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
+from slidecascade.cells.coverage import Coverage
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.cells.tile_result import TileResult
@@ -126,6 +127,7 @@ def filled(survey: CellsSurvey, found: Analysis) -> list[tuple[FieldResult, Anal
             owned=none,
             near_seam=none,
             unstored_px=0,
+            coverages=tuple(Coverage(0, field.core.area) for _ in survey.pipeline.area_fractions),
         )
         result = FieldResult(
             field=field,

@@ -7,6 +7,7 @@ Chromium, Playwright or the built page is missing.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 import time
@@ -22,9 +23,12 @@ from benchmarks.jobs.cells import SIDE_PX
 from benchmarks.page import write_page
 from benchmarks.viewer.slides import GLASS, ONE_LEVEL, ONE_LEVEL_PX, TILE_PX, write_million, write_one_level
 from benchmarks.viewer.tab import CHROMIUM, LARGE, Tab, browsing, renderers_mb
+from openslide import OpenSlide
+from openslide.deepzoom import DeepZoomGenerator
 
 from slidecascade.cli import WRONG_CALL
 from slidecascade.commands.service_process import served
+from slidecascade.slides.deepzoom import QUALITY
 from slidecascade.web.viewer import BUILT
 
 VIEW_PX: Final = 2000
@@ -71,7 +75,7 @@ def measure(folder: Path, *, minutes: float, rounds: int) -> dict[str, Any]:
                 cold.append(_first_picture(browser, url))
         figures |= {name: _median([each[name] for each in cold]) for name in cold[0]}
         with served(environment) as (url, _process):
-            figures |= _tiles(url)
+            figures |= _tiles(url, slides / ONE_LEVEL)
             figures |= _unless_late(lambda: _outlines(browser, url, job))
             figures |= _unless_late(lambda: _views(browser, url, job, rounds=3 * rounds))
             figures |= _unless_late(lambda: {"memory": _memory(browser, url, job, minutes=minutes)})
@@ -111,8 +115,9 @@ def _first_picture(browser: Any, url: str) -> dict[str, float]:
         return {"first_picture_ms": shown["at"] - start, "exact_picture_ms": exact["at"] - start}
 
 
-def _tiles(url: str) -> dict[str, float]:
-    """Tiles over one connection that is kept: of level 0 made and kept, and of the coarse levels."""
+def _tiles(url: str, slide: Path) -> dict[str, float]:
+    """Tiles over one connection that is kept: of level 0 made and kept, and of the coarse levels; and those of
+    level 0 as OpenSlide makes them of `slide` in this process, in turn with ours."""
     rng = np.random.default_rng(0)
     fine = (ONE_LEVEL_PX - 1).bit_length()
     columns = ONE_LEVEL_PX // TILE_PX
@@ -121,22 +126,41 @@ def _tiles(url: str) -> dict[str, float]:
     with httpx.Client(base_url=url, timeout=120) as client:
         content_id = client.get(f"/v1/slides/{ONE_LEVEL}").json()["content_id"]
 
-        def times_ms(tiles: list[tuple[int, int, int]]) -> np.ndarray:
-            found = []
-            for level, column, row in tiles:
-                path = f"/v1/slides/{ONE_LEVEL}/dzi_files/{level}/{column}_{row}.jpeg?content_id={content_id}"
-                start = time.perf_counter()
-                client.get(path).raise_for_status()
-                found.append((time.perf_counter() - start) * 1e3)
-            return np.array(found)
+        def fetch(level: int, column: int, row: int) -> None:
+            path = f"/v1/slides/{ONE_LEVEL}/dzi_files/{level}/{column}_{row}.jpeg?content_id={content_id}"
+            client.get(path).raise_for_status()
 
-        times_ms(low[:1] + places[:5])
-        made, kept, coarse = times_ms(places[5:]), times_ms(places), times_ms(low)
+        _times_ms(low[:1] + places[:5], fetch)
+        with OpenSlide(slide) as reader:
+            tiles = DeepZoomGenerator(reader, tile_size=TILE_PX, overlap=0, limit_bounds=False)
+
+            def make(level: int, column: int, row: int) -> None:
+                tiles.get_tile(level, (column, row)).save(io.BytesIO(), "JPEG", quality=QUALITY)
+
+            _times_ms(places[:5], make)
+            made, openslide = _times_ms(places[5:], fetch, make)
+        (kept,), (coarse,) = _times_ms(places, fetch), _times_ms(low, fetch)
     return {
         f"{name}_{share}_ms": round(float(np.percentile(found, percent)), 2)
-        for name, found in (("tile_made", made), ("tile_kept", kept), ("low_tile", coarse))
+        for name, found in (
+            ("tile_made", made),
+            ("openslide_tile", openslide),
+            ("tile_kept", kept),
+            ("low_tile", coarse),
+        )
         for share, percent in (("p50", 50), ("p95", 95))
     }
+
+
+def _times_ms(tiles: list[tuple[int, int, int]], *makers: Callable[[int, int, int], None]) -> np.ndarray:
+    """``(len(makers), len(tiles))``: each tile by all makers in turn, so that other load meets them alike."""
+    found = np.empty((len(makers), len(tiles)))
+    for place, tile in enumerate(tiles):
+        for maker, work in enumerate(makers):
+            start = time.perf_counter()
+            work(*tile)
+            found[maker, place] = (time.perf_counter() - start) * 1e3
+    return found
 
 
 def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:

@@ -446,6 +446,57 @@ def test_exports_what_is_in_view_and_all(visit: Visit, job: str, tmp_path: Path)
     assert saved("Parquet").startswith(b"PAR1")
 
 
+def test_shows_the_area_of_fat_beside_the_fractions_of_cells(visit: Visit, job: str) -> None:
+    """Both parts of the division, in the language chosen; for a region as for a job."""
+    answer = httpx.get(f"{visit.url}/v1/jobs/{job}/result", headers={"Accept": "application/json"}, timeout=30)
+    share = answer.json()["area_fractions"]["steatosis_area_fraction"]
+    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    tab.wait_for_selector("[data-covered=steatosis_area_fraction]")
+    shown = tab.inner_text("[data-covered]")
+    assert shown.startswith("Fat vacuoles by area of tissue: ")
+    match = re.search(r"% \(([\d.]+) of ([\d.]+) mm² tissue\)$", shown)
+    assert match is not None, shown
+    part, whole = match.groups()
+    assert float(part) == pytest.approx(share["numerator_mm2"], abs=6e-4)
+    assert float(whole) == pytest.approx(share["denominator_mm2"], abs=6e-4)
+    tab.click("text=Deutsch")
+    assert tab.inner_text("[data-covered]").startswith("Fettvakuolen nach Gewebefläche: ")
+    tab.select_option("[name=pipeline]", "nash")
+    with tab.expect_response(lambda response: response.url.endswith("/v1/regions"), timeout=120_000) as answered:
+        tab.click("[data-run=view]")
+    found = answered.value.json()["slidecascade"]["area_fractions"]["steatosis_area_fraction"]
+    visit.wait(
+        lambda: (
+            f"von {found['denominator_mm2']:.3f}".rstrip("0").replace(".", ",") in tab.inner_text("[data-covered]")
+        )
+    )
+
+
+def test_asks_only_for_the_squares_that_panning_brings_into_view(visit: Visit, job: str) -> None:
+    """All of the first view in one request, then what is new, and nothing for what was seen before."""
+    tab = visit.open(f"#slide={SLIDE}&view=0,0,500,400&job={job}")
+    visit.wait(lambda: visit.ink() > 200)
+    boxes = [url.partition("bbox=")[2] for url in visit.asked if "/cells?bbox=" in url]
+    squares = [covered for box in boxes for covered in squares_of(*map(int, box.split(",")))]
+    assert squares
+    assert len(squares) == len(set(squares)), f"a square was asked for twice: {boxes}"
+    seen = len(boxes)
+    shown = int(tab.get_attribute("[data-in-view]", "data-in-view"))
+    assert shown > 0
+    tab.focus(".openseadragon-canvas")
+    tab.keyboard.press("0")
+    visit.wait(lambda: int(tab.get_attribute("[data-in-view]", "data-in-view")) > shown)
+    boxes = [url.partition("bbox=")[2] for url in visit.asked if "/cells?bbox=" in url]
+    assert len(boxes) > seen
+    squares = [covered for box in boxes for covered in squares_of(*map(int, box.split(",")))]
+    assert len(squares) == len(set(squares)), f"a square was asked for twice: {boxes}"
+
+
+def squares_of(x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
+    """The squares of 512 px in a box."""
+    return [(column, row) for row in range(y, y + height, 512) for column in range(x, x + width, 512)]
+
+
 def test_compares_two_results_at_a_divider(visit: Visit, job: str, nuclei_job: str) -> None:
     tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}&color=nash-cell+Immune+probability")
     visit.wait(lambda: visit.ink() > 1000)
@@ -630,24 +681,41 @@ def test_speaks_german_and_is_dark_on_demand(visit: Visit) -> None:
 def test_has_no_serious_fault_of_accessibility(
     browser: Any, server: Server, job: str, theme: str, width: int
 ) -> None:
-    """As axe-core sees it, with a result and a cell shown; the engine is injected past the page's policy."""
+    """As axe-core sees it, with the list of slides alone, with a result and a cell, and with a problem and a box
+    being drawn besides; the engine is injected past the page's policy."""
     size = {"width": width, "height": 900}
     visit = Visit(browser, server, viewport=size, color_scheme=theme, bypass_csp=True)
-    tab = visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
+    tab = visit.open()
+    visit.wait(lambda: tab.locator(".slides button").count() > 1)
+    assert not serious_faults(tab)
+    tab.goto("about:blank")
+    visit.open(f"#slide={SLIDE}&view=300,300,500,400&job={job}")
     visit.wait(lambda: visit.ink() > 500)
     tab.focus(".openseadragon-canvas")
     tab.keyboard.press("n")
     tab.wait_for_selector(".id")
-    tab.add_script_tag(path=str(AXE))
+    assert not serious_faults(tab)
+    assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    tab.click("text=Draw a box")
+    refused = {"type": "urn:slidecascade:problem:unreadable-slide", "detail": "Copy it again.", "request_id": "7"}
+    answer = {"status": 422, "content_type": "application/problem+json", "body": json.dumps(refused)}
+    tab.route("**/v1/pipelines", lambda route: route.fulfill(**answer))
+    tab.click("text=Use the key")
+    tab.wait_for_selector("[role=alert] .problem")
+    assert not serious_faults(tab)
+    visit.context.close()
+
+
+def serious_faults(tab: Any) -> list[tuple[str, list[str]]]:
+    """What axe-core calls serious or critical, with the elements that have it."""
+    if not tab.evaluate("() => 'axe' in window"):
+        tab.add_script_tag(path=str(AXE))
     found = tab.evaluate("async () => (await axe.run()).violations")
-    serious = [
+    return [
         (fault["id"], [node["html"][:200] for node in fault["nodes"]])
         for fault in found
         if fault["impact"] in {"serious", "critical"}
     ]
-    assert not serious
-    assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-    visit.context.close()
 
 
 def test_weighs_at_most_250_kb_and_forbids_inline_scripts(server: Server) -> None:

@@ -1,7 +1,8 @@
 // What was found on a slide: the cells or outlines of a region, or of a job that is asked for what is in view.
 import type { Api } from "./api.ts";
 import { decodeField } from "./fields.ts";
-import type { Box, ClassInfo, Color, Feature, FeatureCollection, Job, Legend, Share, Summary, Warning } from "./wire.ts";
+import { Squares } from "./squares.ts";
+import type { AreaShare, Box, ClassInfo, Color, Feature, FeatureCollection, Job, Legend, Share, Summary, Warning } from "./wire.ts";
 
 export interface Cell {
   id: string;
@@ -36,6 +37,8 @@ export interface Findings {
   fractions: Record<string, Share>;
   /** Of areas: how much of the tissue each class is, in mm2. */
   tissue: Record<string, Share>;
+  /** What companion networks measured of the tissue beside the cells, by name. */
+  covered: Record<string, AreaShare>;
   legends: Legend[];
   /** The part of the slide that was analysed; null: not known. */
   region: Box | null;
@@ -47,11 +50,6 @@ export interface Findings {
   /** Of a running job: fetches what was found since; whether there is more. */
   update?(): Promise<boolean>;
 }
-
-const CHUNK_L0 = 2048;
-const KEPT_CHUNKS = 64;
-/** More chunks are not asked for at once: the view is too coarse for outlines. */
-const MAX_CHUNKS = 48;
 
 /** More cells are not fetched at once. */
 export const MAX_ALL = 200_000;
@@ -76,6 +74,7 @@ export function ofRegion(collection: FeatureCollection): Findings {
     counts,
     fractions: kind === "areas" ? {} : shares(counts),
     tissue: {},
+    covered: about?.area_fractions ?? {},
     legends: [],
     region: null,
     warnings: about?.warnings ?? [],
@@ -114,6 +113,7 @@ export async function ofRunning(api: Api, job: Job, classes: ClassInfo[]): Promi
     counts,
     fractions: {},
     tissue: {},
+    covered: {},
     legends: [],
     region: null,
     warnings: [],
@@ -130,7 +130,7 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     if (total > MAX_ALL) return null;
     return (await api.result(job)).features.flatMap((feature) => cellsOf(feature, summary.kind));
   };
-  const within = summary.kind === "cells" ? chunks(api, job, summary) : await whole(api, job, summary.kind);
+  const within = summary.kind === "cells" ? bySquares(api, job, summary) : await whole(api, job, summary.kind);
   return {
     kind: summary.kind,
     pipeline: summary.pipeline,
@@ -142,6 +142,7 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     counts: summary.counts,
     fractions: summary.kind === "areas" ? {} : { ...shares(summary.counts), ...summary.fractions },
     tissue: tissueOf(summary),
+    covered: summary.area_fractions ?? {},
     legends: summary.heatmaps,
     region: summary.region,
     warnings: summary.warnings,
@@ -155,45 +156,17 @@ async function whole(api: Api, job: string, kind: string): Promise<Findings["wit
   return (box) => Promise.resolve(cells.filter((cell) => meets(cell, box)));
 }
 
-/** Cells by fixed squares of the slide, of which the last ones are kept. */
-function chunks(api: Api, job: string, summary: Summary): Findings["within"] {
-  const kept = new Map<string, Promise<Cell[]>>();
-  const { region } = summary;
-
-  function chunk(column: number, row: number): Promise<Cell[]> {
-    const key = `${column},${row}`;
-    const found =
-      kept.get(key) ??
-      api
-        .cells(job, column * CHUNK_L0, row * CHUNK_L0, CHUNK_L0, CHUNK_L0)
-        .then((collection) => collection.features.flatMap((feature) => cellsOf(feature, summary.kind)));
-    kept.delete(key);
-    kept.set(key, found);
-    found.catch(() => kept.delete(key));
-    for (const oldest of kept.keys()) {
-      if (kept.size <= KEPT_CHUNKS) break;
-      kept.delete(oldest);
-    }
-    return found;
-  }
-
+/** Cells by squares of the slide, of which the last ones are kept. */
+function bySquares(api: Api, job: string, { kind, region }: Summary): Findings["within"] {
+  const squares = new Squares(region, async ({ x, y, width, height }) =>
+    (await api.cells(job, x, y, width, height)).features.flatMap((feature) => cellsOf(feature, kind)),
+  );
   return async (box) => {
-    const left = Math.floor(Math.max(box.x, region.x) / CHUNK_L0);
-    const top = Math.floor(Math.max(box.y, region.y) / CHUNK_L0);
-    const right = Math.ceil(Math.min(box.x + box.width, region.x + region.width) / CHUNK_L0);
-    const bottom = Math.ceil(Math.min(box.y + box.height, region.y + region.height) / CHUNK_L0);
-    if (right <= left || bottom <= top) return [];
-    if ((right - left) * (bottom - top) > MAX_CHUNKS) return null;
-    const parts: Promise<Cell[]>[] = [];
-    for (let row = top; row < bottom; row++) {
-      for (let column = left; column < right; column++) parts.push(chunk(column, row));
-    }
+    const found = await squares.meeting(box);
     // A cell at the border of two squares is in both.
     const cells = new Map<string, Cell>();
-    for (const part of await Promise.all(parts)) {
-      for (const cell of part) if (meets(cell, box)) cells.set(cell.id, cell);
-    }
-    return [...cells.values()];
+    for (const cell of found ?? []) if (meets(cell, box)) cells.set(cell.id, cell);
+    return found && [...cells.values()];
   };
 }
 

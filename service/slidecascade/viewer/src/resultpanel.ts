@@ -4,7 +4,7 @@ import { element, labelled } from "./element.ts";
 import type { Cell, Findings } from "./findings.ts";
 import { histogram } from "./histogram.ts";
 import { numeral, text } from "./texts.ts";
-import type { Legend } from "./wire.ts";
+import type { AreaShare, Legend } from "./wire.ts";
 
 export const COLORMAPS = ["viridis", "jet"] as const;
 export const BY_CLASS = "";
@@ -66,6 +66,7 @@ export class ResultPanel {
     this.inView.clear();
     this.body.replaceChildren(
       this.table(findings),
+      ...covered(findings),
       this.note,
       this.filter(),
       labelled(text("colorBy"), this.measure),
@@ -221,6 +222,21 @@ export class ResultPanel {
       element("div", { class: "scale" }, numeral(legend.minimum, 2), ramp, unit),
     );
   }
+}
+
+/** What companion networks measured of the tissue, with what was divided. */
+function covered(findings: Findings): HTMLElement[] {
+  return Object.entries(findings.covered).map(([name, share]) => {
+    const { value, numerator_mm2: part, denominator_mm2: whole } = share;
+    const areas = part === null || whole === null ? "" : ` (${numeral(part, 3)} ${text("of")} ${numeral(whole, 3)} mm² ${text("tissue")})`;
+    const percent = value === null ? text("noTissue") : `${numeral(value * 100, 1)} %${areas}`;
+    return element("p", { class: "covered", "data-covered": name }, `${titleOf(name, share)}: ${percent}`);
+  });
+}
+
+/** In the language chosen, where it is known there. */
+function titleOf(name: string, { title }: AreaShare): string {
+  return name === "steatosis_area_fraction" ? text("steatosisArea") : title;
 }
 
 /** Which part of what a class is, with what was divided. */

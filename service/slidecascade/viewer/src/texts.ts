@@ -69,6 +69,8 @@ const TEXTS = {
   colorBy: ["Colour by", "Farbe nach"],
   fill: ["Fill of outlines", "Füllung der Umrisse"],
   tissue: ["tissue", "Gewebe"],
+  noTissue: ["no tissue", "kein Gewebe"],
+  steatosisArea: ["Fat vacuoles by area of tissue", "Fettvakuolen nach Gewebefläche"],
   letters: ["Letters on cells", "Buchstaben auf Zellen"],
   outlines: ["Outlines", "Umrisse"],
   raster: ["Class colours of all cells", "Klassenfarben aller Zellen"],

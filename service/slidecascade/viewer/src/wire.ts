@@ -70,6 +70,14 @@ export interface Share {
   of: string;
 }
 
+/** The part of the tissue that a class of a companion network covers; areas are null where no pixel size is known. */
+export interface AreaShare {
+  title: string;
+  value: number | null;
+  numerator_mm2: number | null;
+  denominator_mm2: number | null;
+}
+
 export interface Legend {
   name: string;
   title: string;
@@ -100,6 +108,7 @@ export interface Summary {
   fractions: Record<string, Share>;
   /** Of areas, by class: which part of the tissue they are. */
   areas?: Record<string, { area_mm2: number; tissue_share: number | null }> | null;
+  area_fractions?: Record<string, AreaShare> | null;
   area_mm2: number;
   tissue_area_mm2: number;
   heatmaps: Legend[];
@@ -129,6 +138,7 @@ export interface FeatureCollection {
     pipeline: string;
     mpp: number;
     facts?: Facts;
+    area_fractions?: Record<string, AreaShare> | null;
   };
   features: Feature[];
 }
