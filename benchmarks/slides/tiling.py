@@ -82,7 +82,6 @@ class Bench:
         threads: int = 1,
     ) -> Analysis:
         source = RegionImage(image)
-        segmenter = self.pipeline.segmenter
 
         def open_source(*, private: bool = False) -> AbstractContextManager[Source]:  # noqa: ARG001 - of `OpenSource`
             return nullcontext(source)
@@ -95,7 +94,7 @@ class Bench:
             mpp=mpp,
             coordinate_space="image-pixels",
             find_facts=known(compute_facts(open_source)),
-            thresholds={segmenter.name: segmenter.options.foreground} | floors,
+            thresholds=dict(self.pipeline.thresholds) | floors,
             tile_px=tile_px,
             shift=shift,
         )

@@ -356,6 +356,7 @@ def test_sends_the_key_with_every_request_and_keeps_it_nowhere(visit: Visit) -> 
     visit.tab.on("request", lambda request: keys.append((request.url, request.headers.get("x-api-key"))))
     tab = visit.open()
     tab.fill("[name=key]", "secret-7")
+    tab.wait_for_load_state("networkidle")  # what the list asked for before there was a key
     keys.clear()
     tab.click("text=Use the key")
     tab.click("[data-slide='other.tiff']")
