@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 GPU_VENV := $(VENV)$(if $(shell command -v nvidia-smi),-gpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup viewer fhir-validation demo test test-fast test-large fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-lis bench-gpu models nuclei-folds lock sbom format clean
+.PHONY: help setup viewer fhir-validation demo test test-fast test-large fuzz check serve bench bench-all bench-load bench-peers bench-slides bench-viewer bench-lis bench-gpu models nuclei-folds nuclei-lent fluorescence-lent lock sbom format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -125,6 +125,21 @@ bench-gpu: $(GPU_VENV)/.service ## a region on an NVIDIA GPU; without one it say
 nuclei-folds: $(VENV)/.dev ## trains the nuclei network for each source held out (an hour on a large GPU); DATA=folder
 	$(BIN)/python -m slidecascade_training.nuclei.cross_validation --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" \
 		--tissue 40 --seed 0 --out runs/nuclei-folds
+
+# Each command ends after SECONDS with a checkpoint and goes on where the last one ended, also after a kill.
+LENT_PYTHON ?= $(BIN)/python
+LENT_PATH := $(CURDIR)/service:$(CURDIR)/converters:$(CURDIR)/training
+OUT ?= runs
+
+nuclei-lent: ## trains a nuclei network for objects of 8 to 100 px for SECONDS (540), and goes on when repeated; DATA=folder OUT=folder LENT_PYTHON=python with Keras
+	PYTHONPATH="$(LENT_PATH):$$PYTHONPATH" $(LENT_PYTHON) -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" \
+		--nucls "$(DATA)/nucls" --tissue 40 --seed 0 --scaling objects $(if $(STEPS),--steps $(STEPS)) \
+		$(if $(BATCH),--batch $(BATCH)) --seconds $(or $(SECONDS),540) --out "$(OUT)/nuclei-objects"
+
+fluorescence-lent: ## the same for the fluorescence networks, with PyTorch; DATA=folder OUT=folder LENT_PYTHON=python
+	PYTHONPATH="$(LENT_PATH):$$PYTHONPATH" $(LENT_PYTHON) -m slidecascade_training.fluorescence --data "$(DATA)/dsb2018" \
+		--nuclei models/nuclei-unet/1/model.onnx --steps $(or $(STEPS),4000) --batch $(or $(BATCH),32) \
+		--seconds $(or $(SECONDS),540) --out "$(OUT)/fluorescence"
 
 models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with dsb2018 and nucls
 	$(BIN)/python -m slidecascade_training.nuclei --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --tissue 40 \

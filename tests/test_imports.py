@@ -84,6 +84,7 @@ FLOORS: tuple[frozenset[str], ...] = (
                 "datasets",
                 "eventlog",
                 "schedule",
+                "timelimit",
             )
         }
     ),

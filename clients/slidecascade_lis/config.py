@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from slidecascade.errors import SettingsError
 from slidecascade.fhir.config import LOOPBACK, Coding, FhirServer
@@ -310,9 +311,21 @@ def read_config(path: Path) -> LisConfig:
         raise SettingsError(f"{path} is not YAML in UTF-8: correct the file.") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the document"
-        raise SettingsError(f"{path}: {place}: {first['msg']}.") from None
+        place = ".".join(map(str, first["loc"]))
+        about = f"{place} is invalid" if place else "the document is invalid"
+        raise SettingsError(f"{path}: {about}: {_sentence(first)}.") from None
     return config
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong with a field and what to write there, in place of pydantic's words."""
+    own = {
+        "extra_forbidden": "there is no such field, correct its name or remove it (see docs/lis.md)",
+        "missing": "it is required, add it (see docs/lis.md)",
+        "model_type": "it must be a mapping of fields",
+    }
+    text = own.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    return text.replace("Input should be", "it must be")
 
 
 def read_secret(path: Path) -> str:

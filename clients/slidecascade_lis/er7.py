@@ -121,11 +121,13 @@ class Segment:
 
     def encoded(self, delimiters: Delimiters) -> str:
         """The segment with other delimiters, or as it was sent if they are equal."""
-        if delimiters == self.delimiters:
-            return self.delimiters.field.join(self.fields)
-        return delimiters.field.join(
-            (self.name, *(self._translated(text, delimiters) for text in self.fields[1:]))
+        # The first two fields of MSH are the delimiters themselves.
+        head, rest = (
+            (("MSH", delimiters.msh_2), self.fields[3:]) if self.name == "MSH" else ((self.name,), self.fields[1:])
         )
+        if delimiters != self.delimiters:
+            rest = tuple(self._translated(text, delimiters) for text in rest)
+        return delimiters.field.join((*head, *rest))
 
     def _translated(self, text: str, target: Delimiters) -> str:
         own = self.delimiters

@@ -96,6 +96,7 @@ def test_bentomls_own_addresses_are_closed(house: House) -> None:
         "/analyze_region",
         "/submit_job",
         "/show_job",
+        "/job_result",
         "/cancel_job",
         "/is_ready",
         "/__metadata__",

@@ -106,6 +106,7 @@ def test_ctrl_c_keeps_what_is_done(toy: ToyPipeline, image: Path, tmp_path: Path
     _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert b"Traceback" not in stderr
+    assert b"the same command continues" in stderr
     assert not (out / "summary.json").exists()
     again = start(toy, image, out, tmp_path)
     _, stderr = again.communicate(timeout=LIMIT_S)

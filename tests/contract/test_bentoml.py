@@ -100,6 +100,14 @@ def test_a_bentoml_client_submits_jobs(
     reported = call(job_server, {"pipeline": "toy", "mpp": 0.5}, tmp_path / "Doe, Jane.png", method="submit_job")
     upload = wire.JobInfo.model_validate(reported)
     job_server.wait(lambda: httpx.get(f"{job_server.url}/v1/jobs/{upload.id}").json()["status"] == "succeeded")
+    result = call(job_server, {"job_id": upload.id}, method="job_result")
+    summary = wire.Summary.model_validate(result["summary"])
+    rest = httpx.get(f"{job_server.url}/v1/jobs/{upload.id}/result", headers={"Accept": wire.GEOJSON}).json()
+    assert list(result) == ["summary", "cells"]
+    assert result["cells"]["features"] == rest["features"]
+    assert summary.cells == len(rest["features"])
+    none = call(job_server, {"job_id": "none"}, method="job_result")
+    assert wire.Problem.model_validate(none).name == "unknown-job"
     refused = call(job_server, {"pipeline": "none", "slide": "x"}, method="submit_job")
     assert wire.Problem.model_validate(refused).name == "unknown-pipeline"
 

@@ -41,6 +41,16 @@ def test_analyze_writes_the_files_of_the_zip(
     assert cv2.imread(str(tmp_path / "out" / "overlay.png")) is not None
 
 
+def test_a_missing_pixel_size_names_the_option(
+    tile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option of the command line, not the field of a request."""
+    assert main(["analyze", str(tile), "--pipeline", "nuclei", "--out", str(tmp_path / "out")]) == 2
+    sentence = capsys.readouterr().err
+    assert "add --mpp" in sentence
+    assert "`mpp`" not in sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reported"),
     [

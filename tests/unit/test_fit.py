@@ -14,6 +14,7 @@ from slidecascade_training.checkpoint import Checkpoints, History
 from slidecascade_training.fit import Course, Pixels, compile_network, fit
 from slidecascade_training.prefetch import Batch
 from slidecascade_training.schedule import RatePlan
+from slidecascade_training.timelimit import TimeLimit
 
 pytest.importorskip("tensorflow", reason="the [train] extra is not installed")
 
@@ -102,3 +103,21 @@ def test_a_run_stops_early_and_returns_the_epoch_it_keeps(tmp_path: Path, kept: 
     Checkpoints(tmp_path / "checkpoints").restore(other, 1 if kept == "best" else 3)
     for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_cut_by_a_time_limit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    """The limit ends in the middle of an epoch with a checkpoint; one that is over does nothing."""
+    whole, _ = _fit(tmp_path / "whole")
+    readings = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    limit = TimeLimit(5.0, clock=lambda: next(readings))
+    _, cut = _fit(tmp_path / "cut", limit=limit)
+    assert 3 < cut.steps < 6
+    _, same = _fit(tmp_path / "cut", limit=TimeLimit(0.0, clock=lambda: 0.0))
+    assert same == cut
+    _, unstarted = _fit(tmp_path / "none", limit=TimeLimit(0.0, clock=lambda: 0.0))
+    assert unstarted.steps == 0
+    again, history = _fit(tmp_path / "cut")
+    assert history.steps == COURSE.steps
+    values = [[*model.variables, *model.optimizer.variables] for model in (whole, again)]
+    for ours, theirs in zip(*values, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))

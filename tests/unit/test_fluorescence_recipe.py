@@ -25,6 +25,7 @@ from slidecascade_training.fluorescence.recipe import FluorescenceSettings, trai
 from slidecascade_training.fluorescence.targets import flow_targets, ray_targets
 from slidecascade_training.fluorescence.thresholds import GRIDS, HEADS, Predicted, decoded
 from slidecascade_training.nuclei.targets import target_planes
+from slidecascade_training.timelimit import TimeLimit
 
 NUCLEI = Path(__file__).parents[2] / "models" / "nuclei-unet" / "1" / "model.onnx"
 
@@ -112,6 +113,8 @@ def test_an_interrupted_run_resumes_and_other_settings_are_rejected(
     pool = [Specimen.of((labels > 0).astype(np.float32), labels)]
     assert np.array_equal(draw(pool, [1.0], 2, 3, 4).images, draw(pool, [1.0], 2, 3, 4).images)
     settings = FluorescenceSettings(seed=0, steps=2, batch=1, synthesized=1)
+    train(pool, NUCLEI, tmp_path, settings, TimeLimit(0.0, clock=lambda: 0.0))
+    assert trained(tmp_path)[2] == 1
     train(pool, NUCLEI, tmp_path, settings)
     _, stored, step = trained(tmp_path)
     assert (stored, step) == (settings, 2)

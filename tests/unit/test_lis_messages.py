@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lis_messages import message, msh, new_order, number, order, pid
-from slidecascade_lis.config import LisConfig
+from slidecascade.errors import SettingsError
+from slidecascade_lis.config import LisConfig, read_config
 from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
 from slidecascade_lis.orders import Analysis, check_header, read_orders
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
@@ -74,6 +75,38 @@ def test_a_real_order_of_a_specimen_is_read(shared_data: Path) -> None:
     (item,) = read_orders(real, config.orders, pseudonym_key=None)
     assert item.analysis == Analysis(slide="SLIDE_ID", pipeline="MODEL_NAME")
     assert item.placer == "SLIDEBARCODE"
+
+
+@pytest.mark.parametrize("marks", ["|^~\\&", "#*~!&"])
+def test_a_header_is_written_with_its_delimiters_once(marks: str) -> None:
+    """MSH-1 and MSH-2 are the delimiters, so that MSH-3 stays MSH-3 in messages that are printed and stored."""
+    field, component = marks[0], marks[1]
+    text = marks.join(("MSH", "")) + field.join(("", "HIS", "WARD", "", "", "", "", f"OML{component}O21", "M-1"))
+    written = read(text).msh.encoded(Delimiters("|"))
+    assert written == "MSH|^~\\&|HIS|WARD|||||OML^O21|M-1"
+    assert read(written).control_id == "M-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("listen: {prot: 1}", "listen.prot is invalid: there is no such field, correct its name or remove it"),
+        ("listen: {host: 10.0.0.1}", "listen is invalid: beyond loopback `tls` is required"),
+        ("listen: {port: -1}", "listen.port is invalid: it must be greater than or equal to 0"),
+        ("orders: {slide: {take: [OBR-13]}}", "orders.pipeline is invalid: it is required, add it"),
+        ("listen: 2575", "listen is invalid: it must be a mapping of fields"),
+    ],
+)
+def test_an_invalid_configuration_is_reported_in_a_sentence(tmp_path: Path, change: str, sentence: str) -> None:
+    """With the field and the remedy, and nothing of the validator's own words."""
+    path = tmp_path / "lis.yaml"
+    orders = "orders: {slide: {take: [OBR-13]}, pipeline: {take: [OBR-4]}}"
+    receivers = "receivers: {lis: {host: 127.0.0.1, port: 1}}"
+    path.write_text("\n".join([change, receivers] + ([] if change.startswith("orders") else [orders])))
+    with pytest.raises(SettingsError) as caught:
+        read_config(path)
+    assert sentence in caught.value.detail
+    assert "Value error" not in caught.value.detail
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=40))

@@ -1,5 +1,8 @@
 """The nuclei recipe: crops and their targets, crops drawn beside the training, a run that was cut off."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 
 from slidecascade_evaluation.dsb2018 import FLUORESCENCE, NucleiImage, split_of
+from slidecascade_training.claim import read_claim
 from slidecascade_training.nuclei import recipe as nuclei_recipe
+from slidecascade_training.nuclei.__main__ import main
 from slidecascade_training.nuclei.crops import CropDraw, TrainingImage, prepare
 from slidecascade_training.nuclei.network import weighted_loss
-from slidecascade_training.nuclei.recipe import settings_of, train, trained
+from slidecascade_training.nuclei.recipe import NucleiSettings, settings_of, train, trained
 from slidecascade_training.nuclei.staining import CROP_PX
 from slidecascade_training.nuclei.targets import WEIGHT_UNIT, target_planes
 from slidecascade_training.prefetch import Batch, DrawBatch, prefetched
@@ -143,3 +148,63 @@ def test_an_image_stays_in_its_split() -> None:
     assert split_of("0005aaaa") == "validate"
     assert split_of("0001000aff") == "tune"
     assert split_of("0001000bff") == "train"
+
+
+def test_a_command_stops_at_its_limit_and_the_next_one_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command itself, on a set of four images: a limit that is over at once, then none."""
+    monkeypatch.setattr(nuclei_recipe, "prefetched", _in_this_process)
+    data, rows = tmp_path / "data", ["stem,kind,width_px,height_px"]
+    data.mkdir()
+    for stem in ("0001000b", "0001000c", "0001000d", "0001000f"):
+        labels = np.pad(two_touching(), 32).astype(np.uint16)
+        cv2.imwrite(str(data / f"{stem}.png"), np.repeat((labels > 0)[..., None] * np.uint8(180), 3, axis=2))
+        cv2.imwrite(str(data / f"{stem}_labels.png"), labels)
+        rows.append(f"{stem},{FLUORESCENCE},128,128")
+    (data / "index.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    command = ["--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "2"]
+    command += ["--widths", "4", "6", "--scaling", "objects"]
+    assert main([*command, "--seconds", "1e-9"]) == 0
+    assert "stopped by the time limit at step 0 of 2" in capsys.readouterr().out
+    assert main(command) == 0
+    settings = read_claim(tmp_path / "run", NucleiSettings)
+    assert settings.scaling == "objects"
+    assert trained(tmp_path / "run", settings)[1].steps == 2
+
+
+def test_processes_that_draw_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """They hold both ends of their queue, so nothing else would end them."""
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT, encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while _is_running(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+_PARENT = """
+import multiprocessing, os, time
+import numpy as np
+from slidecascade_training.prefetch import Batch, prefetched
+
+def draw(step):
+    return Batch(np.array([os.getpid()]), np.zeros(1))
+
+if __name__ == "__main__":
+    with prefetched(draw, stop=1, in_processes=True) as batches:
+        print(int(batches(0).images[0]), flush=True)
+        time.sleep(600)
+"""
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -24,6 +24,7 @@ from slidecascade_training.checkpoint import Checkpoints, Epoch, History
 from slidecascade_training.eventlog import EventLog
 from slidecascade_training.prefetch import Batch, DrawBatch, Floats
 from slidecascade_training.schedule import RatePlan
+from slidecascade_training.timelimit import NO_LIMIT, TimeLimit
 
 _BAR_WIDTH: Final = 30
 SCORE: Final = "score"
@@ -36,7 +37,7 @@ class Course:
 
     Attributes:
         steps: total number of steps.
-        epoch_steps: steps between checkpoints; the last epoch may be shorter.
+        epoch_steps: steps between checkpoints; the last epoch and one cut by a time limit may be shorter.
         patience: epochs without improvement before the run stops; 0: no early stopping.
         kept: the epoch a finished run returns: the one with the lowest watched loss, or the last.
         score: display name of the metric; None without one.
@@ -50,14 +51,13 @@ class Course:
     score: str | None = None
     remedy: str = "start again in another --out with a lower --rate (--find-rate shows which)"
 
-    @property
-    def epochs(self) -> int:
-        return -(-self.steps // self.epoch_steps)
-
-    def steps_of(self, epoch: int) -> range:
-        """Steps of an epoch, both counted from 0."""
-        first = epoch * self.epoch_steps
+    def steps_from(self, first: int) -> range:
+        """Steps of the epoch that starts at step `first`, counted from 0."""
         return range(first, min(first + self.epoch_steps, self.steps))
+
+    def epochs_of(self, history: History) -> int:
+        """Number of epochs at the end of the run; one more for each that a time limit cut short."""
+        return len(history.epochs) + max(0, -(-(self.steps - history.steps) // self.epoch_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ def fit(
     pixels: Pixels,
     plan: RatePlan,
     validation: Callable[[], Iterable[Batch]] | None = None,
+    limit: TimeLimit = NO_LIMIT,
 ) -> History:
     """Train in `folder`, from its last checkpoint on; `model` gets the weights of the epoch that the course keeps.
 
@@ -108,6 +109,7 @@ def fit(
         pixels: scaling of images.
         plan: learning-rate plan of the optimiser, for the log.
         validation: the batches to validate on after each epoch.
+        limit: when it is over, the step in progress is the last one, and a checkpoint is written.
 
     Raises:
         TrainingFailedError: when the loss is NaN or infinite; earlier checkpoints are kept.
@@ -119,43 +121,56 @@ def fit(
     _say(f"{course.steps} steps, from step {history.steps}\n")
     if not _is_over(history, course):
         with EventLog(folder / "events") as events:
-            while not _is_over(history, course):
-                epoch = _train_epoch(model, draw, course, history, pixels, plan)
+            while not _is_over(history, course) and not limit.is_over:
+                epoch = _train_epoch(model, draw, course, history, pixels, plan, limit)
                 if validation is not None:
                     epoch = _validated(model, validation(), epoch, course, history, pixels)
                 history = history.with_epoch(epoch)
                 checkpoints.save(model, history)
                 events.write(epoch.steps, _curves(epoch))
                 _say(_line(history, course))
-    checkpoints.restore(model, history.best if course.kept == "best" else len(history.epochs))
+    if not _is_over(history, course):
+        _say(f"stopped by the time limit at step {history.steps} of {course.steps}: repeat the command to go on\n")
+    if history.epochs:
+        checkpoints.restore(model, history.best if course.kept == "best" else len(history.epochs))
     return history
 
 
 def _is_over(history: History, course: Course) -> bool:
-    return len(history.epochs) >= course.epochs or history.is_stale(course.patience)
+    return history.steps >= course.steps or history.is_stale(course.patience)
 
 
 def _train_epoch(
-    model: Any, draw: DrawBatch, course: Course, history: History, pixels: Pixels, plan: RatePlan
+    model: Any,
+    draw: DrawBatch,
+    course: Course,
+    history: History,
+    pixels: Pixels,
+    plan: RatePlan,
+    limit: TimeLimit,
 ) -> Epoch:
-    started, number = time.monotonic(), len(history.epochs)
-    steps = course.steps_of(number)
+    started = time.monotonic()
+    steps = course.steps_from(history.steps)
     model.reset_metrics()
     logs: dict[str, Any] = {}
+    done = steps.start
     for step in steps:
         batch = draw(step)
         logs = train_step(model, batch, pixels)
         loss = float(logs["loss"])
-        _draw_progress(course, number, step - steps.start + 1, len(steps), loss)
+        _draw_progress(course, history, step - steps.start + 1, len(steps), loss)
         if not math.isfinite(loss):
             raise _failure("loss", loss, course, history)
+        done = step + 1
+        if limit.is_over:
+            break
     return Epoch(
-        steps=steps.stop,
+        steps=done,
         loss=float(logs["loss"]),
         score=_score(logs),
         val_loss=None,
         val_score=None,
-        rate=plan.rate_at(steps.stop - 1),
+        rate=plan.rate_at(done - 1),
         seconds=time.monotonic() - started,
     )
 
@@ -208,7 +223,7 @@ def _curves(epoch: Epoch) -> dict[str, float]:
 
 def _line(history: History, course: Course) -> str:
     last, number = history.epochs[-1], len(history.epochs)
-    parts = [f"epoch {number}/{course.epochs}", f"step {last.steps}", f"loss {last.loss:.4f}"]
+    parts = [f"epoch {number}/{course.epochs_of(history)}", f"step {last.steps}", f"loss {last.loss:.4f}"]
     if last.score is not None:
         parts.append(f"{course.score} {last.score:.3f}")
     if last.val_loss is not None:
@@ -226,13 +241,14 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _draw_progress(course: Course, epoch: int, step: int, steps: int, loss: float) -> None:
+def _draw_progress(course: Course, history: History, step: int, steps: int, loss: float) -> None:
     """A progress bar on a terminal, none in a log file."""
     if not sys.stderr.isatty():
         return
     filled = _BAR_WIDTH * step // steps
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-    sys.stderr.write(f"\repoch {epoch + 1}/{course.epochs} [{bar}] {step}/{steps} loss {loss:.4f} ")
+    number = len(history.epochs) + 1
+    sys.stderr.write(f"\repoch {number}/{course.epochs_of(history)} [{bar}] {step}/{steps} loss {loss:.4f} ")
     if step == steps:
         sys.stderr.write("\r\033[K")
     sys.stderr.flush()

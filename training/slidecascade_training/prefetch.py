@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,11 +82,20 @@ _held: list[DrawBatch] = []
 
 
 def _hold(draw: DrawBatch) -> None:
-    """Initialise a worker process: store `draw`, and use one core."""
+    """Initialise a worker process: store `draw`, use one core, and end with the parent, also when that is killed:
+    workers hold both ends of their queue, so that they would wait for its next step without an end."""
     import cv2
 
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _held[:] = [draw]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _draw_held(step: int) -> Batch:

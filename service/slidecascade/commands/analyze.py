@@ -21,6 +21,7 @@ from slidecascade.cancellation import Control
 from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
+from slidecascade.errors import MissingResolutionError
 from slidecascade.jobs.claim import claimed
 from slidecascade.jobs.survey import Results, Survey
 from slidecascade.jobs.table import SURVEYS, open_survey
@@ -102,6 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
             _analyse_fields(analyser, request, image, arguments)
         else:
             _analyse_region(analyser, request, image, arguments)
+    except MissingResolutionError as error:
+        raise MissingResolutionError(
+            f"{arguments.input.name} does not state a usable pixel size: add --mpp, the micrometres per pixel; "
+            "where nobody knows it, pipelines of cells take --object-diameter-px, the usual diameter of objects."
+        ) from error
     finally:
         analyser.close()
     return 0
@@ -113,7 +119,7 @@ def _analyse_fields(
     """Analyse by fields."""
     task = analyser.prepare(request, image, Control(), is_bounded=False)
     with claimed(arguments.out / STATE_FOLDER) as state:
-        results = _results(analyser, open_survey(analyser, task, state / "parts"))
+        results = _interruptible(analyser, open_survey(analyser, task, state / "parts"))
         damaged = bool(results.analysis.tiles.failed)
         results.write(
             arguments.out,
@@ -135,6 +141,20 @@ def _analyse_region(
         files = encoders.files(report.analysis, report.overview, drawing)
         archive.write_folder(files, arguments.out, gzip=arguments.gzip)
     _print(report.analysis, report.analysis.counts, arguments.out)
+
+
+def _interruptible(analyser: Analyser, survey: Survey) -> Results:
+    """The results; a line after Ctrl-C states what is kept."""
+    try:
+        return _results(analyser, survey)
+    except KeyboardInterrupt:
+        reports = [report for _, report in survey.reports()]
+        done = sum(report is not None for report in reports)
+        sys.stderr.write(
+            f"\nInterrupted: {done} of {len(reports)} fields are finished; "
+            "the same command continues from there.\n"
+        )
+        raise
 
 
 def _results(analyser: Analyser, survey: Survey) -> Results:

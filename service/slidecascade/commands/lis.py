@@ -146,7 +146,10 @@ def _send(options: argparse.Namespace) -> int:
     try:
         sys.stdout.write(asyncio.run(send_message(text, host=options.host, port=options.port)) + "\n")
     except PeerUnavailableError as error:
-        sys.stderr.write(f"slidecascade: {options.host}:{options.port} did not reply ({error.reason}).\n")
+        sys.stderr.write(
+            f"slidecascade: {options.host}:{options.port} did not reply ({error.reason}): check that "
+            "`slidecascade lis serve` runs there, and --host and --port against `listen` of its configuration.\n"
+        )
         return FAILED
     return DONE
 

@@ -32,6 +32,7 @@ from slidecascade.settings import Settings, read_settings
 from slidecascade.web.context import (
     NATIVE_CANCEL_ROUTE,
     NATIVE_JOB_ROUTE,
+    NATIVE_RESULT_ROUTE,
     NATIVE_ROUTE,
     NATIVE_SHOW_ROUTE,
     Process,
@@ -182,7 +183,7 @@ class RegionService:
     ) -> dict[str, Any]:
         """Submit the job of an uploaded image, or of the slide that `request` names; returns the job.
 
-        `show_job` and `cancel_job` take its id; the routes below ``/v1/jobs/{id}`` return its results.
+        `show_job`, `job_result` and `cancel_job` take its id.
         """
         with Exchange.of(ctx.request).noting():
             key = request.idempotency_key
@@ -194,6 +195,12 @@ class RegionService:
         """The job, with its progress and the links to its results."""
         with Exchange.of(ctx.request).noting():
             return _job_answer(await _submissions(self.process).show(ctx.request, job_id))
+
+    @bentoml.api(route=NATIVE_RESULT_ROUTE, input_spec=JobChoiceInput)  # type: ignore[untyped-decorator]  # untyped
+    async def job_result(self, job_id: str, *, ctx: bentoml.Context) -> dict[str, Any]:
+        """``{"summary": ..., "cells": ...}`` of a job that has succeeded, as `analyze_region` returns it."""
+        with Exchange.of(ctx.request).noting():
+            return await _submissions(self.process).result(ctx.request, job_id)  # type: ignore[return-value]
 
     @bentoml.api(route=NATIVE_CANCEL_ROUTE, input_spec=JobChoiceInput)  # type: ignore[untyped-decorator]  # untyped
     async def cancel_job(self, job_id: str, *, ctx: bentoml.Context) -> dict[str, Any]:

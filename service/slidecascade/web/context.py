@@ -34,8 +34,9 @@ NATIVE_JOB_ROUTE: Final = "/submit_job"
 """Where they send jobs."""
 
 NATIVE_SHOW_ROUTE: Final = "/show_job"
+NATIVE_RESULT_ROUTE: Final = "/job_result"
 NATIVE_CANCEL_ROUTE: Final = "/cancel_job"
-"""Where they ask for a job, and cancel one."""
+"""Where they ask for a job and its result, and cancel one."""
 
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4

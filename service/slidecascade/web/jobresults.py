@@ -136,6 +136,22 @@ def _result(request: Request, folders: Folders, job: str, media_type: str, folde
     return file_answer(request, path, media_type=media_type, headers=headers)
 
 
+def native_answer(folders: Folders, job: str) -> Response:
+    """``{"summary": ..., "cells": <FeatureCollection>}``: the result for BentoML's clients, streamed, with the
+    names that a region's answer has; without the second part when the job did not write GeoJSON."""
+    summary = _written(folders, job, _ENDINGS[wire.JSON])
+    large = _find(folders, job, _GEOJSON)
+    return StreamingResponse(_native(summary, large), media_type=wire.JSON)
+
+
+def _native(summary: ResultFile, large: ResultFile | None) -> Iterator[bytes]:
+    yield b'{"summary":' + summary.path.read_bytes()
+    if large is not None:
+        yield b',"' + large.name.removesuffix(_GEOJSON).encode() + b'":'
+        yield from gunzipped(large.path)
+    yield b"}"
+
+
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
     """The files of a region's zip; raises before the first chunk when the job did not write the GeoJSON."""
     large = _written(folders, job, _GEOJSON)
@@ -149,13 +165,16 @@ def _zip(folders: Folders, job: str) -> Iterator[bytes]:
 
 
 def _written(folders: Folders, job: str, ending: str) -> ResultFile:
-    """The file at the top of the results whose name ends so."""
-    for file in folders.files(job):
-        if "/" not in file.name and file.name.endswith(ending):
-            return file
+    """The file at the top of the results whose name ends so; raises NotAcceptableError where there is none."""
+    if (file := _find(folders, job, ending)) is not None:
+        return file
     raise NotAcceptableError(
         f"The job's outputs do not include *{ending}: request another format, or submit it with other `outputs`."
     )
+
+
+def _find(folders: Folders, job: str, ending: str) -> ResultFile | None:
+    return next((file for file in folders.files(job) if "/" not in file.name and file.name.endswith(ending)), None)
 
 
 def _file(request: Request, folders: Folders, job: str, name: str) -> Response:

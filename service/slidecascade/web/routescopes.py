@@ -36,7 +36,7 @@ def _rule(methods: frozenset[str], path: str, scope: Scope) -> Rule:
 RULES: Final[Sequence[Rule]] = (
     _rule(WRITE, r"/v1/regions|/analyze_region", "regions:write"),
     _rule(READ, r"/v1/jobs(/.*)?", "jobs:read"),
-    _rule(WRITE, r"/show_job", "jobs:read"),
+    _rule(WRITE, r"/show_job|/job_result", "jobs:read"),
     _rule(WRITE, r"/v1/jobs(/.*|:batch)?|/submit_job|/cancel_job", "jobs:write"),
     _rule(READ, r"/v1/slides(/.*)?|/viewer(/.*)?", "slides:read"),
     _rule(WRITE, r"/v2/models/[^/]+(/versions/[^/]+)?/infer", "infer"),

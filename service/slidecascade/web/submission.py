@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from slidecascade import wire
 from slidecascade.errors import InvalidRequestError, SlideCascadeError
@@ -15,6 +16,7 @@ from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
 from slidecascade.jobs.uploads import Upload
 from slidecascade.web.intake import JobIntake, parse, read_job, read_json
+from slidecascade.web.jobresults import native_answer
 from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
@@ -78,6 +80,11 @@ class Submissions:
     async def show(self, request: Request, job: str) -> JobRecord:
         """A job of the caller; raises what `Desk.show` does."""
         return await self._lookups.run(self._desk.show, job, caller_of(request))
+
+    async def result(self, request: Request, job: str) -> Response:
+        """What BentoML's clients receive of a finished job; raises what `Desk.results` does."""
+        folders = await self._lookups.run(self._desk.results, job, caller_of(request))
+        return await self._lookups.run(native_answer, folders, job)
 
     async def cancel(self, request: Request, job: str) -> JobRecord:
         """The job, cancelled; raises what `Desk.cancel` does."""

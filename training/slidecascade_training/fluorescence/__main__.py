@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slidecascade_training.fluorescence.recipe import FluorescenceSettings, train, training_images
+from slidecascade_training.timelimit import TimeLimit, add_seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,11 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--synthesized", type=int, default=80, help="synthesized images to train on")
+    add_seconds(parser)
     given = parser.parse_args(arguments)
+    limit = TimeLimit.of(given.seconds)
     settings = FluorescenceSettings(
         seed=given.seed, steps=given.steps, batch=given.batch, synthesized=given.synthesized
     )
-    train(training_images(given.data), given.nuclei, given.out, settings)
+    train(training_images(given.data), given.nuclei, given.out, settings, limit)
     return 0
 
 

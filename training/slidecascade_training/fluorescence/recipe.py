@@ -25,6 +25,7 @@ from slidecascade_render.fluorescence.optics import OpticsOptions
 from slidecascade_training.fluorescence.crops import Crops, Specimen, draw, scaled_intensity
 from slidecascade_training.fluorescence.network import GRID, FluorescenceNetwork, network_from_nuclei
 from slidecascade_training.nuclei.targets import WEIGHT_UNIT
+from slidecascade_training.timelimit import NO_LIMIT, TimeLimit
 
 CHECKPOINT: Final = "checkpoint.pt"
 _CHECKPOINT_STEPS: Final = 25
@@ -92,15 +93,19 @@ def _synthesized(index: int, rng: np.random.Generator) -> Specimen:
 
 
 def train(
-    real: Sequence[Specimen], nuclei: Path, out: Path, settings: FluorescenceSettings
+    real: Sequence[Specimen],
+    nuclei: Path,
+    out: Path,
+    settings: FluorescenceSettings,
+    limit: TimeLimit = NO_LIMIT,
 ) -> FluorescenceNetwork:
-    """Train in `out`, from its checkpoint on, on `real` images and synthesized ones.
+    """Train in `out`, from its checkpoint on, on `real` images and synthesized ones, until `limit`.
 
     Raises:
         InvalidRequestError: `out` holds a run with other settings.
         TrainingFailedError: the loss became NaN.
     """
-    network = network_from_nuclei(nuclei, settings.seed)
+    network = network_from_nuclei(nuclei, settings.seed).to(_device())
     heads = [value for name, value in network.named_parameters() if not name.startswith(("trunk.", "maps."))]
     base = [*network.trunk.parameters(), *network.maps.parameters()]
     optimiser = torch.optim.AdamW([{"params": heads}, {"params": base}], weight_decay=1e-4)
@@ -110,7 +115,7 @@ def train(
     pool = [*real, *made]
     parts = _share(real, 1 - _SYNTHESIZED_SHARE), _share(made, _SYNTHESIZED_SHARE)
     shares = np.concatenate(parts).tolist()
-    began, total = time.process_time(), 0.0
+    began, losses = time.process_time(), list[float]()
     for step in range(start, settings.steps):
         part = min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for group, rate in zip(optimiser.param_groups, (_RATE, _TRUNK_RATE), strict=True):
@@ -122,16 +127,29 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        total += loss.item()
-        if (step + 1) % _CHECKPOINT_STEPS == 0 or step + 1 == settings.steps:
+        losses.append(loss.item())
+        is_last = step + 1 == settings.steps or limit.is_over
+        if (step + 1) % _CHECKPOINT_STEPS == 0 or is_last:
             _save(out, network, optimiser, settings, step + 1)
             sys.stdout.write(
-                f"step {step + 1} loss {total / _CHECKPOINT_STEPS:.4f} "
+                f"step {step + 1} loss {sum(losses) / len(losses):.4f} "
                 f"{time.process_time() - began:.0f} s of CPU\n"
             )
             sys.stdout.flush()
-            total = 0.0
-    return network
+            losses.clear()
+        if is_last:
+            _say_if_unfinished(step + 1, settings.steps)
+            break
+    return network.cpu()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _say_if_unfinished(done: int, steps: int) -> None:
+    if done < steps:
+        sys.stdout.write(f"stopped by the time limit at step {done} of {steps}: repeat the command to go on\n")
 
 
 def _share(images: Sequence[Specimen], total: float) -> NDArray[np.float64]:
@@ -153,9 +171,10 @@ def trained(out: Path) -> tuple[FluorescenceNetwork, FluorescenceSettings, int]:
 
 def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
     """Weighted cross-entropy and Dice of the maps; cross-entropy and distances of stars; squares of flows."""
-    maps, probability, distances, flows = network(torch.from_numpy(crops.images[:, None]))
-    planes = torch.from_numpy(crops.planes.transpose(0, 3, 1, 2).copy()).float()
-    inside = torch.from_numpy(crops.inside[:, None]).float()
+    device = next(network.parameters()).device
+    maps, probability, distances, flows = network(torch.from_numpy(crops.images[:, None]).to(device))
+    planes = torch.from_numpy(crops.planes.transpose(0, 3, 1, 2).copy()).to(device).float()
+    inside = torch.from_numpy(crops.inside[:, None]).to(device).float()
     cell = (planes[:, :1] >= 127.5).float()
     depth = cell * planes[:, 1:2] / 255
     weight = inside * planes[:, 2:] / WEIGHT_UNIT
@@ -165,11 +184,11 @@ def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
     of_maps = (weight * entropy).mean() + 0.5 * dice
     step = np.s_[:, :, ::GRID, ::GRID]
     peak = functional.binary_cross_entropy_with_logits(probability, depth[step], reduction="none")
-    known = torch.from_numpy(crops.known.transpose(0, 3, 1, 2).copy()).float() * depth[step]
-    truth = torch.from_numpy(crops.distances.transpose(0, 3, 1, 2).copy())
+    known = torch.from_numpy(crops.known.transpose(0, 3, 1, 2).copy()).to(device).float() * depth[step]
+    truth = torch.from_numpy(crops.distances.transpose(0, 3, 1, 2).copy()).to(device)
     off = (known * (distances - truth).abs()).sum() / known.sum().clamp(min=1)
     of_stars = (weight[step] * peak).mean() + 0.2 * off
-    wanted = torch.from_numpy(crops.flows[..., ::-1].transpose(0, 3, 1, 2).copy()) * FLOW_SCALE
+    wanted = torch.from_numpy(crops.flows[..., ::-1].transpose(0, 3, 1, 2).copy()).to(device) * FLOW_SCALE
     seen = functional.binary_cross_entropy_with_logits(flows[:, 2:], cell, reduction="none")
     squares = (flows[:, :2] - wanted).square().mean(1, keepdim=True)
     of_flows = 0.5 * (inside * squares).mean() + (weight * seen).mean()
@@ -179,7 +198,7 @@ def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
 
 def _state(out: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True)
+        state: dict[str, Any] = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InvalidRequestError(f"{out} contains no run: train first.") from error
     return state

@@ -21,6 +21,7 @@ from slidecascade_training.nuclei.network import WIDTHS
 from slidecascade_training.nuclei.recipe import settings_of, train
 from slidecascade_training.nuclei.tissue import render_tissue
 from slidecascade_training.recipes.settings import data_sha256_of
+from slidecascade_training.timelimit import TimeLimit, add_seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="scale images by factors of their kind, or to objects of 8 to 100 px (default: kinds)",
     )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
+    add_seconds(parser)
     given = parser.parse_args(arguments)
+    limit = TimeLimit.of(given.seconds)
     nucls = list(dsb2018.read_nucls(given.nucls)) if given.nucls else []
     settings = settings_of(
         data_sha256_of(given.data),
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = Folds.of(index).find(given.fold).training
     claim(given.out, settings)
     images = [*dsb2018.read_entries(given.data, entries), *nucls, *render_tissue(given.tissue, given.seed)]
-    train(prepare(images, settings.scaling), given.out, settings)
+    train(prepare(images, settings.scaling), given.out, settings, limit)
     return 0
 
 

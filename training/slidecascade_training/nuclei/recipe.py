@@ -15,6 +15,7 @@ from slidecascade_training.nuclei.network import WIDTHS, build_network
 from slidecascade_training.prefetch import prefetched
 from slidecascade_training.recipes.table import NUCLEI, Recipe, find_recipe
 from slidecascade_training.schedule import RatePlan
+from slidecascade_training.timelimit import NO_LIMIT, TimeLimit
 
 EPOCH_STEPS: Final = 100  # between two checkpoints
 
@@ -70,8 +71,10 @@ def settings_of(
     )
 
 
-def train(pool: Sequence[TrainingImage], folder: Path, settings: NucleiSettings) -> tuple[Any, History]:
-    """Train in `folder`, from its last checkpoint on; the network of the last step.
+def train(
+    pool: Sequence[TrainingImage], folder: Path, settings: NucleiSettings, limit: TimeLimit = NO_LIMIT
+) -> tuple[Any, History]:
+    """Train in `folder`, from its last checkpoint on, until `limit`; the network of the last step.
 
     Raises:
         TrainingFailedError, UnwritableOutputError: see `slidecascade_training.fit.fit`.
@@ -86,7 +89,7 @@ def train(pool: Sequence[TrainingImage], folder: Path, settings: NucleiSettings)
     )
     draw = CropDraw(tuple(pool), settings.batch, settings.seed)
     with prefetched(draw, stop=settings.steps, in_processes=True) as batches:
-        history = fit(network, batches, course, folder, pixels=recipe.pixels, plan=plan)
+        history = fit(network, batches, course, folder, pixels=recipe.pixels, plan=plan, limit=limit)
     return network, history
 
 
