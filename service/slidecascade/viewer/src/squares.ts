@@ -8,7 +8,7 @@ const SQUARE_L0 = 512;
 const MAX_SIDE = 8;
 /** More squares are not asked for at once: the view is too coarse for outlines. */
 const MAX_SQUARES = 768;
-/** What is kept at most, beside what is in view: about a kilobyte for each cell. */
+/** What is kept at most, beside what is in view: one to two kilobytes for each cell. */
 export const KEPT_CELLS = 40_000;
 const KEPT_SQUARES = 4096;
 
