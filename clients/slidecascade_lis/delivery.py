@@ -59,7 +59,8 @@ class Delivery:
         taken: list[int] = []
         try:
             for one in pending:
-                if one.next_at > time.time():
+                # A time further away than any wait was written before the clock was set back.
+                if 0 < one.next_at - time.time() <= self._retries.max_retry_s:
                     return False
                 try:
                     await self._carrier.carry(one)

@@ -177,12 +177,12 @@ class Change:
     def order(self, order_id: str) -> OrderRecord | None:
         return next(iter(self._orders(ORDERS.c.id == order_id)), None)
 
-    def due(self, *, limit: int) -> tuple[OrderRecord, ...]:
+    def due(self, *, limit: int, longest_wait_s: float) -> tuple[OrderRecord, ...]:
         """Orders to submit now, the greatest priority, then the oldest, first. From now on the service may have
-        their jobs."""
+        their jobs. Nothing was postponed by more than `longest_wait_s`: see `_is_due`."""
         wanted = (
             sa.select(ORDERS)
-            .where(ORDERS.c.state.in_(("accepted", "submitting")), ORDERS.c.next_at <= time.time())
+            .where(_is_due(longest_wait_s))
             .order_by(ORDERS.c.priority.desc(), ORDERS.c.created_at)
             .limit(limit)
         )
@@ -192,9 +192,9 @@ class Change:
             self._connection.execute(sa.update(ORDERS).where(ORDERS.c.id.in_(new)).values(state="submitting"))
         return orders
 
-    def has_due(self) -> bool:
-        waiting = ORDERS.c.state.in_(("accepted", "submitting")) & (ORDERS.c.next_at <= time.time())
-        return self._connection.execute(sa.select(ORDERS.c.id).where(waiting).limit(1)).first() is not None
+    def has_due(self, *, longest_wait_s: float) -> bool:
+        wanted = sa.select(ORDERS.c.id).where(_is_due(longest_wait_s)).limit(1)
+        return self._connection.execute(wanted).first() is not None
 
     def submitted(self) -> tuple[OrderRecord, ...]:
         return self._orders(ORDERS.c.state == "submitted")
@@ -397,3 +397,10 @@ def open_store(config: StoreConfig) -> Store:
 def new_id() -> str:
     """A random id, which leads to nobody."""
     return str(uuid4())
+
+
+def _is_due(longest_wait_s: float) -> sa.ColumnElement[bool]:
+    """Orders whose time has come, or is further away than any wait: written before the clock was set back."""
+    now = time.time()
+    is_time = (ORDERS.c.next_at <= now) | (ORDERS.c.next_at > now + longest_wait_s)
+    return ORDERS.c.state.in_(("accepted", "submitting")) & is_time

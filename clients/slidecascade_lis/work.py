@@ -58,6 +58,7 @@ class Work:
         answered: Callable[[], None],
     ) -> None:
         self._config = config
+        self._longest_wait_s = max(_MAX_RETRY_S, config.orders.slide_retry_s)
         self._store = store
         self._commits = commits
         self._client = client
@@ -199,11 +200,11 @@ class Work:
 
     def _unfinished(self) -> tuple[tuple[OrderRecord, ...], tuple[OrderRecord, ...], bool]:
         with self._store.snapshot() as change:
-            return change.to_stop(), change.submitted(), change.has_due()
+            return change.to_stop(), change.submitted(), change.has_due(longest_wait_s=self._longest_wait_s)
 
     def _due(self, change: Change) -> tuple[OrderRecord, ...]:
         free = self._config.service.max_jobs - len(change.submitted())
-        return change.due(limit=free) if free > 0 else ()
+        return change.due(limit=free, longest_wait_s=self._longest_wait_s) if free > 0 else ()
 
     def _clean(self) -> None:
         days = self._config.store.keep_days

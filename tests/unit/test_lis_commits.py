@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from slidecascade_lis.carriers import NotNowError, RefusedError
 from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import Picture, Retries
 from slidecascade_lis.delivery import Delivery
+from slidecascade_lis.orders import Analysis
 from slidecascade_lis.pictures import reduced
-from slidecascade_lis.records import Outgoing, Taken, Undelivered
+from slidecascade_lis.records import OrderRecord, Outgoing, Taken, Undelivered
 from slidecascade_lis.rejection import SEQUENCE, RejectedMessageError, rejected
 from slidecascade_lis.store import Change, Store
 
@@ -164,6 +166,47 @@ async def test_deliveries_are_written_together(store: Store) -> None:
     with store.snapshot() as change:
         states = [one.state for one in change.outgoing()]
     assert states == ["delivered", "dead", "delivered", "pending", "pending", "pending"]
+
+
+@pytest.mark.parametrize(("ahead_s", "carried"), [(200.0, []), (365 * 86_400.0, ["1"])])
+async def test_a_clock_set_back_delays_no_delivery(store: Store, ahead_s: float, carried: list[str]) -> None:
+    """A message waits for its next attempt, but not for a time that no wait reaches."""
+    commits = Commits(store)
+    await commits.make(lambda change: change.put_outgoing([Outgoing("1", "m", None, "lis", "1")]))
+    next_at = time.time() + ahead_s
+    await commits.make(lambda change: change.not_delivered(1, next_at=next_at, reason="AR"))
+    carrier = ToyCarrier()
+    delivery = Delivery("lis", Retries(max_retry_s=300.0), carrier, store, commits)
+    assert await delivery._next() == bool(carried)
+    await commits.close()
+    assert carrier.carried == carried
+
+
+@pytest.mark.parametrize(("ahead_s", "due"), [(50.0, []), (365 * 86_400.0, ["1"])])
+def test_a_clock_set_back_delays_no_order(store: Store, ahead_s: float, due: list[str]) -> None:
+    """Nor is an order submitted before its next attempt."""
+    order = OrderRecord(
+        id="1",
+        message_id="id-1",
+        sender="HIS|",
+        placer="1",
+        receiver="lis",
+        state="accepted",
+        analysis=Analysis(slide="a.svs", pipeline="nash"),
+        context="",
+        processing="P",
+        job_id=None,
+        attempts=0,
+        created_at=time.time(),
+        ended_at=None,
+    )
+    with store.transaction() as change:
+        change.put_message(taken(1), accepted=True, reply="")
+        change.add_order(order)
+        change.postpone("1", next_at=time.time() + ahead_s)
+    with store.transaction() as change:
+        assert change.has_due(longest_wait_s=60.0) == bool(due)
+        assert [order.id for order in change.due(limit=9, longest_wait_s=60.0)] == due
 
 
 @pytest.mark.parametrize(("max_side_px", "max_bytes"), [(512, 200_000), (64, 200_000), (512, 20_000)])
