@@ -345,7 +345,7 @@ class CellsSurvey(Survey):
 
     @property
     def recipe(self) -> str:
-        return repr((self.pipeline.stages, self.pipeline.area_fractions))
+        return recipe_of(self.pipeline)
 
     def open_parts(self, folder: Path, plan: Plan) -> CellsParts:
         return CellsParts(folder, plan)
@@ -355,3 +355,9 @@ class CellsSurvey(Survey):
 
     def collect(self, reports: Sequence[FieldReport], *, seconds: float) -> Collection:
         return Collection(self, reports, seconds=seconds)
+
+
+def recipe_of(pipeline: CellsPipeline) -> str:
+    """What beside its models decides what a pipeline finds; the same in every process."""
+    beside = tuple((item.name, item.class_index, item.min_area_um2) for item in pipeline.area_fractions)
+    return repr((pipeline.stages, beside))
