@@ -11,6 +11,7 @@ from postgres import postgres
 from slidecascade.jobs.database import Database, open_database
 from slidecascade.jobs.outbox import Outbox
 from slidecascade.jobs.records import Records
+from slidecascade.jobs.workers import Workers
 from slidecascade.wire import JobRequest
 
 REQUEST = JobRequest(pipeline="nash", slide="a.svs", notify="lis")
@@ -91,11 +92,14 @@ def test_the_backlog_counts_kept_and_unfinished_jobs(database: Database) -> None
     first, second = add(records), add(records)
     records.start(first, 1, fields_total=3, done={0: 10})
     records.start(second, 1, fields_total=5, done={0: 1, 1: 2})
-    records.took_over(2)
-    records.took_over(1)
+    workers = Workers(database)
+    for worker, works in {"a": ["job.1.0"], "b": ["job.1.1", "job.1.2"], "c": []}.items():
+        workers.beat(worker)
+        workers.bury(worker, works)
+        workers.bury(worker, works)  # another process notices the same death
     reported = records.backlog()
     assert reported is not None
-    assert (reported.fields, reported.cells, reported.waiting, reported.take_overs) == (3, 13, 5, 3)
+    assert (reported.fields, reported.cells, reported.waiting, reported.take_overs) == (3, 13, 5, 2)
     assert reported.oldest_s > 0
     records.end(second, 1, "cancelled")
     reported = records.backlog()

@@ -69,6 +69,8 @@ TALLIES: Final = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
+TAKE_OVERS: Final = "take-overs"
+"""The row of `TALLIES` that counts dead processes whose work was taken over."""
 
 
 def open_database(url: str | None, folder: Path) -> Database:

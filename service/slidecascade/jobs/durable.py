@@ -228,7 +228,6 @@ class Durable:
                 job, attempt, *_ = work.split(".")
                 _hand.work.give_up(job, int(attempt))
         DBOS._recover_pending_workflows([worker])
-        self._records.took_over(1)
 
     def _find_lost(self, mine: list[str]) -> None:
         """Queue again what the database says is at work here and is not.

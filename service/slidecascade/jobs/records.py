@@ -24,13 +24,12 @@ from slidecascade.errors import (
     UnknownJobError,
 )
 from slidecascade.jobs import outbox
-from slidecascade.jobs.database import FIELDS, JOBS, TALLIES, Database, create_tables, transaction
+from slidecascade.jobs.database import FIELDS, JOBS, TAKE_OVERS, TALLIES, Database, create_tables, transaction
 from slidecascade.wire import JobRequest, JobStatus
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
-_TAKE_OVERS: Final = "take-overs"
 _MOST_PARAMETERS: Final = 500
 
 
@@ -311,7 +310,7 @@ class Records:
         done = sa.select(sa.func.count()).select_from(FIELDS.join(JOBS, JOBS.c.id == FIELDS.c.job))
         total = sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.fields_total), 0)).where(is_active)
         oldest = sa.select(sa.func.min(JOBS.c.created_at)).where(is_active)
-        taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == _TAKE_OVERS)
+        taken = sa.select(TALLIES.c.value).where(TALLIES.c.name == TAKE_OVERS)
         try:
             with transaction(self._engine) as connection:
                 fields, cells = connection.execute(of_fields).one()
@@ -322,14 +321,6 @@ class Records:
             return None
         age_s = 0.0 if since is None else max(time.time() - since, 0.0)
         return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
-
-    def took_over(self, workers: int) -> None:
-        """Count dead processes whose work another one goes on with."""
-        mine = TALLIES.c.name == _TAKE_OVERS
-        with transaction(self._engine) as connection:
-            more = sa.update(TALLIES).where(mine).values(value=TALLIES.c.value + workers)
-            if connection.execute(more).rowcount == 0:
-                connection.execute(sa.insert(TALLIES).values(name=_TAKE_OVERS, value=workers))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()

@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from slidecascade.jobs.database import Database, transaction
+from slidecascade.jobs.database import TAKE_OVERS, TALLIES, Database, create_tables, transaction
 
 _METADATA: Final = sa.MetaData()
 _HEARTBEATS: Final = sa.Table(
@@ -35,8 +35,7 @@ class Workers:
     def __init__(self, engine: Database) -> None:
         self._engine = engine
         with transaction(engine) as connection:
-            if engine.dialect.name == "postgresql":  # two processes that start together must not both make them
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305813)"))
+            create_tables(connection)  # first: on Postgres it lets one process at a time create tables
             _METADATA.create_all(connection)
 
     def beat(self, worker: str) -> Mapping[str, int]:
@@ -57,10 +56,13 @@ class Workers:
     def bury(self, worker: str, works: Sequence[str]) -> Mapping[str, int]:
         """`worker` died over `works`; the deaths that each of them has seen. A death counts once.
 
-        Whoever removes the heartbeats counts: several processes may notice one death.
+        Whoever removes the heartbeats counts the deaths and the take-over, in one transaction: several processes
+        may notice one death, and what follows may fail and be done again.
         """
         with transaction(self._engine) as connection:
             gone = connection.execute(sa.delete(_HEARTBEATS).where(_HEARTBEATS.c.worker == worker))
+            if gone.rowcount and works:
+                _count_take_over(connection)
             for work in works if gone.rowcount else ():
                 more = sa.update(_DEATHS).where(_DEATHS.c.work == work).values(deaths=_DEATHS.c.deaths + 1)
                 if not connection.execute(more).rowcount:
@@ -77,6 +79,12 @@ class Workers:
         """Remove the deaths of a job."""
         with transaction(self._engine) as connection:
             connection.execute(sa.delete(_DEATHS).where(_DEATHS.c.work.startswith(f"{job}.", autoescape=True)))
+
+
+def _count_take_over(connection: sa.Connection) -> None:
+    more = sa.update(TALLIES).where(TALLIES.c.name == TAKE_OVERS).values(value=TALLIES.c.value + 1)
+    if not connection.execute(more).rowcount:
+        connection.execute(sa.insert(TALLIES).values(name=TAKE_OVERS, value=1))
 
 
 @dataclass(slots=True)
