@@ -22,6 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "slidecascade",
             "slidecascade.errors",
             "slidecascade.geometry",
+            "slidecascade.heaps",
             "slidecascade.confinement",
             "slidecascade.seccomp",
             "slidecascade.cores",

@@ -24,6 +24,7 @@ from benchmarks.jobs.slides import MPP
 from slidecascade import wire
 from slidecascade.access.caller import ANYONE
 from slidecascade.analysis.analyser import Analyser
+from slidecascade.heaps import share_heaps
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.records import JobRecord
@@ -179,6 +180,7 @@ def main() -> int:
     parser.add_argument("--field-tiles", type=int, default=FIELD_TILES, help="tiles of a field each way")
     options = parser.parse_args()
     sys.meta_path.insert(0, WithoutPandas())
+    share_heaps()  # as `slidecascade worker` does
     print(json.dumps(asdict(measure(options.slide, threads=options.threads, field_tiles=options.field_tiles))))
     return 0
 

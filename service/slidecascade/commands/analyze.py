@@ -22,6 +22,7 @@ from slidecascade.commands.arguments import METHODS, channel_of, region_of, thre
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.errors import MissingResolutionError
+from slidecascade.heaps import share_heaps
 from slidecascade.jobs.claim import claimed
 from slidecascade.jobs.survey import Results, Survey
 from slidecascade.jobs.table import SURVEYS, open_survey
@@ -88,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, write the folder and print the counts; returns the exit code."""
     require_file(arguments.input)
+    share_heaps()
     # Failed tiles are reported at the end; their stack traces belong in a service's log.
     logging.getLogger("slidecascade").addHandler(logging.NullHandler())
     slide = can_open(arguments.input)

@@ -15,6 +15,7 @@ from slidecascade import logs
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.commands.workerprocesses import CHILD_FLAG, run_processes, shares
 from slidecascade.errors import SettingsError
+from slidecascade.heaps import share_heaps
 from slidecascade.jobs.desk import Desk
 from slidecascade.settings import read_settings
 from slidecascade.slides.confineddecoder import open_decoder
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.processes > 1:
         share = shares(settings, options.processes)
         return run_processes(_words(options), share, options.processes, stopped, heartbeat=options.heartbeat)
+    share_heaps()
     if options.until_stdin_closes:
         threading.Thread(target=_wait_for_end, args=(stopped,), name="parent", daemon=True).start()
     decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=lambda: None)

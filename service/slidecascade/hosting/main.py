@@ -18,7 +18,7 @@ from types import FrameType
 
 from slidecascade import logs
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError
-from slidecascade.hosting.heaps import share_heaps
+from slidecascade.heaps import share_heaps
 from slidecascade.hosting.tls import tls_context
 from slidecascade.hosts import default_hosts, is_loopback
 from slidecascade.settings import Settings, unknown_settings

@@ -18,9 +18,9 @@ from types import FrameType
 
 from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
+from slidecascade.heaps import share_heaps
 from slidecascade.hosting.bento_entry import make_service
 from slidecascade.hosting.connection import Timeouts
-from slidecascade.hosting.heaps import share_heaps
 from slidecascade.hosting.heartbeat import send_heartbeats
 from slidecascade.hosting.uvicorn_server import run
 from slidecascade.privacy import forbid_telemetry

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,9 @@ FATAL_ONLY = 4
 MAX_SESSIONS = 15
 """Maximum sessions per network on a GPU, one per batch shape: two tile shapes and the three squares of second
 looks, in three batch sizes."""
+
+MAX_GROWTH_BYTES = 128 * 2**20
+"""An arena on a CPU doubles, but grows by no more than this at once: the default of 1 GiB leaves much unused."""
 
 OPTIMAL_BATCH = 8
 """The batch size TensorRT optimises its engines for."""
@@ -211,6 +215,9 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
     # A pattern is one block for each input shape, kept by the session beside those of other shapes and threads.
     # Without it two threads with tiles of 1184 px took 0.95 GB instead of 1.29 GB, and no more time.
     options.enable_mem_pattern = placement.device != "cpu"
+    if placement.device == "cpu":
+        _create_shared_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     providers = placement.providers(package.spec, most=sizes[-1])
     built = ort.get_available_providers()
     if providers[0][0] not in built:  # checked first, because ONNX Runtime would only log it
@@ -238,6 +245,18 @@ def _open(package: ModelPackage, threads_per_call: int, placement: Placement, si
         _require_stated(package.spec, session)
         _test_run(package.spec.name, sessions, inputs)
     return sessions
+
+
+@cache
+def _create_shared_arena() -> None:
+    """Create the arena of all CPU sessions of this process; a session would otherwise keep one of its own.
+
+    Networks of a cascade run one after the other, so their sum is never in use at once: a job of `nash` with two
+    threads took 1.7 GB with an arena for each session, 1.4 GB with one, in the same time.
+    """
+    cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    growth = {"arena_extend_strategy": 0, "max_power_of_two_extend_bytes": MAX_GROWTH_BYTES}
+    ort.create_and_register_allocator(cpu, ort.OrtArenaCfg(growth))
 
 
 def _zeros(signature: Signature, batch: int) -> Tensors:
