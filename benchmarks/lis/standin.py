@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import threading
@@ -153,8 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self._answer(200, slide.model_dump_json())
         elif parts[1] == "jobs" and parts[-1] == "files":
-            size = len(self.server.overlay)
-            files = (JobFile(name="overlay.png", bytes=size, media_type=PNG),) if size else ()
+            overlay = self.server.overlay
+            sha1 = hashlib.sha1(overlay, usedforsecurity=False).hexdigest()
+            file = JobFile(name="overlay.png", bytes=len(overlay), media_type=PNG, sha1=sha1)
+            files = (file,) if overlay else ()
             self._answer(200, JobFileList(files=files).model_dump_json())
         elif parts[1] == "jobs" and parts[-1] == "overlay.png":
             self._send(200, self.server.overlay, PNG)

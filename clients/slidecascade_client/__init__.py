@@ -8,6 +8,7 @@
 """
 
 from slidecascade.wire import (
+    JobFile,
     JobInfo,
     JobProgress,
     ModelInfo,
@@ -104,6 +105,7 @@ __all__ = [
     "Job",
     "JobCancelledError",
     "JobFailedError",
+    "JobFile",
     "JobFinishedError",
     "JobInfo",
     "JobNotFinishedError",

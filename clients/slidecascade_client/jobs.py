@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from slidecascade.wire import PROBLEM_PREFIX, JobInfo, JobProgress, JobStatus, Summary
+from slidecascade.wire import PROBLEM_PREFIX, JobFile, JobInfo, JobProgress, JobStatus, Summary
 from slidecascade_client import jobcalls
 from slidecascade_client.cells import Cells
 from slidecascade_client.download import Download
@@ -137,7 +137,11 @@ class Job(_Known):
 
     def files(self) -> tuple[str, ...]:
         """The names of the job's files."""
-        return tuple(file.name for file in self._perform(jobcalls.files(self.id)).files)
+        return tuple(file.name for file in self.file_list())
+
+    def file_list(self) -> tuple[JobFile, ...]:
+        """The job's files with their sizes, media types and digests."""
+        return self._perform(jobcalls.files(self.id)).files
 
     def fetch(self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None) -> Path:
         """Write the job's files, or those of `names`, into `folder`, made if needed; each appears whole.
@@ -229,7 +233,11 @@ class AsyncJob(_Known):
 
     async def files(self) -> tuple[str, ...]:
         """See `Job.files`."""
-        return tuple(file.name for file in (await self._perform(jobcalls.files(self.id))).files)
+        return tuple(file.name for file in await self.file_list())
+
+    async def file_list(self) -> tuple[JobFile, ...]:
+        """See `Job.file_list`."""
+        return (await self._perform(jobcalls.files(self.id))).files
 
     async def fetch(self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None) -> Path:
         """See `Job.fetch`."""

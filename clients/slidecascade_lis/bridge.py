@@ -22,6 +22,7 @@ from slidecascade_lis.intake import Intake
 from slidecascade_lis.listener import Listener
 from slidecascade_lis.metrics import Observer, StoreCollector, serve_metrics
 from slidecascade_lis.requests import RequestIntake
+from slidecascade_lis.settlement import Settlement
 from slidecascade_lis.store import Store, open_store
 from slidecascade_lis.work import Work
 
@@ -118,17 +119,15 @@ async def _run(
             wake_deliveries()
 
         catalogue = Catalogue(names, slides_may_come_later=config.orders.unknown_slide == "wait")
-        intake = Intake(
-            config, commits, catalogue, pseudonym_key=pseudonym_key, accepted=accepted, observer=observer
-        )
+        settlement = Settlement(config.orders, catalogue, commits, pseudonym_key)
+        intake = Intake(config, settlement, accepted=accepted, observer=observer)
         polled = [
             RequestIntake(
-                name, config, receiver.requests, servers[name], commits, catalogue,
-                pseudonym_key=pseudonym_key, accepted=accepted, observer=observer,
+                name, config, receiver.requests, servers[name], settlement, accepted=accepted, observer=observer
             )
             for name, receiver in config.fhir.items()
             if receiver.requests is not None
-        ]  # fmt: skip
+        ]
         listener = Listener(config.listen, intake.answer)
         port = await listener.start()
         LOG.info("listening", extra={"fields": {"port": port, "tls": config.listen.tls is not None}})

@@ -203,6 +203,9 @@ class Pointer(_Part):
 
     code: CodedText
     url: str
+    file: str | None = Field(
+        default=None, description="the job's file that the address leads to: FHIR gets its size and hash"
+    )
     data_type: str = "AP"
     subtype: str = "octet-stream"
 

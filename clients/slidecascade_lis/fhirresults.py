@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from slidecascade.fhir.bundle import Context, Link, ResultFile, ended_bundle, result_bundle
 from slidecascade.fhir.config import FhirConfig
-from slidecascade_lis.config import LisConfig
+from slidecascade_lis.config import LisConfig, Pointer
 from slidecascade_lis.er7 import Delimiters, Segment
 from slidecascade_lis.outcome import Outcome
 from slidecascade_lis.records import OrderRecord, Outgoing, Taken
@@ -23,16 +23,25 @@ def fhir_result(order: OrderRecord, outcome: Outcome, config: LisConfig) -> Outg
     codes = FhirConfig(codes=config.fhir[order.receiver].codes)
     context = _context(order)
     if outcome.summary is not None:
-        job_id = outcome.job_id or ""
-        files = [
-            ResultFile(one.code[0], f"application/{one.subtype}", one.code[1], one.url.replace("{job}", job_id))
-            for one in config.results.pointers
-        ]
+        files = [_file(one, outcome) for one in config.results.pointers]
         content = result_bundle(outcome.summary, files, codes, context)
     else:
         status: Literal["failed", "cancelled"] = "failed" if outcome.status == "ER" else "cancelled"
         content = ended_bundle(status, outcome.note, codes, context)
     return Outgoing(control_id(), order.message_id, order.id, order.receiver, content.decode())
+
+
+def _file(pointer: Pointer, outcome: Outcome) -> ResultFile:
+    """What a pointer leads to; its size and hash where it names a file that the job has."""
+    known = next((file for file in outcome.files if file.name == pointer.file), None)
+    return ResultFile(
+        pointer.code[0],
+        known.media_type if known else f"application/{pointer.subtype}",
+        pointer.code[1],
+        pointer.url.replace("{job}", outcome.job_id or ""),
+        size=known.bytes if known else None,
+        sha1=bytes.fromhex(known.sha1) if known and known.sha1 else None,
+    )
 
 
 def rejected_request(taken: Taken, request_id: str, receiver: str, reason: str, config: LisConfig) -> Outgoing:

@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from slidecascade_lis.batches import split_batch
-from slidecascade_lis.catalogue import Catalogue
 from slidecascade_lis.charsets import decoded, encoded
-from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig
 from slidecascade_lis.er7 import Message, joined, read_lines, read_message
 from slidecascade_lis.framing import Frame
 from slidecascade_lis.metrics import Observer
 from slidecascade_lis.ordering import Ordering, Origin, taken_message
-from slidecascade_lis.orders import OrderItem, check_header, read_orders
+from slidecascade_lis.orders import OrderItem, check_header
 from slidecascade_lis.records import Outgoing, Taken
 from slidecascade_lis.rejection import (
     DUPLICATE_KEY,
@@ -27,6 +25,7 @@ from slidecascade_lis.rejection import (
     rejected,
 )
 from slidecascade_lis.replies import STANDARD, Party, acknowledgement, application_response, patient_segment
+from slidecascade_lis.settlement import Settlement
 from slidecascade_lis.store import Change, UnavailableStoreError
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -38,19 +37,15 @@ class Intake:
     def __init__(
         self,
         config: LisConfig,
-        commits: Commits,
-        catalogue: Catalogue,
+        settlement: Settlement,
         *,
-        pseudonym_key: str | None,
         accepted: Callable[[], None],
         observer: Observer,
     ) -> None:
         self._config = config
-        self._commits = commits
+        self._settlement = settlement
         self._ordering = Ordering(config)
         self._observer = observer
-        self._catalogue = catalogue
-        self._pseudonym_key = pseudonym_key
         self._accepted = accepted
         self._own = Party(config.application, config.facility)
 
@@ -110,27 +105,15 @@ class Intake:
     async def _take(self, message: Message, lines: Sequence[str]) -> str | None:
         origin = Origin("|".join(message.sender)[:500], self._config.receiver_of(message.sender[0]))
         taken = taken_message(message, lines, origin)
-        findings: tuple[Finding, ...] = ()
-        items: tuple[OrderItem, ...] = ()
-        try:
-            items = read_orders(message, self._config.orders, pseudonym_key=self._pseudonym_key)
-            findings = tuple(await self._catalogue.findings(items))
-        except RejectedMessageError as error:
-            findings = error.findings
 
-        def settle(change: Change) -> str:
+        def settle(change: Change, items: Sequence[OrderItem], findings: Sequence[Finding]) -> str:
             return self._settle(change, message, taken, origin.receiver, items, findings)
 
-        try:
-            reply = await self._commits.make(settle, urgent=True)
-        except RejectedMessageError as error:
-            findings = error.findings
-            reply = await self._commits.make(settle, urgent=True)
-        LOG.info(
-            "message", extra={"fields": {"message_id": taken.id, "accepted": not findings, "orders": len(items)}}
-        )
+        settled = await self._settlement.of(message, settle, urgent=True)
+        facts = {"message_id": taken.id, "accepted": not settled.findings, "orders": len(settled.items)}
+        LOG.info("message", extra={"fields": facts})
         self._accepted()
-        return reply if _wanted(message.msh.text(15), failed=bool(findings)) else None
+        return settled.value if _wanted(message.msh.text(15), failed=bool(settled.findings)) else None
 
     def _settle(
         self, change: Change, message: Message, taken: Taken, receiver: str, items: Sequence[OrderItem],

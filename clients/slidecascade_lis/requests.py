@@ -14,17 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slidecascade.errors import SettingsError
 from slidecascade.fhir.server import FhirClient, FhirRejectedError, FhirUnavailableError
-from slidecascade_lis.catalogue import Catalogue
-from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig, Requests
 from slidecascade_lis.er7 import Message, components, compose, joined, read_lines, read_message
 from slidecascade_lis.fhirresults import OF_FHIR, rejected_request
 from slidecascade_lis.metrics import Observer
 from slidecascade_lis.ordering import Ordering, Origin, taken_message
-from slidecascade_lis.orders import OrderItem, read_orders
+from slidecascade_lis.orders import OrderItem
 from slidecascade_lis.records import Taken
 from slidecascade_lis.rejection import Finding, RejectedMessageError
 from slidecascade_lis.replies import STANDARD, Party, header, timestamp
+from slidecascade_lis.settlement import Settlement
 from slidecascade_lis.store import Change, UnavailableStoreError
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -109,10 +108,8 @@ class RequestIntake:
         config: LisConfig,
         requests: Requests,
         client: FhirClient,
-        commits: Commits,
-        catalogue: Catalogue,
+        settlement: Settlement,
         *,
-        pseudonym_key: str | None,
         accepted: Callable[[], None],
         observer: Observer,
     ) -> None:
@@ -120,10 +117,8 @@ class RequestIntake:
         self._config = config
         self._requests = requests
         self._client = client
-        self._commits = commits
-        self._catalogue = catalogue
+        self._settlement = settlement
         self._ordering = Ordering(config)
-        self._pseudonym_key = pseudonym_key
         self._accepted = accepted
         self._observer = observer
         self._newest: datetime | None = None
@@ -166,26 +161,16 @@ class RequestIntake:
         message = read_message(read_lines(order_text(request, specimens, self._name)))
         lines = [segment.encoded(STANDARD) for segment in message.segments]
         taken = taken_message(message, lines, Origin(OF_FHIR + self._name, self._name))
-        if not await self._commits.make(lambda change: _is_new(change, taken, request)):
+        if not await self._settlement.commits.make(lambda change: _is_new(change, taken, request)):
             return
-        findings: tuple[Finding, ...] = ()
-        items: tuple[OrderItem, ...] = ()
-        try:
-            items = read_orders(message, self._config.orders, pseudonym_key=self._pseudonym_key)
-            findings = tuple(await self._catalogue.findings(items))
-        except RejectedMessageError as error:
-            findings = error.findings
 
-        def settle(change: Change) -> None:
+        def settle(change: Change, items: Sequence[OrderItem], findings: Sequence[Finding]) -> None:
             self._settle(change, message, taken, request, items, findings)
 
-        try:
-            await self._commits.make(settle)
-        except RejectedMessageError as error:
-            findings = error.findings
-            await self._commits.make(settle)
-        LOG.info("request", extra={"fields": {"message_id": taken.id, "accepted": not findings}})
-        self._observer.requested(accepted=not findings)
+        settled = await self._settlement.of(message, settle)
+        accepted = not settled.findings
+        LOG.info("request", extra={"fields": {"message_id": taken.id, "accepted": accepted}})
+        self._observer.requested(accepted=accepted)
         self._accepted()
 
     def _settle(

@@ -135,9 +135,10 @@ class Work:
         try:
             job = await self._client.job(order.job_id or "")
             if job.status == "succeeded":
-                wanted = self._config.results.picture
-                picture = None if wanted is None else await picture_of(job, wanted)
-                return self._end(order, "succeeded", succeeded(await job.summary(), job.id, picture))
+                results = self._config.results
+                picture = None if results.picture is None else await picture_of(job, results.picture)
+                files = await job.file_list() if any(one.file for one in results.pointers) else ()
+                return self._end(order, "succeeded", succeeded(await job.summary(), job.id, picture, files))
             if job.status == "failed":
                 problem = job.info.error
                 cause = problem.detail if problem else "The service reported no cause."

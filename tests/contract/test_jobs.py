@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sqlite3
@@ -158,18 +159,23 @@ def test_results_are_negotiated(jobs_server: Server, finished: str) -> None:
 def test_files_are_fetched_in_pieces(jobs_server: Server, finished: str) -> None:
     """Listed with their sizes; a range of one is what the whole has there; an unknown name is not found."""
     url = f"{jobs_server.url}/v1/jobs/{finished}/files"
-    listed = {file["name"]: file["bytes"] for file in httpx.get(url, timeout=30).json()["files"]}
+    files = httpx.get(url, timeout=30).json()["files"]
+    listed = {file["name"]: file["bytes"] for file in files}
     assert set(listed) == {
         "cells.geojson.gz", "cells.parquet", "figures/overlay.png", "figures/red.png", "heatmaps/red.png",
         "heatmaps/red.tiff",         "overlay.png", "summary.json",
     }  # fmt: skip
     whole = httpx.get(f"{url}/cells.parquet", timeout=30)
     assert len(whole.content) == listed["cells.parquet"]
+    for file in files:
+        content = httpx.get(f"{url}/{file['name']}", headers={"Accept-Encoding": "identity"}, timeout=30).content
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+        assert file["sha1"] == hashlib.sha1(content, usedforsecurity=False).hexdigest()
     part = httpx.get(
         f"{url}/cells.parquet", headers={"Range": "bytes=100-199", "If-Range": whole.headers["etag"]}, timeout=30
     )
     assert (part.status_code, part.content) == (206, whole.content[100:200])
-    for name in ("nothing.json", "..%2Fframe.json", "%2e%2e/frame.json", ".hidden"):
+    for name in ("nothing.json", "..%2Fframe.json", "%2e%2e/frame.json", ".digests.json"):
         assert httpx.get(f"{url}/{name}", timeout=30).status_code == 404
 
 

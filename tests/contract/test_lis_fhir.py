@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import sqlite3
 import urllib.request
@@ -21,6 +23,8 @@ from slidecascade.cli import main
 from slidecascade_lis.seal import new_key
 
 TOKEN = "a-bearer-token"  # noqa: S105 - of the fake
+
+POINTER = {"code": ["overlay", "Overview", "99L"], "url": "https://host/v1/jobs/{job}/files/overlay.png"}
 
 
 class House:
@@ -69,7 +73,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     (folder / "token").write_text(TOKEN, encoding="utf-8")
     (folder / "store.key").write_text(new_key(), encoding="utf-8")
     with standing_in() as service, fake_fhir_server() as fhir:
-        fhir.token = TOKEN
+        fhir.token, service.overlay = TOKEN, b"overlay"
         fhir.put({"resourceType": "Specimen", "id": "s1", "identifier": [{"value": SLIDE}]})
         port, metrics = free_port(), free_port()
         config = write_config(
@@ -88,6 +92,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
                 }
             },
             orders={"slide": {"take": ["SPM-2.1", "OBR-13"]}, "pipeline": {"take": ["OBR-4"]}},
+            results={"pointers": [POINTER, {**POINTER, "file": "overlay.png"}, {**POINTER, "file": "away.png"}]},
             store={"database": str(folder / "lis.sqlite"), "key_file": str(folder / "store.key")},
             metrics={"port": metrics},
         )
@@ -110,6 +115,17 @@ def test_an_order_of_hl7_becomes_a_bundle(house: House, tmp_path: Path) -> None:
     assert found["DiagnosticReport"]["basedOn"] == [{"type": "ServiceRequest", "identifier": {"value": placer}}]
     assert found["DiagnosticReport"]["subject"]["identifier"] == {"value": PATIENT_ID}
     assert (found["DiagnosticReport"]["status"], found["Task"]["status"]) == ("preliminary", "completed")
+    attachments = [
+        one["resource"]["content"][0]["attachment"]
+        for one in bundle["entry"]
+        if one["resource"]["resourceType"] == "DocumentReference"
+    ]
+    sha1 = base64.b64encode(hashlib.sha1(b"overlay", usedforsecurity=False).digest()).decode()
+    assert [(one.get("contentType"), one.get("size"), one.get("hash")) for one in attachments] == [
+        ("application/octet-stream", None, None),
+        ("image/png", 7, sha1),
+        ("application/octet-stream", None, None),
+    ]
     codes = [one["resource"]["code"] for one in bundle["entry"] if "valueQuantity" in one["resource"]]
     assert {"coding": [{"system": "urn:l", "code": "other"}], "text": "Number of Other"} in codes
     assert faults_of(bundle, tmp_path) == []

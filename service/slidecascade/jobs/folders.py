@@ -24,6 +24,7 @@ from slidecascade.geometry import Box
 from slidecascade.jobs import frame
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.dicomfiles import NEEDS, write_dicom
+from slidecascade.jobs.digests import Digests, read_digests, write_digests
 from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.jobs.layers import Layers, field_name, write_layers
 from slidecascade.jobs.records import JobRecord
@@ -55,6 +56,7 @@ class ResultFile:
     name: str
     path: Path
     size_bytes: int
+    digests: Digests | None = None
 
     @property
     def media_type(self) -> str:
@@ -141,6 +143,7 @@ class Folders:
         )
         if "dicom" in outputs:
             write_dicom(self._results(record.id), task)
+        write_digests(self._results(record.id), [file.name for file in self._files(self._results(record.id))])
         if isinstance(analysis, Analysis):
             write_file(self.of(record.id) / frame.NAME, frame.Frame.of(analysis).encode())
         for folder, _, _ in os.walk(self.of(record.id)):  # workers may have died in any of them
@@ -238,7 +241,10 @@ class Folders:
 
     def files(self, job: str) -> tuple[ResultFile, ...]:
         """The results of a job, by name."""
-        return tuple(sorted(self._files(self._results(job)), key=lambda file: file.name))
+        folder = self._results(job)
+        digests = read_digests(folder)
+        found = (replace(file, digests=digests.get(file.name)) for file in self._files(folder))
+        return tuple(sorted(found, key=lambda file: file.name))
 
     def file(self, job: str, name: str) -> ResultFile | None:
         """The file of that name; None: there is none."""

@@ -70,11 +70,7 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     async def list_files(job_id: str, request: Request) -> wire.JobFileList:
         folders = await lookups.run(desk.results, job_id, caller_of(request))
         files = await lookups.run(folders.files, job_id)
-        return wire.JobFileList(
-            files=tuple(
-                wire.JobFile(name=file.name, bytes=file.size_bytes, media_type=file.media_type) for file in files
-            )
-        )
+        return wire.JobFileList(files=tuple(map(_described, files)))
 
     @router.get(
         "/jobs/{job_id}/files/{name:path}",
@@ -111,6 +107,17 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         folders = await lookups.run(desk.results, job_id, caller_of(request))
         text = await lookups.run(folders.cells, job_id, box, class_name=class_name, limit=limit)
         return Response(text, media_type=wire.GEOJSON)
+
+
+def _described(file: ResultFile) -> wire.JobFile:
+    known = file.digests
+    return wire.JobFile(
+        name=file.name,
+        bytes=file.size_bytes,
+        media_type=file.media_type,
+        sha256=known.sha256 if known else None,
+        sha1=known.sha1 if known else None,
+    )
 
 
 def _result(request: Request, folders: Folders, job: str, media_type: str, folder: str) -> Response:

@@ -216,6 +216,8 @@ class JobFile(Answer):
     name: str
     bytes: int
     media_type: str
+    sha256: str | None = Field(default=None, description="in hexadecimal; null for results of earlier versions")
+    sha1: str | None = Field(default=None, description="in hexadecimal, the hash of Attachments of FHIR R4")
 
 
 class JobFieldList(Answer):
