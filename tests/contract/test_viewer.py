@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from toy_channels import field_of, write_stack
 
 CHROMIUM = shutil.which("chromium")
 AXE = BUILT.parent / "node_modules" / "axe-core" / "axe.min.js"
+REGIONS = re.compile(r"/v1/regions\?")
 SLIDE = "rendered.tiff"
 STACK = "stack.ome.tiff"
 ONE_LEVEL = "one-level.tiff"
@@ -84,6 +86,18 @@ def finished(server: Server, pipeline: str) -> str:
     """The id of a job of the rendered slide that has succeeded."""
     answer = httpx.post(f"{server.url}/v1/jobs", json={"pipeline": pipeline, "slide": SLIDE}, timeout=30)
     return succeeded(server, answer.raise_for_status().json()["id"])
+
+
+def again(visit: Visit, answered: Any) -> Any:
+    """The files of a region as the server gives them to the same request; the browser keeps no large bodies."""
+    answer = httpx.post(
+        f"{visit.url}/v1/regions",
+        json=answered.value.request.post_data_json,
+        headers={"Accept": "application/zip"},
+        timeout=60,
+    )
+    with zipfile.ZipFile(io.BytesIO(answer.raise_for_status().content)) as files:
+        return {name: json.loads(files.read(name)) for name in files.namelist() if name.endswith("json")}
 
 
 @pytest.fixture(scope="module")
@@ -220,16 +234,42 @@ def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None
     assert feature["id"] == tab.inner_text(".id")
 
 
+def test_lays_heatmaps_over_a_region(visit: Visit) -> None:
+    """In the first colour map as they came with the cells, in another one on demand; fractions as the server has
+    them."""
+    tab = visit.open(f"#slide={SLIDE}&view=200,200,900,700")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nash")
+    with tab.expect_response(REGIONS) as answered:
+        tab.click("[data-run=view]")
+    fractions = again(visit, answered)["summary.json"]["fractions"]
+    tab.wait_for_selector("tr[data-class]")
+    panel = tab.inner_text("[aria-label=Result]")
+    for share in fractions.values():
+        assert f"{share['numerator']:,}" in panel
+        assert f"{share['denominator']:,}" in panel
+    asked = len(visit.asked)
+    canvas = tab.locator(".openseadragon-canvas").first
+    plain = canvas.screenshot()
+    tab.fill("[data-layer=steatosis]", "1")
+    visit.wait(lambda: canvas.screenshot() != plain)
+    assert not [url for url in visit.asked[asked:] if "/v1/regions" in url]
+    with tab.expect_response(REGIONS) as answered:
+        tab.get_by_label("Colour map").select_option("jet")
+    assert "heatmap=steatosis&colormap=jet" in answered.value.url
+    assert answered.value.headers["content-type"] == "image/png"
+
+
 def test_counts_the_tiles_of_patches_and_not_the_outlines_around_them(visit: Visit) -> None:
     tab = visit.open(f"#slide=other.tiff&view=0,0,{SIZE_PX[0]},{SIZE_PX[1]}")
     visit.wait(lambda: tab.is_visible(".bar"))
     tab.select_option("[name=pipeline]", "tumor-heatmap")
-    with tab.expect_response("**/v1/regions") as answered:
+    with tab.expect_response(REGIONS) as answered:
         tab.click("[data-run=view]")
-    answer = answered.value.json()
-    kinds = [feature["properties"]["objectType"] for feature in answer["features"]]
+    files = again(visit, answered)
+    kinds = [feature["properties"]["objectType"] for feature in files["tiles.geojson"]["features"]]
     assert kinds.count("annotation") > 0
-    expected = f"{answer['slidecascade']['counts']['Tumour']} of {kinds.count('tile')}"
+    expected = f"{files['summary.json']['counts']['Tumour']} of {kinds.count('tile')}"
     visit.wait(lambda: tab.locator("tr[data-class=Tumour] td").last.inner_text() == expected)
 
 
@@ -246,7 +286,7 @@ def test_runs_a_box_that_is_drawn(visit: Visit) -> None:
     tab.mouse.move(middle_x + 120, middle_y + 90, steps=5)
     tab.mouse.up()
     visit.wait(lambda: tab.is_enabled("[data-run=box]"))
-    with tab.expect_request("**/v1/regions") as sent:
+    with tab.expect_request(REGIONS) as sent:
         tab.click("[data-run=box]")
     region = sent.value.post_data_json["region"]
     assert 0 < region["x"] < region["x"] + region["width"] < SIZE_PX[0]
@@ -265,7 +305,7 @@ def test_draws_a_box_by_keys_alone(visit: Visit) -> None:
     for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft", "Enter"):
         tab.keyboard.press(key)
     # The focus is on the button that runs it.
-    with tab.expect_request("**/v1/regions") as sent:
+    with tab.expect_request(REGIONS) as sent:
         tab.keyboard.press("Enter")
     region = sent.value.post_data_json["region"]
     # The middle of the view is at 550, 500; it holds all that the link asks for.
@@ -463,9 +503,9 @@ def test_shows_the_area_of_fat_beside_the_fractions_of_cells(visit: Visit, job: 
     tab.click("text=Deutsch")
     assert tab.inner_text("[data-covered]").startswith("Fettvakuolen nach Gewebefläche: ")
     tab.select_option("[name=pipeline]", "nash")
-    with tab.expect_response(lambda response: response.url.endswith("/v1/regions"), timeout=120_000) as answered:
+    with tab.expect_response(REGIONS, timeout=120_000) as answered:
         tab.click("[data-run=view]")
-    found = answered.value.json()["slidecascade"]["area_fractions"]["steatosis_area_fraction"]
+    found = again(visit, answered)["summary.json"]["area_fractions"]["steatosis_area_fraction"]
     visit.wait(
         lambda: (
             f"von {found['denominator_mm2']:.3f}".rstrip("0").replace(".", ",") in tab.inner_text("[data-covered]")
@@ -595,7 +635,7 @@ def test_a_run_takes_stain_and_thresholds_and_says_how_long_it_will_take(visit: 
     tab.select_option("[name=pipeline]", "nuclei")
     tab.select_option("[name=stain]", "macenko")
     tab.fill("[name=nuclei-unet]", "0.7")
-    with tab.expect_request("**/v1/regions") as sent:
+    with tab.expect_request(REGIONS) as sent:
         tab.click("[data-run=view]")
     asked = sent.value.post_data_json
     assert asked["stain"] == {"method": "macenko"}

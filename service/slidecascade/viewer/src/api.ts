@@ -1,4 +1,5 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
+import { unzipped } from "./unzipped.ts";
 import type { FeatureCollection, Job, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
 /** How a slide is shown. */
@@ -7,6 +8,12 @@ export interface Shown {
   channels: string;
   /** Whether pictures that stand in for others are taken. */
   standIn: boolean;
+}
+
+/** A region as it is posted; `image`: of this file, null: of a slide that `request` names. */
+export interface RegionRequest {
+  request: object;
+  image: File | null;
 }
 
 /** The header of pictures that stand in for those that are being made. */
@@ -77,16 +84,26 @@ export class Api {
     return (await this.json<{ pipelines: PipelineInfo[] }>("v1/pipelines")).pipelines;
   }
 
-  async region(request: object, image: File | null, signal: AbortSignal): Promise<FeatureCollection> {
+  /** All that comes of a region: the files of its archive, heatmaps in `colormap`. */
+  async region(asked: RegionRequest, colormap: string, signal: AbortSignal): Promise<Map<string, Blob>> {
+    const answer = await this.postRegion(asked, `colormap=${colormap}`, "application/zip", signal);
+    return unzipped(await answer.blob());
+  }
+
+  /** A heatmap of a region, which is analysed again: PNG. */
+  async regionHeatmap(asked: RegionRequest, name: string, colormap: string): Promise<Blob> {
+    const query = new URLSearchParams({ heatmap: name, colormap });
+    return (await this.postRegion(asked, String(query), "image/png")).blob();
+  }
+
+  private postRegion({ request, image }: RegionRequest, query: string, accept: string, signal?: AbortSignal): Promise<Response> {
     const text = JSON.stringify(request);
-    const headers = { Accept: "application/geo+json" };
-    if (image === null) {
-      return this.json("v1/regions", { method: "POST", body: text, signal, headers: { ...headers, ...AS_JSON } });
-    }
     const form = new FormData();
     form.append("request", text);
-    form.append("image", image);
-    return this.json("v1/regions", { method: "POST", body: form, signal, headers });
+    if (image) form.append("image", image);
+    const headers = { Accept: accept, ...(image ? {} : AS_JSON) };
+    const body = image ? form : text;
+    return this.send(`v1/regions?${query}`, { method: "POST", body, headers, ...(signal ? { signal } : {}) });
   }
 
   async models(): Promise<ModelInfo[]> {

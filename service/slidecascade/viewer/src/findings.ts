@@ -1,5 +1,5 @@
 // What was found on a slide: the cells or outlines of a region, or of a job that is asked for what is in view.
-import type { Api } from "./api.ts";
+import type { Api, RegionRequest } from "./api.ts";
 import { decodeField } from "./fields.ts";
 import { Squares } from "./squares.ts";
 import type { AreaShare, Box, ClassInfo, Color, Feature, FeatureCollection, Job, Legend, Share, Summary, Warning } from "./wire.ts";
@@ -25,6 +25,8 @@ export interface Cell {
 export interface Findings {
   kind: string;
   pipeline: string;
+  /** Tells results apart. */
+  id: string;
   /** The job, if it is one; null: of a region. */
   job: string | null;
   /** Whether the job still runs: these are the cells found so far. */
@@ -43,6 +45,8 @@ export interface Findings {
   /** The part of the slide that was analysed; null: not known. */
   region: Box | null;
   warnings: Warning[];
+  /** A heatmap as one picture of the region: PNG. */
+  heatmap(name: string, colormap: string): Promise<Blob>;
   /** Cells that meet a box of level 0; null: there are too many to be sent. */
   within(box: Box): Promise<Cell[] | null>;
   /** All of them; null: there are too many for a browser. */
@@ -54,32 +58,55 @@ export interface Findings {
 /** More cells are not fetched at once. */
 export const MAX_ALL = 200_000;
 
-export function ofRegion(collection: FeatureCollection): Findings {
-  const about = collection.slidecascade;
-  const kind = about?.kind ?? "cells";
-  const cells = collection.features.flatMap((feature) => cellsOf(feature, kind));
-  const classes = new Map<string, ClassInfo>();
-  for (const cell of cells) {
-    classes.set(cell.className, { name: cell.className, color: cell.color });
-  }
-  const counts = about?.counts ?? {};
+let regions = 0;
+
+/** What the files of a region's archive say; its heatmaps are drawn in `colormap`, and in others on demand. */
+export async function ofRegion(
+  api: Api,
+  asked: RegionRequest,
+  files: Map<string, Blob>,
+  classes: ClassInfo[],
+  colormap: string,
+): Promise<Findings> {
+  const summary = JSON.parse(await textOf(files, "summary.json")) as Summary;
+  const outlines = [...files.keys()].find((name) => name.endsWith(".geojson")) ?? "";
+  const collection = JSON.parse(await textOf(files, outlines)) as FeatureCollection;
+  const cells = collection.features.flatMap((feature) => cellsOf(feature, summary.kind));
   return {
-    kind,
-    pipeline: about?.pipeline ?? "",
+    ...endedWith(summary, classes),
+    id: `region ${++regions}`,
     job: null,
-    isRunning: false,
-    mpp: about?.mpp ?? null,
-    stain: about?.facts?.stain?.method ?? null,
-    classes: [...classes.values()].sort((a, b) => a.name.localeCompare(b.name)),
-    counts,
-    fractions: kind === "areas" ? {} : shares(counts),
-    tissue: {},
-    covered: about?.area_fractions ?? {},
-    legends: [],
-    region: null,
-    warnings: about?.warnings ?? [],
+    heatmap: (name, wanted) => {
+      const drawn = files.get(`heatmaps/${name}.png`);
+      return drawn && wanted === colormap ? Promise.resolve(drawn) : api.regionHeatmap(asked, name, wanted);
+    },
     within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
     all: () => Promise.resolve(cells),
+  };
+}
+
+function textOf(files: Map<string, Blob>, name: string): Promise<string> {
+  const file = files.get(name);
+  if (!file) throw new Error(`The archive has no ${name || "outlines"}.`);
+  return file.text();
+}
+
+/** What a summary says of a result that is complete. */
+function endedWith(summary: Summary, classes: ClassInfo[]): Omit<Findings, "id" | "job" | "heatmap" | "within" | "all"> {
+  return {
+    kind: summary.kind,
+    pipeline: summary.pipeline,
+    isRunning: false,
+    mpp: summary.mpp,
+    stain: summary.facts?.stain?.method ?? null,
+    classes,
+    counts: summary.counts,
+    fractions: summary.kind === "areas" ? {} : { ...shares(summary.counts), ...summary.fractions },
+    tissue: tissueOf(summary),
+    covered: summary.area_fractions ?? {},
+    legends: summary.heatmaps,
+    region: summary.region,
+    warnings: summary.warnings,
   };
 }
 
@@ -105,6 +132,7 @@ export async function ofRunning(api: Api, job: Job, classes: ClassInfo[]): Promi
   return {
     kind: "cells",
     pipeline: job.pipeline,
+    id: job.id,
     job: job.id,
     isRunning: true,
     mpp: null,
@@ -117,6 +145,7 @@ export async function ofRunning(api: Api, job: Job, classes: ClassInfo[]): Promi
     legends: [],
     region: null,
     warnings: [],
+    heatmap: (name, colormap) => api.heatmap(job.id, name, colormap),
     within: (box) => Promise.resolve(cells.filter((cell) => meets(cell, box))),
     all: () => Promise.resolve(cells),
     update,
@@ -131,24 +160,8 @@ export async function ofJob(api: Api, job: string, classes: ClassInfo[]): Promis
     return (await api.result(job)).features.flatMap((feature) => cellsOf(feature, summary.kind));
   };
   const within = summary.kind === "cells" ? bySquares(api, job, summary) : await whole(api, job, summary.kind);
-  return {
-    kind: summary.kind,
-    pipeline: summary.pipeline,
-    job,
-    isRunning: false,
-    mpp: summary.mpp,
-    stain: summary.facts?.stain?.method ?? null,
-    classes,
-    counts: summary.counts,
-    fractions: summary.kind === "areas" ? {} : { ...shares(summary.counts), ...summary.fractions },
-    tissue: tissueOf(summary),
-    covered: summary.area_fractions ?? {},
-    legends: summary.heatmaps,
-    region: summary.region,
-    warnings: summary.warnings,
-    within,
-    all,
-  };
+  const heatmap = (name: string, colormap: string) => api.heatmap(job, name, colormap);
+  return { ...endedWith(summary, classes), id: job, job, heatmap, within, all };
 }
 
 async function whole(api: Api, job: string, kind: string): Promise<Findings["within"]> {

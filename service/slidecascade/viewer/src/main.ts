@@ -11,7 +11,7 @@ import { JobList } from "./joblist.ts";
 import { fromHash, toHash } from "./link.ts";
 import { Notices } from "./notices.ts";
 import { caption, saveFile, swatches } from "./output.ts";
-import { type Look, newLook, ResultPanel } from "./resultpanel.ts";
+import { COLORMAPS, type Look, newLook, ResultPanel } from "./resultpanel.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
 import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
@@ -320,11 +320,16 @@ class Page {
     this.form.setRunning(true, text("running"));
     let message = "";
     try {
-      const collection = await this.api.region(request, this.image, this.running.signal);
+      const asked = { request, image: this.image };
+      const [colormap] = COLORMAPS;
+      const files = await this.api.region(asked, colormap, this.running.signal);
+      const classes = this.infoOf(order.pipeline)?.classes ?? [];
+      const findings = await ofRegion(this.api, asked, files, classes, colormap);
       const seconds = (performance.now() - start) / 1000;
       message = `${text("took")} ${numeral(seconds, 1)} s`;
       this.estimates.note(order.pipeline, box, seconds);
-      this.showFindings(ofRegion(collection), newLook());
+      this.stage.clearOverlays();
+      this.showFindings(findings, newLook());
     } finally {
       this.running = null;
       this.form.setRunning(false, message);

@@ -105,12 +105,12 @@ export class ShownResult {
 
   private layLayersOf(findings: Findings, side: Side): void {
     const { look } = this;
-    if (!findings.job || findings.isRunning) return;
-    if (findings.kind !== "cells") {
-      this.layPicturesOf(findings, findings.job, side);
+    const { job } = findings;
+    if (findings.isRunning) return;
+    if (!job || findings.kind !== "cells") {
+      this.layPicturesOf(findings, side);
       return;
     }
-    const { job } = findings;
     const lay = (layer: string, opacity: number, colormap: string) => {
       const address = (level: number, x: number, y: number) => this.api.layerAddress(job, layer, colormap, level, x, y);
       this.host.stage().lay(`${job} ${layer} ${colormap}`, opacity, side, address);
@@ -124,14 +124,15 @@ export class ShownResult {
   }
 
   /** Heatmaps that are a picture of the region, not tiles. */
-  private layPicturesOf({ legends, region, mpp }: Findings, job: string, side: Side): void {
+  private layPicturesOf(findings: Findings, side: Side): void {
+    const { id, legends, region, mpp } = findings;
     if (!region || !mpp) return;
     for (const { name, pixel_um } of legends) {
       for (const colormap of COLORMAPS) {
         const opacity = colormap === this.look.colormap ? (this.look.layers.get(name) ?? 0) : 0;
-        const fetch = () => this.api.heatmap(job, name, colormap);
+        const fetch = () => findings.heatmap(name, colormap);
         const picture = { x: region.x, y: region.y, pixel: pixel_um / mpp, fetch };
-        const laid = this.host.stage().layPicture(`${job} ${name} ${colormap}`, opacity, side, picture);
+        const laid = this.host.stage().layPicture(`${id} ${name} ${colormap}`, opacity, side, picture);
         void laid.catch((error: unknown) => this.host.fail(error));
       }
     }

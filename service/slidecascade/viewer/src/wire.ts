@@ -131,14 +131,5 @@ export interface Feature {
 
 export interface FeatureCollection {
   type: "FeatureCollection";
-  slidecascade?: {
-    counts: Record<string, number>;
-    warnings: Warning[];
-    kind: string;
-    pipeline: string;
-    mpp: number;
-    facts?: Facts;
-    area_fractions?: Record<string, AreaShare> | null;
-  };
   features: Feature[];
 }
