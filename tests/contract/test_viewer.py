@@ -651,8 +651,14 @@ def test_a_slide_of_one_level_is_shown_before_its_coarse_levels_are_made(visit: 
     with tab.expect_response(lambda answer: "/dzi_files/" in answer.url) as first:
         tab.click(f"[data-slide='{ONE_LEVEL}']")
     assert "standin=1" in first.value.url
+    visit.wait(lambda: tab.is_visible(".bar") and "µm" in tab.inner_text(".bar"))
+    whole = tab.locator(".bar").bounding_box()["width"]
+    tab.focus(".openseadragon-canvas")
+    tab.keyboard.press("+")
     visit.wait(lambda: tab.evaluate("() => performance.getEntriesByName('exact-picture').length > 0"))
     visit.wait(lambda: tab.inner_text(".hint") == "")
+    # The view stays where it was while tiles take the place of the stand-ins.
+    assert tab.locator(".bar").bounding_box()["width"] != whole
     answer = httpx.get(first.value.url, timeout=30)
     assert "slidecascade-stand-in" not in answer.headers
     assert "no-store" not in answer.headers["cache-control"]

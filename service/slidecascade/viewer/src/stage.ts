@@ -74,6 +74,8 @@ export class Stage {
       navigatorOpacity: 1,
       navigatorBackground: "#fff",
       navigatorSizeRatio: 0.18,
+      // Else the view jumps back to the whole slide when its tiles are replaced.
+      preserveViewport: true,
       loadTilesWithAjax: true,
       ajaxHeaders: api.headers(),
       animationTime: isStill ? 0 : 0.5,
