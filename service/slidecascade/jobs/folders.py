@@ -247,8 +247,8 @@ class Folders:
         return tuple(sorted(found, key=lambda file: file.name))
 
     def file(self, job: str, name: str) -> ResultFile | None:
-        """The file of that name; None: there is none."""
-        return next((file for file in self.files(job) if file.name == name), None)
+        """The file of that name, without its digests; None: there is none."""
+        return next((file for file in self._files(self._results(job)) if file.name == name), None)
 
     def remove(self, job: str) -> None:
         """Delete the folder of a job."""

@@ -252,7 +252,7 @@ def _create_shared_arena() -> None:
     """Create the arena of all CPU sessions of this process; a session would otherwise keep one of its own.
 
     Networks of a cascade run one after the other, so their sum is never in use at once: a job of `nash` with two
-    threads took 1.7 GB with an arena for each session, 1.4 GB with one, in the same time.
+    threads took 1.5 to 1.7 GiB with an arena for each session, 1.3 to 1.4 GiB with one, in the same time.
     """
     cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     growth = {"arena_extend_strategy": 0, "max_power_of_two_extend_bytes": MAX_GROWTH_BYTES}
