@@ -18,7 +18,7 @@ from slidecascade_convert.sessions import open_session
 from slidecascade_evaluation.scores import tally_of
 from slidecascade_render.fluorescence.masks import MaskOptions, draw_masks
 from slidecascade_training.fluorescence import folds
-from slidecascade_training.fluorescence.crops import Specimen, draw
+from slidecascade_training.fluorescence.crops import CropDraw, Specimen
 from slidecascade_training.fluorescence.network import RAYS, FluorescenceNetwork, Served, network_from_nuclei
 from slidecascade_training.fluorescence.package import served_graph
 from slidecascade_training.fluorescence.recipe import FluorescenceSettings, train, trained
@@ -111,7 +111,8 @@ def test_an_interrupted_run_resumes_and_other_settings_are_rejected(
 ) -> None:
     """Crops are functions of seed and step; a finished run does no more steps."""
     pool = [Specimen.of((labels > 0).astype(np.float32), labels)]
-    assert np.array_equal(draw(pool, [1.0], 2, 3, 4).images, draw(pool, [1.0], 2, 3, 4).images)
+    draw = CropDraw(pool, [1.0], 2, 3)
+    assert np.array_equal(draw(4).images, draw(4).images)
     settings = FluorescenceSettings(seed=0, steps=2, batch=1, synthesized=1)
     train(pool, NUCLEI, tmp_path, settings, TimeLimit(0.0, clock=lambda: 0.0))
     assert trained(tmp_path)[2] == 1

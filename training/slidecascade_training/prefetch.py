@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +39,17 @@ DrawBatch = Callable[[int], Batch]
 """The batch of a step, counted from 0: a function of the step only, so that a resumed run gets the same
 batches."""
 
+Drawn = TypeVar("Drawn")
 
-class _Prefetcher:
+
+class _Prefetcher(Generic[Drawn]):
     """Prefetches a few steps beyond the requested one."""
 
-    def __init__(self, pool: Executor, draw: DrawBatch, *, ahead: int, stop: int) -> None:
+    def __init__(self, pool: Executor, draw: Callable[[int], Drawn], *, ahead: int, stop: int) -> None:
         self._pool, self._draw, self._ahead, self._stop = pool, draw, ahead, stop
-        self._waiting: dict[int, Future[Batch]] = {}
+        self._waiting: dict[int, Future[Drawn]] = {}
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> Drawn:
         for later in range(step, min(step + 1 + self._ahead, self._stop)):
             if later not in self._waiting:
                 self._waiting[later] = self._pool.submit(self._draw, later)
@@ -55,7 +57,9 @@ class _Prefetcher:
 
 
 @contextmanager
-def prefetched(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> Iterator[DrawBatch]:
+def prefetched(
+    draw: Callable[[int], Drawn], *, stop: int, in_processes: bool = False
+) -> Iterator[Callable[[int], Drawn]]:
     """`draw` with prefetching of steps below `stop`, a few for each worker.
 
     Args:
@@ -67,7 +71,7 @@ def prefetched(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> Ite
         workers = max(1, usable_cores() - 1)
         fresh = multiprocessing.get_context("spawn")  # forking a multithreaded process can deadlock
         pool: Executor = ProcessPoolExecutor(workers, mp_context=fresh, initializer=_hold, initargs=(draw,))
-        source: DrawBatch = _draw_held
+        source: Callable[[int], Drawn] = _draw_held
     else:
         workers = min(max(2, usable_cores()), _MOST_THREADS)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="draw")
@@ -78,10 +82,10 @@ def prefetched(draw: DrawBatch, *, stop: int, in_processes: bool = False) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-_held: list[DrawBatch] = []
+_held: list[Callable[[int], Any]] = []
 
 
-def _hold(draw: DrawBatch) -> None:
+def _hold(draw: Callable[[int], Any]) -> None:
     """Initialise a worker process: store `draw`, use one core, and end with the parent, also when that is killed:
     workers hold both ends of their queue, so that they would wait for its next step without an end."""
     import cv2
@@ -98,5 +102,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _draw_held(step: int) -> Batch:
+def _draw_held(step: int) -> Any:
     return _held[0](step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +22,10 @@ from slidecascade_evaluation import dsb2018
 from slidecascade_render.fluorescence.dataset import SynthesisOptions, Synthesizer
 from slidecascade_render.fluorescence.masks import MaskOptions
 from slidecascade_render.fluorescence.optics import OpticsOptions
-from slidecascade_training.fluorescence.crops import Crops, Specimen, draw, scaled_intensity
+from slidecascade_training.fluorescence.crops import CropDraw, Crops, Specimen, scaled_intensity
 from slidecascade_training.fluorescence.network import GRID, FluorescenceNetwork, network_from_nuclei
 from slidecascade_training.nuclei.targets import WEIGHT_UNIT
+from slidecascade_training.prefetch import prefetched
 from slidecascade_training.timelimit import NO_LIMIT, TimeLimit
 
 CHECKPOINT: Final = "checkpoint.pt"
@@ -115,12 +116,27 @@ def train(
     pool = [*real, *made]
     parts = _share(real, 1 - _SYNTHESIZED_SHARE), _share(made, _SYNTHESIZED_SHARE)
     shares = np.concatenate(parts).tolist()
+    crops = CropDraw(pool, shares, settings.batch, settings.seed)
+    with prefetched(crops, stop=settings.steps, in_processes=_device().type == "cuda") as draw:
+        _train_steps(network, optimiser, draw, range(start, settings.steps), out, settings, limit)
+    return network.cpu()
+
+
+def _train_steps(
+    network: FluorescenceNetwork,
+    optimiser: torch.optim.Optimizer,
+    draw: Callable[[int], Crops],
+    steps: range,
+    out: Path,
+    settings: FluorescenceSettings,
+    limit: TimeLimit,
+) -> None:
     began, losses = time.process_time(), list[float]()
-    for step in range(start, settings.steps):
+    for step in steps:
         part = min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for group, rate in zip(optimiser.param_groups, (_RATE, _TRUNK_RATE), strict=True):
             group["lr"] = rate * part
-        loss = _loss(network, draw(pool, shares, settings.batch, settings.seed, step))
+        loss = _loss(network, draw(step))
         if not math.isfinite(loss.item()):
             raise TrainingFailedError(f"The loss became {loss.item():g} at step {step}: use another --seed.")
         optimiser.zero_grad()
@@ -140,7 +156,6 @@ def train(
         if is_last:
             _say_if_unfinished(step + 1, settings.steps)
             break
-    return network.cpu()
 
 
 def _device() -> torch.device:
@@ -172,9 +187,13 @@ def trained(out: Path) -> tuple[FluorescenceNetwork, FluorescenceSettings, int]:
 def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
     """Weighted cross-entropy and Dice of the maps; cross-entropy and distances of stars; squares of flows."""
     device = next(network.parameters()).device
-    maps, probability, distances, flows = network(torch.from_numpy(crops.images[:, None]).to(device))
-    planes = torch.from_numpy(crops.planes.transpose(0, 3, 1, 2).copy()).to(device).float()
-    inside = torch.from_numpy(crops.inside[:, None]).to(device).float()
+
+    def on_device(array: NDArray[Any]) -> Tensor:
+        """``(N, H, W, C)`` as float32 ``(N, C, H, W)``."""
+        return torch.from_numpy(array).to(device).float().permute(0, 3, 1, 2)
+
+    maps, probability, distances, flows = network(on_device(crops.images[..., None]))
+    planes, inside = on_device(crops.planes), on_device(crops.inside[..., None])
     cell = (planes[:, :1] >= 127.5).float()
     depth = cell * planes[:, 1:2] / 255
     weight = inside * planes[:, 2:] / WEIGHT_UNIT
@@ -184,11 +203,10 @@ def _loss(network: FluorescenceNetwork, crops: Crops) -> Tensor:
     of_maps = (weight * entropy).mean() + 0.5 * dice
     step = np.s_[:, :, ::GRID, ::GRID]
     peak = functional.binary_cross_entropy_with_logits(probability, depth[step], reduction="none")
-    known = torch.from_numpy(crops.known.transpose(0, 3, 1, 2).copy()).to(device).float() * depth[step]
-    truth = torch.from_numpy(crops.distances.transpose(0, 3, 1, 2).copy()).to(device)
-    off = (known * (distances - truth).abs()).sum() / known.sum().clamp(min=1)
+    known = on_device(crops.known) * depth[step]
+    off = (known * (distances - on_device(crops.distances)).abs()).sum() / known.sum().clamp(min=1)
     of_stars = (weight[step] * peak).mean() + 0.2 * off
-    wanted = torch.from_numpy(crops.flows[..., ::-1].transpose(0, 3, 1, 2).copy()).to(device) * FLOW_SCALE
+    wanted = on_device(crops.flows).flip(1) * FLOW_SCALE
     seen = functional.binary_cross_entropy_with_logits(flows[:, 2:], cell, reduction="none")
     squares = (flows[:, :2] - wanted).square().mean(1, keepdim=True)
     of_flows = 0.5 * (inside * squares).mean() + (weight * seen).mean()

@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fold", help="hold one source of images out; see slidecascade_training.nuclei.folds")
     parser.add_argument(
         "--scaling",
-        choices=("kinds", "objects"),
+        choices=("kinds", "objects", "both"),
         default="kinds",
-        help="scale images by factors of their kind, or to objects of 8 to 100 px (default: kinds)",
+        help="scale images by factors of their kind, to objects of 8 to 100 px, or half of the crops by each "
+        "(default: kinds)",
     )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
     add_seconds(parser)

@@ -19,8 +19,10 @@ from slidecascade_training.prefetch import Batch
 Image = npt.NDArray[np.uint8]
 
 
-Scaling = Literal["kinds", "objects"]
-"""Scaling of images: by factors of each kind, or to objects of all sizes."""
+Scaling = Literal["kinds", "objects", "both"]
+"""Scaling of images: by factors of each kind, to objects of all sizes, or half of the crops by each of them."""
+
+Range = tuple[float, float]
 
 OBJECTS_PX: Final = (8.0, 100.0)
 """Diameters of objects under the scaling "objects"."""
@@ -42,13 +44,16 @@ _EDGE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """An image with its target planes ``(H, W, 3)`` uint8: foreground, rim distance, weight."""
+    """An image with its target planes ``(H, W, 3)`` uint8: foreground, rim distance, weight.
+
+    A crop's scale is drawn from one of the ranges `scales`, which are drawn equally often.
+    """
 
     kind: str
     image: Image
     planes: Image
     share: float
-    scales: tuple[float, float]
+    scales: tuple[Range, ...]
 
 
 def prepare(images: Sequence[NucleiImage], scaling: Scaling = "kinds") -> list[TrainingImage]:
@@ -60,12 +65,18 @@ def prepare(images: Sequence[NucleiImage], scaling: Scaling = "kinds") -> list[T
         sizes = np.array([item.labels.size for item in of_kind], float) ** 0.5
         for item, size in zip(of_kind, sizes, strict=True):
             planes, part = target_planes(item.labels), share * size / sizes.sum()
-            scales = object_scales(item.labels) if scaling == "objects" else _SCALES[kind]
-            prepared.append(TrainingImage(kind, item.image, planes, part, scales))
+            prepared.append(TrainingImage(kind, item.image, planes, part, _scales_of(item, scaling)))
     return prepared
 
 
-def object_scales(labels: npt.NDArray[np.int32]) -> tuple[float, float]:
+def _scales_of(item: NucleiImage, scaling: Scaling) -> tuple[Range, ...]:
+    if scaling == "kinds":
+        return (_SCALES[item.kind],)
+    by_objects = object_scales(item.labels)
+    return (by_objects,) if scaling == "objects" else (_SCALES[item.kind], by_objects)
+
+
+def object_scales(labels: npt.NDArray[np.int32]) -> Range:
     """Factors between which an image's objects have diameters of `OBJECTS_PX`, by their median.
 
     At most four times smaller or larger; (1, 1) without objects.
@@ -90,9 +101,9 @@ def usual_diameter_px(images: Sequence[NucleiImage], scaling: Scaling = "kinds")
     for kind, share in _SHARES.items():
         of_kind = [item for item in images if item.kind == kind and item.labels.any()]
         for item in of_kind:
-            scales = object_scales(item.labels) if scaling == "objects" else _SCALES[kind]
             weights.append(share / len(of_kind))
-            logarithms.append(np.log(_median_diameter_px(item.labels)) + np.mean(np.log(scales)))
+            scale = np.mean(np.log(_scales_of(item, scaling)))
+            logarithms.append(np.log(_median_diameter_px(item.labels)) + scale)
     return float(np.exp(np.average(logarithms, weights=weights)))
 
 
@@ -131,7 +142,8 @@ def _warp(item: TrainingImage, rng: np.random.Generator) -> tuple[Image, Image]:
         if len(ys):
             pick = rng.integers(len(ys))
             centre = np.array([xs[pick], ys[pick]]) * 4 + rng.uniform(-CROP_PX / 3, CROP_PX / 3, 2)
-    scale = np.exp(rng.uniform(*np.log(item.scales)))
+    range_ = item.scales[rng.integers(len(item.scales))] if len(item.scales) > 1 else item.scales[0]
+    scale = np.exp(rng.uniform(*np.log(range_)))
     # Keep the crop inside the image if it fits; the rest is mirrored.
     margin = np.minimum(CROP_PX / 2 / scale, np.array([width, height]) / 2)
     centre = np.clip(centre, margin, np.array([width, height]) - margin)

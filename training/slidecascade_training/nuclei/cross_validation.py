@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of each fold (default: the recipe's)")
     parser.add_argument("--batch", type=int, help="crops in a step (default: the recipe's)")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of every level")
-    parser.add_argument("--scaling", choices=("kinds", "objects"), default="objects")
+    parser.add_argument("--scaling", choices=("kinds", "objects", "both"), default="objects")
     given = parser.parse_args(arguments)
     folds = Folds.of(dsb2018.read_index(given.data))
     chosen = folds.folds if given.folds is None else tuple(map(folds.find, given.folds))
