@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -76,7 +76,17 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(client: httpx.Client, anal
     answer = analyse(name)
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "unreadable-slide"), answer.text
     assert odd_slides.REFUSED[name][1] in answer.json()["detail"]
-    assert shown(client, name).status_code in (200, 422)
+    info = shown(client, name)
+    assert info.status_code in (200, 422)
+    if info.status_code == 200:
+        tile = f"/v1/slides/{quote(name, safe='/')}/dzi_files/0/0_0.jpeg"
+        assert client.get(tile).status_code in (200, 422)
+        # A viewer that takes stand-ins gets a blank tile that says why, and no failed request.
+        blank = client.get(f"{tile}?standin=1")
+        assert blank.headers["content-type"] == "image/jpeg"
+        if client.get(tile).status_code == 422:
+            assert unquote(blank.headers["slidecascade-problem"]) == client.get(tile).json()["detail"]
+            assert blank.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("name", odd_slides.ABSENT)

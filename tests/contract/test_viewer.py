@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import odd_slides
 from served_jobs import succeeded
 from served_process import Server, StartServer
 from slidecascade.web.viewer import BUILT
@@ -31,6 +32,8 @@ REGIONS = re.compile(r"/v1/regions\?")
 SLIDE = "rendered.tiff"
 STACK = "stack.ome.tiff"
 ONE_LEVEL = "one-level.tiff"
+BROKEN = "no columns.tif"
+UNREADABLE = "floats.tif"
 SIZE_PX = (1536, 1024)
 ONE_LEVEL_PX = (4096, 3072)
 MPP = 0.25
@@ -67,6 +70,8 @@ def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) 
     (slides / "other.tiff").write_bytes((slides / SLIDE).read_bytes())
     write_stack(slides / STACK, field_of(3)[[0, 2]])
     write_one_level(slides / ONE_LEVEL)
+    for name in (BROKEN, UNREADABLE):
+        odd_slides.REFUSED[name][0](slides / name)
     jobs_dir = tmp_path_factory.mktemp("viewer-jobs") / "jobs"
     return start_server(slides=slides, jobs_dir=jobs_dir, jobs_min_free_bytes=0)
 
@@ -185,7 +190,10 @@ def visit(browser: Any, server: Server) -> Iterator[Visit]:
 
 def test_shows_the_slides_with_thumbnails_and_finds_one_by_name(visit: Visit) -> None:
     tab = visit.open()
-    visit.wait(lambda: tab.evaluate("() => [...document.images].every((image) => image.naturalWidth > 0)"))
+    without = f"{BROKEN}, {UNREADABLE}"
+    shown = """(without) => [...document.images].every((image) =>
+        image.naturalWidth > 0 !== without.includes(image.closest("button").dataset.slide))"""
+    visit.wait(lambda: tab.evaluate(shown, without))
     assert "1,536 × 1,024 · 0.25 µm" in tab.inner_text(f"[data-slide='{SLIDE}']")
     tab.fill("input[type=search]", "other")
     assert tab.locator(".slides button:visible").all_inner_texts()[0].startswith("other.tiff")
@@ -242,6 +250,8 @@ def test_lays_heatmaps_over_a_region(visit: Visit) -> None:
     tab.select_option("[name=pipeline]", "nash")
     with tab.expect_response(REGIONS) as answered:
         tab.click("[data-run=view]")
+    # What the page does not show is not sent to it.
+    assert answered.value.url.endswith("?colormap=viridis&without=overlay,figures")
     fractions = again(visit, answered)["summary.json"]["fractions"]
     tab.wait_for_selector("tr[data-class]")
     panel = tab.inner_text("[aria-label=Result]")
@@ -360,6 +370,22 @@ def test_states_why_a_slide_cannot_be_shown(browser: Any, server: Server) -> Non
     assert "Copy it again." in tab.inner_text("[role=alert]")
     assert tab.locator("[role=alert] .problem").count() == 1
     visit.context.close()
+
+
+@pytest.mark.parametrize("name", [BROKEN, UNREADABLE])
+def test_a_slide_that_cannot_be_shown_is_no_error_of_the_page(visit: Visit, name: str) -> None:
+    """Neither where it is listed nor where it is opened, whether the file or only its pixels cannot be read."""
+    tab = visit.open(f"#slide={name}")
+    tab.wait_for_selector("[role=alert] .problem")
+    reason = r"The slide.*(cannot be opened|8 or 16 bits)"
+    assert re.search(reason, tab.inner_text("[role=alert]"))
+    assert re.search(r"request [0-9a-f]{32}", tab.inner_text("[role=alert]"))
+    tab.locator(f"[data-slide='{name}']").scroll_into_view_if_needed()
+    visit.wait(lambda: bool(re.search(reason, tab.inner_text(f"[data-slide='{name}'] .note"))))
+    tab.wait_for_load_state("networkidle")
+    tab.click(f"[data-slide='{SLIDE}']")
+    visit.wait(lambda: "µm" in tab.inner_text(".bar"))
+    assert tab.locator("[role=alert] .problem").count() == 0
 
 
 def test_a_click_selects_the_cell_below_it(visit: Visit, job: str) -> None:
@@ -711,6 +737,7 @@ def test_a_problem_is_a_sentence_with_the_id_of_its_request(browser: Any, server
     assert "There is no slide 'gone.svs'" in sentence
     assert re.search(r"request [0-9a-f]{32}", sentence)
     visit.context.close()
+    assert not visit.complaints
 
 
 def test_speaks_german_and_is_dark_on_demand(visit: Visit) -> None:

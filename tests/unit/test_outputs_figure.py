@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -107,6 +108,17 @@ def test_figures_are_files_for_every_map_and_the_outlines(result: PatchesResult)
     once = Drawing(colormap=Colormap.JET)
     names = [name for name, _ in ENCODERS.files(result, overview, once).small if name.startswith("figures/")]
     assert names == ["figures/dark.png", "figures/overlay.png"]
+
+
+def test_what_needs_no_tissue_does_not_read_it(result: PatchesResult) -> None:
+    """Without overlay and figures the region's pixels are not read again, and tables stay."""
+
+    def unread(_max_side_px: int) -> NoReturn:
+        raise AssertionError("the overview was read")
+
+    lean = Drawing(without=frozenset({"overlay", "figures"}))
+    names = [name for name, _ in ENCODERS.files(result, unread, lean).small]
+    assert names == ["summary.json", "heatmaps/dark.png", "grid.csv", "grid.npy", "grid.tiff"]
 
 
 @pytest.mark.parametrize("style", ["map", "figure"])

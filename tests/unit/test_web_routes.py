@@ -105,11 +105,31 @@ async def test_accept_chooses_the_answer(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
+    "without", ["heatmaps", "overlay", "figures", "overlay,figures", "figures,heatmaps,overlay"]
+)
+async def test_the_zip_leaves_out_the_pictures_that_are_not_wanted(
+    client: httpx.AsyncClient, without: str
+) -> None:
+    """And no others; each file that is left is the same."""
+    files = {}
+    for params in ({}, {"without": without}):
+        answer = await post(client, headers={"Accept": wire.ZIP}, params=params)
+        with zipfile.ZipFile(BytesIO(answer.content)) as archive:
+            files[len(params)] = {name: archive.read(name) for name in archive.namelist()}
+    left = {name: data for name, data in files[0].items() if re.split("[./]", name)[0] not in without}
+    assert files[1] == left
+    assert len(left) < len(files[0])
+    assert {"summary.json", "cells.geojson"} <= set(left)
+
+
+@pytest.mark.parametrize(
     ("options", "status", "name"),
     [
         ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
         ({"params": {"heatmap": "gold"}}, 404, "unknown-heatmap"),
         ({"params": {"colormap": "rainbow"}}, 422, "invalid-request"),
+        ({"params": {"without": "figures,cells"}}, 422, "invalid-request"),
+        ({"params": {"without": ""}}, 422, "invalid-request"),
         ({"params": {"heatmp": "steatosis"}}, 422, "invalid-request"),
         ({"params": [("colormap", "jet"), ("colormap", "jet")]}, 422, "invalid-request"),
         ({"files": None, "content": b"x"}, 415, "unsupported-media-type"),
@@ -138,7 +158,12 @@ async def test_misspelt_names_are_quoted(client: httpx.AsyncClient) -> None:
     """The problem names the query parameter or field that does not exist."""
     parameter = problem(await post(client, params={"heatmp": "steatosis"}))
     assert parameter.detail == (
-        "The query parameter 'heatmp' is invalid: unknown, use 'heatmap', 'colormap' or 'style'."
+        "The query parameter 'heatmp' is invalid: unknown, use 'heatmap', 'colormap', 'style' or 'without'."
+    )
+    part = problem(await post(client, params={"without": "overlay,figure"}))
+    assert part.detail == (
+        "The query parameter 'without' is invalid: must name pictures of the zip, separated by commas: heatmaps, "
+        "overlay, figures."
     )
     files = {**FORM, "request": (None, '{"pipeline": "nash", "mpp": 0.5, "tresholds": {}}')}
     field = problem(await post(client, files=files))

@@ -65,7 +65,7 @@ class Answers(Generic[R]):
     def small_files(self, result: R, maps: tuple[Heatmap, ...], drawing: Drawing) -> Iterator[tuple[str, bytes]]:
         """``summary.json`` and ``heatmaps/NAME.png``; `maps` are all heatmaps of `result`."""
         yield "summary.json", text(self.summarise(result, maps, drawing.colormap), indent=2)
-        for item in maps:
+        for item in () if "heatmaps" in drawing.without else maps:
             yield f"heatmaps/{item.name}.png", heatmap.encode_png(item, drawing.colormap)
 
     def heatmap_files(self, result: R) -> Iterator[tuple[str, bytes]]:

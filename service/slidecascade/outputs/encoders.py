@@ -17,6 +17,10 @@ from slidecascade.wire import PNG, ZIP
 Style = Literal["map", "figure"]
 STYLES: Final[tuple[Style, ...]] = ("map", "figure")
 
+Part = Literal["heatmaps", "overlay", "figures"]
+PARTS: Final[tuple[Part, ...]] = ("heatmaps", "overlay", "figures")
+"""Pictures of the zip that a request can leave out."""
+
 R = TypeVar("R", bound=RegionResult)
 
 
@@ -24,12 +28,19 @@ R = TypeVar("R", bound=RegionResult)
 class Drawing:
     """How heatmaps are drawn, and the requested one; None: the first.
 
-    A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`.
+    A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`. The zip leaves
+    out the pictures that `without` names.
     """
 
     heatmap: str | None = None
     colormap: Colormap = Colormap.VIRIDIS
     style: Style = "map"
+    without: frozenset[Part] = frozenset()
+
+    @property
+    def shows_tissue(self) -> bool:
+        """Whether a picture of the zip needs the region's overview."""
+        return not self.without >= {"overlay", "figures"}
 
 
 @dataclass(frozen=True, slots=True)

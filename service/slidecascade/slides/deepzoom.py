@@ -27,6 +27,7 @@ from slidecascade.slides.source import Pictured, Rgb
 
 TILE_PX: Final = 256
 QUALITY: Final = 85
+_BLANK_GREY: Final = 216
 MAX_THUMBNAIL_PX: Final = 1024
 
 _MAX_SHRINK: Final = 4
@@ -71,6 +72,14 @@ def tile_box(size_l0: Size, address: Address) -> Box | None:
     if left >= size.width or top >= size.height:
         return None
     return Box(left, top, min(TILE_PX, size.width - left), min(TILE_PX, size.height - top))
+
+
+def blank(size_l0: Size, address: Address) -> bytes | None:
+    """A grey tile as JPEG, in the place of one that cannot be read; None: the pyramid has no such tile."""
+    box = tile_box(size_l0, address)
+    if box is None:
+        return None
+    return jpeg.encode(np.full((box.height, box.width, 3), _BLANK_GREY, np.uint8), quality=QUALITY)
 
 
 class DeepZoom:

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from slidecascade import errors, wire
 from slidecascade.outputs.colormap import COLORMAPS
-from slidecascade.outputs.encoders import STYLES
+from slidecascade.outputs.encoders import PARTS, STYLES
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.kserve import ERROR_CONTENT, PREFIX
 from slidecascade.web.regions import OFFERS
@@ -49,6 +49,14 @@ REGION_REQUEST: Final[dict[str, Any]] = {
         {"name": "heatmap", "in": "query", "schema": {"type": "string"}, "description": "for image/png"},
         {"name": "colormap", "in": "query", "schema": {"type": "string", "enum": list(COLORMAPS)}},
         {"name": "style", "in": "query", "schema": {"type": "string", "enum": list(STYLES)}},
+        {
+            "name": "without",
+            "in": "query",
+            "schema": {"type": "array", "items": {"type": "string", "enum": list(PARTS)}, "minItems": 1},
+            "style": "form",
+            "explode": False,
+            "description": "pictures that application/zip leaves out",
+        },
     ],
 }
 REGION_RESPONSES: Final[Responses] = {

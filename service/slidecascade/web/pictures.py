@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from slidecascade import errors
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.geometry import Size
-from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom
+from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Address, DeepZoom, blank
 from slidecascade.slides.source import Pictured, Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.tinted import FORM, PATTERN, Tinted, parse_looks
@@ -41,6 +42,10 @@ _STANDIN: Final = "standin"
 
 _STANDIN_HEADER: Final = "SlideCascade-Stand-In"
 _STANDIN_HEADERS: Final = {_STANDIN_HEADER: "1", "Cache-Control": "no-store"}
+
+_PROBLEM_HEADER: Final = "SlideCascade-Problem"
+"""On a blank tile: why the slide cannot be read there, percent-encoded."""
+
 _CHANNELS: Final = "channels"
 """The query parameter that chooses channels, their colours and contrasts."""
 
@@ -57,7 +62,8 @@ _LOOK_PARAMETERS: Final[dict[str, Any]] = {
             "in": "query",
             "schema": {"type": "string", "enum": ["1"]},
             "description": "take a coarse stand-in while the coarse levels of a slide that stores none are made; "
-            f"the answer then has the header {_STANDIN_HEADER}: ask again",
+            f"the answer then has the header {_STANDIN_HEADER}: ask again; a tile that cannot be read is blank, "
+            f"and {_PROBLEM_HEADER} says why, percent-encoded",
         },
     ]
 }
@@ -67,12 +73,14 @@ _LOOK_PARAMETERS: Final[dict[str, Any]] = {
 class _Part:
     """What is asked of a slide: its name among the slide's parts, and what makes it (None: there is no such).
 
-    `glimpse` makes a stand-in for what takes long to make; None: it does not.
+    `glimpse` makes a stand-in for what takes long to make; None: it does not. `blank` makes one for what cannot be
+    read; None: that is an error.
     """
 
     name: tuple[object, ...]
     make: Callable[[Pictured], bytes | None]
     glimpse: Callable[[Pictured], bytes | None] = lambda _: None
+    blank: Callable[[Pictured], bytes | None] = lambda _: None
 
 
 class _Levels:
@@ -121,27 +129,37 @@ def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any
     return {200: {"description": description, "content": content}, **_KNOWN}
 
 
-def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
-    """The routes for the slides of `analyser`; `pictures` reads and encodes."""
+def picture_routes(analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> APIRouter:
+    """The routes for the slides of `analyser`; `pictures` reads and encodes with `deepzoom`."""
     router = APIRouter(prefix="/v1", tags=["catalogue"])
-    deepzoom = DeepZoom()
     levels = _Levels(analyser, deepzoom, pictures)
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
         def work() -> Response:
             with analyser.open_slide(slide_id, caller_of(request).visible) as source:
                 slide = _shown(source, request)
-                if _STANDIN in request.query_params and (data := part.glimpse(slide)) is not None:
-                    return Response(data, media_type=media_type, headers=_STANDIN_HEADERS)
-                is_exact = request.query_params.get(_VERSION) == source.content_id
-                headers = {
-                    "ETag": etag_of(slide.content_id, QUALITY, *part.name),
-                    "Cache-Control": IMMUTABLE if is_exact else REVALIDATE,
-                }
-                known = known_already(request, headers) or headless(request, headers, media_type)
-                if known is not None:
-                    return known
-                data = part.make(slide)
+                takes_standin = _STANDIN in request.query_params
+                try:
+                    return made(source, slide, takes_standin=takes_standin)
+                except errors.UnreadableSlideError as error:
+                    data = part.blank(slide) if takes_standin else None
+                    if data is None:
+                        raise
+                    headers = {_PROBLEM_HEADER: quote(error.detail), "Cache-Control": "no-store"}
+                    return Response(data, media_type=media_type, headers=headers)
+
+        def made(source: Source, slide: Pictured, *, takes_standin: bool) -> Response:
+            if takes_standin and (data := part.glimpse(slide)) is not None:
+                return Response(data, media_type=media_type, headers=_STANDIN_HEADERS)
+            is_exact = request.query_params.get(_VERSION) == source.content_id
+            headers = {
+                "ETag": etag_of(slide.content_id, QUALITY, *part.name),
+                "Cache-Control": IMMUTABLE if is_exact else REVALIDATE,
+            }
+            known = known_already(request, headers) or headless(request, headers, media_type)
+            if known is not None:
+                return known
+            data = part.make(slide)
             if data is None:
                 raise HTTPException(404)
             return Response(data, media_type=media_type, headers=headers)
@@ -174,6 +192,7 @@ def picture_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
             ("tile", level, column, row),
             lambda slide: deepzoom.tile(slide, address),
             lambda slide: deepzoom.glimpse(slide, address),
+            lambda slide: blank(slide.size_l0, address),
         )
         return await answer(request, slide_id, JPEG, part)
 

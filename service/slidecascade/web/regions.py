@@ -18,7 +18,7 @@ from slidecascade.kinds.table import KINDS, offers
 from slidecascade.metrics import Metrics
 from slidecascade.outputs import figure, heatmap
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import STYLES, Drawing, Style
+from slidecascade.outputs.encoders import PARTS, STYLES, Drawing, Part, Style
 from slidecascade.outputs.gzipped import gzipped
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.settings import Settings
@@ -72,7 +72,7 @@ class Regions:
         self._require_heatmap(order, media_type, view.drawing)
         limit_s = self._limit_s(order)
         drawn_px = figure.LONGEST_PX if media_type == PNG and view.drawing.style == "figure" else 0
-        side_px = MAX_SIDE_PX if media_type == ZIP else drawn_px
+        side_px = MAX_SIDE_PX if media_type == ZIP and view.drawing.shows_tissue else drawn_px
         report = await self._analyse(order, request, limit_s=limit_s, overview_side_px=side_px)
         pieces = encoders.encode(media_type, report.analysis, report.overview, view.drawing)
         return await self._respond(pieces, media_type, request, limit_s=limit_s)
@@ -206,12 +206,20 @@ def read_view(request: Request) -> View:
     choose(accept, OFFERS)
     query = request.query_params
     for name in query:
-        if name not in ("heatmap", "colormap", "style"):
-            raise _wrong(name[:MAX_NAME], "unknown, use 'heatmap', 'colormap' or 'style'")
+        if name not in ("heatmap", "colormap", "style", "without"):
+            raise _wrong(name[:MAX_NAME], "unknown, use 'heatmap', 'colormap', 'style' or 'without'")
         if len(query.getlist(name)) > 1:
             raise _wrong(name, "repeated: send it once")
     colormap = Colormap.parse(query.get("colormap", Colormap.VIRIDIS))
-    return View(accept, Drawing(query.get("heatmap"), colormap, _style(query.get("style", "map"))))
+    without = frozenset(_part(name) for name in query["without"].split(",")) if "without" in query else frozenset()
+    return View(accept, Drawing(query.get("heatmap"), colormap, _style(query.get("style", "map")), without))
+
+
+def _part(name: str) -> Part:
+    for part in PARTS:
+        if part == name:
+            return part
+    raise _wrong("without", f"must name pictures of the zip, separated by commas: {', '.join(PARTS)}")
 
 
 def _style(name: str) -> Style:

@@ -20,6 +20,7 @@ from slidecascade import __version__, errors, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.jobs.desk import Desk
 from slidecascade.metrics import CONTENT_TYPE, Metrics
+from slidecascade.slides.deepzoom import DeepZoom
 from slidecascade.web.crops import crop_routes
 from slidecascade.web.docs import OPENAPI_PATH, docs_router
 from slidecascade.web.document import REGION_REQUEST, REGION_RESPONSES, describe
@@ -33,6 +34,7 @@ from slidecascade.web.pictures import picture_routes
 from slidecascade.web.pool import Pool
 from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
+from slidecascade.web.slidelist import slide_list_routes
 from slidecascade.web.statuses import STATUS, problems, status_of
 from slidecascade.web.submission import Submissions
 from slidecascade.web.translation import translation_routes
@@ -160,10 +162,12 @@ def create_app(
         openapi_url=OPENAPI_PATH,
         redirect_slashes=False,
     )
+    deepzoom = DeepZoom()
     routers = [
         _region_routes(regions),
+        slide_list_routes(analyser, deepzoom, lookups, pictures, domain_problem),
         # Before the catalogue, where the id of a slide takes all that follows.
-        picture_routes(analyser, pictures),
+        picture_routes(analyser, deepzoom, pictures),
         crop_routes(analyser, pictures),
         _catalogue_routes(analyser, lookups),
         _operation_routes(metrics, admission, readiness, desk, lookups),
@@ -244,10 +248,6 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
     @router.get("/models/{name}", summary="Show a model", responses=problems(errors.UnknownModelError))
     async def show_model(name: str) -> wire.ModelInfo:
         return analyser.model(name)
-
-    @router.get("/slides", summary="List the slides that requests can name")
-    async def list_slides(request: Request) -> wire.SlideList:
-        return await lookups.run(analyser.slides, caller_of(request).visible)
 
     # ":path" because the ids of slides in folders contain slashes.
     @router.get(

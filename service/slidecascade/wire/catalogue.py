@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from slidecascade.wire.fields import Answer, Color, StainMethod
+from slidecascade.wire.problems import Problem
 from slidecascade.wire.regions import RegionBox
 
 
@@ -101,7 +102,13 @@ class SlideInfo(Answer):
 
 
 class SlideRef(Answer):
+    """A listed slide; `info` and `problem` are given where the request names slides."""
+
     id: str
+    info: SlideInfo | None = Field(default=None, description="absent: the slide cannot be opened")
+    problem: Problem | None = Field(
+        default=None, description="why it cannot be opened, or its smallest picture not be read"
+    )
 
 
 class PipelineList(Answer):

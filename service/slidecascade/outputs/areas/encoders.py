@@ -115,15 +115,25 @@ def _small(
 ) -> Iterator[tuple[str, bytes]]:
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
-    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
-    yield "overlay.png", png.encode(page)
-    del page  # 50 MB
-    colormaps = [drawing.colormap]
-    yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
+    if drawing.shows_tissue:
+        yield from _pictures(result, maps, overview, drawing)
     if result.box.area:
         yield MASK, _tiff(result)
     if with_rle:
         yield RLE, b"".join(rle_csv(result))
+
+
+def _pictures(
+    result: AreasResult, maps: tuple[Heatmap, ...], overview: Overview, drawing: Drawing
+) -> Iterator[tuple[str, bytes]]:
+    """Those over the tissue."""
+    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
+    if "overlay" not in drawing.without:
+        yield "overlay.png", png.encode(page)
+    del page  # 50 MB
+    if "figures" not in drawing.without:
+        colormaps = [drawing.colormap]
+        yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
 
 
 def _outlined(result: AreasResult, image_rgb: Rgb, downsample: float) -> Rgb:

@@ -38,13 +38,17 @@ def files(analysis: Analysis, overview: Overview, drawing: Drawing) -> Files:
 def _small(analysis: Analysis, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
     maps = ANSWERS.heatmaps_of(analysis)
     yield from ANSWERS.small_files(analysis, maps, drawing)
+    if not drawing.shows_tissue:
+        return
     image_rgb, downsample = overview(MAX_SIDE_PX)
     drawn = overlay.draw(analysis, image_rgb, downsample=downsample)
-    yield "overlay.png", png.encode(drawn)
-    shown = Overviewed(image_rgb, downsample)
-    yield from figures(
-        analysis, maps, shown, outlined=drawn, counts=counted(analysis), colormaps=[drawing.colormap]
-    )
+    if "overlay" not in drawing.without:
+        yield "overlay.png", png.encode(drawn)
+    if "figures" not in drawing.without:
+        shown = Overviewed(image_rgb, downsample)
+        yield from figures(
+            analysis, maps, shown, outlined=drawn, counts=counted(analysis), colormaps=[drawing.colormap]
+        )
 
 
 def drawn(analysis: Analysis, overview: Overviewed) -> Rgb:

@@ -14,6 +14,7 @@ from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.encoders import Drawing, Encoders, counted
 from slidecascade.outputs.figure import Overviewed, Rgb, figures, overlaid
 from slidecascade.outputs.files import Files, Overview
+from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
 from slidecascade.outputs.patches.csv import grid_csv
@@ -45,15 +46,25 @@ def files(result: PatchesResult, overview: Overview, drawing: Drawing) -> Files:
 def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Iterator[tuple[str, bytes]]:
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
-    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
-    yield "overlay.png", png.encode(page)
-    del page  # 50 MB
-    colormaps = [drawing.colormap, Colormap.JET]
-    yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
+    if drawing.shows_tissue:
+        yield from _pictures(result, maps, overview, drawing)
     yield "grid.csv", b"".join(grid_csv(result))
     yield "grid.npy", grid_npy(result)
     if result.is_seen.size:
         yield "grid.tiff", grid_tiff(result)
+
+
+def _pictures(
+    result: PatchesResult, maps: tuple[Heatmap, ...], overview: Overview, drawing: Drawing
+) -> Iterator[tuple[str, bytes]]:
+    """Those over the tissue."""
+    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
+    if "overlay" not in drawing.without:
+        yield "overlay.png", png.encode(page)
+    del page  # 50 MB
+    if "figures" not in drawing.without:
+        colormaps = [drawing.colormap, Colormap.JET]
+        yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
 
 
 def _outlined(result: PatchesResult, image_rgb: Rgb, downsample: float) -> Rgb:

@@ -1,6 +1,6 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
 import { unzipped } from "./unzipped.ts";
-import type { FeatureCollection, Job, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
+import type { FeatureCollection, Job, ListedSlide, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
 /** How a slide is shown. */
 export interface Shown {
@@ -18,6 +18,8 @@ export interface RegionRequest {
 
 /** The header of pictures that stand in for those that are being made. */
 export const STAND_IN = "SlideCascade-Stand-In";
+/** The header of blank tiles: why the slide cannot be read there. */
+const BLANK = "SlideCascade-Problem";
 const ROOT = new URL("../", document.baseURI).pathname;
 
 export class ProblemError extends Error {
@@ -29,6 +31,14 @@ export class ProblemError extends Error {
 /** A path of the API below the server's root, which a proxy may have moved. */
 export function address(path: string): string {
   return ROOT + path;
+}
+
+/** Why a tile that has arrived is blank; null: it is not. */
+export function faultOf(tile: XMLHttpRequest): ProblemError | null {
+  const detail = tile.getResponseHeader(BLANK);
+  if (detail === null) return null;
+  const request_id = tile.getResponseHeader("X-Request-Id") ?? "";
+  return new ProblemError({ type: "", title: "", status: tile.status, detail: decodeURIComponent(detail), request_id });
 }
 
 function slidePath(id: string): string {
@@ -52,8 +62,16 @@ export class Api {
     return list.slides.map((slide) => slide.id);
   }
 
-  slide(id: string): Promise<SlideInfo> {
-    return this.json(slidePath(id));
+  /**
+   * A slide, and why its pictures cannot be had, if so. It is looked up in the list, which also answers where it cannot
+   * be opened: the browser would report each request that fails as an error of the page.
+   */
+  async slide(id: string): Promise<{ slide: SlideInfo; fault: ProblemError | null }> {
+    const list = await this.json<{ slides: ListedSlide[] }>(`v1/slides?${new URLSearchParams({ id })}`);
+    const { info, problem } = list.slides[0] as ListedSlide;
+    const fault = problem ? new ProblemError(problem) : null;
+    if (!info) throw fault;
+    return { slide: info, fault };
   }
 
   /** A small picture of a slide; `isFinal`: it is no stand-in, so that asking again gives no better one. */
@@ -84,9 +102,9 @@ export class Api {
     return (await this.json<{ pipelines: PipelineInfo[] }>("v1/pipelines")).pipelines;
   }
 
-  /** All that comes of a region: the files of its archive, heatmaps in `colormap`. */
+  /** What the page shows of a region: files of its archive, heatmaps in `colormap`. */
   async region(asked: RegionRequest, colormap: string, signal: AbortSignal): Promise<Map<string, Blob>> {
-    const answer = await this.postRegion(asked, `colormap=${colormap}`, "application/zip", signal);
+    const answer = await this.postRegion(asked, `colormap=${colormap}&without=overlay,figures`, "application/zip", signal);
     return unzipped(await answer.blob());
   }
 

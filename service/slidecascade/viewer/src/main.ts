@@ -81,7 +81,7 @@ class Page {
         this.hint.textContent = isShown ? text("preparing") : "";
       },
       nextCell: () => this.select(this.shown.next()),
-      missing: () => void this.stateFault(),
+      missing: (fault) => void this.stateFault(fault),
     });
     const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
     document.body.append(this.header, this.left, middle, this.right, this.footer);
@@ -204,10 +204,11 @@ class Page {
 
   private async openSlide(id: string, view: Box | null, channels = ""): Promise<void> {
     const turn = ++this.turn;
-    const slide = await this.api.slide(id);
+    const { slide, fault } = await this.api.slide(id);
     // Another one was chosen meanwhile.
     if (turn !== this.turn) return;
     await this.open(slide, null, channels);
+    if (fault) await this.stateFault(fault);
     if (view) this.stage.show(view);
   }
 
@@ -263,11 +264,12 @@ class Page {
     this.showEstimates();
   }
 
-  /** Says why tiles of the slide are missing, in the words of the server. */
-  private async stateFault(): Promise<void> {
+  /** Says why tiles of the slide are missing, in the words of the server; once. */
+  private async stateFault(fault: ProblemError | null): Promise<void> {
     if (this.isFaulty || !this.slide || this.image) return;
     this.isFaulty = true;
-    await this.api.thumbnail(this.slide.id, 16).catch((error: unknown) => this.notices.fail(error));
+    if (fault) this.notices.fail(fault);
+    else await this.api.thumbnail(this.slide.id, 16).catch((error: unknown) => this.notices.fail(error));
   }
 
   private showEstimates(): void {

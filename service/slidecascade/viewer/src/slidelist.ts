@@ -81,10 +81,11 @@ export class SlideList {
     const id = item.dataset["slide"] as string;
     const note = item.querySelector(".note") as HTMLElement;
     try {
-      const [slide, first] = await Promise.all([this.api.slide(id), this.api.thumbnail(id, THUMBNAIL_PX)]);
-      note.textContent = describe(slide);
+      const { slide, fault } = await this.api.slide(id);
+      note.textContent = fault ? fault.message : describe(slide);
+      if (fault) return;
       const image = item.querySelector("img") as HTMLImageElement;
-      let shown = first;
+      let shown = await this.api.thumbnail(id, THUMBNAIL_PX);
       showPicture(image, shown.picture);
       while (!shown.isFinal && item.isConnected) {
         await pause(AGAIN_MS);

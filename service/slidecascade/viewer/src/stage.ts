@@ -1,6 +1,6 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import { STAND_IN, type Api, type Shown } from "./api.ts";
+import { STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
 import { changed, middleOf } from "./boxkeys.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
@@ -28,8 +28,8 @@ export interface StageEvents {
   nextCell(): void;
   /** Whether a coarse stand-in of the slide is shown. */
   standIn(isShown: boolean): void;
-  /** A tile of the slide cannot be had. */
-  missing(): void;
+  /** A tile of the slide cannot be had; null: nobody says why. */
+  missing(fault: ProblemError | null): void;
 }
 
 export class Stage {
@@ -266,10 +266,13 @@ export class Stage {
       this.isShown = true;
     });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
-      if ((tileRequest as XMLHttpRequest | undefined)?.getResponseHeader(STAND_IN)) void this.awaitTiles();
+      const arrived = tileRequest as XMLHttpRequest | undefined;
+      if (arrived?.getResponseHeader(STAND_IN)) void this.awaitTiles();
+      const fault = arrived && faultOf(arrived);
+      if (fault) this.events.missing(fault);
     });
     viewer.addHandler("tile-load-failed", ({ tiledImage }) => {
-      if (tiledImage === viewer.world.getItemAt(0)) this.events.missing();
+      if (tiledImage === viewer.world.getItemAt(0)) this.events.missing(null);
     });
     viewer.addHandler("resize", () => this.redraw());
     viewer.addHandler("animation-finish", () => this.rest());

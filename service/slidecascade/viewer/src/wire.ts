@@ -33,6 +33,13 @@ export interface SlideInfo {
   channels: string[];
 }
 
+/** A slide that was asked for by its id: what it is, unless it cannot be opened, and why it cannot be shown, if so. */
+export interface ListedSlide {
+  id: string;
+  info?: SlideInfo;
+  problem?: Problem;
+}
+
 export interface ModelInfo {
   name: string;
   inputs: { channels: string[] }[];

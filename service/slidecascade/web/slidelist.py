@@ -1,0 +1,70 @@
+"""The list of slides, and which of them can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+
+from slidecascade import errors, wire
+from slidecascade.analysis.analyser import Analyser
+from slidecascade.slides.deepzoom import DeepZoom
+from slidecascade.web.middleware.auth import caller_of
+from slidecascade.web.middleware.exchange import Exchange
+from slidecascade.web.pool import Pool
+from slidecascade.web.statuses import problems
+
+MAX_NAMED: Final = 100
+"""Slides that one request may name: each is opened."""
+
+_SMALLEST_PX: Final = 16
+
+ProblemOf = Callable[[errors.SlideCascadeError, str], wire.Problem]
+
+
+def slide_list_routes(
+    analyser: Analyser, deepzoom: DeepZoom, lookups: Pool, pictures: Pool, problem_of: ProblemOf
+) -> APIRouter:
+    """The list of the slides of `analyser`; `lookups` lists folders, `pictures` opens slides."""
+    router = APIRouter(prefix="/v1", tags=["catalogue"])
+
+    # Absent fields: a list that names no slides stays as short as it is.
+    @router.get(
+        "/slides",
+        summary="List the slides that requests can name",
+        response_model_exclude_none=True,
+        responses=problems(errors.InvalidRequestError),
+    )
+    async def list_slides(
+        request: Request,
+        named: Annotated[
+            list[str] | None,
+            Query(
+                alias="id",
+                max_length=MAX_NAMED,
+                description="list these slides alone, each with `info`, `problem` or both",
+            ),
+        ] = None,
+    ) -> wire.SlideList:
+        visible = caller_of(request).visible
+        if named is None:
+            return await lookups.run(analyser.slides, visible)
+        request_id = Exchange.of(request).request_id
+
+        def examined(slide_id: str) -> wire.SlideRef:
+            info = None
+            try:
+                info = analyser.slide(slide_id, visible)
+                with analyser.open_slide(slide_id, visible) as slide:
+                    if deepzoom.glimpse_thumbnail(slide, _SMALLEST_PX) is None:
+                        deepzoom.thumbnail(slide, _SMALLEST_PX)
+            except errors.SlideCascadeError as error:
+                return wire.SlideRef(id=slide_id, info=info, problem=problem_of(error, request_id))
+            return wire.SlideRef(id=slide_id, info=info)
+
+        found = [await pictures.run(examined, slide_id) for slide_id in dict.fromkeys(named)]
+        return wire.SlideList(slides=tuple(found))
+
+    return router
