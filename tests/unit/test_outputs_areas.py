@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from qupath import check_importable
 from slidecascade.areas.result import AreasResult
 from slidecascade.geometry import Box
-from slidecascade.outputs.areas.encoders import encode_geojson, heatmaps_of, summarise
+from slidecascade.outputs.areas.encoders import encode_geojson, files, heatmaps_of, summarise
 from slidecascade.outputs.areas.rle import rle_csv, runs
 from slidecascade.outputs.colormap import Colormap
+from slidecascade.outputs.encoders import Drawing, Part
 from toy_kinds import FACTS, ToyKinds, coloured
 
 WIDTH, HEIGHT = 240, 200
@@ -150,3 +151,15 @@ def test_a_region_without_a_pixel_of_its_own_is_answered(toy: ToyKinds, region: 
     assert b"".join(rle_csv(result)).count(b"\n") == 3
     assert b"".join(encode_geojson(result)).endswith(b"]}\n")
     assert heatmaps_of(result)[0].values.shape == (1, 1)
+
+
+@pytest.mark.parametrize("without", [{"figures"}, {"overlay"}, {"overlay", "figures", "heatmaps"}])
+def test_pictures_can_be_left_out_of_the_files(toy: ToyKinds, without: set[Part]) -> None:
+    """Those that are named, and no others."""
+    result = found(toy)
+    image = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+    everything = [name for name, _ in files(result, lambda _: (image, 1.0), Drawing()).small]
+    drawing = Drawing(without=frozenset(without))
+    kept = [name for name, _ in files(result, lambda _: (image, 1.0), drawing).small]
+    assert kept == [name for name in everything if name.split("/")[0].split(".")[0] not in without]
+    assert len(kept) < len(everything)

@@ -28,8 +28,8 @@ R = TypeVar("R", bound=RegionResult)
 class Drawing:
     """How heatmaps are drawn, and the requested one; None: the first.
 
-    A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`. The zip leaves
-    out the pictures that `without` names.
+    A ``map`` is bare, to be laid over the slide; a ``figure`` shows it over the tissue, see `figure.py`. The zip
+    leaves out the pictures that `without` names.
     """
 
     heatmap: str | None = None

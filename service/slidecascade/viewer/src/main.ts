@@ -1,25 +1,28 @@
 // The page: its parts, and what passes between them.
-import { Api, ProblemError } from "./api.ts";
+import { Api, type ProblemError } from "./api.ts";
+import { Catalogue } from "./catalogue.ts";
 import { CellPanel, type Seen } from "./cellpanel.ts";
-import { ChannelPanel, hasChannels, RGB } from "./channels.ts";
+import { ChannelPanel, hasChannels } from "./channels.ts";
 import { Comparison } from "./comparison.ts";
-import { button, copy, download, element, labelled } from "./element.ts";
+import { cropsOf } from "./crops.ts";
+import { copy, download, element } from "./element.ts";
 import { Estimates } from "./estimates.ts";
 import { ExportPanel, type Format, type Scope as ExportScope } from "./exports.ts";
-import { centroidOf, type Cell, type Findings, ofJob, ofRegion, ofRunning } from "./findings.ts";
+import { type Cell, type Findings, ofJob, ofRunning } from "./findings.ts";
+import { headerItems } from "./header.ts";
 import { JobList } from "./joblist.ts";
+import { JobWatch } from "./jobwatch.ts";
 import { fromHash, toHash } from "./link.ts";
 import { Notices } from "./notices.ts";
 import { caption, saveFile, swatches } from "./output.ts";
-import { COLORMAPS, type Look, newLook, ResultPanel } from "./resultpanel.ts";
+import { RegionRun, requestOf } from "./regionrun.ts";
+import { type Look, newLook, ResultPanel } from "./resultpanel.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
 import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
 import { Stage } from "./stage.ts";
 import { currentLanguage, numeral, setLanguage, text } from "./texts.ts";
-import type { Box, Job, ModelInfo, PipelineInfo, SlideInfo } from "./wire.ts";
-
-const POLL_MS = 1500;
+import type { Box, Job, SlideInfo } from "./wire.ts";
 
 class Page {
   private readonly api = new Api();
@@ -28,6 +31,12 @@ class Page {
   private readonly hint = element("p", { class: "hint", role: "status" });
   private readonly left = element("div", { class: "side" });
   private readonly right = element("div", { class: "side" });
+  private readonly catalogue = new Catalogue(this.api);
+  private readonly regionRun = new RegionRun(this.api);
+  private readonly watch = new JobWatch(this.api, {
+    fail: (error) => this.notices.fail(error),
+    seen: () => this.noteJobs(),
+  });
   private readonly estimates = new Estimates(this.api);
   private readonly comparison = new Comparison(
     () => this.stage.setDivider(this.comparison.share),
@@ -52,13 +61,8 @@ class Page {
   private exports!: ExportPanel;
 
   private slideIds: string[] = [];
-  private pipelines: PipelineInfo[] = [];
-  private models: ModelInfo[] = [];
-  private jobs: Job[] | null = null;
   private slide: SlideInfo | null = null;
   private image: File | null = null;
-  private running: AbortController | null = null;
-  private polling = 0;
   /** Whether it was stated that tiles of the slide are missing. */
   private isFaulty = false;
   /** Counts the slides that were chosen. */
@@ -103,12 +107,11 @@ class Page {
   /** Everything that the server lists; asked for again with another key. */
   private async load(): Promise<void> {
     await this.attempt(async () => {
-      const asked = [this.api.slideIds(), this.api.pipelines(), this.api.models()] as const;
-      [this.slideIds, this.pipelines, this.models] = await Promise.all(asked);
+      [this.slideIds] = await Promise.all([this.api.slideIds(), this.catalogue.load()]);
       this.slides.set(this.slideIds);
       this.offerPipelines();
     });
-    await this.poll();
+    await this.watch.poll();
   }
 
   /** Panels in the language chosen, with what is known. */
@@ -122,7 +125,7 @@ class Page {
         this.stage.startBox();
         this.form.setRunning(false, this.slide ? text("drawing") : "");
       },
-      stop: () => this.running?.abort(),
+      stop: () => this.regionRun.stop(),
       chosen: () => this.offerChannels(),
     });
     this.jobList = new JobList(
@@ -131,7 +134,7 @@ class Page {
         cancel: (job) => void this.attempt(async () => void (await this.api.cancel(job.id)), true),
         compare: (job) => void this.attempt(() => this.compare(job.id)),
       },
-      (pipeline) => this.infoOf(pipeline)?.kind === "cells",
+      (pipeline) => this.catalogue.infoOf(pipeline)?.kind === "cells",
     );
     this.result = new ResultPanel(() => this.shown.changed());
     this.cellPanel = new CellPanel((cell) => this.cropsOf(cell));
@@ -140,7 +143,12 @@ class Page {
       picture: () => void this.savePicture(),
       link: () => void this.copyLink(),
     });
-    this.header.replaceChildren(...this.headerItems());
+    const login = (key: string) => {
+      this.api.setKey(key);
+      this.notices.clear();
+      void this.load();
+    };
+    this.header.replaceChildren(...headerItems(this.stage, { login, switchLanguage: () => this.switchLanguage() }));
     this.left.replaceChildren(this.slides.root, this.jobList.root);
     this.channels.relabel();
     this.comparison.relabel(this.shown.findings);
@@ -157,36 +165,13 @@ class Page {
     this.stage.relabel();
   }
 
-  private headerItems(): HTMLElement[] {
-    const tool = (name: string, label: string, act: () => void) => button(name, act, { "aria-label": label, title: label });
-    const key = element("input", { type: "password", autocomplete: "off", name: "key" });
-    const login = element("form", { class: "login" }, labelled(text("key"), key), element("button", {}, text("login")));
-    login.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.api.setKey(key.value);
-      this.notices.clear();
-      void this.load();
-    });
-    const { stage } = this;
-    return [
-      element("h1", {}, "SlideCascade"),
-      tool("+", text("zoomIn"), () => stage.zoom(2)),
-      tool("−", text("zoomOut"), () => stage.zoom(0.5)),
-      tool("⌂", text("home"), () => stage.home()),
-      element("span", { class: "gap" }),
-      login,
-      tool("◐", text("theme"), () => switchTheme()),
-      button(text("language"), () => this.switchLanguage(), { lang: currentLanguage() === "en" ? "de" : "en" }),
-    ];
-  }
-
   private switchLanguage(): void {
     setLanguage(currentLanguage() === "en" ? "de" : "en");
     this.buildPanels();
     this.slides.set(this.slideIds);
     this.slides.mark(this.slide?.id ?? null);
     this.offerPipelines();
-    if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
+    if (this.slide) this.setSubject(this.slide);
     this.showJobs();
     if (this.shown.findings) this.showFindings(this.shown.findings, this.shown.look);
     this.cellPanel.set(this.shown.selected);
@@ -196,7 +181,7 @@ class Page {
     this.notices.clear();
     try {
       await act();
-      if (thenPoll) await this.poll();
+      if (thenPoll) await this.watch.poll();
     } catch (error) {
       this.notices.fail(error);
     }
@@ -231,7 +216,7 @@ class Page {
     this.image = image;
     this.clearFindings();
     this.slides.mark(image ? null : slide.id);
-    this.form.setSubject(slide.mpp === null, image === null && this.jobs !== null);
+    this.setSubject(slide);
     this.hint.textContent = "";
     this.channels.set(slide, channels);
     this.offerPipelines();
@@ -239,28 +224,16 @@ class Page {
     this.showEstimates();
   }
 
-  private infoOf(pipeline: string): PipelineInfo | null {
-    return this.pipelines.find((item) => item.name === pipeline) ?? null;
-  }
-
   /** Offers pipelines, first those for what the slide is: colours, or channels of its own. */
   private offerPipelines(): void {
-    const ofChannels = this.slide !== null && hasChannels(this.slide);
-    const fits = (item: PipelineInfo) => (this.channelsOf(item).join(",") === RGB) !== ofChannels;
-    this.form.setPipelines(this.pipelines, fits);
-  }
-
-  /** What the first network of a pipeline takes. */
-  private channelsOf(pipeline: PipelineInfo): string[] {
-    const first = pipeline.segmenter ?? pipeline.classifiers[0];
-    return this.models.find((model) => model.name === first)?.inputs[0]?.channels ?? [];
+    this.form.setPipelines(this.catalogue.pipelines, (item) => this.catalogue.fits(item, this.slide));
   }
 
   /** Offers the slide's channels to the network of the pipeline that is chosen. */
   private offerChannels(): void {
     const { pipeline } = this.form;
     const names = this.slide && hasChannels(this.slide) ? this.slide.channels : [];
-    this.form.setChannels(pipeline?.segmenter ? this.channelsOf(pipeline) : [], names);
+    this.form.setChannels(pipeline?.segmenter ? this.catalogue.channelsOf(pipeline) : [], names);
     this.showEstimates();
   }
 
@@ -283,57 +256,35 @@ class Page {
     ]);
   }
 
-  /** The pixels of a cell as the networks of its pipeline are given them. */
+  /** None of an image of this computer, which the server does not keep. */
   private cropsOf(cell: Cell): Seen[] {
-    const { slide } = this;
     const { findings } = this.shown;
-    const info = findings && this.infoOf(findings.pipeline);
-    if (!findings || !slide || !info || this.image || findings.kind !== "cells") return [];
-    const [x, y] = centroidOf(cell).map((value) => value.toFixed(3)) as [string, string];
-    // A network of a later stage is given the cells that an earlier one has chosen, and no others.
-    const measured = Object.keys(cell.measurements);
-    const classifiers = info.classifiers.filter((name) => measured.some((measure) => measure.startsWith(`${name} `)));
-    const models = [info.segmenter, ...classifiers].filter((name) => name !== null);
-    const { job } = findings;
-    if (job && !findings.isRunning) return models.map((model) => ({ model, picture: this.api.jobCrop(job, model, x, y) }));
-    const asked: Record<string, string> = { pipeline: info.name, x, y };
-    if (findings.mpp !== null) asked["mpp"] = String(findings.mpp);
-    if (findings.stain !== null) asked["stain"] = findings.stain;
-    return models.map((model) => ({ model, picture: this.api.crop(slide.id, model, asked) }));
+    const info = findings && this.catalogue.infoOf(findings.pipeline);
+    if (!findings || !this.slide || !info || this.image) return [];
+    return cropsOf(this.api, cell, findings, info, this.slide.id);
   }
 
   private async run(scope: Scope, order: Order): Promise<void> {
     const box = scope === "box" ? this.stage.box : this.stage.view();
-    if (!this.slide || !box || this.running) return;
-    const request: Record<string, unknown> = { pipeline: order.pipeline, thresholds: order.thresholds };
-    if (order.mpp !== null) request["mpp"] = order.mpp;
-    if (order.stain) request["stain"] = { method: order.stain };
-    if (Object.keys(order.channels).length) request["channels"] = order.channels;
-    if (!this.image) request["slide"] = this.slide.id;
+    if (!this.slide || !box || this.regionRun.isRunning) return;
+    const request = requestOf(order, this.image ? null : this.slide.id);
     if (scope === "slide") {
       await this.api.submit(request);
       this.form.setRunning(false, text("submitted"));
-      await this.poll();
+      await this.watch.poll();
       return;
     }
-    request["region"] = box;
     const start = performance.now();
-    this.running = new AbortController();
     this.form.setRunning(true, text("running"));
     let message = "";
     try {
-      const asked = { request, image: this.image };
-      const [colormap] = COLORMAPS;
-      const files = await this.api.region(asked, colormap, this.running.signal);
-      const classes = this.infoOf(order.pipeline)?.classes ?? [];
-      const findings = await ofRegion(this.api, asked, files, classes, colormap);
+      const findings = await this.regionRun.run(request, box, this.image, this.catalogue.classesOf(order.pipeline));
       const seconds = (performance.now() - start) / 1000;
       message = `${text("took")} ${numeral(seconds, 1)} s`;
       this.estimates.note(order.pipeline, box, seconds);
       this.stage.clearOverlays();
       this.showFindings(findings, newLook());
     } finally {
-      this.running = null;
       this.form.setRunning(false, message);
       this.showEstimates();
     }
@@ -348,7 +299,7 @@ class Page {
   }
 
   private findingsOf(job: Job): Promise<Findings> {
-    const classes = this.infoOf(job.pipeline)?.classes ?? [];
+    const classes = this.catalogue.classesOf(job.pipeline);
     return job.status === "running" ? ofRunning(this.api, job, classes) : ofJob(this.api, job.id, classes);
   }
 
@@ -417,23 +368,20 @@ class Page {
     this.exports.say(text("copied"));
   }
 
-  /** Follows the jobs while there are any that run. */
-  private async poll(): Promise<void> {
-    clearTimeout(this.polling);
-    try {
-      this.jobs = await this.api.jobs();
-    } catch (error) {
-      const isOff = error instanceof ProblemError && error.problem.status === 404;
-      this.jobs = null;
-      if (!isOff) this.notices.fail(error);
-    }
+  /** Shows the jobs as they are now. */
+  private async noteJobs(): Promise<void> {
     this.showJobs();
-    if (this.slide) this.form.setSubject(this.slide.mpp === null, this.image === null && this.jobs !== null);
+    if (this.slide) this.setSubject(this.slide);
     await this.followJob();
     if (this.jobs && (await this.estimates.learn(this.jobs).catch(() => false))) this.showEstimates();
-    if (this.jobs?.some((job) => job.status === "queued" || job.status === "running")) {
-      this.polling = window.setTimeout(() => void this.poll(), POLL_MS);
-    }
+  }
+
+  private get jobs(): Job[] | null {
+    return this.watch.jobs;
+  }
+
+  private setSubject(slide: SlideInfo): void {
+    this.form.setSubject(slide.mpp === null, this.image === null && this.jobs !== null);
   }
 
   /** Shows what the running job that is watched has found since, and its result once it has ended. */
@@ -462,12 +410,6 @@ class Page {
       if (file) void this.attempt(() => this.openImage(file));
     });
   }
-}
-
-function switchTheme(): void {
-  const { dataset } = document.documentElement;
-  const isDark = dataset["theme"] ? dataset["theme"] === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  dataset["theme"] = isDark ? "light" : "dark";
 }
 
 void new Page().start();
