@@ -30,11 +30,11 @@ def slide_list_routes(
     """The list of the slides of `analyser`; `lookups` lists folders, `pictures` opens slides."""
     router = APIRouter(prefix="/v1", tags=["catalogue"])
 
-    # Absent fields: a list that names no slides stays as short as it is.
+    # Unset are `info` and `problem` where no slide is named: such a list is long enough.
     @router.get(
         "/slides",
         summary="List the slides that requests can name",
-        response_model_exclude_none=True,
+        response_model_exclude_unset=True,
         responses=problems(errors.InvalidRequestError),
     )
     async def list_slides(
@@ -54,17 +54,17 @@ def slide_list_routes(
         request_id = Exchange.of(request).request_id
 
         def examined(slide_id: str) -> wire.SlideRef:
-            info = None
+            ref = wire.SlideRef(id=slide_id)
             try:
-                info = analyser.slide(slide_id, visible)
+                ref = wire.SlideRef(id=slide_id, info=analyser.slide(slide_id, visible))
                 with analyser.open_slide(slide_id, visible) as slide:
                     if deepzoom.glimpse_thumbnail(slide, _SMALLEST_PX) is None:
                         deepzoom.thumbnail(slide, _SMALLEST_PX)
             except errors.SlideCascadeError as error:
-                return wire.SlideRef(id=slide_id, info=info, problem=problem_of(error, request_id))
-            return wire.SlideRef(id=slide_id, info=info)
+                return ref.model_copy(update={"problem": problem_of(error, request_id)})
+            return ref
 
         found = [await pictures.run(examined, slide_id) for slide_id in dict.fromkeys(named)]
-        return wire.SlideList(slides=tuple(found))
+        return wire.SlideList(slides=tuple(found), truncated=False)
 
     return router

@@ -8,7 +8,7 @@ import { cropsOf } from "./crops.ts";
 import { copy, download, element } from "./element.ts";
 import { Estimates } from "./estimates.ts";
 import { ExportPanel, type Format, type Scope as ExportScope } from "./exports.ts";
-import { type Cell, type Findings, ofJob, ofRunning } from "./findings.ts";
+import type { Cell } from "./findings.ts";
 import { headerItems } from "./header.ts";
 import { JobList } from "./joblist.ts";
 import { JobWatch } from "./jobwatch.ts";
@@ -17,6 +17,7 @@ import { Notices } from "./notices.ts";
 import { caption, saveFile, swatches } from "./output.ts";
 import { RegionRun, requestOf } from "./regionrun.ts";
 import { type Look, newLook, ResultPanel } from "./resultpanel.ts";
+import { Results } from "./results.ts";
 import { type Order, RunForm, type Scope } from "./runform.ts";
 import { ShownResult } from "./shownresult.ts";
 import { SlideList } from "./slidelist.ts";
@@ -40,7 +41,7 @@ class Page {
   private readonly estimates = new Estimates(this.api);
   private readonly comparison = new Comparison(
     () => this.stage.setDivider(this.comparison.share),
-    () => this.endComparison(),
+    () => this.results.endComparison(),
   );
   private readonly shown = new ShownResult(this.api, this.comparison, {
     stage: () => this.stage,
@@ -49,6 +50,10 @@ class Page {
       this.result.setView(cells);
       this.result.setScale(range, values);
     },
+  });
+  private readonly results = new Results(this.api, this.catalogue, this.shown, this.comparison, () => {
+    const { stage, notices, jobList, result, cellPanel } = this;
+    return { stage, notices, jobList, result, cellPanel };
   });
   private readonly channels = new ChannelPanel((query) => this.stage.setChannels(query));
   private readonly header = element("header");
@@ -75,7 +80,7 @@ class Page {
         this.showEstimates();
         void this.shown.refresh();
       },
-      click: (x, y) => this.select(this.shown.at(x, y)),
+      click: (x, y) => this.results.select(this.shown.at(x, y)),
       box: (box) => {
         this.form.setRunning(false, "");
         this.form.setBox(box !== null);
@@ -84,7 +89,7 @@ class Page {
       standIn: (isShown) => {
         this.hint.textContent = isShown ? text("preparing") : "";
       },
-      nextCell: () => this.select(this.shown.next()),
+      nextCell: () => this.results.select(this.shown.next()),
       missing: (fault) => void this.stateFault(fault),
     });
     const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
@@ -99,7 +104,7 @@ class Page {
     if (state.slide) {
       await this.attempt(() => this.openSlide(state.slide as string, state.view, state.channels));
       if (state.job) await this.attempt(() => this.openJob(state.job as string, state.look));
-      if (state.job && state.other) await this.attempt(() => this.compare(state.other as string));
+      if (state.job && state.other) await this.attempt(() => this.results.compare(state.other as string));
     }
     addEventListener("hashchange", () => location.reload());
   }
@@ -132,7 +137,7 @@ class Page {
       {
         open: (job) => void this.attempt(() => this.openJob(job.id, newLook())),
         cancel: (job) => void this.attempt(async () => void (await this.api.cancel(job.id)), true),
-        compare: (job) => void this.attempt(() => this.compare(job.id)),
+        compare: (job) => void this.attempt(() => this.results.compare(job.id)),
       },
       (pipeline) => this.catalogue.infoOf(pipeline)?.kind === "cells",
     );
@@ -173,7 +178,7 @@ class Page {
     this.offerPipelines();
     if (this.slide) this.setSubject(this.slide);
     this.showJobs();
-    if (this.shown.findings) this.showFindings(this.shown.findings, this.shown.look);
+    if (this.shown.findings) this.results.show(this.shown.findings, this.shown.look, this.slide?.id ?? null);
     this.cellPanel.set(this.shown.selected);
   }
 
@@ -214,7 +219,7 @@ class Page {
     this.slide = slide;
     this.isFaulty = false;
     this.image = image;
-    this.clearFindings();
+    this.results.clear();
     this.slides.mark(image ? null : slide.id);
     this.setSubject(slide);
     this.hint.textContent = "";
@@ -283,7 +288,7 @@ class Page {
       message = `${text("took")} ${numeral(seconds, 1)} s`;
       this.estimates.note(order.pipeline, box, seconds);
       this.stage.clearOverlays();
-      this.showFindings(findings, newLook());
+      this.results.show(findings, newLook(), this.slide.id);
     } finally {
       this.form.setRunning(false, message);
       this.showEstimates();
@@ -295,56 +300,7 @@ class Page {
     if (!job.slide) return;
     if (this.slide?.id !== job.slide || this.image) await this.openSlide(job.slide, null);
     this.stage.clearOverlays();
-    this.showFindings(await this.findingsOf(job), look);
-  }
-
-  private findingsOf(job: Job): Promise<Findings> {
-    const classes = this.catalogue.classesOf(job.pipeline);
-    return job.status === "running" ? ofRunning(this.api, job, classes) : ofJob(this.api, job.id, classes);
-  }
-
-  /** Lays a second result of the slide at the right of a divider. */
-  private async compare(id: string): Promise<void> {
-    if (!this.shown.findings) return;
-    const right = await this.findingsOf(await this.api.job(id));
-    this.comparison.begin(this.shown.findings, right);
-    this.stage.clearOverlays();
-    this.stage.setDivider(this.comparison.share);
-    this.shown.changed();
-  }
-
-  private endComparison(): void {
-    this.stage.setDivider(null);
-    this.stage.clearOverlays();
-    if (this.shown.findings) this.shown.changed();
-  }
-
-  private showFindings(findings: Findings, look: Look): void {
-    if (this.shown.findings !== findings) {
-      this.stage.clearOverlays();
-      this.comparison.end();
-    }
-    this.jobList.setShown(findings.job, this.slide?.id ?? null);
-    this.shown.show(findings, look);
-    this.select(null);
-    this.notices.warn(findings.warnings);
-    this.result.set(findings, look);
-    this.shown.changed();
-  }
-
-  private clearFindings(): void {
-    this.shown.clear();
-    this.comparison.end();
-    this.jobList.setShown(null, null);
-    this.select(null);
-    this.notices.warn([]);
-    this.stage.clearOverlays();
-  }
-
-  private select(cell: Cell | null): void {
-    this.shown.selected = cell;
-    this.cellPanel.set(cell);
-    this.stage.redraw();
+    this.results.show(await this.results.ofJob(job), look, this.slide?.id ?? null);
   }
 
   private async saveFile(format: Format, scope: ExportScope): Promise<void> {
@@ -372,7 +328,7 @@ class Page {
   private async noteJobs(): Promise<void> {
     this.showJobs();
     if (this.slide) this.setSubject(this.slide);
-    await this.followJob();
+    await this.results.follow(this.jobs ?? [], this.slide?.id ?? null);
     if (this.jobs && (await this.estimates.learn(this.jobs).catch(() => false))) this.showEstimates();
   }
 
@@ -382,19 +338,6 @@ class Page {
 
   private setSubject(slide: SlideInfo): void {
     this.form.setSubject(slide.mpp === null, this.image === null && this.jobs !== null);
-  }
-
-  /** Shows what the running job that is watched has found since, and its result once it has ended. */
-  private async followJob(): Promise<void> {
-    const { findings } = this.shown;
-    const job = findings?.isRunning ? this.jobs?.find((item) => item.id === findings.job) : undefined;
-    if (!findings || !job) return;
-    if (job.status === "succeeded") {
-      this.showFindings(await ofJob(this.api, job.id, findings.classes), this.shown.look);
-    } else if (await findings.update?.()) {
-      this.result.set(findings, this.shown.look);
-      await this.shown.refresh();
-    }
   }
 
   private showJobs(): void {
