@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     submit.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
+    submit.add_argument(
+        "--tta",
+        choices=("none", "d4"),
+        default="none",
+        help="average over turned and mirrored images; 8x the time",
+    )
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
@@ -151,6 +157,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
         "thresholds": dict(options.threshold),
         "channels": dict(options.channels),
         "stain": options.stain,
+        "tta": options.tta,
         "allow_partial": options.allow_partial,
         "origin": options.origin,
         "label": options.label,
