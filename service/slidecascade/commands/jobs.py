@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
-from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import AVERAGES, METHODS, channel_of, region_of, threshold_of
 from slidecascade.errors import InvalidRequestError
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, Job, SlideCascadeClientError, UnknownSlideError
@@ -49,9 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
     submit.add_argument(
         "--tta",
-        choices=("none", "d4"),
+        choices=AVERAGES,
         default="none",
-        help="average over turned and mirrored images; 8x the time",
+        help="average over turned and mirrored images: d4 all networks, in 8x the time, d4-classifiers the "
+        "classifiers, in about 2x",
     )
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
