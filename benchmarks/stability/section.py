@@ -59,7 +59,8 @@ def _turns(results: Path) -> list[str]:
         *record.paragraph(
             f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without "
             f"averaging, with `options.tta` d4-classifiers ({ratios['d4-classifiers']:.1f} times the CPU time) "
-            f"and with d4 ({ratios['d4']:.1f} times). Each compares with the unchanged tile analysed in the same way."
+            f"and with d4 ({ratios['d4']:.1f} times). Each compares with the unchanged tile analysed in the "
+            "same way."
         ),
         *record.line(figures),
         "",
