@@ -124,6 +124,15 @@ def _shown(slide: Source, request: Request) -> Pictured:
     return Tinted(slide, looks)
 
 
+def _takes_standin(request: Request) -> bool:
+    """Whether `request` takes stand-ins; raises InvalidRequestError for another value than 1."""
+    given = request.query_params.getlist(_STANDIN)
+    if given and given != ["1"]:
+        message = "must be 1, or left out"
+        raise errors.InvalidRequestError(f"{_STANDIN!r} is invalid: {message}.", ((_STANDIN, message),))
+    return bool(given)
+
+
 def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any]]:
     content = {media_type: {"schema": {"type": "string", "format": "binary"} if media_type == JPEG else {}}}
     return {200: {"description": description, "content": content}, **_KNOWN}
@@ -135,10 +144,11 @@ def picture_routes(analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> AP
     levels = _Levels(analyser, deepzoom, pictures)
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
+        takes_standin = _takes_standin(request)
+
         def work() -> Response:
             with analyser.open_slide(slide_id, caller_of(request).visible) as source:
                 slide = _shown(source, request)
-                takes_standin = _STANDIN in request.query_params
                 try:
                     return made(source, slide, takes_standin=takes_standin)
                 except errors.UnreadableSlideError as error:

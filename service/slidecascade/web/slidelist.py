@@ -16,9 +16,6 @@ from slidecascade.web.middleware.exchange import Exchange
 from slidecascade.web.pool import Pool
 from slidecascade.web.statuses import problems
 
-MAX_NAMED: Final = 100
-"""Slides that one request may name: each is opened."""
-
 _SMALLEST_PX: Final = 16
 
 ProblemOf = Callable[[errors.SlideCascadeError, str], wire.Problem]
@@ -30,7 +27,7 @@ def slide_list_routes(
     """The list of the slides of `analyser`; `lookups` lists folders, `pictures` opens slides."""
     router = APIRouter(prefix="/v1", tags=["catalogue"])
 
-    # Unset are `info` and `problem` where no slide is named: such a list is long enough.
+    # Unset are `info` and `problem` where no slide is named.
     @router.get(
         "/slides",
         summary="List the slides that requests can name",
@@ -40,12 +37,8 @@ def slide_list_routes(
     async def list_slides(
         request: Request,
         named: Annotated[
-            list[str] | None,
-            Query(
-                alias="id",
-                max_length=MAX_NAMED,
-                description="list these slides alone, each with `info`, `problem` or both",
-            ),
+            str | None,
+            Query(alias="only", description="list this slide alone, with `info`, `problem` or both"),
         ] = None,
     ) -> wire.SlideList:
         visible = caller_of(request).visible
@@ -64,7 +57,6 @@ def slide_list_routes(
                 return ref.model_copy(update={"problem": problem_of(error, request_id)})
             return ref
 
-        found = [await pictures.run(examined, slide_id) for slide_id in dict.fromkeys(named)]
-        return wire.SlideList(slides=tuple(found), truncated=False)
+        return wire.SlideList(slides=(await pictures.run(examined, named),), truncated=False)
 
     return router

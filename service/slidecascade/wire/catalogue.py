@@ -105,7 +105,7 @@ class SlideInfo(Answer):
 
 
 class SlideRef(Answer):
-    """A listed slide; `info` and `problem` are given where the request names slides."""
+    """A listed slide; `info` and `problem` are given where the request names the slide."""
 
     id: str
     info: SlideInfo | None = Field(default=None, description="absent: the slide cannot be opened")

@@ -67,7 +67,7 @@ export class Api {
    * be opened: the browser would report each request that fails as an error of the page.
    */
   async slide(id: string): Promise<{ slide: SlideInfo; fault: ProblemError | null }> {
-    const list = await this.json<{ slides: ListedSlide[] }>(`v1/slides?${new URLSearchParams({ id })}`);
+    const list = await this.json<{ slides: ListedSlide[] }>(`v1/slides?${new URLSearchParams({ only: id })}`);
     const { info, problem } = list.slides[0] as ListedSlide;
     const fault = problem ? new ProblemError(problem) : null;
     if (!info) throw fault;
