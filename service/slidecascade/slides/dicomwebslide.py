@@ -230,8 +230,8 @@ class DicomWebSlides:
             raise UnknownSlideError(f"The DICOMweb server {server.name} has no series {found[3]}: check its UIDs.")
         if not response.is_success:  # redirects too: they are not followed
             raise UnreadableSlideError(
-                f"The DICOMweb server {server.name} answers with status {response.status_code} when it is asked for "
-                "a series: ask the operator to check its address in SLIDECASCADE_DICOMWEB_SERVERS."
+                f"The DICOMweb server {server.name} answers with status {response.status_code} when asked for a "
+                "series: ask the operator to check its address in SLIDECASCADE_DICOMWEB_SERVERS."
             )
         try:
             instances = response.json()
