@@ -17,7 +17,7 @@ from slidecascade.web.jobresults import picture, written
 
 @pytest.mark.parametrize(("pipeline", "output"), [("toy-patches", "mask"), ("toy-areas", "parquet")])
 def test_a_job_that_would_write_no_output_it_names_is_rejected(tmp_path: Path, pipeline: str, output: str) -> None:
-    """The message names the outputs that the kind has. The default, which is for all kinds, passes, as does none."""
+    """The message names the outputs that the kind has; the default, which is for all kinds, passes."""
     found = toy_kinds.ToyKinds(tmp_path).pipelines[pipeline]
     with pytest.raises(InvalidRequestError, match=f"has no {output}: choose") as caught:
         require_outputs(found, (output,))

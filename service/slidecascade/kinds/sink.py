@@ -164,13 +164,6 @@ def warnings_of(
     ink or are out of focus, or when no tissue is left."""
     parts = [share / max(1, account.seen_px) for share in (unstored_px, flaws.ink_px, flaws.blurred_px)]
     found = []
-    is_stored = parts[0] < 1 - MIN_UNSTORED
-    if is_stored and not (tissue.mask.any() or account.tiles.failed):
-        message = (
-            "The region holds no tissue: all of it counts as glass or background, or is ink or out of focus, so "
-            "nothing was analysed; choose another region, or look at the slide in a viewer."
-        )
-        found.append(AnswerWarning("nothing-analysed", message))
     if parts[0] >= MIN_UNSTORED:
         message = (
             f"{parts[0]:.0%} of the region has no stored pixels and counts as glass: it was not scanned, or the "
@@ -189,6 +182,13 @@ def warnings_of(
             "or do not rely on counts and densities of this region."
         )
         found.append(AnswerWarning("out-of-focus", message))
+    is_stored = parts[0] < 1 - MIN_UNSTORED
+    if is_stored and not (tissue.mask.any() or account.tiles.failed):
+        message = (
+            "The region holds no tissue: all of it counts as glass or background, or is ink or out of focus, so "
+            "nothing was analysed; choose another region, or look at the slide in a viewer."
+        )
+        found.append(AnswerWarning("nothing-analysed", message))
     return tuple(found)
 
 
