@@ -152,6 +152,15 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.fat --out runs/fat
 	$(BIN)/python -m slidecascade_training.fat.package --run runs/fat --models models
+	$(BIN)/python -m slidecascade_training.tumour --seed 1 --windows 1000 --steps 1600 --out runs/tumour --package models
+	$(BIN)/python -m slidecascade_training.kidney --seed 0 --tiles 1300 --steps 6000 --batch 8 --out runs/kidney
+	$(BIN)/python -m slidecascade_training.kidney.package --run runs/kidney --models models
+	$(BIN)/python -m slidecascade_training.fluorescence --data "$(DATA)/dsb2018" \
+		--nuclei models/nuclei-unet/1/model.onnx --steps 2425 --batch 32 --out runs/fluorescence
+	$(BIN)/python -m slidecascade_training.fluorescence.package --data "$(DATA)/dsb2018" --run runs/fluorescence \
+		--models models
+	$(BIN)/slidecascade train translator --data "$(DATA)/dsb2018" --steps 4000 --out runs/translator \
+		--package --name nuclei-translator --models models --licence Apache-2.0
 
 # torch has a file of its own, kept by hand: a universal lock of it lists gigabytes of CUDA.
 # What the images install is pinned with hashes.

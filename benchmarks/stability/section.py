@@ -52,24 +52,26 @@ def _turns(results: Path) -> list[str]:
         return []
     rows = {(row["images"], row["change"], row["tta"]): row for row in figures["rows"]}
     places = dict.fromkeys((images, change) for images, change, _ in rows)
+    ratios = figures["cpu_ratios"]
     return [
         "## Test-time averaging",
         "",
         *record.paragraph(
-            f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without and "
-            f"with `options.tta` d4, which takes {figures['cpu_ratio']:.1f} times the CPU time. Both columns "
-            "compare with the unchanged tile analysed in the same way."
+            f"`python -m benchmarks.stability.turns`: as above on tiles of {figures['side_px']} px, without "
+            f"averaging, with `options.tta` d4-classifiers ({ratios['d4-classifiers']:.1f} times the CPU time) "
+            f"and with d4 ({ratios['d4']:.1f} times). Each compares with the unchanged tile analysed in the "
+            "same way."
         ),
         *record.line(figures),
         "",
-        "| tiles | change | cells | found again | with d4 | same class | with d4 |",
-        "|---|---|---|---|---|---|---|",
+        "| tiles | change | cells | found again | d4-classifiers | d4 | same class | d4-classifiers | d4 |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {images} | {change} | {rows[images, change, 'none']['cells']} | "
             + " | ".join(
                 _share(rows[images, change, tta][part], rows[images, change, tta][whole])
                 for part, whole in (("found_again", "cells"), ("same_class", "found_again"))
-                for tta in ("none", "d4")
+                for tta in ratios
             )
             + " |"
             for images, change in places

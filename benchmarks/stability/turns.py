@@ -1,7 +1,7 @@
 """What test-time averaging does for cells of turned and changed tiles, and what it costs.
 
 `python -m benchmarks.stability.turns [--data DIR]` compares rendered tissue and the real tiles `DIR/liver/*.jpg`
-as `benchmarks.stability` does, without averaging and with `options.tta` d4."""
+as `benchmarks.stability` does, without averaging, with `options.tta` d4-classifiers, and with d4."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from benchmarks import record
 from benchmarks.stability.__main__ import MPP, compare, sets
@@ -18,6 +18,7 @@ from benchmarks.stability.changes import changes
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.settings import read_settings
 from slidecascade.timing import Silent
+from slidecascade.wire import Averaging
 
 PIPELINE: Final = "nash"
 CHANGES: Final = ("rotated by 90 degrees", "mirrored", "JPEG at quality 60", "Gaussian blur, sigma 1 px")
@@ -35,7 +36,7 @@ def main() -> None:
     analyser = Analyser(read_settings(threads=1), observer=Silent())
     steps = [change for change in changes() if change.name in CHANGES]
     rows: list[dict[str, object]] = []
-    cpu_s = {"none": 0.0, "d4": 0.0}
+    cpu_s = dict.fromkeys(get_args(Averaging), 0.0)
     try:
         for name, images in sets(arguments.data, arguments.side):
             for tta in cpu_s:
@@ -46,7 +47,8 @@ def main() -> None:
                 print(*rows[-len(found) :], sep="\n", flush=True)
     finally:
         analyser.close()
-    figures = {"mpp": MPP, "side_px": arguments.side, "rows": rows, "cpu_ratio": cpu_s["d4"] / cpu_s["none"]}
+    ratios = {tta: seconds / cpu_s["none"] for tta, seconds in cpu_s.items()}
+    figures = {"mpp": MPP, "side_px": arguments.side, "rows": rows, "cpu_ratios": ratios}
     record.write(arguments.out, figures, provenance)
 
 

@@ -10,7 +10,16 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from slidecascade.wire import JobInfo, ModelInfo, NotificationInfo, PipelineInfo, SlideInfo, SlideList, StainMethod
+from slidecascade.wire import (
+    Averaging,
+    JobInfo,
+    ModelInfo,
+    NotificationInfo,
+    PipelineInfo,
+    SlideInfo,
+    SlideList,
+    StainMethod,
+)
 from slidecascade_client import calls, jobcalls
 from slidecascade_client.body import ImageInput, MaskInput
 from slidecascade_client.calls import RegionInput
@@ -67,7 +76,7 @@ class AsyncClient:
         tile_px: int | None = None,
         allow_partial: bool = False,
         deadline_s: float | None = None,
-        tta: Literal["none", "d4"] = "none",
+        tta: Averaging = "none",
         origin: Literal["slide", "bounds"] = "slide",
     ) -> RegionResult:
         """Analyse an image, or a region of a slide the service holds: see `Client.analyze_region`."""
@@ -102,7 +111,7 @@ class AsyncClient:
         thresholds: Mapping[str, float] | None = None,
         channels: Mapping[str, int | str] | None = None,
         stain: StainMethod | None = None,
-        tta: Literal["none", "d4"] = "none",
+        tta: Averaging = "none",
         allow_partial: bool = False,
         outputs: Sequence[str] | None = None,
         origin: Literal["slide", "bounds"] = "slide",

@@ -16,6 +16,7 @@ from slidecascade.wire import (
     JSON,
     PNG,
     ZIP,
+    Averaging,
     FieldError,
     Health,
     ModelInfo,
@@ -61,7 +62,7 @@ def analyze_region(
     tile_px: int | None,
     allow_partial: bool,
     deadline_s: float | None,
-    tta: str = "none",
+    tta: Averaging = "none",
     origin: str = "slide",
 ) -> Call[RegionResult]:
     """Analyse one region; requests the archive, which contains all results of one analysis."""

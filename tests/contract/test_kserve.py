@@ -43,15 +43,15 @@ def runner() -> Iterator[LocalRunner]:
 
 
 def images(package: ModelPackage, count: int) -> NDArray[Any]:
-    shape = package.spec.signature.input_shapes(batch=count, side_px=64)["image"]
+    (shape,) = package.spec.signature.input_shapes(batch=count, side_px=64).values()
     rng = np.random.default_rng(count)
     if package.spec.inputs[0].dtype == "float32":
         return rng.random(shape, np.float32)
     return rng.integers(0, 256, shape, np.uint8)
 
 
-def tensor(pixels: NDArray[Any], *, binary: bool) -> triton.InferInput:
-    made = triton.InferInput("image", list(pixels.shape), "UINT8" if pixels.dtype == np.uint8 else "FP32")
+def tensor(pixels: NDArray[Any], *, binary: bool, name: str = "image") -> triton.InferInput:
+    made = triton.InferInput(name, list(pixels.shape), "UINT8" if pixels.dtype == np.uint8 else "FP32")
     made.set_data_from_numpy(pixels, binary_data=binary)
     return made
 
@@ -64,15 +64,16 @@ def test_tritons_client_gets_what_the_network_gives(
     """Every bundled model, tensors as JSON and as binary data: bit for bit the local runner's output."""
     package = PACKAGES[name]
     pixels = images(package, 3 if binary_in else 1)
-    output = client.get_model_metadata(name)["outputs"][0]["name"]
+    metadata = client.get_model_metadata(name)
+    asked, output = metadata["inputs"][0]["name"], metadata["outputs"][0]["name"]
     answer = client.infer(
         name,
-        [tensor(pixels, binary=binary_in)],
+        [tensor(pixels, binary=binary_in, name=asked)],
         outputs=[triton.InferRequestedOutput(output, binary_data=binary_out)],
         request_id="call-7",
         model_version=str(package.spec.version) if binary_in else "",
     )
-    expected = runner.run(name, {"image": pixels})[output]
+    expected = runner.run(name, {asked: pixels})[output]
     found = answer.as_numpy(output)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)

@@ -26,7 +26,6 @@ from slidecascade.pipelines.load import load_pipelines
 from slidecascade.settings import bundled_models_dir
 from slidecascade_render.liver.slides import write_slide
 from slidecascade_render.liver.tissue import TissueOptions, render
-from toy_translator import translator, translator_fields
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -73,12 +72,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(workplace: Path, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A served process whose slide root is the README's, with the bundled models and a translator."""
-    models = tmp_path_factory.mktemp("served") / "models"
-    shutil.copytree(bundled_models_dir(), models)
-    toy_models.write_package(models, translator_fields() | {"name": "my-translator"}, translator())
-    return start_server(slides=workplace / "slides", models=models, jobs_dir=workplace / "jobs").url
+def url(workplace: Path, start_server: StartServer) -> str:
+    """A served process whose slide root is the README's, with the bundled models."""
+    return start_server(slides=workplace / "slides", jobs_dir=workplace / "jobs").url
 
 
 @pytest.mark.parametrize("command", [line for line in _commands() if line.startswith("curl")])

@@ -250,6 +250,8 @@ def test_models_and_pipelines_are_listed_and_shown(client: httpx.Client) -> None
     for kind in ("pipelines", "models"):
         for item in client.get(f"/v1/{kind}").json()[kind]:
             assert client.get(f"/v1/{kind}/{item['name']}").json() == item
+    nash = client.get("/v1/pipelines/nash").json()
+    assert (nash["segmenter"], nash["companions"]) == ("nuclei-unet", ["liver-fat"])
 
 
 def test_real_slides_that_cannot_be_analysed(start_server: Any, shared_data: Path, tmp_path: Path) -> None:

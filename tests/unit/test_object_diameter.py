@@ -184,9 +184,10 @@ def test_jobs_take_it_from_client_and_command(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Exception, match="400"):
             client.submit("a.svs", pipeline="toy", object_diameter_px=20)
         monkeypatch.setattr(jobs, "Client", lambda *_, **__: nullcontext(client))
-        jobs_of_command = ["submit", "a.svs", "--pipeline", "toy", "--object-diameter-px", "20"]
+        jobs_of_command = ["submit", "a.svs", "--pipeline", "toy", "--object-diameter-px", "20", "--tta", "d4"]
         assert main(["jobs", "--url", "http://service.test", *jobs_of_command]) != 0
     assert [(each["object_diameter_px"], each.get("mpp")) for each in sent] == [(20.0, None)] * 2
+    assert [each.get("options") for each in sent] == [None, {"tta": "d4"}]
     request = wire.JobRequest.model_validate(sent[0]).region_request()
     assert (request.object_diameter_px, request.mpp) == (20.0, None)
 

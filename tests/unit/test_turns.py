@@ -134,11 +134,26 @@ def test_answers_and_files_say_it(tmp_path: Path) -> None:
 def test_networks_whose_values_have_a_direction_are_rejected(tmp_path: Path) -> None:
     """The sentence names output and model; maps of probabilities are taken."""
     pipeline = ToyPipeline(tmp_path / "toy").pipeline
-    require_turnable(pipeline)
+    require_turnable(pipeline, "d4")
     flows = (pipeline.segmenter.outputs[0].model_copy(update={"meaning": "flow"}),)
     flowing = replace(pipeline, segmenter=pipeline.segmenter.model_copy(update={"outputs": flows}))
     with pytest.raises(InvalidRequestError, match=r"'maps' \(flow\) of 'toy-segmenter' cannot be averaged"):
-        require_turnable(flowing)
+        require_turnable(flowing, "d4")
+    require_turnable(flowing, "d4-classifiers")
+    require_turnable(flowing, "none")
+    with pytest.raises(InvalidRequestError, match="has no classifiers"):
+        require_turnable(replace(flowing, stages=()), "d4-classifiers")
+
+
+def test_classifiers_alone_can_be_averaged(analyser: Analyser) -> None:
+    """The outlines are those without averaging, the probabilities are not; those of a turned crop are the same."""
+    image = render(TissueOptions(seed=9, mpp=0.5), width_px=240, height_px=200).image
+    plain, found = (nash(analyser, image, options={"tta": tta}) for tta in ("none", "d4-classifiers"))
+    assert len(found.instances) > 10
+    np.testing.assert_array_equal(plain.instances.vertices, found.instances.vertices)
+    assert not np.array_equal(plain.instances.probabilities[0], found.instances.probabilities[0])
+    whole = nash(analyser, image)
+    assert not np.array_equal(whole.instances.scores, found.instances.scores)
 
 
 def test_other_options_are_rejected() -> None:

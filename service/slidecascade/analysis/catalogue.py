@@ -34,7 +34,8 @@ def _class_info(name: str, color: tuple[int, int, int]) -> wire.ClassInfo:
 def pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
     """A pipeline's models in order, its classes and its heatmaps."""
     by_task = {
-        task: [model.name for model in pipeline.models if model.task == task] for task in ("segment", "classify")
+        task: tuple(model.name for model in pipeline.models if model.task == task)
+        for task in ("segment", "classify")
     }
     return wire.PipelineInfo(
         name=pipeline.name,
@@ -42,7 +43,8 @@ def pipeline_info(pipeline: Pipeline) -> wire.PipelineInfo:
         title=pipeline.title,
         description=pipeline.description,
         segmenter=next(iter(by_task["segment"]), None),
-        classifiers=tuple(by_task["classify"]),
+        classifiers=by_task["classify"],
+        companions=by_task["segment"][1:],
         thresholds=dict(pipeline.thresholds),
         stain=pipeline.stain,
         classes=tuple(_class_info(item.name, item.color) for item in pipeline.classes.ends),

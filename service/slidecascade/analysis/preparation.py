@@ -91,8 +91,7 @@ class Preparation:
         control.check()  # queued requests may have been cancelled; nothing is decoded after that
         pipeline = self._find_pipeline(request.pipeline)
         thresholds = _thresholds(pipeline, request.thresholds)
-        if request.options.tta != "none":
-            require_turnable(pipeline)
+        require_turnable(pipeline, request.options.tta)
         with self._pyramid(request, image, visible) as pyramid:
             diameter_px = request.object_diameter_px
             mpp = resolve_mpp(pyramid, request.mpp) if diameter_px is None else mpp_of(pipeline, diameter_px)

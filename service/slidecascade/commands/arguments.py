@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from typing import Final, get_args
 
-from slidecascade.wire import StainMethod
+from slidecascade.wire import Averaging, StainMethod
 
 METHODS: Final = get_args(StainMethod)
+AVERAGES: Final = get_args(Averaging)
 
 
 def region_of(text: str) -> tuple[int, int, int, int]:

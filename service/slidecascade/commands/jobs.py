@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
-from slidecascade.commands.arguments import METHODS, channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import AVERAGES, METHODS, channel_of, region_of, threshold_of
 from slidecascade.errors import InvalidRequestError
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, Job, SlideCascadeClientError, UnknownSlideError
@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     submit.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
+    submit.add_argument(
+        "--tta",
+        choices=AVERAGES,
+        default="none",
+        help="average over turned and mirrored images: d4 all networks, in 8x the time, d4-classifiers the "
+        "classifiers, in about 2x",
+    )
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
@@ -151,6 +158,7 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
         "thresholds": dict(options.threshold),
         "channels": dict(options.channels),
         "stain": options.stain,
+        "tta": options.tta,
         "allow_partial": options.allow_partial,
         "origin": options.origin,
         "label": options.label,

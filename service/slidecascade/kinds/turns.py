@@ -13,20 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.errors import InvalidRequestError
+from slidecascade.models.spec import AnySpec
 from slidecascade.models.tensors import OutputSpec, Tensors
 from slidecascade.pipelines.spec import Pipeline
+from slidecascade.wire.fields import Averaging
 
 _VIEWS: Final = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
 _MEANING: Final = "probability"
 
 
-def require_turnable(pipeline: Pipeline) -> None:
-    """Check that averages over turns make sense for all networks of `pipeline`.
+def is_averaged(model: AnySpec, tta: Averaging) -> bool:
+    """Whether answers of `model` are averaged over turned images."""
+    return tta == "d4" or (tta == "d4-classifiers" and model.task == "classify")
+
+
+def require_turnable(pipeline: Pipeline, tta: Averaging) -> None:
+    """Check that averages over turns make sense for the networks of `pipeline` that are averaged.
 
     Raises:
-        InvalidRequestError: an output is more than a probability for each pixel, object or image.
+        InvalidRequestError: an output is more than a probability for each pixel, object or image, or no network
+            is averaged.
     """
-    for model in pipeline.models:
+    models = [model for model in pipeline.models if is_averaged(model, tta)]
+    if not models and tta != "none":
+        message = f"The pipeline {pipeline.name!r} has no classifiers: use `options.tta` d4, or leave it out."
+        raise InvalidRequestError(message, errors=(("options.tta", message),))
+    for model in models:
         for output in model.outputs:
             if output.meaning != _MEANING or "K" in output.layout:
                 message = (

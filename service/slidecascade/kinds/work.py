@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from slidecascade.cancellation import Control
 from slidecascade.geometry import Box, Grid
 from slidecascade.kinds.tile_result import AnyTileResult
-from slidecascade.kinds.turns import averaged
+from slidecascade.kinds.turns import averaged, is_averaged
 from slidecascade.models.spec import ClassifierSpec, SegmenterSpec
 from slidecascade.models.tensors import Tensors
 from slidecascade.pipelines.spec import Pipeline
@@ -143,7 +143,7 @@ class TileWork(ABC, Generic[P, T_co]):
 
     def run(self, model: SegmenterSpec | ClassifierSpec, images: NDArray[Any]) -> Tensors:
         """What `model` returns for ``(N, H, W, C)`` images; raises what the control raises."""
-        if self.tta == "d4":
+        if is_averaged(model, self.tta):
             return averaged(partial(self._run_once, model), images, model.outputs)
         return self._run_once(model, images)
 

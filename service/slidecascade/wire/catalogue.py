@@ -69,6 +69,9 @@ class PipelineInfo(Answer):
     description: str
     segmenter: str | None = None
     classifiers: tuple[str, ...]
+    companions: tuple[str, ...] = Field(
+        default=(), description="models that find no cells; a class's part of the tissue is reported for each"
+    )
     thresholds: dict[str, float] = Field(default_factory=dict, description="defaults by model name")
     stain: StainMethod = Field(default="none", description="stain normalisation unless a request overrides it")
     classes: tuple[ClassInfo, ...]

@@ -138,4 +138,5 @@ _LIMITS: Final = (
     "One mask gives one image: brightness and texture are not drawn at random.",
     "The brightness of an image, which a mask does not show, is that of an average image.",
     "Nuclei of the sizes of the training set only; noise of the camera is not drawn separately.",
+    "Faint lines a few pixels apart lie on dark backgrounds and in large nuclei.",
 )
