@@ -16,6 +16,7 @@ WarningCode = Literal[
     "ink",
     "out-of-focus",
     "glass-edge",
+    "nothing-analysed",
 ]
 """The stable names of the public contract."""
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 import odd_images
+from open_sockets import Listening, listening
 from served_process import Server, StartServer, free_port
 from slidecascade.access.keys import KeyFile
 from slidecascade_render.liver.slides import write_slide
@@ -170,6 +171,13 @@ def test_metrics_have_a_port_of_their_own(house: House) -> None:
     assert httpx.post(f"{house.metrics_url}/v1/regions", json={}, headers=key).status_code == 404
     assert httpx.get(f"{house.server.url}/metrics", headers=key).status_code == 404
     assert httpx.get(f"{house.server.url}/livez").status_code == 200
+
+
+def test_a_scan_finds_the_two_ports_only(house: House) -> None:
+    """Service and decoders listen on the port of the API and that of metrics, on loopback, and nowhere else."""
+    ports = {house.server.port, int(house.metrics_url.rpartition(":")[2])}
+    found = listening(house.server.process.pid)
+    assert found == Listening(frozenset(("127.0.0.1", port) for port in ports), frozenset(), frozenset())
 
 
 def test_a_slide_that_becomes_a_link_is_not_followed_out(house: House, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 import toy_models
 import toy_pipeline
+from open_sockets import listening
 from served_process import Server, StartServer, Upload, environment, free_port, launch
 from slidecascade.runners.local import LocalRunner
 from slidecascade.runners.precision import served_packages
@@ -57,6 +59,17 @@ def bento(start_server: StartServer, models: Path, slide_root: Path) -> Server:
     """One process for the tests that end no service; calls are joined as on a GPU."""
     limits = {"max_inferences_in_flight": 512, "max_queue_items": 2048}
     return start_server(models=models, slides=slide_root, runner="bento", batching="on", **limits)
+
+
+def test_a_scan_finds_one_port_and_private_sockets(bento: Server) -> None:
+    """The processes of models listen on Unix sockets, in folders that nobody else may enter."""
+    found = listening(bento.process.pid)
+    assert found.tcp == {("127.0.0.1", bento.port)}
+    assert found.udp == set()
+    assert len(found.unix) >= 4
+    for path in map(Path, found.unix):
+        folder = path.parent.stat()
+        assert (stat.S_IMODE(folder.st_mode), folder.st_uid) == (0o700, os.getuid()), path
 
 
 def infer_all(server: Server, model: str, calls: list[Image]) -> list[httpx.Response]:

@@ -224,6 +224,7 @@ def test_a_key_makes_one_job(jobs_server: Server) -> None:
         ({"region": {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT + 1}}, (422, "region-outside-slide")),
         ({"thresholds": {"other": 0.5}}, (422, "invalid-request")),
         ({"outputs": ["svg"]}, (422, "invalid-request")),
+        ({"outputs": ["rle", "grid"]}, (422, "invalid-request")),  # of a pipeline of cells
         ({"outputs": ["dicom"]}, (422, "invalid-request")),  # of a slide that is not DICOM
         ({"notify": "lis"}, (422, "invalid-request")),
     ],
@@ -344,6 +345,7 @@ def test_a_lattice_is_a_job_too(jobs_server: Server, tmp_path: Path) -> None:
     """The grid of a job is that of the region; GeoJSON, zip, files and the client have it."""
     job = str(submit(jobs_server, pipeline="toy-patches")["id"])
     assert_lists_no_cells(jobs_server, job)
+    assert_has_no_fields(jobs_server, job)
     result = f"{jobs_server.url}/v1/jobs/{job}/result"
     grid = httpx.get(result, headers={"Accept": "text/csv"}, timeout=60).raise_for_status()
     assert grid.headers["content-type"].startswith("text/csv")
@@ -381,6 +383,13 @@ def assert_lists_no_cells(server: Server, job: str) -> None:
     assert [(item["field"], item["message"]) for item in cells.json()["errors"]] == [
         ("job_id", cells.json()["detail"])
     ]
+
+
+def assert_has_no_fields(server: Server, job: str) -> None:
+    """A request for the cells of a field of a finished job names the cause, as one for all cells does."""
+    field = httpx.get(f"{server.url}/v1/jobs/{job}/fields/0", timeout=30)
+    assert problem(field) == (422, "invalid-request")
+    assert "finds no cells" in field.json()["detail"]
 
 
 def test_no_room_on_the_disk(start_jobs: Callable[..., Server], tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_warnings_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["analyze", str(slide), "--pipeline", "nuclei", "--mpp", "0.5", "--out", str(out)]) == 0
     assert "Warning (no-stored-pixels): 50% of the region has no stored pixels" in capsys.readouterr().err
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert [warning["code"] for warning in summary["warnings"]] == ["no-stored-pixels"]
+    assert [warning["code"] for warning in summary["warnings"]] == ["no-stored-pixels", "nothing-analysed"]
 
 
 def test_models_can_be_listed_shown_and_verified(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,10 @@ def test_a_folder_is_evaluated(
     assert "pooled" in capsys.readouterr().out
     cv2.imwrite(str(data / "one_a_mask.png"), np.zeros((20, 20), np.uint8))
     assert main(call) != 0
-    assert "one_a_mask.png is no mask of its image" in capsys.readouterr().err
+    assert "one_a_mask.png has 20 x 20 px and 1 channels, and its image 240 x 200 px" in capsys.readouterr().err
+    (data / "one_a_mask.png").write_bytes(b"nothing")
+    assert main(call) != 0
+    assert "one_a_mask.png cannot be read" in capsys.readouterr().err
 
 
 def test_polygons_are_truth_as_masks_are(

@@ -58,4 +58,5 @@ def test_a_slide_without_tissue_has_no_areas(tmp_path: Path) -> None:
     assert set(summary.densities_per_mm2.values()) == {None}
     assert b"".join(rle_csv(result)) == b"id,encoding\nRed,\nGreen,\n"
     assert np.isnan(maps[0].values).all()
+    assert [warning.code for warning in result.warnings] == ["nothing-analysed"]
     assert b'"features":[\n\n]' in b"".join(encode_geojson(result))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import toy_kinds
 import toy_models
 from slidecascade.errors import ModelPackageError, PipelineSpecError
+from slidecascade.geometry import Box
 from slidecascade.kinds.table import KINDS
 from slidecascade.models.repository import load_repository
 from slidecascade.outputs.encoders import Drawing
@@ -114,8 +115,21 @@ def test_a_slide_without_tissue_has_no_patches(tmp_path: Path) -> None:
     assert summary["counts"] == {"Dark": 0}
     assert "NaN" not in small["summary.json"].decode()
     assert np.isnan(result.probabilities).all()
+    assert [(item["code"], "no tissue" in item["message"]) for item in summary["warnings"]] == [
+        ("nothing-analysed", True)
+    ]
     assert json.loads(b"".join(files.large))["features"] == []
     assert {"grid.csv", "overlay.png", "figures/overlay.png"} <= small.keys()
+
+
+def test_a_region_without_a_square_says_so(tmp_path: Path) -> None:
+    """It holds tissue, but the middle of no square; beside the middle there is nothing to warn of."""
+    toy = toy_kinds.ToyKinds(tmp_path)
+    image = np.full((200, 240, 3), toy_kinds.TISSUE, np.uint8)
+    (warning,) = toy.run("toy-patches", image, region_l0=Box(0, 0, 1, 1)).warnings
+    assert warning.code == "nothing-analysed"
+    assert "middle of no square" in warning.message
+    assert toy.run("toy-patches", image).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -12,28 +12,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plain_slide import first_pixel, write_slide
 from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.visible import Visible
-
-
-def write_slide(path: Path, value: int = 200, side: int = 64) -> Path:
-    """A one-colour tiled TIFF that OpenSlide opens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((side, side, 3), value, np.uint8)
-    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="rgb")
-    return path
-
-
-def first_pixel(store: SlideStore, slide_id: str) -> int:
-    with store.open(slide_id) as slide:
-        return int(slide.read_level(0, Box(0, 0, 1, 1))[0, 0, 0])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,16 @@ def test_only_the_safe_loader_is_used() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"yaml\.(load|unsafe_load|full_load|load_all)\(|pickle\.loads?\(", text), path
+
+
+@pytest.mark.parametrize("read", [read_oidc, read_webhooks])
+def test_aliases_that_multiply_are_refused_with_a_short_sentence(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    """Ten levels of ten aliases stand for 10^10 words, which neither memory nor the message ever holds."""
+    levels = "".join(f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 10)}]\n" for level in range(1, 11))
+    file = tmp_path / "file.yaml"
+    file.write_text(f"l0: &l0 word\n{levels}issuer: *l10\ntargets: *l10\n")
+    with pytest.raises(SlideCascadeError) as caught:
+        read(file)
+    assert len(str(caught.value)) < 500

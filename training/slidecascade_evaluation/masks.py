@@ -229,9 +229,13 @@ def _compared(result: AreasResult, path: Path) -> dict[str, MaskTally]:
 def _mask(path: Path, names: Sequence[str], size: Size) -> list[Bools]:
     """The pixels ``(H, W)`` of each class in a mask."""
     truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if truth is None or truth.ndim != 2 or truth.shape != (size.height, size.width):
+    if truth is None:
+        raise InvalidRequestError(f"The mask {path.name} cannot be read: write it as PNG.")
+    if truth.ndim != 2 or truth.shape != (size.height, size.width):
+        channels = 1 if truth.ndim == 2 else truth.shape[2]
         raise InvalidRequestError(
-            f"{path.name} is no mask of its image: it must be a grey image of {size.width} x {size.height} px."
+            f"The mask {path.name} has {truth.shape[1]} x {truth.shape[0]} px and {channels} channels, and its "
+            f"image {size.width} x {size.height} px: write it as a grey image of that size."
         )
     if len(names) == 1:
         return [np.asarray(truth > 0)]

@@ -187,7 +187,8 @@ def table(trial: PatchesTrial) -> str:
             f"{_shown(figures['roc_auc']):>9}{_shown(figures['average_precision']):>8}"
         )
     at = ", ".join(f"{trial.froc.at(number):.3f} at {number:g}" for number in FALSE_POSITIVES)
-    lines += ["", f"{trial.froc.lesions} lesions; found at false positives per slide: {at}"]
+    found = f"found at false positives per slide: {at}" if trial.froc.lesions else "no square is positive"
+    lines += ["", f"{trial.froc.lesions} lesions; {found}"]
     return "\n".join((*lines, wire.RESEARCH_USE_ONLY)) + "\n"
 
 

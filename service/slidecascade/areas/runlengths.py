@@ -25,7 +25,7 @@ def decode(encoding: str, *, width_px: int, height_px: int, name: str) -> Runs:
         numbers = np.array(encoding.split(), np.int64)
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError(
-            f"The run lengths of {name!r} hold what is not a whole number: {error}."
+            f"The run lengths of {name!r} hold what is not a whole number of 64 bits: write the mask again."
         ) from error
     if len(numbers) % 2:
         raise InvalidRequestError(

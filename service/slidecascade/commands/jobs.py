@@ -142,7 +142,8 @@ def _submit_many(client: Client, options: argparse.Namespace) -> None:
             made.append(client.submit(slide, **fields))
         else:
             ids.append(slide)
-    made += client.submit_many([{"slide": slide, **fields} for slide in ids])
+    chosen = {"tta": fields.pop("tta")}
+    made += client.submit_many([{"slide": slide, "options": chosen, **fields} for slide in ids])
     for job in made:
         sys.stdout.write(f"{job.id}\n" if isinstance(job, Job) else f"rejected: {job}\n")
     if failed := [job for job in made if not isinstance(job, Job)]:

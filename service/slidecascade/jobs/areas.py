@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from slidecascade.areas import npz
 from slidecascade.areas.result import AreasResult
@@ -62,6 +62,8 @@ class AreasResults:
 
 class AreasSurvey(Survey):
     """The fields of a pipeline with a semantic network."""
+
+    writes: ClassVar[frozenset[str]] = frozenset({"geojson", "heatmaps", "mask", "rle", "dicom"})
 
     @property
     def pipeline(self) -> AreasPipeline:

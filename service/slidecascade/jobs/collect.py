@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +73,13 @@ class Collection:
         account = survey.account(reports)
         edges = [(edge.flaws, edge.unstored_px) for edge in map(self._parts.edge, (r.index for r in reports))]
         flaws, unstored_px = Flaws.total(each for each, _ in edges), sum(pixels for _, pixels in edges)
-        doubts = warnings_of(unstored_px=unstored_px, seen_px=account.seen_px, flaws=flaws)
+        tissue = tissue_map(
+            (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
+        )
+        doubts = warnings_of(unstored_px=unstored_px, account=account, flaws=flaws, tissue=tissue)
         self.analysis = replace(
             survey.blank,
-            tissue=tissue_map(
-                (self._parts.edge(report.index) for report in reports), survey.task.region_l0, survey.grid
-            ),
+            tissue=tissue,
             tiles=account.tiles,
             timings_s={**summed(reports), "total": seconds},
             warnings=(*survey.blank.warnings, *doubts),
@@ -302,6 +303,8 @@ class _Edge:
 
 class CellsSurvey(Survey):
     """The fields of a pipeline that finds cells."""
+
+    writes: ClassVar[frozenset[str]] = frozenset({"geojson", "parquet", "heatmaps", "dicom"})
 
     parts: CellsParts
 

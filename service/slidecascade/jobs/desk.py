@@ -28,7 +28,7 @@ from slidecascade.jobs.fields import FIELD_TILES
 from slidecascade.jobs.folders import Folders
 from slidecascade.jobs.outbox import Notification
 from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord
-from slidecascade.jobs.table import require_fields
+from slidecascade.jobs.table import require_outputs
 from slidecascade.jobs.uploads import Upload
 from slidecascade.jobs.webhooks import read_webhooks
 from slidecascade.jobs.workshop import Workshop
@@ -120,8 +120,8 @@ class Desk:
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
         Raises:
-            InvalidRequestError: the pipeline's kind is not worked on field by field, there is no such target to
-                notify, or DICOM objects are requested of another slide.
+            InvalidRequestError: the pipeline's kind is not worked on field by field or has none of the outputs,
+                there is no such target to notify, or DICOM objects are requested of another slide.
             StorageFullError: there is no room for results.
             LimitExceededError: the caller's jobs are as many, or as large, as they may be.
         """
@@ -133,7 +133,7 @@ class Desk:
             task = self._analyser.prepare(
                 request.region_request(), None, Control(), is_bounded=False, visible=caller.visible
             )
-            require_fields(task.pipeline)
+            require_outputs(task.pipeline, request.outputs)
             content_id = task.facts.content_id
             if "dicom" in request.outputs:
                 require_dicom(task)
@@ -164,7 +164,7 @@ class Desk:
             task = self._analyser.prepare(
                 request.region_request(), content, control, share=share, is_bounded=isinstance(content, bytes)
             )
-            require_fields(task.pipeline)
+            require_outputs(task.pipeline, request.outputs)
             if "dicom" in request.outputs:
                 require_dicom(task)
             if isinstance(content, bytes):

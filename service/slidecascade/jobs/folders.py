@@ -36,6 +36,7 @@ from slidecascade.staging import make_folder, remove_partial_files, write_file
 from slidecascade.wire import CSV, GEOJSON, JSON, PARQUET, PNG
 
 _CELLS: Final = "cells.parquet"
+_NO_CELLS: Final = "The job's pipeline finds no cells: fetch its result or its files."
 MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".csv": CSV,
     ".dcm": "application/dicom",
@@ -162,7 +163,7 @@ class Folders:
         """
         path = self._results(job) / _CELLS
         if not (self.of(job) / frame.NAME).is_file():
-            message = "The job's pipeline finds no cells: fetch its result or its files."
+            message = _NO_CELLS
             raise InvalidRequestError(message, (("job_id", message),))
         if not path.is_file():
             message = f"The job has no {_CELLS}: submit it with `parquet` among its outputs."
@@ -221,7 +222,13 @@ class Folders:
         return Layers(self._layers(job))
 
     def field(self, record: JobRecord, index: int) -> bytes | None:
-        """The cells of a field, see `fieldcells`; None: it is not done yet, or there is none."""
+        """The cells of a field, see `fieldcells`; None: it is not done yet, or there is none.
+
+        Raises:
+            InvalidRequestError: the job's pipeline finds no cells.
+        """
+        if record.status == "succeeded" and not (self.of(record.id) / frame.NAME).is_file():
+            raise InvalidRequestError(_NO_CELLS, (("job_id", _NO_CELLS),))
         final = self._layers(record.id) / field_name(index)
         parts = self.of(record.id) / "parts"
         try:

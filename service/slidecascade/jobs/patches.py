@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class PatchesResults:
 
 class PatchesSurvey(Survey):
     """The fields of a pipeline over a lattice."""
+
+    writes: ClassVar[frozenset[str]] = frozenset({"geojson", "heatmaps", "grid", "dicom"})
 
     @property
     def pipeline(self) -> PatchesPipeline:

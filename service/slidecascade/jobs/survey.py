@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from slidecascade import __version__
 from slidecascade.analysis.analyser import Analyser
@@ -81,6 +81,8 @@ class Results(Protocol):
 class Survey(ABC):
     """The fields of `task` and the folder of their parts. Each kind derives its own.
 
+    `writes` names the outputs that the kind has.
+
     Args:
         folder: where parts are kept; those of another slide, pipeline or options are removed.
         field_tiles: tiles of a field each way.
@@ -93,6 +95,8 @@ class Survey(ABC):
         RegionTooLargeError: a model's grid enlarges it too much.
         UnwritableOutputError: the folder cannot be written.
     """
+
+    writes: ClassVar[frozenset[str]]
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,22 @@ def require_fields(pipeline: Pipeline) -> type[Survey]:
         )
         raise InvalidRequestError(message, (("pipeline", message),))
     return SURVEYS[pipeline.kind]
+
+
+def require_outputs(pipeline: Pipeline, outputs: Collection[str]) -> None:
+    """Reject a job of `pipeline` that would write none of the `outputs` it names.
+
+    Raises:
+        InvalidRequestError: the kind has none of them, or is not worked on field by field.
+    """
+    writes = require_fields(pipeline).writes
+    if outputs and writes.isdisjoint(outputs):
+        message = (
+            f"A job of the pipeline {pipeline.name!r}, of the kind {pipeline.kind}, writes "
+            f"{', '.join(sorted(writes))} and has no {', '.join(sorted(set(outputs)))}: choose `outputs` that it "
+            "writes."
+        )
+        raise InvalidRequestError(message, (("outputs", message),))
 
 
 def open_survey(

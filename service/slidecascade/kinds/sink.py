@@ -117,8 +117,8 @@ class MemorySink(ABC, KeepingSink[T], Generic[P, T]):
 
     def common(self, subject: Subject, account: Account) -> CommonFields:
         """The fields that the results of all kinds have."""
-        flaws = self.flaws()
-        doubts = warnings_of(unstored_px=self.unstored_px, seen_px=account.seen_px, flaws=flaws)
+        flaws, tissue = self.flaws(), self.tissue()
+        doubts = warnings_of(unstored_px=self.unstored_px, account=account, flaws=flaws, tissue=tissue)
         return CommonFields(
             pipeline=subject.pipeline,
             coordinate_space=subject.coordinate_space,
@@ -128,7 +128,7 @@ class MemorySink(ABC, KeepingSink[T], Generic[P, T]):
             models=subject.models,
             thresholds=subject.thresholds,
             classes=self._pipeline.classes,
-            tissue=self.tissue(),
+            tissue=tissue,
             tiles=account.tiles,
             timings_s={},
             warnings=(*subject.doubts, *doubts),
@@ -157,10 +157,12 @@ def tissue_map(results: Iterable[AnyTileResult], region_l0: Box, grid: Grid) -> 
     return TissueMap(mask, Grid(corner_x, corner_y, grid.downsample * block, size, grid.mpp * block))
 
 
-def warnings_of(*, unstored_px: float, seen_px: int, flaws: Flaws) -> tuple[AnswerWarning, ...]:
+def warnings_of(
+    *, unstored_px: float, account: Account, flaws: Flaws, tissue: TissueMap
+) -> tuple[AnswerWarning, ...]:
     """What makes an answer doubtful when so many of the pixels seen, in the segmenter's grid, are not stored, are
-    ink or are out of focus."""
-    parts = [share / max(1, seen_px) for share in (unstored_px, flaws.ink_px, flaws.blurred_px)]
+    ink or are out of focus, or when no tissue is left."""
+    parts = [share / max(1, account.seen_px) for share in (unstored_px, flaws.ink_px, flaws.blurred_px)]
     found = []
     if parts[0] >= MIN_UNSTORED:
         message = (
@@ -180,6 +182,13 @@ def warnings_of(*, unstored_px: float, seen_px: int, flaws: Flaws) -> tuple[Answ
             "or do not rely on counts and densities of this region."
         )
         found.append(AnswerWarning("out-of-focus", message))
+    is_stored = parts[0] < 1 - MIN_UNSTORED
+    if is_stored and not (tissue.mask.any() or account.tiles.failed):
+        message = (
+            "The region holds no tissue: all of it counts as glass or background, or is ink or out of focus, so "
+            "nothing was analysed; choose another region, or look at the slide in a viewer."
+        )
+        found.append(AnswerWarning("nothing-analysed", message))
     return tuple(found)
 
 

@@ -19,6 +19,7 @@ from slidecascade.pipelines.patches import PatchesPipeline
 from slidecascade.rings import Rings, trace
 from slidecascade.slides.flaws import Flaws
 from slidecascade.slides.tissue import BLOCK_PX
+from slidecascade.warning import AnswerWarning
 
 
 class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
@@ -28,8 +29,11 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         squares = self._squares()
         probabilities = self._probabilities(squares)
         threshold = subject.thresholds[self._pipeline.classifier.name]
+        common = self.common(subject, account)
+        if squares.area == 0 and not common["warnings"]:
+            common["warnings"] = (self._too_small(),)
         return PatchesResult(
-            **self.common(subject, account),
+            **common,
             grid=self._grid,
             stride_px=self._pipeline.stride_px,
             first=(squares.x, squares.y),
@@ -45,6 +49,15 @@ class PatchesSink(MemorySink[PatchesPipeline, PatchesTileResult]):
         left, right = (_squares_before(at, stride, downsample) for at in (region.x, region.right))
         top, bottom = (_squares_before(at, stride, downsample) for at in (region.y, region.bottom))
         return Box(left, top, right - left, bottom - top)
+
+    def _too_small(self) -> AnswerWarning:
+        """Of a region without a square."""
+        side_um = self._pipeline.stride_px * self._grid.mpp
+        message = (
+            f"The region holds the middle of no square, so nothing was classified: squares are "
+            f"{side_um:g} um wide and count from the slide's corner; choose a larger region."
+        )
+        return AnswerWarning("nothing-analysed", message)
 
     def _probabilities(self, squares: Box) -> NDArray[np.float32]:
         count = len(self._pipeline.classifier.classes)

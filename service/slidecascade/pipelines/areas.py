@@ -109,7 +109,8 @@ def assemble(spec: AreasSpec, models: Mapping[str, ModelPackage]) -> AreasPipeli
     head = find(segmenter.head)
     if not isinstance(head, MaskHead):
         raise PipelineSpecError(
-            f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} makes no mask."
+            f"Pipeline {spec.name!r}: the head {segmenter.head!r} of {segmenter.name!r} makes no mask: "
+            "name a segmenter whose head is semantic, classes or overlapping."
         )
     if len(segmenter.classes) > 255:
         raise PipelineSpecError(

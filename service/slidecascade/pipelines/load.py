@@ -47,7 +47,8 @@ def load_pipelines(
         for spec in extra:
             if missing := sorted(spec.model_names - models.keys()):
                 raise PipelineSpecError(
-                    f"Pipeline {spec.name!r} needs the model {missing[0]!r}, which is not there."
+                    f"Pipeline {spec.name!r} needs the model {missing[0]!r}, which is not there: add its package "
+                    "to the models folder, or correct the pipeline file."
                 )
         chosen |= {spec.name: spec for spec in extra}
     assemble = {kind.name: kind.assemble for kind in kinds}

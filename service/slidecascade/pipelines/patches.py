@@ -124,7 +124,10 @@ def assemble(spec: PatchesSpec, models: Mapping[str, ModelPackage]) -> PatchesPi
     classifier = require_classifier(spec.name, spec.classifier, models)
     head: Any = find(classifier.head)
     if not isinstance(head, ProbabilityHead):
-        raise PipelineSpecError(f"Pipeline {spec.name!r}: the head {classifier.head!r} gives no probabilities.")
+        raise PipelineSpecError(
+            f"Pipeline {spec.name!r}: the head {classifier.head!r} of {classifier.name!r} gives no probabilities: "
+            "name a classifier whose head is softmax or sigmoid."
+        )
     shown = tuple(item.class_name for item in spec.heatmaps)
     outlined = tuple(dict.fromkeys(spec.outlines or shown))
     require_classes(spec.name, (*shown, *outlined), classifier)

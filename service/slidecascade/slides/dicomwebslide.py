@@ -228,8 +228,12 @@ class DicomWebSlides:
         response = server.get(f"{address}/metadata", accept=JSON)
         if response.status_code in (204, 400, 404, 410):
             raise UnknownSlideError(f"The DICOMweb server {server.name} has no series {found[3]}: check its UIDs.")
+        if not response.is_success:  # redirects too: they are not followed
+            raise UnreadableSlideError(
+                f"The DICOMweb server {server.name} answers with status {response.status_code} when asked for a "
+                "series: ask the operator to check its address in SLIDECASCADE_DICOMWEB_SERVERS."
+            )
         try:
-            response.raise_for_status()
             instances = response.json()
             levels = levels_of(instances)
             base = next(item for item in instances if value_of(item, "00080018") == levels[0].instance)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from slidecascade.slides.deeptiff import KnownNarrowing
 from slidecascade.slides.storedparts import LevelVerdicts
@@ -35,9 +34,3 @@ class KnownFiles:
             while len(self._files) > self._capacity:
                 self._files.popitem(last=False)
             return known
-
-
-def file_state(path: Path) -> tuple[int, ...]:
-    """Changes when the file is replaced or written to; raises OSError when there is none."""
-    state = path.stat()
-    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)

@@ -26,6 +26,9 @@ _DICOM_SERIES = "dicom.SeriesInstanceUID"
 _DICOM_INSTANCE = "dicom.SOPInstanceUID"
 _UNREADABLE_FILE = "The slide opens but one of its files cannot be read: check the permissions or copy it again."
 
+_ONE_FILE = frozenset({"aperio", "generic-tiff", "leica", "philips", "ventana"})
+"""As OpenSlide names them: formats whose slides are one file, whatever it is called."""
+
 _BLOCK_PX = 256
 """Side of the blocks a level is read in when its downsample is not a whole number, in its pixels."""
 
@@ -59,6 +62,12 @@ def _piece_rows(y: int, width: int) -> int:
 def can_open(path: Path) -> bool:
     """Whether OpenSlide recognises the format of the file; it may be damaged all the same."""
     return openslide.OpenSlide.detect_format(path) is not None
+
+
+def is_one_file(path: Path, suffix: str) -> bool:
+    """Whether the slide in the file at `path`, whose name ends with `suffix`, needs no other file and no name."""
+    vendor = openslide.OpenSlide.detect_format(path)
+    return vendor in _ONE_FILE or (vendor == "hamamatsu" and suffix.lower() == ".ndpi")
 
 
 class Slide(InfoSlide):

@@ -112,8 +112,6 @@ class StackSlide(StackImage):
             UnreadableSlideError: a stack that is not read; the message says why.
             OSError: there is no file.
         """
-        if path.suffix.lower() not in (".tif", ".tiff", ".btf"):
-            return None
         file = OpenFile(path)
         stack = None
         try:
@@ -172,8 +170,15 @@ class StackSlide(StackImage):
         self._file.close()
 
 
+def may_be_stack(path: Path) -> bool:
+    """Whether a file of this name is opened to see if it is a stack."""
+    return path.suffix.lower() in (".tif", ".tiff", ".btf")
+
+
 def is_stack(path: Path) -> bool:
     """Whether the file at `path` is a stack that can be read."""
+    if not may_be_stack(path):
+        return False
     try:
         stack = StackSlide.open(path)
     except (UnreadableSlideError, OSError):

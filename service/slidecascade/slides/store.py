@@ -13,10 +13,11 @@ from pathlib import Path
 from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
-from slidecascade.slides.knownfiles import KnownFiles, file_state
-from slidecascade.slides.slide import Slide, TileCache, can_open
+from slidecascade.slides.heldfile import HeldFile, file_state
+from slidecascade.slides.knownfiles import KnownFiles
+from slidecascade.slides.slide import Slide, TileCache, can_open, is_one_file
 from slidecascade.slides.slideid import id_of, path_of
-from slidecascade.slides.stackimage import StackSlide, is_stack
+from slidecascade.slides.stackimage import StackSlide, is_stack, may_be_stack
 from slidecascade.slides.visible import ALL_SLIDES, Visible
 
 TILE_CACHE_BYTES = 64 * 2**20
@@ -29,14 +30,27 @@ _LISTED_ENTRIES_PER_SLIDE = 100
 AnySlide = Slide | StackSlide | DicomWebSlide
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The resolved path of a slide's file, and the resolved folder below which it was found."""
+
+    path: Path
+    root: Path
+
+
 @dataclass(slots=True)
 class _Handle:
-    """An open slide, the state of its file when it was opened, and how many readers it has."""
+    """An open slide, its file as it was when it was opened, and how many readers it has."""
 
     slide: Slide | StackSlide
+    file: HeldFile
     file_state: tuple[int, ...]
     readers: int = 0
     dropped: bool = False
+
+    def close(self) -> None:
+        self.slide.close()
+        self.file.close()
 
 
 class SlideStore:
@@ -119,26 +133,23 @@ class SlideStore:
             UnreadableSlideError: the file is gone, no slide, or damaged.
         """
         gone = UnreadableSlideError("The uploaded slide is not stored any more: send it again as a new job.")
-        with self._held(path, private=private, gone=gone) as slide:
+        place = _Place(path, path.parent)
+        with self._held(place, private=private, gone=gone) as slide:
             yield slide
 
     @contextmanager
-    def _held(self, path: Path, *, private: bool, gone: SlideCascadeError) -> Iterator[AnySlide]:
-        if private:
-            slide = self._opened(path)
-            try:
-                yield slide
-            finally:
-                slide.close()
-            return
+    def _held(self, place: _Place, *, private: bool, gone: SlideCascadeError) -> Iterator[AnySlide]:
         try:
-            handle = self._acquire(path)
-        except OSError as error:  # gone since it was located
+            handle = self._opened(place) if private else self._acquire(place)
+        except OSError as error:  # gone since it was located, or something else is in its place
             raise gone from error
         try:
             yield handle.slide
         finally:
-            self._release(path, handle)
+            if private:
+                handle.close()
+            else:
+                self._release(place.path, handle)
 
     def close(self) -> None:
         """Close every slide; those being read are closed by their last reader."""
@@ -160,9 +171,9 @@ class SlideStore:
             located = self._locate(slide_id, visible)
         except UnknownSlideError:
             return False
-        return can_open(located) or is_stack(located)
+        return can_open(located.path) or is_stack(located.path)
 
-    def _locate(self, slide_id: str, visible: Visible) -> Path:
+    def _locate(self, slide_id: str, visible: Visible) -> _Place:
         """The file of a slide. The first root that has the id decides, also about who sees it."""
         name = path_of(slide_id)
         found = (
@@ -170,31 +181,51 @@ class SlideStore:
             if name is None
             else next(filter(None, (_inside(root, root / name) for root in self._roots)), None)
         )
-        if found is None or not visible.has_file(found):
+        if found is None or not visible.has_file(found.path):
             raise _unknown(slide_id)
         return found
 
-    def _acquire(self, path: Path) -> _Handle:
+    def _acquire(self, place: _Place) -> _Handle:
+        path = place.path
         state = file_state(path)
         with self._lock:
             handle = self._current(path, state)
         if handle is None:
             # Outside the lock: opening a slide on a network share takes long.
-            opened = _Handle(self._opened(path), state)
+            opened = self._opened(place)
             with self._lock:
-                handle = self._current(path, state)
+                handle = self._current(path, opened.file_state)
                 if handle is None:
                     self._drop(path)
                     self._handles[path] = handle = opened
                     handle.readers += 1
                     self._trim()
                 else:  # another thread was faster
-                    opened.slide.close()
+                    opened.close()
         return handle
 
-    def _opened(self, path: Path) -> Slide | StackSlide:
-        """A stack of channels, or else what OpenSlide makes of the file."""
-        return StackSlide.open(path, self._decoder.strip) or Slide.open(path, cache=self._cache, known=self._known)
+    def _opened(self, place: _Place) -> _Handle:
+        """A stack of channels, or else what OpenSlide makes of the file; raises OSError where it is not there."""
+        file = HeldFile.below(place.root, place.path)
+        try:
+            state = file.state
+            return _Handle(self._read(file, place), file, state)
+        except BaseException:
+            file.close()
+            raise
+
+    def _read(self, file: HeldFile, place: _Place) -> Slide | StackSlide:
+        stack = StackSlide.open(file.path, self._decoder.strip) if may_be_stack(place.path) else None
+        if stack is not None:
+            return stack
+        if is_one_file(file.path, place.path.suffix):
+            return Slide.open(file.path, cache=self._cache, known=self._known)
+        # OpenSlide finds the other files of the slide by the name of this one, so the place is checked again.
+        slide = Slide.open(place.path, cache=self._cache, known=self._known)
+        if _inside(place.root, place.path) != place or file_state(place.path) != file.state:
+            slide.close()
+            raise FileNotFoundError("The slide's file was replaced while it was opened: ask again.")
+        return slide
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
         """The handle to use, counted as used; None when the slide is not open, failed or was replaced."""
@@ -211,7 +242,7 @@ class SlideStore:
             if not handle.dropped and handle.slide.failed:
                 self._drop(path)
             elif handle.dropped and handle.readers == 0:
-                handle.slide.close()
+                handle.close()
             self._trim()
 
     def _drop(self, path: Path) -> None:
@@ -220,7 +251,7 @@ class SlideStore:
         if handle is not None:
             handle.dropped = True
             if handle.readers == 0:
-                handle.slide.close()
+                handle.close()
 
     def _trim(self) -> None:
         idle = [path for path, handle in self._handles.items() if handle.readers == 0]
@@ -232,7 +263,7 @@ def _unknown(slide_id: str) -> UnknownSlideError:
     return UnknownSlideError(f"There is no slide {slide_id[:200]!r}: GET /v1/slides lists the ids.")
 
 
-def _inside(root: Path, path: Path) -> Path | None:
+def _inside(root: Path, path: Path) -> _Place | None:
     """The file `path` leads to, links followed, when it and its companion folder are inside `root`."""
     try:
         target = path.resolve(strict=True)
@@ -240,7 +271,7 @@ def _inside(root: Path, path: Path) -> Path | None:
             return None
         # A MIRAX slide is a file and a folder of the same name, which OpenSlide follows too.
         companion = target.with_suffix("").resolve()
-        return target if companion.is_relative_to(root) else None
+        return _Place(target, root) if companion.is_relative_to(root) else None
     except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a name no file can have
         return None
 

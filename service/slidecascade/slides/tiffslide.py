@@ -24,8 +24,9 @@ from slidecascade.geometry import Box, Size
 from slidecascade.slides import tiff
 from slidecascade.slides.deeptiff import DeepTiff
 from slidecascade.slides.eighths import read_eighth
+from slidecascade.slides.heldfile import file_state
 from slidecascade.slides.jpegtiles import JpegLevel, JpegTiles
-from slidecascade.slides.knownfiles import KnownFiles, file_state
+from slidecascade.slides.knownfiles import KnownFiles
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.storedparts import OpenFile, StoredLevel, StoredParts, part_damage
 from slidecascade.slides.tiff import ByteSource, Directory

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -129,25 +131,35 @@ def _result(request: Request, folders: Folders, job: str, media_type: str, folde
         is_made = known_already(request, headers) or headless(request, headers, media_type)
         return is_made or StreamingResponse(_zip(folders, job), media_type=media_type, headers=headers)
     if media_type == wire.GEOJSON:
-        file = _written(folders, job, _GEOJSON)
+        file = written(folders.files(job), _GEOJSON)
         headers["ETag"] = etag_of(job, media_type)
         is_made = known_already(request, headers) or headless(request, headers, media_type)
         return is_made or StreamingResponse(gunzipped(file.path), media_type=media_type, headers=headers)
     if media_type == wire.PNG:
-        maps = [file for file in folders.files(job) if file.name.startswith(f"{folder}/")]
-        names = [file.path.stem for file in maps]
-        name = heatmap.require_name(request.query_params.get("heatmap"), names, pipeline="of this job")
-        path = maps[names.index(name)].path
+        path = picture(folders.files(job), folder, request.query_params.get("heatmap"))
     else:
-        path = _written(folders, job, _ENDINGS[media_type]).path
+        path = written(folders.files(job), _ENDINGS[media_type]).path
     return file_answer(request, path, media_type=media_type, headers=headers)
+
+
+def picture(files: Sequence[ResultFile], folder: str, name: str | None) -> Path:
+    """The picture of a heatmap in `folder`; without a name that of the first one of the pipeline, as of a region.
+
+    Raises:
+        UnknownHeatmapError: there is none of that name.
+    """
+    paths = {file.path.stem: file.path for file in files if fnmatch(file.name, f"{folder}/*.png")}
+    summaries = [file.path for file in files if file.name == _ENDINGS[wire.JSON]]
+    stated = [item["name"] for path in summaries for item in json.loads(path.read_bytes())["heatmaps"]]
+    names = [*(item for item in stated if item in paths), *(item for item in paths if item not in stated)]
+    return paths[heatmap.require_name(name, names, pipeline="of this job")]
 
 
 def native_answer(folders: Folders, job: str) -> Response:
     """``{"summary": ..., "cells": <FeatureCollection>}``: the result for BentoML's clients, streamed, with the
     names that a region's answer has; without the second part when the job did not write GeoJSON."""
-    summary = _written(folders, job, _ENDINGS[wire.JSON])
-    large = _find(folders, job, _GEOJSON)
+    summary = written(folders.files(job), _ENDINGS[wire.JSON])
+    large = _find(folders.files(job), _GEOJSON)
     return StreamingResponse(_native(summary, large), media_type=wire.JSON)
 
 
@@ -161,7 +173,7 @@ def _native(summary: ResultFile, large: ResultFile | None) -> Iterator[bytes]:
 
 def _zip(folders: Folders, job: str) -> Iterator[bytes]:
     """The files of a region's zip; raises before the first chunk when the job did not write the GeoJSON."""
-    large = _written(folders, job, _GEOJSON)
+    large = written(folders.files(job), _GEOJSON)
     small = (
         (file.name, file.path.read_bytes())
         for file in folders.files(job)
@@ -171,17 +183,19 @@ def _zip(folders: Folders, job: str) -> Iterator[bytes]:
     return archive.encode(Files(small, large.path.stem, gunzipped(large.path), 8 * large.size_bytes))
 
 
-def _written(folders: Folders, job: str, ending: str) -> ResultFile:
+def written(files: Sequence[ResultFile], ending: str) -> ResultFile:
     """The file at the top of the results whose name ends so; raises NotAcceptableError where there is none."""
-    if (file := _find(folders, job, ending)) is not None:
+    if (file := _find(files, ending)) is not None:
         return file
+    there = ", ".join(file.name for file in files if "/" not in file.name)
     raise NotAcceptableError(
-        f"The job's outputs do not include *{ending}: request another format, or submit it with other `outputs`."
+        f"The job wrote no *{ending} but {there}: request the format of one of these, or submit a job with other "
+        "`outputs`, where its kind of pipeline has them."
     )
 
 
-def _find(folders: Folders, job: str, ending: str) -> ResultFile | None:
-    return next((file for file in folders.files(job) if "/" not in file.name and file.name.endswith(ending)), None)
+def _find(files: Sequence[ResultFile], ending: str) -> ResultFile | None:
+    return next((file for file in files if "/" not in file.name and file.name.endswith(ending)), None)
 
 
 def _file(request: Request, folders: Folders, job: str, name: str) -> Response:
