@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from benchmarks import record
 
@@ -26,6 +27,7 @@ CAMPAIGN: Final = record.ROOT / "tests" / "fuzz" / "campaign.py"
 _EXECUTIONS: Final = re.compile(r"number_of_executed_units:\s+(\d+)")
 _START_S: Final = 600.0
 """Time for a fuzzer to import what it calls, and to end."""
+_ROUND_S: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,36 +46,60 @@ class Campaign:
         return self.exit_code == 0 and self.crashes == self.hangs == 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What one process of a fuzzer did; `code` is None where it did not end."""
+
+    executions: int | None
+    code: int | None
+
+
 def fuzz(target: str, *, seconds: int, keep: Path) -> Campaign:
-    """Run the fuzzer of `target`; it keeps its findings in a folder of `keep`."""
+    """Run the fuzzer of `target` until it finds something; it keeps its findings in a folder of `keep`.
+
+    It is started anew every few minutes, with what it has kept: Atheris itself takes about 200 bytes for each
+    execution of traced code, which the bound of memory for findings would take for one of ours.
+    """
     folder = keep / target
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     started = time.monotonic()
+    rounds: list[_Round] = []
     with (keep / f"{target}.log").open("w+", errors="replace") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(CAMPAIGN), target],
-            env=os.environ | {"FUZZ_SECONDS": str(seconds), "FUZZ_KEEP": str(folder)},
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-        hung = False
-        try:
-            code = process.wait(seconds + _START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code, hung = process.wait(), True
-        log.seek(0)
-        found = _EXECUTIONS.search(log.read())
+        left = seconds
+        while left > 0 and all(each.code == 0 for each in rounds):
+            rounds.append(_run(target, min(left, _ROUND_S), folder, log))
+            left -= _ROUND_S
     new = [path.name for path in set(folder.iterdir()) - before]
+    done = [each.executions for each in rounds if each.executions is not None]
     return Campaign(
         target=target,
         seconds=round(time.monotonic() - started, 1),
-        executions=None if found is None else int(found[1]),
+        executions=sum(done) if done else None,
         crashes=sum(name.startswith(("crash-", "oom-", "leak-")) for name in new),
-        hangs=sum(name.startswith("timeout-") for name in new) + hung,
-        exit_code=code,
+        hangs=sum(name.startswith("timeout-") for name in new) + sum(each.code is None for each in rounds),
+        exit_code=-signal.SIGKILL if rounds[-1].code is None else rounds[-1].code,
     )
+
+
+def _run(target: str, seconds: int, folder: Path, log: TextIO) -> _Round:
+    begin = log.seek(0, os.SEEK_END)
+    process = subprocess.Popen(
+        [sys.executable, str(CAMPAIGN), target],
+        env=os.environ | {"FUZZ_SECONDS": str(seconds), "FUZZ_KEEP": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+    )
+    code: int | None
+    try:
+        code = process.wait(seconds + _START_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        code = None
+    log.seek(begin)
+    found = _EXECUTIONS.search(log.read())
+    return _Round(None if found is None else int(found[1]), code)
 
 
 def main() -> int:

@@ -53,6 +53,7 @@ def _turns(results: Path) -> list[str]:
     rows = {(row["images"], row["change"], row["tta"]): row for row in figures["rows"]}
     places = dict.fromkeys((images, change) for images, change, _ in rows)
     ratios = figures["cpu_ratios"]
+    modes = " | ".join(ratios)
     return [
         "## Test-time averaging",
         "",
@@ -64,8 +65,8 @@ def _turns(results: Path) -> list[str]:
         ),
         *record.line(figures),
         "",
-        "| tiles | change | cells | found again | d4-classifiers | d4 | same class | d4-classifiers | d4 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| tiles | change | cells | found again: {modes} | same class: {modes} |",
+        "|---" * (3 + 2 * len(ratios)) + "|",
         *(
             f"| {images} | {change} | {rows[images, change, 'none']['cells']} | "
             + " | ".join(

@@ -325,7 +325,7 @@ def test_a_models_percentiles_scale_what_it_is_given(analyser: Analyser) -> None
 
 def test_an_empty_channel_has_neither_cells_nor_tissue(analyser: Analyser) -> None:
     found = analysed(analyser, channels={"nuclear": "CD45"})
-    assert [item.code for item in found.analysis.warnings] == ["flat-channel"]
+    assert [item.code for item in found.analysis.warnings] == ["flat-channel", "nothing-analysed"]
     assert len(found.cells.instances) == 0
     assert not found.analysis.tissue.mask.any()
 

@@ -121,7 +121,7 @@ def test_bundled_files_are_those_that_would_be_written(name: str) -> None:
     """model.yaml states its tensors, and config.pbtxt is derived from it."""
     folder, spec = bundled_models_dir() / name, BUNDLED[name].spec
     assert (folder / "model.yaml").read_text(encoding="utf-8") == model_yaml(spec)
-    max_batch = 8 if spec.task == "segment" else 32
+    max_batch = 32 if spec.task == "classify" else 8
     assert (folder / "config.pbtxt").read_text(encoding="utf-8") == triton_config(spec, max_batch=max_batch)
 
 

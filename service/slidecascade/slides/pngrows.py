@@ -129,9 +129,12 @@ def read_bands(data: bytes) -> Iterator[Band]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and content of the chunks that decide over pixels, their checksums verified."""
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
+    """Type and content of the chunks that decide over pixels, their checksums verified.
+
+    What follows IEND is not looked at: nobody has checked that it consists of chunks.
+    """
+    view, position, kind = memoryview(data), 8, b""
+    while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
