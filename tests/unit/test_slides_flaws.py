@@ -157,3 +157,28 @@ def test_trichrome_is_doubted_by_pipelines_for_h_and_e(shared_data: Path) -> Non
     finally:
         analyser.close()
     assert [key for key, doubted in codes.items() if doubted] == [("trichrome", "nash")]
+
+
+def test_light_on_black_is_doubted_by_pipelines_for_h_and_e() -> None:
+    """Fluorescence sent to `nash` is answered with the warning; `nuclei` is for it."""
+    from slidecascade.settings import read_settings
+    from slidecascade.timing import Silent
+
+    picture = np.zeros((192, 192, 3), np.uint8)
+    for x, y in ((40, 40), (100, 60), (60, 130), (140, 140)):
+        cv2.circle(picture, (x, y), 12, (150, 150, 150), -1, cv2.LINE_AA)
+    image = cv2.imencode(".png", picture)[1].tobytes()
+    analyser = Analyser(read_settings(), observer=Silent())
+    try:
+        codes = {
+            pipeline: [
+                item.code
+                for item in analyser.analyse(
+                    wire.parse_request({"pipeline": pipeline, "mpp": 0.5}), image, Control()
+                ).analysis.warnings
+            ]
+            for pipeline in ("nash", "tumor-heatmap", "nuclei")
+        }
+    finally:
+        analyser.close()
+    assert [name for name, found in codes.items() if "not-this-stain" in found] == ["nash", "tumor-heatmap"]

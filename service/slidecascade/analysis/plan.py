@@ -88,10 +88,11 @@ class RegionTask:
     def doubts(self) -> tuple[AnswerWarning, ...]:
         """What makes any answer about this source doubtful."""
         facts = self.facts
+        is_other = facts.unlike_he or facts.dark_field
         return (
             *self.stated_doubts,
             *([SWAPPED] if facts.red_blue_swapped else []),
-            *([NOT_HE] if facts.unlike_he and self.pipeline.stained_with == "H&E" else []),
+            *([NOT_HE] if is_other and self.pipeline.stained_with == "H&E" else []),
         )
 
     def view(self, source: Source) -> SlideView:
