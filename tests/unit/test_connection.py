@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -98,11 +98,12 @@ def app() -> App:
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:
-    """What is sent until the connection closes."""
-    try:
-        return await reader.read()
-    except ConnectionResetError:
-        return b""
+    """What is sent until the connection closes, or is reset: what came before that counts."""
+    sent = b""
+    with suppress(ConnectionResetError):
+        while part := await reader.read(2**16):
+            sent += part
+    return sent
 
 
 async def trickle(writer: asyncio.StreamWriter, at_once: bytes, slowly: bytes) -> None:
