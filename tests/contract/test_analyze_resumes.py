@@ -97,13 +97,16 @@ def test_killed_at_any_moment_it_gives_the_cells_of_an_undisturbed_run(
 
 def test_ctrl_c_keeps_what_is_done(toy: ToyPipeline, image: Path, tmp_path: Path) -> None:
     """The exit code is 1, there is no stack trace, and the next run says what it need not do again."""
-    out = tmp_path / "out"
-    process = start(toy, image, out, tmp_path)
-    ends_at = time.monotonic() + LIMIT_S
-    while parts(out) < 2:
-        assert time.monotonic() < ends_at
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=LIMIT_S)
+    for number in range(5):  # on a busy machine all may be done before the signal comes
+        out = tmp_path / f"out{number}"
+        process = start(toy, image, out, tmp_path)
+        ends_at = time.monotonic() + LIMIT_S
+        while parts(out) < 2:
+            assert time.monotonic() < ends_at
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=LIMIT_S)
+        if process.returncode != 0:
+            break
     assert process.returncode == 1
     assert b"Traceback" not in stderr
     assert b"the same command continues" in stderr

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -84,22 +85,27 @@ def test_the_numbers_of_jobs(start_job_server: StartJobs, tmp_path: Path) -> Non
     jobs = tmp_path / "jobs"
     server = start_job_server(jobs, max_fields_in_flight=1)
     assert _numbers(server, "fields_done", "fields_waiting", "cells", "oldest_seconds") == (0, 0, 0, 0)
-    # However soon the first is done, the process is killed with work in its hands.
-    job, *later = (str(submit(server)["id"]) for _ in range(6))
-    server.wait(lambda: show(server, job)["progress"]["fields_done"] >= 1, seconds=LIMIT_S)
-    _, waiting, cells, age = _numbers(server, "fields_done", "fields_waiting", "cells", "oldest_seconds")
-    if show(server, job)["status"] == "running":
-        assert age > 0
-        assert waiting < 6 * show(server, job)["progress"]["fields_total"]
-    assert cells > 0
-    os.kill(server.process.pid, signal.SIGKILL)
-    server.process.wait()
-    with sqlite3.connect(jobs / "jobs.sqlite") as database:
-        at_work = database.execute("SELECT count(*) FROM workflow_status WHERE status = 'PENDING'").fetchone()[0]
-    database.close()
+    known: list[str] = []
+    for _ in range(5):  # on a busy machine all may be done before the process is killed
+        job, *later = (str(submit(server)["id"]) for _ in range(6))
+        known += [job, *later]
+        _wait_for_a_field(server, job)
+        _, waiting, cells, age = _numbers(server, "fields_done", "fields_waiting", "cells", "oldest_seconds")
+        if show(server, job)["status"] == "running":
+            assert age > 0
+            assert waiting < 6 * show(server, job)["progress"]["fields_total"]
+        assert cells > 0
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        with closing(sqlite3.connect(jobs / "jobs.sqlite")) as database:
+            count = "SELECT count(*) FROM workflow_status WHERE status = 'PENDING'"
+            at_work = database.execute(count).fetchone()[0]
+        if at_work:
+            break
+        server = start_job_server(jobs, max_fields_in_flight=1)
     assert at_work
     server = start_job_server(jobs)
-    reported = [ended(server, each)["progress"] for each in (job, *later)]
+    reported = [ended(server, each)["progress"] for each in known]
     done, waiting, cells, age = _numbers(server, "fields_done", "fields_waiting", "cells", "oldest_seconds")
     assert (done, waiting, age) == (sum(each["fields_total"] for each in reported), 0, 0)
     assert cells == sum(each["cells"] for each in reported)
@@ -110,6 +116,10 @@ def test_the_numbers_of_jobs(start_job_server: StartJobs, tmp_path: Path) -> Non
     server = start_job_server(jobs)
     server.wait(lambda: 0.5 * used < _numbers(server, "disk_used_bytes")[0] < 2 * used)
     assert server.stop() == 0
+
+
+def _wait_for_a_field(server: Server, job: str) -> None:
+    server.wait(lambda: show(server, job)["progress"]["fields_done"] >= 1, seconds=LIMIT_S)
 
 
 def _numbers(server: Server, *names: str) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,28 @@ def test_a_death_counts_once_however_many_notice_it(workers: Workers) -> None:
     assert (workers.deaths("job.1.4"), workers.deaths("job.1.6")) == (2, 0)
     workers.forget("job")
     assert workers.deaths("job.1.4") == 0
+
+
+def test_a_death_is_blamed_on_what_was_done_alone(workers: Workers) -> None:
+    """What waited to be done alone is not blamed, however often it waits; nor is it while others were at work."""
+    workers.beat("a")
+    workers.bury("a", ["poison.1.1", "good.1.1"])
+    for deaths in (2, 3):
+        workers.beat("b")
+        with workers.alone("b", "good.1.0"):
+            pass  # done, and not blamed for what comes after it
+        with suppress(_DiedError), workers.alone("b", "poison.1.1"):
+            found = workers.bury("b", ["good.1.1", "poison.1.1"])
+            raise _DiedError
+        assert found == {"good.1.1": 1, "poison.1.1": deaths}
+    workers.beat("c")
+    assert workers.bury("c", ["good.1.1", "new.1.0"]) == {"good.1.1": 1, "new.1.0": 1}
+    workers.beat("d")
+    assert workers.bury("d", ["good.1.1", "new.1.0"]) == {"good.1.1": 2, "new.1.0": 2}
+
+
+class _DiedError(Exception):
+    pass
 
 
 def test_who_is_silent_is_measured_by_the_observers_clock_alone() -> None:

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final, Protocol
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
@@ -174,7 +174,11 @@ class Durable:
     @contextmanager
     def at_work(self, work: str, control: Control) -> Iterator[None]:
         """A block that does `work`, a workflow id; alone in this process if others have died over it."""
-        with self._quarantine.entered(control, alone=self._workers.deaths(work) > 0):
+        alone = self._workers.deaths(work) > 0
+        with (
+            self._quarantine.entered(control, alone=alone),
+            self._workers.alone(self.worker, work) if alone else nullcontext(),
+        ):
             yield
 
     def _of(self, job: str, status: tuple[str, ...] | None) -> list[str]:

@@ -6,7 +6,8 @@ the numbers of the others by its own monotonic clock, so that clocks may differ,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,13 @@ _DEATHS: Final = sa.Table(
     sa.Column("work", sa.String(80), primary_key=True),
     sa.Column("deaths", sa.Integer, nullable=False),
 )
+_ALONE: Final = sa.Table(
+    "slidecascade_alone",
+    _METADATA,
+    sa.Column("worker", sa.String(36), primary_key=True),
+    sa.Column("work", sa.String(80), nullable=False),
+)
+"""What a worker does alone, because others died over it."""
 
 
 class Workers:
@@ -52,23 +60,43 @@ class Workers:
         """`worker` stops in order: its work can be taken over at once, and none of it is blamed."""
         with transaction(self._engine) as connection:
             connection.execute(sa.delete(_HEARTBEATS).where(_HEARTBEATS.c.worker == worker))
+            connection.execute(sa.delete(_ALONE).where(_ALONE.c.worker == worker))
+
+    @contextmanager
+    def alone(self, worker: str, work: str) -> Iterator[None]:
+        """A block in which `worker` does `work` and nothing else: its death is that work's."""
+        mine = sa.delete(_ALONE).where(_ALONE.c.worker == worker)
+        with transaction(self._engine) as connection:
+            connection.execute(mine)
+            connection.execute(sa.insert(_ALONE).values(worker=worker, work=work))
+        try:
+            yield
+        finally:
+            with transaction(self._engine) as connection:
+                connection.execute(mine)
 
     def bury(self, worker: str, works: Sequence[str]) -> Mapping[str, int]:
-        """`worker` died over `works`; the deaths that each of them has seen. A death counts once.
+        """`worker` died with `works` in its hands; the deaths that each of them is blamed for.
 
-        Whoever removes the heartbeats counts the deaths and the take-over, in one transaction: several processes
-        may notice one death, and what follows may fail and be done again.
+        Blamed is what it did alone; else all but what waited to be done alone. Whoever removes the heartbeats
+        counts the deaths and the take-over, in one transaction, so that a death counts once: several processes may
+        notice it, and what follows may fail and be done again.
         """
         with transaction(self._engine) as connection:
-            gone = connection.execute(sa.delete(_HEARTBEATS).where(_HEARTBEATS.c.worker == worker))
-            if gone.rowcount and works:
+            known = connection.execute(sa.select(_DEATHS).where(_DEATHS.c.work.in_(list(works))))
+            deaths = dict.fromkeys(works, 0) | {row.work: row.deaths for row in known}
+            if not connection.execute(sa.delete(_HEARTBEATS).where(_HEARTBEATS.c.worker == worker)).rowcount:
+                return deaths
+            alone = connection.scalar(sa.select(_ALONE.c.work).where(_ALONE.c.worker == worker))
+            connection.execute(sa.delete(_ALONE).where(_ALONE.c.worker == worker))
+            if works:
                 _count_take_over(connection)
-            for work in works if gone.rowcount else ():
+            for work in _blamed(deaths, alone):
+                deaths[work] += 1
                 more = sa.update(_DEATHS).where(_DEATHS.c.work == work).values(deaths=_DEATHS.c.deaths + 1)
                 if not connection.execute(more).rowcount:
                     connection.execute(sa.insert(_DEATHS).values(work=work, deaths=1))
-            known = connection.execute(sa.select(_DEATHS).where(_DEATHS.c.work.in_(list(works))))
-            return dict.fromkeys(works, 0) | {row.work: row.deaths for row in known}
+            return deaths
 
     def deaths(self, work: str) -> int:
         """The deaths that a piece of work has seen."""
@@ -79,6 +107,13 @@ class Workers:
         """Remove the deaths of a job."""
         with transaction(self._engine) as connection:
             connection.execute(sa.delete(_DEATHS).where(_DEATHS.c.work.startswith(f"{job}.", autoescape=True)))
+
+
+def _blamed(deaths: Mapping[str, int], alone: str | None) -> list[str]:
+    """Of works with the deaths so far: `alone`, or those that are not done alone, or all."""
+    if alone is not None and alone in deaths:
+        return [alone]
+    return [work for work, count in deaths.items() if not count] or list(deaths)
 
 
 def _count_take_over(connection: sa.Connection) -> None:
