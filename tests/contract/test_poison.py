@@ -21,14 +21,17 @@ from slidecascade.timing import Silent
 from slidecascade.wire import JobRequest
 
 folder, toy = Path(sys.argv[1]), Path(sys.argv[2])
-healthy = Foreman.field
+healthy = Foreman._do
 
-def field(self, job, attempt, index):
-    if index == 1 and self._records.get(job).request.label == "poison":
-        os._exit(9)
-    healthy(self, job, attempt, index)
+def do(self, name, job, attempt, work):
+    def deadly(record, control):
+        if name == f"{job}.{attempt}.1" and record.request.label == "poison":
+            os._exit(9)
+        work(record, control)
 
-Foreman.field = field
+    healthy(self, name, job, attempt, deadly)
+
+Foreman._do = do
 settings = Settings(models_dir=toy / "models", pipelines_dir=toy / "pipelines", slide_roots=(folder / "slides",))
 analyser = Analyser(settings, observer=Silent())
 desk = Desk(analyser, settings, folder / "jobs")
