@@ -27,7 +27,7 @@ CAMPAIGN: Final = record.ROOT / "tests" / "fuzz" / "campaign.py"
 _EXECUTIONS: Final = re.compile(r"number_of_executed_units:\s+(\d+)")
 _START_S: Final = 600.0
 """Time for a fuzzer to import what it calls, and to end."""
-_ROUND_S: Final = 200
+_ROUND_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class _Round:
 def fuzz(target: str, *, seconds: int, keep: Path) -> Campaign:
     """Run the fuzzer of `target` until it finds something; it keeps its findings in a folder of `keep`.
 
-    It is started anew every few minutes, with what it has kept: Atheris itself takes about 200 bytes for each
+    It is started anew every minute, with what it has kept: Atheris itself takes about 200 bytes for each
     execution of traced code, which the bound of memory for findings would take for one of ours.
     """
     folder = keep / target

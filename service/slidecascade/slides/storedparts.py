@@ -28,8 +28,9 @@ _DEFLATED_BYTES = 2**14
 
 def part_damage(source: ByteSource, directory: Directory, index: int) -> str | None:
     """What is damaged in a stored strip or tile of a TIFF; None when it is whole, empty, or cannot be judged."""
-    if not directory.part_bytes[index]:
-        return None
+    lengths = directory.part_bytes
+    if index >= len(lengths) or not lengths[index]:
+        return None if index < len(lengths) else "its length is not stored"
     compression = directory.first(tiff.COMPRESSION, 1)
     if compression == tiff.JPEG_COMPRESSION:
         stream = directory.part(source, index)
