@@ -84,7 +84,7 @@ def submit(
         "thresholds": thresholds,
         "channels": channels,
         "stain": stain,
-        "options": {"tta": tta},
+        "tta": tta,
         "allow_partial": allow_partial,
         "outputs": outputs,
         "origin": origin,
@@ -135,6 +135,8 @@ def _request(model: type[R], fields: Mapping[str, object]) -> R:
     plain_fields["channels"] = plain_channels(plain_fields.get("channels"))
     if isinstance(stain := plain_fields.get("stain"), str):
         plain_fields["stain"] = {"method": stain}
+    if (tta := plain_fields.pop("tta", None)) is not None:
+        plain_fields["options"] = {"tta": tta}
     if plain_fields.get("outputs") is None:
         plain_fields.pop("outputs", None)
     else:

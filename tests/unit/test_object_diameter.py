@@ -183,11 +183,15 @@ def test_jobs_take_it_from_client_and_command(monkeypatch: pytest.MonkeyPatch) -
     with Client("http://service.test", http_client=http) as client:
         with pytest.raises(Exception, match="400"):
             client.submit("a.svs", pipeline="toy", object_diameter_px=20)
+        with pytest.raises(Exception, match="400"):
+            client.submit_many([{"slide": "a.svs", "pipeline": "toy", "object_diameter_px": 20, "tta": "d4"}])
         monkeypatch.setattr(jobs, "Client", lambda *_, **__: nullcontext(client))
         jobs_of_command = ["submit", "a.svs", "--pipeline", "toy", "--object-diameter-px", "20", "--tta", "d4"]
         assert main(["jobs", "--url", "http://service.test", *jobs_of_command]) != 0
-    assert [(each["object_diameter_px"], each.get("mpp")) for each in sent] == [(20.0, None)] * 2
-    assert [each.get("options") for each in sent] == [None, {"tta": "d4"}]
+    batch = sent.pop(1)
+    sent[1:1] = batch["jobs"]
+    assert [(each["object_diameter_px"], each.get("mpp")) for each in sent] == [(20.0, None)] * 3
+    assert [each.get("options") for each in sent] == [None, {"tta": "d4"}, {"tta": "d4"}]
     request = wire.JobRequest.model_validate(sent[0]).region_request()
     assert (request.object_diameter_px, request.mpp) == (20.0, None)
 

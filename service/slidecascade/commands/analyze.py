@@ -18,7 +18,7 @@ from pathlib import Path
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
-from slidecascade.commands.arguments import AVERAGES, METHODS, channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import METHODS, add_averaging, channel_of, region_of, threshold_of
 from slidecascade.commands.files import require_file
 from slidecascade.commands.progress import FieldProgress, bar
 from slidecascade.errors import MissingResolutionError
@@ -65,13 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     parser.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
-    parser.add_argument(
-        "--tta",
-        choices=AVERAGES,
-        default="none",
-        help="average over turned and mirrored images: d4 all networks, in 8x the time, d4-classifiers the "
-        "classifiers, in about 2x",
-    )
+    add_averaging(parser)
     parser.add_argument("--tile-px", type=int, help="tile size; affects speed, not cells")
     parser.add_argument(
         "--origin",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
-from slidecascade.commands.arguments import AVERAGES, METHODS, channel_of, region_of, threshold_of
+from slidecascade.commands.arguments import METHODS, add_averaging, channel_of, region_of, threshold_of
 from slidecascade.errors import InvalidRequestError
 from slidecascade.staging import writing_to
 from slidecascade_client import Client, Job, SlideCascadeClientError, UnknownSlideError
@@ -47,13 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="channels by index or name, such as nuclear=0 membrane=CD45",
     )
     submit.add_argument("--stain", choices=METHODS, help="stain normalisation; default: the pipeline's")
-    submit.add_argument(
-        "--tta",
-        choices=AVERAGES,
-        default="none",
-        help="average over turned and mirrored images: d4 all networks, in 8x the time, d4-classifiers the "
-        "classifiers, in about 2x",
-    )
+    add_averaging(submit)
     submit.add_argument("--allow-partial", action="store_true", help="finish even if tiles fail")
     submit.add_argument(
         "--origin",
@@ -142,8 +136,7 @@ def _submit_many(client: Client, options: argparse.Namespace) -> None:
             made.append(client.submit(slide, **fields))
         else:
             ids.append(slide)
-    chosen = {"tta": fields.pop("tta")}
-    made += client.submit_many([{"slide": slide, "options": chosen, **fields} for slide in ids])
+    made += client.submit_many([{"slide": slide, **fields} for slide in ids])
     for job in made:
         sys.stdout.write(f"{job.id}\n" if isinstance(job, Job) else f"rejected: {job}\n")
     if failed := [job for job in made if not isinstance(job, Job)]:

@@ -163,8 +163,7 @@ class Folders:
         """
         path = self._results(job) / _CELLS
         if not (self.of(job) / frame.NAME).is_file():
-            message = _NO_CELLS
-            raise InvalidRequestError(message, (("job_id", message),))
+            raise InvalidRequestError(_NO_CELLS, (("job_id", _NO_CELLS),))
         if not path.is_file():
             message = f"The job has no {_CELLS}: submit it with `parquet` among its outputs."
             raise InvalidRequestError(message, (("job_id", message),))
