@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import proc
 
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
@@ -40,19 +40,15 @@ def listening(pid: int) -> Listening:
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                yield from _tree(int(child))
+    for child in proc.children(pid):
+        yield from _tree(child)
 
 
 def _sockets(pid: int) -> Iterator[str]:
     """Inodes of the sockets that a process has open."""
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            target = os.readlink(descriptor)
-            if target.startswith("socket:["):
-                yield target[8:-1]
+    for name in proc.open_files(pid):
+        if name.startswith("socket:["):
+            yield name[8:-1]
 
 
 def _rows(pid: int, name: str) -> list[list[str]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 
+import proc
 from slidecascade.web.middleware.drain import WAITING
 
 _DECODER = "slidecascade.slides.decoderprocess"
@@ -56,12 +57,11 @@ class Server:
         return [pid for pid, line in self._started().items() if _DECODER in line]
 
     def _started(self) -> dict[int, str]:
-        tasks = Path(f"/proc/{self.process.pid}/task")
         found = {}
-        for pid in [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]:
+        for pid in proc.children(self.process.pid):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found[int(pid)] = line.replace(b"\0", b" ").decode()
+                found[pid] = line.replace(b"\0", b" ").decode()
         return found
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 30) -> None:

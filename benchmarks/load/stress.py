@@ -190,7 +190,8 @@ def _tree(pid: int) -> list[int]:
     found = [pid]
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+            with suppress(OSError):  # a thread that has ended meanwhile
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 import odd_images
+import proc
 from open_sockets import Listening, listening
 from served_process import Server, StartServer, free_port
 from slidecascade.access.keys import KeyFile
@@ -203,5 +204,5 @@ def test_nothing_of_an_upload_is_left_in_the_folder_for_temporary_files(house: H
     assert [path for path in house.written[0].rglob("*") if path.is_file()] == []
     (decoder,) = house.server.decoders()
     assert os.readlink(f"/proc/{decoder}/fd/0") == "/dev/null"
-    opened = {os.readlink(path) for path in Path(f"/proc/{decoder}/fd").iterdir()}
+    opened = set(proc.open_files(decoder))
     assert all(name.startswith(("/dev/null", "socket:")) for name in opened), opened

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import proc
 import toy_models
 import toy_pipeline
 from open_sockets import listening
@@ -198,8 +199,7 @@ def test_several_inputs_and_outputs_go_to_a_process_and_back(bento: Server) -> N
 def test_model_services_expose_no_request_data(bento: Server) -> None:
     """They have no metrics page with raw paths, write no access lines, and the log is JSON."""
     pid = next(iter(bento.children()))
-    opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
-    inodes = {name[len("socket:[") : -1] for name in opened if name.startswith("socket:")}
+    inodes = {name[len("socket:[") : -1] for name in proc.open_files(pid) if name.startswith("socket:")}
     bound_to = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     (path,) = {line[7] for line in bound_to if len(line) == 8 and line[6] in inodes and "slidecascade-" in line[7]}
     assert Path(path).parent.stat().st_mode & 0o77 == 0  # what listens there opens pickles

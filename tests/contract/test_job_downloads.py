@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import proc
 from long_slide import MPP, write_long_slide
 from served_process import Server, StartServer
 from slidecascade.cli import main
@@ -61,13 +62,7 @@ def resident_mib(server: Server) -> float:
 
 def open_files(server: Server, name: str) -> int:
     """How many descriptors of the server are open on files of that name."""
-    found = 0
-    for entry in Path(f"/proc/{server.process.pid}/fd").iterdir():
-        try:
-            found += entry.readlink().name == name
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    return found
+    return sum(Path(path).name == name for path in proc.open_files(server.process.pid))
 
 
 def test_a_client_that_leaves_a_download_of_a_gigabyte_leaves_nothing_behind(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import proc
 from served_process import Server, free_port, launch
 
 UNCOLLECTED = """
@@ -160,6 +161,4 @@ def test_uploads_are_not_written_to_disk(uncollected: Server, connect: Connect) 
     """No file is left open or behind, not even one that was deleted while open."""
     connection = connect()
     assert connection.post(FORM) == 422
-    handles = list(Path(f"/proc/{uncollected.process.pid}/fd").iterdir())
-    files = [str(handle.readlink()) for handle in handles if handle.exists() or handle.is_symlink()]
-    assert not [name for name in files if "(deleted)" in name]
+    assert not [name for name in proc.open_files(uncollected.process.pid) if "(deleted)" in name]

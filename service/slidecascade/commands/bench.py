@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -267,14 +268,16 @@ def _memory(work: Callable[[], object], pid: int) -> dict[str, float]:
 
 
 def _resident(pid: int, field: str) -> float:
-    """MiB of a process and all its descendants, from ``/proc``."""
+    """MiB of a process and all its descendants, from ``/proc``; 0 of one that has ended."""
     total = 0.0
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(field):
-            total += int(line.split()[1]) / 1024
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            total += _resident(int(child), field)
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(field):
+                total += int(line.split()[1]) / 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # a thread that has ended meanwhile
+                for child in (task / "children").read_text(encoding="ascii").split():
+                    total += _resident(int(child), field)
     return round(total, 1)
 
 
