@@ -53,7 +53,7 @@ def forbid_files(readable: Sequence[int] = ()) -> bool:
     What is open stays open. False also where a library has started threads, which would keep their rights.
 
     Args:
-        readable: descriptors of files, and of folders with all that is below them, that can still be opened to read.
+        readable: descriptors of files, and of folders with all below them, that can still be opened to read.
     """
     try:
         system = ctypes.CDLL(None, use_errno=True)
