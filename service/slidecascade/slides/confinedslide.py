@@ -59,7 +59,7 @@ _SPARE_BYTES: Final = 2**30
 _COPIES: Final = 4
 """How often pixels are in the memory of a process while it reads them, at most."""
 
-_MOST_CHANNELS: Final = 16
+_MOST_CHANNELS: Final = 8
 _KEPT_BYTES: Final = 16 * 2**20
 """Shared memory that a channel keeps for its next reads; for larger ones it is made anew."""
 
@@ -151,6 +151,7 @@ class ConfinedSlide(FileSlide):
         super().__init__(path, opened.info, opened.marks)
         self._process = process
         self._failed = False
+        self._has_ended = False
         self._has_read = False
         self._changed = threading.Condition()
         self._idle: list[_Channel] = []
@@ -215,9 +216,9 @@ class ConfinedSlide(FileSlide):
     def _taken(self, pixel_bytes: int, seconds: float) -> Iterator[_Channel]:
         """A channel for one read of so many bytes, as soon as there is one."""
         with self._changed:
-            while not self._failed and not self._idle and len(self._channels) >= self._most_channels:
+            while not self._has_ended and not self._idle and len(self._channels) >= self._most_channels:
                 self._changed.wait()
-            if self._failed:
+            if self._has_ended:
                 raise EndedError("it ended before")
             if not self._idle:
                 self._channels.append(_Channel(self._process.join()))
@@ -237,7 +238,7 @@ class ConfinedSlide(FileSlide):
         """What to raise where the process has ended, or is now; nobody waits for it any more."""
         self._process.fail(error)
         with self._changed:
-            self._failed = True
+            self._failed = self._has_ended = True
             self._changed.notify_all()
         return UnreadableSlideError(ENDED)
 
