@@ -305,7 +305,9 @@ def test_a_slide_is_read_by_a_confined_process(confined_slides: ConfinedSlides, 
     assert int(lowest["Max data size"]) < 2**31
     assert int(lowest["Max cpu time"]) < 10_000
     names = set(proc.open_files(slide.pid))
-    assert all(name.startswith(("/dev/null", "socket:", "/memfd:", str(folder / "jpeg.tif"))) for name in names), names
+    assert all(name.startswith(("/dev/null", "socket:", "/memfd:", str(folder / "jpeg.tif"))) for name in names), (
+        names
+    )
     slide.close()
 
 

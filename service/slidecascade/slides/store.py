@@ -222,14 +222,17 @@ class SlideStore:
         stack = StackSlide.open(file.path, self._decoder.strip) if may_be_stack(place.path) else None
         if stack is not None:
             return stack
-        slide = self._opener.open(file, place.path)
-        # Where OpenSlide finds other files of the slide by the name of this one, the place is checked again.
-        is_same = slide.path == file.path or (
-            _inside(place.root, place.path) == place and file_state(place.path) == file.state
-        )
-        if not is_same:
-            slide.close()
-            raise FileNotFoundError("The slide's file was replaced while it was opened: ask again.")
+        try:
+            slide = self._opener.open(file, place.path)
+        except UnreadableSlideError:
+            _require_unchanged(file, place)
+            raise
+        if slide.path != file.path:  # OpenSlide finds the other files of the slide by the name of this one
+            try:
+                _require_unchanged(file, place)
+            except FileNotFoundError:
+                slide.close()
+                raise
         return slide
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
@@ -279,6 +282,12 @@ def _inside(root: Path, path: Path) -> _Place | None:
         return _Place(target, root) if companion.is_relative_to(root) else None
     except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a name no file can have
         return None
+
+
+def _require_unchanged(file: HeldFile, place: _Place) -> None:
+    """Raises FileNotFoundError where something else is at the place of `file` by now."""
+    if _inside(place.root, place.path) != place or file_state(place.path) != file.state:
+        raise FileNotFoundError("The slide's file was replaced while it was opened: ask again.")
 
 
 def _files_below(root: Path) -> Iterator[Path]:
