@@ -73,7 +73,7 @@ class Analyser:
         observer: notified of stages, tiles and cells.
         runs: notified of the runs of networks.
         kinds: the kinds of pipelines by name.
-        decoder: decodes uploads and stacks of channels; closed with the analyser.
+        decoder: decodes uploads, stacks of channels and frames of DICOMweb servers; closed with the analyser.
         opener: opens slides, by default in this process; closed with the analyser.
         make_runner: creates the runner of the given packages; default: by the settings.
 
@@ -116,6 +116,7 @@ class Analyser:
                 settings.dicomweb_tokens_dir,
                 handles=settings.slide_handles,
                 cache_bytes=settings.dicomweb_cache_mib * 2**20,
+                decode=decoder.frame,
             ),
             decoder=decoder,
             opener=opener,

@@ -45,6 +45,9 @@ _WAIT_S: Final = 0.2
 _SPARE_BYTES: Final = 256 * 2**20
 """Memory of a process besides what the header of an image says that decoding takes."""
 
+_FRAME_COPIES: Final = 16
+"""Bytes that decoding JPEG 2000 takes for each of the pixels, at most: OpenJPEG has samples of 32 bits, twice."""
+
 _PROGRAM: Final = "slidecascade.slides.decoderprocess"
 
 
@@ -81,8 +84,14 @@ class ConfinedDecoder:
         """See `slidecascade.slides.decoder.Decoder`."""
         kind: Literal["uint8", "uint16"] = "uint16" if dtype == "uint16" else "uint8"
         shape = (size.height, size.width, 1)
-        task = Task(encoded_bytes=len(data), shape=shape, dtype=kind, is_strip=True)
+        task = Task(encoded_bytes=len(data), shape=shape, dtype=kind, form="strip")
         return self._decoded(task, data, UNWATCHED, 2 * task.pixel_bytes)[..., 0]
+
+    def frame(self, data: bytes, size: Size) -> Rgb:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        task = Task(encoded_bytes=len(data), shape=(size.height, size.width, 3), form="frame")
+        found: Rgb = self._decoded(task, data, UNWATCHED, _FRAME_COPIES * task.pixel_bytes)
+        return found
 
     def _decoded(self, task: Task, data: bytes, watch: Watch, decoder_bytes: int) -> NDArray[Any]:
         """The pixels of an image, for which the process may take `decoder_bytes` besides them and `data`."""
@@ -92,7 +101,7 @@ class ConfinedDecoder:
             return process.decode(task, data, watch, decoder_bytes)
         except EndedError as error:
             ready = process.confined is not None
-            fields = {"strip": task.is_strip, "reason": str(error), "code": process.kill()}
+            fields = {"form": task.form, "reason": str(error), "code": process.kill()}
             LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
             self._died()
             if not ready:
