@@ -122,7 +122,9 @@ def answers_of(slide: FileSlide) -> Iterator[object]:
 
 
 def is_same(ours: object, theirs: object) -> bool:
-    return np.array_equal(ours, theirs) if isinstance(ours, np.ndarray) else ours == theirs
+    if isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray):
+        return np.array_equal(ours, theirs)
+    return type(ours) is type(theirs) and ours == theirs
 
 
 def boxes_of(size: Size) -> list[Box]:

@@ -85,7 +85,7 @@ class SlideProcess:
         self._is_over = False
         self._cores = usable_cores()
 
-    def await_confined(self) -> None:
+    def await_confined(self) -> Confined:
         """Wait until it can do nothing but read its slide; raises EndedError."""
         try:
             answer = receive(self._channel, LONGEST_S)
@@ -94,7 +94,7 @@ class SlideProcess:
         except EndedError as error:
             self.fail(error)
             raise
-        LOG.debug("slide process ready", extra={"fields": answer.model_dump(exclude={"kind"})})
+        return answer
 
     def ask(self, task: Open | Look, *, seconds: float = LONGEST_S) -> Answer:
         """The answer to `task`; raises EndedError."""

@@ -47,6 +47,7 @@ class ConfinedSlides:
         self._lock = threading.Lock()
         self._template = _Template()
         self._is_closed = False
+        self._has_reported = False
 
     @property
     def pid(self) -> int:
@@ -107,7 +108,10 @@ class ConfinedSlides:
                         self._template.close()
                         self._template = _Template()
                     process = self._template.fork(rights, descriptors, self._died)
-                process.await_confined()
+                confined = process.await_confined()
+                if not self._has_reported:
+                    self._has_reported = True
+                    LOG.info("slide process ready", extra={"fields": confined.model_dump(exclude={"kind"})})
                 return process
         raise NotReadyError(
             "No process to read slides could be started: ask the operator to look at the log.",

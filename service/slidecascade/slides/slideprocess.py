@@ -145,10 +145,13 @@ def _run(control: socket.socket, start: Start, descriptors: list[int], cores: in
         control.close()
         channel = socket.socket(fileno=descriptors[0])
         files = descriptors[1:]
-        folders = [os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW) for folder in start.folders]
+        folders = []
+        for folder in start.folders:
+            with suppress(OSError):  # it is gone, or something else is in its place: nothing in it can be read
+                folders.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
         has_no_files = forbid_files((*files, *folders))
-        for folder in folders:
-            os.close(folder)
+        for descriptor in folders:
+            os.close(descriptor)
         has_no_calls = filter_calls(reads_files=True)
         channel.send(Confined(files=has_no_files, calls=has_no_calls).encoded())
         _Reader(channel, files[0] if files else None, cores).serve()
