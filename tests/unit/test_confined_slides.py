@@ -129,7 +129,7 @@ def is_same(ours: object, theirs: object) -> bool:
 
 def boxes_of(size: Size) -> list[Box]:
     """A small box inside, and one of all that is not very large."""
-    whole = Box(0, 0, min(size.width, 1500), min(size.height, 1500))
+    whole = Box(0, 0, min(size.width, 700), min(size.height, 700))
     return [Box(size.width // 3, size.height // 3, -(-size.width // 9), -(-size.height // 7)), whole]
 
 
