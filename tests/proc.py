@@ -21,11 +21,6 @@ def is_running(pid: int) -> bool:
     return "\nState:\t" in _status(pid) and "\nState:\tZ" not in _status(pid)
 
 
-def has_filter(pid: int) -> bool:
-    """Whether a process can only make the system calls of a list."""
-    return "\nSeccomp:\t2" in _status(pid)
-
-
 def _status(pid: int) -> str:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
