@@ -146,7 +146,7 @@ export class ShownResult {
   /** The values in view of the measurement that gives the colours, sorted. */
   private measured(): number[] {
     return [...(this.visible ?? []), ...this.comparison.visible]
-      .map((cell) => cell.measurements[this.look.colorBy])
+      .map((cell) => cell.measure(this.look.colorBy))
       .filter((value) => value !== undefined)
       .sort((a, b) => a - b);
   }
@@ -165,8 +165,8 @@ export class ShownResult {
     const isOfTiles = this.findings.kind === "patches";
     const style = {
       colorOf: (cell: Cell) => {
-        const value = cell.measurements[colorBy];
         if (colorBy === BY_CLASS) return css(cell.color);
+        const value = cell.measure(colorBy);
         return value === undefined ? "#888" : colorOfValue(value, low, high);
       },
       letterOf: letters && ((cell: Cell) => letters.get(cell.className) ?? "?"),
