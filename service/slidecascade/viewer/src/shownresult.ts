@@ -157,8 +157,8 @@ export class ShownResult {
     this.range = [at(0.02, 0), at(0.98, 1)];
   }
 
-  draw(context: CanvasRenderingContext2D, frame: Frame): number {
-    if (!this.findings || !this.look.outlines) return 0;
+  draw(context: CanvasRenderingContext2D, frame: Frame): number | null {
+    if (!this.findings || !this.look.outlines) return null;
     const { colorBy } = this.look;
     const letters = this.look.letters ? lettersOf(this.findings.classes) : null;
     const [low, high] = this.range;

@@ -5,6 +5,7 @@ import { changed, middleOf } from "./boxkeys.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
 import { Overlays, pyramidOf, type Address, type Picture, type Side } from "./overlays.ts";
+import { Pace } from "./pace.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { forgoInlineStyle, ignoreLateTiles } from "./quirks.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
@@ -18,8 +19,8 @@ const KEY_ZOOM = 1.5;
 const SMOOTH_MS = 12;
 
 export interface StageEvents {
-  /** The canvas is to be drawn; returns how long that took in milliseconds. */
-  draw(context: CanvasRenderingContext2D, frame: Frame): number;
+  /** The canvas is to be drawn; returns how long that took in milliseconds; null: there was nothing to draw. */
+  draw(context: CanvasRenderingContext2D, frame: Frame): number | null;
   /** The view has come to rest. */
   rest(): void;
   click(x: number, y: number): void;
@@ -43,6 +44,8 @@ export class Stage {
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
+  private readonly pace = new Pace();
+  private isSmooth = true;
   private pending = 0;
   private isDrawing = false;
   private drawFrom: OpenSeadragon.Point | null = null;
@@ -377,6 +380,8 @@ export class Stage {
 
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
+    this.pace.frame(performance.now());
+    if (this.pace.isSlow) this.smooth(false);
     this.placeBox();
     if (this.divider !== null) this.overlays.clip();
     this.showScale();
@@ -388,10 +393,22 @@ export class Stage {
     }
     const zoom = frame.scale / this.drawn.scale;
     const [dx, dy] = [(this.drawn.x - frame.x) * frame.scale, (this.drawn.y - frame.y) * frame.scale];
-    this.canvas.style.transform = `translate(${dx}px,${dy}px) scale(${zoom})`;
+    // Whole pixels are copied, parts of them interpolated, which without a GPU takes longer.
+    const isPan = Math.abs(zoom - 1) < 1e-6;
+    this.canvas.style.transform = isPan
+      ? `translate(${wholePx(dx)}px,${wholePx(dy)}px)`
+      : `translate(${dx}px,${dy}px) scale(${zoom})`;
+  }
+
+  /** Tiles are interpolated; where that is too slow, only at rest. */
+  private smooth(isSmooth: boolean): void {
+    if (this.isSmooth === isSmooth) return;
+    this.isSmooth = isSmooth;
+    this.viewer.drawer.setImageSmoothingEnabled(isSmooth);
   }
 
   private rest(): void {
+    this.smooth(true);
     this.redraw();
     this.events.rest();
   }
@@ -406,8 +423,11 @@ export class Stage {
     if (!frame) return;
     const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
     context.scale(ratio, ratio);
-    this.cost = this.events.draw(context, frame);
-    if (this.cost > 0) noteTime("outlines", this.cost);
+    const cost = this.events.draw(context, frame);
+    // A layer that shows nothing costs as much as one that does.
+    this.canvas.style.visibility = cost === null ? "hidden" : "";
+    this.cost = cost ?? 0;
+    if (cost !== null) noteTime("outlines", cost);
     this.drawn = frame;
     if (this.divider !== null) this.overlays.clip();
     this.placeBox();
@@ -431,6 +451,12 @@ export class Stage {
     const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
     this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
   }
+}
+
+/** The nearest place that is a whole pixel of the screen. */
+function wholePx(value: number): number {
+  const ratio = devicePixelRatio || 1;
+  return Math.round(value * ratio) / ratio;
 }
 
 /** Leaves the time in the browser's performance timeline, the last of each name: `make bench-viewer` reads it. */
