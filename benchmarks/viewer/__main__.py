@@ -164,8 +164,8 @@ def _times_ms(tiles: list[tuple[int, int, int]], *makers: Callable[[int, int, in
 
 
 def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
-    """Drawing all outlines of the coarsest view that has them, and frames while it is dragged; in turn with that the
-    same without outlines: what browser, tiles and page take of a frame by themselves."""
+    """Drawing all outlines of the coarsest view that has them, and frames while it is dragged; in turn
+    with that the same without outlines: what browser, tiles and page take of a frame by themselves."""
     with Tab(browser, url, LARGE) as tab:
         tab.open(f"#slide={GLASS}&view={_OUTLINES_VIEW_L0}&job={job}")
         cells = tab.counted()

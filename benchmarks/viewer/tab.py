@@ -63,7 +63,9 @@ class Tab:
 
     def last_end(self, name: str) -> float:
         """When the last request whose name contains `name` was answered, in ms of the page's clock."""
-        ends = "(name) => Math.max(...window.seen.filter((item) => item.name.includes(name)).map((item) => item.end))"
+        ends = (
+            "(name) => Math.max(...window.seen.filter((item) => item.name.includes(name)).map((item) => item.end))"
+        )
         return float(self.page.evaluate(ends, name))
 
     def counted(self) -> int:

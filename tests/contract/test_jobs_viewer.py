@@ -81,7 +81,10 @@ def test_cells_of_a_box_as_columns_are_those_of_geojson(job_server: Server, done
     url = f"{job_server.url}/v1/jobs/{done_job}/cells?bbox=300,100,700,400"
     stated = json.loads(httpx.get(url, timeout=30).content)["features"]
     answer = httpx.get(url, headers={"Accept": "application/vnd.slidecascade.cells"}, timeout=30)
-    assert (answer.headers["content-type"], answer.headers["vary"]) == ("application/vnd.slidecascade.cells", "Accept")
+    assert (answer.headers["content-type"], answer.headers["vary"]) == (
+        "application/vnd.slidecascade.cells",
+        "Accept",
+    )
     assert len(stated) > 20
     assert unpacked(answer.content) == [
         {

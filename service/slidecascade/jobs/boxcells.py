@@ -1,7 +1,7 @@
 """The cells of a box as columns, which the page draws without parsing a text; docs/jobs.md describes it.
 
-All numbers are little endian. An outline is its first vertex and the way from each vertex to the next one, in whole
-hundredths of a level-0 pixel (the digits of GeoJSON), in 2 bytes where all ways are short enough, else in 4.
+All numbers are little endian. An outline is its first vertex and the way from each vertex to the next one, in
+whole hundredths of a level-0 pixel (the digits of GeoJSON), in 2 bytes where all ways are short enough, else in 4.
 
 ======  =========================================================================================
 offset  content
@@ -71,7 +71,7 @@ def encode(analysis: Analysis, ids: NDArray[np.bytes_]) -> bytes:
 
 
 def _measurements(analysis: Analysis) -> dict[str, NDArray[np.float32]]:
-    """``(N,)`` each, by name; a classifier that did not see a cell, or a pipeline that measured nothing, gives NaN."""
+    """``(N,)`` each, by name; NaN where a classifier did not see the cell."""
     cells, mpp = analysis.instances, analysis.physical_mpp
     areas = cells.areas * (1.0 if mpp is None else mpp**2)
     columns = {SCORE: cells.scores.astype(np.float32), AREA_PX if mpp is None else AREA: areas.astype(np.float32)}

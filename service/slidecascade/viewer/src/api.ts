@@ -21,6 +21,8 @@ export interface RegionRequest {
 export const STAND_IN = "SlideCascade-Stand-In";
 /** The header of blank tiles: why the slide cannot be read there. */
 const BLANK = "SlideCascade-Problem";
+/** The header of tiles of a slide that has another content by now. */
+export const REPLACED = "SlideCascade-Replaced";
 const ROOT = new URL("../", document.baseURI).pathname;
 
 export class ProblemError extends Error {

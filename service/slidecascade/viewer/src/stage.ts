@@ -1,6 +1,6 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import { STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
+import { REPLACED, STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
 import { changed, middleOf } from "./boxkeys.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
@@ -31,6 +31,8 @@ export interface StageEvents {
   standIn(isShown: boolean): void;
   /** A tile of the slide cannot be had; null: nobody says why. */
   missing(fault: ProblemError | null): void;
+  /** The file of the slide was replaced by another one. */
+  replaced(): void;
 }
 
 export class Stage {
@@ -270,6 +272,7 @@ export class Stage {
     });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
       const arrived = tileRequest as XMLHttpRequest | undefined;
+      if (arrived?.getResponseHeader(REPLACED)) this.events.replaced();
       if (arrived?.getResponseHeader(STAND_IN)) void this.awaitTiles();
       const fault = arrived && faultOf(arrived);
       if (fault) this.events.missing(fault);
