@@ -15,6 +15,8 @@ import type { Box, SlideInfo } from "./wire.ts";
 /** How long stand-ins are shown until the tiles are asked for again. */
 const AGAIN_MS = 400;
 const KEY_ZOOM = 1.5;
+/** A quarter of a megabyte each; a large window shows more than 200 at once, and would fetch them again and again. */
+const KEPT_TILES = 300;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
 const SMOOTH_MS = 12;
 
@@ -89,6 +91,7 @@ export class Stage {
       minZoomImageRatio: 0.6,
       visibilityRatio: 0.2,
       imageLoaderLimit: 6,
+      maxImageCacheCount: KEPT_TILES,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     } as OpenSeadragon.Options);
