@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from slidecascade.wire import ZIP, JsonObject, Summary
+from slidecascade.wire import ZIP, AnswerWarning, JsonObject, Summary
 from slidecascade_client.cells import Cells
 from slidecascade_client.errors import UnexpectedAnswerError
 from slidecascade_client.localfiles import is_inside
@@ -133,6 +133,11 @@ class RegionResult:
     def counts(self) -> dict[str, int]:
         """Cells, tiles above the threshold or areas by class name, zero included."""
         return self.summary.counts
+
+    @property
+    def warnings(self) -> tuple[AnswerWarning, ...]:
+        """What the service doubts about the slide or the result; look at them before the numbers."""
+        return self.summary.warnings
 
     @cached_property
     def geojson(self) -> JsonObject:

@@ -78,6 +78,15 @@ def test_a_result_holds_all_answers(ask: Ask) -> None:
 
 
 @both_clients
+def test_a_result_states_its_warnings(ask: Ask) -> None:
+    with zipfile.ZipFile(io.BytesIO(_archive())) as source:
+        summary = json.loads(source.read("summary.json"))
+    summary["warnings"] = [{"code": "ink", "message": "Ink covers the tissue."}]
+    result = _result(ask, _zip_of({"summary.json": json.dumps(summary).encode()}))
+    assert [(warning.code, warning.message) for warning in result.warnings] == [("ink", "Ink covers the tissue.")]
+
+
+@both_clients
 def test_cells_say_what_the_service_found(ask: Ask) -> None:
     """Outline, class, colour, score, area and every probability of every stage that saw the cell."""
     cells = _result(ask, _archive()).cells

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from slidecascade.kinds.result import RegionResult
-from slidecascade.outputs import archive, figure
+from slidecascade.outputs import archive, figure, png
 from slidecascade.outputs.caption import Counted
 from slidecascade.outputs.colormap import Colormap
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
+from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.wire import PNG, ZIP
 
 Style = Literal["map", "figure"]
@@ -78,6 +79,31 @@ class Encoders(Generic[R]):
             yield figure.map_figure(result, item, shown, counted(result), drawing.colormap)
         else:
             yield from self.answers[media_type](result, drawing)
+
+
+def pictures(
+    result: RegionResult,
+    maps: Sequence[Heatmap],
+    overview: Overview,
+    drawing: Drawing,
+    *,
+    draw: Callable[[figure.Rgb, float], figure.Rgb],
+    colormaps: Sequence[Colormap],
+) -> Iterator[tuple[str, bytes]]:
+    """``overlay.png`` and the files of `figure.figures`, but for what `drawing` leaves out.
+
+    Args:
+        draw: draws outlines over an image of the overview's downsample.
+    """
+    shown = figure.Overviewed(*overview(MAX_SIDE_PX))
+    base, page, outlined = figure.overlaid(result, shown, draw)
+    if "overlay" not in drawing.without:
+        yield "overlay.png", png.encode(page)
+    del shown, page  # 50 MB
+    if "figures" not in drawing.without:
+        yield from figure.figures(
+            result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps
+        )
 
 
 def counted(result: RegionResult) -> list[Counted]:

@@ -15,7 +15,7 @@ from slidecascade import wire
 from slidecascade.areas.moments import roundness
 from slidecascade.areas.result import AreasResult
 from slidecascade.geometry import Size
-from slidecascade.outputs import overlay, png
+from slidecascade.outputs import overlay
 from slidecascade.outputs.annotations import (
     COLLECTION_END,
     MOST_BYTES_EACH,
@@ -28,13 +28,12 @@ from slidecascade.outputs.areas import masktiff
 from slidecascade.outputs.areas.heatmap import compute
 from slidecascade.outputs.areas.rle import rle_csv
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing, Encoders, counted
+from slidecascade.outputs.encoders import Drawing, Encoders, pictures
 from slidecascade.outputs.extent import UM2_PER_MM2, tissue_mm2
-from slidecascade.outputs.figure import Overviewed, Rgb, figures, overlaid
+from slidecascade.outputs.figure import Overviewed, Rgb
 from slidecascade.outputs.files import Files, Overview
 from slidecascade.outputs.heatmap import Heatmap
 from slidecascade.outputs.ids import id_namespace
-from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.provenance import provenance
 from slidecascade.outputs.summary import Figures, summary
 from slidecascade.wire import CSV, GEOJSON, JSON, PNG
@@ -116,24 +115,12 @@ def _small(
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
     if drawing.shows_tissue:
-        yield from _pictures(result, maps, overview, drawing)
+        draw, colormaps = partial(_outlined, result), [drawing.colormap]
+        yield from pictures(result, maps, overview, drawing, draw=draw, colormaps=colormaps)
     if result.box.area:
         yield MASK, _tiff(result)
     if with_rle:
         yield RLE, b"".join(rle_csv(result))
-
-
-def _pictures(
-    result: AreasResult, maps: tuple[Heatmap, ...], overview: Overview, drawing: Drawing
-) -> Iterator[tuple[str, bytes]]:
-    """Those over the tissue."""
-    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
-    if "overlay" not in drawing.without:
-        yield "overlay.png", png.encode(page)
-    del page  # 50 MB
-    if "figures" not in drawing.without:
-        colormaps = [drawing.colormap]
-        yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
 
 
 def _outlined(result: AreasResult, image_rgb: Rgb, downsample: float) -> Rgb:

@@ -8,14 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from slidecascade.outputs import overlay, png
+from slidecascade.outputs import overlay
 from slidecascade.outputs.answers import Answers
 from slidecascade.outputs.colormap import Colormap
-from slidecascade.outputs.encoders import Drawing, Encoders, counted
-from slidecascade.outputs.figure import Overviewed, Rgb, figures, overlaid
+from slidecascade.outputs.encoders import Drawing, Encoders, pictures
+from slidecascade.outputs.figure import Overviewed, Rgb
 from slidecascade.outputs.files import Files, Overview
-from slidecascade.outputs.heatmap import Heatmap
-from slidecascade.outputs.overlay import MAX_SIDE_PX
 from slidecascade.outputs.patches import geojson
 from slidecascade.outputs.patches.csv import grid_csv
 from slidecascade.outputs.patches.gridfiles import grid_npy, grid_tiff
@@ -47,24 +45,12 @@ def _small(result: PatchesResult, overview: Overview, drawing: Drawing) -> Itera
     maps = ANSWERS.heatmaps_of(result)
     yield from ANSWERS.small_files(result, maps, drawing)
     if drawing.shows_tissue:
-        yield from _pictures(result, maps, overview, drawing)
+        draw, colormaps = partial(_outlined, result), [drawing.colormap, Colormap.JET]
+        yield from pictures(result, maps, overview, drawing, draw=draw, colormaps=colormaps)
     yield "grid.csv", b"".join(grid_csv(result))
     yield "grid.npy", grid_npy(result)
     if result.is_seen.size:
         yield "grid.tiff", grid_tiff(result)
-
-
-def _pictures(
-    result: PatchesResult, maps: tuple[Heatmap, ...], overview: Overview, drawing: Drawing
-) -> Iterator[tuple[str, bytes]]:
-    """Those over the tissue."""
-    base, page, outlined = overlaid(result, Overviewed(*overview(MAX_SIDE_PX)), partial(_outlined, result))
-    if "overlay" not in drawing.without:
-        yield "overlay.png", png.encode(page)
-    del page  # 50 MB
-    if "figures" not in drawing.without:
-        colormaps = [drawing.colormap, Colormap.JET]
-        yield from figures(result, maps, base, outlined=outlined, counts=counted(result), colormaps=colormaps)
 
 
 def _outlined(result: PatchesResult, image_rgb: Rgb, downsample: float) -> Rgb:
