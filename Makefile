@@ -146,7 +146,7 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 		--seed 0 --out runs/nuclei
 	$(BIN)/python -m slidecascade_training.nuclei.package --data "$(DATA)/dsb2018" --run runs/nuclei --models models
 	$(BIN)/python -m slidecascade_training.nuclei.int8 --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --models models
-	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 300 --steps 5200 \
+	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 700 --steps 9000 \
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \
 		--out runs/nash --package models

@@ -16,6 +16,22 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has."""
+    return "\nState:\t" in _status(pid) and "\nState:\tZ" not in _status(pid)
+
+
+def has_filter(pid: int) -> bool:
+    """Whether a process can only make the system calls of a list."""
+    return "\nSeccomp:\t2" in _status(pid)
+
+
+def _status(pid: int) -> str:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return ""
+
+
 def open_files(pid: int) -> list[str]:
     """What the descriptors of a process lead to: paths, and names such as ``socket:[4711]``."""
     found = []

@@ -23,6 +23,7 @@ import proc
 from slidecascade.web.middleware.drain import WAITING
 
 _DECODER = "slidecascade.slides.decoderprocess"
+_SLIDES = "slidecascade.slides.slideprocess"
 START_S = 180.0
 STOP_S = 60.0
 
@@ -49,12 +50,21 @@ class Server:
         return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name} ")), 0.0)
 
     def children(self) -> dict[int, str]:
-        """The processes it has started but decoders, by id, with their command lines."""
-        return {pid: line for pid, line in self._started().items() if _DECODER not in line}
+        """The processes it has started but decoders and readers of slides, by id, with their command lines."""
+        return {pid: line for pid, line in self._started().items() if _DECODER not in line and _SLIDES not in line}
 
     def decoders(self) -> list[int]:
         """The processes in which it decodes uploads."""
         return [pid for pid, line in self._started().items() if _DECODER in line]
+
+    def slide_template(self) -> int:
+        """The process that those which read slides are forked from."""
+        (pid,) = (pid for pid, line in self._started().items() if _SLIDES in line)
+        return pid
+
+    def slide_readers(self) -> list[int]:
+        """The processes in which it reads slides, one for each that is open."""
+        return proc.children(self.slide_template())
 
     def _started(self) -> dict[int, str]:
         found = {}

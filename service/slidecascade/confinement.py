@@ -9,14 +9,17 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import stat
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 # A network namespace of its own has no interface but an unconnected loopback; the user namespace is what lets a
 # process without privileges have one.
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
 
-_CREATE_RULESET, _RESTRICT_SELF = 444, 446  # the same numbers on all architectures
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on all architectures
+_BELOW_PATH, _READ_FILE, _READ_FOLDER = 1, 1 << 2, 1 << 3
 _VERSION_ONLY, _NO_NEW_PRIVILEGES = 1, 38
 _FILE_RIGHTS: Final = (13, 14, 15, 15, 16)
 """How many rights over files the versions 1 to 5 of Landlock know: to read, write, make, remove, run ..."""
@@ -44,10 +47,13 @@ def leave_network() -> bool:
     return any(unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_NETWORK | _NEW_USER))
 
 
-def forbid_files() -> bool:
+def forbid_files(readable: Sequence[int] = ()) -> bool:
     """Whether this process can open no file from now on, neither to read nor to write (Landlock).
 
     What is open stays open. False also where a library has started threads, which would keep their rights.
+
+    Args:
+        readable: descriptors of files, and of folders with all below them, that can still be opened to read.
     """
     try:
         system = ctypes.CDLL(None, use_errno=True)
@@ -66,7 +72,18 @@ def forbid_files() -> bool:
     if handle < 0:
         return False
     try:
-        failed = system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or system.syscall(_RESTRICT_SELF, handle, 0)
+        failed = (
+            any(_allow_reading(system, handle, descriptor) for descriptor in readable)
+            or system.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+            or system.syscall(_RESTRICT_SELF, handle, 0)
+        )
         return not failed
     finally:
         os.close(handle)
+
+
+def _allow_reading(system: ctypes.CDLL, ruleset: int, descriptor: int) -> int:
+    """Add a rule for a file or folder; 0 when it was added."""
+    is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    rule = struct.pack("=Qi", _READ_FILE | _READ_FOLDER if is_folder else _READ_FILE, descriptor)
+    return int(system.syscall(_ADD_RULE, ruleset, _BELOW_PATH, rule, 0))

@@ -172,7 +172,7 @@ class Metrics:
         )
         self._decoders = Counter(
             "slidecascade_decoders_ended_total",
-            "Processes that ended while they decoded an upload.",
+            "Processes that ended while they decoded an upload or read a slide.",
             registry=registry,
         )
         Gauge(

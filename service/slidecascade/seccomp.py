@@ -22,6 +22,7 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _SET_SECCOMP, _NO_NEW_PRIVILEGES, _FILTER = 22, 38, 2
 _THREAD: Final = 0x00010000
 _DUPLICATE: Final = 1030  # F_DUPFD_CLOEXEC, which mmap uses
+_DESCRIPTOR_COMMANDS: Final = (1, 2, 3, 5, 6)  # F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_SETLK
 
 
 _FREE: Final = {
@@ -72,12 +73,30 @@ _FREE: Final = {
 """Memory, threads, clocks and what is open already, whatever the arguments: nothing opens a file or a socket, or
 starts a process. Each with its number on x86-64 and on Arm."""
 
+_READING: Final = {
+    "newfstatat": (262, 79),
+    "statx": (332, 291),
+    "readlinkat": (267, 78),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+    "getdents64": (217, 61),
+    "fadvise64": (221, 223),
+}
+"""What looks at files and folders besides: which ones is for Landlock to say."""
+
+_OLD_READING: Final = {"stat": 4, "lstat": 6, "access": 21, "readlink": 89}
+"""Calls that x86-64 has besides, and Arm has not."""
+
+_CHANGES_FILES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+"""Flags of which an open file may have none; those of a file without a name need one of the first two."""
+
 _LOOKED_AT: Final = {
     "clone": (56, 220),
     "tgkill": (234, 131),
     "fcntl": (72, 25),
     "prlimit64": (302, 261),
     "clone3": (435, 435),
+    "openat": (257, 56),
 }
 """Calls that depend on their arguments."""
 
@@ -85,15 +104,16 @@ _ARCHITECTURES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Place in the tables above, and the kernel's name (linux/audit.h)."""
 
 
-def filter_calls() -> bool:
+def filter_calls(*, reads_files: bool = False) -> bool:
     """Leave this thread, and those it starts, only what decoding needs; False where the kernel cannot.
 
     Open files, sockets and memory can be used, and threads be started. Files, sockets and processes cannot be
-    opened or started, other processes not be signalled, and limits not be raised.
+    opened or started, other processes not be signalled, and limits not be raised. One that `reads_files` can open
+    them to read, and nothing else.
     """
     if platform.machine() not in _ARCHITECTURES:
         return False
-    program = b"".join(_program(*_ARCHITECTURES[platform.machine()], os.getpid()))
+    program = b"".join(_program(*_ARCHITECTURES[platform.machine()], os.getpid(), reads_files))
     held = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(held))
     try:
@@ -104,7 +124,7 @@ def filter_calls() -> bool:
     return not failed
 
 
-def _program(column: int, architecture: int, pid: int) -> Iterator[bytes]:
+def _program(column: int, architecture: int, pid: int, reads_files: bool) -> Iterator[bytes]:
     number = {name: numbers[column] for name, numbers in _LOOKED_AT.items()}
     yield _step(_LOAD, 0, 0, _ARCHITECTURE_AT)
     yield _step(_JUMP_EQUAL, 1, 0, architecture)
@@ -113,6 +133,15 @@ def _program(column: int, architecture: int, pid: int) -> Iterator[bytes]:
     for numbers in _FREE.values():
         yield _step(_JUMP_EQUAL, 0, 1, numbers[column])
         yield _step(_RETURN, 0, 0, _ALLOW)
+    if reads_files:
+        free = [numbers[column] for numbers in _READING.values()]
+        for free_number in (*free, *(_OLD_READING.values() if column == 0 else ())):
+            yield _step(_JUMP_EQUAL, 0, 1, free_number)
+            yield _step(_RETURN, 0, 0, _ALLOW)
+        yield from _unless(number["openat"], argument=2, bits=_CHANGES_FILES)
+        # Databases lock what they read, and look at descriptors.
+        for command in _DESCRIPTOR_COMMANDS:
+            yield from _also(number["fcntl"], argument=1, value=command)
     # The C library then uses clone, whose flags can be seen.
     yield _step(_JUMP_EQUAL, 0, 1, number["clone3"])
     yield _step(_RETURN, 0, 0, _FAIL | _NOT_IMPLEMENTED)
@@ -134,6 +163,24 @@ def _when(number: int, *, argument: int, test: int, value: int) -> Iterator[byte
     yield _step(_JUMP_EQUAL, 0, 4, number)
     yield _step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
     yield _step(test, 0, 1, value)
+    yield _step(_RETURN, 0, 0, _ALLOW)
+    yield _step(_RETURN, 0, 0, _FAIL | _NOT_PERMITTED)
+
+
+def _also(number: int, *, argument: int, value: int) -> Iterator[bytes]:
+    """Allow the call `number` if the lower half of `argument` is `value`; else it, and any other call, goes on."""
+    yield _step(_JUMP_EQUAL, 0, 4, number)
+    yield _step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
+    yield _step(_JUMP_EQUAL, 0, 1, value)
+    yield _step(_RETURN, 0, 0, _ALLOW)
+    yield _step(_LOAD, 0, 0, _NUMBER_AT)
+
+
+def _unless(number: int, *, argument: int, bits: int) -> Iterator[bytes]:
+    """Allow the call `number` if the lower half of `argument` has none of `bits`; any other call goes on."""
+    yield _step(_JUMP_EQUAL, 0, 4, number)
+    yield _step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
+    yield _step(_JUMP_ANY_BIT, 1, 0, bits)
     yield _step(_RETURN, 0, 0, _ALLOW)
     yield _step(_RETURN, 0, 0, _FAIL | _NOT_PERMITTED)
 

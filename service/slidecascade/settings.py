@@ -111,8 +111,9 @@ class Settings(BaseSettings):
     """Maximum request body in bytes: a 10,000 x 10,000 px PNG of tissue is about 200 MB."""
 
     decoders: int = Field(default=2, ge=0)
-    """Number of confined processes that decode uploads and stacks of channels, about 40 MiB each; 0: they are
-    decoded in the service's own process, where a fault in a decoder ends the service."""
+    """Number of confined processes that decode uploads and stacks of channels, about 40 MiB each; slides that are
+    open have one each besides. 0: all is decoded in the service's own process, where a fault in a decoder ends the
+    service."""
 
     max_arriving_bytes: int = Field(default=2**30, ge=1)
     """Maximum total size in bytes of bodies being received: four maximum uploads; one is always accepted."""
@@ -212,7 +213,7 @@ class Settings(BaseSettings):
     """YAML file of the webhook targets that jobs can name in ``notify``; none: no notifications."""
 
     slide_handles: int = Field(default=16, ge=1)
-    """Maximum number of open slides."""
+    """Maximum number of open slides that nobody reads. Each has a confined process, which takes 5 to 60 MiB."""
 
     max_slide_listing: int = Field(default=1000, ge=1)
     """Maximum number of slides listed by ``/v1/slides``."""

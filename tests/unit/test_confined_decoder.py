@@ -28,6 +28,7 @@ from slidecascade.slides import confineddecoder
 from slidecascade.slides.canvas import UNWATCHED
 from slidecascade.slides.confineddecoder import ConfinedDecoder
 from slidecascade.slides.decoder import DirectDecoder
+from slidecascade.slides.frame import decode_frame, pixels_of
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import DecodedParts, decode_strip, stack_in
 from slidecascade.slides.upload import EncodedImage, open_image
@@ -177,6 +178,34 @@ def test_strips_of_a_stack_are_decoded_as_in_this_process(decoder: ConfinedDecod
     for way in (decode_strip, decoder.strip):
         with pytest.raises(UndecodableImageError, match="cannot be decoded: it is damaged or compressed"):
             way(b"II*\0" + data[4:90], direct.level_sizes[0], dtype)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "JPEG2000"])
+def test_frames_are_decoded_as_in_this_process(decoder: ConfinedDecoder, form: str) -> None:
+    """With the same pixels, and for damage and other sizes with the same sentence."""
+    pixels = np.random.default_rng(5).integers(0, 256, (48, 64, 3), np.uint8)
+    data, size = odd_images.saved(form, Image.fromarray(pixels)), Size(64, 48)
+    assert np.array_equal(decoder.frame(data, size), decode_frame(data, size))
+    for broken, stated in ((data[:100], size), (data, Size(48, 64))):
+        with pytest.raises(UndecodableImageError) as ours:
+            decode_frame(broken, stated)
+        with pytest.raises(UndecodableImageError) as theirs:
+            decoder.frame(broken, stated)
+        assert theirs.value.detail == ours.value.detail
+
+
+def test_frames_of_a_server_are_given_to_the_decoder() -> None:
+    """What is compressed alone: plain pixels are copied."""
+    given: list[bytes] = []
+
+    def decode(data: bytes, size: Size) -> Rgb:
+        given.append(data)
+        return np.zeros((size.height, size.width, 3), np.uint8)
+
+    compressed = odd_images.saved("JPEG", Image.new("RGB", (8, 8)))
+    assert pixels_of(compressed, Size(8, 8), decode).shape == (8, 8, 3)
+    assert (pixels_of(b"\1" * 192, Size(8, 8), decode) == 1).all()
+    assert given == [compressed]
 
 
 def test_a_stack_and_a_slide_of_channels_are_given_to_the_decoder(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from slidecascade.errors import UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
 from slidecascade.slides import store as store_module
 from slidecascade.slides.heldfile import HeldFile
+from slidecascade.slides.openslides import SlideOpener
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.visible import Visible
 
@@ -30,8 +31,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(root: Path) -> Iterator[SlideStore]:
-    store = SlideStore([root], handles=2, max_listing=100)
+def store(root: Path, slide_opener: SlideOpener) -> Iterator[SlideStore]:
+    store = SlideStore([root], handles=2, max_listing=100, opener=slide_opener)
     yield store
     store.close()
 
@@ -141,12 +142,14 @@ def test_a_slide_of_several_files_that_is_exchanged_is_not_served(
         pass
 
 
-def test_descriptors_go_with_their_slides(root: Path) -> None:
+def test_descriptors_go_with_their_slides(root: Path, slide_opener: SlideOpener) -> None:
     """Opening, failing and closing leave no file open."""
     (root / "text.tif").write_text("no slide")
     descriptors = Path("/proc/self/fd")
+    with slide_opener.looking([root]) as recognises:  # starts what is started once
+        assert recognises(root / "case" / "a.tif")
     before = len(list(descriptors.iterdir()))
-    store = SlideStore([root], handles=1, max_listing=1)
+    store = SlideStore([root], handles=1, max_listing=1, opener=slide_opener)
     for _ in range(3):
         assert first_pixel(store, "case/a.tif") == INSIDE
         with store.open("case/a.tif", private=True):

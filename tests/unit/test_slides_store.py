@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from plain_slide import first_pixel, write_slide
 from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
+from slidecascade.slides.openslides import SlideOpener
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.visible import Visible
@@ -33,8 +34,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(root: Path) -> Iterator[SlideStore]:
-    store = SlideStore([root], handles=2, max_listing=100)
+def store(root: Path, slide_opener: SlideOpener) -> Iterator[SlideStore]:
+    store = SlideStore([root], handles=2, max_listing=100, opener=slide_opener)
     yield store
     store.close()
 

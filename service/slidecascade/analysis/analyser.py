@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from slidecascade import wire
@@ -42,6 +43,7 @@ from slidecascade.runners.runner import RemoteRunner, Runner, RunObserver, Unobs
 from slidecascade.settings import Settings
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import slides_of
+from slidecascade.slides.openslides import SlideOpener
 from slidecascade.slides.source import Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.store import SlideStore
@@ -71,7 +73,8 @@ class Analyser:
         observer: notified of stages, tiles and cells.
         runs: notified of the runs of networks.
         kinds: the kinds of pipelines by name.
-        decoder: decodes uploads and stacks of channels; closed with the analyser.
+        decoder: decodes uploads, stacks of channels and frames of DICOMweb servers; closed with the analyser.
+        opener: opens slides, by default in this process; closed with the analyser.
         make_runner: creates the runner of the given packages; default: by the settings.
 
     Raises:
@@ -87,9 +90,11 @@ class Analyser:
         make_runner: Callable[[Iterable[ModelPackage]], Runner] | None = None,
         kinds: Mapping[str, Kind] = KINDS,
         decoder: Decoder = DIRECT,
+        opener: SlideOpener | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
+        self._opener = opener
         self._observer = observer
         self._packages: Mapping[str, ModelPackage] = served_packages(settings)
         self._kinds = kinds
@@ -111,8 +116,10 @@ class Analyser:
                 settings.dicomweb_tokens_dir,
                 handles=settings.slide_handles,
                 cache_bytes=settings.dicomweb_cache_mib * 2**20,
+                decode=decoder.frame,
             ),
             decoder=decoder,
+            opener=opener,
         )
         self._preparation = Preparation(
             self._slides, self._find_pipeline, self.expected_bytes, max_region_px=settings.max_region_px
@@ -135,6 +142,8 @@ class Analyser:
         self._decoder.close()
         self._runner.close()
         self._slides.close()
+        if self._opener is not None:
+            self._opener.close()
 
     def check_ready(self) -> None:
         """Check whether remote networks can be run; blocks.
@@ -324,6 +333,10 @@ class Analyser:
     def slide(self, slide_id: str, visible: Visible = ALL_SLIDES) -> wire.SlideInfo:
         with self._slides.open(slide_id, visible=visible) as slide:
             return slide_info(slide_id, slide.info, slide.content_id)
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file that the service itself has stored is a slide, by its format; it may be damaged."""
+        return self._slides.recognises(path)
 
     def open_slide(self, slide_id: str, visible: Visible = ALL_SLIDES) -> AbstractContextManager[Source]:
         """The pixels of a slide, shared with other readers; raises UnknownSlideError or UnreadableSlideError."""

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -19,6 +20,7 @@ from slidecascade.heaps import share_heaps
 from slidecascade.jobs.desk import Desk
 from slidecascade.settings import read_settings
 from slidecascade.slides.confineddecoder import open_decoder
+from slidecascade.slides.confinedslides import open_slides
 from slidecascade.timing import Silent
 
 LOG = logging.getLogger(__name__)
@@ -73,12 +75,13 @@ def run(options: argparse.Namespace) -> int:
     share_heaps()
     if options.until_stdin_closes:
         threading.Thread(target=_wait_for_end, args=(stopped,), name="parent", daemon=True).start()
-    decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=lambda: None)
-    try:
-        analyser = Analyser(settings, observer=Silent(), decoder=decoder)
-    except BaseException:
-        decoder.close()
-        raise
+    with ExitStack() as opened:
+        decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=lambda: None)
+        opened.callback(decoder.close)
+        opener = open_slides(settings.decoders, retry_after_s=settings.retry_after_s, died=lambda: None)
+        opened.callback(opener.close)
+        analyser = Analyser(settings, observer=Silent(), decoder=decoder, opener=opener)
+        opened.pop_all()  # the analyser closes them
     try:
         desk = Desk(analyser, settings, settings.jobs_dir)
         desk.start()

@@ -157,7 +157,7 @@ class Desk:
 
     def _keep(self, request: JobRequest, upload: Upload) -> None:
         """Check an upload as a slide is checked, and keep it in the form that it is worked on."""
-        content = upload.content(max_image_bytes=self._settings.max_upload_bytes)
+        content = upload.content(self._analyser.recognises, max_image_bytes=self._settings.max_upload_bytes)
         share = self._analyser.memory.share()
         try:
             control = Control(deadline_s=self._settings.max_deadline_s)  # others may use the memory for decoding

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,7 +24,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from slidecascade.errors import StorageFullError, UnreadableSlideError, UploadTooLargeError
-from slidecascade.slides.slide import can_open
 from slidecascade.slides.stackimage import is_stack
 from slidecascade.slides.upload import RegionImage
 from slidecascade.staging import make_folder, write_file, writing_to
@@ -102,8 +101,8 @@ class Upload:
         """Of what was written, as hexadecimal digits."""
         return self._digest.hexdigest()
 
-    def content(self, *, max_image_bytes: int) -> bytes | Path:
-        """The file of a slide, or the bytes of an image.
+    def content(self, recognises: Callable[[Path], bool], *, max_image_bytes: int) -> bytes | Path:
+        """The file of a slide, whose format OpenSlide `recognises`, or the bytes of an image.
 
         Raises:
             UploadTooLargeError: an image of more than `max_image_bytes`.
@@ -111,7 +110,7 @@ class Upload:
         path = self._folder / _SLIDE
         with path.open("rb") as file:
             is_tiff = file.read(4) in _TIFF
-        if is_tiff and (is_stack(path) or can_open(path)):
+        if is_tiff and (is_stack(path) or recognises(path)):
             return path
         if self.size_bytes > max_image_bytes:
             raise UploadTooLargeError(

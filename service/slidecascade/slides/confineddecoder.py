@@ -7,15 +7,12 @@ image with it and is replaced. How they are confined: `slidecascade.slides.decod
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import mmap
 import os
 import queue
 import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -27,9 +24,9 @@ from pydantic import ValidationError
 
 from slidecascade.errors import NotReadyError, UndecodableImageError
 from slidecascade.geometry import Size
-from slidecascade.privacy import SWITCHES
 from slidecascade.slides.canvas import UNWATCHED, Watch
 from slidecascade.slides.channels import Samples
+from slidecascade.slides.confinedprocess import EndedError, shared_memory, start
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.source import Rgb
@@ -48,13 +45,10 @@ _WAIT_S: Final = 0.2
 _SPARE_BYTES: Final = 256 * 2**20
 """Memory of a process besides what the header of an image says that decoding takes."""
 
+_FRAME_COPIES: Final = 16
+"""Bytes that decoding JPEG 2000 takes for each of the pixels, at most: OpenJPEG has samples of 32 bits, twice."""
+
 _PROGRAM: Final = "slidecascade.slides.decoderprocess"
-_INHERITED: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-class _EndedError(Exception):
-    """A process died, or said what it must not."""
 
 
 class ConfinedDecoder:
@@ -90,8 +84,14 @@ class ConfinedDecoder:
         """See `slidecascade.slides.decoder.Decoder`."""
         kind: Literal["uint8", "uint16"] = "uint16" if dtype == "uint16" else "uint8"
         shape = (size.height, size.width, 1)
-        task = Task(encoded_bytes=len(data), shape=shape, dtype=kind, is_strip=True)
+        task = Task(encoded_bytes=len(data), shape=shape, dtype=kind, form="strip")
         return self._decoded(task, data, UNWATCHED, 2 * task.pixel_bytes)[..., 0]
+
+    def frame(self, data: bytes, size: Size) -> Rgb:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        task = Task(encoded_bytes=len(data), shape=(size.height, size.width, 3), form="frame")
+        found: Rgb = self._decoded(task, data, UNWATCHED, _FRAME_COPIES * task.pixel_bytes)
+        return found
 
     def _decoded(self, task: Task, data: bytes, watch: Watch, decoder_bytes: int) -> NDArray[Any]:
         """The pixels of an image, for which the process may take `decoder_bytes` besides them and `data`."""
@@ -99,9 +99,9 @@ class ConfinedDecoder:
         try:
             process.await_ready()
             return process.decode(task, data, watch, decoder_bytes)
-        except _EndedError as error:
+        except EndedError as error:
             ready = process.confined is not None
-            fields = {"strip": task.is_strip, "reason": str(error), "code": process.kill()}
+            fields = {"form": task.form, "reason": str(error), "code": process.kill()}
             LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
             self._died()
             if not ready:
@@ -143,24 +143,7 @@ class _Process:
     """One process, used by one thread at a time."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "OPENBLAS_NUM_THREADS": "1",  # threads that are there before a process is confined would not be
-            **SWITCHES,
-        }
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # a terminal's Ctrl-C must not end it before requests are done
-            )
-        self._channel = ours
+        self._process, self._channel = start(_PROGRAM)
         self.confined: Confined | None = None
 
     @property
@@ -178,24 +161,23 @@ class _Process:
         return self._process.wait()
 
     def await_ready(self) -> None:
-        """Wait until it is confined; raises _EndedError when it cannot start."""
+        """Wait until it is confined; raises EndedError when it cannot start."""
         if self.confined is None:
             answer = self._receive(time.monotonic() + START_S)
             if not isinstance(answer, Confined):
-                raise _EndedError("it did not say that it is ready")
+                raise EndedError("it did not say that it is ready")
             self.confined = answer
             LOG.info("decoder ready", extra={"fields": answer.model_dump(exclude={"kind"})})
 
     def decode(self, task: Task, data: bytes, watch: Watch, decoder_bytes: int) -> NDArray[Any]:
-        """What `task` asks for; raises UndecodableImageError, _EndedError, and what `watch` raises."""
+        """What `task` asks for; raises UndecodableImageError, EndedError, and what `watch` raises."""
         self._allow(_SPARE_BYTES + len(data) + decoder_bytes)
         with ExitStack() as opened:
-            encoded = _memory(opened, task.encoded_bytes)
+            encoded = shared_memory(opened, task.encoded_bytes)
             left = memoryview(data)
             while left:
                 left = left[os.write(encoded, left) :]
-            room = _memory(opened, task.shared_bytes)
-            fcntl.fcntl(room, fcntl.F_ADD_SEALS, _SEALS)  # cut short by the process, it would end this one
+            room = shared_memory(opened, task.shared_bytes, is_sealed=True)
             shared = mmap.mmap(room, task.shared_bytes)
             self._send(task, encoded, room)
         pixels = np.frombuffer(memoryview(shared)[: task.pixel_bytes], task.dtype).reshape(task.shape)
@@ -203,7 +185,7 @@ class _Process:
         watch.begun(pixels)
         try:
             end = self._follow(task, watch)
-        except _EndedError:
+        except EndedError:
             raise
         except BaseException:
             shared[task.pixel_bytes] = STOP
@@ -212,7 +194,7 @@ class _Process:
         if end.damage is not None:
             raise UndecodableImageError("".join(filter(str.isprintable, end.damage)))
         if end.fault is not None:
-            raise _EndedError(end.fault)
+            raise EndedError(end.fault)
         return pixels
 
     def _follow(self, task: Task, watch: Watch) -> Ended:
@@ -220,11 +202,11 @@ class _Process:
         ends_at, rows = time.monotonic() + LONGEST_S, 0
         while isinstance(answer := self._receive(ends_at), Reached):
             if not rows <= answer.rows <= task.shape[0]:
-                raise _EndedError("it reported rows that the image does not have")
+                raise EndedError("it reported rows that the image does not have")
             rows = answer.rows
             watch.reached(rows)
         if not isinstance(answer, Ended):
-            raise _EndedError("it started a second time")
+            raise EndedError("it started a second time")
         return answer
 
     def _await_end(self) -> None:
@@ -233,7 +215,7 @@ class _Process:
         try:
             while not isinstance(self._receive(ends_at), Ended):
                 pass
-        except _EndedError:
+        except EndedError:
             self.kill()
 
     def _allow(self, memory: int) -> None:
@@ -248,7 +230,7 @@ class _Process:
         try:
             socket.send_fds(self._channel, [task.encoded()], [encoded, room])
         except OSError as error:
-            raise _EndedError("it ended before") from error
+            raise EndedError("it ended before") from error
 
     def _receive(self, ends_at: float) -> Confined | Reached | Ended:
         try:
@@ -257,15 +239,7 @@ class _Process:
             if message:
                 return ANSWER.validate_json(message)
         except TimeoutError:
-            raise _EndedError("it took too long") from None
+            raise EndedError("it took too long") from None
         except (OSError, ValidationError):
-            raise _EndedError("it said what it must not") from None
-        raise _EndedError("it died")
-
-
-def _memory(opened: ExitStack, size: int) -> int:
-    """A descriptor of `size` bytes of memory without a name, closed with `opened`."""
-    descriptor = os.memfd_create("upload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    opened.callback(os.close, descriptor)
-    os.ftruncate(descriptor, size)
-    return descriptor
+            raise EndedError("it said what it must not") from None
+        raise EndedError("it died")

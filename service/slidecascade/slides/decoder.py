@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from slidecascade.geometry import Size
 from slidecascade.slides.canvas import UNWATCHED, Watch
 from slidecascade.slides.channels import Samples
+from slidecascade.slides.frame import decode_frame
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import EncodedImage
@@ -34,6 +35,10 @@ class Decoder(Protocol):
         """A strip of a stack, see `slidecascade.slides.stack.StripDecoder`; raises as `pixels`."""
         ...
 
+    def frame(self, data: bytes, size: Size) -> Rgb:
+        """A compressed frame of a slide, see `slidecascade.slides.frame.decode_frame`; raises as `pixels`."""
+        ...
+
     def close(self) -> None:
         """Decode nothing more."""
         ...
@@ -51,6 +56,10 @@ class DirectDecoder:
     def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
         """See `Decoder`."""
         return decode_strip(data, size, dtype)
+
+    def frame(self, data: bytes, size: Size) -> Rgb:
+        """See `Decoder`."""
+        return decode_frame(data, size)
 
     def close(self) -> None:
         """See `Decoder`."""

@@ -19,13 +19,14 @@ from typing import Final
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from slidecascade.confinement import forbid_files, leave_network, limit
 from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
 from slidecascade.seccomp import filter_calls
 from slidecascade.slides.decodertask import MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
+from slidecascade.slides.frame import decode_frame
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import open_image
@@ -80,6 +81,12 @@ def _warm_up() -> None:
             open_image(stream.getvalue(), max_px=_ANY_NUMBER).decode()
     with suppress(UndecodableImageError):
         open_image(b"", max_px=_ANY_NUMBER)
+    if features.check("jpg_2000"):
+        with io.BytesIO() as stream:
+            Image.new("RGB", (4, 4)).save(stream, "JPEG2000")
+            decode_frame(stream.getvalue(), Size(4, 4))
+    with suppress(UndecodableImageError):
+        decode_frame(b"", Size(4, 4))
     traceback.format_exc()
 
 
@@ -116,11 +123,14 @@ def _outcome(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket)
 def _decoded(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket) -> Ended:
     """How it ended, with the pixels in `shared`; raises UndecodableImageError, and what broken decoders raise."""
     height, width, channels = task.shape
-    if task.is_strip:
+    if task.form == "strip":
         samples = np.frombuffer(shared, task.dtype, height * width).reshape(height, width)
         samples[...] = decode_strip(data, Size(width, height), task.dtype)
         return Ended()
     pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(height, width, channels)
+    if task.form == "frame":
+        pixels[...] = decode_frame(data, Size(width, height))
+        return Ended()
     image = open_image(data, max_px=_ANY_NUMBER)
     if image.shape != task.shape:
         return Ended(fault="the header was read in two ways")

@@ -21,8 +21,8 @@ import numpy as np
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import jpeg
 from slidecascade.slides.eighths import EIGHTH
+from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.glimpse import cut, glimpse_of
-from slidecascade.slides.slide import Slide
 from slidecascade.slides.source import Pictured, Rgb
 
 TILE_PX: Final = 256
@@ -223,7 +223,7 @@ def _whole_level(slide: Pictured, level: int) -> Rgb:
     """All pixels of a low level, those of level 0 at an eighth where the file has them so."""
     size = level_size(slide.size_l0, level)
     downsample = 2 ** (max_level(slide.size_l0) - level)
-    if isinstance(slide, Slide) and downsample >= EIGHTH and _stored_level(slide, downsample)[0] == 0:
+    if isinstance(slide, FileSlide) and downsample >= EIGHTH and _stored_level(slide, downsample)[0] == 0:
         eighth = slide.read_eighth()
         if eighth is not None:
             return _resized(eighth, size)

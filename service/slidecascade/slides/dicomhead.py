@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slidecascade.slides.dicomwebslide import DicomWebSlide
-from slidecascade.slides.slide import Slide
+from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.source import Source
 
 
@@ -17,4 +17,4 @@ def dicom_head(source: Source) -> Path | bytes | None:
     """
     if isinstance(source, DicomWebSlide):
         return source.base_json
-    return source.dicom_base if isinstance(source, Slide) else None
+    return source.dicom_base if isinstance(source, FileSlide) else None

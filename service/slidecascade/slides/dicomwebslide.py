@@ -7,7 +7,6 @@ as it does, so that pixels are the same wherever a level's downsample is a whole
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -20,14 +19,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from slidecascade.errors import UnknownSlideError, UnreadableSlideError
+from slidecascade.errors import UndecodableImageError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
-from slidecascade.slides import jpeg
 from slidecascade.slides.dicomseries import Level, levels_of, value_of
 from slidecascade.slides.dicomweb import AS_STORED, JSON, DicomWeb, parts, token_of
+from slidecascade.slides.frame import FrameDecoder, decode_frame, pixels_of
 from slidecascade.slides.slideinfo import InfoSlide, SlideInfo, mpp_of, undistorted
 from slidecascade.slides.source import Rgb
 
@@ -71,9 +68,16 @@ class DicomWebSlide(InfoSlide):
     """A series as a `Source`; several threads may read at a time."""
 
     def __init__(
-        self, server: DicomWeb, address: str, levels: Sequence[Level], cache: FrameCache, base_json: bytes
+        self,
+        server: DicomWeb,
+        address: str,
+        levels: Sequence[Level],
+        cache: FrameCache,
+        base_json: bytes,
+        decode: FrameDecoder,
     ) -> None:
         self._server = server
+        self._decode = decode
         self._address = address
         self._cache = cache
         self.base_json = base_json
@@ -160,8 +164,8 @@ class DicomWebSlide(InfoSlide):
             bodies = parts(response)
             if len(bodies) != len(numbers):
                 raise ValueError(f"{len(bodies)} frames instead of {len(numbers)}")
-            frames = [_decoded(body, level.frame) for body in bodies]
-        except ValueError as error:
+            frames = [pixels_of(body, level.frame, self._decode) for body in bodies]
+        except (ValueError, UndecodableImageError) as error:
             raise UnreadableSlideError(
                 f"The DICOMweb server {self._server.name} does not return the slide's frames ({error}): check the "
                 "series in a viewer, or store it again."
@@ -178,9 +182,18 @@ class DicomWebSlides:
         servers: by name.
         handles: series whose metadata is kept.
         cache_bytes: of decoded frames of all slides.
+        decode: decodes compressed frames.
     """
 
-    def __init__(self, servers: Mapping[str, DicomWeb], *, handles: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        servers: Mapping[str, DicomWeb],
+        *,
+        handles: int,
+        cache_bytes: int,
+        decode: FrameDecoder = decode_frame,
+    ) -> None:
+        self._decode = decode
         self._servers = servers
         self._capacity = handles
         self._cache = FrameCache(cache_bytes)
@@ -242,17 +255,22 @@ class DicomWebSlides:
                 f"The DICOMweb server {server.name} does not describe the series as a whole slide: check it "
                 "in a viewer."
             ) from error
-        return DicomWebSlide(server, address, levels, self._cache, json.dumps(base).encode())
+        return DicomWebSlide(server, address, levels, self._cache, json.dumps(base).encode(), self._decode)
 
 
 def slides_of(
-    urls: Mapping[str, str], tokens: Path | None, *, handles: int, cache_bytes: int
+    urls: Mapping[str, str],
+    tokens: Path | None,
+    *,
+    handles: int,
+    cache_bytes: int,
+    decode: FrameDecoder = decode_frame,
 ) -> DicomWebSlides | None:
     """Slides on the servers with these addresses by name; `tokens` has files named so. None: no servers."""
     if not urls:
         return None
     servers = {name: DicomWeb(name, url, _token(tokens, name)) for name, url in urls.items()}
-    return DicomWebSlides(servers, handles=handles, cache_bytes=cache_bytes)
+    return DicomWebSlides(servers, handles=handles, cache_bytes=cache_bytes, decode=decode)
 
 
 def _token(folder: Path | None, name: str) -> Callable[[], str | None]:
@@ -273,25 +291,3 @@ def _places(level: Level, box: Box) -> Iterator[tuple[int, Box]]:
 def _downsample(base: Size, size: Size) -> float:
     """As OpenSlide has it: the mean of both sides'."""
     return (base.width / size.width + base.height / size.height) / 2
-
-
-def _decoded(data: bytes, size: Size) -> Rgb:
-    """A frame as stored: JPEG, JPEG 2000 or plain RGB; raises ValueError for others and damaged ones."""
-    pixels: NDArray[np.uint8] | None
-    if data.startswith(b"\xff\xd8"):
-        pixels, damage = jpeg.decode_whole(data, size, None)
-        if pixels is None:
-            raise ValueError(damage or "an unusual JPEG")
-    elif data.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
-        try:
-            with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise ValueError("damaged JPEG 2000") from error
-    elif size.area * 3 <= len(data) <= size.area * 3 + 1:
-        pixels = np.frombuffer(data, np.uint8, count=size.area * 3).reshape(size.height, size.width, 3)
-    else:
-        raise ValueError("a compression that is not supported")
-    if pixels.shape != (size.height, size.width, 3):
-        raise ValueError("a frame of another size")
-    return pixels

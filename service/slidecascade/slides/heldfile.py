@@ -49,6 +49,11 @@ class HeldFile:
         return held
 
     @property
+    def descriptor(self) -> int:
+        """Its number in this process, until it is closed."""
+        return self._descriptor
+
+    @property
     def path(self) -> Path:
         """A name that leads to this file alone; the path it was opened by where the system has no such names."""
         return _DESCRIPTORS / str(self._descriptor) if _DESCRIPTORS.is_dir() else self._path

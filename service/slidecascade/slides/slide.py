@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -12,20 +12,21 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from slidecascade.cores import usable_cores
 from slidecascade.errors import UnreadableSlideError
 from slidecascade.geometry import Box, Size
-from slidecascade.slides import content, omexml
+from slidecascade.slides import omexml
 from slidecascade.slides.alpha import on_white
+from slidecascade.slides.fileslide import FileSlide, Marks
+from slidecascade.slides.heldfile import HeldFile
 from slidecascade.slides.knownfiles import KnownFiles
-from slidecascade.slides.slideinfo import InfoSlide, SlideInfo, mpp_of, undistorted
+from slidecascade.slides.slideinfo import SlideInfo, mpp_of, undistorted
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.tiffslide import SlideFile, TiffSlide
 
 _DESCRIPTION = "tiff.ImageDescription"
 _DICOM_SERIES = "dicom.SeriesInstanceUID"
 _DICOM_INSTANCE = "dicom.SOPInstanceUID"
-_UNREADABLE_FILE = "The slide opens but one of its files cannot be read: check the permissions or copy it again."
-
 _ONE_FILE = frozenset({"aperio", "generic-tiff", "leica", "philips", "ventana"})
 """As OpenSlide names them: formats whose slides are one file, whatever it is called."""
 
@@ -70,8 +71,8 @@ def is_one_file(path: Path, suffix: str) -> bool:
     return vendor in _ONE_FILE or (vendor == "hamamatsu" and suffix.lower() == ".ndpi")
 
 
-class Slide(InfoSlide):
-    """An open slide as a `Source`. Reading from several threads at a time is fine; closing is not.
+class Slide(FileSlide):
+    """A slide that is read in this process.
 
     After one failed read OpenSlide fails every later one: `failed` says so, and the handle is to be dropped. Tiles
     whose damage OpenSlide would not report (see `tiffslide`) fail the reads that touch them, and no others.
@@ -79,15 +80,14 @@ class Slide(InfoSlide):
 
     def __init__(self, handle: openslide.OpenSlide, path: Path, file: SlideFile) -> None:
         self._handle = handle
-        self._path = path
         self._file = file
-        self._content_id: str | None = None
         self._failed = False
         properties = handle.properties
         _require_small_tiles(properties, handle.level_count)
         sides_um = _sides_um(properties)
         self._levels = undistorted(handle.level_dimensions)
         super().__init__(
+            path,
             SlideInfo(
                 size_l0=Size(*handle.dimensions),
                 mpp=mpp_of(sides_um),
@@ -97,7 +97,12 @@ class Slide(InfoSlide):
                 level_sizes=tuple(Size(*handle.level_dimensions[level]) for level in self._levels),
                 level_downsamples=tuple(float(handle.level_downsamples[level]) for level in self._levels),
                 bounds_l0=_bounds(properties, Size(*handle.dimensions)),
-            )
+            ),
+            Marks(
+                quickhash=properties.get(openslide.PROPERTY_NAME_QUICKHASH1),
+                series=properties.get(_DICOM_SERIES),
+                instance=properties.get(_DICOM_INSTANCE),
+            ),
         )
 
     @classmethod
@@ -118,50 +123,23 @@ class Slide(InfoSlide):
                 "check it in a viewer and copy it again."
             ) from error
 
-    @property
-    def content_id(self) -> str:
-        """See `slidecascade.slides.content`; computed on first access.
+    @classmethod
+    def open_held(
+        cls, file: HeldFile, path: Path, *, cache: TileCache | None = None, known: KnownFiles | None = None
+    ) -> Self | None:
+        """The slide at `path`, of which `file` is held, if that is all it needs; None: open it by its name.
 
         Raises:
-            UnreadableSlideError: a file of the slide cannot be read.
+            UnreadableSlideError: damaged.
         """
-        if self._content_id is None:
-            properties = self._handle.properties
-            try:
-                files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
-                quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
-                self._content_id = content.id_of_files(files, quickhash=quickhash)
-            except OSError as error:
-                raise UnreadableSlideError(_UNREADABLE_FILE) from error
-        return self._content_id
-
-    @property
-    def dicom_base(self) -> Path | None:
-        """The file of a DICOM slide's base level; None for other slides.
-
-        Raises:
-            UnreadableSlideError: a file of the slide cannot be read.
-        """
-        properties = self._handle.properties
-        instance = properties.get(_DICOM_INSTANCE)
-        if instance is None:
-            return None
-        try:
-            files = content.files_of(self._path, series=properties.get(_DICOM_SERIES))
-            return next((path for path in files if content.is_instance(path, instance)), None)
-        except OSError as error:
-            raise UnreadableSlideError(_UNREADABLE_FILE) from error
+        return cls.open(file.path, cache=cache, known=known) if is_one_file(file.path, path.suffix) else None
 
     @property
     def failed(self) -> bool:
         return self._failed
 
     def read_level(self, level: int, box: Box) -> Rgb:
-        """The pixels of `box`, given in pixels of `level`; transparent ones are laid on white.
-
-        Raises:
-            UnreadableSlideError: the file is damaged here, or was damaged where it was read before.
-        """
+        """See `FileSlide`."""
         if (deep := self._tiff.deep) is not None:
             return deep.read(level, box)
         self._refuse_damaged(level, box)
@@ -172,13 +150,9 @@ class Slide(InfoSlide):
             return self._read(level, box.x * round(downsample), box.y * round(downsample), box.size)
         return self._read_by_blocks(level, box)
 
-    def read_eighth(self) -> Rgb | None:
-        """Level 0 at an eighth of its size, sides rounded up; None where all of it must be decoded.
-
-        Raises:
-            UnreadableSlideError: the file is damaged.
-        """
-        return self._file.eighth(self._tiff, self.size_l0, partial(self.read_level, 0))
+    def read_eighth(self, threads: int | None = None) -> Rgb | None:
+        """See `FileSlide`; by `threads`, by default one for each core."""
+        return self._file.eighth(self._tiff, self.size_l0, partial(self.read_level, 0), threads or usable_cores())
 
     @property
     def _tiff(self) -> TiffSlide:
@@ -211,16 +185,8 @@ class Slide(InfoSlide):
                 pixels[target.y : target.bottom, target.x : target.right] = block[part.y - top :, part.x - left :]
         return pixels
 
-    def read_channels(self, level: int, box: Box, indices: Sequence[int]) -> Rgb:
-        """Those colours of `read_level`."""
-        return self.read_level(level, box)[..., list(indices)]
-
     def unstored_share(self, level: int, box: Box) -> float:
-        """The part of the pixels of `box`, given in pixels of `level`, that are transparent: not stored.
-
-        Raises:
-            UnreadableSlideError: as `read_level` does.
-        """
+        """See `FileSlide`."""
         downsample, unstored = self.level_downsamples[level], 0
         rows = max(1, _PIECE_PX // box.width)
         for top in range(box.y, box.bottom, rows):
@@ -254,7 +220,7 @@ class Slide(InfoSlide):
         return np.asarray(image)
 
     def close(self) -> None:
-        """Release the file. No thread may be reading, and none may read afterwards."""
+        """See `FileSlide`."""
         self._handle.close()
         self._file.close()
 

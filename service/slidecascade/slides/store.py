@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,18 @@ from pathlib import Path
 from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
+from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile, file_state
-from slidecascade.slides.knownfiles import KnownFiles
-from slidecascade.slides.slide import Slide, TileCache, can_open, is_one_file
+from slidecascade.slides.openslides import DirectSlides, SlideOpener
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.stackimage import StackSlide, is_stack, may_be_stack
 from slidecascade.slides.visible import ALL_SLIDES, Visible
-
-TILE_CACHE_BYTES = 64 * 2**20
-"""Decoded tiles kept for all open slides together."""
 
 _LISTED_ENTRIES_PER_SLIDE = 100
 """How many files and folders a listing looks at for each slide it may name."""
 
 
-AnySlide = Slide | StackSlide | DicomWebSlide
+AnySlide = FileSlide | StackSlide | DicomWebSlide
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class _Place:
 class _Handle:
     """An open slide, its file as it was when it was opened, and how many readers it has."""
 
-    slide: Slide | StackSlide
+    slide: FileSlide | StackSlide
     file: HeldFile
     file_state: tuple[int, ...]
     readers: int = 0
@@ -57,7 +54,8 @@ class SlideStore:
     """Slides under `roots`; an id is a path relative to a root, as `slideid` writes it, the first root first.
 
     Ids that begin with ``dicomweb:`` are those of `dicomweb`, and not listed. At most `handles` slides that nobody
-    reads stay open; a listing names at most `max_listing`. `decoder` decodes stacks of channels.
+    reads stay open; a listing names at most `max_listing`. `decoder` decodes stacks of channels,
+    `opener` opens all other slides, by default in this process.
     Safe to use from several threads.
 
     Raises:
@@ -72,6 +70,7 @@ class SlideStore:
         max_listing: int,
         dicomweb: DicomWebSlides | None = None,
         decoder: Decoder = DIRECT,
+        opener: SlideOpener | None = None,
     ) -> None:
         for root in roots:
             if not root.is_dir():
@@ -83,8 +82,7 @@ class SlideStore:
         self._max_listing = max_listing
         self._dicomweb = dicomweb
         self._decoder = decoder
-        self._cache = TileCache(TILE_CACHE_BYTES)
-        self._known = KnownFiles()
+        self._opener = opener or DirectSlides()
         self._lock = threading.Lock()
         self._handles: OrderedDict[Path, _Handle] = OrderedDict()
 
@@ -92,16 +90,22 @@ class SlideStore:
         """Sorted ids of the visible files OpenSlide recognises, and whether there may be more than those named."""
         ids: set[str] = set()
         budget = self._max_listing * _LISTED_ENTRIES_PER_SLIDE
-        for slide_id in self._ids(visible):
-            budget -= 1
-            if budget < 0:
-                return tuple(sorted(ids)), True
-            if slide_id in ids or not self._is_shown(slide_id, visible):
-                continue
-            if len(ids) == self._max_listing:
-                return tuple(sorted(ids)), True
-            ids.add(slide_id)
-        return tuple(sorted(ids)), False
+        with self._opener.looking(self._roots) as recognises:
+            for slide_id in self._ids(visible):
+                budget -= 1
+                if budget < 0:
+                    return tuple(sorted(ids)), True
+                if slide_id in ids or not self._is_shown(slide_id, visible, recognises):
+                    continue
+                if len(ids) == self._max_listing:
+                    return tuple(sorted(ids)), True
+                ids.add(slide_id)
+            return tuple(sorted(ids)), False
+
+    def recognises(self, path: Path) -> bool:
+        """Whether OpenSlide recognises the format of a file that the service itself has stored."""
+        with self._opener.looking((path.parent,)) as recognises:
+            return recognises(path)
 
     @contextmanager
     def open(self, slide_id: str, *, private: bool = False, visible: Visible = ALL_SLIDES) -> Iterator[AnySlide]:
@@ -165,13 +169,13 @@ class SlideStore:
             for start in visible.starts(root):
                 yield from (id_of(path.relative_to(root).as_posix()) for path in _files_below(start))
 
-    def _is_shown(self, slide_id: str, visible: Visible) -> bool:
+    def _is_shown(self, slide_id: str, visible: Visible, recognises: Callable[[Path], bool]) -> bool:
         """Whether the id opens a slide that is visible; that of a file below one root may be another root's."""
         try:
             located = self._locate(slide_id, visible)
         except UnknownSlideError:
             return False
-        return can_open(located.path) or is_stack(located.path)
+        return recognises(located.path) or is_stack(located.path)
 
     def _locate(self, slide_id: str, visible: Visible) -> _Place:
         """The file of a slide. The first root that has the id decides, also about who sees it."""
@@ -214,17 +218,21 @@ class SlideStore:
             file.close()
             raise
 
-    def _read(self, file: HeldFile, place: _Place) -> Slide | StackSlide:
+    def _read(self, file: HeldFile, place: _Place) -> FileSlide | StackSlide:
         stack = StackSlide.open(file.path, self._decoder.strip) if may_be_stack(place.path) else None
         if stack is not None:
             return stack
-        if is_one_file(file.path, place.path.suffix):
-            return Slide.open(file.path, cache=self._cache, known=self._known)
-        # OpenSlide finds the other files of the slide by the name of this one, so the place is checked again.
-        slide = Slide.open(place.path, cache=self._cache, known=self._known)
-        if _inside(place.root, place.path) != place or file_state(place.path) != file.state:
-            slide.close()
-            raise FileNotFoundError("The slide's file was replaced while it was opened: ask again.")
+        try:
+            slide = self._opener.open(file, place.path)
+        except UnreadableSlideError:
+            _require_unchanged(file, place)
+            raise
+        if slide.path != file.path:  # OpenSlide finds the other files of the slide by the name of this one
+            try:
+                _require_unchanged(file, place)
+            except FileNotFoundError:
+                slide.close()
+                raise
         return slide
 
     def _current(self, path: Path, state: tuple[int, ...]) -> _Handle | None:
@@ -274,6 +282,12 @@ def _inside(root: Path, path: Path) -> _Place | None:
         return _Place(target, root) if companion.is_relative_to(root) else None
     except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a name no file can have
         return None
+
+
+def _require_unchanged(file: HeldFile, place: _Place) -> None:
+    """Raises FileNotFoundError where something else is at the place of `file` by now."""
+    if _inside(place.root, place.path) != place or file_state(place.path) != file.state:
+        raise FileNotFoundError("The slide's file was replaced while it was opened: ask again.")
 
 
 def _files_below(root: Path) -> Iterator[Path]:

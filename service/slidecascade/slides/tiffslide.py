@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from slidecascade.cores import usable_cores
 from slidecascade.errors import UndecodableImageError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import tiff
@@ -72,11 +71,11 @@ class SlideFile:
                 self._slide = self._look(vendor, level_sizes)
             return self._slide
 
-    def eighth(self, slide: TiffSlide, size: Size, read: Callable[[Box], Rgb]) -> Rgb | None:
+    def eighth(self, slide: TiffSlide, size: Size, read: Callable[[Box], Rgb], threads: int) -> Rgb | None:
         """Level 0 of `size` at an eighth of its size, see `read_eighth`; None where that cannot be had."""
         if slide.first is None or slide.deep is not None or self._file is None:
             return None
-        return read_eighth(self._file, slide.first, size, read, usable_cores())
+        return read_eighth(self._file, slide.first, size, read, threads)
 
     def _look(self, vendor: str | None, level_sizes: Sequence[Size]) -> TiffSlide:
         nothing = TiffSlide(StoredParts((None,) * len(level_sizes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, Self
 
@@ -14,6 +15,7 @@ from slidecascade.metrics import Metrics
 from slidecascade.runners.choice import NO_SERVICES, open_runner
 from slidecascade.settings import Settings
 from slidecascade.slides.confineddecoder import open_decoder
+from slidecascade.slides.confinedslides import open_slides
 from slidecascade.web.entry import ALWAYS_OPEN
 from slidecascade.web.inference import Inferences
 from slidecascade.web.middleware.admission import Admission
@@ -95,12 +97,16 @@ class Process:
         """
         metrics = Metrics()
         make_runner = partial(open_runner, settings=settings, observer=metrics, services=services)
-        decoder = open_decoder(settings.decoders, retry_after_s=settings.retry_after_s, died=metrics.decoder_ended)
-        try:
-            analyser = Analyser(settings, observer=metrics, make_runner=make_runner, decoder=decoder)
-        except BaseException:
-            decoder.close()
-            raise
+        retry_after_s, died = settings.retry_after_s, metrics.decoder_ended
+        with ExitStack() as opened:
+            decoder = open_decoder(settings.decoders, retry_after_s=retry_after_s, died=died)
+            opened.callback(decoder.close)
+            opener = open_slides(settings.decoders, retry_after_s=retry_after_s, died=died)
+            opened.callback(opener.close)
+            analyser = Analyser(
+                settings, observer=metrics, make_runner=make_runner, decoder=decoder, opener=opener
+            )
+            opened.pop_all()  # the analyser closes them
         return cls(settings, analyser=analyser, metrics=metrics)
 
     def take_over(self) -> None:

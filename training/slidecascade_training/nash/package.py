@@ -24,8 +24,8 @@ _MADE = """\
 stains, sizes of cells and nuclei, darkness of hepatocytes' nuclei, number and size of vacuoles, glycogen,
 basophilia, width and blood of sinusoids, clefts, inflammation, focus, sharpening, noise, JPEG quality and pixel
 size (0.22 to 0.28 um/px, a third of them at half that resolution and enlarged). {steps} steps of {batch} crops,
-every class equally often, each crop turned, scaled, restained, relit and refocused at random; {minutes:.0f}
-minutes in all. Seed {seed} determines all random choices: windows {training} trained,
+every class equally often, each crop turned, scaled, restained, relit, refocused and compressed at random;
+{minutes:.0f} minutes in all. Seed {seed} determines all random choices: windows {training} trained,
 {calibration} calibrated, {held_out} measured.
 
 {definition}"""

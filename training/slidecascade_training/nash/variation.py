@@ -11,18 +11,19 @@ Field = npt.NDArray[np.float32]
 
 
 def varied(images: Images, size_px: int, generator: np.random.Generator) -> Field:
-    """Turned, mirrored, scaled, restained, relit, blurred or sharpened, and noisy copies of square RGB crops.
+    """Turned, mirrored, scaled, restained, relit, refocused, noisy and compressed copies of square RGB crops.
 
     `images` uint8 (N, S, S, 3); returns float32 (N, size_px, size_px, 3), 0 to 255. Stains vary as mixtures of
     optical densities (after Tellez and others 2018), so that colour does not identify a class.
     """
     turned = np.stack([_turned(image, generator) for image in images])
     restained = _restained(turned, generator)
-    focused = np.stack([_refocused(image, size_px, generator) for image in restained])
+    focused = np.stack([_refocused(image, generator) for image in restained])
     grain = np.where(generator.random(len(images)) < 0.7, generator.uniform(0, 5, len(images)), 0.0)
     noise = generator.standard_normal(focused.shape, dtype=np.float32)
     noisy: Field = focused + noise * grain.astype(np.float32)[:, None, None, None]
-    return np.clip(noisy, 0, 255, out=noisy)
+    np.clip(noisy, 0, 255, out=noisy)
+    return np.stack([_resized(_compressed(image, generator), size_px) for image in noisy])
 
 
 def _turned(image: Images, generator: np.random.Generator) -> Images:
@@ -51,12 +52,40 @@ def _restained(images: Images, generator: np.random.Generator) -> Field:
     return np.asarray(np.clip(light - np.float32(1.0), 0, 255), np.float32)
 
 
-def _refocused(image: Field, size_px: int, generator: np.random.Generator) -> Field:
-    """A third of the crops a little blurred, a third sharpened; then at the network's input size."""
-    kind, sigma = generator.random(), float(generator.uniform(0.4, 1.2))
+def _refocused(image: Field, generator: np.random.Generator) -> Field:
+    """A third of the crops blurred, up to two pixels of a slide at half the resolution; a third sharpened."""
+    kind = generator.random()
+    if kind < 1 / 3:
+        return _blurred(image, float(generator.uniform(0.4, 2.2)))
     if kind < 2 / 3:
-        soft = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-        image = soft if kind < 1 / 3 else image + np.float32(generator.uniform(0.2, 0.9)) * (image - soft)
-    if image.shape[0] == size_px:
+        soft = _blurred(image, float(generator.uniform(0.4, 1.2)))
+        return image + np.float32(generator.uniform(0.2, 0.9)) * (image - soft)
+    return image
+
+
+def _blurred(image: Field, sigma: float) -> Field:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), np.float32)
+
+
+def _compressed(image: Field, generator: np.random.Generator) -> Field:
+    """Half of the crops through JPEG, half of these as slides of half the resolution store them.
+
+    The crop begins anywhere in the blocks of 8 px, as it does in a slide.
+    """
+    if generator.random() < 0.5:
         return image
-    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR), np.float32)
+    quality, shrunk = int(generator.integers(40, 96)), bool(generator.random() < 0.5)
+    side = image.shape[0]
+    stored = _resized(image, side // 2, cv2.INTER_AREA) if shrunk else image
+    top, left = (int(offset) for offset in generator.integers(8, size=2))
+    padded = cv2.copyMakeBorder(stored.astype(np.uint8), top, 8, left, 8, cv2.BORDER_REFLECT_101)
+    _, encoded = cv2.imencode(".jpg", padded, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
+    rows, columns = stored.shape[:2]
+    return _resized(decoded[top : top + rows, left : left + columns].astype(np.float32), side)
+
+
+def _resized(image: Field, side_px: int, interpolation: int = cv2.INTER_LINEAR) -> Field:
+    if image.shape[0] == side_px:
+        return image
+    return np.asarray(cv2.resize(image, (side_px, side_px), interpolation=interpolation), np.float32)
