@@ -42,6 +42,12 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if "outlines" in found:
         yield f"{found['outlines']:,} outlines drawn", f"{found['outlines_draw_ms']:.0f} ms", "100 ms"
         yield "frames while they are dragged, p50 / p95", _pair(found, "pan_frame"), "33 ms (p95)"
+    if "pan_frame_floor_p95_ms" in found:
+        yield (
+            "the same without outlines: browser, tiles and page by themselves",
+            _pair(found, "pan_frame_floor"),
+            "",
+        )
     if "view_p50_ms" in found:
         name = "cells of a view of 2000 px of a job of a million cells, request to paint, p50 / p95"
         yield name, _pair(found, "view"), "250 ms"

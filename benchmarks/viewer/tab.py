@@ -19,7 +19,8 @@ _OBSERVE: Final = """
 window.seen = [];
 new PerformanceObserver((list) => {
   for (const item of list.getEntries()) {
-    window.seen.push({ name: item.name, at: item.startTime, cost: item.detail ?? 0 });
+    const end = item.startTime + item.duration;
+    window.seen.push({ name: item.name, at: item.startTime, end, cost: item.detail ?? 0 });
   }
 }).observe({ entryTypes: ["mark", "resource"] });
 """
@@ -59,6 +60,13 @@ class Tab:
         )
         entry: dict[str, Any] = found.json_value()
         return entry
+
+    def last_end(self, name: str) -> float:
+        """When the last request whose name contains `name` was answered, in ms of the page's clock."""
+        ends = (
+            "(name) => Math.max(...window.seen.filter((item) => item.name.includes(name)).map((item) => item.end))"
+        )
+        return float(self.page.evaluate(ends, name))
 
     def counted(self) -> int:
         """Waits until the cells in view are known; how many."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
@@ -72,6 +74,60 @@ def test_fields_together_are_the_cells_of_the_result(
         column = f"toy-second {second} probability" if second else f"toy-classifier {first} probability"
         chosen = np.array(names) == name
         assert np.array_equal(probability[chosen], table[column][chosen].to_numpy(np.float32))
+
+
+def test_cells_of_a_box_as_columns_are_those_of_geojson(job_server: Server, done_job: str) -> None:
+    """Ids, outlines, classes with colours and all measurements, as docs/jobs.md describes the columns."""
+    url = f"{job_server.url}/v1/jobs/{done_job}/cells?bbox=300,100,700,400"
+    stated = json.loads(httpx.get(url, timeout=30).content)["features"]
+    answer = httpx.get(url, headers={"Accept": "application/vnd.slidecascade.cells"}, timeout=30)
+    assert (answer.headers["content-type"], answer.headers["vary"]) == (
+        "application/vnd.slidecascade.cells",
+        "Accept",
+    )
+    assert len(stated) > 20
+    assert unpacked(answer.content) == [
+        {
+            "id": item["id"],
+            "ring": item["geometry"]["coordinates"][0],
+            "class": item["properties"]["classification"],
+            "measurements": item["properties"]["measurements"],
+        }
+        for item in stated
+    ]
+
+
+def unpacked(data: bytes) -> list[dict[str, object]]:
+    magic, version, width, _, count, vertices, measured, named = struct.unpack_from("<4s2BH4I", data)
+    assert (magic, version) == (b"SCBC", 1)
+    names = json.loads(data[24 : 24 + named])
+    at = 24 + named
+
+    def take(kind: str, *shape: int) -> NDArray[Any]:
+        nonlocal at
+        found = np.frombuffer(data, kind, int(np.prod(shape)), at).reshape(shape)
+        at += found.nbytes
+        return found
+
+    firsts, sizes, values = take("<i4", count, 2), take("<u4", count), take("<f4", measured, count)
+    ways, classes, ids = take(f"<i{width}", vertices - count, 2), take("u1", count), take("S36", count)
+    assert at == len(data)
+    ends = np.cumsum(sizes.astype(np.int64) - 1)
+    cells = []
+    for cell, (first, way) in enumerate(zip(firsts, np.split(ways.astype(np.int64), ends[:-1]), strict=True)):
+        points = np.concatenate([first[None], first + np.cumsum(way, axis=0), first[None]])
+        pairs = zip(names["measurements"], values[:, cell].tolist(), strict=True)
+        cells.append(
+            {
+                "id": ids[cell].decode(),
+                "ring": [[x / 100, y / 100] for x, y in points.tolist()],
+                "class": names["classes"][classes[cell]],
+                "measurements": {
+                    item["name"]: round(value, item["decimals"]) for item, value in pairs if not np.isnan(value)
+                },
+            }
+        )
+    return cells
 
 
 def test_the_fields_that_are_done_are_listed(job_server: Server, done_job: str) -> None:

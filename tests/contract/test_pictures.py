@@ -57,6 +57,20 @@ def test_a_client_that_has_a_picture_is_not_sent_it_again(server: Server, part: 
     assert exact.headers["cache-control"] == "private, max-age=31536000, immutable"
 
 
+def test_who_states_a_former_content_is_informed(server: Server) -> None:
+    """Also by a tile that the slide no longer has, as a grey pixel for those who take stand-ins."""
+    tile = get(server, f"{SLIDE}/dzi_files/0/0_0.jpeg?content_id=former")
+    assert (tile.status_code, tile.headers["slidecascade-replaced"]) == (200, "1")
+    outside = f"{SLIDE}/dzi_files/0/7_7.jpeg?content_id=former"
+    assert get(server, outside).status_code == 404
+    pixel = get(server, f"{outside}&standin=1")
+    assert (pixel.status_code, pixel.headers["slidecascade-replaced"]) == (200, "1")
+    content_id = get(server, SLIDE).json()["content_id"]
+    for query in ("", f"?content_id={content_id}"):
+        assert "slidecascade-replaced" not in get(server, f"{SLIDE}/dzi_files/0/0_0.jpeg{query}").headers
+    assert get(server, f"{SLIDE}/dzi_files/0/7_7.jpeg?content_id={content_id}&standin=1").status_code == 404
+
+
 def test_head_has_the_headers_and_no_content(server: Server) -> None:
     answer = httpx.head(f"{server.url}/{SLIDE}/thumbnail", timeout=30)
     assert (answer.status_code, answer.content) == (200, b"")

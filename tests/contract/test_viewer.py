@@ -61,11 +61,17 @@ GREY_PIXELS = """() => {
 
 
 @pytest.fixture(scope="module")
-def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slides of the server."""
+    return tmp_path_factory.mktemp("viewer-slides")
+
+
+@pytest.fixture(scope="module")
+def server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Server:
     """The bundled networks, a rendered slide, and jobs."""
     newest = max(path.stat().st_mtime for path in (BUILT.parent / "src").iterdir())
     assert (BUILT / "index.html").stat().st_mtime >= newest, "the page is older than its source: run make viewer"
-    slides = tmp_path_factory.mktemp("viewer-slides")
+    slides = folder
     write_slide(slides / SLIDE, TissueOptions(seed=3, mpp=MPP), *SIZE_PX)
     (slides / "other.tiff").write_bytes((slides / SLIDE).read_bytes())
     write_stack(slides / STACK, field_of(3)[[0, 2]])
@@ -218,6 +224,22 @@ def test_zooms_by_keys_and_states_the_scale(visit: Visit) -> None:
     assert any(
         re.search(r"/dzi_files/11/\d+_\d+\.jpeg\?content_id=[0-9a-f]{64}&standin=1$", url) for url in visit.asked
     )
+
+
+def test_shows_the_new_content_of_a_slide_that_is_replaced(visit: Visit, server: Server, folder: Path) -> None:
+    """With a sentence, and without a failed tile: the new slide is smaller."""
+    write_slide(folder / "replaced.tiff", TissueOptions(seed=3, mpp=MPP), *SIZE_PX)
+    write_slide(folder.parent / "new.tiff", TissueOptions(seed=4, mpp=MPP), 1024, 768)
+    tab = visit.open(f"#slide=replaced.tiff&view=0,0,{SIZE_PX[0]},{SIZE_PX[1]}")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    (folder.parent / "new.tiff").rename(folder / "replaced.tiff")
+    tab.focus(".openseadragon-canvas")
+    for _ in range(3):
+        tab.keyboard.press("+")
+    tab.wait_for_selector("text=was replaced while it was shown")
+    (info,) = httpx.get(f"{server.url}/v1/slides?only=replaced.tiff", timeout=30).json()["slides"]
+    visit.wait(lambda: any(f"content_id={info['info']['content_id']}" in url for url in visit.asked))
+    (folder / "replaced.tiff").unlink()
 
 
 def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None:

@@ -21,7 +21,7 @@ from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
 from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError, UnknownHeatmapError
 from slidecascade.geometry import Box
-from slidecascade.jobs import frame
+from slidecascade.jobs import boxcells, frame
 from slidecascade.jobs.collect import Collection
 from slidecascade.jobs.dicomfiles import NEEDS, write_dicom
 from slidecascade.jobs.digests import Digests, read_digests, write_digests
@@ -157,10 +157,24 @@ class Folders:
     def cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
         """The cells of a finished job whose bounding boxes meet `box` (level-0 pixels), as GeoJSON.
 
+        Raises: see `packed_cells`.
+        """
+        part, _ = self._within(job, box, class_name=class_name, limit=limit)
+        return b"".join(geojson.encode(part))
+
+    def packed_cells(self, job: str, box: Box, *, class_name: str | None, limit: int) -> bytes:
+        """The same cells as columns, see `boxcells`.
+
         Raises:
             ResultTooLargeError: they are more than `limit`.
             InvalidRequestError: the job found no cells, has no GeoParquet file, or no such class.
         """
+        return boxcells.encode(*self._within(job, box, class_name=class_name, limit=limit))
+
+    def _within(
+        self, job: str, box: Box, *, class_name: str | None, limit: int
+    ) -> tuple[Analysis, NDArray[np.bytes_]]:
+        """The cells that meet a box, and the ids they have in the file; raises as `packed_cells` does."""
         path = self._results(job) / _CELLS
         if not (self.of(job) / frame.NAME).is_file():
             raise InvalidRequestError(_NO_CELLS, (("job_id", _NO_CELLS),))
@@ -174,12 +188,14 @@ class Folders:
             raise InvalidRequestError(message, (("class", message),))
         portions: list[Instances] = [analysis.instances]
         classes: list[NDArray[np.int64]] = [analysis.class_index]
+        ids: list[NDArray[np.bytes_]] = [np.zeros(0, "S36")]
         found = 0
         for rows in geoparquet.within(path, box.x, box.y, box.right, box.bottom):
             cells, index = geoparquet.cells_of(rows, analysis)
+            names = geoparquet.ids_of(rows)
             if class_name is not None:
                 wanted = index == ends.index(class_name)
-                cells, index = cells.take(wanted), index[wanted]
+                cells, index, names = cells.take(wanted), index[wanted], names[wanted]
             found += len(cells)
             if found > limit:
                 raise ResultTooLargeError(
@@ -187,10 +203,11 @@ class Folders:
                 )
             portions.append(cells)
             classes.append(index)
+            ids.append(names)
         part = replace(
             analysis, instances=Instances.concatenate(portions), class_index=np.concatenate(classes), region_l0=box
         )
-        return b"".join(geojson.encode(part))
+        return part, np.concatenate(ids)
 
     def centroid(self, job: str, point_l0: tuple[float, float]) -> tuple[float, float]:
         """The centroid of the cell at a point, in level-0 pixels: the nearest whose bounding box holds it.

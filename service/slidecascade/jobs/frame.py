@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -96,5 +97,7 @@ class Frame:
         return _adapter().validate_json(text)
 
 
+@cache
 def _adapter() -> TypeAdapter[Frame]:
+    """Made once: that takes longer than to read a frame."""
     return TypeAdapter(Frame)

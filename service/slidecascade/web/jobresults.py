@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from slidecascade import errors, wire
 from slidecascade.errors import InvalidRequestError, NotAcceptableError
 from slidecascade.geometry import Box
+from slidecascade.jobs import boxcells
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.folders import Folders, ResultFile
 from slidecascade.outputs import archive, heatmap
@@ -31,6 +32,7 @@ from slidecascade.web.statuses import problems
 OFFERS: Final = (wire.GEOJSON, wire.JSON, wire.PNG, wire.CSV, wire.PARQUET, wire.ZIP)
 MAX_CELLS: Final = 50_000
 
+_BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _RESULT_ERRORS: Final = (errors.UnknownJobError, errors.JobNotFinishedError, errors.UnreadablePartError)
 _BBOX: Final = re.compile(r"-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}")
 _BBOX_FORM: Final = "x,y,width,height in whole level-0 pixels"
@@ -95,7 +97,10 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         summary="List the cells in a box",
         response_class=Response,
         responses={
-            200: {"description": "A FeatureCollection.", "content": {wire.GEOJSON: {"schema": {}}}},
+            200: {
+                "description": "A FeatureCollection, or the same cells as columns (docs/jobs.md).",
+                "content": {wire.GEOJSON: {"schema": {}}, boxcells.MEDIA_TYPE: _BINARY},
+            },
             **problems(*_RESULT_ERRORS, errors.ResultTooLargeError),
         },
     )
@@ -107,8 +112,11 @@ def add_results(router: APIRouter, desk: Desk, lookups: Pool) -> None:
     ) -> Response:
         box, class_name = _box(bbox), request.query_params.get("class")
         folders = await lookups.run(desk.results, job_id, caller_of(request))
-        text = await lookups.run(folders.cells, job_id, box, class_name=class_name, limit=limit)
-        return Response(text, media_type=wire.GEOJSON)
+        is_packed = boxcells.MEDIA_TYPE in request.headers.get("accept", "")
+        list_cells = folders.packed_cells if is_packed else folders.cells
+        content = await lookups.run(list_cells, job_id, box, class_name=class_name, limit=limit)
+        media_type = boxcells.MEDIA_TYPE if is_packed else wire.GEOJSON
+        return Response(content, media_type=media_type, headers={"Vary": "Accept"})
 
 
 def _described(file: ResultFile) -> wire.JobFile:

@@ -46,6 +46,9 @@ _STANDIN_HEADERS: Final = {_STANDIN_HEADER: "1", "Cache-Control": "no-store"}
 _PROBLEM_HEADER: Final = "SlideCascade-Problem"
 """On a blank tile: why the slide cannot be read there, percent-encoded."""
 
+_REPLACED_HEADER: Final = "SlideCascade-Replaced"
+"""On a picture: the slide has another content than the one the client states."""
+
 _CHANNELS: Final = "channels"
 """The query parameter that chooses channels, their colours and contrasts."""
 
@@ -63,7 +66,9 @@ _LOOK_PARAMETERS: Final[dict[str, Any]] = {
             "schema": {"type": "string", "enum": ["1"]},
             "description": "take a coarse stand-in while the coarse levels of a slide that stores none are made; "
             f"the answer then has the header {_STANDIN_HEADER}: ask again; a tile that cannot be read is blank, "
-            f"and {_PROBLEM_HEADER} says why, percent-encoded",
+            f"and {_PROBLEM_HEADER} says why, percent-encoded. "
+            f"Where the slide has another content than {_VERSION}, {_REPLACED_HEADER} is 1, and a tile that it no "
+            "longer has is one grey pixel",
         },
     ]
 }
@@ -149,8 +154,17 @@ def picture_routes(analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> AP
         def work() -> Response:
             with analyser.open_slide(slide_id, caller_of(request).visible) as source:
                 slide = _shown(source, request)
+                is_replaced = request.query_params.get(_VERSION, source.content_id) != source.content_id
                 try:
-                    return made(source, slide, takes_standin=takes_standin)
+                    response = made(source, slide, takes_standin=takes_standin)
+                    if is_replaced:
+                        response.headers[_REPLACED_HEADER] = "1"
+                    return response
+                except HTTPException:
+                    if not (takes_standin and is_replaced):
+                        raise
+                    headers = {_REPLACED_HEADER: "1", "Cache-Control": "no-store"}
+                    return Response(blank(Size(1, 1), Address(0, 0, 0)), media_type=media_type, headers=headers)
                 except errors.UnreadableSlideError as error:
                     data = part.blank(slide) if takes_standin else None
                     if data is None:

@@ -37,6 +37,7 @@ from slidecascade.pipelines.classes import CellClass
 CHUNK_CELLS = 1536
 AREA, AREA_PX = "Area µm^2", "Area px^2"
 """The measurement of a cell's area, with and without a known size of pixels."""
+SCORE = "Detection score"
 
 END = b"\n]}\n"
 """What comes after the features."""
@@ -192,7 +193,7 @@ def _shared_text(area: str) -> list[bytes]:
         "properties": {
             "objectType": "detection",
             "classification": _SLOT,
-            "measurements": {"Detection score": _SLOT, area: _SLOT},
+            "measurements": {SCORE: _SLOT, area: _SLOT},
         },
     }
     return orjson.dumps(feature).split(_SLOT_JSON)

@@ -113,6 +113,12 @@ def cells_of(rows: Table, analysis: Analysis) -> tuple[Instances, NDArray[np.int
     return instances, class_index(rows, analysis)
 
 
+def ids_of(rows: Table) -> NDArray[np.bytes_]:
+    """``(N,)``: the ids as ASCII characters."""
+    found: NDArray[np.bytes_] = rows["id"].to_numpy().astype("S36")
+    return found
+
+
 def class_index(rows: Table, analysis: Analysis) -> NDArray[np.int64]:
     """``(N,)``: the place of each cell's class in ``analysis.classes.ends``."""
     places = {end.name: index for index, end in enumerate(analysis.classes.ends)}

@@ -1,4 +1,5 @@
 // All requests of the page. The key, if one is given, stays in memory and goes with each of them.
+import { BOX_CELLS } from "./boxcells.ts";
 import { unzipped } from "./unzipped.ts";
 import type { FeatureCollection, Job, ListedSlide, ModelInfo, PipelineInfo, Problem, SlideInfo, Summary } from "./wire.ts";
 
@@ -20,6 +21,8 @@ export interface RegionRequest {
 export const STAND_IN = "SlideCascade-Stand-In";
 /** The header of blank tiles: why the slide cannot be read there. */
 const BLANK = "SlideCascade-Problem";
+/** The header of tiles of a slide that has another content by now. */
+export const REPLACED = "SlideCascade-Replaced";
 const ROOT = new URL("../", document.baseURI).pathname;
 
 export class ProblemError extends Error {
@@ -184,8 +187,10 @@ export class Api {
     return (await this.send(`v1/jobs/${job}/fields/${index}`)).arrayBuffer();
   }
 
-  cells(job: string, x: number, y: number, width: number, height: number): Promise<FeatureCollection> {
-    return this.json(`v1/jobs/${job}/cells?bbox=${x},${y},${width},${height}`);
+  /** The cells that meet a box, see `boxcells.ts`. */
+  async cells(job: string, x: number, y: number, width: number, height: number): Promise<ArrayBuffer> {
+    const path = `v1/jobs/${job}/cells?bbox=${x},${y},${width},${height}`;
+    return (await this.send(path, { headers: { Accept: BOX_CELLS } })).arrayBuffer();
   }
 
   private async json<T>(path: string, options: RequestInit = {}): Promise<T> {

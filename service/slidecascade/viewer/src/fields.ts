@@ -5,6 +5,7 @@ import type { ClassInfo } from "./wire.ts";
 const MAGIC = 0x43464353; // "SCFC", little endian
 const VERSION = 1;
 const HEAD_BYTES = 32;
+const MEASURE_NAMES = ["Probability"];
 
 /** The cells of a field; classes that are not in `classes` are grey. */
 export function decodeField(data: ArrayBuffer, classes: readonly ClassInfo[]): Cell[] {
@@ -53,7 +54,7 @@ function cellOf(
   classes: readonly ClassInfo[],
 ): Cell {
   const color = classes.find((item) => item.name === className)?.color ?? GREY;
-  const measurements = { Probability: probability };
+  const measurements: Record<string, number> = { Probability: probability };
   return {
     id,
     className,
@@ -62,6 +63,8 @@ function cellOf(
     ...boundsOf(ring),
     probability,
     measurements,
+    measureNames: MEASURE_NAMES,
+    measure: (name) => measurements[name],
     isCounted: true,
     get feature() {
       return featureOf(id, [ring], { objectType: "detection", classification: { name: className, color }, measurements });

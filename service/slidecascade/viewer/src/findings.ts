@@ -1,5 +1,6 @@
 // What was found on a slide: the cells or outlines of a region, or of a job that is asked for what is in view.
 import type { Api, RegionRequest } from "./api.ts";
+import { decodeBoxCells } from "./boxcells.ts";
 import { decodeField } from "./fields.ts";
 import { Squares } from "./squares.ts";
 import type { AreaShare, Box, ClassInfo, Color, Feature, FeatureCollection, Job, Legend, Share, Summary, Warning } from "./wire.ts";
@@ -17,6 +18,9 @@ export interface Cell {
   /** Of the class, by the network that decided it. */
   probability: number;
   measurements: Record<string, number>;
+  /** The names of the measurements that cells of its kind may have, and one of its own. */
+  measureNames: readonly string[];
+  measure(name: string): number | undefined;
   /** Whether it is one of what the result counts: not the outline around tiles, nor a further part of an area. */
   isCounted: boolean;
   feature: Feature;
@@ -170,9 +174,9 @@ async function whole(api: Api, job: string, kind: string): Promise<Findings["wit
 }
 
 /** Cells by squares of the slide, of which the last ones are kept. */
-function bySquares(api: Api, job: string, { kind, region }: Summary): Findings["within"] {
+function bySquares(api: Api, job: string, { region }: Summary): Findings["within"] {
   const squares = new Squares(region, async ({ x, y, width, height }) =>
-    (await api.cells(job, x, y, width, height)).features.flatMap((feature) => cellsOf(feature, kind)),
+    decodeBoxCells(await api.cells(job, x, y, width, height)),
   );
   return async (box) => {
     const found = await squares.meeting(box);
@@ -215,6 +219,7 @@ function cellsOf(feature: Feature, kind: string): Cell[] {
   const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;
   const className = properties.classification?.name ?? properties.objectType;
   const measurements = properties.measurements ?? {};
+  const measureNames = Object.keys(measurements);
   // Coordinates are kept once: as an object for each vertex they would take ten times as much.
   const whole = geometry.type === "Polygon" ? null : feature;
   return polygons.map((polygon, place) => {
@@ -227,6 +232,8 @@ function cellsOf(feature: Feature, kind: string): Cell[] {
       ...boundsOf(rings[0] ?? new Float64Array()),
       probability: probabilityOf(className, measurements),
       measurements,
+      measureNames,
+      measure: (name) => measurements[name],
       isCounted: place === 0 && (kind !== "patches" || properties.objectType === "tile"),
       get feature() {
         return whole ?? featureOf(String(feature.id), rings, properties);
@@ -275,9 +282,14 @@ export function centroidOf(cell: Cell): [number, number] {
 
 /** The last network that saw a cell decided its class: its probability of that class, else the detection's score. */
 function probabilityOf(className: string, measurements: Record<string, number>): number {
+  const name = decidingOf(className, Object.keys(measurements)).at(-1);
+  return name === undefined ? 1 : (measurements[name] ?? 1);
+}
+
+/** Of the names of measurements those that give the probability of a class: the score, then network by network. */
+export function decidingOf(className: string, names: readonly string[]): string[] {
   const ending = ` ${className.split(": ").at(-1)} probability`;
-  const decided = Object.entries(measurements).filter(([name]) => name.endsWith(ending));
-  return decided.at(-1)?.[1] ?? measurements["Detection score"] ?? 1;
+  return [...names.filter((name) => name === "Detection score"), ...names.filter((name) => name.endsWith(ending))];
 }
 
 /** Whether a point of level 0 is in a cell, by the even-odd rule. */

@@ -70,6 +70,8 @@ class Page {
   private image: File | null = null;
   /** Whether it was stated that tiles of the slide are missing. */
   private isFaulty = false;
+  /** Whether a slide whose file was replaced is being opened anew. */
+  private isReplaced = false;
   /** Counts the slides that were chosen. */
   private turn = 0;
 
@@ -91,6 +93,7 @@ class Page {
       },
       nextCell: () => this.results.select(this.shown.next()),
       missing: (fault) => void this.stateFault(fault),
+      replaced: () => void this.attempt(() => this.openReplaced()),
     });
     const middle = element("main", {}, this.notices.root, this.comparison.bar, this.stage.root, this.hint);
     document.body.append(this.header, this.left, middle, this.right, this.footer);
@@ -202,6 +205,15 @@ class Page {
     if (view) this.stage.show(view);
   }
 
+  /** Shows the new content of the slide, once; results of the former one do not belong to it. */
+  private async openReplaced(): Promise<void> {
+    const { slide } = this;
+    if (!slide || this.isReplaced) return;
+    this.isReplaced = true;
+    await this.openSlide(slide.id, this.stage.view(), hasChannels(slide) ? this.channels.query() : "");
+    this.notices.state(text("replaced"));
+  }
+
   private async openImage(file: File): Promise<void> {
     this.turn++;
     const bitmap = await createImageBitmap(file).catch(() => null);
@@ -217,7 +229,7 @@ class Page {
 
   private async open(slide: SlideInfo, image: File | null, channels: string): Promise<void> {
     this.slide = slide;
-    this.isFaulty = false;
+    this.isFaulty = this.isReplaced = false;
     this.image = image;
     this.results.clear();
     this.slides.mark(image ? null : slide.id);

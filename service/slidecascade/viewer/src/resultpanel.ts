@@ -95,7 +95,7 @@ export class ResultPanel {
       place.textContent = cells ? `${numeral(counts.get(name) ?? 0)} ${text("of")} ${numeral(all)}` : "–";
     }
     this.note.textContent = cells ? "" : text("zoomForCells");
-    if (cells) this.setMeasures([...new Set(cells.flatMap((cell) => Object.keys(cell.measurements)))].sort());
+    if (cells) this.setMeasures([...new Set([...new Set(cells.map((cell) => cell.measureNames))].flat())].sort());
   }
 
   /** Shows the colours of a measurement from `minimum` to `maximum`; null: colours are those of classes. */

@@ -146,7 +146,7 @@ export class ShownResult {
   /** The values in view of the measurement that gives the colours, sorted. */
   private measured(): number[] {
     return [...(this.visible ?? []), ...this.comparison.visible]
-      .map((cell) => cell.measurements[this.look.colorBy])
+      .map((cell) => cell.measure(this.look.colorBy))
       .filter((value) => value !== undefined)
       .sort((a, b) => a - b);
   }
@@ -157,16 +157,16 @@ export class ShownResult {
     this.range = [at(0.02, 0), at(0.98, 1)];
   }
 
-  draw(context: CanvasRenderingContext2D, frame: Frame): number {
-    if (!this.findings || !this.look.outlines) return 0;
+  draw(context: CanvasRenderingContext2D, frame: Frame): number | null {
+    if (!this.findings || !this.look.outlines) return null;
     const { colorBy } = this.look;
     const letters = this.look.letters ? lettersOf(this.findings.classes) : null;
     const [low, high] = this.range;
     const isOfTiles = this.findings.kind === "patches";
     const style = {
       colorOf: (cell: Cell) => {
-        const value = cell.measurements[colorBy];
         if (colorBy === BY_CLASS) return css(cell.color);
+        const value = cell.measure(colorBy);
         return value === undefined ? "#888" : colorOfValue(value, low, high);
       },
       letterOf: letters && ((cell: Cell) => letters.get(cell.className) ?? "?"),

@@ -1,10 +1,11 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
-import { STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
+import { REPLACED, STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
 import { changed, middleOf } from "./boxkeys.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
 import { Overlays, pyramidOf, type Address, type Picture, type Side } from "./overlays.ts";
+import { Pace } from "./pace.ts";
 import { composed, type Swatch } from "./picture.ts";
 import { forgoInlineStyle, ignoreLateTiles } from "./quirks.ts";
 import { BAR_PX, magnification, scaleBar } from "./scale.ts";
@@ -14,12 +15,14 @@ import type { Box, SlideInfo } from "./wire.ts";
 /** How long stand-ins are shown until the tiles are asked for again. */
 const AGAIN_MS = 400;
 const KEY_ZOOM = 1.5;
+/** A quarter of a megabyte each; a large window shows more than 200 at once, and would fetch them again and again. */
+const KEPT_TILES = 300;
 /** A drawing that takes longer is not repeated for each frame, but moved with the slide until it rests. */
 const SMOOTH_MS = 12;
 
 export interface StageEvents {
-  /** The canvas is to be drawn; returns how long that took in milliseconds. */
-  draw(context: CanvasRenderingContext2D, frame: Frame): number;
+  /** The canvas is to be drawn; returns how long that took in milliseconds; null: there was nothing to draw. */
+  draw(context: CanvasRenderingContext2D, frame: Frame): number | null;
   /** The view has come to rest. */
   rest(): void;
   click(x: number, y: number): void;
@@ -30,6 +33,8 @@ export interface StageEvents {
   standIn(isShown: boolean): void;
   /** A tile of the slide cannot be had; null: nobody says why. */
   missing(fault: ProblemError | null): void;
+  /** The file of the slide was replaced by another one. */
+  replaced(): void;
 }
 
 export class Stage {
@@ -43,6 +48,8 @@ export class Stage {
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
+  private readonly pace = new Pace();
+  private isSmooth = true;
   private pending = 0;
   private isDrawing = false;
   private drawFrom: OpenSeadragon.Point | null = null;
@@ -84,6 +91,7 @@ export class Stage {
       minZoomImageRatio: 0.6,
       visibilityRatio: 0.2,
       imageLoaderLimit: 6,
+      maxImageCacheCount: KEPT_TILES,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     } as OpenSeadragon.Options);
@@ -267,6 +275,7 @@ export class Stage {
     });
     viewer.addHandler("tile-loaded", ({ tileRequest }) => {
       const arrived = tileRequest as XMLHttpRequest | undefined;
+      if (arrived?.getResponseHeader(REPLACED)) this.events.replaced();
       if (arrived?.getResponseHeader(STAND_IN)) void this.awaitTiles();
       const fault = arrived && faultOf(arrived);
       if (fault) this.events.missing(fault);
@@ -377,6 +386,8 @@ export class Stage {
 
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
+    this.pace.frame(performance.now());
+    if (this.pace.isSlow) this.smooth(false);
     this.placeBox();
     if (this.divider !== null) this.overlays.clip();
     this.showScale();
@@ -388,10 +399,22 @@ export class Stage {
     }
     const zoom = frame.scale / this.drawn.scale;
     const [dx, dy] = [(this.drawn.x - frame.x) * frame.scale, (this.drawn.y - frame.y) * frame.scale];
-    this.canvas.style.transform = `translate(${dx}px,${dy}px) scale(${zoom})`;
+    // Whole pixels are copied, parts of them interpolated, which without a GPU takes longer.
+    const isPan = Math.abs(zoom - 1) < 1e-6;
+    this.canvas.style.transform = isPan
+      ? `translate(${wholePx(dx)}px,${wholePx(dy)}px)`
+      : `translate(${dx}px,${dy}px) scale(${zoom})`;
+  }
+
+  /** Tiles are interpolated; where that is too slow, only at rest. */
+  private smooth(isSmooth: boolean): void {
+    if (this.isSmooth === isSmooth) return;
+    this.isSmooth = isSmooth;
+    this.viewer.drawer.setImageSmoothingEnabled(isSmooth);
   }
 
   private rest(): void {
+    this.smooth(true);
     this.redraw();
     this.events.rest();
   }
@@ -406,8 +429,11 @@ export class Stage {
     if (!frame) return;
     const context = this.canvas.getContext("2d") as CanvasRenderingContext2D;
     context.scale(ratio, ratio);
-    this.cost = this.events.draw(context, frame);
-    if (this.cost > 0) noteTime("outlines", this.cost);
+    const cost = this.events.draw(context, frame);
+    // A layer that shows nothing costs as much as one that does.
+    this.canvas.style.visibility = cost === null ? "hidden" : "";
+    this.cost = cost ?? 0;
+    if (cost !== null) noteTime("outlines", cost);
     this.drawn = frame;
     if (this.divider !== null) this.overlays.clip();
     this.placeBox();
@@ -431,6 +457,12 @@ export class Stage {
     const zoom = umPerPx === null ? "" : ` · ${magnification(umPerPx)}`;
     this.position.textContent = `x ${Math.floor(point.x)}, y ${Math.floor(point.y)}${zoom}`;
   }
+}
+
+/** The nearest place that is a whole pixel of the screen. */
+function wholePx(value: number): number {
+  const ratio = devicePixelRatio || 1;
+  return Math.round(value * ratio) / ratio;
 }
 
 /** Leaves the time in the browser's performance timeline, the last of each name: `make bench-viewer` reads it. */

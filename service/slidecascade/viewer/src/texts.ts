@@ -101,6 +101,10 @@ const TEXTS = {
     "A coarse stand-in: the slide stores no overview, which is being made.",
     "Nur grob: das Präparat enthält keine Übersicht, sie entsteht gerade.",
   ],
+  replaced: [
+    "The file of this slide was replaced while it was shown: this is its new content, without results of the former one.",
+    "Die Datei dieses Präparats wurde ersetzt, während es gezeigt wurde: dies ist ihr neuer Inhalt, ohne Ergebnisse des früheren.",
+  ],
   upload: ["Upload", "Hochgeladenes Bild"],
   watch: ["Watch", "Zusehen"],
   compare: ["Compare", "Vergleichen"],
