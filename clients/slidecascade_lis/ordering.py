@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import uuid4
 
 from slidecascade_lis.config import LisConfig
 from slidecascade_lis.er7 import Message, joined
@@ -23,7 +24,7 @@ from slidecascade_lis.rejection import (
 )
 from slidecascade_lis.replies import STANDARD, OrderAnswer, patient_segment
 from slidecascade_lis.results import result_messages
-from slidecascade_lis.store import Change, new_id
+from slidecascade_lis.store import Change
 
 _STATUSES: Final = {"accepted": "SC", "submitting": "IP", "submitted": "IP", "succeeded": "CM", "failed": "ER"}
 _REPEATED: Final = ("ORC", "OBR", "SPM", "ZFR")
@@ -42,7 +43,7 @@ def taken_message(message: Message, lines: Sequence[str], origin: Origin) -> Tak
     head = [text for number, text in enumerate(message.msh.fields) if number != 7]
     digest = hashlib.sha256("\r".join(["|".join(head), *lines[1:]]).encode())
     return Taken(
-        id=new_id(),
+        id=_new_id(),
         sender=origin.sender,
         control_id=message.control_id,
         sha256=digest.hexdigest(),
@@ -118,7 +119,7 @@ class Ordering:
         own = [segment for name in _REPEATED if (segment := item.segment(name)) is not None]
         context = [] if patient is None else [patient]
         return OrderRecord(
-            id=new_id(),
+            id=_new_id(),
             message_id=taken.id,
             sender=taken.sender,
             placer=item.placer,
@@ -132,3 +133,8 @@ class Ordering:
             created_at=time.time(),
             ended_at=None,
         )
+
+
+def _new_id() -> str:
+    """A random id, which leads to nobody."""
+    return str(uuid4())

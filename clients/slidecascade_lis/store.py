@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
-from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -392,11 +391,6 @@ def open_store(config: StoreConfig) -> Store:
         SettingsError: it is encrypted with a key that is not in the key file.
     """
     return Store(config.database, busy_timeout_s=config.busy_timeout_s, seal=read_seal(config.key_file))
-
-
-def new_id() -> str:
-    """A random id, which leads to nobody."""
-    return str(uuid4())
 
 
 def _is_due(longest_wait_s: float) -> sa.ColumnElement[bool]:

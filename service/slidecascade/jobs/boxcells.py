@@ -31,6 +31,7 @@ import orjson
 from numpy.typing import NDArray
 
 from slidecascade.cells.result import Analysis
+from slidecascade.jobs.outlineways import OutlineWays
 from slidecascade.outputs.cells.geojson import AREA, AREA_PX, SCORE
 
 MAGIC: Final = b"SCBC"
@@ -47,23 +48,20 @@ def encode(analysis: Analysis, ids: NDArray[np.bytes_]) -> bytes:
         ids: ``(N,)`` of 36 ASCII characters, those of the cells of `analysis`.
     """
     cells = analysis.instances
-    points = np.rint(cells.vertices * UNITS).astype(np.int64)
-    starts = cells.offsets[:-1]
-    follows = np.ones(len(points), np.bool_)
-    follows[starts] = False
-    ways = np.diff(points, axis=0, prepend=points[:1])[follows]
-    width = 2 if np.abs(ways).max(initial=0) < 2**15 else 4
+    outlines = OutlineWays.of(cells.vertices, cells.offsets, UNITS)
     measured = _measurements(analysis)
     classes = [{"name": end.name, "color": end.color} for end in analysis.classes.ends]
     measurements = [{"name": name, "decimals": 2 if name in (AREA, AREA_PX) else 4} for name in measured]
     names = orjson.dumps({"classes": classes, "measurements": measurements})
     names += b" " * (-len(names) % 4)
-    head = _HEAD.pack(MAGIC, VERSION, width, 0, len(cells), len(points), len(measured), len(names))
+    head = _HEAD.pack(
+        MAGIC, VERSION, outlines.width, 0, len(cells), len(cells.vertices), len(measured), len(names)
+    )
     arrays: tuple[NDArray[Any], ...] = (
-        points[starts].astype("<i4"),
+        outlines.firsts.astype("<i4"),
         np.diff(cells.offsets).astype("<u4"),
         *(column.astype("<f4") for column in measured.values()),
-        ways.astype(f"<i{width}"),
+        outlines.ways.astype(f"<i{outlines.width}"),
         analysis.class_index.astype("u1"),
         ids.astype("S36"),
     )

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidecascade.cells.result import Analysis
+from slidecascade.jobs.outlineways import OutlineWays
 
 MAGIC: Final = b"SCFC"
 VERSION: Final = 1
@@ -78,30 +79,25 @@ class FieldCells:
         """See the module."""
         names = "\n".join(self.classes).encode()
         names += bytes(-len(names) % 4)
-        points = np.rint(self.vertices * UNITS).astype(np.int64)
-        starts = self.offsets[:-1]
-        follows = np.ones(len(points), np.bool_)
-        follows[starts] = False
-        ways = np.diff(points, axis=0, prepend=points[:1])[follows]
-        width = 2 if np.abs(ways).max(initial=0) < 2**15 else 4
+        outlines = OutlineWays.of(self.vertices, self.offsets, UNITS)
         head = _HEAD.pack(
             MAGIC,
             VERSION,
             _ENDED if self.is_final else 0,
-            width,
+            outlines.width,
             len(self.classes),
             self.index,
-            len(starts),
-            len(points),
+            len(outlines.firsts),
+            len(self.vertices),
             len(names),
             UNITS,
             0,
         )
         arrays = (
-            points[starts].astype("<i4"),
+            outlines.firsts.astype("<i4"),
             np.diff(self.offsets).astype("<u4"),
             self.probability.astype("<f4"),
-            ways.astype(f"<i{width}"),
+            outlines.ways.astype(f"<i{outlines.width}"),
             self.class_index.astype("u1"),
         )
         return b"".join([head, names, *(array.tobytes() for array in arrays)])

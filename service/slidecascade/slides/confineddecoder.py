@@ -26,7 +26,7 @@ from slidecascade.errors import NotReadyError, UndecodableImageError
 from slidecascade.geometry import Size
 from slidecascade.slides.canvas import UNWATCHED, Watch
 from slidecascade.slides.channels import Samples
-from slidecascade.slides.confinedprocess import EndedError, shared_memory, start
+from slidecascade.slides.confinedprocess import EndedError, StartedProcess, shared_memory
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.source import Rgb
@@ -139,26 +139,12 @@ def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]
     return ConfinedDecoder(processes, retry_after_s=retry_after_s, died=died) if processes else DIRECT
 
 
-class _Process:
+class _Process(StartedProcess):
     """One process, used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._process, self._channel = start(_PROGRAM)
+        super().__init__(_PROGRAM)
         self.confined: Confined | None = None
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def is_alive(self) -> bool:
-        return self._channel.fileno() >= 0 and self._process.poll() is None
-
-    def kill(self) -> int:
-        """End it now; its exit code."""
-        self._channel.close()
-        self._process.kill()
-        return self._process.wait()
 
     def await_ready(self) -> None:
         """Wait until it is confined; raises EndedError when it cannot start."""

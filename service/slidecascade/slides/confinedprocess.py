@@ -20,8 +20,29 @@ class EndedError(Exception):
     """A process died, or said what it must not."""
 
 
-def start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A process that runs the module `program`, and this end of a socket to it."""
+class StartedProcess:
+    """A process that runs the module `program`, and a socket to it."""
+
+    def __init__(self, program: str) -> None:
+        self._process, self._channel = _start(program)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._channel.fileno() >= 0 and self._process.poll() is None
+
+    def kill(self) -> int:
+        """End it now; its exit code."""
+        self._channel.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+def _start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The process, and this end of the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment |= {

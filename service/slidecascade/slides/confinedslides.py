@@ -19,7 +19,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from slidecascade.errors import NotReadyError, UnreadableSlideError
-from slidecascade.slides.confinedprocess import EndedError, start
+from slidecascade.slides.confinedprocess import EndedError, StartedProcess
 from slidecascade.slides.confinedslide import ENDED, ConfinedSlide, SlideProcess, refusal
 from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile
@@ -74,7 +74,7 @@ class ConfinedSlides:
         """End the template; slides that are open stay so until they are closed."""
         with self._lock:
             self._is_closed = True
-            self._template.close()
+            self._template.kill()
 
     def _opened(self, file: HeldFile | None, path: Path) -> ConfinedSlide | None:
         """The slide at `path`, of which `file` is held, if that is all it needs; without, by its name."""
@@ -105,7 +105,7 @@ class ConfinedSlides:
                     if self._is_closed:
                         break
                     if not self._template.is_alive:
-                        self._template.close()
+                        self._template.kill()
                         self._template = _Template()
                     process = self._template.fork(rights, descriptors, self._died)
                 confined = process.await_confined()
@@ -149,26 +149,12 @@ class _Looker:
             self._process.close()
 
 
-class _Template:
-    """The process that others are forked from; used by one thread at a time."""
+class _Template(StartedProcess):
+    """The process that others are forked from, which stay when it is killed; used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._process, self._channel = start(_PROGRAM)
+        super().__init__(_PROGRAM)
         self._is_ready = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def is_alive(self) -> bool:
-        return self._channel.fileno() >= 0 and self._process.poll() is None
-
-    def close(self) -> None:
-        """End it; processes that were forked stay."""
-        self._channel.close()
-        self._process.kill()
-        self._process.wait()
 
     def fork(self, rights: Start, descriptors: Sequence[int], died: Callable[[], None]) -> SlideProcess:
         """A new process that has `descriptors`; raises EndedError, and is not alive then."""
@@ -181,7 +167,7 @@ class _Template:
             started = Started.model_validate_json(message)
         except (OSError, ValidationError) as error:
             ours.close()
-            self.close()
+            self.kill()
             LOG.exception("slide processes cannot be started")
             raise EndedError("the template has ended") from error
         return SlideProcess(ours, started.pid, held[0] if held else None, died)
