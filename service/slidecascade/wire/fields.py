@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Resolution = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False, strict=True)]
@@ -26,6 +27,15 @@ def one_size(object_diameter_px: float | None, mpp: object) -> float | None:
             "`mpp` and `object_diameter_px` both say at which size the image is read: send one of them"
         )
     return object_diameter_px
+
+
+def one_size_schema(**besides: JsonDict) -> JsonDict:
+    """What `one_size` checks, for the OpenAPI document; `besides` are schemas of members that only hold for
+    a request with `object_diameter_px`."""
+    null: JsonDict = {"type": "null"}
+    without_diameter: JsonDict = {"properties": {"object_diameter_px": null}}
+    with_diameter: JsonDict = {"properties": {"mpp": null, **besides}}
+    return {"anyOf": [without_diameter, with_diameter]}
 
 
 def whole(value: object) -> object:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -20,16 +20,22 @@ from slidecascade.wire.fields import (
     Stain,
     WireModel,
     one_size,
+    one_size_schema,
 )
 from slidecascade.wire.problems import Problem, refusal
 from slidecascade.wire.regions import RegionBox, RegionRequest
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 JobOutput = Literal["geojson", "parquet", "heatmaps", "grid", "mask", "rle", "dicom"]
+_WITHOUT_PIXEL_SIZE: Final = tuple(name for name in get_args(JobOutput) if name != "dicom")
 
 
 class JobRequest(WireModel):
     """A slide, or a region of it of any size, to analyse as a job."""
+
+    model_config = ConfigDict(
+        json_schema_extra=one_size_schema(outputs={"items": {"enum": list(_WITHOUT_PIXEL_SIZE)}})
+    )
 
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     slide: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(

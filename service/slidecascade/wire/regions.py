@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from slidecascade.wire.fields import (
     MAX_NAME,
@@ -21,6 +21,7 @@ from slidecascade.wire.fields import (
     Stain,
     WireModel,
     one_size,
+    one_size_schema,
 )
 from slidecascade.wire.problems import refusal
 
@@ -40,6 +41,8 @@ class RegionBox(WireModel):
 
 class RegionRequest(WireModel):
     """The region to analyse, the pipeline and its options."""
+
+    model_config = ConfigDict(json_schema_extra=one_size_schema())
 
     pipeline: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     mpp: Resolution | None = Field(
