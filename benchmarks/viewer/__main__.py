@@ -1,7 +1,7 @@
 """``make bench-viewer``: the page in Chromium and its tiles over HTTP, to ``benchmarks/results/viewer.json``.
 
 On a slide of one level of 0.4 Gpx and on a job of a million cells, by a server of its own. Exits with 2 where
-Chromium, Playwright or the built page is missing.
+Chromium or the built page is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from benchmarks import record
 from benchmarks.jobs.cells import SIDE_PX
 from benchmarks.page import write_page
 from benchmarks.viewer.slides import GLASS, ONE_LEVEL, ONE_LEVEL_PX, TILE_PX, write_million, write_one_level
-from benchmarks.viewer.tab import CHROMIUM, LARGE, Tab, browsing, renderers_mb
+from benchmarks.viewer.tab import CHROMIUM, LARGE, Browser, LateError, browsing
 from openslide import OpenSlide
 from openslide.deepzoom import DeepZoomGenerator
 
@@ -33,6 +32,8 @@ from slidecascade.web.viewer import BUILT
 
 VIEW_PX: Final = 2000
 _TILES: Final = 200
+_REST_S: Final = 0.8
+"""After a drag: the slide moves on for half a second."""
 _OUTLINES_VIEW_L0: Final = "10000,10000,9100,6700"
 """A view just above the coarsest scale that shows outlines, of about 4 level-0 pixels for one of the screen."""
 
@@ -43,8 +44,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of what is measured cold, or per view")
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     arguments = parser.parse_args()
-    if CHROMIUM is None or find_spec("playwright") is None or not BUILT.is_dir():
-        sys.stderr.write("Chromium, Playwright and the page are needed: apt-get install chromium; make setup.\n")
+    if CHROMIUM is None or not BUILT.is_dir():
+        sys.stderr.write("Chromium and the page are needed: apt-get install chromium; make setup.\n")
         return WRONG_CALL
     provenance = record.Provenance.here()
     with tempfile.TemporaryDirectory(prefix="slidecascade-viewer-") as name:
@@ -84,8 +85,6 @@ def measure(folder: Path, *, minutes: float, rounds: int) -> dict[str, Any]:
 
 def _unless_late(part: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     """The figures of a part; none, and a line on stderr, when the page did not come to what was waited for."""
-    from playwright.sync_api import TimeoutError as LateError
-
     try:
         return part()
     except LateError as error:
@@ -98,18 +97,15 @@ def _weight_kb() -> float:
     return round(sum(path.stat().st_size for path in BUILT.glob("*.gz")) / 1e3, 1)
 
 
-def _first_picture(browser: Any, url: str) -> dict[str, float]:
+def _first_picture(browser: Browser, url: str) -> dict[str, float]:
     """From the click on a slide whose coarse levels are not made to its first tile, and to all exact ones."""
-    with Tab(browser, url) as tab:
-        tab.page.goto(f"{url}/livez")
+    with browser.tab(url) as tab:
+        tab.goto(f"{url}/livez")
         # The list's thumbnails would have the levels made before the click.
-        tab.page.route("**/thumbnail*", lambda route: route.abort())
+        tab.block("*/thumbnail*")
         tab.open()
-        start = tab.page.evaluate(
-            "(name) => { const now = performance.now();"
-            " document.querySelector(`[data-slide='${name}']`).click(); return now; }",
-            ONE_LEVEL,
-        )
+        start = tab.now()
+        tab.evaluate(f"document.querySelector(\"[data-slide='{ONE_LEVEL}']\").click()")
         shown = tab.first("first-picture", after=start)
         exact = tab.first("exact-picture", after=start)
         return {"first_picture_ms": shown["at"] - start, "exact_picture_ms": exact["at"] - start}
@@ -163,23 +159,23 @@ def _times_ms(tiles: list[tuple[int, int, int]], *makers: Callable[[int, int, in
     return found
 
 
-def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
+def _outlines(browser: Browser, url: str, job: str) -> dict[str, float]:
     """Drawing all outlines of the coarsest view that has them, and frames while it is dragged; in turn
     with that the same without outlines: what browser, tiles and page take of a frame by themselves."""
-    with Tab(browser, url, LARGE) as tab:
+    with browser.tab(url, LARGE) as tab:
         tab.open(f"#slide={GLASS}&view={_OUTLINES_VIEW_L0}&job={job}")
         cells = tab.counted()
-        tab.page.wait_for_timeout(1000)  # until tiles and layers are there too
+        time.sleep(1)  # until tiles and layers are there too
         draws: list[float] = []
         for _ in range(5):
-            now = tab.page.evaluate("() => performance.now()")
-            tab.page.locator("[name=outlines]").uncheck()
-            tab.page.locator("[name=outlines]").check()
+            now = tab.now()
+            tab.set_outlines(False)
+            tab.set_outlines(True)
             draws.append(tab.first("outlines", after=now)["cost"])
         frames: dict[str, list[float]] = {"pan_frame": [], "pan_frame_floor": []}
         for _ in range(3):
             for name, found in frames.items():
-                tab.page.locator("[name=outlines]").set_checked(name == "pan_frame")
+                tab.set_outlines(name == "pan_frame")
                 tab.watch_frames()
                 for way in (-1, 1):
                     tab.drag(250 * way, 120 * way, steps=40)
@@ -195,12 +191,12 @@ def _outlines(browser: Any, url: str, job: str) -> dict[str, float]:
         }
 
 
-def _views(browser: Any, url: str, job: str, *, rounds: int) -> dict[str, float]:
+def _views(browser: Browser, url: str, job: str, *, rounds: int) -> dict[str, float]:
     """Views of 2000 px at random places with cells: from the first request for cells to outlines drawn."""
     rng = np.random.default_rng(1)
     found: list[float] = []
     cells: list[int] = []
-    with Tab(browser, url) as tab:
+    with browser.tab(url) as tab:
         while len(found) < rounds:
             x, y = rng.integers(0, SIDE_PX - VIEW_PX, 2).tolist()
             tab.open(f"#slide={GLASS}&view={x},{y},{VIEW_PX},{VIEW_PX}&job={job}")
@@ -219,9 +215,12 @@ def _views(browser: Any, url: str, job: str, *, rounds: int) -> dict[str, float]
     }
 
 
-def _memory(browser: Any, url: str, job: str, *, minutes: float) -> list[dict[str, float]]:
-    """The tab's private memory and its scripts' heap, about ten times while the view is dragged over the slide."""
-    with Tab(browser, url) as tab:
+def _memory(browser: Browser, url: str, job: str, *, minutes: float) -> list[dict[str, float]]:
+    """The tab's private memory and its scripts' heap, about ten times while the view is dragged over the slide.
+
+    It rests between the drags, so that its cells are read and drawn.
+    """
+    with browser.tab(url) as tab:
         tab.open(f"#slide={GLASS}&view=10000,10000,3000,2500&job={job}")
         tab.counted()
         samples: list[dict[str, float]] = []
@@ -232,13 +231,13 @@ def _memory(browser: Any, url: str, job: str, *, minutes: float) -> list[dict[st
                 samples.append(
                     {
                         "s": round(passed, 1),
-                        "private_mb": round(renderers_mb(browser), 1),
+                        "private_mb": round(browser.tabs_mb(), 1),
                         "heap_mb": round(tab.heap_mb(), 1),
                     }
                 )
             # To and fro in long rows, so that most squares are new.
             tab.drag(-700 if step // 30 % 2 == 0 else 700, -300 if step % 30 == 29 else 0, steps=8)
-            tab.page.wait_for_timeout(150)
+            time.sleep(_REST_S)
             step += 1
         return samples
 
