@@ -1,7 +1,7 @@
 // The slide by deep zoom, and the canvas over it.
 import OpenSeadragon from "openseadragon";
 import { REPLACED, STAND_IN, faultOf, type Api, type ProblemError, type Shown } from "./api.ts";
-import { changed, middleOf } from "./boxkeys.ts";
+import { BoxDrawing, type Ground } from "./boxdrawing.ts";
 import { element, pause } from "./element.ts";
 import type { Frame } from "./outlines.ts";
 import { Overlays, pyramidOf, type Address, type Picture, type Side } from "./overlays.ts";
@@ -37,23 +37,20 @@ export interface StageEvents {
   replaced(): void;
 }
 
-export class Stage {
+export class Stage implements Ground {
   readonly root: HTMLElement;
   private readonly viewer: OpenSeadragon.Viewer;
   private readonly canvas = element("canvas", { class: "over", "aria-hidden": "true" });
-  private readonly frameBox = element("div", { class: "box", hidden: true });
   private readonly bar = element("div", { class: "bar" });
   private readonly position = element("div", { class: "position" });
   private readonly overlays: Overlays;
+  private readonly drawing: BoxDrawing;
   private slide: SlideInfo | null = null;
   private drawn: Frame | null = null;
   private cost = 0;
   private readonly pace = new Pace();
   private isSmooth = true;
   private pending = 0;
-  private isDrawing = false;
-  private drawFrom: OpenSeadragon.Point | null = null;
-  private chosen: Box | null = null;
   private divider: number | null = null;
   private shown: Shown = { channels: "", standIn: true };
   /** Whether a tile of the slide has been drawn, and whether it was no stand-in. */
@@ -96,7 +93,8 @@ export class Stage {
       gestureSettingsTouch: { clickToZoom: false },
     } as OpenSeadragon.Options);
     this.overlays = new Overlays(this.viewer, () => this.dividerAt());
-    this.viewer.canvas.append(this.canvas, this.frameBox);
+    this.viewer.canvas.append(this.canvas);
+    this.drawing = new BoxDrawing(this.viewer, this, this.root, (box) => this.events.box(box));
     this.viewer.canvas.setAttribute("role", "application");
     this.relabel();
     this.listen();
@@ -116,7 +114,7 @@ export class Stage {
     this.shown = { channels, standIn: true };
     this.isShown = this.isExact = false;
     this.overlays.forget();
-    this.chosen = null;
+    this.drawing.forget();
     this.drawn = null;
     const source =
       image === null
@@ -204,7 +202,8 @@ export class Stage {
     return this.clipped(frame.x, frame.y, right, bottom);
   }
 
-  private clipped(left: number, top: number, right: number, bottom: number): Box | null {
+  /** The part of a rectangle that is on the slide, in whole pixels; null: nothing is. */
+  clipped(left: number, top: number, right: number, bottom: number): Box | null {
     if (!this.slide) return null;
     const x = Math.max(0, Math.floor(left));
     const y = Math.max(0, Math.floor(top));
@@ -215,18 +214,12 @@ export class Stage {
 
   /** The box that was drawn, or null. */
   get box(): Box | null {
-    return this.chosen;
+    return this.drawing.box;
   }
 
-  /** A box is drawn next: by dragging, or by keys from the middle of the view. */
+  /** A box is drawn next, see `BoxDrawing`. */
   startBox(): void {
-    const view = this.view();
-    if (!view) return;
-    this.isDrawing = true;
-    this.chosen = middleOf(view);
-    this.placeBox();
-    this.root.classList.add("drawing");
-    this.viewer.canvas.focus();
+    this.drawing.start();
   }
 
   show(box: Box): void {
@@ -292,7 +285,7 @@ export class Stage {
     });
     viewer.addHandler("canvas-key", (event) => {
       const { key, shiftKey } = event.originalEvent as KeyboardEvent;
-      if (this.isDrawing && this.drawByKey(key, shiftKey)) {
+      if (this.drawing.takes(key, shiftKey)) {
         event.preventDefaultAction = true;
         // Else Enter would press the button that has the focus next.
         (event.originalEvent as KeyboardEvent).preventDefault();
@@ -302,20 +295,6 @@ export class Stage {
       if (key === "+" || key === "=") this.zoom(KEY_ZOOM);
       if (key === "-") this.zoom(1 / KEY_ZOOM);
       if (!/^(Arrow.*|0)$/.test(key)) event.preventDefaultAction = true;
-    });
-    viewer.addHandler("canvas-press", (event) => {
-      if (!this.isDrawing) return;
-      this.drawFrom = event.position;
-      this.chosen = null;
-    });
-    viewer.addHandler("canvas-drag", (event) => {
-      if (!this.isDrawing || !this.drawFrom) return;
-      event.preventDefaultAction = true;
-      this.choose(this.drawFrom, event.position);
-    });
-    viewer.addHandler("canvas-release", () => {
-      if (!this.isDrawing || !this.drawFrom) return;
-      this.endBox();
     });
     viewer.canvas.addEventListener("pointermove", (event) => {
       const area = viewer.canvas.getBoundingClientRect();
@@ -339,56 +318,17 @@ export class Stage {
     this.renew();
   }
 
-  private pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
+  /** The place on the slide at a position on the screen. */
+  pointAt(position: OpenSeadragon.Point): OpenSeadragon.Point {
     const frame = this.frame() ?? { x: 0, y: 0, scale: 1 };
     return new OpenSeadragon.Point(frame.x + position.x / frame.scale, frame.y + position.y / frame.scale);
-  }
-
-  private endBox(): void {
-    this.isDrawing = false;
-    this.drawFrom = null;
-    this.root.classList.remove("drawing");
-    this.placeBox();
-    this.events.box(this.chosen);
-  }
-
-  /** Whether a key is one by which a box is drawn. */
-  private drawByKey(key: string, isShift: boolean): boolean {
-    const view = this.view();
-    if (key === "Enter" || key === "Escape") {
-      if (key === "Escape") this.chosen = null;
-      this.endBox();
-      return true;
-    }
-    const box = view && this.chosen && changed(this.chosen, key, isShift, view);
-    if (!box) return false;
-    this.chosen = this.clipped(box.x, box.y, box.x + box.width, box.y + box.height) ?? this.chosen;
-    this.placeBox();
-    return true;
-  }
-
-  private choose(from: OpenSeadragon.Point, to: OpenSeadragon.Point): void {
-    const a = this.pointAt(from);
-    const b = this.pointAt(to);
-    this.chosen = this.clipped(Math.min(a.x, b.x), Math.min(a.y, b.y), Math.max(a.x, b.x), Math.max(a.y, b.y));
-    this.placeBox();
-  }
-
-  private placeBox(): void {
-    const frame = this.frame();
-    this.frameBox.hidden = !this.chosen;
-    if (!this.chosen || !frame) return;
-    const { x, y, width, height } = this.chosen;
-    this.frameBox.style.transform = `translate(${(x - frame.x) * frame.scale}px,${(y - frame.y) * frame.scale}px)`;
-    this.frameBox.style.width = `${width * frame.scale}px`;
-    this.frameBox.style.height = `${height * frame.scale}px`;
   }
 
   /** While the slide moves: draws anew when that is quick, else moves what was drawn. */
   private follow(): void {
     this.pace.frame(performance.now());
     if (this.pace.isSlow) this.smooth(false);
-    this.placeBox();
+    this.drawing.place();
     if (this.divider !== null) this.overlays.clip();
     this.showScale();
     const frame = this.frame();
@@ -436,7 +376,7 @@ export class Stage {
     if (cost !== null) noteTime("outlines", cost);
     this.drawn = frame;
     if (this.divider !== null) this.overlays.clip();
-    this.placeBox();
+    this.drawing.place();
     this.showScale();
   }
 
