@@ -55,13 +55,34 @@ def test_a_field_counts_once(records: Records) -> None:
     """However often it is reported; the last one says that all are done."""
     job = add(records).id
     assert records.start(job, 1, fields_total=3, done={0: 10})
-    assert not records.finish_field(job, 1, 5)
-    assert not records.finish_field(job, 1, 5)
-    assert records.finish_field(job, 2, 7)
+    assert not records.finish_field(job, 1, 1, 5)
+    assert not records.finish_field(job, 1, 1, 5)
+    assert records.finish_field(job, 1, 2, 7)
     reported = records.get(job)
     assert (reported.fields_done, reported.fields_total, reported.fields_before, reported.cells) == (3, 3, 1, 22)
     records.end(job, 1, "cancelled")
     assert not records.start(job, 1, fields_total=3, done={})
+
+
+def test_a_retry_counts_its_own_fields(records: Records) -> None:
+    """Of a slide that is cut into fewer fields now: those of the attempt before are no part of it, and what a
+    straggler of that attempt reports changes nothing."""
+    job = add(records).id
+    assert records.start(job, 1, fields_total=3, done={})
+    assert [records.finish_field(job, 1, index, 5) for index in (0, 1)] == [False, False]
+    records.end(job, 1, "failed")
+    assert not records.finish_field(job, 1, 2, 5)
+    retried = records.retry(job)
+    assert retried is not None
+    assert (retried.fields_total, retried.fields_done, retried.cells) == (None, 0, 0)
+    assert not records.finish_field(job, 1, 1, 5)
+    assert not records.start(job, 1, fields_total=3, done={0: 5, 1: 5})
+    assert records.start(job, 2, fields_total=2, done={})
+    assert not records.finish_field(job, 2, 0, 4)
+    assert not records.finish_field(job, 1, 1, 5)
+    assert (records.get(job).fields_done, records.get(job).cells) == (1, 4)
+    assert records.finish_field(job, 2, 1, 4)
+    assert (records.get(job).fields_done, records.get(job).cells) == (2, 8)
 
 
 def test_a_key_is_one_job_however_many_ask_at_once(records: Records) -> None:

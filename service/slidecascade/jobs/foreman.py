@@ -94,7 +94,7 @@ class Foreman:
                 with self._memory(survey, field, control):
                     report = survey.run(field, control, progress=self._watch(record, control))
             LOG.info("field done", extra={"fields": {"job": job, "field": index, "cells": report.cells}})
-            if self._records.finish_field(job, index, report.cells):
+            if self._records.finish_field(job, attempt, index, report.cells):
                 self._durable.submit_collect(job, attempt)
 
         self._do(f"{job}.{attempt}.{index}", job, attempt, run)

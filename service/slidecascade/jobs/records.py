@@ -225,28 +225,33 @@ class Records:
         return found is not None and found.status in ACTIVE and found.attempt == attempt
 
     def start(self, job: str, attempt: int, *, fields_total: int, done: dict[int, int]) -> bool:
-        """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index."""
+        """The job's slide was cut into fields; `done` are the cells of fields that need not be run, by index.
+
+        False, and nothing is changed, where this attempt is not the current one.
+        """
         with transaction(self._engine) as connection:
-            for index, cells in done.items():
-                _put_field(connection, job, index, cells)
             changed = connection.execute(
-                sa.update(JOBS)
-                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
-                .values(
+                _current(job, attempt).values(
                     status="running",
                     fields_total=fields_total,
                     fields_before=sa.case((JOBS.c.started_at.is_(None), len(done)), else_=JOBS.c.fields_before),
                     started_at=sa.func.coalesce(JOBS.c.started_at, time.time()),
                 )
             )
+            if changed.rowcount == 1:
+                for index, cells in done.items():
+                    _put_field(connection, job, index, cells)
             return changed.rowcount == 1
 
-    def finish_field(self, job: str, index: int, cells: int) -> bool:
-        """A field is done; whether all are."""
+    def finish_field(self, job: str, attempt: int, index: int, cells: int) -> bool:
+        """A field is done; whether all of this attempt are. False, and nothing is changed, of another attempt."""
         with transaction(self._engine) as connection:
+            # An update, for it locks the row: those who finish fields of a job see each other's, or wait.
+            if not connection.execute(_current(job, attempt).values(status="running")).rowcount:
+                return False
             _put_field(connection, job, index, cells)
-        record = self.get(job)
-        return record.fields_done == record.fields_total
+            record = self._one(connection, job)
+            return record.fields_total is not None and record.fields_done >= record.fields_total
 
     def end(
         self,
@@ -262,23 +267,25 @@ class Records:
         if failure is not None:
             values |= {"problem": failure.problem, "title": failure.title, "detail": failure.detail}
         with transaction(self._engine) as connection:
-            changed = connection.execute(
-                sa.update(JOBS)
-                .where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
-                .values(values)
-            )
+            changed = connection.execute(_current(job, attempt).values(values))
             if changed.rowcount == 1 and (target := self._one(connection, job).request.notify) is not None:
                 outbox.put(connection, job=job, attempt=attempt, status=status, target=target)
             return changed.rowcount == 1
 
     def retry(self, job: str) -> JobRecord | None:
-        """The job, queued again as its next attempt; None when it has not failed or been cancelled."""
-        values: dict[str, object] = dict.fromkeys(("started_at", "finished_at", "problem", "title", "detail"))
-        values |= {"status": "queued", "attempt": JOBS.c.attempt + 1}
-        again = JOBS.c.status.in_(("failed", "cancelled"))
+        """The job, queued again as its next attempt; None when it has not failed or been cancelled.
+
+        Its fields are forgotten: the slide may be cut into others now, and `start` reports those that are done.
+        """
+        again = ("started_at", "finished_at", "problem", "title", "detail", "fields_total")
+        values: dict[str, object] = dict.fromkeys(again)
+        values |= {"status": "queued", "attempt": JOBS.c.attempt + 1, "fields_before": 0}
+        can_be = JOBS.c.status.in_(("failed", "cancelled"))
         with transaction(self._engine) as connection:
-            changed = connection.execute(sa.update(JOBS).where(JOBS.c.id == job, again).values(values))
-            return self._one(connection, job) if changed.rowcount == 1 else None
+            if not connection.execute(sa.update(JOBS).where(JOBS.c.id == job, can_be).values(values)).rowcount:
+                return None
+            connection.execute(sa.delete(FIELDS).where(FIELDS.c.job == job))
+            return self._one(connection, job)
 
     def remove(self, job: str) -> bool:
         """Forget a job that has ended; False where it has not."""
@@ -377,6 +384,11 @@ def _known(connection: sa.Connection, key: str | None, digest: str) -> str | Non
             "This Idempotency-Key was sent before with another request: use a new key for a new job."
         )
     return None if found is None else str(found.id)
+
+
+def _current(job: str, attempt: int) -> sa.Update:
+    """An update of a job's row while this attempt is not done, cancelled or replaced."""
+    return sa.update(JOBS).where(JOBS.c.id == job, JOBS.c.attempt == attempt, JOBS.c.status.in_(ACTIVE))
 
 
 def _put_field(connection: sa.Connection, job: str, index: int, cells: int) -> None:
