@@ -223,7 +223,7 @@ class Desk:
         record = _theirs(opened, job, caller)
         if not opened.records.end(job, record.attempt, "cancelled"):
             raise JobFinishedError(f"The job has {record.status} already: there is nothing to cancel.")
-        opened.durable.cancel(job)
+        opened.durable.cancel(job, record.attempt)
         return opened.records.get(job)
 
     def retry(self, job: str, caller: Caller) -> JobRecord:

@@ -158,16 +158,18 @@ class Durable:
 
         _outside_workflows(submit)
 
-    def cancel(self, job: str) -> None:
-        """Take everything of a job out of the queue."""
+    def cancel(self, job: str, attempt: int) -> None:
+        """Take everything of an attempt of a job out of the queue; the next one may be queued already."""
+        plan = f"{job}.{attempt}"
         with database_errors():
-            if waiting := self._of(job, _OPEN):
+            known = self._of(plan, _OPEN)
+            if waiting := [work for work in known if work == plan or work.startswith(f"{plan}.")]:
                 DBOS.cancel_workflows(waiting)
 
     def forget(self, job: str) -> None:
         """Remove a job that has ended from the database."""
         with database_errors():
-            if known := self._of(job, None):
+            if known := self._of(f"{job}.", None):
                 DBOS.delete_workflows(known)
         self._workers.forget(job)
 
@@ -181,9 +183,9 @@ class Durable:
         ):
             yield
 
-    def _of(self, job: str, status: tuple[str, ...] | None) -> list[str]:
+    def _of(self, prefix: str, status: tuple[str, ...] | None) -> list[str]:
         found = DBOS.list_workflows(
-            workflow_id_prefix=f"{job}.",
+            workflow_id_prefix=prefix,
             status=None if status is None else list(status),
             load_input=False,
             load_output=False,

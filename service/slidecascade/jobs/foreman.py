@@ -143,7 +143,7 @@ class Foreman:
         )
         if self._records.end(job, attempt, "failed", failure):
             LOG.error("job given up", extra={"fields": {"job": job}})
-            self._durable.cancel(job)
+            self._durable.cancel(job, attempt)
 
     def _do(self, name: str, job: str, attempt: int, work: Callable[[JobRecord, Control], None]) -> None:
         """`work`, again and again while something it needs is not there; its errors end the job.
@@ -192,7 +192,7 @@ class Foreman:
             try:
                 if self._records.end(job, attempt, "failed", failure):
                     LOG.error("job failed", extra={"fields": {"job": job, "problem": failure.problem}})
-                self._durable.cancel(job)
+                self._durable.cancel(job, attempt)
             except (NotReadyError, StorageFullError):
                 self._stop_here()
                 pause.wait()
