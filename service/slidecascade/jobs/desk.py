@@ -115,7 +115,8 @@ class Desk:
     ) -> tuple[JobRecord, bool]:
         """The durable job of `request`, which belongs to `caller`, and whether it is new.
 
-        The `upload` has arrived; where it is not the image of a new job, the caller discards it.
+        The `upload` has arrived; where it is not the image of a new job, the caller discards it. A request that is
+        repeated with its `key` is given its job, whatever has become of slide, disk and limits meanwhile.
 
         Raises what `Analyser.prepare` does of the slide, and what `Records.add` does.
 
@@ -126,6 +127,26 @@ class Desk:
             LimitExceededError: the caller's jobs are as many, or as large, as they may be.
         """
         opened = self._opened()
+        image = None if upload is None else upload.sha256
+        record = opened.records.made_with(key, request, image=image, owner=caller.name)
+        is_new = False
+        if record is None:
+            record, is_new = self._add(opened, request, caller, request_id=request_id, key=key, upload=upload)
+        if record.status == "queued":
+            opened.durable.submit(record.id, record.attempt)
+        return record, is_new
+
+    def _add(
+        self,
+        opened: Workshop,
+        request: JobRequest,
+        caller: Caller,
+        *,
+        request_id: str,
+        key: str | None,
+        upload: Upload | None,
+    ) -> tuple[JobRecord, bool]:
+        """A new job, checked, or that of another request with the same key at the same moment; see `submit`."""
         opened.folders.require_room()
         self._require_share(opened, caller)
         content_id = None
@@ -140,7 +161,7 @@ class Desk:
         else:
             self._keep(request, upload)
         opened.require_target(request.notify)
-        record, is_new = opened.records.add(
+        return opened.records.add(
             request,
             request_id=request_id,
             key=key,
@@ -151,9 +172,6 @@ class Desk:
             owner=caller.name,
             most_owned=caller.limits.queued_jobs,
         )
-        if record.status == "queued":
-            opened.durable.submit(record.id, record.attempt)
-        return record, is_new
 
     def _keep(self, request: JobRequest, upload: Upload) -> None:
         """Check an upload as a slide is checked, and keep it in the form that it is worked on."""

@@ -124,14 +124,13 @@ class Records:
             LimitExceededError: `most_owned` jobs of the owner are not done yet.
         """
         key = _owned_key(key, owner)
-        text = request.model_dump_json()
         job, image = (str(uuid.uuid4()), None) if upload is None else upload
-        digest = hashlib.sha256(f"{text}{image or ''}".encode()).hexdigest()
+        digest = _digest(request, image)
         row = {
             "id": job,
             "attempt": 1,
             "status": "queued",
-            "request": text,
+            "request": request.model_dump_json(),
             "label": request.label,
             "request_id": request_id,
             "owner": owner,
@@ -158,6 +157,19 @@ class Records:
         except sa.exc.IntegrityError:  # another request with the same key was faster
             with transaction(self._engine) as connection:
                 return self._one(connection, str(_known(connection, key, digest))), False
+
+    def made_with(
+        self, key: str | None, request: JobRequest, *, image: str | None, owner: str | None
+    ) -> JobRecord | None:
+        """The job that `owner` made with an idempotency `key`; None: there is none yet.
+
+        `image` is the SHA-256 of an upload. Raises IdempotencyMismatchError as `add` does.
+        """
+        if key is None:
+            return None
+        with transaction(self._engine) as connection:
+            known = _known(connection, _owned_key(key, owner), _digest(request, image))
+            return None if known is None else self._one(connection, known)
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
@@ -362,6 +374,11 @@ def _owned_key(key: str | None, owner: str | None) -> str | None:
     if key is None or owner is None:
         return key
     return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # a key has no spaces
+
+
+def _digest(request: JobRequest, image: str | None) -> str:
+    """Of a request and the SHA-256 of its upload: what an idempotency key stands for."""
+    return hashlib.sha256(f"{request.model_dump_json()}{image or ''}".encode()).hexdigest()
 
 
 def _require_queue(connection: sa.Connection, owner: str | None, most: int | None, retry_after_s: int) -> None:
