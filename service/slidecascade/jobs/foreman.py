@@ -57,7 +57,8 @@ class Foreman:
         self._folders = folders
         self._durable = durable
         self._surveys: OrderedDict[tuple[str, int], Survey] = OrderedDict()
-        self._opening = threading.Lock()
+        self._opening: dict[tuple[str, int], threading.Lock] = {}
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._controls: set[Control] = set()
 
@@ -221,30 +222,48 @@ class Foreman:
         Raises:
             SlideChangedError: the slide is not the one that was submitted; a retry takes it as it is.
             ModelChangedError: models are not those that the attempt began with.
+            CancelledError: the attempt ended while its slide was opened.
         """
         key = (record.id, record.attempt)
-        with self._opening:
-            survey = self._surveys.get(key)
+        with self._lock:
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:  # one lock for each: a disk that does not answer holds up the jobs of its slides only
+            survey = self._kept(key)
             if survey is None:
-                sent = self._folders.sent(record)
-                task = self._analyser.prepare(record.request.region_request(), sent, Control(), is_bounded=False)
-                if record.attempt == 1 and record.content_id not in (None, task.facts.content_id):
-                    raise SlideChangedError(
-                        "The slide was replaced after the job was submitted: retry the job to analyse the new one."
-                    )
-                folder = self._folders.of(record.id) / "parts"
-                survey = open_survey(
-                    self._analyser, task, folder, field_tiles=self._field_tiles, attempt=record.attempt
-                )
-                self._surveys[key] = survey
-                while len(self._surveys) > KEPT_SURVEYS:
-                    self._surveys.popitem(last=False)
-            self._surveys.move_to_end(key)
+                survey = self._open(record)
+                self._keep(key, survey)
             return survey
 
+    def _open(self, record: JobRecord) -> Survey:
+        sent = self._folders.sent(record)
+        task = self._analyser.prepare(record.request.region_request(), sent, Control(), is_bounded=False)
+        if record.attempt == 1 and record.content_id not in (None, task.facts.content_id):
+            raise SlideChangedError(
+                "The slide was replaced after the job was submitted: retry the job to analyse the new one."
+            )
+        if not self._records.is_current(record.id, record.attempt):  # it may have taken long
+            raise CancelledError("The attempt of the job ended while its slide was opened.")
+        folder = self._folders.of(record.id) / "parts"
+        return open_survey(self._analyser, task, folder, field_tiles=self._field_tiles, attempt=record.attempt)
+
+    def _kept(self, key: tuple[str, int]) -> Survey | None:
+        with self._lock:
+            survey = self._surveys.get(key)
+            if survey is not None:
+                self._surveys.move_to_end(key)
+            return survey
+
+    def _keep(self, key: tuple[str, int], survey: Survey) -> None:
+        with self._lock:
+            self._surveys[key] = survey
+            self._opening.pop(key, None)  # not after an error: then those who wait open it one after the other
+            while len(self._surveys) > KEPT_SURVEYS:
+                self._surveys.popitem(last=False)
+
     def _forget(self, job: str, attempt: int) -> None:
-        with self._opening:
+        with self._lock:
             self._surveys.pop((job, attempt), None)
+            self._opening.pop((job, attempt), None)
 
 
 class _Pause:
