@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fake_analyser import FakeAnalyser
 from slidecascade import wire
@@ -17,13 +23,22 @@ from slidecascade.jobs.records import JobRecord
 from slidecascade.settings import Settings
 from slidecascade.wire import JobRequest
 
+WAIT_S = 30.0
+SECRET = "whsec_" + "c2xpZGVjYXNjYWRlLXRlc3Qtc2VjcmV0LTE="  # made up here
 REQUEST = JobRequest(pipeline="nash", slide="gone.svs")
 
 
 class NoSlides(FakeAnalyser):
-    """All slides are gone."""
+    """All slides are gone; `hung.svs` is not before its disk `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = threading.Event(), threading.Event()
 
     def prepare(self, request: wire.RegionRequest, *_: object, **__: object) -> RegionTask:
+        if request.slide == "hung.svs":
+            self.asked.set()
+            self.answers.wait()
         raise UnknownSlideError(f"There is no slide {request.slide!r}.")
 
 
@@ -60,3 +75,42 @@ def test_a_repeated_key_is_answered_whatever_has_changed(desk: Desk, folder: Pat
         submit(desk, caller, REQUEST.model_copy(update={"label": "other"}))
     with pytest.raises(StorageFullError):
         submit(desk, Caller("lis", caller.scopes))
+
+
+def test_an_orderly_stop_leaves_the_queue_first(folder: Path, tmp_path: Path) -> None:
+    """However long a target and the disk of a slide take to answer: work at hand is blamed for no death then."""
+    analyser = NoSlides()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(WAIT_S)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        targets = {"lis": {"url": url, "secrets": [SECRET], "timeout_s": 60}}
+        webhooks = tmp_path / "webhooks.yaml"
+        webhooks.write_text(yaml.safe_dump({"targets": targets}))
+        desk = Desk(analyser, Settings(jobs_dir=folder, webhooks_file=webhooks), folder)
+        desk.start()
+        stop = threading.Thread(target=desk.stop)
+        try:
+            for request in (
+                REQUEST.model_copy(update={"notify": "lis"}),
+                JobRequest(pipeline="nash", slide="hung.svs"),
+            ):
+                desk._opened().records.add(request, request_id="r", key=None, most_active=9, retry_after_s=1)
+            attempt, _ = silent.accept()
+            with attempt:
+                assert analyser.asked.wait(WAIT_S)
+                assert heartbeats(folder) == 1
+                stop.start()
+                ends_at = time.monotonic() + WAIT_S
+                while heartbeats(folder):
+                    assert time.monotonic() < ends_at
+                    time.sleep(0.02)
+        finally:
+            analyser.answers.set()
+            stop.join()
+
+
+def heartbeats(folder: Path) -> int:
+    """The processes that work on the jobs of a folder."""
+    with closing(sqlite3.connect(folder / "jobs.sqlite", timeout=30)) as database:
+        count: int = database.execute("SELECT count(*) FROM slidecascade_heartbeats").fetchone()[0]
+    return count

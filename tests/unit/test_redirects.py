@@ -85,6 +85,7 @@ def test_a_webhook_target_redirects_nowhere(status: int, tmp_path: Path) -> None
             assert time.monotonic() < ends_at
             time.sleep(0.02)
         notifier.stop()
+        notifier.join(time.monotonic() + 60)
         assert dead[0].error == f"status {status}"
         assert [item.path for item in server.received] == ["/hook"]
         assert elsewhere.received == []

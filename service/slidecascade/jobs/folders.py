@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,11 +92,15 @@ class Folders:
         """Room on the disk."""
         return shutil.disk_usage(self._root).free
 
-    def used_bytes(self, jobs: Sequence[str] | None = None) -> int:
-        """Size of all files of `jobs`, by default of all; reads every folder."""
+    def used_bytes(
+        self, jobs: Sequence[str] | None = None, *, is_stopping: Callable[[], bool] = lambda: False
+    ) -> int:
+        """Size of all files of `jobs`, by default of all; reads every folder, until `is_stopping`."""
         total = 0
         for top in [self._root] if jobs is None else map(self.of, jobs):
             for folder, _, names in os.walk(top):
+                if is_stopping():
+                    return total
                 for name in names:
                     with suppress(OSError):  # it was removed meanwhile
                         total += Path(folder, name).stat().st_size

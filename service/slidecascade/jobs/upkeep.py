@@ -58,14 +58,17 @@ class Upkeep:
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
+        """Ask it to end."""
         self._stopping.set()
+
+    def join(self, ends_at: float) -> None:
+        """Wait for its end, at most until `ends_at` on the monotonic clock."""
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.used_bytes = self._store.folders.used_bytes()
+            self.used_bytes = self._store.folders.used_bytes(is_stopping=self._stopping.is_set)
             wait_s = INTERVAL_S if self._keep_s is None else min(INTERVAL_S, max(self._keep_s, 1.0))
             self._stopping.wait(wait_s)
             if not self._stopping.is_set():
@@ -92,6 +95,8 @@ class Upkeep:
         found = self._store.folders.unused_since(unused_s)
         orphans = set(found) - self._store.records.known(found)
         for job in sorted(orphans):
+            if self._stopping.is_set():
+                return
             self._store.sweep(job)
         if orphans:
             LOG.info("orphaned folders removed", extra={"fields": {"folders": len(orphans)}})

@@ -18,6 +18,7 @@ import base64
 import logging
 import random
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,11 +135,14 @@ class Notifier:
             thread.start()
 
     def stop(self) -> None:
-        """End after the attempts at hand; what is left is delivered by the next process."""
+        """Begin no more attempts; what is left is delivered by the next process."""
         self._stopping.set()
+
+    def join(self, ends_at: float) -> None:
+        """Wait for the attempts at hand, at most until `ends_at` on the monotonic clock."""
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
+                thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _run(self) -> None:
         # Redirects are not followed: the operator configured this address and no other.

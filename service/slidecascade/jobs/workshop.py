@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.errors import InvalidRequestError, SettingsError
@@ -19,6 +21,9 @@ from slidecascade.jobs.workers import Workers
 from slidecascade.settings import Settings
 
 LOG = logging.getLogger(__name__)
+
+_GRACE_S: Final = 2.0
+"""How long an orderly stop waits for attempts of notifications and for upkeep."""
 
 
 class Workshop:
@@ -90,11 +95,18 @@ class Workshop:
         self.folders.remove(job)
 
     def close(self) -> None:
-        """Interrupt the work, which the next process continues."""
+        """Interrupt the work, which the next process continues.
+
+        The queue first: a process that is ended before it has left it counts as dead over its work. Targets and
+        disks that do not answer are waited for `_GRACE_S` only.
+        """
         self._upkeep.stop()
         self._notifier.stop()
         self._foreman.stop()
         self.durable.stop()
+        ends_at = time.monotonic() + _GRACE_S
+        self._upkeep.join(ends_at)
+        self._notifier.join(ends_at)
         for engine in self._engines:
             engine.dispose()
         if self._lock is not None:
