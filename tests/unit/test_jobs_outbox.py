@@ -62,7 +62,8 @@ def test_a_notification_is_claimed_by_one_until_its_lease_ends(database: Databas
     while again is None:
         again = outbox.claim(lease_s=60)
     assert again.id == first.id
-    outbox.delivered(again.id)
+    outbox.delivered(again)
+    outbox.failed(first, "it outlived its lease", again_in_s=60)
     assert outbox.claim(lease_s=60) is None
     (reported,) = outbox.list(state="delivered", limit=10)
     assert (reported.attempts, reported.error) == (1, None)
@@ -73,12 +74,13 @@ def test_a_failed_notification_waits_then_is_dead(database: Database) -> None:
     records, outbox = Records(database), Outbox(database)
     records.end(add(records), 1, "succeeded")
     (item,) = outbox.list(state=None, limit=10)
-    outbox.failed(item.id, "status 500", again_in_s=60)
+    outbox.failed(item, "status 500", again_in_s=60)
+    outbox.failed(item, "it outlived its lease", again_in_s=0)
     assert outbox.claim(lease_s=60) is None
     waiting = outbox.resend(item.id)
     assert waiting is not None
     assert waiting.attempts == 1
-    outbox.failed(item.id, "x" * 1000, again_in_s=None)
+    outbox.failed(waiting, "x" * 1000, again_in_s=None)
     (dead,) = outbox.list(state="dead", limit=10)
     assert (dead.attempts, dead.error) == (2, "x" * 200)
     assert outbox.resend(item.id) is not None

@@ -103,20 +103,18 @@ class Outbox:
         except sa.exc.SQLAlchemyError:  # the database is away: it is asked again
             return None
 
-    def delivered(self, notification: str) -> None:
-        """The target has accepted it."""
-        self._set(
-            notification, state="delivered", ended_at=time.time(), attempts=_OUTBOX.c.attempts + 1, error=None
-        )
+    def delivered(self, claimed: Notification) -> None:
+        """The target has accepted what was claimed."""
+        self._end_attempt(claimed, state="delivered", ended_at=time.time(), error=None)
 
-    def failed(self, notification: str, error: str, *, again_in_s: float | None) -> None:
+    def failed(self, claimed: Notification, error: str, *, again_in_s: float | None) -> None:
         """An attempt failed; None: it was the last one."""
-        values: dict[str, object] = {"attempts": _OUTBOX.c.attempts + 1, "error": error[:200]}
+        values: dict[str, object] = {"error": error[:200]}
         if again_in_s is None:
             values |= {"state": "dead", "ended_at": time.time()}
         else:
             values |= {"due_at": time.time() + again_in_s}
-        self._set(notification, **values)
+        self._end_attempt(claimed, **values)
 
     def resend(self, notification: str) -> Notification | None:
         """A delivered or dead notification, to be delivered again from the first attempt on; None: no such one."""
@@ -147,9 +145,15 @@ class Outbox:
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_OUTBOX).where(_OUTBOX.c.ended_at < time.time() - KEPT_S))
 
-    def _set(self, notification: str, **values: object) -> None:
+    def _end_attempt(self, claimed: Notification, **values: object) -> None:
+        """Nothing is changed where the attempt outlived its lease, and another one has ended."""
+        same = (
+            _OUTBOX.c.id == claimed.id,
+            _OUTBOX.c.state == "waiting",
+            _OUTBOX.c.attempts == claimed.attempts,
+        )
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_OUTBOX).where(_OUTBOX.c.id == notification).values(**values))
+            connection.execute(sa.update(_OUTBOX).where(*same).values(attempts=claimed.attempts + 1, **values))
 
 
 def _notification(row: sa.Row[tuple[object, ...]]) -> Notification:

@@ -14,6 +14,7 @@ attempts; after the last attempt, or when the target answers 410, it is dead and
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import random
@@ -54,8 +55,9 @@ class _Config(BaseModel):
 class Target(_Config):
     """Where notifications are sent, and how patiently.
 
-    `first_retry_s` is the wait after the first failed attempt; each further wait is four times as long, up to
-    `LONGEST_WAIT_S`. With the defaults the last attempt is made 33 hours after the first.
+    `timeout_s` bounds an attempt as a whole. `first_retry_s` is the wait after the first failed attempt; each
+    further wait is four times as long, up to `LONGEST_WAIT_S`. With the defaults the last attempt is made 33 hours
+    after the first.
     """
 
     url: HttpUrl
@@ -145,27 +147,35 @@ class Notifier:
                 thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _run(self) -> None:
-        # Redirects are not followed: the operator configured this address and no other.
-        with httpx.Client(follow_redirects=False) as http:
-            while not self._stopping.is_set():
-                notification = self._outbox.claim(lease_s=self._lease_s)
-                if notification is None:
-                    self._stopping.wait(_POLL_S)
-                    continue
-                try:
-                    self._deliver(http, notification)
-                except Exception:  # the worker boundary: the lease ends, and it is tried again
-                    LOG.exception("notification not recorded", extra={"fields": {"job": notification.job}})
+        # A loop of its own: in it an attempt as a whole has a deadline, and not each read of a socket alone.
+        with asyncio.Runner() as loop:
+            # Redirects are not followed: the operator configured this address and no other.
+            http = httpx.AsyncClient(follow_redirects=False, timeout=None)  # noqa: S113  # see `_answer`
+            try:
+                self._deliver_until_stopped(loop, http)
+            finally:
+                loop.run(http.aclose())
 
-    def _deliver(self, http: httpx.Client, notification: Notification) -> None:
+    def _deliver_until_stopped(self, loop: asyncio.Runner, http: httpx.AsyncClient) -> None:
+        while not self._stopping.is_set():
+            notification = self._outbox.claim(lease_s=self._lease_s)
+            if notification is None:
+                self._stopping.wait(_POLL_S)
+                continue
+            try:
+                self._deliver(loop, http, notification)
+            except Exception:  # the worker boundary: the lease ends, and it is tried again
+                LOG.exception("notification not recorded", extra={"fields": {"job": notification.job}})
+
+    def _deliver(self, loop: asyncio.Runner, http: httpx.AsyncClient, notification: Notification) -> None:
         target = self._targets.get(notification.target)
         fields = {"job": notification.job, "event": notification.event}
         if target is None:
             failed: _Failed | None = _Failed("the target is not configured any more", is_final=True)
         else:
-            failed = self._attempt(http, target, notification)
+            failed = loop.run(self._attempt(http, target, notification))
         if failed is None:
-            self._outbox.delivered(notification.id)
+            self._outbox.delivered(notification)
             LOG.info("notification delivered", extra={"fields": fields})
             return
         made = notification.attempts + 1
@@ -173,26 +183,28 @@ class Notifier:
         if target is not None and not failed.is_final and made < target.attempts:
             wait_s = min(target.first_retry_s * _GROWTH ** (made - 1), LONGEST_WAIT_S)
             wait_s *= random.uniform(0.8, 1.2)  # noqa: S311  # targets that come back are not hit all at once
-        self._outbox.failed(notification.id, failed.reason, again_in_s=wait_s)
+        self._outbox.failed(notification, failed.reason, again_in_s=wait_s)
         level = logging.ERROR if wait_s is None else logging.WARNING
         message = "notification dead" if wait_s is None else "notification failed"
         LOG.log(level, message, extra={"fields": fields | {"attempts": made, "reason": failed.reason}})
 
-    def _attempt(self, http: httpx.Client, target: Target, notification: Notification) -> _Failed | None:
-        """Send it once; None: the target has accepted it."""
+    async def _attempt(
+        self, http: httpx.AsyncClient, target: Target, notification: Notification
+    ) -> _Failed | None:
+        """Send it once, in `timeout_s` of the target; None: the target has accepted it."""
         content = self.content(notification)
+        headers = signed(content, notification.id, target.secrets)
         try:
-            answer = http.post(
-                str(target.url),
-                content=content,
-                headers=signed(content, notification.id, target.secrets),
-                timeout=target.timeout_s,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            async with (
+                asyncio.timeout(target.timeout_s),
+                http.stream("POST", str(target.url), content=content, headers=headers) as answer,
+            ):
+                status = answer.status_code  # the body is not read: it may be of any size
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return _Failed(type(error).__name__)  # not its message, which may hold the address
-        if answer.is_success:
+        if httpx.codes.is_success(status):
             return None
-        return _Failed(f"status {answer.status_code}", is_final=answer.status_code == httpx.codes.GONE)
+        return _Failed(f"status {status}", is_final=status == httpx.codes.GONE)
 
     def content(self, notification: Notification) -> str:
         """The JSON body, the same at every attempt."""
