@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -285,7 +286,8 @@ def test_jobs_are_listed_page_by_page(jobs_server: Server) -> None:
     for job in made:
         httpx.post(f"{url}/{job}/cancel")
     assert len(httpx.get(url, params={"label": "batch 4", "status": "cancelled"}).json()["jobs"]) == 5
-    assert problem(httpx.get(url, params={"cursor": "nonsense"})) == (422, "invalid-request")
+    for cursor in ("nonsense", base64.urlsafe_b64encode(b"1.0 \0").decode()):
+        assert problem(httpx.get(url, params={"cursor": cursor})) == (422, "invalid-request")
 
 
 def test_jobs_are_counted(jobs_server: Server, finished: str) -> None:

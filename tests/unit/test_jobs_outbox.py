@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from postgres import postgres
+from slidecascade.errors import NotReadyError
 from slidecascade.jobs.database import Database, open_database
 from slidecascade.jobs.outbox import Outbox
 from slidecascade.jobs.records import Records
@@ -119,3 +120,16 @@ def test_expired_and_known_jobs(database: Database) -> None:
     assert records.expired(ended_before=finished_at) == ()
     assert records.expired(ended_before=finished_at + 1) == (first,)
     assert records.known([first, second, *map(str, range(2000))]) == {first, second}
+
+
+def test_notifications_in_a_database_that_is_away(tmp_path: Path) -> None:
+    """A client may ask for them again later; nothing is claimed, and the metrics go on."""
+    away = open_database("postgresql+psycopg://nobody@127.0.0.1:9/none", tmp_path)
+    outbox = Outbox(away)
+    with pytest.raises(NotReadyError):
+        outbox.list(state=None, limit=10)
+    with pytest.raises(NotReadyError):
+        outbox.resend("msg_0")
+    assert outbox.counts() == {}
+    assert outbox.claim(lease_s=1) is None
+    away.dispose()

@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from postgres import Postgres
+from slidecascade.errors import UnknownJobError
 from slidecascade.jobs.database import Database, open_database
+from slidecascade.jobs.outbox import Outbox
 from slidecascade.jobs.records import Records
 from slidecascade.wire import JobRequest
 
@@ -34,8 +36,8 @@ def database(server: Postgres, tmp_path: Path) -> Iterator[Database]:
     made.dispose()
 
 
-def add(records: Records) -> str:
-    return records.add(REQUEST, request_id="r", key=None, most_active=100, retry_after_s=2)[0].id
+def add(records: Records, *, key: str | None = None) -> str:
+    return records.add(REQUEST, request_id="r", key=key, most_active=100, retry_after_s=2)[0].id
 
 
 def test_two_workers_report_the_same_field_at_once(database: Database) -> None:
@@ -66,3 +68,24 @@ def test_two_workers_report_the_same_field_at_once(database: Database) -> None:
     second.join(WAIT_S)
     assert answers == [False, False]
     assert (records.get(job).fields_done, records.get(job).cells) == (1, 5)
+
+
+@pytest.mark.parametrize("job", ["\0", "a\0", "\ud800", "x" * 3000, "", "A0000000-0000-0000-0000-000000000000"])
+def test_text_that_no_id_has_is_no_job(database: Database, job: str) -> None:
+    """Also where the database rejects it."""
+    with pytest.raises(UnknownJobError):
+        Records(database).get(job)
+
+
+def test_text_that_no_id_has_is_no_notification(database: Database) -> None:
+    Records(database)
+    assert Outbox(database).resend("a\0") is None
+
+
+def test_a_key_longer_than_its_column_is_one_job(database: Database) -> None:
+    """That of a job in a batch: the key of the batch, which may have 255 characters, and the index of the job."""
+    records = Records(database)
+    keys = [f"{'k' * 255}#{index}" for index in (0, 1)]
+    jobs = [add(records, key=key) for key in keys]
+    assert len(set(jobs)) == 2
+    assert [add(records, key=key) for key in keys] == jobs

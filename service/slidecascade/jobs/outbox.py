@@ -13,6 +13,9 @@ from typing import Final, Literal, TypeAlias, cast
 
 import sqlalchemy as sa
 
+from slidecascade.errors import NotReadyError, StorageFullError
+from slidecascade.jobs.database import Database, transaction
+
 State: TypeAlias = Literal["waiting", "delivered", "dead"]
 
 KEPT_S: Final = 30 * 86_400.0
@@ -78,9 +81,9 @@ def put(connection: sa.Connection, *, job: str, attempt: int, status: str, targe
 
 
 class Outbox:
-    """The notifications in `engine`'s database; every method is one transaction."""
+    """The notifications in `engine`'s database; every method is one `transaction`, and raises what that does."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: Database) -> None:
         self._engine = engine
 
     def claim(self, *, lease_s: float) -> Notification | None:
@@ -93,14 +96,18 @@ class Outbox:
             .limit(1)
         )
         try:
-            with self._engine.begin() as connection:
+            with transaction(self._engine) as connection:
                 row = connection.execute(due).one_or_none()
                 if row is None:
                     return None
                 mine = _OUTBOX.c.state == "waiting", _OUTBOX.c.due_at == row.due_at, _OUTBOX.c.id == row.id
                 taken = connection.execute(sa.update(_OUTBOX).where(*mine).values(due_at=now + lease_s))
                 return _notification(row) if taken.rowcount == 1 else None
-        except sa.exc.SQLAlchemyError:  # the database is away: it is asked again
+        except (
+            NotReadyError,
+            StorageFullError,
+            sa.exc.SQLAlchemyError,
+        ):  # the database is away: it is asked again
             return None
 
     def delivered(self, claimed: Notification) -> None:
@@ -118,9 +125,11 @@ class Outbox:
 
     def resend(self, notification: str) -> Notification | None:
         """A delivered or dead notification, to be delivered again from the first attempt on; None: no such one."""
+        if "\0" in notification:  # which Postgres rejects
+            return None
         ended = _OUTBOX.c.id == notification, _OUTBOX.c.state != "waiting"
         values = {"state": "waiting", "attempts": 0, "due_at": time.time(), "ended_at": None}
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             connection.execute(sa.update(_OUTBOX).where(*ended).values(values))
             row = connection.execute(sa.select(_OUTBOX).where(_OUTBOX.c.id == notification)).one_or_none()
             return None if row is None else _notification(row)
@@ -130,19 +139,22 @@ class Outbox:
         wanted = sa.select(_OUTBOX).order_by(_OUTBOX.c.created_at.desc(), _OUTBOX.c.id).limit(limit)
         if state is not None:
             wanted = wanted.where(_OUTBOX.c.state == state)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return tuple(map(_notification, connection.execute(wanted).all()))
 
     def counts(self) -> dict[str, int]:
-        """Notifications by state, those without any included."""
+        """Notifications by state, those without any included; nothing while the database is away."""
         by_state = sa.select(_OUTBOX.c.state, sa.func.count()).group_by(_OUTBOX.c.state)
-        with self._engine.begin() as connection:
-            found = {str(row[0]): int(row[1]) for row in connection.execute(by_state)}
+        try:
+            with transaction(self._engine) as connection:
+                found = {str(row[0]): int(row[1]) for row in connection.execute(by_state)}
+        except (NotReadyError, StorageFullError):
+            return {}
         return {"waiting": 0, "delivered": 0, "dead": 0} | found
 
     def prune(self) -> None:
         """Forget those that ended `KEPT_S` ago."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             connection.execute(sa.delete(_OUTBOX).where(_OUTBOX.c.ended_at < time.time() - KEPT_S))
 
     def _end_attempt(self, claimed: Notification, **values: object) -> None:
@@ -152,7 +164,7 @@ class Outbox:
             _OUTBOX.c.state == "waiting",
             _OUTBOX.c.attempts == claimed.attempts,
         )
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             connection.execute(sa.update(_OUTBOX).where(*same).values(attempts=claimed.attempts + 1, **values))
 
 

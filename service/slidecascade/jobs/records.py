@@ -7,6 +7,7 @@ still allows it, so that two processes cannot both end a job.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
 _MOST_PARAMETERS: Final = 500
+_LONGEST_KEY: Final = 255
+"""That is stored as it is; those of a batch's jobs are longer than what clients may send."""
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,8 @@ class Records:
 
     def get(self, job: str) -> JobRecord:
         """Raises UnknownJobError."""
+        if not is_job_id(job):
+            raise UnknownJobError(NO_SUCH_JOB)
         with transaction(self._engine) as connection:
             return self._one(connection, job)
 
@@ -369,11 +376,17 @@ class Records:
         )
 
 
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the form of a job's id; databases reject some text, and not all alike."""
+    return _ID.fullmatch(text) is not None
+
+
 def _owned_key(key: str | None, owner: str | None) -> str | None:
-    """An idempotency key as it is stored: the same key of two owners is two keys."""
-    if key is None or owner is None:
+    """An idempotency key as it is stored: the same key of two owners is two keys, and a long one its digest."""
+    if key is None or (owner is None and len(key) <= _LONGEST_KEY):
         return key
-    return f"sha256:{hashlib.sha256(f'{owner} {key}'.encode()).hexdigest()}"  # a key has no spaces
+    whole = f"{owner or ''} {key}"  # a key has no spaces
+    return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
 
 
 def _digest(request: JobRequest, image: str | None) -> str:

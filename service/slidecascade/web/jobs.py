@@ -14,7 +14,7 @@ from starlette.responses import Response
 from slidecascade import errors, wire
 from slidecascade.errors import InvalidRequestError
 from slidecascade.jobs.desk import Desk
-from slidecascade.jobs.records import JobRecord
+from slidecascade.jobs.records import JobRecord, is_job_id
 from slidecascade.web.joblayers import add_layers
 from slidecascade.web.jobresults import add_results
 from slidecascade.web.jobstate import StatusOf, add_events, job_info
@@ -224,8 +224,8 @@ def _cursor(record: JobRecord) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created_at, job = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        if not math.isfinite(seconds := float(created_at)):
-            raise ValueError(created_at)
+        if not math.isfinite(seconds := float(created_at)) or not is_job_id(job):
+            raise ValueError(cursor)
         return seconds, job
     except ValueError:
         message = "'cursor' is invalid: send the cursor of the previous list."
