@@ -111,7 +111,9 @@ ONE_IMPORTER = {
     "pyarrow": {"slidecascade.cells.arrow", "slidecascade.outputs.cells.geoparquet"},
     "aiohttp": {"slidecascade.runners.bento"},
     "dbos": {"slidecascade.jobs.durable"},
-    "sqlalchemy": {f"slidecascade.jobs.{name}" for name in ("database", "records", "workers", "outbox")},
+    "sqlalchemy": {
+        f"slidecascade.jobs.{name}" for name in ("database", "idempotency", "records", "workers", "outbox")
+    },
     "pydicom": {
         f"slidecascade.exports.{name}"
         for name in (

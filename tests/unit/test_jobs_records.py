@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,29 @@ def test_a_job_is_forgotten_with_its_fields(records: Records) -> None:
     assert records.remove(job)
     with pytest.raises(UnknownJobError):
         records.get(job)
+
+
+@pytest.mark.parametrize("ask", [lambda records: records.list(limit=9), Records.active], ids=["list", "active"])
+def test_a_list_is_of_one_moment(tmp_path: Path, ask: Callable[[Records], Sequence[JobRecord]]) -> None:
+    """A job that is deleted while jobs are listed is in the list or not, with its fields."""
+    database, another = open_database(None, tmp_path), open_database(None, tmp_path)
+    records = Records(database)
+    jobs = [add(records).id for _ in range(3)]
+    records.start(jobs[1], 1, fields_total=2, done={0: 3, 1: 4})
+
+    def delete(*_: object) -> None:
+        with another.begin() as connection:
+            connection.execute(sa.text("DELETE FROM slidecascade_jobs"))
+
+    sa.event.listen(database, "after_cursor_execute", delete)
+    found = sorted(ask(records), key=lambda record: record.created_at)
+    assert [(record.id, record.fields_done, record.cells) for record in found] == [
+        (jobs[0], 0, 0),
+        (jobs[1], 2, 7),
+        (jobs[2], 0, 0),
+    ]
+    database.dispose()
+    another.dispose()
 
 
 def owned(records: Records, owner: str | None, *, key: str | None = None, most: int | None = None) -> JobRecord:

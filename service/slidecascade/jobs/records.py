@@ -6,19 +6,17 @@ still allows it, so that two processes cannot both end a job.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 
 from slidecascade.access.limits import exceeded
 from slidecascade.errors import (
-    IdempotencyMismatchError,
     NotReadyError,
     OverloadedError,
     StorageFullError,
@@ -26,15 +24,13 @@ from slidecascade.errors import (
 )
 from slidecascade.jobs import outbox
 from slidecascade.jobs.database import FIELDS, JOBS, TAKE_OVERS, TALLIES, Database, create_tables, transaction
+from slidecascade.jobs.idempotency import digest_of, job_with, owned_key
 from slidecascade.wire import JobRequest, JobStatus
 
 ACTIVE: Final = ("queued", "running")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 NO_SUCH_JOB: Final = "There is no such job: GET /v1/jobs lists all jobs."
 _MOST_PARAMETERS: Final = 500
-_LONGEST_KEY: Final = 255
-"""That is stored as it is; those of a batch's jobs are longer than what clients may send."""
-
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -128,9 +124,9 @@ class Records:
             OverloadedError: `most_active` jobs are not done yet.
             LimitExceededError: `most_owned` jobs of the owner are not done yet.
         """
-        key = _owned_key(key, owner)
+        key = owned_key(key, owner)
         job, image = (str(uuid.uuid4()), None) if upload is None else upload
-        digest = _digest(request, image)
+        digest = digest_of(request, image)
         row = {
             "id": job,
             "attempt": 1,
@@ -148,7 +144,7 @@ class Records:
         }
         try:
             with transaction(self._engine) as connection:
-                if (known := _known(connection, key, digest)) is not None:
+                if (known := job_with(connection, key, digest)) is not None:
                     return self._one(connection, known), False
                 _require_queue(connection, owner, most_owned, retry_after_s)
                 active = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.status.in_(ACTIVE))
@@ -161,7 +157,7 @@ class Records:
                 return self._one(connection, job), True
         except sa.exc.IntegrityError:  # another request with the same key was faster
             with transaction(self._engine) as connection:
-                return self._one(connection, str(_known(connection, key, digest))), False
+                return self._one(connection, str(job_with(connection, key, digest))), False
 
     def made_with(
         self, key: str | None, request: JobRequest, *, image: str | None, owner: str | None
@@ -173,7 +169,7 @@ class Records:
         if key is None:
             return None
         with transaction(self._engine) as connection:
-            known = _known(connection, _owned_key(key, owner), _digest(request, image))
+            known = job_with(connection, owned_key(key, owner), digest_of(request, image))
             return None if known is None else self._one(connection, known)
 
     def get(self, job: str) -> JobRecord:
@@ -196,7 +192,7 @@ class Records:
 
         `before`: only those after that job's ``(created_at, id)`` in this order.
         """
-        wanted = sa.select(JOBS.c.id).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
+        wanted = sa.select(JOBS).order_by(JOBS.c.created_at.desc(), JOBS.c.id.desc()).limit(limit)
         if before is not None:
             wanted = wanted.where(sa.tuple_(JOBS.c.created_at, JOBS.c.id) < sa.tuple_(*map(sa.literal, before)))
         if status is not None:
@@ -206,7 +202,7 @@ class Records:
         if owners:
             wanted = wanted.where(sa.or_(*(JOBS.c.owner.is_not_distinct_from(owner) for owner in owners)))
         with transaction(self._engine) as connection:
-            return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
+            return _read(connection, wanted)
 
     def require_queue(self, owner: str | None, most: int | None, *, retry_after_s: int) -> None:
         """Raise LimitExceededError when `most` jobs of the owner are not done yet."""
@@ -221,9 +217,8 @@ class Records:
 
     def active(self) -> tuple[JobRecord, ...]:
         """All jobs that are not done, the oldest first."""
-        wanted = sa.select(JOBS.c.id).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.created_at)
         with transaction(self._engine) as connection:
-            return tuple(self._one(connection, job) for job in connection.scalars(wanted).all())
+            return _read(connection, sa.select(JOBS).where(JOBS.c.status.in_(ACTIVE)), newest_first=False)
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by status, those without any included; nothing while the database is away."""
@@ -349,49 +344,52 @@ class Records:
         return Backlog(int(fields), int(cells), max(int(waiting), 0), age_s, int(take_overs))
 
     def _one(self, connection: sa.Connection, job: str) -> JobRecord:
-        row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job)).one_or_none()
-        if row is None:
+        found = _read(connection, sa.select(JOBS).where(JOBS.c.id == job))
+        if not found:
             raise UnknownJobError(NO_SUCH_JOB)
-        done, cells = connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0)).where(FIELDS.c.job == job)
-        ).one()
-        return JobRecord(
-            id=row.id,
-            attempt=row.attempt,
-            status=row.status,
-            request=JobRequest.model_validate_json(row.request),
-            request_id=row.request_id,
-            owner=row.owner,
-            is_upload=row.upload_sha256 is not None,
-            created_at=row.created_at,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            fields_total=row.fields_total,
-            fields_before=row.fields_before,
-            fields_done=int(done),
-            cells=int(cells),
-            content_id=row.content_id,
-            has_cells=row.has_cells is not False,
-            failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
-        )
+        return found[0]
+
+
+def _read(
+    connection: sa.Connection, wanted: sa.Select[Any], *, newest_first: bool = True
+) -> tuple[JobRecord, ...]:
+    """The `wanted` rows of jobs with what is done of their fields, in one statement: they are of one moment."""
+    rows = wanted.subquery()
+    of_job = FIELDS.c.job == rows.c.id
+    done = sa.select(sa.func.count()).select_from(FIELDS).where(of_job).scalar_subquery()
+    cells = sa.select(sa.func.coalesce(sa.func.sum(FIELDS.c.cells), 0)).where(of_job).scalar_subquery()
+    order = (rows.c.created_at, rows.c.id)
+    ordered = sa.select(rows, done.label("fields_done"), cells.label("cells")).order_by(
+        *(column.desc() if newest_first else column for column in order)
+    )
+    return tuple(map(_record, connection.execute(ordered)))
+
+
+def _record(row: sa.Row[Any]) -> JobRecord:
+    return JobRecord(
+        id=row.id,
+        attempt=row.attempt,
+        status=row.status,
+        request=JobRequest.model_validate_json(row.request),
+        request_id=row.request_id,
+        owner=row.owner,
+        is_upload=row.upload_sha256 is not None,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        fields_total=row.fields_total,
+        fields_before=row.fields_before,
+        fields_done=int(row.fields_done),
+        cells=int(row.cells),
+        content_id=row.content_id,
+        has_cells=row.has_cells is not False,
+        failure=None if row.problem is None else Failure(row.problem, row.title, row.detail),
+    )
 
 
 def is_job_id(text: str) -> bool:
     """Whether `text` has the form of a job's id; databases reject some text, and not all alike."""
     return _ID.fullmatch(text) is not None
-
-
-def _owned_key(key: str | None, owner: str | None) -> str | None:
-    """An idempotency key as it is stored: the same key of two owners is two keys, and a long one its digest."""
-    if key is None or (owner is None and len(key) <= _LONGEST_KEY):
-        return key
-    whole = f"{owner or ''} {key}"  # a key has no spaces
-    return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
-
-
-def _digest(request: JobRequest, image: str | None) -> str:
-    """Of a request and the SHA-256 of its upload: what an idempotency key stands for."""
-    return hashlib.sha256(f"{request.model_dump_json()}{image or ''}".encode()).hexdigest()
 
 
 def _require_queue(connection: sa.Connection, owner: str | None, most: int | None, retry_after_s: int) -> None:
@@ -400,20 +398,6 @@ def _require_queue(connection: sa.Connection, owner: str | None, most: int | Non
     owned = sa.and_(JOBS.c.owner.is_not_distinct_from(owner), JOBS.c.status.in_(ACTIVE))
     if (connection.scalar(sa.select(sa.func.count()).select_from(JOBS).where(owned)) or 0) >= most:
         raise exceeded("queued_jobs", most, retry_after_s=retry_after_s)
-
-
-def _known(connection: sa.Connection, key: str | None, digest: str) -> str | None:
-    """The job that was made with `key`."""
-    if key is None:
-        return None
-    found = connection.execute(
-        sa.select(JOBS.c.id, JOBS.c.payload_sha256).where(JOBS.c.idempotency_key == key)
-    ).one_or_none()
-    if found is not None and found.payload_sha256 != digest:
-        raise IdempotencyMismatchError(
-            "This Idempotency-Key was sent before with another request: use a new key for a new job."
-        )
-    return None if found is None else str(found.id)
 
 
 def _current(job: str, attempt: int) -> sa.Update:
