@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from slidecascade.analysis.plan import RegionTask
 from slidecascade.cells.instances import Instances
 from slidecascade.cells.result import Analysis
-from slidecascade.errors import InvalidRequestError, ResultTooLargeError, StorageFullError, UnknownHeatmapError
+from slidecascade.errors import (
+    InvalidRequestError,
+    ResultTooLargeError,
+    StorageFullError,
+    UnknownHeatmapError,
+    UnknownJobError,
+    UnreadablePartError,
+)
 from slidecascade.geometry import Box
 from slidecascade.jobs import boxcells, frame
 from slidecascade.jobs.collect import Collection
@@ -27,7 +34,7 @@ from slidecascade.jobs.dicomfiles import NEEDS, write_dicom
 from slidecascade.jobs.digests import Digests, read_digests, write_digests
 from slidecascade.jobs.fieldcells import FieldCells
 from slidecascade.jobs.layers import Layers, field_name, write_layers
-from slidecascade.jobs.records import JobRecord
+from slidecascade.jobs.records import NO_SUCH_JOB, JobRecord
 from slidecascade.jobs.survey import Results
 from slidecascade.jobs.uploads import Upload, stored
 from slidecascade.outputs.cells import geojson, geoparquet
@@ -172,6 +179,8 @@ class Folders:
         Raises:
             ResultTooLargeError: they are more than `limit`.
             InvalidRequestError: the job found no cells, has no GeoParquet file, or no such class.
+            UnreadablePartError: a file is damaged.
+            UnknownJobError: the job was deleted meanwhile.
         """
         return boxcells.encode(*self._within(job, box, class_name=class_name, limit=limit))
 
@@ -179,6 +188,12 @@ class Folders:
         self, job: str, box: Box, *, class_name: str | None, limit: int
     ) -> tuple[Analysis, NDArray[np.bytes_]]:
         """The cells that meet a box, and the ids they have in the file; raises as `packed_cells` does."""
+        with self._reading(job):
+            return self._read(job, box, class_name=class_name, limit=limit)
+
+    def _read(
+        self, job: str, box: Box, *, class_name: str | None, limit: int
+    ) -> tuple[Analysis, NDArray[np.bytes_]]:
         path = self._results(job) / _CELLS
         if not (self.of(job) / frame.NAME).is_file():
             raise InvalidRequestError(_NO_CELLS, (("job_id", _NO_CELLS),))
@@ -218,15 +233,17 @@ class Folders:
 
         Raises:
             InvalidRequestError: there is no cell, or the job has no GeoParquet file.
+            UnreadablePartError, UnknownJobError: as of `packed_cells`.
         """
-        path = self._results(job) / "cells.parquet"
+        path = self._results(job) / _CELLS
         x, y = point_l0
         found = [np.zeros((0, 2))]
-        if path.is_file():
-            found += [geoparquet.centroids_and_areas(rows)[0] for rows in geoparquet.within(path, x, y, x, y)]
-        centroids = np.concatenate(found)
-        if not len(centroids):
-            raise InvalidRequestError("The job has no cell at this point: take one from its cells.")
+        with self._reading(job):
+            if path.is_file():
+                found += [geoparquet.centroids_and_areas(rows)[0] for rows in geoparquet.within(path, x, y, x, y)]
+            centroids = np.concatenate(found)
+            if not len(centroids):
+                raise InvalidRequestError("The job has no cell at this point: take one from its cells.")
         nearest = centroids[np.argmin(np.hypot(centroids[:, 0] - x, centroids[:, 1] - y))]
         return float(nearest[0]), float(nearest[1])
 
@@ -280,6 +297,18 @@ class Folders:
     def remove(self, job: str) -> None:
         """Delete the folder of a job."""
         shutil.rmtree(self.of(job), ignore_errors=True)
+
+    @contextmanager
+    def _reading(self, job: str) -> Iterator[None]:
+        """A block that reads the files of a finished job, which may be damaged, or deleted at any moment."""
+        try:
+            yield
+        except (InvalidRequestError, OSError, ValueError) as error:
+            if not self.of(job).is_dir():
+                raise UnknownJobError(NO_SUCH_JOB) from error
+            if isinstance(error, InvalidRequestError):
+                raise
+            raise UnreadablePartError("The cells of this job are gone or damaged: submit it again.") from error
 
     def _layers(self, job: str) -> Path:
         return self.of(job) / "layers"

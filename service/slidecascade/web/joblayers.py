@@ -34,6 +34,7 @@ _CROP_ERRORS: Final = (
     errors.UnknownModelError,
     errors.UnknownSlideError,
     errors.UnreadableSlideError,
+    errors.UnreadablePartError,
     errors.InvalidRequestError,
 )
 MAX_L0: Final = 2**31
