@@ -17,6 +17,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -132,7 +133,10 @@ class Upload:
 
     def discard(self) -> None:
         """Remove what was written."""
-        self._file.close()
+        with suppress(
+            OSError
+        ):  # closing writes what is left, for which there may be no room; it is closed all the same
+            self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
