@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -256,6 +256,14 @@ class Change:
         if states:
             wanted = wanted.where(OUTBOX.c.state.in_(states))
         return tuple(map(self._undelivered, self._connection.execute(wanted)))
+
+    def awaited_receivers(self) -> Mapping[str, int]:
+        """How many orders that have not ended and pending answers each receiver is to be sent, by its name."""
+        orders = sa.select(ORDERS.c.receiver).where(ORDERS.c.state.in_(ACTIVE))
+        answers = sa.select(OUTBOX.c.receiver).where(OUTBOX.c.state == "pending")
+        names = sa.union_all(orders, answers).subquery()
+        counted = sa.select(names.c.receiver, sa.func.count()).group_by(names.c.receiver)
+        return {row[0]: row[1] for row in self._connection.execute(counted)}
 
     def delivered(self, positions: Sequence[int]) -> None:
         self._set_outgoing(positions, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)

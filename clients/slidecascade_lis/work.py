@@ -107,15 +107,27 @@ class Work:
                 return await act(order)
         except Exception:
             LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
+            return self._given_up(order)
+
+    def _given_up(self, order: OrderRecord) -> Step:
+        """End an order as failed; one whose answer cannot be written either is postponed."""
+        try:
             return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
+        except Exception:
+            LOG.exception("an order cannot be ended", extra={"fields": {"order_id": order.id}})
+            return _postpone(order)
 
     async def _submit_all(self, orders: Sequence[OrderRecord]) -> None:
         """Submit orders together, and store what came of it."""
-        answers: list[JobAnswer] = []
+        answers: dict[str, JobAnswer] = {}
         for start in range(0, len(orders), _BATCH):
-            answers += await self._jobs_of(orders[start : start + _BATCH])
-        steps = [self._submitted(order, answer) for order, answer in zip(orders, answers, strict=True)]
-        await self._store_all(steps)
+            some = orders[start : start + _BATCH]
+            answers |= zip((order.id for order in some), await self._jobs_of(some), strict=True)
+
+        async def step(order: OrderRecord) -> Step:
+            return self._submitted(order, answers[order.id])
+
+        await self._each(step, orders)
 
     def _submitted(self, order: OrderRecord, answer: JobAnswer) -> Step:
         if isinstance(answer, UnknownSlideError) and self._waits_for_slide(order):

@@ -14,7 +14,7 @@ from pathlib import Path
 from slidecascade import logs
 from slidecascade.commands.arguments import whole_number
 from slidecascade.errors import InvalidRequestError, SettingsError
-from slidecascade_lis.bridge import serve
+from slidecascade_lis.bridge import require_receivers, serve
 from slidecascade_lis.config import LisConfig, read_config
 from slidecascade_lis.peer import PeerUnavailableError
 from slidecascade_lis.records import MessageRecord, Undelivered
@@ -111,6 +111,7 @@ def _show(options: argparse.Namespace) -> int:
 def _resend(options: argparse.Namespace) -> int:
     with _store(options) as store, store.transaction() as change:
         count = change.resend(options.id)
+        require_receivers(read_config(options.config), change)
     if not count:
         raise InvalidRequestError("There is no answer with this id: `slidecascade lis messages` lists them.")
     sys.stdout.write(f"{count} queued\n")
