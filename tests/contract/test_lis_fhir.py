@@ -181,6 +181,22 @@ def test_a_revoked_request_is_cancelled(house: House) -> None:
         house.service.seconds = 0.1
 
 
+def test_a_revoked_request_of_two_specimens_is_cancelled(house: House) -> None:
+    """Both analyses end, and the request is not rejected."""
+    house.service.seconds = 600
+    specimens = [{"reference": "Specimen/s1"}, {"identifier": {"value": SLIDE}}]
+    try:
+        jobs = set(house.service.jobs.values())
+        house.request("sr-two", at=15, specimen=specimens)
+        wait(lambda: len(set(house.service.jobs.values()) - jobs) == 2)
+        house.request("sr-two", "revoked", at=16, specimen=specimens)
+        wait(lambda: len(house.tasks("sr-two")) == 2)
+        assert {one["status"] for one in house.tasks("sr-two")} == {"cancelled"}
+        wait(lambda: house.service.cancelled >= set(house.service.jobs.values()) - jobs)
+    finally:
+        house.service.seconds = 0.1
+
+
 def test_results_wait_for_a_server_that_is_away(house: House) -> None:
     """Also while it does not accept the token; what it rejects is dead until it is sent again."""
     placer = number()
