@@ -12,7 +12,6 @@ from slidecascade_client import (
     AccessDeniedError,
     AsyncClient,
     AsyncJob,
-    JobFinishedError,
     RequestRefusedError,
     SlideCascadeClientError,
     UnknownJobError,
@@ -23,6 +22,7 @@ from slidecascade_lis.config import LisConfig
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.pictures import picture_of
 from slidecascade_lis.records import OrderRecord, OrderState
+from slidecascade_lis.refusals import is_final
 from slidecascade_lis.results import result_messages
 from slidecascade_lis.store import Change, Store, UnavailableStoreError
 
@@ -135,10 +135,11 @@ class Work:
         if isinstance(answer, AccessDeniedError):
             LOG.error("the service denies access: check service.api_key_file")
             return _postpone(order)
-        if isinstance(answer, RequestRefusedError):
+        if isinstance(answer, SlideCascadeClientError) and is_final(answer):
             return self._end(order, "failed", failed(str(answer)))
         if isinstance(answer, SlideCascadeClientError):
-            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(answer).__name__}})
+            facts = {"reason": type(answer).__name__, "status": answer.status}
+            LOG.warning("the service did not take a job", extra={"fields": facts})
             return _postpone(order)
         job_id = answer.id
         return lambda change: change.set_job(order.id, job_id)
@@ -173,14 +174,10 @@ class Work:
             else:
                 job = await self._client.job(order.job_id)
             await job.cancel()
-        except (JobFinishedError, UnknownJobError):
-            LOG.debug("nothing to cancel")
-        except AccessDeniedError:
-            return None
-        except RequestRefusedError:
-            LOG.debug("the service never had the job")
-        except SlideCascadeClientError:
-            return None
+        except SlideCascadeClientError as error:
+            if not is_final(error):
+                return None
+            LOG.debug("nothing to cancel: the job has ended, or the service never had it")
         return lambda change: change.stopped(order.id)
 
     async def _jobs_of(self, orders: Sequence[OrderRecord]) -> Sequence[JobAnswer]:

@@ -11,11 +11,14 @@ import pytest
 from benchmarks.lis.kills import write_config
 from benchmarks.lis.standin import PIPELINE, SLIDE, StandIn, standing_in
 
+from lis_messages import message, msh, order
 from slidecascade.cli import main
 from slidecascade_client import AsyncClient, RetryPolicy
+from slidecascade_lis.catalogue import Catalogue
 from slidecascade_lis.commits import Commits
 from slidecascade_lis.config import LisConfig, read_config
-from slidecascade_lis.orders import Analysis
+from slidecascade_lis.er7 import read_lines, read_message
+from slidecascade_lis.orders import Analysis, read_orders
 from slidecascade_lis.records import OrderRecord, Outgoing
 from slidecascade_lis.store import Store
 from slidecascade_lis.work import Work
@@ -90,6 +93,60 @@ async def test_an_order_that_cannot_be_answered_stops_no_other(
     assert state(store, "order-0") in ("submitting", "submitted")
     with store.snapshot() as change:
         assert [(answer.order_id, answer.receiver) for answer in change.outgoing()] == [(ORDER.id, "lis")]
+
+
+@pytest.mark.parametrize("status", [404, 405, 408, 421])
+async def test_a_status_of_a_proxy_ends_no_order(
+    config: Path, store: Store, service: StandIn, status: int
+) -> None:
+    """Without a problem document it is not the service's word: the order is submitted when the proxy works."""
+    put(store, ORDER)
+    service.bare_status = status
+    async with working(read_config(config), store, service) as work:
+        await work._round()
+        assert state(store) == "submitting"
+        service.bare_status = 0
+        with store.transaction() as change:
+            change.postpone(ORDER.id, next_at=0.0)
+        for _ in range(2):
+            await work._round()
+    assert state(store) == "succeeded"
+
+
+@pytest.mark.parametrize("is_submitted", [True, False])
+async def test_a_status_of_a_proxy_ends_no_cancellation(
+    config: Path, store: Store, service: StandIn, is_submitted: bool
+) -> None:
+    """The job is cancelled when the proxy works again, also one whose id is not known yet."""
+    service.seconds = 600
+    put(store, ORDER)
+    async with working(read_config(config), store, service) as work:
+        if is_submitted:
+            await work._round()
+        with store.transaction() as change:
+            change.due(limit=1, longest_wait_s=60.0)
+            change.end_order(ORDER.id, "cancelled", stop=True)
+        service.bare_status = 404
+        await work._round()
+        service.bare_status = 0
+        assert service.cancelled == set()
+        await work._round()
+    assert service.cancelled == set(service.jobs.values()) != set()
+
+
+async def test_a_status_of_a_proxy_makes_no_name_unknown(config: Path, service: StandIn) -> None:
+    """Names are not checked meanwhile; one that the service does not know is reported."""
+    orders = read_orders(
+        read_message(read_lines(message(msh(), *order("1", slide="unknown.svs")))),
+        read_config(config).orders,
+        pseudonym_key=None,
+    )
+    async with AsyncClient(service.url, retry=RetryPolicy(max_tries=1)) as client:
+        service.bare_status = 404
+        assert await Catalogue(client, slides_may_come_later=False).findings(orders) == []
+        service.bare_status = 0
+        (found,) = await Catalogue(client, slides_may_come_later=False).findings(orders)
+    assert "no slide 'unknown.svs'" in found.text
 
 
 @pytest.mark.parametrize("waiting", ["order", "answer"])
