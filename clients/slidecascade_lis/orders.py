@@ -37,6 +37,9 @@ RESPONSES: Final = {
 MAX_ORDERS: Final = 500
 MAX_VALUE: Final = 1000
 _LAST_PRIORITY: Final = 10**6
+_BETWEEN: Final = r"[\s,;:/|^~&x]{1,3}"
+"""Between the numbers of a region; signs and points are part of a number."""
+_REGION: Final = re.compile(_BETWEEN.join([r"(\d{1,10})"] * 4))
 
 
 class Action(Enum):
@@ -252,7 +255,7 @@ class _Within:
 def _region(text: str | None, place: Place) -> tuple[int, int, int, int] | None:
     if text is None:
         return None
-    numbers = re.fullmatch(r"\s*(\d{1,10})\D{1,3}(\d{1,10})\D{1,3}(\d{1,10})\D{1,3}(\d{1,10})\s*", text)
+    numbers = _REGION.fullmatch(text.strip())
     if numbers is None:
         raise rejected(DATA_TYPE, "The region is not x,y,width,height in whole pixels of level 0.", place)
     x_l0, y_l0, width_l0, height_l0 = map(int, numbers.groups())

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from lis_messages import message, msh, new_order, number, order, pid
 from slidecascade.errors import SettingsError
-from slidecascade_lis.config import LisConfig, read_config
+from slidecascade_lis.config import LisConfig, Rule, read_config
 from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
 from slidecascade_lis.orders import Analysis, check_header, read_orders
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.records import OrderRecord
-from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place
+from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place, RejectedMessageError
 from slidecascade_lis.replies import OrderAnswer, Party, acknowledgement, application_response, patient_segment
 from slidecascade_lis.results import result_messages
 
@@ -75,6 +75,31 @@ def test_a_real_order_of_a_specimen_is_read(shared_data: Path) -> None:
     (item,) = read_orders(real, config.orders, pseudonym_key=None)
     assert item.analysis == Analysis(slide="SLIDE_ID", pipeline="MODEL_NAME")
     assert item.placer == "SLIDEBARCODE"
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("0,50,100,200", (0, 50, 100, 200)),
+        (" 0, 50; 100 x 200 ", (0, 50, 100, 200)),
+        ("0,-50,100,200", None),
+        ("0,\u221250,100,200", None),
+        ("0 - 50,100,200", None),
+        ("+0,+50,100,200", None),
+        ("0.5,100,200", None),
+        ("1e3,100,200", None),
+    ],
+)
+def test_a_region_has_whole_numbers_without_signs(text: str, region: tuple[int, ...] | None) -> None:
+    """A sign or a point is not a separator: the region would be another one."""
+    rules = CONFIG.orders.model_copy(update={"region": Rule(default=text)})
+    if region is not None:
+        (item,) = read_orders(read(new_order()), rules, pseudonym_key=None)
+        assert item.analysis is not None
+        assert item.analysis.region == region
+        return
+    with pytest.raises(RejectedMessageError, match="not x,y,width,height in whole pixels"):
+        read_orders(read(new_order()), rules, pseudonym_key=None)
 
 
 @pytest.mark.parametrize("marks", ["|^~\\&", "#*~!&"])
