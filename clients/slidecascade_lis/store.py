@@ -128,8 +128,10 @@ class Change:
     def put_message(
         self, taken: Taken, *, accepted: bool, reply: str, replaced: MessageRecord | None = None
     ) -> None:
-        """Keep a message and its reply, in place of a rejected one with the same control id."""
+        """Keep a message and its reply. It takes the place and the answers of a rejected one with its control id."""
         if replaced is not None:
+            answers = sa.update(OUTBOX).where(OUTBOX.c.message_id == replaced.id)
+            self._connection.execute(answers.values(message_id=taken.id))
             self._connection.execute(sa.delete(MESSAGES).where(MESSAGES.c.id == replaced.id))
         self._connection.execute(
             sa.insert(MESSAGES).values(
