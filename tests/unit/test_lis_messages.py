@@ -18,7 +18,7 @@ from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_
 from slidecascade_lis.orders import Analysis, check_header, read_orders
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.records import OrderRecord
-from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place, RejectedMessageError
+from slidecascade_lis.rejection import SEQUENCE, UNKNOWN_KEY, Finding, Place, RejectedMessageError
 from slidecascade_lis.replies import OrderAnswer, Party, acknowledgement, application_response, patient_segment
 from slidecascade_lis.results import result_messages
 
@@ -100,6 +100,34 @@ def test_a_region_has_whole_numbers_without_signs(text: str, region: tuple[int, 
         return
     with pytest.raises(RejectedMessageError, match="not x,y,width,height in whole pixels"):
         read_orders(read(new_order()), rules, pseudonym_key=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("OML^O33^OML_O33", ["SPM|1|a", *order("1"), "SPM|2|b", order("2")[1]]),
+        ("OML^O21^OML_O21", [*order("1"), order("2")[1]]),
+        ("ORM^O01", [*order("1", control="CA"), order("2")[1]]),
+    ],
+)
+def test_a_second_request_of_an_order_is_rejected(kind: str, lines: list[str]) -> None:
+    """One without its own ORC, which would not be analysed, is no part of an accepted message."""
+    with pytest.raises(RejectedMessageError) as caught:
+        read_orders(read(message(msh(kind), pid(), *lines)), CONFIG.orders, pseudonym_key=None)
+    (finding,) = caught.value.findings
+    assert (finding.text, finding.code, finding.place) == (
+        "An order has one OBR: send an ORC before each.",
+        SEQUENCE,
+        Place("OBR", 2),
+    )
+
+
+def test_requests_of_earlier_results_are_no_orders() -> None:
+    """OBR of PRIOR_RESULT, after the PID within an order, is neither analysed nor a fault."""
+    prior = [pid(), order("0")[1], "OBX|1|NM|x||1"]
+    lines = [*order("1"), *prior, *order("2"), "SPM|1|s"]
+    items = read_orders(read(message(msh(), pid(), *lines)), CONFIG.orders, pseudonym_key=None)
+    assert [item.placer for item in items] == ["1", "2"]
 
 
 @pytest.mark.parametrize("marks", ["|^~\\&", "#*~!&"])
