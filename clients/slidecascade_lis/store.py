@@ -128,7 +128,7 @@ class Change:
     def put_message(
         self, taken: Taken, *, accepted: bool, reply: str, replaced: MessageRecord | None = None
     ) -> None:
-        """Keep a message and its reply. It takes the place and the answers of a rejected one with its control id."""
+        """Keep a message and its reply; it takes place and answers of a rejected one with its control id."""
         if replaced is not None:
             answers = sa.update(OUTBOX).where(OUTBOX.c.message_id == replaced.id)
             self._connection.execute(answers.values(message_id=taken.id))

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resend = actions.add_parser("resend", help="deliver answers again")
     resend.add_argument("id", help="of a message or an order, or MSH-10 of an answer")
     resend.set_defaults(act=_resend)
-    key = actions.add_parser("key", help="print a new key for store.key_file")
+    key = actions.add_parser("key", help="print a new key for store.key_file or pseudonym_key_file")
     key.set_defaults(act=_key)
     rekey = actions.add_parser("rekey", help="encrypt the store with the first key of store.key_file")
     rekey.set_defaults(act=_rekey)
