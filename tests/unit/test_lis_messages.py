@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lis_messages import message, msh, new_order, number, order, pid
 from slidecascade.errors import SettingsError
+from slidecascade.wire.results import AreaShare
 from slidecascade_lis.config import LisConfig, Rule, read_config
 from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
 from slidecascade_lis.orders import Analysis, check_header, read_orders
@@ -216,6 +217,35 @@ def test_results_have_the_structure_of_hl7(outcome: Outcome) -> None:
         ]
         assert {segment.text(11) for segment in sent.segments if segment.name == "OBX"} <= {"P", "X"}
     assert [result.content.count("\rSPM|") for result in results] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ((0.4, 0.02, 0.05), [("40", "%", "P"), ("^0.02^/^0.05", "mm2", "P")]),
+        ((0.4, None, None), [("40", "%", "P"), ("", "mm2", "X")]),
+        ((None, 0.0, 0.0), [("", "%", "X"), ("^0^/^0", "mm2", "P")]),
+    ],
+)
+def test_area_fractions_have_their_areas(
+    share: tuple[float | None, float | None, float | None], expected: list[tuple[str, str, str]]
+) -> None:
+    """Under their titles, as parts of the tissue; without a value where they have none."""
+    value, numerator_mm2, denominator_mm2 = share
+    fat = AreaShare(
+        title="Area of fat over area of tissue",
+        value=value,
+        numerator_mm2=numerator_mm2,
+        denominator_mm2=denominator_mm2,
+        class_name="Fat",
+        model="liver-fat",
+    )
+    summary = SUMMARY.model_copy(update={"area_fractions": {"fat": fat}})
+    result = result_messages(made_order(new_order(), "f"), succeeded(summary, "j"), CONFIG)[0]
+    check_with_hl7apy(result.content)
+    seen = [one for one in read(result.content).segments if one.name == "OBX" and "area-" in one.text(3)]
+    assert [one.text(3, 2) for one in seen] == [fat.title, "Area of Fat to area of tissue"]
+    assert [(one.raw(5), one.text(6), one.text(11)) for one in seen] == expected
 
 
 @pytest.mark.parametrize("kind", ["OML^O21^OML_O21", "OML^O33^OML_O33", "ORM^O01^ORM_O01"])
