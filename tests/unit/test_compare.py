@@ -196,6 +196,13 @@ def test_confidence_grows_with_images() -> None:
     assert [(item.low, item.high) for item in again] == [(item.low, item.high) for item in few]
 
 
+def test_pipelines_that_tie_share_the_draws() -> None:
+    """Two that find the same are each the best in half of them, whichever is named first."""
+    entries = (entry("a", [0, 3, 0]), entry("b", [0, 3, 0]), entry("c", [6, 6, 6]))
+    ranking = Comparison("real", False, "map", entries).ranking()
+    assert {item.entry.pipeline: item.best_share for item in ranking} == {"a": 0.5, "b": 0.5, "c": 0.0}
+
+
 def test_a_ranking_that_synthetic_cells_turn_round_is_reported() -> None:
     """Clearly where both sets leave no doubt, else as a matter of chance."""
     synthetic = Comparison("made", True, "map", (entry("a", [0] * 20), entry("b", [4] * 20)))
