@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 import oracles
+import slidecascade_evaluation
 import toy_models
 from found_cells import found_cells
 from slidecascade.cli import main
@@ -158,6 +160,20 @@ def test_calls_that_cannot_be_done_say_why(
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_a_missing_matplotlib_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the work, with what installs it; no folder is made."""
+    monkeypatch.delitem(sys.modules, "slidecascade_evaluation.compareplots", raising=False)
+    monkeypatch.delattr(slidecascade_evaluation, "compareplots", raising=False)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "out"
+    assert main(["compare", "--pipelines", "toy", "--data", str(tmp_path), "--out", str(out)]) == 1
+    assert "install slidecascade[train] for `slidecascade compare`" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("models")
