@@ -167,6 +167,16 @@ class Visit:
         self.tab.wait_for_load_state("networkidle")
         self.frames()
 
+    def hold(self, pattern: str | re.Pattern[str]) -> list[Any]:
+        """The requests of `pattern` from now on, which wait until they are continued."""
+        held: list[Any] = []
+
+        def keep(route: Any) -> None:
+            held.append(route)
+
+        self.tab.route(pattern, keep)
+        return held
+
     def frames(self) -> None:
         """Waits until some frames were drawn."""
         for _ in range(10):
@@ -281,8 +291,7 @@ def test_a_region_that_is_answered_after_another_slide_was_chosen_is_not_shown(v
     tab = visit.open(f"#slide={SLIDE}&view=200,200,300,300")
     visit.wait(lambda: tab.is_visible(".bar"))
     tab.select_option("[name=pipeline]", "nuclei")
-    held: list[Any] = []
-    tab.route(REGIONS, lambda route: held.append(route))
+    held = visit.hold(REGIONS)
     tab.click("[data-run=view]")
     visit.wait(lambda: bool(held))
     # Nobody waits for what is of a slide that is no longer shown.
@@ -297,8 +306,7 @@ def test_a_region_that_is_answered_after_another_slide_was_chosen_is_not_shown(v
 def test_a_job_that_arrives_after_another_slide_was_chosen_is_not_shown(visit: Visit, nuclei_job: str) -> None:
     tab = visit.open(f"#slide={SLIDE}")
     visit.wait(lambda: tab.is_visible(".bar"))
-    held: list[Any] = []
-    tab.route("**/v1/jobs/*/result", lambda route: held.append(route))
+    held = visit.hold("**/v1/jobs/*/result")
     tab.click(f"[data-job-act=open-{nuclei_job}]")
     visit.wait(lambda: bool(held))
     tab.click("[data-slide='other.tiff']")
@@ -329,8 +337,7 @@ def test_cells_of_a_view_that_was_left_do_not_replace_those_of_the_view(
         visit.frames()
 
     here = seen()
-    held: list[Any] = []
-    tab.route("**/cells?bbox=*", lambda route: held.append(route))
+    held = visit.hold("**/cells?bbox=*")
     drag(-500)
     visit.wait(lambda: bool(held))
     drag(500)
