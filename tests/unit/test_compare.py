@@ -172,7 +172,7 @@ def test_a_missing_matplotlib_is_reported(
         monkeypatch.setitem(sys.modules, name, None)
     out = tmp_path / "out"
     assert main(["compare", "--pipelines", "toy", "--data", str(tmp_path), "--out", str(out)]) == 1
-    assert "install slidecascade[train] for `slidecascade compare`" in capsys.readouterr().err
+    assert "install the extra 'train' for `slidecascade compare`" in capsys.readouterr().err
     assert not out.exists()
 
 

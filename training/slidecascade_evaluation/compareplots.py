@@ -13,9 +13,7 @@ from slidecascade_evaluation.matching import MEAN_AP_THRESHOLDS
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingExtraError(
-        "matplotlib is not installed: install slidecascade[train] for `slidecascade compare`."
-    ) from error
+    raise MissingExtraError.of("matplotlib", "train", "for `slidecascade compare`") from error
 
 from slidecascade_evaluation.plots import cycle, image_grid, png
 

@@ -73,9 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = request_of(arguments)
     missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
-        )
+        raise MissingExtraError.of(missing[0], "convert", "for `slidecascade convert`")
     from slidecascade_convert.conversion import convert
 
     with unwinding():
