@@ -120,6 +120,21 @@ def test_damage_is_refused_in_the_same_words(decoder: ConfinedDecoder, name: str
     assert "the decoder ended" not in found.value.detail
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_numbers_of_a_mask_are_those_stored(decoder: ConfinedDecoder, dtype: str) -> None:
+    """Of 8 and of 16 bits, in a process as in this one; colours and damage are refused in the same words."""
+    labels = np.random.default_rng(3).integers(0, np.iinfo(dtype).max, (700, 900)).astype(dtype)
+    whole = odd_images.saved("PNG", Image.fromarray(labels))
+    for way in (decoder, DirectDecoder()):
+        assert np.array_equal(way.mask(image(whole)), labels)
+    coloured = odd_images.saved("PNG", Image.fromarray(np.zeros((4, 4, 3), np.uint8)))
+    cut = whole[:200] + bytes(200) + whole[400:]
+    for wrong, words in ((coloured, "not a grey image"), (cut, "damaged")):
+        for way in (decoder, DirectDecoder()):
+            with pytest.raises(UndecodableImageError, match=words):
+                way.mask(image(wrong))
+
+
 def test_rows_are_reported_while_the_rest_is_decoded(decoder: ConfinedDecoder) -> None:
     """In the array that is returned, which cannot be written to."""
     seen: list[bool] = []

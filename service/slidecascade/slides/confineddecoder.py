@@ -80,6 +80,15 @@ class ConfinedDecoder:
         found: Rgb = self._decoded(task, image.data, watch, image.header.decoder_bytes)
         return found
 
+    def mask(self, image: EncodedImage, watch: Watch = UNWATCHED) -> NDArray[np.uint16]:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        size = image.header.size
+        shape = (size.height, size.width, 1)
+        task = Task(encoded_bytes=len(image.data), shape=shape, dtype="uint16", form="mask")
+        decoder_bytes = task.pixel_bytes + image.header.decoder_bytes
+        found: NDArray[np.uint16] = self._decoded(task, image.data, watch, decoder_bytes)[..., 0]
+        return found
+
     def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
         """See `slidecascade.slides.decoder.Decoder`."""
         kind: Literal["uint8", "uint16"] = "uint16" if dtype == "uint16" else "uint8"

@@ -27,6 +27,7 @@ from slidecascade.geometry import Size
 from slidecascade.seccomp import filter_calls
 from slidecascade.slides.decodertask import MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
 from slidecascade.slides.frame import decode_frame
+from slidecascade.slides.maskpng import decode_mask
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import open_image
@@ -123,9 +124,10 @@ def _outcome(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket)
 def _decoded(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket) -> Ended:
     """How it ended, with the pixels in `shared`; raises UndecodableImageError, and what broken decoders raise."""
     height, width, channels = task.shape
-    if task.form == "strip":
+    if task.form in ("strip", "mask"):
+        size = Size(width, height)
         samples = np.frombuffer(shared, task.dtype, height * width).reshape(height, width)
-        samples[...] = decode_strip(data, Size(width, height), task.dtype)
+        samples[...] = decode_mask(data, size) if task.form == "mask" else decode_strip(data, size, task.dtype)
         return Ended()
     pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(height, width, channels)
     if task.form == "frame":

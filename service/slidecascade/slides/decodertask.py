@@ -25,14 +25,14 @@ class _Message(BaseModel):
 class Task(_Message):
     """An image of `encoded_bytes`, whose pixels of `shape` (H, W, C) go to the start of shared memory.
 
-    A strip of the channels of a stack has C = 1 and its own type; an image, and a frame of a DICOM slide, is RGB
-    of 8 bits.
+    A strip of the channels of a stack, and a mask, have C = 1 and their own type; an image, and a frame of a DICOM
+    slide, is RGB of 8 bits.
     """
 
     encoded_bytes: int
     shape: tuple[int, int, int]
     dtype: Literal["uint8", "uint16"] = "uint8"
-    form: Literal["image", "strip", "frame"] = "image"
+    form: Literal["image", "mask", "strip", "frame"] = "image"
 
     @property
     def pixel_bytes(self) -> int:

@@ -28,6 +28,7 @@ from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
 from slidecascade.web.submission import Submissions
+from slidecascade.web.tensors import MAX_RUN_PX
 
 NATIVE_ROUTE: Final = "/analyze_region"
 """The path of BentoML's clients for regions."""
@@ -83,7 +84,7 @@ class Process:
             pictures=self._pictures,
             readiness=self._readiness,
             is_keyed=self._auth.is_on,
-            max_mask_px=settings.max_region_px,
+            max_mask_px=min(settings.max_region_px, MAX_RUN_PX),
             desk=self._desk,
             submissions=self.submissions,
         )
