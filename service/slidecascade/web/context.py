@@ -147,6 +147,7 @@ class Process:
             self._desk.stop()
         self.regions.close()
         self._inferences.close()
+        self._auth.close()
         self._lookups.close()
         self._pictures.close()
         self._readiness.close()
