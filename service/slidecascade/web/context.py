@@ -44,6 +44,8 @@ NATIVE_CANCEL_ROUTE: Final = "/cancel_job"
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
 _PICTURE_THREADS = 4
+_SUBMISSION_THREADS = 8
+"""They mostly wait: for memory to decode an image, for servers of slides."""
 
 
 class Process:
@@ -73,7 +75,8 @@ class Process:
         self.regions = Regions(analyser, settings, metrics)
         self._inferences = Inferences(analyser, settings)
         self._desk = None if settings.jobs_dir is None else Desk(analyser, settings, settings.jobs_dir)
-        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups)
+        self._submitting = Pool(_SUBMISSION_THREADS, name="submission")
+        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups, self._submitting)
         self.rest: ASGIApp = create_app(
             analyser,
             self.regions,
@@ -149,6 +152,7 @@ class Process:
         self._inferences.close()
         self._auth.close()
         self._lookups.close()
+        self._submitting.close()
         self._pictures.close()
         self._readiness.close()
         self._analyser.close()
