@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from slidecascade.cancellation import Control
 from slidecascade.errors import NotReadyError, UndecodableImageError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.settings import Settings
-from slidecascade.slides import confineddecoder
+from slidecascade.slides import confineddecoder, confinedprocess
 from slidecascade.slides.canvas import UNWATCHED
 from slidecascade.slides.confineddecoder import ConfinedDecoder
 from slidecascade.slides.decoder import DirectDecoder
@@ -161,6 +162,32 @@ def test_a_killed_process_takes_one_image_with_it() -> None:
         assert deaths == [1]
         assert _pid(decoder, large()) != first
         assert deaths == [1]
+    finally:
+        decoder.close()
+
+
+def test_a_decoder_that_cannot_be_started_anew_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While descriptors lack, images are to be sent again; none of the processes is lost."""
+
+    def fail(*_arguments: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    try:
+        first = _pid(decoder, large())
+        with monkeypatch.context() as patched:
+            patched.setattr(confineddecoder, "shared_memory", fail)
+            with pytest.raises(NotReadyError, match="Too many open files"):
+                decoder.pixels(large())
+        assert _pid(decoder, large()) == first
+        with monkeypatch.context() as patched:
+            patched.setattr(confinedprocess, "_start", fail)
+            with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+                decoder.pixels(large(), Recorder(lambda _rows: os.kill(first, signal.SIGKILL)))
+            for _ in range(2):
+                with pytest.raises(NotReadyError):
+                    decoder.pixels(large())
+        assert _pid(decoder, large()) != first
     finally:
         decoder.close()
 

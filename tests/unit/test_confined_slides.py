@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -264,6 +266,29 @@ def test_a_template_that_cannot_start_asks_to_come_back(folder: Path, monkeypatc
         opened(opener, folder / "jpeg.tif")
     assert found.value.retry_after_s == 7
     opener.close()
+
+
+def no_descriptors(*_arguments: object, **_named: object) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_lack_of_descriptors_is_no_fault_of_a_slide(
+    slides: ConfinedSlides, deaths: Deaths, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening and reading ask to come back; the slide that is open is read as soon as there are some."""
+    slide = opened(slides, folder / "jpeg.tif")
+    for module, name in ((socket, "socketpair"), (confinedslide, "shared_memory")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, no_descriptors)
+            with pytest.raises(NotReadyError, match="Too many open files"):
+                slide.read_level(0, ORIGIN)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", no_descriptors)
+        with pytest.raises(NotReadyError):
+            opened(slides, folder / "jpeg.tif")
+    assert slide.read_level(0, ORIGIN).shape == (30, 40, 3)
+    slide.close()
+    assert deaths.count == 0
 
 
 def test_processes_end_with_their_slides(slides: ConfinedSlides, folder: Path) -> None:

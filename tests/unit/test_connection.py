@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +21,7 @@ from certificates import write_pair
 from slidecascade import logs
 from slidecascade.hosting.connection import Connection, Timeouts
 from slidecascade.hosting.handshake import Accept, over_tls
-from slidecascade.hosting.openconnections import OpenConnections
+from slidecascade.hosting.openconnections import OpenConnections, most_connections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
@@ -231,6 +232,17 @@ async def test_connections_in_use_are_not_closed(app: App) -> None:
         app.held.set()
         for reader, _ in busy:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("files", "slide_files", "expected"), [(10_000, 200, 1024), (1024, 200, 568), (400, 200, 72), (260, 200, 16)]
+)
+def test_connections_leave_descriptors_to_slides(
+    monkeypatch: pytest.MonkeyPatch, files: int, slide_files: int, expected: int
+) -> None:
+    """As many as all slides may take, but no more than half of what is there."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (files, files))
+    assert most_connections(1024, slide_files=slide_files) == expected
 
 
 @pytest.fixture

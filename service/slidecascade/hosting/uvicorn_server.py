@@ -42,6 +42,7 @@ def run(
     ready: Callable[[], None],
     max_connections: int,
     retry_after_s: int,
+    slide_files: int = 0,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     tls: ssl.SSLContext | None = None,
 ) -> int:
@@ -50,13 +51,13 @@ def run(
     `ready` is called after startup.
 
     At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
-    are asked to come back after `retry_after_s`.
+    are asked to come back after `retry_after_s`. Of the files, `slide_files` are for slides.
 
     Raises:
         SlideCascadeError: when the application failed to start.
     """
     service = _Startup(app, ready)
-    all_open = OpenConnections(most_connections(max_connections))
+    all_open = OpenConnections(most_connections(max_connections, slide_files=slide_files))
     timeout_log = logs.Throttle(LOG, "connections timed out")
     limits: dict[str, Any] = {"all_open": all_open, "timeouts": timeouts, "timeout_log": timeout_log}
     connection: Accept = partial(Connection, retry_after_s=retry_after_s, **limits)

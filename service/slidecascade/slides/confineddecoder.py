@@ -29,6 +29,7 @@ from slidecascade.slides.channels import Samples
 from slidecascade.slides.confinedprocess import EndedError, StartedProcess, shared_memory
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
+from slidecascade.slides.shortage import not_ready
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage
 
@@ -122,8 +123,10 @@ class ConfinedDecoder:
                 "The image cannot be decoded: the decoder ended on it, as it does on data made to break it; save "
                 "it again with another program."
             ) from None
+        except OSError as error:  # no descriptors or memory here: the process was not asked
+            raise not_ready(error) from error
         finally:
-            self._idle.put(process if process.is_alive else _Process())
+            self._idle.put(_alive(process) or process)
             if self._closed:
                 self.close()
 
@@ -132,7 +135,13 @@ class ConfinedDecoder:
         while True:
             with suppress(queue.Empty):
                 found = self._idle.get(timeout=_WAIT_S)
-                return found if found.is_alive else _Process()
+                if (process := _alive(found)) is not None:
+                    return process
+                self._idle.put(found)  # it is replaced when that is possible
+                raise NotReadyError(
+                    "No process to decode images could be started: ask the operator to look at the log.",
+                    retry_after_s=self._retry_after_s,
+                )
             watch.reached(0)
 
     def close(self) -> None:
@@ -146,6 +155,15 @@ class ConfinedDecoder:
 def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]) -> Decoder:
     """A `ConfinedDecoder`, or with no processes one that decodes in this process."""
     return ConfinedDecoder(processes, retry_after_s=retry_after_s, died=died) if processes else DIRECT
+
+
+def _alive(process: _Process) -> _Process | None:
+    """`process`, or a new one where it has ended; None where none can be started."""
+    try:
+        return process if process.is_alive else _Process()
+    except OSError:
+        LOG.exception("a decoder cannot be started")
+        return None
 
 
 class _Process(StartedProcess):

@@ -50,7 +50,8 @@ def _start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
         "OPENBLAS_NUM_THREADS": "1",  # threads that are there before a process is confined would not be
         **SWITCHES,
     }
-    with theirs:
+    with ExitStack() as failed, theirs:
+        failed.callback(ours.close)
         process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
             [sys.executable, "-P", "-m", program, str(theirs.fileno())],
             env=environment,
@@ -60,6 +61,7 @@ def _start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # a terminal's Ctrl-C must not end it before requests are done
         )
+        failed.pop_all()
     return process, ours
 
 

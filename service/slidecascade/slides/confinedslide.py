@@ -28,6 +28,7 @@ from slidecascade.geometry import Box
 from slidecascade.slides.confinedprocess import EndedError, shared_memory
 from slidecascade.slides.eighths import EIGHTH
 from slidecascade.slides.fileslide import FileSlide
+from slidecascade.slides.shortage import not_ready
 from slidecascade.slides.slidetask import (
     ANSWER,
     MESSAGE_BYTES,
@@ -60,6 +61,8 @@ _COPIES: Final = 4
 """How often pixels are in the memory of a process while it reads them, at most."""
 
 _MOST_CHANNELS: Final = 8
+_CHANNEL_FILES: Final = 2
+_PROCESS_FILES: Final = 3
 _KEPT_BYTES: Final = 16 * 2**20
 """Shared memory that a channel keeps for its next reads; for larger ones it is made anew."""
 
@@ -67,6 +70,16 @@ ENDED: Final = (
     "The slide cannot be read: the process that read it ended, as it does on files made to break it; check the "
     "slide in a viewer and copy it again."
 )
+
+
+def most_channels() -> int:
+    """How many reads of a slide go on at the same time."""
+    return min(usable_cores() + 2, _MOST_CHANNELS)
+
+
+def most_files() -> int:
+    """File descriptors of an open slide, at most: its file, its process and the socket to it, and its channels."""
+    return _PROCESS_FILES + _CHANNEL_FILES * most_channels()
 
 
 class SlideProcess:
@@ -156,7 +169,7 @@ class ConfinedSlide(FileSlide):
         self._changed = threading.Condition()
         self._idle: list[_Channel] = []
         self._channels: list[_Channel] = []
-        self._most_channels = min(usable_cores() + 2, _MOST_CHANNELS)
+        self._most_channels = most_channels()
         self._pending_bytes = 0
 
     @property
@@ -199,13 +212,20 @@ class ConfinedSlide(FileSlide):
             channel.close()
 
     def _ask(self, task: Read | Eighth, pixel_bytes: int) -> tuple[Answer, Rgb | None]:
-        """The answer to `task`, and the pixels that it says are there; raises UnreadableSlideError."""
+        """The answer to `task`, and the pixels that it says are there.
+
+        Raises:
+            UnreadableSlideError: the slide is damaged, or the process has ended.
+            NotReadyError: there is no room to read now.
+        """
         seconds = LONGEST_S if self._has_read else LONGEST_S + self.size_l0.area / _PX_PER_S
         try:
             with self._taken(pixel_bytes, seconds) as channel:
                 answer, pixels = channel.ask(task, pixel_bytes, seconds)
         except EndedError as error:
             raise self._ended(error) from None
+        except OSError as error:  # no descriptors or memory here: the process was not asked
+            raise not_ready(error) from error
         self._has_read = True
         if isinstance(answer, Refused):
             self._failed = self._failed or answer.is_failed
