@@ -31,14 +31,15 @@ from plain_slide import write_slide
 from slidecascade.errors import NotReadyError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import confinedslide, confinedslides
-from slidecascade.slides.confinedslide import ConfinedSlide
+from slidecascade.slides.confinedslide import ConfinedSlide, SlideProcess, _Channel
 from slidecascade.slides.confinedslides import ConfinedSlides
 from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile
 from slidecascade.slides.openslides import DirectSlides, SlideOpener
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.slideinfo import SlideInfo
-from slidecascade.slides.slidetask import ANSWER, Look, Looked, Opened
+from slidecascade.slides.slidetask import ANSWER, Answer, Eighth, Look, Looked, Opened, Read
+from slidecascade.slides.source import Rgb
 from slidecascade.slides.store import SlideStore
 
 HAS_LANDLOCK = sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) > 0
@@ -266,6 +267,45 @@ def test_a_template_that_cannot_start_asks_to_come_back(folder: Path, monkeypatc
         opened(opener, folder / "jpeg.tif")
     assert found.value.retry_after_s == 7
     opener.close()
+
+
+def test_a_read_of_all_of_a_slide_has_time_for_all_of_it(
+    slides: ConfinedSlides, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many boxes were read before; meanwhile short reads do not shorten its CPU time."""
+    given: list[tuple[str, float]] = []
+    allowed: list[float] = []
+    ask, allow = _Channel.ask, SlideProcess.allow
+
+    def noted_ask(channel: _Channel, task: Read | Eighth, size: int, seconds: float) -> tuple[Answer, Rgb | None]:
+        given.append((task.kind, seconds))
+        if task.kind == "eighth":
+            slide.read_level(0, ORIGIN)
+        return ask(channel, task, size, seconds)
+
+    def noted_allow(process: SlideProcess, memory: int, seconds: float) -> None:
+        allowed.append(seconds)
+        allow(process, memory, seconds)
+
+    monkeypatch.setattr(confinedslide, "_PX_PER_S", 100)
+    slide = confined(opened(slides, folder / "jpeg.tif"))
+    whole_s = confinedslide.LONGEST_S + slide.size_l0.area / 100
+    monkeypatch.setattr(_Channel, "ask", noted_ask)
+    monkeypatch.setattr(SlideProcess, "allow", noted_allow)
+    slide.read_level(0, ORIGIN)
+    slide.read_level(0, ORIGIN)
+    slide.read_eighth()
+    slide.read_level(0, ORIGIN)
+    short_s = confinedslide.LONGEST_S
+    assert given == [
+        ("read", whole_s),
+        ("read", short_s),
+        ("eighth", whole_s),
+        ("read", short_s),
+        ("read", short_s),
+    ]
+    assert allowed == [whole_s, short_s, whole_s, whole_s, short_s]
+    slide.close()
 
 
 def no_descriptors(*_arguments: object, **_named: object) -> Any:

@@ -49,7 +49,8 @@ from slidecascade.slides.source import Rgb
 LOG = logging.getLogger(__name__)
 
 LONGEST_S: Final = 120.0
-"""Time for an answer. The first read may look at all of the slide, for which there is more."""
+"""Time for an answer; there is more for a read at an eighth, which looks at all of a slide, and the first one, which
+may."""
 
 _PX_PER_S: Final = 10**7
 """Pixels of level 0 that are looked at in a second, at least."""
@@ -171,6 +172,7 @@ class ConfinedSlide(FileSlide):
         self._channels: list[_Channel] = []
         self._most_channels = most_channels()
         self._pending_bytes = 0
+        self._pending_seconds: list[float] = []
 
     @property
     def pid(self) -> int:
@@ -218,7 +220,8 @@ class ConfinedSlide(FileSlide):
             UnreadableSlideError: the slide is damaged, or the process has ended.
             NotReadyError: there is no room to read now.
         """
-        seconds = LONGEST_S if self._has_read else LONGEST_S + self.size_l0.area / _PX_PER_S
+        is_whole = isinstance(task, Eighth) or not self._has_read
+        seconds = LONGEST_S + (self.size_l0.area / _PX_PER_S if is_whole else 0)
         try:
             with self._taken(pixel_bytes, seconds) as channel:
                 answer, pixels = channel.ask(task, pixel_bytes, seconds)
@@ -245,12 +248,15 @@ class ConfinedSlide(FileSlide):
                 self._idle.append(self._channels[-1])
             channel = self._idle.pop()
             self._pending_bytes += pixel_bytes
-            self._process.allow(_COPIES * self._pending_bytes, seconds)
+            self._pending_seconds.append(seconds)
+            # A short read must not shorten what a long one, which goes on, was given.
+            self._process.allow(_COPIES * self._pending_bytes, max(self._pending_seconds))
         try:
             yield channel
         finally:
             with self._changed:
                 self._pending_bytes -= pixel_bytes
+                self._pending_seconds.remove(seconds)
                 self._idle.append(channel)
                 self._changed.notify()
 
