@@ -250,6 +250,17 @@ def test_frames_of_a_server_are_given_to_the_decoder() -> None:
     assert given == [compressed]
 
 
+@pytest.mark.parametrize("first", [b"\xff\xd8\xe6", b"\xff\x4f\xff\x51\0\0"])
+def test_a_frame_of_plain_pixels_may_begin_as_a_compressed_one(decoder: ConfinedDecoder, first: bytes) -> None:
+    """What has the length of its pixels is plain unless it can be decoded; another length is damage."""
+    plain = (first * 64 * 64)[: 3 * 64 * 64]
+    for decode in (decode_frame, decoder.frame):
+        pixels = pixels_of(plain + b"\0", Size(64, 64), decode)
+        assert (pixels.shape, pixels.tobytes()) == ((64, 64, 3), plain)
+        with pytest.raises(UndecodableImageError):
+            pixels_of(plain[:-1], Size(64, 64), decode)
+
+
 def test_a_stack_and_a_slide_of_channels_are_given_to_the_decoder(tmp_path: Path) -> None:
     """A decoder that ends on a strip ends the request, with the sentence for it, whoever sent the stack."""
 
