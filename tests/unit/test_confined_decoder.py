@@ -86,6 +86,17 @@ class Recorder:
         self._then(rows)
 
 
+class Killer(Recorder):
+    """Kills a process as soon as it has been given an image."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+
+    def begun(self, rgb: Rgb) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ConfinedDecoder]:
     made = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
@@ -157,8 +168,9 @@ def test_a_killed_process_takes_one_image_with_it() -> None:
     decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: deaths.append(1))
     try:
         first = _pid(decoder, large())
+        os.kill(first, signal.SIGSTOP)  # so that it is not faster
         with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
-            decoder.pixels(large(), Recorder(lambda _rows: os.kill(first, signal.SIGKILL)))
+            decoder.pixels(large(), Killer(first))
         assert deaths == [1]
         assert _pid(decoder, large()) != first
         assert deaths == [1]
@@ -180,10 +192,11 @@ def test_a_decoder_that_cannot_be_started_anew_is_started_later(monkeypatch: pyt
             with pytest.raises(NotReadyError, match="Too many open files"):
                 decoder.pixels(large())
         assert _pid(decoder, large()) == first
+        os.kill(first, signal.SIGSTOP)
         with monkeypatch.context() as patched:
             patched.setattr(confinedprocess, "_start", fail)
             with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
-                decoder.pixels(large(), Recorder(lambda _rows: os.kill(first, signal.SIGKILL)))
+                decoder.pixels(large(), Killer(first))
             for _ in range(2):
                 with pytest.raises(NotReadyError):
                     decoder.pixels(large())

@@ -159,8 +159,11 @@ def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]
 
 def _alive(process: _Process) -> _Process | None:
     """`process`, or a new one where it has ended; None where none can be started."""
+    if process.is_alive:
+        return process
+    process.kill()  # its socket is open still
     try:
-        return process if process.is_alive else _Process()
+        return _Process()
     except OSError:
         LOG.exception("a decoder cannot be started")
         return None

@@ -49,8 +49,8 @@ from slidecascade.slides.source import Rgb
 LOG = logging.getLogger(__name__)
 
 LONGEST_S: Final = 120.0
-"""Time for an answer; there is more for a read at an eighth, which looks at all of a slide, and the first, which may.
-"""
+"""Time for an answer; there is more for a read at an eighth, which looks at all of a slide, and for the first read,
+which may."""
 
 _PX_PER_S: Final = 10**7
 """Pixels of level 0 that are looked at in a second, at least."""
