@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import signal
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import odd_images
-from slidecascade import wire
+from slidecascade import logs, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import NotReadyError, UndecodableImageError, UnreadableSlideError
@@ -247,6 +248,22 @@ def test_frames_are_decoded_as_in_this_process(decoder: ConfinedDecoder, form: s
         with pytest.raises(UndecodableImageError) as theirs:
             decoder.frame(broken, stated)
         assert theirs.value.detail == ours.value.detail
+
+
+def test_an_exception_while_decoding_is_logged_by_its_place(
+    decoder: ConfinedDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its type and the place in the code: messages may hold what the file says."""
+    encoded = image(odd_images.saved("PNG", Image.new("L", (8, 8))))
+    other = replace(encoded, header=replace(encoded.header, size=Size(5, 3)))
+    with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+        decoder.mask(other)
+    (record,) = (each for each in caplog.records if each.message == "decoder ended")
+    line = json.loads(logs.JsonFormatter().format(record))
+    assert line["reason"] == "an exception was raised"
+    assert line["raised"][0]["type"] == "ValueError"
+    assert line["raised"][0]["frames"][-1].startswith("slides/maskpng.py:")
+    assert "broadcast" not in json.dumps(line)
 
 
 def test_frames_of_a_server_are_given_to_the_decoder() -> None:

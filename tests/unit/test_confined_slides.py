@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -28,16 +29,19 @@ import odd_slides
 import proc
 from cut_jpeg import cut_parts, tiled_jpeg_tiff
 from plain_slide import write_slide
+from slidecascade import logs
 from slidecascade.errors import NotReadyError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import confinedslide, confinedslides
-from slidecascade.slides.confinedslide import ConfinedSlide, SlideProcess, _Channel
+from slidecascade.slides.confinedprocess import EndedError
+from slidecascade.slides.confinedslide import ConfinedSlide, SlideProcess, _Channel, receive
 from slidecascade.slides.confinedslides import ConfinedSlides
 from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile
 from slidecascade.slides.openslides import DirectSlides, SlideOpener
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.slideinfo import SlideInfo
+from slidecascade.slides.slideprocess import _Reader
 from slidecascade.slides.slidetask import ANSWER, Answer, Eighth, Look, Looked, Opened, Read
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.store import SlideStore
@@ -306,6 +310,68 @@ def test_a_read_of_all_of_a_slide_has_time_for_all_of_it(
     ]
     assert allowed == [whole_s, short_s, whole_s, whole_s, short_s]
     slide.close()
+
+
+class Telling:
+    """A slide whose errors name a patient."""
+
+    failed = False
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        try:
+            ANSWER.validate_python({"kind": "SMITH^JOHN"}) if level else int("SMITH^JOHN")
+        except ValueError as error:
+            raise RuntimeError("read of SMITH^JOHN") from error
+        raise AssertionError
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_what_a_file_says_is_not_logged(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    """Of an exception in a process the log has types and places, none of its messages."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        reader = _Reader(theirs, None, 1)
+        reader._slide = Telling()  # type: ignore[assignment]  # as far as it is used
+        theirs.send(reader._outcome(Read(level=level, box=(0, 0, 1, 1)), None).encoded())
+        with pytest.raises(EndedError) as ended:
+            receive(ours, 30)
+        SlideProcess(ours, 0, None, lambda: None).fail(ended.value)
+    (record,) = caplog.records
+    line = logs.JsonFormatter().format(record)
+    assert "SMITH" not in line
+    raised = json.loads(line)["raised"]
+    assert raised[0]["type"] == "RuntimeError"
+    assert len(raised) == 2
+    assert all(re.fullmatch(r"\S+\.py:\d+ \w+", frame) for error in raised for frame in error["frames"])
+    assert raised[0]["frames"][-1].endswith("read_level")
+
+
+def test_an_exception_in_a_process_is_logged_by_its_place(
+    slides: ConfinedSlides, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A confined one, which can still say where it was."""
+    slide = confined(opened(slides, folder / "jpeg.tif"))
+    with pytest.raises(UnreadableSlideError, match=ENDED):
+        slide.read_level(99, ORIGIN)
+    (record,) = (each for each in caplog.records if each.message == "decoder ended")
+    raised = json.loads(logs.JsonFormatter().format(record))["raised"]
+    assert raised[-1]["type"] == "IndexError"
+    assert any("slides/slide.py:" in frame for frame in raised[-1]["frames"])
+    slide.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kind": "fault", "fault": "SMITH^JOHN"},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "SMITH^JOHN", "frames": []}]},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "X", "frames": ["SMITH^JOHN"]}]},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "X", "frames": []}] * 99},
+    ],
+)
+def test_what_a_process_says_of_itself_is_validated(said: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ANSWER.validate_python(said)
 
 
 def no_descriptors(*_arguments: object, **_named: object) -> Any:

@@ -111,7 +111,7 @@ class ConfinedDecoder:
             return process.decode(task, data, watch, decoder_bytes)
         except EndedError as error:
             ready = process.confined is not None
-            fields = {"form": task.form, "reason": str(error), "code": process.kill()}
+            fields = {"form": task.form, "code": process.kill(), **error.fields}
             LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
             self._died()
             if not ready:
@@ -210,7 +210,7 @@ class _Process(StartedProcess):
         if end.damage is not None:
             raise UndecodableImageError("".join(filter(str.isprintable, end.damage)))
         if end.fault is not None:
-            raise EndedError(end.fault)
+            raise EndedError(end.fault, end.raised)
         return pixels
 
     def _follow(self, task: Task, watch: Watch) -> Ended:

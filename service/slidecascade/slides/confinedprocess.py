@@ -7,17 +7,31 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 from slidecascade.privacy import SWITCHES
+from slidecascade.slides.fault import RaisedError
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class EndedError(Exception):
-    """A process died, or said what it must not."""
+    """A process died, or said what it must not; `raised` is what it says of its own failure."""
+
+    def __init__(self, reason: str, raised: Sequence[RaisedError] = ()) -> None:
+        super().__init__(reason)
+        self._raised = tuple(raised)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For the log."""
+        found: dict[str, Any] = {"reason": str(self)}
+        if self._raised:
+            found["raised"] = [error.model_dump() for error in self._raised]
+        return found
 
 
 class StartedProcess:

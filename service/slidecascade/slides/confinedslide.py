@@ -49,8 +49,8 @@ from slidecascade.slides.source import Rgb
 LOG = logging.getLogger(__name__)
 
 LONGEST_S: Final = 120.0
-"""Time for an answer; there is more for a read at an eighth, which looks at all of a slide, and for the first read,
-which may."""
+"""Time for an answer. There is more for reads that look at all of a slide: at an eighth, and the first one, which
+may."""
 
 _PX_PER_S: Final = 10**7
 """Pixels of level 0 that are looked at in a second, at least."""
@@ -139,7 +139,7 @@ class SlideProcess:
     def fail(self, error: EndedError) -> None:
         """End it because of `error`, which is logged and counted once."""
         if self.close():
-            LOG.error("decoder ended", extra={"fields": {"slide": True, "reason": str(error)}})
+            LOG.error("decoder ended", extra={"fields": {"slide": True, **error.fields}})
             self._died()
 
     def close(self) -> bool:
@@ -321,7 +321,7 @@ def receive(channel: socket.socket, seconds: float) -> Answer:
     if answer is None:
         raise EndedError("it died")
     if answer.kind == "fault":
-        raise EndedError(answer.fault)
+        raise EndedError(answer.fault, answer.raised)
     return answer
 
 

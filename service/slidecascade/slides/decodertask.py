@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from slidecascade.slides.fault import Raised, Reason
+
 MESSAGE_BYTES: Final = 2**14
 STOP: Final = 1
 """The byte behind the pixels when the service does not want them any more."""
@@ -65,7 +67,8 @@ class Ended(_Message):
 
     kind: Literal["ended"] = "ended"
     damage: Annotated[str, Field(max_length=1000)] | None = None
-    fault: Annotated[str, Field(max_length=4000)] | None = None
+    fault: Reason | None = None
+    raised: Raised = ()
 
 
 Answer = Annotated[Confined | Reached | Ended, Field(discriminator="kind")]
