@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -372,6 +373,23 @@ def test_an_exception_in_a_process_is_logged_by_its_place(
 def test_what_a_process_says_of_itself_is_validated(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ANSWER.validate_python(said)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no descriptors of processes")
+def test_limits_are_not_set_of_another_process_with_its_number() -> None:
+    """A number is used again when a process is gone; its descriptor is not."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as gone:
+        descriptor = os.pidfd_open(gone.pid)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as other:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = SlideProcess(ours, other.pid, descriptor, lambda: None)
+        process.allow(2**40, 60)
+        assert resource.prlimit(other.pid, resource.RLIMIT_DATA) == before
+        process.close()
+        process.allow(2**40, 60)
+        assert resource.prlimit(other.pid, resource.RLIMIT_DATA) == before
+        theirs.close()
 
 
 def no_descriptors(*_arguments: object, **_named: object) -> Any:

@@ -129,7 +129,11 @@ class SlideProcess:
 
     def allow(self, memory: int, seconds: float) -> None:
         """Set the limits of memory, in bytes besides what it always may take, and of CPU time on each core."""
-        with suppress(OSError, ValueError):  # a process that has died is found out when it is used
+        with self._lock, suppress(OSError, ValueError):  # a process that has died is found out when it is used
+            if self._is_over:
+                return
+            if self._descriptor is not None:
+                signal.pidfd_send_signal(self._descriptor, 0)  # raises where another one may have its number
             used_s = time.clock_gettime(~self.pid << 3 | 2)  # its CPU time, see clock_getcpuclockid(3)
             most_s = int(used_s + seconds * self._cores) + 1
             for kind, most in ((resource.RLIMIT_DATA, _SPARE_BYTES + memory), (resource.RLIMIT_CPU, most_s)):
