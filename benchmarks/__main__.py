@@ -21,6 +21,7 @@ ALL: Final = (
     "benchmarks.patches",
     "benchmarks.stability",
     "benchmarks.stability.turns",
+    "benchmarks.stability.precision",
     "benchmarks.stain",
     "benchmarks.runners.calls",
     "benchmarks.runners.batcher",
@@ -46,7 +47,7 @@ def commands(*, every: bool, data: Path | None) -> list[list[str]]:
     folders = {"benchmarks.accuracy": data / "nuclei"}
     found = [
         [*each, "--data", str(data)]
-        if each[0] in ("benchmarks.stability", "benchmarks.stability.turns", "benchmarks.stain")
+        if each[0].startswith("benchmarks.stability") or each[0] == "benchmarks.stain"
         else each
         for each in found
     ]

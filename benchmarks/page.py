@@ -22,7 +22,7 @@ import benchmarks.slides.section
 import benchmarks.stability.section
 import benchmarks.stain.section
 import benchmarks.viewer.section
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, networks_table
 
 SECTIONS: Final[tuple[Callable[[Path], list[str]], ...]] = (
     benchmarks.region.section.section,
@@ -62,4 +62,6 @@ def page(results: Path = RESULTS) -> str:
     for section in SECTIONS:
         found = section(results)
         lines += ["", *found] if found else []
+    networks = networks_table(results, "\n".join(lines))
+    lines += ["", *networks] if networks else []
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 UNKNOWN: Final = "unknown"
 _SHA_DIGITS: Final = 12
+_SET_DIGITS: Final = 6
 _WIDTH: Final = 100
 
 
@@ -70,12 +72,18 @@ def read(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def line(document: Mapping[str, Any]) -> list[str]:
-    """The sentence of a page that says which commit and networks the figures of `document` are of."""
+def line(document: Mapping[str, Any], *, in_full: bool = False) -> list[str]:
+    """The sentence of a page that says which commit and networks the figures of `document` are of.
+
+    The networks are the name of their set, which `networks_table` lists on the same page, or `in_full` a list.
+    """
     found = document.get("provenance")
     if found is None:
         return paragraph("The commit and the networks of these figures were not recorded.")
-    networks = ", ".join(f"{name} {sha256[:_SHA_DIGITS]}" for name, sha256 in found["networks"].items())
+    if in_full:
+        networks = ", ".join(f"{name} {sha256[:_SHA_DIGITS]}" for name, sha256 in found["networks"].items())
+    else:
+        networks = f"[{set_name(found['networks'])}](#networks)"
     if found["noted_later"]:
         return paragraph(
             f"Added in commit `{found['commit']}`, whose networks are {networks}; the commit measured was not "
@@ -87,6 +95,35 @@ def line(document: Mapping[str, Any]) -> list[str]:
         f"Of commit `{found['commit']}`{changed} and the networks {networks}; {machine['processor']}, "
         f"{machine['cores']} cores, load {machine['load_before']:g} before."
     )
+
+
+def set_name(networks: Mapping[str, str]) -> str:
+    """Six digits for a set of networks; unlike a count, they stay when other figures are measured anew."""
+    text = "\n".join(f"{name} {sha256}" for name, sha256 in sorted(networks.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:_SET_DIGITS]
+
+
+def networks_table(results: Path, page: str) -> list[str]:
+    """The sets of networks that `page` names, a column each: first digits of the sha256 of every network."""
+    found = (read(path) for path in sorted(results.glob("*.json")))
+    sets = [document["provenance"]["networks"] for document in found if document and "provenance" in document]
+    named = {set_name(networks): networks for networks in sets if f"[{set_name(networks)}]" in page}
+    if not named:
+        return []
+    columns = sorted(named.items(), key=lambda item: page.index(f"[{item[0]}]"))
+    rows = sorted({name for networks in named.values() for name in networks})
+    return [
+        "## Networks",
+        "",
+        "The sets that the sections name, with the first digits of the sha256 of each network.",
+        "",
+        f"| network | {' | '.join(name for name, _ in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(
+            f"| {row} | {' | '.join(networks.get(row, '-')[:_SHA_DIGITS] for _, networks in columns)} |"
+            for row in rows
+        ),
+    ]
 
 
 def paragraph(text: str) -> list[str]:

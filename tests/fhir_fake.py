@@ -34,6 +34,7 @@ class FakeFhirServer(ThreadingHTTPServer):
         bundles: every Bundle that was stored.
         resources: what is stored, without what ``ifNoneExist`` found.
         searches: the queries of all searches.
+        posts: requests with a body, also those that were answered with an error or are not JSON.
     """
 
     daemon_threads = True
@@ -48,6 +49,7 @@ class FakeFhirServer(ThreadingHTTPServer):
         self.resources: list[dict[str, Any]] = []
         self.searches: list[dict[str, str]] = []
         self.requests = 0
+        self.posts = 0
         self.next_page_at: str | None = None
         self.lock = threading.Lock()
 
@@ -116,6 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posts += 1
         if self._refused():
             return
         assert self.headers["Content-Type"] == "application/fhir+json"

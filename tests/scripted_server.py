@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
-from slidecascade.wire import PROBLEM, PROBLEM_PREFIX
+from slidecascade.wire import PROBLEM, PROBLEM_PREFIX, JobStatus
 from slidecascade_client import AsyncClient, Client, RetryPolicy
 
 
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(act)
 
-    do_GET = do_POST = _play  # noqa: N815  # names given by http.server
+    do_GET = do_POST = do_DELETE = _play  # noqa: N815  # names given by http.server
 
     def _answer(self, answer: Answer) -> None:
         self.close_connection = True
@@ -188,6 +188,30 @@ def ask_async(url: str, method: str, *args: Any, time: FakeTime, options: Any = 
                 return await getattr(client, method)(*args, **kwargs)
 
     return asyncio.run(ask())
+
+
+def act_sync(url: str, action: str, *, time: FakeTime, options: Any = None) -> JobStatus:
+    """Look the job ``j`` up, call a method of it without arguments; its status after that."""
+    with httpx.Client(verify=_NO_TLS, trust_env=False) as http:
+        settings = {"retry": time.policy(), "sleep": time.sleep, "http_client": http, **(options or {})}
+        with Client(url, **settings) as client:
+            job = client.job("j")
+            getattr(job, action)()
+            return job.status
+
+
+def act_async(url: str, action: str, *, time: FakeTime, options: Any = None) -> JobStatus:
+    """See `act_sync`."""
+
+    async def act() -> JobStatus:
+        async with httpx.AsyncClient(verify=_NO_TLS, trust_env=False) as http:
+            settings = {"retry": time.policy(), "sleep": time.sleep_async, "http_client": http, **(options or {})}
+            async with AsyncClient(url, **settings) as client:
+                job = await client.job("j")
+                await getattr(job, action)()
+                return job.status
+
+    return asyncio.run(act())
 
 
 both_clients = pytest.mark.parametrize("ask", [ask_sync, ask_async], ids=["sync", "async"])

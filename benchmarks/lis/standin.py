@@ -73,6 +73,7 @@ class StandIn(ThreadingHTTPServer):
         seconds: how long a job runs.
         delay_s: between a submission and its answer, so that a kill finds submissions without an answer.
         away: whether every request is answered with 503.
+        bare_status: what every request is answered with, as by a proxy, without a problem document; 0: nothing.
         order: the slides of the jobs, in the order of their submission.
         refused: requests for unknown slides.
         overlay: the content of every job's ``overlay.png``; empty: jobs have no files.
@@ -85,6 +86,7 @@ class StandIn(ThreadingHTTPServer):
         self.seconds = seconds
         self.delay_s = 0.0
         self.away = False
+        self.bare_status = 0
         self.slides = {SLIDE}
         self.ends: dict[str, JobStatus] = {}
         self.jobs: dict[str, str] = {}
@@ -143,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self.path.split("?", maxsplit=1)[0].strip("/").split("/")
-        if self.server.away:
+        if self.server.bare_status:
+            self._send(self.server.bare_status, b"<html>A page of a proxy</html>", "text/html")
+        elif self.server.away:
             self._problem("not-ready", 503)
         elif parts[1] == "pipelines" and parts[2] == PIPELINE:
             info = PipelineInfo(name=PIPELINE, title="", description="", classifiers=(), classes=(), heatmaps=())
@@ -170,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.away:
+        if self.server.bare_status:
+            self._send(self.server.bare_status, b"<html>A page of a proxy</html>", "text/html")
+        elif self.server.away:
             self._problem("not-ready", 503)
         elif self.path.endswith("/cancel"):
             job = self.path.split("/")[-2]

@@ -30,18 +30,21 @@ def keras_network(package: ModelPackage) -> tuple[Any, Callable[[NDArray[np.uint
     Raises:
         ValueError: the graph holds other weights than the network that the training package builds.
     """
-    spec = package.spec
+    spec, weights = package.spec, _weights(package)
     if isinstance(spec, SegmenterSpec):
         from slidecascade_training.nuclei.network import build_network
 
-        model, scale, offset = build_network(), 1 / 255, 0.0
+        # Of all sizes that are trained, the width doubles with each of three levels.
+        first = _kernel_of(_of_layer(weights, "conv2d", 0)).shape[0]
+        maps = len(spec.outputs[0].channels or ())
+        model, scale, offset = build_network((first, 2 * first, 4 * first), maps), 1 / 255, 0.0
     else:
         assert isinstance(spec, ClassifierSpec)  # noqa: S101 - no bundled network draws images
         from slidecascade_training.recipes.networks import small_classifier
 
         side_px, _ = spec.crop_shape_px
         model, scale, offset = small_classifier(side_px, len(spec.classes)), 2 / 255, -1.0
-    _fill(model, _weights(package))
+    _fill(model, weights)
 
     def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return images.astype(np.float32) * np.float32(scale) + np.float32(offset)
@@ -64,12 +67,15 @@ def _weights(package: ModelPackage) -> Weights:
     return found
 
 
+def _of_layer(weights: Weights, kind: str, number: int) -> dict[str, NDArray[np.float32]]:
+    return {part: array for (of, at, part), array in weights.items() if (of, at) == (kind, number)}
+
+
 def _fill(model: Any, weights: Weights) -> None:
     for kind in ("separable_conv2d", "conv2d", "batch_normalization", "probabilities"):
         for number, layer in enumerate(_layers(model, kind)):
-            mine = {part: array for (of, at, part), array in weights.items() if (of, at) == (kind, number)}
             try:
-                layer.set_weights(_arrays(kind, layer, mine))
+                layer.set_weights(_arrays(kind, layer, _of_layer(weights, kind, number)))
             except (KeyError, ValueError, StopIteration) as error:
                 raise ValueError(
                     f"The graph of {model.name!r} has no weights that fit layer {layer.name!r}: it was trained by "
@@ -95,10 +101,16 @@ def _arrays(kind: str, layer: Any, parts: dict[str, NDArray[np.float32]]) -> lis
         return [np.sqrt(ones + np.float32(layer.epsilon)), shift, zeros, ones]
     if kind == "probabilities":
         return sorted(parts.values(), key=lambda array: -array.ndim)
-    kernel = next(
-        array for part, array in parts.items() if part.endswith(("merged_input", "convolution/ReadVariableOp"))
-    )
-    kernel = kernel.transpose(2, 3, 1, 0)
+    kernel = _kernel_of(parts).transpose(2, 3, 1, 0)
     if kind == "separable_conv2d":
         return [parts["separable_conv2d/ReadVariableOp"], kernel]
-    return [kernel, parts["Squeeze"]] if layer.use_bias else [kernel]
+    if not layer.use_bias:
+        return [kernel]
+    # With a single channel it has been given the rank of an image.
+    return [kernel, next(array for part, array in parts.items() if part in {"Squeeze", "Reshape"}).reshape(-1)]
+
+
+def _kernel_of(parts: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return next(
+        array for part, array in parts.items() if part.endswith(("merged_input", "convolution/ReadVariableOp"))
+    )

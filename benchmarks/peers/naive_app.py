@@ -53,6 +53,10 @@ class NashHepatocyte(Network):
     model = "nash-hepatocyte"
 
 
+class LiverFat(Network):
+    model = "liver-fat"
+
+
 # BentoML imports this file by name in every process, and its decorators take numbers: there is no call to pass
 # them in.
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
@@ -83,8 +87,12 @@ class TunedNashHepatocyte(TunedNetwork):
     model = "nash-hepatocyte"
 
 
-NETWORKS = (NucleiUnet, NashCell, NashHepatocyte)
-TUNED_NETWORKS = (TunedNucleiUnet, TunedNashCell, TunedNashHepatocyte)
+class TunedLiverFat(TunedNetwork):
+    model = "liver-fat"
+
+
+NETWORKS = (NucleiUnet, NashCell, NashHepatocyte, LiverFat)
+TUNED_NETWORKS = (TunedNucleiUnet, TunedNashCell, TunedNashHepatocyte, TunedLiverFat)
 DEFAULT = [bentoml.service(network, name=network.model) for network in NETWORKS]
 TUNED = [
     bentoml.service(network, name=f"{network.model}-tuned", workers=WORKERS, runner_connection=KEPT)
@@ -99,13 +107,14 @@ class Naive:
     segmenter = bentoml.depends(DEFAULT[0])
     cells = bentoml.depends(DEFAULT[1])
     hepatocytes = bentoml.depends(DEFAULT[2])
+    fat = bentoml.depends(DEFAULT[3])
 
     def __init__(self) -> None:
         self._composition = Composition.load()
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def analyse(self, image: Path) -> Any:
-        services = (self.segmenter, self.cells, self.hepatocytes)
+        services = (self.segmenter, self.cells, self.hepatocytes, self.fat)
         runner = OneByOne({network.model: service for network, service in zip(NETWORKS, services, strict=True)})
         return _response(self._composition.answer(image.read_bytes(), runner))
 
@@ -117,13 +126,14 @@ class NaiveGathered:
     segmenter = bentoml.depends(TUNED[0])
     cells = bentoml.depends(TUNED[1])
     hepatocytes = bentoml.depends(TUNED[2])
+    fat = bentoml.depends(TUNED[3])
 
     def __init__(self) -> None:
         self._composition = Composition.load()
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def analyse(self, image: Path) -> Any:
-        services = (self.segmenter, self.cells, self.hepatocytes)
+        services = (self.segmenter, self.cells, self.hepatocytes, self.fat)
         runner = Gathered(
             {network.model: service for network, service in zip(NETWORKS, services, strict=True)},
             asyncio.get_running_loop(),

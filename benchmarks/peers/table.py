@@ -43,7 +43,7 @@ def page(standings: Sequence[Standing], document: Mapping[str, Any]) -> str:
     )
     tables = (table(standings, callers) for callers, _ in loads)
     settings = "\n".join(f"- **{standing.title}**: {_settings(standing)}." for standing in standings)
-    provenance = " ".join(record.line(document))
+    provenance = " ".join(record.line(document, in_full=True))
     note = [f"**{document['note']}**"] if "note" in document else []
     title = "# Against other ways to serve the same networks"
     return (

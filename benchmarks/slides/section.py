@@ -79,7 +79,10 @@ def _halo(results: Path) -> list[str]:
     return [
         "## What the slide around a region costs",
         "",
-        "`python -m benchmarks.slides.halo`: pixels that the segmenter is given, over those of the region.",
+        *record.paragraph(
+            "`python -m benchmarks.slides.halo`: pixels that the segmenter of `nash` and its companion for fat, "
+            "which has half the resolution, are given, over those of the region."
+        ),
         *record.line(figures),
         "",
         "| side of the region | pixels over its own | seconds | cells |",

@@ -10,7 +10,7 @@ from benchmarks import record
 
 def section(results: Path) -> list[str]:
     """The parts that have been measured."""
-    parts = [part for part in (_changes(results), _turns(results), _scales(results)) if part]
+    parts = [part for part in (_changes(results), _turns(results), _scales(results), _precision(results)) if part]
     return [line for place, part in enumerate(parts) for line in ([""] if place else []) + part]
 
 
@@ -102,4 +102,27 @@ def _scales(results: Path) -> list[str]:
             f"| {row['share']:.1%} |"
             for row in figures["rows"]
         ),
+    ]
+
+
+def _precision(results: Path) -> list[str]:
+    figures = record.read(results / "int8.json")
+    if figures is None:
+        return []
+    ratios = figures["cpu_ratios"]
+    return [
+        "## Networks in int8",
+        "",
+        *record.paragraph(
+            f"`python -m benchmarks.stability.precision`: tiles of up to {figures['side_px']} px, by networks in "
+            "float32 and, where a package has it, in int8 (`SLIDECASCADE_PRECISION=int8`); columns as above. CPU "
+            "time of all in float32 over that in int8: "
+            + ", ".join(f"{pipeline} {ratio:.2f}" for pipeline, ratio in ratios.items())
+            + "."
+        ),
+        *record.line(figures),
+        "",
+        "| tiles | pipeline | change | cells | found again | same class | extra |",
+        "|---|---|---|---|---|---|---|",
+        *map(_row, figures["rows"]),
     ]

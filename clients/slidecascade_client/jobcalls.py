@@ -42,6 +42,7 @@ from slidecascade_client.calls import (
 )
 from slidecascade_client.cells import Cells
 from slidecascade_client.download import Download
+from slidecascade_client.errors import SlideCascadeClientError, UnknownJobError
 from slidecascade_client.exchange import Call
 from slidecascade_client.fieldcells import FieldCells
 from slidecascade_client.reply import Reply
@@ -193,7 +194,19 @@ def retry(job_id: str) -> Call[JobInfo]:
 
 
 def delete(job_id: str) -> Call[None]:
-    return Call(method="DELETE", path=_path(job_id), accept="*/*", read=lambda reply: reply.body.close())
+    return Call(
+        method="DELETE",
+        path=_path(job_id),
+        accept="*/*",
+        read=lambda reply: reply.body.close(),
+        recover=_require_deleted,
+    )
+
+
+def _require_deleted(error: SlideCascadeClientError) -> None:
+    """Returns when a try before the one that failed may have deleted the job, and its reply been lost."""
+    if not isinstance(error, UnknownJobError) or error.tries == 1:
+        raise error
 
 
 def result(job_id: str) -> Call[RegionResult]:

@@ -15,6 +15,8 @@ from slidecascade_client.errors import (
     ConnectionFailedError,
     JobCancelledError,
     JobFailedError,
+    JobFinishedError,
+    JobNotFinishedError,
     SlideCascadeClientError,
     TimedOutError,
 )
@@ -70,6 +72,10 @@ class _Known:
             detail = problem.detail if problem else "The service reported no cause."
             name = problem.type.removeprefix(PROBLEM_PREFIX) if problem else "unknown"
             raise JobFailedError(f"The job {self.id} failed ({name}): {detail}", problem=problem)
+
+    def _was_retried(self, error: SlideCascadeClientError) -> bool:
+        """Whether `error` may be that of a repetition of `retry` whose first reply was lost."""
+        return error.tries > 1 and self.info.status != "succeeded"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}: {self.status}>"
@@ -170,12 +176,22 @@ class Job(_Known):
 
     def cancel(self) -> JobInfo:
         """Stop the work."""
-        self.info = self._perform(jobcalls.cancel(self.id))
+        try:
+            self.info = self._perform(jobcalls.cancel(self.id))
+        except JobFinishedError as error:
+            # A try before it may have cancelled the job, and its reply been lost.
+            if error.tries == 1 or self.refresh().status != "cancelled":
+                raise
         return self.info
 
     def retry(self) -> JobInfo:
         """Resume a job that failed or was cancelled; finished fields are kept."""
-        self.info = self._perform(jobcalls.retry(self.id))
+        try:
+            self.info = self._perform(jobcalls.retry(self.id))
+        except (JobNotFinishedError, JobFinishedError) as error:
+            if not self._was_retried(error):
+                raise
+            self.refresh()
         return self.info
 
     def delete(self) -> None:
@@ -262,12 +278,21 @@ class AsyncJob(_Known):
 
     async def cancel(self) -> JobInfo:
         """See `Job.cancel`."""
-        self.info = await self._perform(jobcalls.cancel(self.id))
+        try:
+            self.info = await self._perform(jobcalls.cancel(self.id))
+        except JobFinishedError as error:
+            if error.tries == 1 or (await self.refresh()).status != "cancelled":
+                raise
         return self.info
 
     async def retry(self) -> JobInfo:
         """See `Job.retry`."""
-        self.info = await self._perform(jobcalls.retry(self.id))
+        try:
+            self.info = await self._perform(jobcalls.retry(self.id))
+        except (JobNotFinishedError, JobFinishedError) as error:
+            if not self._was_retried(error):
+                raise
+            await self.refresh()
         return self.info
 
     async def delete(self) -> None:

@@ -18,10 +18,12 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 class RetryPolicy:
     """Exponential backoff with full jitter, bounded in tries and in time.
 
-    A call is tried again after a connection error and after 429, 502, 503 and 504. Repeating is safe: an
-    analysis changes nothing on the server. Before try ``n + 1`` the client waits as long as ``Retry-After``
-    asked, plus a random part of ``min(max_delay_s, base_delay_s * 2 ** (n - 1))``; the jitter stays on top of
-    ``Retry-After`` because all rejected clients received the same value.
+    A call is tried again after a connection error and after 429, 502, 503 and 504, also when the service may have
+    received it. Repeating an analysis changes nothing on the server, jobs are submitted with an idempotency key,
+    and `cancel`, `retry` and `delete` of a job take the rejection of a repetition for success where the job is in
+    the wanted state. Before try ``n + 1`` the client waits as long as ``Retry-After`` asked, plus a random part of
+    ``min(max_delay_s, base_delay_s * 2 ** (n - 1))``; the jitter stays on top of ``Retry-After`` because all
+    rejected clients received the same value.
     (Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
 
     Attributes:

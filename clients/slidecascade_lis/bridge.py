@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Final
 
+from slidecascade.errors import SettingsError
 from slidecascade.fhir.server import FhirClient
 from slidecascade_client import AsyncClient, RetryPolicy
 from slidecascade_lis.carriers import FhirCarrier, MllpCarrier
@@ -23,7 +24,7 @@ from slidecascade_lis.listener import Listener
 from slidecascade_lis.metrics import Observer, StoreCollector, serve_metrics
 from slidecascade_lis.requests import RequestIntake
 from slidecascade_lis.settlement import Settlement
-from slidecascade_lis.store import Store, open_store
+from slidecascade_lis.store import Change, Store, open_store
 from slidecascade_lis.work import Work
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -49,6 +50,8 @@ async def serve(config: LisConfig) -> None:
     store = open_store(config.store)
     commits = Commits(store)
     try:
+        with store.snapshot() as change:
+            require_receivers(config, change)
         with ExitStack() as open_servers:
             servers = {
                 name: open_servers.enter_context(FhirClient(receiver.server))
@@ -58,6 +61,18 @@ async def serve(config: LisConfig) -> None:
     finally:
         await commits.close()
         store.close()
+
+
+def require_receivers(config: LisConfig, change: Change) -> None:
+    """Raises SettingsError where orders or answers wait for a receiver that was renamed or removed: nobody would
+    deliver them."""
+    awaited = change.awaited_receivers()
+    for name in sorted(set(awaited) - {*config.receivers, *config.fhir}):
+        raise SettingsError(
+            f"Orders and answers in the store ({awaited[name]}) wait for the receiver {name!r}, which is not "
+            "configured: add it again by its name until they are delivered, with `give_up_after_hours: 0.01` to "
+            "give up what it does not take."
+        )
 
 
 def _leave_out(module: str) -> None:

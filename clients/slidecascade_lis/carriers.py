@@ -76,6 +76,8 @@ class FhirCarrier:
         self._client = client
 
     async def carry(self, found: Undelivered) -> None:
+        if not found.content.startswith("{"):  # HL7 with a patient in it, of when the receiver was a LIS
+            raise RefusedError("not a Bundle")
         try:
             await asyncio.to_thread(self._client.transact, found.content.encode())
         except FhirUnavailableError as error:

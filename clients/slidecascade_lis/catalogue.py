@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from slidecascade_client import AccessDeniedError, AsyncClient, RequestRefusedError, SlideCascadeClientError
+from slidecascade_client import AsyncClient, SlideCascadeClientError
 from slidecascade_lis.orders import OrderItem
+from slidecascade_lis.refusals import is_final
 from slidecascade_lis.rejection import UNKNOWN_KEY, Finding
 
 LOG = logging.getLogger("slidecascade.lis")
@@ -52,7 +53,7 @@ class Catalogue:
         try:
             await ask(name)
         except SlideCascadeClientError as error:
-            if isinstance(error, RequestRefusedError) and not isinstance(error, AccessDeniedError):
+            if is_final(error):
                 return False  # unknown, or no name that a slide can have
             LOG.warning("names are not checked", extra={"fields": {"reason": type(error).__name__}})
             self._away_until = time.monotonic() + _PAUSE_S

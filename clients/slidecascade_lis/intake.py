@@ -113,7 +113,7 @@ class Intake:
         facts = {"message_id": taken.id, "accepted": not settled.findings, "orders": len(settled.items)}
         LOG.info("message", extra={"fields": facts})
         self._accepted()
-        return settled.value if _wanted(message.msh.text(15), failed=bool(settled.findings)) else None
+        return settled.value if self._is_reply_wanted(message, failed=bool(settled.findings)) else None
 
     def _settle(
         self, change: Change, message: Message, taken: Taken, receiver: str, items: Sequence[OrderItem],
@@ -137,7 +137,7 @@ class Intake:
         code = "AE" if findings else "AA"
         response = application_response(message, code, answers, findings, own=self._own, patient=patient)
         reply = response
-        if _is_enhanced(message):
+        if self._is_enhanced(message):
             reply = acknowledgement(message, "CA", own=self._own)
             if _wanted(message.msh.text(16), failed=bool(findings)):
                 control = response.split("\r", 1)[0].split(STANDARD.field)[9]
@@ -147,15 +147,21 @@ class Intake:
 
     def _accept_reply(self, message: Message, letter: str, findings: Sequence[Finding]) -> str | None:
         """AE or AR; CE or CR in enhanced mode, if the sender wants one."""
-        if not _is_enhanced(message):
-            return acknowledgement(message, f"A{letter}", findings, own=self._own)
-        if not _wanted(message.msh.text(15), failed=True):
+        if not self._is_reply_wanted(message, failed=True):
             return None
-        return acknowledgement(message, f"C{letter}", findings, own=self._own)
+        mode = "C" if self._is_enhanced(message) else "A"
+        return acknowledgement(message, f"{mode}{letter}", findings, own=self._own)
 
+    def _is_enhanced(self, message: Message) -> bool:
+        """Whether the application response comes later, by the outbox. A FHIR server takes none: where it is the
+        receiver, the response is the reply."""
+        is_asked = bool(message.msh.text(15) or message.msh.text(16))
+        return is_asked and self._config.receiver_of(message.sender[0]) not in self._config.fhir
 
-def _is_enhanced(message: Message) -> bool:
-    return bool(message.msh.text(15) or message.msh.text(16))
+    def _is_reply_wanted(self, message: Message, *, failed: bool) -> bool:
+        """By MSH-15; by MSH-16 too, where the reply is the application response."""
+        fields = (15,) if self._is_enhanced(message) else (15, 16)
+        return any(_wanted(message.msh.text(field), failed=failed) for field in fields)
 
 
 def _wanted(condition: str, *, failed: bool) -> bool:

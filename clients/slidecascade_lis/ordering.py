@@ -68,16 +68,20 @@ class Ordering:
         """
         answers: list[OrderAnswer] = []
         findings: list[Finding] = []
+        withdrawn: set[str] = set()
         for item in items:
             try:
-                answers.append(self._act(change, message, taken, item, receiver))
+                answers.append(self._act(change, message, taken, item, receiver, withdrawn))
             except RejectedMessageError as error:
                 findings += error.findings
         if findings:
             raise RejectedMessageError(*findings[:20])
         return answers
 
-    def _act(self, change: Change, message: Message, taken: Taken, item: OrderItem, receiver: str) -> OrderAnswer:
+    def _act(
+        self, change: Change, message: Message, taken: Taken, item: OrderItem, receiver: str, withdrawn: set[str]
+    ) -> OrderAnswer:
+        """Do what one order asks for; `withdrawn`: the numbers that the message has withdrawn so far."""
         place = item.segments[0].place(2)
         stored = change.orders_of(taken.sender, item.placer)
         earlier = [order for order in stored if order.message_id != taken.id]
@@ -90,8 +94,9 @@ class Ordering:
             if any(order.state not in ("failed", "cancelled") for order in earlier):
                 text = "There is an order with this number already: change it with XO, or send a new number."
                 raise rejected(DUPLICATE_KEY, text, place)
-        else:
-            self._withdraw(change, item, earlier, first=len(stored) == len(earlier))
+        elif item.placer not in withdrawn:
+            self._withdraw(change, item, earlier)
+            withdrawn.add(item.placer)
         control = REPLACED if item.control == "RP" else item.action.value
         if item.analysis is None:
             return OrderAnswer(control, "CA", earlier[-1].id, item.segments)
@@ -99,13 +104,13 @@ class Ordering:
         change.add_order(order)
         return OrderAnswer(control, "SC", order.id, item.segments)
 
-    def _withdraw(self, change: Change, item: OrderItem, earlier: Sequence[OrderRecord], *, first: bool) -> None:
-        """End what is active of an order; `first`: this message has not replaced a part of it yet."""
+    def _withdraw(self, change: Change, item: OrderItem, earlier: Sequence[OrderRecord]) -> None:
+        """End what is active of an order, all its specimens."""
         place = item.segments[0].place(2)
         if not earlier:
             raise rejected(UNKNOWN_KEY, "There is no order with this number.", place)
         active = [order for order in earlier if order.active]
-        if not active and first:
+        if not active:
             raise rejected(LOCKED, "The order has ended and can be neither cancelled nor changed.", place)
         for order in active:
             change.end_order(order.id, "cancelled", stop=order.state != "accepted")

@@ -37,6 +37,9 @@ RESPONSES: Final = {
 MAX_ORDERS: Final = 500
 MAX_VALUE: Final = 1000
 _LAST_PRIORITY: Final = 10**6
+_BETWEEN: Final = r"[\s,;:/|^~&x]{1,3}"
+"""Between the numbers of a region; signs and points are part of a number."""
+_REGION: Final = re.compile(_BETWEEN.join([r"(\d{1,10})"] * 4))
 
 
 class Action(Enum):
@@ -141,16 +144,21 @@ def read_orders(message: Message, rules: Orders, *, pseudonym_key: str | None) -
 
 
 def _groups(message: Message) -> list[tuple[Segment, ...]]:
-    """The segments of each order. In OML^O33 a specimen precedes its orders, else it follows its order."""
+    """The segments of each order. In OML^O33 a specimen precedes its orders, else it follows its order. An OBR
+    after a PID within an order is of an earlier result (PRIOR_RESULT) and orders nothing."""
     specimen_first = message.type == ("OML", "O33")
     groups: list[list[Segment]] = []
     specimen: Segment | None = None
+    is_prior = False
     for segment in message.segments:
         if segment.name == "SPM" and specimen_first:
-            specimen = segment
+            specimen, is_prior = segment, False
         elif segment.name == "ORC":
             groups.append([segment] if specimen is None else [segment, specimen])
-        elif groups and segment.name not in ("PID", "PV1"):
+            is_prior = False
+        elif segment.name == "PID":
+            is_prior = bool(groups)
+        elif groups and segment.name != "PV1" and not (segment.name == "OBR" and is_prior):
             groups[-1].append(segment)
     return [one for group in groups for one in _by_specimen(group)]
 
@@ -170,7 +178,10 @@ def _item(group: tuple[Segment, ...], message: Message, rules: Orders, pseudonym
     if action is None:
         known = ", ".join(_ACTIONS)
         raise rejected(NOT_IN_TABLE, f"The order control code is not one of {known}.", orc.place(1))
-    obr = next((segment for segment in group if segment.name == "OBR"), None)
+    requests = [segment for segment in group if segment.name == "OBR"]
+    if len(requests) > 1:
+        raise rejected(SEQUENCE, "An order has one OBR: send an ORC before each.", requests[1].place(0))
+    obr = next(iter(requests), None)
     number = orc if orc.text(2) or obr is None else obr
     placer = "^".join(part for part in (number.text(2, 1), number.text(2, 2)) if part)
     if not placer or len(placer) > 200:
@@ -252,7 +263,7 @@ class _Within:
 def _region(text: str | None, place: Place) -> tuple[int, int, int, int] | None:
     if text is None:
         return None
-    numbers = re.fullmatch(r"\s*(\d{1,10})\D{1,3}(\d{1,10})\D{1,3}(\d{1,10})\D{1,3}(\d{1,10})\s*", text)
+    numbers = _REGION.fullmatch(text.strip())
     if numbers is None:
         raise rejected(DATA_TYPE, "The region is not x,y,width,height in whole pixels of level 0.", place)
     x_l0, y_l0, width_l0, height_l0 = map(int, numbers.groups())

@@ -129,6 +129,14 @@ def observed(summary: Summary) -> Iterator[Observation]:
         yield Observation(f"fraction.{name}", f"{name} per {share.of}", "NM", value, _unit("%", "percent"))
         ratio = STANDARD.component.join(("", str(share.numerator), "/", str(share.denominator)))
         yield Observation(f"ratio.{name}", f"{name} of {share.of}", "SN", ratio, _unit("1", "count"))
+    for name, covered in (summary.area_fractions or {}).items():
+        value = "" if covered.value is None else _number(100 * covered.value)
+        yield Observation(f"area_fraction.{name}", covered.title, "NM", value, _unit("%", "percent"))
+        areas = (covered.numerator_mm2, covered.denominator_mm2)
+        known = [_number(area_mm2) for area_mm2 in areas if area_mm2 is not None]
+        ratio = STANDARD.component.join(("", known[0], "/", known[1])) if len(known) == 2 else ""
+        text = f"Area of {covered.class_name} to area of tissue"
+        yield Observation(f"area_ratio.{name}", text, "SN", ratio, _unit("mm2", "mm2"))
     for name, density in summary.densities_per_mm2.items():
         value = "" if density is None else _number(density)
         yield Observation(f"density.{name}", f"{name} per area of tissue", "NM", value, _unit("/mm2", "per mm2"))

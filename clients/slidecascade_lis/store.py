@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -128,8 +128,10 @@ class Change:
     def put_message(
         self, taken: Taken, *, accepted: bool, reply: str, replaced: MessageRecord | None = None
     ) -> None:
-        """Keep a message and its reply, in place of a rejected one with the same control id."""
+        """Keep a message and its reply; it takes place and answers of a rejected one with its control id."""
         if replaced is not None:
+            answers = sa.update(OUTBOX).where(OUTBOX.c.message_id == replaced.id)
+            self._connection.execute(answers.values(message_id=taken.id))
             self._connection.execute(sa.delete(MESSAGES).where(MESSAGES.c.id == replaced.id))
         self._connection.execute(
             sa.insert(MESSAGES).values(
@@ -256,6 +258,14 @@ class Change:
         if states:
             wanted = wanted.where(OUTBOX.c.state.in_(states))
         return tuple(map(self._undelivered, self._connection.execute(wanted)))
+
+    def awaited_receivers(self) -> Mapping[str, int]:
+        """How many orders that have not ended and pending answers each receiver is to be sent, by its name."""
+        orders = sa.select(ORDERS.c.receiver).where(ORDERS.c.state.in_(ACTIVE))
+        answers = sa.select(OUTBOX.c.receiver).where(OUTBOX.c.state == "pending")
+        names = sa.union_all(orders, answers).subquery()
+        counted = sa.select(names.c.receiver, sa.func.count()).group_by(names.c.receiver)
+        return {row[0]: row[1] for row in self._connection.execute(counted)}
 
     def delivered(self, positions: Sequence[int]) -> None:
         self._set_outgoing(positions, state="delivered", reason=None, attempts=OUTBOX.c.attempts + 1)

@@ -12,7 +12,6 @@ from slidecascade_client import (
     AccessDeniedError,
     AsyncClient,
     AsyncJob,
-    JobFinishedError,
     RequestRefusedError,
     SlideCascadeClientError,
     UnknownJobError,
@@ -23,6 +22,7 @@ from slidecascade_lis.config import LisConfig
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.pictures import picture_of
 from slidecascade_lis.records import OrderRecord, OrderState
+from slidecascade_lis.refusals import is_final
 from slidecascade_lis.results import result_messages
 from slidecascade_lis.store import Change, Store, UnavailableStoreError
 
@@ -107,15 +107,27 @@ class Work:
                 return await act(order)
         except Exception:
             LOG.exception("an order failed", extra={"fields": {"order_id": order.id}})
+            return self._given_up(order)
+
+    def _given_up(self, order: OrderRecord) -> Step:
+        """End an order as failed; one whose answer cannot be written either is postponed."""
+        try:
             return self._end(order, "failed", failed("The bridge failed on this order: its log has the cause."))
+        except Exception:
+            LOG.exception("an order cannot be ended", extra={"fields": {"order_id": order.id}})
+            return _postpone(order)
 
     async def _submit_all(self, orders: Sequence[OrderRecord]) -> None:
         """Submit orders together, and store what came of it."""
-        answers: list[JobAnswer] = []
+        answers: dict[str, JobAnswer] = {}
         for start in range(0, len(orders), _BATCH):
-            answers += await self._jobs_of(orders[start : start + _BATCH])
-        steps = [self._submitted(order, answer) for order, answer in zip(orders, answers, strict=True)]
-        await self._store_all(steps)
+            some = orders[start : start + _BATCH]
+            answers |= zip((order.id for order in some), await self._jobs_of(some), strict=True)
+
+        async def step(order: OrderRecord) -> Step:
+            return self._submitted(order, answers[order.id])
+
+        await self._each(step, orders)
 
     def _submitted(self, order: OrderRecord, answer: JobAnswer) -> Step:
         if isinstance(answer, UnknownSlideError) and self._waits_for_slide(order):
@@ -123,10 +135,11 @@ class Work:
         if isinstance(answer, AccessDeniedError):
             LOG.error("the service denies access: check service.api_key_file")
             return _postpone(order)
-        if isinstance(answer, RequestRefusedError):
+        if isinstance(answer, SlideCascadeClientError) and is_final(answer):
             return self._end(order, "failed", failed(str(answer)))
         if isinstance(answer, SlideCascadeClientError):
-            LOG.warning("the service did not take a job", extra={"fields": {"reason": type(answer).__name__}})
+            facts = {"reason": type(answer).__name__, "status": answer.status}
+            LOG.warning("the service did not take a job", extra={"fields": facts})
             return _postpone(order)
         job_id = answer.id
         return lambda change: change.set_job(order.id, job_id)
@@ -161,14 +174,10 @@ class Work:
             else:
                 job = await self._client.job(order.job_id)
             await job.cancel()
-        except (JobFinishedError, UnknownJobError):
-            LOG.debug("nothing to cancel")
-        except AccessDeniedError:
-            return None
-        except RequestRefusedError:
-            LOG.debug("the service never had the job")
-        except SlideCascadeClientError:
-            return None
+        except SlideCascadeClientError as error:
+            if not is_final(error):
+                return None
+            LOG.debug("nothing to cancel: the job has ended, or the service never had it")
         return lambda change: change.stopped(order.id)
 
     async def _jobs_of(self, orders: Sequence[OrderRecord]) -> Sequence[JobAnswer]:

@@ -37,7 +37,18 @@ class SourceFormat(Enum):
         """Opened by PyTorch."""
         return self in _OF_TORCH
 
+    @property
+    def is_keras(self) -> bool:
+        """Has layers by name."""
+        return self in _OF_KERAS
 
+    @property
+    def may_hold_weights_alone(self) -> bool:
+        """May lack the network of its weights."""
+        return self in _OF_KERAS or self in (SourceFormat.TORCH_CHECKPOINT, SourceFormat.SAFETENSORS)
+
+
+_OF_KERAS: Final = frozenset({SourceFormat.HDF5, SourceFormat.KERAS_ZIP})
 _OF_TORCH: Final = frozenset(
     {
         SourceFormat.TORCH_CHECKPOINT,

@@ -148,6 +148,15 @@ def _open(request: ConversionRequest, form: Any, folder: Path) -> Original:
 
     if form is SourceFormat.STARDIST:
         raise InvalidRequestError("The source is a StarDist folder: leave --task and --head out.")
+    if request.lambdas and not form.is_keras:
+        raise InvalidRequestError(
+            f"--lambda is for Keras files, and the source is a {form.value} file: leave it out."
+        )
+    if request.arch is not None and not form.may_hold_weights_alone:
+        raise InvalidRequestError(
+            f"--arch names the network of a file of weights, and the source, a {form.value} file, has its own: "
+            "leave it out."
+        )
     if form is SourceFormat.ONNX:
         from slidecascade_convert.onnx_original import open_onnx
 

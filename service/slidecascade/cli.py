@@ -112,7 +112,6 @@ def _import(command: Command) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("slidecascade"):
             raise
-        raise errors.MissingExtraError(
-            f"{error.name} is not installed: install slidecascade[{command.extra}] for "
-            f"`slidecascade {command.name}`."
+        raise errors.MissingExtraError.of(
+            error.name, command.extra, f"for `slidecascade {command.name}`"
         ) from error

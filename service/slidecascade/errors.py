@@ -308,3 +308,14 @@ class StorageFullError(UnwritableOutputError):
 
 class MissingExtraError(SlideCascadeError, ImportError):
     problem, title = "missing-extra", "Missing extra"
+
+    @classmethod
+    def of(cls, package: str | None, extra: str, purpose: str) -> MissingExtraError:
+        """`package` is missing, which comes with `extra`; `purpose`: what needs it, such as ``for `x` ``.
+
+        SlideCascade is not on a package index: naming one there would install a stranger's package.
+        """
+        return cls(
+            f"{package} is not installed: install the extra {extra!r} {purpose}, by `pip install '.[{extra}]'` in "
+            "a checkout of SlideCascade."
+        )

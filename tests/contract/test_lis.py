@@ -392,6 +392,42 @@ def test_orders_are_cancelled_changed_and_asked_about(house: House) -> None:
         house.service.seconds = 0.1
 
 
+def test_an_order_of_two_specimens_is_cancelled_and_replaced(house: House) -> None:
+    """By the same lines as it was ordered with: both analyses end."""
+    slides = [f"{number()}.svs" for _ in range(2)]
+    house.service.slides.update(slides)
+    house.service.seconds = 600
+
+    def ask(placer: str, *controls: str) -> list[tuple[str, ...]]:
+        """The orders of the reply."""
+        specimens = [f"SPM|{at}|{slide}" for at, slide in enumerate(slides, start=1)]
+        lines = [
+            line
+            for control in controls
+            for line in (f"ORC|{control}|{placer}", f"OBR|1|{placer}||{PIPELINE}", *specimens)
+        ]
+        reply = house.ask(message(msh(), pid(), *lines))
+        assert (reply.code, reply.errors) == ("AA", [])
+        return reply.all("ORC")
+
+    def jobs(orders: Sequence[tuple[str, ...]]) -> set[str | None]:
+        return {house.service.jobs.get(order[3]) for order in orders}
+
+    try:
+        placer = number()
+        first = ask(placer, "NW")
+        wait(lambda: None not in jobs(first))
+        replaced = ask(placer, "RP", "RO")
+        assert [order[1] for order in replaced] == ["RQ", "RQ", "OK", "OK"]
+        wait(lambda: jobs(first) <= house.service.cancelled)
+        wait(lambda: None not in jobs(replaced[2:]))
+        assert [order[1] for order in ask(placer, "CA")] == ["CR", "CR"]
+        wait(lambda: jobs(replaced[2:]) <= house.service.cancelled)
+        wait(lambda: [one.code_of_order() for one in house.lis.results(placer)].count("CA") >= 2)
+    finally:
+        house.service.seconds = 0.1
+
+
 def test_failed_jobs_are_answered(house: House) -> None:
     slide, placer = f"{number()}.svs", number()
     house.service.slides.add(slide)

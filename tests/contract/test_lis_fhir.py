@@ -20,6 +20,10 @@ from fhir_fake import FakeFhirServer, fake_fhir_server, faults_of
 from lis_messages import PATIENT_ID, Mllp, message, msh, new_order, number, order, pid, wait
 from served_process import free_port
 from slidecascade.cli import main
+from slidecascade.fhir.config import FhirServer
+from slidecascade.fhir.server import FhirClient
+from slidecascade_lis.carriers import FhirCarrier, RefusedError
+from slidecascade_lis.records import Undelivered
 from slidecascade_lis.seal import new_key
 
 TOKEN = "a-bearer-token"  # noqa: S105 - of the fake
@@ -165,6 +169,31 @@ def test_a_request_that_cannot_be_done_is_rejected_once(house: House, tmp_path: 
     wait(lambda: [one["status"] for one in house.tasks("sr-wrong")] == ["rejected", "completed"])
 
 
+def test_the_response_of_enhanced_mode_is_the_reply(house: House) -> None:
+    """A FHIR server takes no HL7: nothing but results is posted to it."""
+    posts = house.fhir.posts
+    placers = [number() for _ in range(3)]
+    with Mllp(house.bridge.port) as mllp:
+        reply = mllp.ask(new_order(placers[0], accept="AL", application="AL"))
+        assert (reply.code, reply.all("MSH")[0][8], reply.all("ORC")[0][1]) == ("AA", "ORL^O22^ORL_O22", "OK")
+        assert mllp.ask(new_order(placers[1], accept="NE", application="AL")).code == "AA"
+        mllp.send(new_order(placers[2], accept="NE", application="NE"))
+        wrong = message(msh(accept="AL", application="AL"), pid(), *order(number(), slide="nowhere.svs"))
+        assert mllp.ask(wrong).code == "AE"
+        assert mllp.ask(message(msh("ADT^A01", accept="AL"))).code == "AE"
+    wait(lambda: all(placer in json.dumps(house.fhir.bundles) for placer in placers))
+    assert house.fhir.posts == posts + 3
+
+
+async def test_what_is_no_bundle_is_not_posted() -> None:
+    """HL7 that was queued when the receiver was a LIS, or by an earlier version, is dead."""
+    found = Undelivered(1, "c", "m", None, "hospital", "MSH|^~\\&|\rPID|1", "pending", 0, 0.0, 0.0, None)
+    with fake_fhir_server() as fhir, FhirClient(FhirServer(url=fhir.url)) as client:
+        with pytest.raises(RefusedError, match="not a Bundle"):
+            await FhirCarrier(client).carry(found)
+        assert fhir.requests == 0
+
+
 def test_a_revoked_request_is_cancelled(house: House) -> None:
     """Its job is cancelled and a Task says so; one that was never taken is left alone."""
     house.service.seconds = 600
@@ -177,6 +206,22 @@ def test_a_revoked_request_is_cancelled(house: House) -> None:
         wait(lambda: [one["status"] for one in house.tasks("sr-revoked")] == ["cancelled"])
         wait(lambda: house.service.cancelled >= set(house.service.jobs.values()) - jobs)
         assert house.tasks("sr-never") == []
+    finally:
+        house.service.seconds = 0.1
+
+
+def test_a_revoked_request_of_two_specimens_is_cancelled(house: House) -> None:
+    """Both analyses end, and the request is not rejected."""
+    house.service.seconds = 600
+    specimens = [{"reference": "Specimen/s1"}, {"identifier": {"value": SLIDE}}]
+    try:
+        jobs = set(house.service.jobs.values())
+        house.request("sr-two", at=15, specimen=specimens)
+        wait(lambda: len(set(house.service.jobs.values()) - jobs) == 2)
+        house.request("sr-two", "revoked", at=16, specimen=specimens)
+        wait(lambda: len(house.tasks("sr-two")) == 2)
+        assert {one["status"] for one in house.tasks("sr-two")} == {"cancelled"}
+        wait(lambda: house.service.cancelled >= set(house.service.jobs.values()) - jobs)
     finally:
         house.service.seconds = 0.1
 

@@ -124,8 +124,8 @@ def test_commands_run(command: str, workplace: Path) -> None:
 
 @pytest.mark.parametrize("command", [line for line in _commands() if line.startswith(ELSEWHERE)])
 def test_commands_are_understood(command: str) -> None:
-    """Actions and options of the examples exist; a wrong one ends the parser."""
-    words = shlex.split(command, comments=True)[1:]
+    """Actions and options of the examples exist; a wrong one ends the parser. The shell's ``>`` is not theirs."""
+    words = shlex.split(command.partition(" > ")[0], comments=True)[1:]
     assert callable(cli._parser(words).parse_args(words).run)
 
 
@@ -159,3 +159,15 @@ def test_the_pipeline_of_your_own_is_accepted(tmp_path: Path) -> None:
     block = next(text for text in _blocks("yaml") if "my-nash" in text)
     (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
     assert "my-nash" in load_pipelines(load_repository(models), tmp_path, (FILE,))
+
+
+def test_the_pipeline_of_a_converted_network_is_accepted(tmp_path: Path) -> None:
+    """The YAML block of the converters' page fits the package that its commands write, and the call names it."""
+    page = (REPOSITORY / "converters" / "README.md").read_text(encoding="utf-8")
+    assert "--name my-nuclei --task segment" in page
+    assert '"pipeline": "my-nuclei"' in page
+    models = tmp_path / "models"
+    toy_models.write_package(models, toy_models.segmenter_fields("my-nuclei"), toy_models.darkness_segmenter())
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
+    assert "my-nuclei" in load_pipelines(load_repository(models), tmp_path, (FILE,))

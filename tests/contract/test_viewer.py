@@ -161,6 +161,27 @@ class Visit:
             assert time.monotonic() < ends_at, f"not within {seconds} s; complaints: {self.complaints}"
             self.tab.wait_for_timeout(50)
 
+    def settle(self, answered: Any) -> None:
+        """Waits until the page has taken an answer, and drawn it."""
+        answered.value.finished()
+        self.tab.wait_for_load_state("networkidle")
+        self.frames()
+
+    def hold(self, pattern: str | re.Pattern[str]) -> list[Any]:
+        """The requests of `pattern` from now on, which wait until they are continued."""
+        held: list[Any] = []
+
+        def keep(route: Any) -> None:
+            held.append(route)
+
+        self.tab.route(pattern, keep)
+        return held
+
+    def frames(self) -> None:
+        """Waits until some frames were drawn."""
+        for _ in range(10):
+            self.tab.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
+
     def ink(self) -> int:
         """How many pixels of the canvas over the slide are drawn on."""
         return int(
@@ -264,6 +285,119 @@ def test_runs_the_view_and_shows_its_cells_and_one_of_them(visit: Visit) -> None
     visit.wait(lambda: "Copied." in tab.inner_text("[aria-label=Cell]"))
     feature = json.loads(tab.evaluate("() => navigator.clipboard.readText()"))
     assert feature["id"] == tab.inner_text(".id")
+
+
+def test_a_region_that_is_answered_after_another_slide_was_chosen_is_not_shown(visit: Visit) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=200,200,300,300")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nuclei")
+    held = visit.hold(REGIONS)
+    tab.click("[data-run=view]")
+    visit.wait(lambda: bool(held))
+    # Nobody waits for what is of a slide that is no longer shown.
+    with tab.expect_event("requestfailed", lambda request: bool(REGIONS.search(request.url))):
+        tab.click("[data-slide='other.tiff']")
+    visit.wait(lambda: tab.locator("[data-run=view].busy").count() == 0)
+    tab.wait_for_load_state("networkidle")
+    assert tab.locator("tr[data-class]").count() == 0
+    assert visit.ink() == 0
+
+
+def test_a_job_that_arrives_after_another_slide_was_chosen_is_not_shown(visit: Visit, nuclei_job: str) -> None:
+    tab = visit.open(f"#slide={SLIDE}")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    held = visit.hold("**/v1/jobs/*/result")
+    tab.click(f"[data-job-act=open-{nuclei_job}]")
+    visit.wait(lambda: bool(held))
+    tab.click("[data-slide='other.tiff']")
+    with tab.expect_response("**/v1/jobs/*/result") as answered:
+        held[0].continue_()
+    visit.settle(answered)
+    assert tab.locator("tr[data-class]").count() == 0
+    assert visit.ink() == 0
+
+
+def test_cells_of_a_view_that_was_left_do_not_replace_those_of_the_view(
+    browser: Any, server: Server, job: str
+) -> None:
+    visit = Visit(browser, server, reduced_motion="reduce")  # so that a drag ends when it does
+    tab = visit.open(f"#slide={SLIDE}&view=200,100,280,250&job={job}")
+    visit.wait(lambda: visit.ink() > 0)
+
+    def seen() -> str:
+        return str(tab.get_attribute("[data-in-view]", "data-in-view"))
+
+    def drag(dx: float) -> None:
+        area = tab.locator(".openseadragon-canvas").first.bounding_box()
+        x, y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+        tab.mouse.move(x, y)
+        tab.mouse.down()
+        tab.mouse.move(x + dx, y, steps=4)
+        tab.mouse.up()
+        visit.frames()
+
+    here = seen()
+    held = visit.hold("**/cells?bbox=*")
+    drag(-500)
+    visit.wait(lambda: bool(held))
+    drag(500)
+    with tab.expect_response("**/cells?bbox=*") as answered:
+        for route in held:
+            route.continue_()
+    visit.settle(answered)
+    assert seen() == here
+    drag(-500)
+    assert seen() != here, "the views hold the same number of cells: this test finds nothing"
+    visit.context.close()
+
+
+def test_a_threshold_that_is_no_number_is_not_sent(visit: Visit) -> None:
+    tab = visit.open(f"#slide={SLIDE}&view=200,200,300,300")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.select_option("[name=pipeline]", "nuclei")
+    tab.fill("[name=nuclei-unet]", "")
+    tab.click("[data-run=view]")
+    assert tab.locator("[name=nuclei-unet]:focus:invalid").count() == 1
+    assert not any("/v1/regions" in url for url in visit.asked)
+    tab.fill("[name=nuclei-unet]", "0.75")
+    with tab.expect_request(REGIONS) as sent:
+        tab.click("[data-run=view]")
+    assert sent.value.post_data_json["thresholds"] == {"nuclei-unet": 0.75}
+
+
+def test_follows_jobs_again_after_the_server_was_away(browser: Any, server: Server, job: str) -> None:
+    visit = Visit(browser, server)
+    asked: list[Any] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route)
+        if len(asked) == 2:
+            route.fulfill(status=503)
+            return
+        jobs = route.fetch().json()
+        if len(asked) == 1:
+            next(item for item in jobs["jobs"] if item["id"] == job)["status"] = "running"
+        route.fulfill(json=jobs)
+
+    visit.tab.route("**/v1/jobs?limit=30", answer)
+    tab = visit.open()
+    tab.wait_for_selector(f"[data-job='{job}'][data-status=running]")
+    tab.wait_for_selector("[role=alert] .problem")
+    assert "503" in tab.inner_text("[role=alert]")
+    tab.wait_for_selector(f"[data-job='{job}'][data-status=succeeded]")
+    assert tab.locator("[role=alert] .problem").count() == 0
+    visit.context.close()
+
+
+def test_an_answer_that_cannot_be_read_is_a_sentence(browser: Any, server: Server) -> None:
+    visit = Visit(browser, server)
+    visit.tab.route(REGIONS, lambda route: route.fulfill(body=b"PK", content_type="application/zip"))
+    tab = visit.open(f"#slide={SLIDE}&view=200,200,300,300")
+    visit.wait(lambda: tab.is_visible(".bar"))
+    tab.click("[data-run=view]")
+    tab.wait_for_selector("[role=alert] .problem")
+    assert "The archive is truncated." in tab.inner_text("[role=alert]")
+    visit.context.close()
 
 
 def test_lays_heatmaps_over_a_region(visit: Visit) -> None:
@@ -524,6 +658,9 @@ def test_exports_what_is_in_view_and_all(visit: Visit, job: str, tmp_path: Path)
     assert {feature["id"] for feature in in_view} <= set(by_id)
     # What was drawn from numbers is what the server has sent.
     assert all(by_id[feature["id"]] == feature for feature in in_view)
+    # A file of the server holds all cells, whatever is in view.
+    tab.get_by_role("button", name="Parquet", exact=True).click()
+    tab.wait_for_selector("text=A Parquet file holds all of the result")
     dsa = json.loads(saved("DSA"))["features"]
     assert {item["properties"]["group"] for item in dsa} == {
         item["properties"]["classification"]["name"] for item in features

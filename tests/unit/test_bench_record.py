@@ -19,18 +19,35 @@ from slidecascade.settings import bundled_models_dir
 
 
 def test_figures_are_written_with_their_commit_and_networks(tmp_path: Path) -> None:
-    """The commit of this checkout and the sha256 of the bundled networks; the page shows their first digits."""
+    """The commit of this checkout and the sha256 of the bundled networks; a page shows their first digits."""
     record.write(tmp_path / "new" / "figures.json", {"value": 3}, Provenance.here())
     document = record.read(tmp_path / "new" / "figures.json")
     assert document is not None
     assert document["value"] == 3
     packages = load_repository(bundled_models_dir())
     assert document["provenance"]["networks"] == {name: each.spec.sha256 for name, each in packages.items()}
-    text = " ".join(record.line(document))
+    text = " ".join(record.line(document, in_full=True))
     assert f"Of commit `{document['provenance']['commit']}`" in text
     for name, each in packages.items():
         assert f"{name} {each.spec.sha256[:12]}" in text
         assert each.spec.sha256 not in text
+
+
+def test_a_page_lists_each_set_of_networks_once(tmp_path: Path) -> None:
+    """Sections name a set; the table at the end has a column for each set that is named, and none for others."""
+    here = Provenance.here()
+    other = dataclasses.replace(here, networks={**here.networks, "nash-cell": "f" * 64, "new": "0" * 64})
+    unnamed = dataclasses.replace(here, networks={"new": "0" * 64})
+    for name, provenance in (("a", here), ("b", other), ("c", here), ("d", unnamed)):
+        record.write(tmp_path / f"{name}.json", {}, provenance)
+    lines = [" ".join(record.line(record.read(tmp_path / f"{name}.json") or {})) for name in "cba"]
+    names = [record.set_name(provenance.networks) for provenance in (here, other)]
+    assert len({*names, record.set_name(unnamed.networks)}) == 3
+    assert [name in line for line, name in zip(lines, (names[0], names[1], names[0]), strict=True)] == [True] * 3
+    table = record.networks_table(tmp_path, "\n".join(lines))
+    assert f"| network | {names[0]} | {names[1]} |" in table
+    assert f"| nash-cell | {here.networks['nash-cell'][:12]} | {'f' * 12} |" in table
+    assert f"| new | - | {'0' * 12} |" in table
 
 
 def test_a_commit_with_changes_is_marked() -> None:

@@ -238,7 +238,7 @@ def test_a_missing_extra_is_one_sentence(packages: list[ModelPackage], monkeypat
     for name in [name for name in sys.modules if name.startswith(("tritonclient", "slidecascade.runners.triton"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tritonclient", None)
-    with pytest.raises(MissingExtraError, match=r"slidecascade\[triton\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[triton\]'"):
         open_runner(packages, Settings(runner="triton"), Unobserved())
 
 

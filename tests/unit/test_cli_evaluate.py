@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import toy_kinds
 from slidecascade.cli import main
 from toy_pipeline import ToyPipeline, blobs
 
@@ -261,6 +262,56 @@ def test_wrong_calls_get_one_sentence(evaluate: Evaluate, tmp_path: Path, more: 
     code, out, err = evaluate(write(tmp_path / "data", __png=IMAGE, _labels__png=LABELS), *more)
     assert (code, out) == (2, "")
     assert reported in err
+
+
+OPTIONS = {
+    "--split": ("validate", ("cells", "areas")),
+    "--channels": ("nuclear=0", ("cells",)),
+    "--kind": ("stained", ("cells",)),
+    "--threshold": ("toy-mask=0.5", ("cells", "areas")),
+    "--class": ("1=Red", ("cells",)),
+    "--mask-above": ("0", ("patches",)),
+    "--mask-class": ("Tumour", ("patches",)),
+}
+KINDS = {"toy": "cells", "toy-areas": "areas", "toy-patches": "patches"}
+
+
+@pytest.fixture(scope="module")
+def kinds(toy: ToyPipeline) -> None:
+    """Pipelines of the other kinds beside the toy pipeline of cells."""
+    toy_kinds.write_models(toy.models_dir)
+    toy_kinds.write_pipelines(toy.pipelines_dir, toy_kinds.AREAS, toy_kinds.PATCHES)
+
+
+@pytest.mark.usefixtures("kinds")
+@pytest.mark.parametrize(
+    ("pipeline", "option"),
+    [
+        (name, option)
+        for name, kind in KINDS.items()
+        for option, (_, takers) in OPTIONS.items()
+        if kind not in takers
+    ],
+)
+def test_an_option_of_another_kind_is_rejected(
+    evaluate: Evaluate, tmp_path: Path, pipeline: str, option: str
+) -> None:
+    """It would change nothing; the kinds that take it are named."""
+    value, takers = OPTIONS[option]
+    code, out, err = evaluate(tmp_path, "--pipeline", pipeline, option, value)
+    assert (code, out) == (2, "")
+    expected = f"{option} is for pipelines of {' and '.join(takers)}, and '{pipeline}' is one of {KINDS[pipeline]}"
+    assert expected in err
+
+
+@pytest.mark.usefixtures("kinds")
+def test_an_option_of_its_kind_is_taken(evaluate: Evaluate, tmp_path: Path) -> None:
+    """What is rejected then is the folder, which is empty."""
+    for pipeline, kind in KINDS.items():
+        more = [text for option, (value, takers) in OPTIONS.items() if kind in takers for text in (option, value)]
+        code, _, err = evaluate(tmp_path, "--pipeline", pipeline, *more)
+        assert code == 2
+        assert str(tmp_path) in err
 
 
 @pytest.fixture

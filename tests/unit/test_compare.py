@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 import oracles
+import slidecascade_evaluation
 import toy_models
 from found_cells import found_cells
 from slidecascade.cli import main
@@ -160,6 +162,20 @@ def test_calls_that_cannot_be_done_say_why(
     assert said.count("\n") == 1
 
 
+def test_a_missing_matplotlib_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the work, with what installs it; no folder is made."""
+    monkeypatch.delitem(sys.modules, "slidecascade_evaluation.compareplots", raising=False)
+    monkeypatch.delattr(slidecascade_evaluation, "compareplots", raising=False)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    out = tmp_path / "out"
+    assert main(["compare", "--pipelines", "toy", "--data", str(tmp_path), "--out", str(out)]) == 1
+    assert "install the extra 'train' for `slidecascade compare`" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.usefixtures("models")
 def test_a_truth_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = pictures(tmp_path / "real", "photo", 1)
@@ -194,6 +210,13 @@ def test_confidence_grows_with_images() -> None:
     assert few[1].low < few[1].value < few[1].high
     again = Comparison("few", False, "ap50", (entry("a", [0, 9] * 3), entry("b", [0, 0] * 3))).ranking()
     assert [(item.low, item.high) for item in again] == [(item.low, item.high) for item in few]
+
+
+def test_pipelines_that_tie_share_the_draws() -> None:
+    """Two that find the same are each the best in half of them, whichever is named first."""
+    entries = (entry("a", [0, 3, 0]), entry("b", [0, 3, 0]), entry("c", [6, 6, 6]))
+    ranking = Comparison("real", False, "map", entries).ranking()
+    assert {item.entry.pipeline: item.best_share for item in ranking} == {"a": 0.5, "b": 0.5, "c": 0.0}
 
 
 def test_a_ranking_that_synthetic_cells_turn_round_is_reported() -> None:

@@ -288,6 +288,8 @@ def one_stardist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"roi_heads.x": torch.zeros(2)}, ["--mpp", "0.5"], "no maskrcnn_resnet50_fpn"),
         ({"fc.weight": torch.zeros(2, 2)}, [], "state --task, --head"),
         (SMALL, ["--scale", "1/255"], "takes no --scale"),
+        (SMALL, ["--max-loss", "0.01"], "takes no --max-loss"),
+        (library_weights.u2net(), ["--diameter", "9"], "--diameter is for a CPnet"),
         (SMALL, ["--task", "segment"], "its output's meaning with --head"),
     ],
 )
@@ -362,3 +364,5 @@ def test_a_saved_model_of_any_size_runs_as_it_is(tmp_path: Path) -> None:
     image = np.random.default_rng(4).random((1, 128, 256, 2), np.float32)
     for name, expected in zip(names, model(image), strict=True):
         assert difference(np.asarray(expected), outputs(graph, image)[name]) <= TOLERANCE
+    with pytest.raises(InvalidRequestError, match="--diameter is for a CPnet"):
+        convert_here(source, tmp_path / "other", "--diameter", "9")

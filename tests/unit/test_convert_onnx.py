@@ -280,6 +280,8 @@ def of_a_table() -> onnx.ModelProto:
         (lambda: toy_onnx.segmenter(channels=3), SEGMENT | {"channels": (3,)}, "correct --channels"),
         (lambda: toy_onnx.segmenter(size=(20, 200)), SEGMENT, "200 x 20 px, too few"),
         (toy_onnx.segmenter, {"input_px": 64}, "convert it with --task segment"),
+        (toy_onnx.classifier, {"lambdas": {"rescale": 2.0}}, "--lambda is for Keras files"),
+        (toy_onnx.classifier, {"arch": "xception-72"}, "--arch names the network of a file of weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused(
@@ -386,6 +388,24 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     import re
 
     assert re.search(reported, said)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "reported"),
+    [
+        (["--task", "segment", "--head", "unet", "--classes", "Nucleus"], "--crop is for classifiers"),
+        (["--halo", "64"], "--halo is for segmenters"),
+        (["--max-loss", "0.01"], "--max-loss bounds what int8 may change: add --quantize int8"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], reported: str
+) -> None:
+    """Before the file is opened; the other options name a crop."""
+    source = toy_onnx.save(tmp_path, toy_onnx.classifier())
+    assert main(arguments(source, tmp_path / "models", *more)) == 2
+    assert reported in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
 
 

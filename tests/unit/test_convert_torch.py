@@ -275,4 +275,4 @@ def test_a_missing_torch_is_one_sentence(
     monkeypatch.setattr("slidecascade.commands.convert.find_spec", lambda name: None if name == "torch" else name)
     reported = ["--name", "toy", "--task", "classify", "--head", "softmax", "--classes", "a,b"]
     assert main(["convert", str(tmp_path / "weights.pth"), *reported]) != 0
-    assert "torch is not installed: install slidecascade[convert]" in capsys.readouterr().err
+    assert "torch is not installed: install the extra 'convert'" in capsys.readouterr().err

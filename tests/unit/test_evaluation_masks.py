@@ -31,6 +31,13 @@ def test_pixels_and_areas_are_compared() -> None:
         tally_of(true, found[:2])
 
 
+@pytest.mark.parametrize(("true", "found"), [(True, False), (False, True)])
+def test_all_figures_are_0_where_one_mask_is_empty(true: bool, found: bool) -> None:
+    """Nothing found of what is true, and something found where nothing is."""
+    tally = tally_of(np.full((6, 8), true), np.full((6, 8), found))
+    assert set(tally.figures.values()) == {0.0}
+
+
 def test_a_folder_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

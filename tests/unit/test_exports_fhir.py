@@ -114,6 +114,29 @@ def test_fractions_have_their_denominators(results: Path, tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("areas_mm2", [(0.02, 0.05), (None, None)])
+def test_area_fractions_have_their_areas(
+    results: Path, tmp_path: Path, areas_mm2: tuple[float | None, float | None]
+) -> None:
+    """Under their titles, with the areas as components; the models of R4 accept them without areas, too."""
+    models = pytest.importorskip("fhirclient.models.bundle")
+    path = results / "summary.json"
+    share = {"title": "Area of fat over area of tissue", "value": 0.4, "class_name": "Fat", "model": "liver-fat"}
+    share |= dict(zip(("numerator_mm2", "denominator_mm2"), areas_mm2, strict=True))
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"area_fractions": {"fat": share}}))
+    bundle = configured(results, tmp_path)
+    (found,) = (one for one in resources(bundle, "Observation") if one["code"]["text"] == share["title"])
+    assert (found["valueQuantity"]["value"], found["valueQuantity"]["code"]) == (40.0, "%")
+    assert [part["code"]["text"] for part in found["component"]] == [
+        "numerator: area of Fat",
+        "denominator: area of tissue",
+    ]
+    quantities = [part.get("valueQuantity", {}) for part in found["component"]]
+    assert tuple(quantity.get("value") for quantity in quantities) == areas_mm2
+    assert {quantity.get("code") for quantity in quantities} <= {"mm2", None}
+    assert models.Bundle(bundle, strict=True).as_json() == bundle
+
+
 def test_codes_are_those_of_the_configuration(results: Path, tmp_path: Path) -> None:
     """What has none is described in words only."""
     found = resources(configured(results, tmp_path), "Observation")

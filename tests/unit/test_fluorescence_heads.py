@@ -306,3 +306,20 @@ def test_polygons_lie_in_the_extent() -> None:
         for x, y in np.concatenate([polygons.anchors, polygons.anchors + polygons.middle_pixels()]):
             if 0 <= x < SIDE_PX and 0 <= y < SIDE_PX:  # beyond, no region holds it
                 assert extent[y, x] == 255
+
+
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+@pytest.mark.parametrize("head", [*sorted(OUTPUTS), "unet"])
+def test_the_ends_of_the_scale_are_thresholds(head: str, foreground: float) -> None:
+    """A request may ask for 0 and for 1, which no model states as its own: of flows, all pixels and none."""
+    found = find(head)
+    assert isinstance(found, ObjectHead)
+    options = found.options(**toy_networks.OPTIONS.get(head, {})).model_copy(update={"foreground": foreground})
+    labels = scene.cells(3, 96, 6)
+    outputs: Tensors = (
+        {"maps": np.dstack([np.uint8(200) * (labels > 0)] * 2)} if head == "unet" else OUTPUTS[head](labels, 3)
+    )
+    found.decode(outputs, options, mpp=MPP)
+    extent = found.extent(outputs, options, mpp=MPP)
+    if head == "flows":
+        assert (extent == (255 if foreground == 0 else 0)).all()

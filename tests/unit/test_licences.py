@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def test_every_copyleft_licence_has_a_line() -> None:
     unknown = [name for name, found in stated.items() if found == ""]
     assert not unknown, "packages that state no licence"
     assert {name for name, found in stated.items() if found and COPYLEFT.search(found)} == documented()
+
+
+def test_every_package_that_the_project_names_has_a_line_on_its_purpose() -> None:
+    """Those of every extra, in the first column of the page on dependencies."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [
+        *project["dependencies"],
+        *(item for extra in project["optional-dependencies"].values() for item in extra),
+    ]
+    names = {re.match(r"[A-Za-z0-9._-]+", item)[0].lower() for item in named}  # type: ignore[index]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
+    described = {
+        name for cell in re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE) for name in re.findall(r"[\w.-]+", cell)
+    }
+    assert names - {project["name"]} <= described
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in REQUIREMENTS.glob("*.txt")))

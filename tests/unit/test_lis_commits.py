@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,21 @@ async def test_a_cancelled_caller_does_not_stop_the_others(store: Store) -> None
     await stays
     await commits.close()
     assert stored(store) == 2
+
+
+def test_a_corrected_message_is_forgotten_with_the_answers_of_its_faults(store: Store) -> None:
+    """They belong to the message that takes its place, which is kept until they are delivered."""
+    wrong, right = taken(1), replace(taken(2), control_id="control-1")
+    with store.transaction() as change:
+        change.put_message(wrong, accepted=False, reply="")
+        change.put_outgoing([Outgoing("answer", wrong.id, None, "lis", "why")])
+    with store.transaction() as change:
+        change.put_message(right, accepted=True, reply="", replaced=change.known(wrong.sender, wrong.control_id))
+        assert [answer.control_id for answer in change.outgoing(message_id=right.id)] == ["answer"]
+        assert change.forget(before=time.time() + 1) == 0
+        change.delivered([1])
+        assert change.forget(before=time.time() + 1) == 1
+        assert change.outgoing() == ()
 
 
 class ToyCarrier:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from lis_messages import message, msh, new_order, number, order, pid
 from slidecascade.errors import SettingsError
-from slidecascade_lis.config import LisConfig, read_config
+from slidecascade.wire.results import AreaShare
+from slidecascade_lis.config import LisConfig, Rule, read_config
 from slidecascade_lis.er7 import Delimiters, Message, Segment, components, read_lines, read_message
 from slidecascade_lis.orders import Analysis, check_header, read_orders
 from slidecascade_lis.outcome import Outcome, cancelled, failed, succeeded
 from slidecascade_lis.records import OrderRecord
-from slidecascade_lis.rejection import UNKNOWN_KEY, Finding, Place
+from slidecascade_lis.rejection import SEQUENCE, UNKNOWN_KEY, Finding, Place, RejectedMessageError
 from slidecascade_lis.replies import OrderAnswer, Party, acknowledgement, application_response, patient_segment
 from slidecascade_lis.results import result_messages
 
@@ -75,6 +76,59 @@ def test_a_real_order_of_a_specimen_is_read(shared_data: Path) -> None:
     (item,) = read_orders(real, config.orders, pseudonym_key=None)
     assert item.analysis == Analysis(slide="SLIDE_ID", pipeline="MODEL_NAME")
     assert item.placer == "SLIDEBARCODE"
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("0,50,100,200", (0, 50, 100, 200)),
+        (" 0, 50; 100 x 200 ", (0, 50, 100, 200)),
+        ("0,-50,100,200", None),
+        ("0,\u221250,100,200", None),
+        ("0 - 50,100,200", None),
+        ("+0,+50,100,200", None),
+        ("0.5,100,200", None),
+        ("1e3,100,200", None),
+    ],
+)
+def test_a_region_has_whole_numbers_without_signs(text: str, region: tuple[int, ...] | None) -> None:
+    """A sign or a point is not a separator: the region would be another one."""
+    rules = CONFIG.orders.model_copy(update={"region": Rule(default=text)})
+    if region is not None:
+        (item,) = read_orders(read(new_order()), rules, pseudonym_key=None)
+        assert item.analysis is not None
+        assert item.analysis.region == region
+        return
+    with pytest.raises(RejectedMessageError, match="not x,y,width,height in whole pixels"):
+        read_orders(read(new_order()), rules, pseudonym_key=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("OML^O33^OML_O33", ["SPM|1|a", *order("1"), "SPM|2|b", order("2")[1]]),
+        ("OML^O21^OML_O21", [*order("1"), order("2")[1]]),
+        ("ORM^O01", [*order("1", control="CA"), order("2")[1]]),
+    ],
+)
+def test_a_second_request_of_an_order_is_rejected(kind: str, lines: list[str]) -> None:
+    """One without its own ORC, which would not be analysed, is no part of an accepted message."""
+    with pytest.raises(RejectedMessageError) as caught:
+        read_orders(read(message(msh(kind), pid(), *lines)), CONFIG.orders, pseudonym_key=None)
+    (finding,) = caught.value.findings
+    assert (finding.text, finding.code, finding.place) == (
+        "An order has one OBR: send an ORC before each.",
+        SEQUENCE,
+        Place("OBR", 2),
+    )
+
+
+def test_requests_of_earlier_results_are_no_orders() -> None:
+    """OBR of PRIOR_RESULT, after the PID within an order, is neither analysed nor a fault."""
+    prior = [pid(), order("0")[1], "OBX|1|NM|x||1"]
+    lines = [*order("1"), *prior, *order("2"), "SPM|1|s"]
+    items = read_orders(read(message(msh(), pid(), *lines)), CONFIG.orders, pseudonym_key=None)
+    assert [item.placer for item in items] == ["1", "2"]
 
 
 @pytest.mark.parametrize("marks", ["|^~\\&", "#*~!&"])
@@ -163,6 +217,35 @@ def test_results_have_the_structure_of_hl7(outcome: Outcome) -> None:
         ]
         assert {segment.text(11) for segment in sent.segments if segment.name == "OBX"} <= {"P", "X"}
     assert [result.content.count("\rSPM|") for result in results] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ((0.4, 0.02, 0.05), [("40", "%", "P"), ("^0.02^/^0.05", "mm2", "P")]),
+        ((0.4, None, None), [("40", "%", "P"), ("", "mm2", "X")]),
+        ((None, 0.0, 0.0), [("", "%", "X"), ("^0^/^0", "mm2", "P")]),
+    ],
+)
+def test_area_fractions_have_their_areas(
+    share: tuple[float | None, float | None, float | None], expected: list[tuple[str, str, str]]
+) -> None:
+    """Under their titles, as parts of the tissue; without a value where they have none."""
+    value, numerator_mm2, denominator_mm2 = share
+    fat = AreaShare(
+        title="Area of fat over area of tissue",
+        value=value,
+        numerator_mm2=numerator_mm2,
+        denominator_mm2=denominator_mm2,
+        class_name="Fat",
+        model="liver-fat",
+    )
+    summary = SUMMARY.model_copy(update={"area_fractions": {"fat": fat}})
+    result = result_messages(made_order(new_order(), "f"), succeeded(summary, "j"), CONFIG)[0]
+    check_with_hl7apy(result.content)
+    seen = [one for one in read(result.content).segments if one.name == "OBX" and "area-" in one.text(3)]
+    assert [one.text(3, 2) for one in seen] == [fat.title, "Area of Fat to area of tissue"]
+    assert [(one.raw(5), one.text(6), one.text(11)) for one in seen] == expected
 
 
 @pytest.mark.parametrize("kind", ["OML^O21^OML_O21", "OML^O33^OML_O33", "ORM^O01^ORM_O01"])

@@ -25,6 +25,7 @@ from benchmarks.peers.plots import plot
 from benchmarks.peers.process import PeerFailedError, Process, end, hold, release
 from benchmarks.peers.rounds import Round, Started, closed
 from benchmarks.peers.table import page, table
+from benchmarks.peers.tuning import tolerable
 from numpy.typing import NDArray
 
 from made_analysis import make_analysis
@@ -277,6 +278,25 @@ def test_the_naive_composition_gives_the_same_cells(case: Case) -> None:
     given = composition.answer(case.png, OneByOne(networks))
     assert agreement(case.answer, given).same
     assert networks["nash-cell"].calls == len(json.loads(case.answer)["features"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # those of BentoML
+def test_every_network_of_the_composition_is_a_naive_service() -> None:
+    from benchmarks.peers import naive_app
+
+    names = {package.spec.name for package in Composition.load().packages}
+    for networks in (naive_app.NETWORKS, naive_app.TUNED_NETWORKS):
+        assert {network.model for network in networks} == names
+
+
+def test_every_network_of_the_composition_is_a_keras_model_again(case: Case) -> None:
+    """With the same cells, tile by tile and cell by cell."""
+    pytest.importorskip("keras", reason="Keras is not installed")
+    from benchmarks.peers.published_app import Predict
+
+    composition = Composition.load()
+    given = composition.answer(case.png, Predict(composition.packages))
+    assert tolerable(agreement(case.answer, given))
 
 
 def test_joined_regions_give_the_same_cells(case: Case) -> None:

@@ -120,8 +120,8 @@ def test_a_missing_extra_is_one_sentence() -> None:
     code = "import sys; sys.modules['tritonclient'] = None; import slidecascade.runners.triton"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1] == (
-        "slidecascade.errors.MissingExtraError: Running models on a Triton server needs the triton extra: "
-        "pip install 'slidecascade[triton]'."
+        "slidecascade.errors.MissingExtraError: tritonclient is not installed: install the extra 'triton' for "
+        "models on a Triton server, by `pip install '.[triton]'` in a checkout of SlideCascade."
     )
 
 

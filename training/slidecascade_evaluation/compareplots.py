@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from matplotlib.figure import Figure
-
+from slidecascade.errors import MissingExtraError
 from slidecascade_evaluation.comparison import CONFIDENCE, MEASURES, Comparison
 from slidecascade_evaluation.matching import MEAN_AP_THRESHOLDS
+
+# Before `plots`, which names another remedy.
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise MissingExtraError.of("matplotlib", "train", "for `slidecascade compare`") from error
+
 from slidecascade_evaluation.plots import cycle, image_grid, png
 
 _SHOWN: Final = 3

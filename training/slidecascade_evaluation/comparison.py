@@ -75,7 +75,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A pipeline's place among those of a set: mean of a measure, its interval, and how often it was the best."""
+    """A pipeline's place among those of a set: mean of a measure, its interval, and how often it was the best.
+
+    Pipelines that tie in a draw share it.
+    """
 
     entry: Entry
     value: float
@@ -101,7 +104,8 @@ class Comparison:
         """The best first."""
         means = self._resampled()
         tail = 100 * (1 - CONFIDENCE) / 2
-        best = np.bincount(means.argmax(axis=0), minlength=len(self.entries)) / DRAWS
+        top = means == means.max(axis=0)
+        best = (top / top.sum(axis=0)).mean(axis=1)
         ranked = [
             Ranked(
                 entry=entry,

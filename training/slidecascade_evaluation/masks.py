@@ -55,12 +55,16 @@ class MaskTally:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Dice, IoU, precision and recall of pixels, F1 of areas; 1 where there was nothing and nothing found."""
+        """Dice, IoU, precision and recall of pixels, F1 of areas.
+
+        All are 1 where there was nothing and nothing found, and 0 where one of the two is empty.
+        """
+        empty = float(not self.found_px and not self.true_px)
         return {
-            "dice": _ratio(2 * self.both_px, self.found_px + self.true_px),
-            "iou": _ratio(self.both_px, self.found_px + self.true_px - self.both_px),
-            "precision": _ratio(self.both_px, self.found_px),
-            "recall": _ratio(self.both_px, self.true_px),
+            "dice": _ratio(2 * self.both_px, self.found_px + self.true_px, empty),
+            "iou": _ratio(self.both_px, self.found_px + self.true_px - self.both_px, empty),
+            "precision": _ratio(self.both_px, self.found_px, empty),
+            "recall": _ratio(self.both_px, self.true_px, empty),
             "object_f1": self.objects.f1,
         }
 
@@ -272,5 +276,5 @@ def _dice_of(tallies: Sequence[MaskTally] | Any) -> list[float]:
     return [tally.figures["dice"] for tally in tallies]
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
+def _ratio(part: int, whole: int, otherwise: float) -> float:
+    return part / whole if whole else otherwise

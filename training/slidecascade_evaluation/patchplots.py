@@ -15,9 +15,7 @@ from slidecascade_evaluation.patches import PatchesTrial, SlideTrial
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingExtraError(
-        "matplotlib is not installed: install slidecascade[train] for plots, or use --json instead of --out."
-    ) from error
+    raise MissingExtraError.of("matplotlib", "train", "for plots (or use --json instead of --out)") from error
 
 _BLUE, _ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito
 _SQUARE: Final = (5.2, 5.0)

@@ -18,9 +18,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
-    raise MissingExtraError(
-        "matplotlib is not installed: install slidecascade[train] for plots, or use --json instead of --out."
-    ) from error
+    raise MissingExtraError.of("matplotlib", "train", "for plots (or use --json instead of --out)") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from slidecascade.errors import ConversionError
 from slidecascade.heads.mesmer import MESMER, Compartment, MesmerOptions
 from slidecascade.models.tensors import OutputSpec, Tensors
 from slidecascade_convert.libraries.graph import with_stated_names
-from slidecascade_convert.libraries.network import LibraryNetwork, channel_image, channels_of
+from slidecascade_convert.libraries.network import LibraryNetwork, channel_image, channels_of, mpp_of
 from slidecascade_convert.library_request import LibraryRequest
 from slidecascade_convert.original import Facts
 from slidecascade_convert.saved_model import SERVING, load_checked
@@ -81,7 +81,7 @@ def open_mesmer(request: LibraryRequest) -> LibraryNetwork:
         options=MesmerOptions(compartment="whole-cell", foreground=0.2, maximum=0.075).model_dump(
             exclude={"min_area_um2"}
         ),
-        mpp=_MPP if request.mpp is None else request.mpp,
+        mpp=mpp_of(request, otherwise=_MPP),
         predict=predict,
         export=export,
         versions={name: metadata.version(name) for name in ("tensorflow", "tf2onnx")},

@@ -92,10 +92,21 @@ def channels_of(request: LibraryRequest, *, most: int, default: tuple[str, ...])
     return chosen
 
 
-def mpp_of(request: LibraryRequest) -> float:
-    """The pixel size; raises InvalidRequestError where none is stated."""
-    if request.mpp is None:
+def mpp_of(request: LibraryRequest, *, otherwise: float | None = None) -> float:
+    """The pixel size of a network whose file states no diameter; `otherwise` is that of its library.
+
+    Raises:
+        InvalidRequestError: none is stated, or a diameter is.
+    """
+    if request.diameter_um is not None:
+        raise InvalidRequestError(
+            "--diameter is for a CPnet, whose file states the diameter it was trained on: leave it out, and state "
+            "the pixel size with --mpp."
+        )
+    if request.mpp is not None:
+        return request.mpp
+    if otherwise is None:
         raise InvalidRequestError(
             "The source does not state the pixel size that its network was trained at: add --mpp, in um per pixel."
         )
-    return request.mpp
+    return otherwise

@@ -16,7 +16,7 @@ from slidecascade_convert.request import ConversionRequest, Normalisation
 from slidecascade_convert.source import SourceFormat, recognise
 
 _NEEDED = ("onnx", "tensorflow", "tf2onnx")
-_MPP, _HALO_PX = 0.25, 64
+_MPP, _HALO_PX, _MAX_LOSS = 0.25, 64, 0.005
 _NEEDED_FOR_TORCH = ("onnx", "onnxscript", "torch")
 
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibrate", type=Path, metavar="DIR", help="representative images")
     add("--try", dest="try_image", type=Path, metavar="IMAGE",
         help="image or slide for the picture (default: images of --calibrate, or rendered liver)")  # fmt: skip
-    add("--max-loss", type=float, default=0.005, help="maximum fraction of decisions changed by int8 (0.005)")
+    add("--max-loss", type=float, help="maximum fraction of decisions changed by int8 (0.005)")
     add("--out", type=Path, default=Path("models"), help="the models folder")
 
 
@@ -73,9 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = request_of(arguments)
     missing = [name for name in _needed(recognise(request.source)) if find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"{missing[0]} is not installed: install slidecascade[convert] for `slidecascade convert`."
-        )
+        raise MissingExtraError.of(missing[0], "convert", "for `slidecascade convert`")
     from slidecascade_convert.conversion import convert
 
     with unwinding():
@@ -114,7 +112,7 @@ def _is_librarys(arguments: argparse.Namespace) -> bool:
 
 
 def _library_request(arguments: argparse.Namespace) -> LibraryRequest:
-    for name in ("input_size", "crop", "scale", "mean", "std", "calibrate", "quantize", "try_image"):
+    for name in ("input_size", "crop", "scale", "mean", "std", "calibrate", "quantize", "max_loss", "try_image"):
         if getattr(arguments, name) is not None:
             raise InvalidRequestError(f"A library's network takes no --{_option(name)}: leave it out.")
     if arguments.bgr or arguments.logits or arguments.channels or arguments.lambdas or arguments.fp16:
@@ -194,7 +192,18 @@ def _describe_int8(result: Quantisation) -> str:
     )
 
 
+def _require_used(arguments: argparse.Namespace) -> None:
+    """Raises InvalidRequestError where an option is set that changes nothing beside the others."""
+    if arguments.task == "segment" and arguments.crop is not None:
+        raise InvalidRequestError("--crop is for classifiers, which are given crops of cells: leave it out.")
+    if arguments.task == "classify" and arguments.halo is not None:
+        raise InvalidRequestError("--halo is for segmenters, which read around each tile: leave it out.")
+    if arguments.max_loss is not None and arguments.quantize is None:
+        raise InvalidRequestError("--max-loss bounds what int8 may change: add --quantize int8, or leave it out.")
+
+
 def _request(arguments: argparse.Namespace) -> ConversionRequest:
+    _require_used(arguments)
     classes = arguments.classes or (("Nucleus",) if arguments.task == "segment" else ())
     return ConversionRequest(
         source=arguments.source,
@@ -219,7 +228,7 @@ def _request(arguments: argparse.Namespace) -> ConversionRequest:
         fp16=arguments.fp16,
         calibrate=arguments.calibrate,
         try_image=arguments.try_image,
-        max_loss=arguments.max_loss,
+        max_loss=_MAX_LOSS if arguments.max_loss is None else arguments.max_loss,
     )
 
 

@@ -82,8 +82,17 @@ def _print_summary(summary: wire.Summary, folder: Path) -> None:
     for name, count in summary.counts.items():
         _say(f"  {count:6d}  {name}")
     _say(f"\nResults are in {folder}: overlay.png, figures/, heatmaps/, cells.geojson for QuPath, summary.json.")
-    _say("To see a slide in a browser: slidecascade serve --slides FOLDER, then http://127.0.0.1:3000/viewer/")
+    _say(f"To see a slide in a browser: {serving_command()}, then http://127.0.0.1:3000/viewer/")
     _say(summary.research_use_only)
+
+
+def serving_command(built: Path | None = None) -> str:
+    """What serves slides with the page; `built` is its folder. `make demo` does not build it."""
+    from slidecascade.web.viewer import BUILT
+
+    if ((built or BUILT) / "index.html").is_file():
+        return "slidecascade serve --slides FOLDER"
+    return "make serve SLIDES=FOLDER (builds the page; needs npm's registry once)"
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.commands.arguments import channel_of, threshold_of
@@ -19,6 +20,17 @@ from slidecascade.timing import Silent
 from slidecascade_evaluation import masks, patches, report, truth
 from slidecascade_evaluation.trial import Question, Trial, run_trial
 from slidecascade_training.datasets.folder import read_spec
+
+_OPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "--split": ("split", ("cells", "areas")),
+    "--channels": ("channels", ("cells",)),
+    "--kind": ("kind", ("cells",)),
+    "--threshold": ("thresholds", ("cells", "areas")),
+    "--class": ("class_names", ("cells",)),
+    "--mask-above": ("mask_above", ("patches",)),
+    "--mask-class": ("mask_class", ("patches",)),
+}
+"""Where the options that not all kinds take are found among the arguments, and the kinds that take them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=truth.SPLITS,
-        help="split of a folder with index.csv; default: validate, or all images without index.csv",
+        help="split of a folder with index.csv; default: validate, or all images without index.csv; for pipelines "
+        "of cells and areas",
     )
     parser.add_argument(
         "--mpp",
@@ -51,7 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of stacks, by index or name, such as nuclear=0; for pipelines of cells",
     )
     parser.add_argument("--kind", help="use the images of this kind, by index.csv; for pipelines of cells")
-    parser.add_argument("--threshold", type=threshold_of, action="append", default=[], metavar="MODEL=NUMBER")
+    parser.add_argument(
+        "--threshold",
+        dest="thresholds",
+        type=threshold_of,
+        action="append",
+        default=[],
+        metavar="MODEL=NUMBER",
+        help="in place of the pipeline's; for pipelines of cells and areas",
+    )
     parser.add_argument(
         "--class",
         dest="class_names",
@@ -59,13 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VALUE=NAME",
-        help="class of the pipeline for a class of the ground truth, e.g. 1=Immune",
+        help="class of the pipeline for a class of the ground truth, e.g. 1=Immune; for pipelines of cells",
     )
     parser.add_argument(
-        "--mask-above", type=int, default=0, help="grey level above which a mask is positive (0; JPEG masks: 127)"
+        "--mask-above",
+        type=int,
+        help="grey level above which a mask is positive (0; JPEG masks: 127); for pipelines of patches",
     )
     parser.add_argument(
-        "--mask-class", metavar="CLASS", help="class of the polygons in NAME.geojson that are positive (all)"
+        "--mask-class",
+        metavar="CLASS",
+        help="class of the polygons in NAME.geojson that are positive (all); for pipelines of patches",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", type=Path, help="folder for accuracy.json, images.csv and plots")
@@ -81,8 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     analyser = Analyser(settings, observer=Silent())
     try:
         kind = analyser.pipeline(arguments.pipeline).kind
-        if kind != "cells":
-            _require_none_of_cells(arguments)
+        _require_fitting(arguments, kind)
         if kind == "areas":
             return _run_masks(arguments, analyser)
         if kind == "patches":
@@ -100,7 +124,7 @@ def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     question = Question(
         pipeline=arguments.pipeline,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
-        thresholds=dict(arguments.threshold),
+        thresholds=dict(arguments.thresholds),
         class_names=dict(arguments.class_names),
         channels=dict(arguments.channels),
     )
@@ -113,11 +137,13 @@ def _run_cells(arguments: argparse.Namespace, analyser: Analyser) -> int:
     return 0
 
 
-def _require_none_of_cells(arguments: argparse.Namespace) -> None:
-    for name in ("channels", "kind"):
-        if getattr(arguments, name):
+def _require_fitting(arguments: argparse.Namespace, kind: str) -> None:
+    """Raises InvalidRequestError where an option is set that pipelines of `kind` do not take."""
+    for option, (name, kinds) in _OPTIONS.items():
+        if kind not in kinds and getattr(arguments, name) not in (None, []):
             raise InvalidRequestError(
-                f"--{name} is for pipelines of cells, and {arguments.pipeline!r} is of another kind: leave it out."
+                f"{option} is for pipelines of {' and '.join(kinds)}, and {arguments.pipeline!r} is one of "
+                f"{kind}: leave it out."
             )
 
 
@@ -128,7 +154,7 @@ def _run_masks(arguments: argparse.Namespace, analyser: Analyser) -> int:
         arguments.data,
         mpp=arguments.mpp if arguments.mpp is not None else _stated_mpp(arguments.data),
         split=arguments.split,
-        thresholds=dict(arguments.threshold),
+        thresholds=dict(arguments.thresholds),
         progress=bar("images"),
     )
     text = json.dumps(masks.document(trial), indent=2) + "\n"
@@ -144,7 +170,7 @@ def _run_patches(arguments: argparse.Namespace, analyser: Analyser) -> int:
         arguments.pipeline,
         arguments.data,
         mpp=arguments.mpp,
-        above=arguments.mask_above,
+        above=arguments.mask_above or 0,
         polygons=arguments.mask_class,
         progress=bar("slides"),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from slidecascade import logs
 from slidecascade.commands.arguments import whole_number
 from slidecascade.errors import InvalidRequestError, SettingsError
-from slidecascade_lis.bridge import serve
+from slidecascade_lis.bridge import require_receivers, serve
 from slidecascade_lis.config import LisConfig, read_config
 from slidecascade_lis.peer import PeerUnavailableError
 from slidecascade_lis.records import MessageRecord, Undelivered
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resend = actions.add_parser("resend", help="deliver answers again")
     resend.add_argument("id", help="of a message or an order, or MSH-10 of an answer")
     resend.set_defaults(act=_resend)
-    key = actions.add_parser("key", help="print a new key for store.key_file")
+    key = actions.add_parser("key", help="print a new key for store.key_file or pseudonym_key_file")
     key.set_defaults(act=_key)
     rekey = actions.add_parser("rekey", help="encrypt the store with the first key of store.key_file")
     rekey.set_defaults(act=_rekey)
@@ -111,6 +111,7 @@ def _show(options: argparse.Namespace) -> int:
 def _resend(options: argparse.Namespace) -> int:
     with _store(options) as store, store.transaction() as change:
         count = change.resend(options.id)
+        require_receivers(read_config(options.config), change)
     if not count:
         raise InvalidRequestError("There is no answer with this id: `slidecascade lis messages` lists them.")
     sys.stdout.write(f"{count} queued\n")

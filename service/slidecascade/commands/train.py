@@ -133,9 +133,7 @@ def _train_translator(arguments: argparse.Namespace) -> int:
         _require_name(arguments)
     for name in ("torch", "onnx"):
         if find_spec(name) is None:
-            raise MissingExtraError(
-                f"{name} is not installed: install slidecascade[convert] for `slidecascade train {TRANSLATOR}`."
-            )
+            raise MissingExtraError.of(name, "convert", f"for `slidecascade train {TRANSLATOR}`")
     from slidecascade_training.translator.package import package_run
     from slidecascade_training.translator.recipe import TranslatorSettings, pairs_of, train
 
@@ -192,9 +190,7 @@ def _require_extra() -> None:
     """
     for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "scipy", "sklearn", "tensorboardX"):
         if find_spec(name) is None:
-            raise MissingExtraError(
-                f"{name} is not installed: install slidecascade[train] for `slidecascade train`."
-            )
+            raise MissingExtraError.of(name, "train", "for `slidecascade train`")
     plots.require_matplotlib()
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in ("tensorflow", "torch", "jax"):

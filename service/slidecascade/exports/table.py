@@ -78,9 +78,7 @@ def _dicom(module: str, function: str) -> Callable[[ResultFolder, Inputs], Itera
         try:
             found = import_module(f"slidecascade.exports.{module}")
         except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"{error.name} is not installed: install slidecascade[dicom] for the formats of DICOM."
-            ) from error
+            raise MissingExtraError.of(error.name, "dicom", "for the formats of DICOM") from error
         pieces: Iterator[bytes] = getattr(found, function)(folder, inputs)
         return pieces
 

@@ -187,13 +187,13 @@ class _Bundle:
             yield self._figure(f"count.{name}", f"Number of {name}", count, "1")
         for name, share in summary.fractions.items():
             value = None if share.value is None else round(100 * share.value, 4)
-            key, fields = self._figure(f"fraction.{name}", f"{name} per {share.of}", value, "%")
-            parts = (("numerator", name, share.numerator), ("denominator", share.of, share.denominator))
-            components = [
-                {"code": self._concept(part, f"{part}: {what}"), "valueQuantity": _quantity(number, "1")}
-                for part, what, number in parts
-            ]
-            yield key, {**fields, "component": components}
+            parts = ((name, share.numerator), (share.of, share.denominator))
+            yield self._share(f"fraction.{name}", f"{name} per {share.of}", value, parts, "1")
+        for name, covered in (summary.area_fractions or {}).items():
+            value = None if covered.value is None else round(100 * covered.value, 4)
+            area = (f"area of {covered.class_name}", covered.numerator_mm2)
+            tissue = ("area of tissue", covered.denominator_mm2)
+            yield self._share(f"area_fraction.{name}", covered.title, value, (area, tissue), "mm2")
         for name, density in summary.densities_per_mm2.items():
             yield self._figure(f"density.{name}", f"{name} per area of tissue", density, "/mm2")
         for name, figures in (summary.areas or {}).items():
@@ -201,6 +201,17 @@ class _Bundle:
         for name, squares in (summary.patches.classes if summary.patches else {}).items():
             yield self._figure(f"area.{name}", f"Area of {name} above the threshold", squares.area_mm2, "mm2")
         yield self._figure("area.tissue", "Analysed tissue", summary.tissue_area_mm2, "mm2")
+
+    def _share(
+        self, key: str, text: str, percent: float | None, parts: Sequence[tuple[str, float | None]], unit: str
+    ) -> tuple[str, _Json]:
+        """A percentage with its numerator and denominator, `parts` in `unit`."""
+        _, fields = self._figure(key, text, percent, "%")
+        components = [
+            self._figure(part, f"{part}: {what}", number, unit)[1]
+            for part, (what, number) in zip(("numerator", "denominator"), parts, strict=True)
+        ]
+        return key, {**fields, "component": components}
 
     def _figure(self, key: str, text: str, value: float | None, unit: str) -> tuple[str, _Json]:
         found = {"dataAbsentReason": _NO_VALUE} if value is None else {"valueQuantity": _quantity(value, unit)}

@@ -4,8 +4,8 @@ In an object the flow points to its middle. Every foreground pixel follows it fo
 there is a seed, and the pixels that end around one seed are an object. Objects are dropped whose flows are not
 those that their mask would have.
 
-Cellpose takes 200 steps of every pixel. Here a pixel takes four, to the nearest pixel of where it is then; that
-pixel's own way goes on from there, so that doubling six times takes 256 steps (Wyllie, 1979). The few pixels in
+Cellpose takes 200 steps of every pixel. Here a pixel takes two, to the nearest pixel of where it is then; that
+pixel's own way goes on from there, so that doubling seven times takes 256 steps (Wyllie, 1979). The few pixels in
 which all ways end then take their steps one by one. All positions are counted from the pixel a way started in, so
 that an object is the same wherever the image starts. Cellpose also drops masks of more than 40 % of the image; how
 large that is depends on where an image ends, so here the limit is that of the pipeline.
@@ -205,8 +205,15 @@ def _in_raster_order(owner: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _foreground(flows: NDArray[np.float32], probability: float) -> NDArray[np.uint8]:
-    """255 where the logit is above the probability's."""
-    return np.asarray(cv2.compare(flows[2], math.log(probability / (1 - probability)), cv2.CMP_GT), np.uint8)
+    """255 where the logit is above the probability's: everywhere at 0, nowhere at 1."""
+    return np.asarray(cv2.compare(flows[2], _logit(probability), cv2.CMP_GT), np.uint8)
+
+
+def _logit(probability: float) -> float:
+    """Of 0 to 1, whose ends have the logits -inf and inf."""
+    if probability <= 0:
+        return -math.inf
+    return math.log(probability / (1 - probability)) if probability < 1 else math.inf
 
 
 class _FlowsHead(ObjectHead[FlowsOptions]):

@@ -64,9 +64,7 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], tls: ssl.SSLCon
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("slidecascade"):
             raise
-        raise MissingExtraError(
-            f"{error.name} is not installed: install slidecascade[service,cpu] to serve."
-        ) from error
+        raise MissingExtraError.of(error.name, "service,cpu", "to serve") from error
     service = make_service(settings)
     host, port = listeners[0].getsockname()[:2]
 

@@ -28,9 +28,7 @@ def require_dicom(task: RegionTask) -> None:
         InvalidRequestError: the slide is not DICOM, or the server cannot write DICOM.
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise InvalidRequestError(
-            "This server cannot write DICOM: the operator has to install slidecascade[dicom]."
-        )
+        raise InvalidRequestError("This server cannot write DICOM: the operator has to install its extra 'dicom'.")
     with task.open_source() as source:
         if dicom_head(source) is None:
             raise InvalidRequestError(

@@ -36,9 +36,7 @@ from slidecascade.runners.sharedmemory import Layout, Region, RegionRefusedError
 try:
     import tritonclient.grpc as triton
 except (ModuleNotFoundError, RuntimeError) as missing:  # RuntimeError when only grpcio is missing
-    raise MissingExtraError(
-        "Running models on a Triton server needs the triton extra: pip install 'slidecascade[triton]'."
-    ) from missing
+    raise MissingExtraError.of("tritonclient", "triton", "for models on a Triton server") from missing
 
 LOG = logging.getLogger(__name__)
 

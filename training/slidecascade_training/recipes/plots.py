@@ -40,9 +40,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib as mpl  # noqa: F401 - only checks the installation
     except ImportError as error:
-        raise MissingExtraError(
-            "matplotlib is not installed: install slidecascade[train] for `slidecascade train`."
-        ) from error
+        raise MissingExtraError.of("matplotlib", "train", "for `slidecascade train`") from error
 
 
 def draw_curves(path: Path, history: History, score: str) -> None:

@@ -31,6 +31,9 @@ export class ProblemError extends Error {
   }
 }
 
+/** There was no answer, or not all of one. */
+export class UnreachableError extends Error {}
+
 /** A path of the API below the server's root, which a proxy may have moved. */
 export function address(path: string): string {
   return ROOT + path;
@@ -79,8 +82,10 @@ export class Api {
 
   /** A small picture of a slide; `isFinal`: it is no stand-in, so that asking again gives no better one. */
   async thumbnail(id: string, maxPx: number): Promise<{ picture: Blob; isFinal: boolean }> {
-    const answer = await this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}&standin=1`);
-    return { picture: await answer.blob(), isFinal: !answer.headers.has(STAND_IN) };
+    return this.send(`${slidePath(id)}/thumbnail?max_px=${maxPx}&standin=1`, async (answer) => ({
+      picture: await answer.blob(),
+      isFinal: !answer.headers.has(STAND_IN),
+    }));
   }
 
   /** Whether coarse tiles of a slide are stand-ins still. */
@@ -107,24 +112,23 @@ export class Api {
 
   /** What the page shows of a region: files of its archive, heatmaps in `colormap`. */
   async region(asked: RegionRequest, colormap: string, signal: AbortSignal): Promise<Map<string, Blob>> {
-    const answer = await this.postRegion(asked, `colormap=${colormap}&without=overlay,figures`, "application/zip", signal);
-    return unzipped(await answer.blob());
+    return unzipped(await this.postRegion(asked, `colormap=${colormap}&without=overlay,figures`, "application/zip", signal));
   }
 
   /** A heatmap of a region, which is analysed again: PNG. */
   async regionHeatmap(asked: RegionRequest, name: string, colormap: string): Promise<Blob> {
     const query = new URLSearchParams({ heatmap: name, colormap });
-    return (await this.postRegion(asked, String(query), "image/png")).blob();
+    return this.postRegion(asked, String(query), "image/png");
   }
 
-  private postRegion({ request, image }: RegionRequest, query: string, accept: string, signal?: AbortSignal): Promise<Response> {
+  private postRegion({ request, image }: RegionRequest, query: string, accept: string, signal?: AbortSignal): Promise<Blob> {
     const text = JSON.stringify(request);
     const form = new FormData();
     form.append("request", text);
     if (image) form.append("image", image);
     const headers = { Accept: accept, ...(image ? {} : AS_JSON) };
     const body = image ? form : text;
-    return this.send(`v1/regions?${query}`, { method: "POST", body, headers, ...(signal ? { signal } : {}) });
+    return this.blob(`v1/regions?${query}`, { method: "POST", body, headers, ...(signal ? { signal } : {}) });
   }
 
   async models(): Promise<ModelInfo[]> {
@@ -132,14 +136,14 @@ export class Api {
   }
 
   /** A cell as a network was given it: PNG. */
-  async crop(slide: string, model: string, asked: Record<string, string>): Promise<Blob> {
+  crop(slide: string, model: string, asked: Record<string, string>): Promise<Blob> {
     const path = `${slidePath(slide)}/crops/${encodeURIComponent(model)}.png?${new URLSearchParams(asked)}`;
-    return (await this.send(path)).blob();
+    return this.blob(path);
   }
 
   /** A cell of a job as a network was given it: PNG. */
-  async jobCrop(job: string, model: string, x: string, y: string): Promise<Blob> {
-    return (await this.send(`v1/jobs/${job}/crops/${encodeURIComponent(model)}.png?x=${x}&y=${y}`)).blob();
+  jobCrop(job: string, model: string, x: string, y: string): Promise<Blob> {
+    return this.blob(`v1/jobs/${job}/crops/${encodeURIComponent(model)}.png?x=${x}&y=${y}`);
   }
 
   submit(request: object): Promise<Job> {
@@ -167,14 +171,14 @@ export class Api {
   }
 
   /** A job's file of a media type, whole. */
-  async file(job: string, mediaType: string): Promise<Blob> {
-    return (await this.send(`v1/jobs/${job}/result`, { headers: { Accept: mediaType } })).blob();
+  file(job: string, mediaType: string): Promise<Blob> {
+    return this.blob(`v1/jobs/${job}/result`, { headers: { Accept: mediaType } });
   }
 
   /** A heatmap of a job as one picture of what was analysed: PNG. */
-  async heatmap(job: string, name: string, colormap: string): Promise<Blob> {
+  heatmap(job: string, name: string, colormap: string): Promise<Blob> {
     const asked = new URLSearchParams({ heatmap: name, colormap });
-    return (await this.send(`v1/jobs/${job}/result?${asked}`, { headers: { Accept: "image/png" } })).blob();
+    return this.blob(`v1/jobs/${job}/result?${asked}`, { headers: { Accept: "image/png" } });
   }
 
   /** Which fields of a job are done. */
@@ -183,26 +187,34 @@ export class Api {
   }
 
   /** The cells of a field, see `fields.ts`. */
-  async field(job: string, index: number): Promise<ArrayBuffer> {
-    return (await this.send(`v1/jobs/${job}/fields/${index}`)).arrayBuffer();
+  field(job: string, index: number): Promise<ArrayBuffer> {
+    return this.send(`v1/jobs/${job}/fields/${index}`, (answer) => answer.arrayBuffer());
   }
 
   /** The cells that meet a box, see `boxcells.ts`. */
-  async cells(job: string, x: number, y: number, width: number, height: number): Promise<ArrayBuffer> {
+  cells(job: string, x: number, y: number, width: number, height: number): Promise<ArrayBuffer> {
     const path = `v1/jobs/${job}/cells?bbox=${x},${y},${width},${height}`;
-    return (await this.send(path, { headers: { Accept: BOX_CELLS } })).arrayBuffer();
+    return this.send(path, (answer) => answer.arrayBuffer(), { headers: { Accept: BOX_CELLS } });
   }
 
-  private async json<T>(path: string, options: RequestInit = {}): Promise<T> {
-    return (await this.send(path, options)).json() as Promise<T>;
+  private json<T>(path: string, options: RequestInit = {}): Promise<T> {
+    return this.send(path, (answer) => answer.json() as Promise<T>, options);
   }
 
-  private async send(path: string, options: RequestInit = {}): Promise<Response> {
-    const response = await fetch(address(path), { ...options, headers: { ...options.headers, ...this.headers() } });
-    if (!response.ok) {
-      throw new ProblemError(await problemOf(response));
+  private blob(path: string, options: RequestInit = {}): Promise<Blob> {
+    return this.send(path, (answer) => answer.blob(), options);
+  }
+
+  /** What `read` makes of an answer. */
+  private async send<T>(path: string, read: (answer: Response) => Promise<T>, options: RequestInit = {}): Promise<T> {
+    try {
+      const answer = await fetch(address(path), { ...options, headers: { ...options.headers, ...this.headers() } });
+      if (!answer.ok) throw new ProblemError(await problemOf(answer));
+      return await read(answer);
+    } catch (error) {
+      // That is how browsers report connections, and here nothing else does.
+      throw error instanceof TypeError ? new UnreachableError(error.message) : error;
     }
-    return response;
   }
 }
 

@@ -43,7 +43,9 @@ export class CellPanel {
       element("table", {}, element("tbody", {}, ...rows)),
       element("p", { class: "id" }, cell.id),
       button(text("copy"), () => {
-        void copy(JSON.stringify(cell.feature), "cell.geojson").then(() => (done.textContent = text("copied")));
+        void copy(JSON.stringify(cell.feature), "cell.geojson").then((isCopied) => {
+          done.textContent = text(isCopied ? "copied" : "saved");
+        });
       }),
       done,
     );

@@ -40,8 +40,17 @@ export function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-/** Copies a text; browsers allow that over HTTPS and on this computer only: elsewhere it becomes a file. */
-export async function copy(content: string, name: string): Promise<void> {
-  if (isSecureContext) await navigator.clipboard.writeText(content);
-  else download(name, new Blob([content]));
+/**
+ * Whether a text was copied; browsers allow that over HTTPS and on this computer only, and users may forbid it:
+ * else it becomes a file.
+ */
+export async function copy(content: string, name: string): Promise<boolean> {
+  const isCopied =
+    isSecureContext &&
+    (await navigator.clipboard.writeText(content).then(
+      () => true,
+      () => false,
+    ));
+  if (!isCopied) download(name, new Blob([content]));
+  return isCopied;
 }

@@ -75,7 +75,7 @@ function collection(features: object[]): Blob {
   return new Blob([content], { type: "application/geo+json" });
 }
 
-/** A line for each cell; names are quoted, so that spreadsheets read none as a formula. */
+/** A line for each cell. */
 export function csvOf(cells: readonly Cell[]): Blob {
   const measures = [...new Set(cells.flatMap((cell) => Object.keys(cell.measurements)))].sort();
   const head = ["id", "class", "x_l0", "y_l0", "probability", ...measures];

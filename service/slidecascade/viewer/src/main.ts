@@ -37,6 +37,7 @@ class Page {
   private readonly watch = new JobWatch(this.api, {
     fail: (error) => this.notices.fail(error),
     seen: () => this.noteJobs(),
+    back: () => this.notices.clear(),
   });
   private readonly estimates = new Estimates(this.api);
   private readonly comparison = new Comparison(
@@ -68,12 +69,15 @@ class Page {
   private slideIds: string[] = [];
   private slide: SlideInfo | null = null;
   private image: File | null = null;
+  private imageUrl: string | null = null;
   /** Whether it was stated that tiles of the slide are missing. */
   private isFaulty = false;
   /** Whether a slide whose file was replaced is being opened anew. */
   private isReplaced = false;
   /** Counts the slides that were chosen. */
   private turn = 0;
+  /** The job whose result is to be shown. */
+  private wanted: string | null = null;
 
   constructor() {
     this.stage = new Stage(this.api, {
@@ -107,7 +111,7 @@ class Page {
     if (state.slide) {
       await this.attempt(() => this.openSlide(state.slide as string, state.view, state.channels));
       if (state.job) await this.attempt(() => this.openJob(state.job as string, state.look));
-      if (state.job && state.other) await this.attempt(() => this.results.compare(state.other as string));
+      if (state.job && state.other) await this.attempt(() => this.results.compare(state.other as string, this.slideId));
     }
     addEventListener("hashchange", () => location.reload());
   }
@@ -140,7 +144,7 @@ class Page {
       {
         open: (job) => void this.attempt(() => this.openJob(job.id, newLook())),
         cancel: (job) => void this.attempt(async () => void (await this.api.cancel(job.id)), true),
-        compare: (job) => void this.attempt(() => this.results.compare(job.id)),
+        compare: (job) => void this.attempt(() => this.results.compare(job.id, this.slideId)),
       },
       (pipeline) => this.catalogue.infoOf(pipeline)?.kind === "cells",
     );
@@ -148,8 +152,8 @@ class Page {
     this.cellPanel = new CellPanel((cell) => this.cropsOf(cell));
     this.exports = new ExportPanel({
       file: (format, scope) => void this.attempt(() => this.saveFile(format, scope)),
-      picture: () => void this.savePicture(),
-      link: () => void this.copyLink(),
+      picture: () => void this.attempt(() => this.savePicture()),
+      link: () => void this.attempt(() => this.copyLink()),
     });
     const login = (key: string) => {
       this.api.setKey(key);
@@ -181,7 +185,7 @@ class Page {
     this.offerPipelines();
     if (this.slide) this.setSubject(this.slide);
     this.showJobs();
-    if (this.shown.findings) this.results.show(this.shown.findings, this.shown.look, this.slide?.id ?? null);
+    if (this.shown.findings) this.results.show(this.shown.findings, this.shown.look, this.slideId);
     this.cellPanel.set(this.shown.selected);
   }
 
@@ -228,6 +232,9 @@ class Page {
   }
 
   private async open(slide: SlideInfo, image: File | null, channels: string): Promise<void> {
+    // What it finds is of the slide that was shown.
+    this.regionRun.stop();
+    this.wanted = null;
     this.slide = slide;
     this.isFaulty = this.isReplaced = false;
     this.image = image;
@@ -237,7 +244,9 @@ class Page {
     this.hint.textContent = "";
     this.channels.set(slide, channels);
     this.offerPipelines();
-    await this.stage.open(slide, image ? URL.createObjectURL(image) : null, channels);
+    if (this.imageUrl) URL.revokeObjectURL(this.imageUrl);
+    this.imageUrl = image && URL.createObjectURL(image);
+    await this.stage.open(slide, this.imageUrl, channels);
     this.showEstimates();
   }
 
@@ -291,28 +300,41 @@ class Page {
       await this.watch.poll();
       return;
     }
+    const { turn } = this;
     const start = performance.now();
     this.form.setRunning(true, text("running"));
     let message = "";
     try {
       const findings = await this.regionRun.run(request, box, this.image, this.catalogue.classesOf(order.pipeline));
+      if (turn !== this.turn) return;
       const seconds = (performance.now() - start) / 1000;
       message = `${text("took")} ${numeral(seconds, 1)} s`;
       this.estimates.note(order.pipeline, box, seconds);
       this.stage.clearOverlays();
-      this.results.show(findings, newLook(), this.slide.id);
+      this.results.show(findings, newLook(), this.slideId);
     } finally {
       this.form.setRunning(false, message);
       this.showEstimates();
     }
   }
 
+  /** Shows the result of a job, and its slide; unless by then another slide or job was chosen. */
   private async openJob(id: string, look: Look): Promise<void> {
+    const { turn } = this;
     const job = await this.api.job(id);
-    if (!job.slide) return;
-    if (this.slide?.id !== job.slide || this.image) await this.openSlide(job.slide, null);
+    if (!job.slide || turn !== this.turn) return;
+    if (this.slideId !== job.slide) await this.openSlide(job.slide, null);
+    if (this.slideId !== job.slide) return;
+    this.wanted = id;
+    const findings = await this.results.ofJob(job);
+    if (this.wanted !== id) return;
     this.stage.clearOverlays();
-    this.results.show(await this.results.ofJob(job), look, this.slide?.id ?? null);
+    this.results.show(findings, look, job.slide);
+  }
+
+  /** The slide that is shown; null: none, or an image of this computer. */
+  private get slideId(): string | null {
+    return this.image ? null : (this.slide?.id ?? null);
   }
 
   private async saveFile(format: Format, scope: ExportScope): Promise<void> {
@@ -327,20 +349,19 @@ class Page {
   }
 
   private async copyLink(): Promise<void> {
-    const slide = this.image ? null : (this.slide?.id ?? null);
+    const slide = this.slideId;
     const channels = this.slide && hasChannels(this.slide) ? this.channels.query() : "";
     const shown = { job: this.shown.findings?.job ?? null, other: this.comparison.right?.job ?? null, look: this.shown.look };
     const state = { slide, view: this.stage.view(), channels, ...shown };
     history.replaceState(null, "", toHash(state));
-    await copy(location.href, "link.txt");
-    this.exports.say(text("copied"));
+    this.exports.say(text((await copy(location.href, "link.txt")) ? "copied" : "saved"));
   }
 
   /** Shows the jobs as they are now. */
   private async noteJobs(): Promise<void> {
     this.showJobs();
     if (this.slide) this.setSubject(this.slide);
-    await this.results.follow(this.jobs ?? [], this.slide?.id ?? null);
+    await this.results.follow(this.jobs ?? [], this.slideId);
     if (this.jobs && (await this.estimates.learn(this.jobs).catch(() => false))) this.showEstimates();
   }
 
@@ -354,7 +375,7 @@ class Page {
 
   private showJobs(): void {
     if (this.jobs) this.jobList.set(this.jobs);
-    else this.jobList.setNote(text("jobsOff"));
+    else this.jobList.setNote(text(this.watch.isOff ? "jobsOff" : "jobsUnknown"));
   }
 
   private acceptDrops(place: HTMLElement): void {

@@ -1,5 +1,5 @@
 // Problems and warnings, as sentences that cannot be missed.
-import { ProblemError } from "./api.ts";
+import { ProblemError, UnreachableError } from "./api.ts";
 import { button, element } from "./element.ts";
 import { text } from "./texts.ts";
 import type { Warning } from "./wire.ts";
@@ -13,13 +13,17 @@ export class Notices {
     this.root.append(this.problem, this.warnings);
   }
 
-  /** Shows an error; one of the server with the id of its request. */
+  /** Shows an error; one of the server with the id of its request, a fault of the page as such. */
   fail(error: unknown): void {
     if (error instanceof DOMException && error.name === "AbortError") return;
-    const sentence = error instanceof ProblemError ? error.problem.detail : text("unreachable");
-    const id = error instanceof ProblemError ? error.problem.request_id : "";
-    if (!(error instanceof ProblemError || error instanceof TypeError)) throw error;
-    this.state(sentence, id);
+    if (error instanceof ProblemError) {
+      this.state(error.problem.detail, error.problem.request_id);
+    } else if (error instanceof UnreachableError) {
+      this.state(text("unreachable"));
+    } else {
+      console.error(error);
+      this.state(`${text("fault")} ${String(error)}`);
+    }
   }
 
   /** Shows a sentence, with the id of a request if it has one. */

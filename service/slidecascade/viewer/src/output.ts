@@ -27,6 +27,7 @@ export async function saveFile(
 ): Promise<TextName | null> {
   if (format === "parquet") {
     if (!findings?.job || findings.isRunning) return "onlyJobs";
+    if (scope !== "all") return "wholeOnly";
     download(NAMES.parquet, await api.file(findings.job, PARQUET));
     return null;
   }

@@ -12,6 +12,8 @@ interface Overlay {
   side: Side;
   /** Null: it is being added. */
   item: OpenSeadragon.TiledImage | null;
+  /** Of a picture, which the browser keeps until it is revoked. */
+  url: string | null;
   /** Where its left top corner is, and how large its pixels are, in pixels of level 0. */
   place: Place;
 }
@@ -65,7 +67,7 @@ export class Overlays {
       this.settle(name, laid);
     }
     if (laid || opacity <= 0) return null;
-    const overlay: Overlay = { opacity, side, item: null, place };
+    const overlay: Overlay = { opacity, side, item: null, url: null, place };
     this.overlays.set(name, overlay);
     return overlay;
   }
@@ -78,8 +80,8 @@ export class Overlays {
       const wide = (bitmap.width * pixel) / slide.width;
       bitmap.close();
       if (this.overlays.get(name) !== overlay) return;
-      const source = { type: "image", url: URL.createObjectURL(content) };
-      this.add(name, overlay, source, { x: x / slide.width, y: y / slide.width, width: wide });
+      overlay.url = URL.createObjectURL(content);
+      this.add(name, overlay, { type: "image", url: overlay.url }, { x: x / slide.width, y: y / slide.width, width: wide });
     } catch (error) {
       if (this.overlays.get(name) === overlay) this.overlays.delete(name);
       throw error;
@@ -94,7 +96,7 @@ export class Overlays {
       success: (event: Event) => {
         overlay.item = (event as unknown as { item: OpenSeadragon.TiledImage }).item;
         if (this.overlays.get(name) === overlay) this.settle(name, overlay);
-        else this.viewer.world.removeItem(overlay.item);
+        else this.remove(overlay);
       },
     });
   }
@@ -108,7 +110,14 @@ export class Overlays {
       return;
     }
     this.overlays.delete(name);
-    this.viewer.world.removeItem(overlay.item);
+    this.remove(overlay);
+  }
+
+  /** Removes what was laid; a picture that is being added is removed when that is done. */
+  private remove({ item, url }: Overlay): void {
+    if (!item) return;
+    this.viewer.world.removeItem(item);
+    if (url) URL.revokeObjectURL(url);
   }
 
   /** Cuts layers that belong to a side off at the divider. */
@@ -128,7 +137,7 @@ export class Overlays {
   }
 
   clear(): void {
-    for (const { item } of this.overlays.values()) if (item) this.viewer.world.removeItem(item);
+    for (const overlay of this.overlays.values()) this.remove(overlay);
     this.overlays.clear();
   }
 

@@ -67,12 +67,16 @@ export class Results {
     stage.redraw();
   }
 
-  /** Lays the result of a second job of the slide at the right of a divider. */
-  async compare(id: string): Promise<void> {
-    if (!this.shown.findings) return;
+  /** Lays the result of a second job of the slide that is shown, whose id is `slide`, at the right of a divider. */
+  async compare(id: string, slide: string | null): Promise<void> {
+    const left = this.shown.findings;
+    const job = left && (await this.api.job(id));
+    if (!job || job.slide !== slide) return;
+    const right = await this.ofJob(job);
+    // Another result, perhaps of another slide, was chosen meanwhile.
+    if (this.shown.findings !== left) return;
     const { stage } = this.places();
-    const right = await this.ofJob(await this.api.job(id));
-    this.comparison.begin(this.shown.findings, right);
+    this.comparison.begin(left, right);
     stage.clearOverlays();
     stage.setDivider(this.comparison.share);
     this.shown.changed();
@@ -91,8 +95,9 @@ export class Results {
     const job = findings?.isRunning ? jobs.find((item) => item.id === findings.job) : undefined;
     if (!findings || !job) return;
     if (job.status === "succeeded") {
-      this.show(await ofJob(this.api, job.id, findings.classes), this.shown.look, slide);
-    } else if (await findings.update?.()) {
+      const ended = await ofJob(this.api, job.id, findings.classes);
+      if (this.shown.findings === findings) this.show(ended, this.shown.look, slide);
+    } else if ((await findings.update?.()) && this.shown.findings === findings) {
       this.places().result.set(findings, this.shown.look);
       await this.shown.refresh();
     }

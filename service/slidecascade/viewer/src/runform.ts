@@ -44,7 +44,7 @@ export class RunForm {
   private known: PipelineInfo[] = [];
 
   constructor(private readonly events: RunEvents) {
-    const start = (scope: Scope) => () => events.run(scope, this.order());
+    const start = (scope: Scope) => () => this.isValid() && events.run(scope, this.order());
     const view = button(text("runView"), start("view"), { class: "main", "data-run": "view" });
     this.boxButton = button(text("runBox"), start("box"), { disabled: true, "data-run": "box" });
     this.slideButton = button(text("runSlide"), start("slide"), { "data-run": "slide" });
@@ -126,6 +126,12 @@ export class RunForm {
     this.status.textContent = message;
   }
 
+  /** Whether all fields hold what they may; the first that does not says so. */
+  private isValid(): boolean {
+    const fields = [...this.thresholds.querySelectorAll("input"), ...(this.mppField.hidden ? [] : [this.mpp])];
+    return fields.every((field) => field.reportValidity());
+  }
+
   private order(): Order {
     const thresholds: Record<string, number> = {};
     for (const field of this.thresholds.querySelectorAll("input")) {
@@ -152,7 +158,7 @@ export class RunForm {
       ...Object.entries(chosen?.thresholds ?? {}).map(([name, value]) =>
         labelled(
           `${text("threshold")} ${name}`,
-          element("input", { type: "number", name, value, min: 0, max: 1, step: 0.01 }),
+          element("input", { type: "number", name, value, min: 0, max: 1, step: "any", required: true }),
         ),
       ),
     );

@@ -29,6 +29,8 @@ export class ShownResult {
   range: [number, number] = [0, 1];
   selected: Cell | null = null;
   private visible: Cell[] | null = [];
+  /** Counts the views that were asked for. */
+  private turn = 0;
 
   constructor(
     private readonly api: Api,
@@ -71,8 +73,9 @@ export class ShownResult {
     return umPerPx === null ? (this.host.stage().frame()?.scale ?? 0) >= OUTLINE_SCALE : umPerPx <= OUTLINE_UM_PER_PX;
   }
 
-  /** Fetches what is in view, and draws. */
+  /** Fetches what is in view, and draws; unless by then the view is another one. */
   async refresh(): Promise<void> {
+    const turn = ++this.turn;
     const { findings } = this;
     const stage = this.host.stage();
     const view = stage.view();
@@ -88,7 +91,7 @@ export class ShownResult {
     }
     const { right } = this.comparison;
     const others = right && this.isFine() ? await right.within(view).catch(() => null) : null;
-    if (findings !== this.findings) return;
+    if (turn !== this.turn || findings !== this.findings) return;
     this.visible = cells && cells.length > MAX_OUTLINES ? null : cells;
     this.comparison.visible = others && others.length <= MAX_OUTLINES ? others : [];
     const values = this.measured();

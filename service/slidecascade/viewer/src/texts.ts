@@ -50,6 +50,7 @@ const TEXTS = {
     "This server accepts no jobs: start it with --jobs FOLDER.",
     "Dieser Server nimmt keine Aufträge an: mit --jobs ORDNER starten.",
   ],
+  jobsUnknown: ["The jobs of this server are not known.", "Die Aufträge dieses Servers sind nicht bekannt."],
   open: ["Show", "Zeigen"],
   queued: ["queued", "wartet"],
   succeeded: ["done", "fertig"],
@@ -82,6 +83,7 @@ const TEXTS = {
   noCell: ["Click a cell, or press N.", "Eine Zelle anklicken oder N drücken."],
   copy: ["Copy as GeoJSON", "Als GeoJSON kopieren"],
   copied: ["Copied.", "Kopiert."],
+  saved: ["Saved as a file.", "Als Datei gespeichert."],
   exports: ["Export", "Export"],
   picture: ["Picture (PNG)", "Bild (PNG)"],
   link: ["Copy link to this view", "Link auf diese Ansicht kopieren"],
@@ -89,6 +91,10 @@ const TEXTS = {
   unreachable: [
     "The server does not answer: check the connection and try again.",
     "Der Server antwortet nicht: Verbindung prüfen und erneut versuchen.",
+  ],
+  fault: [
+    "The page failed here: reload it, and report this if it happens again.",
+    "Hier ist ein Fehler der Seite aufgetreten: neu laden, und dies melden, wenn es wieder geschieht.",
   ],
   key: ["Key of the server", "Schlüssel des Servers"],
   login: ["Use the key", "Schlüssel verwenden"],
@@ -133,6 +139,10 @@ const TEXTS = {
   exportScope: ["What is exported", "Was exportiert wird"],
   exportView: ["What is in view, with the filters set", "Was in der Ansicht liegt, mit gesetzten Filtern"],
   exportAll: ["All of the result", "Das ganze Ergebnis"],
+  wholeOnly: [
+    "A Parquet file holds all of the result: choose that above.",
+    "Eine Parquet-Datei enthält das ganze Ergebnis: dies oben wählen.",
+  ],
   tooMany: [
     "These are too many cells for a browser: fetch Parquet, or run `slidecascade export` with the job.",
     "Das sind zu viele Zellen für einen Browser: Parquet laden oder den Auftrag mit `slidecascade export` exportieren.",
