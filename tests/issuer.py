@@ -19,17 +19,23 @@ class Issuer:
     """Serves ``/.well-known/openid-configuration`` and ``/keys`` until the block ends.
 
     `rotate` gives it another key; while `is_away` it answers 503. `asked` counts requests for its keys.
+    While `hold` is cleared it does not answer, and sets `waits` when it is asked.
     """
 
     def __init__(self) -> None:
         self.asked = 0
         self.is_away = False
+        self.hold, self.waits = threading.Event(), threading.Event()
+        self.hold.set()
         self.keys: dict[str, Any] = {}
         self.rotate("first")
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if not issuer.hold.is_set():
+                    issuer.waits.set()
+                    issuer.hold.wait(60)
                 content = issuer.documents().get(self.path)
                 status = 503 if issuer.is_away else 404 if content is None else 200
                 body = json.dumps(content).encode()
@@ -48,6 +54,7 @@ class Issuer:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.hold.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -148,11 +148,11 @@ class JsonFormatter(logging.Formatter):
             line["request_id"] = request_id
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = _exception_fields(record.exc_info[1])
+            line["exception"] = exception_fields(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def _exception_fields(error: BaseException) -> list[dict[str, Any]]:
+def exception_fields(error: BaseException) -> list[dict[str, Any]]:
     """The error and its causes, outermost first: type and frames, without messages, which may contain an id."""
     chain: list[dict[str, Any]] = []
     current: BaseException | None = error

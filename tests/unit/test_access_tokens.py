@@ -8,6 +8,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def test_the_issuers_keys_are_fetched_once_and_again_when_it_has_a_new_one(issue
         accepted.caller(new)
     assert issuer.asked == 2
     clock.now += 11
-    assert accepted.needs_issuer(new)
+    assert accepted.caller_at_once(new) is None
     assert accepted.caller(new).name == "oidc:jane"
-    assert not accepted.needs_issuer(new)
+    assert accepted.caller_at_once(new) is not None
     with pytest.raises(UnauthenticatedError):
         accepted.caller(old)
 
@@ -97,6 +98,29 @@ def test_an_issuer_that_is_away_is_waited_for(issuer: Issuer, clock: Clock) -> N
     clock.now += 1900
     with pytest.raises(NotReadyError):
         accepted.caller(issuer.token())
+
+
+def test_nobody_else_waits_while_a_slow_issuer_is_asked(issuer: Issuer, clock: Clock) -> None:
+    """A token of a known key is verified at once; one of an unknown key is left to a thread that may wait."""
+    accepted = tokens_of(issuer, clock)
+    known = issuer.token()
+    accepted.caller(known)
+    issuer.rotate("second")
+    new = issuer.token()
+    clock.now += 11
+    with ThreadPoolExecutor(3) as threads:
+        try:
+            issuer.hold.clear()
+            slow = threads.submit(accepted.caller, new)
+            assert issuer.waits.wait(30)
+            at_once = [threads.submit(accepted.caller_at_once, token) for token in (known, new)]
+            also_known = threads.submit(accepted.caller, known)
+            assert [done.result(30) and True for done in at_once] == [True, None]
+            assert also_known.result(30).name == "oidc:jane"
+            assert not slow.done()
+        finally:
+            issuer.hold.set()
+        assert slow.result(30).name == "oidc:jane"
 
 
 def with_public_key_as_secret(issuer: Issuer) -> str:

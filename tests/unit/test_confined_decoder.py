@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import platform
 import signal
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -18,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import odd_images
-from slidecascade import wire
+from slidecascade import logs, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
 from slidecascade.errors import NotReadyError, UndecodableImageError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.settings import Settings
-from slidecascade.slides import confineddecoder
+from slidecascade.slides import confineddecoder, confinedprocess
 from slidecascade.slides.canvas import UNWATCHED
 from slidecascade.slides.confineddecoder import ConfinedDecoder
 from slidecascade.slides.decoder import DirectDecoder
@@ -85,6 +87,17 @@ class Recorder:
         self._then(rows)
 
 
+class Killer(Recorder):
+    """Kills a process as soon as it has been given an image."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+
+    def begun(self, rgb: Rgb) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ConfinedDecoder]:
     made = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
@@ -120,6 +133,21 @@ def test_damage_is_refused_in_the_same_words(decoder: ConfinedDecoder, name: str
     assert "the decoder ended" not in found.value.detail
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_numbers_of_a_mask_are_those_stored(decoder: ConfinedDecoder, dtype: str) -> None:
+    """Of 8 and of 16 bits, in a process as in this one; colours and damage are refused in the same words."""
+    labels = np.random.default_rng(3).integers(0, np.iinfo(dtype).max, (700, 900)).astype(dtype)
+    whole = odd_images.saved("PNG", Image.fromarray(labels))
+    for way in (decoder, DirectDecoder()):
+        assert np.array_equal(way.mask(image(whole)), labels)
+    coloured = odd_images.saved("PNG", Image.fromarray(np.zeros((4, 4, 3), np.uint8)))
+    cut = whole[:200] + bytes(200) + whole[400:]
+    for wrong, words in ((coloured, "not a grey image"), (cut, "damaged")):
+        for way in (decoder, DirectDecoder()):
+            with pytest.raises(UndecodableImageError, match=words):
+                way.mask(image(wrong))
+
+
 def test_rows_are_reported_while_the_rest_is_decoded(decoder: ConfinedDecoder) -> None:
     """In the array that is returned, which cannot be written to."""
     seen: list[bool] = []
@@ -141,11 +169,39 @@ def test_a_killed_process_takes_one_image_with_it() -> None:
     decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: deaths.append(1))
     try:
         first = _pid(decoder, large())
+        os.kill(first, signal.SIGSTOP)  # so that it is not faster
         with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
-            decoder.pixels(large(), Recorder(lambda _rows: os.kill(first, signal.SIGKILL)))
+            decoder.pixels(large(), Killer(first))
         assert deaths == [1]
         assert _pid(decoder, large()) != first
         assert deaths == [1]
+    finally:
+        decoder.close()
+
+
+def test_a_decoder_that_cannot_be_started_anew_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While descriptors lack, images are to be sent again; none of the processes is lost."""
+
+    def fail(*_arguments: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    decoder = ConfinedDecoder(1, retry_after_s=1, died=lambda: None)
+    try:
+        first = _pid(decoder, large())
+        with monkeypatch.context() as patched:
+            patched.setattr(confineddecoder, "shared_memory", fail)
+            with pytest.raises(NotReadyError, match="Too many open files"):
+                decoder.pixels(large())
+        assert _pid(decoder, large()) == first
+        os.kill(first, signal.SIGSTOP)
+        with monkeypatch.context() as patched:
+            patched.setattr(confinedprocess, "_start", fail)
+            with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+                decoder.pixels(large(), Killer(first))
+            for _ in range(2):
+                with pytest.raises(NotReadyError):
+                    decoder.pixels(large())
+        assert _pid(decoder, large()) != first
     finally:
         decoder.close()
 
@@ -194,6 +250,22 @@ def test_frames_are_decoded_as_in_this_process(decoder: ConfinedDecoder, form: s
         assert theirs.value.detail == ours.value.detail
 
 
+def test_an_exception_while_decoding_is_logged_by_its_place(
+    decoder: ConfinedDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its type and the place in the code: messages may hold what the file says."""
+    encoded = image(odd_images.saved("PNG", Image.new("L", (8, 8))))
+    other = replace(encoded, header=replace(encoded.header, size=Size(5, 3)))
+    with pytest.raises(UndecodableImageError, match="the decoder ended on it"):
+        decoder.mask(other)
+    (record,) = (each for each in caplog.records if each.message == "decoder ended")
+    line = json.loads(logs.JsonFormatter().format(record))
+    assert line["reason"] == "an exception was raised"
+    assert line["raised"][0]["type"] == "ValueError"
+    assert line["raised"][0]["frames"][-1].startswith("slides/maskpng.py:")
+    assert "broadcast" not in json.dumps(line)
+
+
 def test_frames_of_a_server_are_given_to_the_decoder() -> None:
     """What is compressed alone: plain pixels are copied."""
     given: list[bytes] = []
@@ -206,6 +278,17 @@ def test_frames_of_a_server_are_given_to_the_decoder() -> None:
     assert pixels_of(compressed, Size(8, 8), decode).shape == (8, 8, 3)
     assert (pixels_of(b"\1" * 192, Size(8, 8), decode) == 1).all()
     assert given == [compressed]
+
+
+@pytest.mark.parametrize("first", [b"\xff\xd8\xe6", b"\xff\x4f\xff\x51\0\0"])
+def test_a_frame_of_plain_pixels_may_begin_as_a_compressed_one(decoder: ConfinedDecoder, first: bytes) -> None:
+    """What has the length of its pixels is plain unless it can be decoded; another length is damage."""
+    plain = (first * 64 * 64)[: 3 * 64 * 64]
+    for decode in (decode_frame, decoder.frame):
+        pixels = pixels_of(plain + b"\0", Size(64, 64), decode)
+        assert (pixels.shape, pixels.tobytes()) == ((64, 64, 3), plain)
+        with pytest.raises(UndecodableImageError):
+            pixels_of(plain[:-1], Size(64, 64), decode)
 
 
 def test_a_stack_and_a_slide_of_channels_are_given_to_the_decoder(tmp_path: Path) -> None:

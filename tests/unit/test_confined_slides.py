@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import platform
+import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,17 +30,21 @@ import odd_slides
 import proc
 from cut_jpeg import cut_parts, tiled_jpeg_tiff
 from plain_slide import write_slide
+from slidecascade import logs
 from slidecascade.errors import NotReadyError, UnreadableSlideError
 from slidecascade.geometry import Box, Size
 from slidecascade.slides import confinedslide, confinedslides
-from slidecascade.slides.confinedslide import ConfinedSlide
+from slidecascade.slides.confinedprocess import EndedError
+from slidecascade.slides.confinedslide import ConfinedSlide, SlideProcess, _Channel, receive
 from slidecascade.slides.confinedslides import ConfinedSlides
 from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile
 from slidecascade.slides.openslides import DirectSlides, SlideOpener
 from slidecascade.slides.slide import Slide
 from slidecascade.slides.slideinfo import SlideInfo
-from slidecascade.slides.slidetask import ANSWER, Look, Looked, Opened
+from slidecascade.slides.slideprocess import _Reader
+from slidecascade.slides.slidetask import ANSWER, Answer, Eighth, Look, Looked, Opened, Read
+from slidecascade.slides.source import Rgb
 from slidecascade.slides.store import SlideStore
 
 HAS_LANDLOCK = sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) > 0
@@ -264,6 +272,147 @@ def test_a_template_that_cannot_start_asks_to_come_back(folder: Path, monkeypatc
         opened(opener, folder / "jpeg.tif")
     assert found.value.retry_after_s == 7
     opener.close()
+
+
+def test_a_read_of_all_of_a_slide_has_time_for_all_of_it(
+    slides: ConfinedSlides, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many boxes were read before; meanwhile short reads do not shorten its CPU time."""
+    given: list[tuple[str, float]] = []
+    allowed: list[float] = []
+    ask, allow = _Channel.ask, SlideProcess.allow
+
+    def noted_ask(channel: _Channel, task: Read | Eighth, size: int, seconds: float) -> tuple[Answer, Rgb | None]:
+        given.append((task.kind, seconds))
+        if task.kind == "eighth":
+            slide.read_level(0, ORIGIN)
+        return ask(channel, task, size, seconds)
+
+    def noted_allow(process: SlideProcess, memory: int, seconds: float) -> None:
+        allowed.append(seconds)
+        allow(process, memory, seconds)
+
+    monkeypatch.setattr(confinedslide, "_PX_PER_S", 100)
+    slide = confined(opened(slides, folder / "jpeg.tif"))
+    whole_s = confinedslide.LONGEST_S + slide.size_l0.area / 100
+    monkeypatch.setattr(_Channel, "ask", noted_ask)
+    monkeypatch.setattr(SlideProcess, "allow", noted_allow)
+    slide.read_level(0, ORIGIN)
+    slide.read_level(0, ORIGIN)
+    slide.read_eighth()
+    slide.read_level(0, ORIGIN)
+    short_s = confinedslide.LONGEST_S
+    assert given == [
+        ("read", whole_s),
+        ("read", short_s),
+        ("eighth", whole_s),
+        ("read", short_s),
+        ("read", short_s),
+    ]
+    assert allowed == [whole_s, short_s, whole_s, whole_s, short_s]
+    slide.close()
+
+
+class Telling:
+    """A slide whose errors name a patient."""
+
+    failed = False
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        try:
+            ANSWER.validate_python({"kind": "SMITH^JOHN"}) if level else int("SMITH^JOHN")
+        except ValueError as error:
+            raise RuntimeError("read of SMITH^JOHN") from error
+        raise AssertionError
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_what_a_file_says_is_not_logged(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    """Of an exception in a process the log has types and places, none of its messages."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        reader = _Reader(theirs, None, 1)
+        reader._slide = Telling()  # type: ignore[assignment]  # as far as it is used
+        theirs.send(reader._outcome(Read(level=level, box=(0, 0, 1, 1)), None).encoded())
+        with pytest.raises(EndedError) as ended:
+            receive(ours, 30)
+        SlideProcess(ours, 0, None, lambda: None).fail(ended.value)
+    (record,) = caplog.records
+    line = logs.JsonFormatter().format(record)
+    assert "SMITH" not in line
+    raised = json.loads(line)["raised"]
+    assert raised[0]["type"] == "RuntimeError"
+    assert len(raised) == 2
+    assert all(re.fullmatch(r"\S+\.py:\d+ \w+", frame) for error in raised for frame in error["frames"])
+    assert raised[0]["frames"][-1].endswith("read_level")
+
+
+def test_an_exception_in_a_process_is_logged_by_its_place(
+    slides: ConfinedSlides, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A confined one, which can still say where it was."""
+    slide = confined(opened(slides, folder / "jpeg.tif"))
+    with pytest.raises(UnreadableSlideError, match=ENDED):
+        slide.read_level(99, ORIGIN)
+    (record,) = (each for each in caplog.records if each.message == "decoder ended")
+    raised = json.loads(logs.JsonFormatter().format(record))["raised"]
+    assert raised[-1]["type"] == "IndexError"
+    assert any("slides/slide.py:" in frame for frame in raised[-1]["frames"])
+    slide.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kind": "fault", "fault": "SMITH^JOHN"},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "SMITH^JOHN", "frames": []}]},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "X", "frames": ["SMITH^JOHN"]}]},
+        {"kind": "fault", "fault": "an exception was raised", "raised": [{"type": "X", "frames": []}] * 99},
+    ],
+)
+def test_what_a_process_says_of_itself_is_validated(said: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ANSWER.validate_python(said)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no descriptors of processes")
+def test_limits_are_not_set_of_another_process_with_its_number() -> None:
+    """A number is used again when a process is gone; its descriptor is not."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as gone:
+        descriptor = os.pidfd_open(gone.pid)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as other:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = SlideProcess(ours, other.pid, descriptor, lambda: None)
+        process.allow(2**40, 60)
+        assert resource.prlimit(other.pid, resource.RLIMIT_DATA) == before
+        process.close()
+        process.allow(2**40, 60)
+        assert resource.prlimit(other.pid, resource.RLIMIT_DATA) == before
+        theirs.close()
+
+
+def no_descriptors(*_arguments: object, **_named: object) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_lack_of_descriptors_is_no_fault_of_a_slide(
+    slides: ConfinedSlides, deaths: Deaths, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening and reading ask to come back; the slide that is open is read as soon as there are some."""
+    slide = opened(slides, folder / "jpeg.tif")
+    for module, name in ((socket, "socketpair"), (confinedslide, "shared_memory")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, no_descriptors)
+            with pytest.raises(NotReadyError, match="Too many open files"):
+                slide.read_level(0, ORIGIN)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", no_descriptors)
+        with pytest.raises(NotReadyError):
+            opened(slides, folder / "jpeg.tif")
+    assert slide.read_level(0, ORIGIN).shape == (30, 40, 3)
+    slide.close()
+    assert deaths.count == 0
 
 
 def test_processes_end_with_their_slides(slides: ConfinedSlides, folder: Path) -> None:

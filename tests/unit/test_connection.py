@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from certificates import write_pair
 from slidecascade import logs
 from slidecascade.hosting.connection import Connection, Timeouts
-from slidecascade.hosting.openconnections import OpenConnections
+from slidecascade.hosting.handshake import Accept, over_tls
+from slidecascade.hosting.openconnections import OpenConnections, most_connections
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
@@ -46,8 +52,13 @@ class App:
 
 
 @asynccontextmanager
-async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIterator[Open]:
-    """A listener on loopback with our connections; it ends when all of them are closed."""
+async def serving(
+    app: App, timeouts: Timeouts, *, limit: int = 100, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Open]:
+    """A listener on loopback with our connections, over TLS or plain; it ends when all of them are closed.
+
+    Clients connect plainly.
+    """
     lost: list[asyncio.Event] = []
 
     class Noted(Connection):
@@ -61,16 +72,14 @@ async def serving(app: App, timeouts: Timeouts, *, limit: int = 100) -> AsyncIte
             self.lost.set()
 
     config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_keep_alive=int(LONG_S))
-    make = partial(
-        Noted,
-        config,
-        ServerState(),
-        {},
-        all_open=OpenConnections(limit),
-        timeouts=timeouts,
-        timeout_log=logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
-        retry_after_s=RETRY_AFTER_S,
-    )
+    limits: dict[str, Any] = {
+        "all_open": OpenConnections(limit),
+        "timeouts": timeouts,
+        "timeout_log": logs.Throttle(logging.getLogger("slidecascade.test"), "timeouts"),
+    }
+    make: Accept = partial(Noted, config, ServerState(), {}, retry_after_s=RETRY_AFTER_S, **limits)
+    if tls is not None:
+        make = over_tls(make, tls, **limits)
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     writers: list[asyncio.StreamWriter] = []
@@ -223,3 +232,53 @@ async def test_connections_in_use_are_not_closed(app: App) -> None:
         app.held.set()
         for reader, _ in busy:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("files", "slide_files", "expected"), [(10_000, 200, 1024), (1024, 200, 568), (400, 200, 72), (260, 200, 16)]
+)
+def test_connections_leave_descriptors_to_slides(
+    monkeypatch: pytest.MonkeyPatch, files: int, slide_files: int, expected: int
+) -> None:
+    """As many as all slides may take, but no more than half of what is there."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (files, files))
+    assert most_connections(1024, slide_files=slide_files) == expected
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a server, and of its clients."""
+    certificate, key = write_pair(tmp_path, "here")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    return server, ssl.create_default_context(cafile=certificate)
+
+
+async def test_connections_without_a_handshake_are_limited(
+    app: App, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """They make room as others that wait for their clients, for each other and for a client that speaks TLS."""
+    async with serving(app, NEVER, limit=16, tls=tls[0]) as connect:
+        silent = [await connect() for _ in range(40)]
+        reader, writer = await connect()
+        await writer.start_tls(tls[1], server_hostname="here")
+        writer.write(GET)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        closed = [await read_all(each) for each, _ in silent[:25]]
+        assert closed == [b""] * 25
+        assert not any(each.at_eof() for each, _ in silent[25:])
+
+
+async def test_a_handshake_that_does_not_begin_or_end_is_closed(
+    app: App, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """Also what is no TLS; a client whose request comes with the end of its handshake is answered."""
+    async with serving(app, but(head_s=SHORT_S), tls=tls[0]) as connect:
+        for sent in (b"", b"\x16\x03\x01\x02\x00", GET):
+            reader, writer = await connect()
+            writer.write(sent)
+            assert not (await read_all(reader)).startswith(b"HTTP")
+        reader, writer = await connect()
+        await writer.start_tls(tls[1], server_hostname="here")
+        writer.write(GET)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plain_slide import first_pixel, write_slide
-from slidecascade.errors import SettingsError, UnknownSlideError, UnreadableSlideError
+from slidecascade.errors import NotReadyError, SettingsError, UnknownSlideError, UnreadableSlideError
 from slidecascade.geometry import Box
-from slidecascade.slides.openslides import SlideOpener
+from slidecascade.slides.fileslide import FileSlide
+from slidecascade.slides.heldfile import HeldFile
+from slidecascade.slides.openslides import DirectSlides, SlideOpener
+from slidecascade.slides.shortage import is_gone
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.store import SlideStore
 from slidecascade.slides.visible import Visible
@@ -278,6 +282,54 @@ def test_a_file_that_was_removed_is_unknown(store: SlideStore, root: Path) -> No
 
     with pytest.raises(UnknownSlideError), store.open("a.tif"):
         pass
+
+
+class Failing(DirectSlides):
+    """Opens nothing: the system says why, by a number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def open(self, file: HeldFile, path: Path) -> FileSlide:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
+@pytest.mark.parametrize("private", [True, False])
+def test_a_slide_that_cannot_be_opened_now_is_not_unknown(root: Path, number: int, private: bool) -> None:
+    """A lack of descriptors, or a disk that does not answer: jobs wait for that, and requests come back."""
+    store = SlideStore([root], handles=2, max_listing=100, opener=Failing(number))
+    for opening in (store.open("a.tif", private=private), store.open_file(root / "a.tif", private=private)):
+        with pytest.raises(NotReadyError) as caught, opening:
+            pass
+        assert os.strerror(number) in caught.value.detail
+    store.close()
+
+
+def test_a_share_that_does_not_answer_is_not_an_unknown_slide(
+    store: SlideStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the path of the slide cannot be followed; other slides are listed all the same."""
+    resolve = Path.resolve
+
+    def stale(path: Path, strict: bool = False) -> Path:
+        if path.name == "a.tif":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return resolve(path, strict)
+
+    monkeypatch.setattr(Path, "resolve", stale)
+    with pytest.raises(NotReadyError), store.open("a.tif"):
+        pass
+    assert store.list_ids() == (("case 7/b.tif",), False)
+
+
+def test_what_is_not_there_or_may_not_be_read_is_gone() -> None:
+    """By the error's number, and where the service has raised it without one."""
+    gone = [errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG]
+    assert all(is_gone(OSError(number, "")) for number in gone)
+    assert is_gone(FileNotFoundError("replaced"))
+    assert not is_gone(OSError("unknown"))
 
 
 @pytest.mark.parametrize("name", ["unopenable.tiff", "truncated.svs"])

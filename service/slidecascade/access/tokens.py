@@ -122,7 +122,7 @@ def read_oidc(path: Path) -> OidcConfig:
 
 
 class Tokens:
-    """Accepts the tokens of one issuer. `caller` may wait for the issuer, where `needs_issuer` says so."""
+    """Accepts the tokens of one issuer; safe to use from several threads. `caller` may wait for the issuer."""
 
     def __init__(self, config: OidcConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
@@ -132,9 +132,10 @@ class Tokens:
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
 
-    def needs_issuer(self, token: str) -> bool:
-        """Whether `caller` would ask the issuer for its keys."""
-        return self._is_due(self._key_id(token))
+    def caller_at_once(self, token: str) -> Caller | None:
+        """As `caller`, but None where that would wait for the issuer: for an event loop."""
+        wanted = self._key_id(token)
+        return None if self._must_wait(wanted) else self._verified(token, wanted)
 
     def caller(self, token: str) -> Caller:
         """Whose token it is.
@@ -144,7 +145,17 @@ class Tokens:
             NotReadyError: the issuer's keys are not known and it cannot be reached.
         """
         wanted = self._key_id(token)
-        self._refresh(wanted)
+        if self._must_wait(wanted):
+            self._refresh(wanted)
+        return self._verified(token, wanted)
+
+    def _verified(self, token: str, wanted: _KeyId) -> Caller:
+        """Whose token it is, by the keys that are here; raises as `caller`."""
+        if self._is_stale:
+            raise NotReadyError(
+                "The issuer of tokens cannot be reached, so that tokens cannot be verified: try again later.",
+                retry_after_s=int(_PAUSE_S),
+            )
         key = self._keys.get(wanted)
         if key is None:
             raise _invalid("it is not signed with a key of the issuer")
@@ -189,6 +200,15 @@ class Tokens:
             return ALL_SLIDES
         return Visible(tuple(folder for role in roles for folder in folders.get(role, ())))
 
+    def _must_wait(self, wanted: _KeyId) -> bool:
+        """Whether the issuer is to be asked, or is being asked for keys without which nothing can be said."""
+        is_usable = wanted in self._keys and not self._is_stale
+        return self._is_due(wanted) or (self._lock.locked() and not is_usable)
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._fetched_at is None or self._clock() - self._fetched_at >= _STALE_S
+
     def _is_due(self, wanted: _KeyId) -> bool:
         now = self._clock()
         if self._tried_at is not None and now - self._tried_at < _PAUSE_S:
@@ -220,11 +240,6 @@ class Tokens:
                     self._fetched_at = self._clock()
                 except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
                     LOG.warning("issuer not reached", extra={"fields": {"reason": type(error).__name__}})
-            if self._fetched_at is None or self._clock() - self._fetched_at >= _STALE_S:
-                raise NotReadyError(
-                    "The issuer of tokens cannot be reached, so that tokens cannot be verified: try again later.",
-                    retry_after_s=int(_PAUSE_S),
-                )
 
     def _fetch(self) -> Mapping[_KeyId, jwt.PyJWK]:
         with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False) as client:

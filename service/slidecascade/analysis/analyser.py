@@ -295,6 +295,11 @@ class Analyser:
         return expected
 
     @property
+    def decoder(self) -> Decoder:
+        """Where images that callers send are decoded."""
+        return self._decoder
+
+    @property
     def threads(self) -> int:
         """Number of concurrent tiles."""
         return self._threads

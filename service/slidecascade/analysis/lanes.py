@@ -11,7 +11,8 @@ from typing import Final
 
 JOB_NICENESS: Final = 5
 """How far threads of jobs stand back. Linux gives a thread of niceness 5 a third of the time of one of niceness 0:
-where both want all cores a job keeps a quarter of them, and a region takes a third longer."""
+where both want all cores a job keeps a quarter of them, and a region takes a third longer. Confined processes read
+and decode for jobs and regions alike, and at niceness 0."""
 
 
 class Lanes:

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from types import FrameType
 
 from slidecascade import logs
+from slidecascade.cores import usable_cores
 from slidecascade.errors import ListenError, MissingExtraError, SettingsError
 from slidecascade.heaps import share_heaps
 from slidecascade.hosting.tls import tls_context
@@ -59,6 +60,7 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], tls: ssl.SSLCon
         from slidecascade.hosting.bento_entry import make_service
         from slidecascade.hosting.supervisor import ModelProcesses
         from slidecascade.hosting.uvicorn_server import run
+        from slidecascade.slides.confinedslide import most_files
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("slidecascade"):
             raise
@@ -77,6 +79,7 @@ def _run(settings: Settings, listeners: Sequence[socket.socket], tls: ssl.SSLCon
             tls=tls,
             max_connections=settings.max_connections,
             retry_after_s=settings.retry_after_s,
+            slide_files=most_files() * (settings.slide_handles + (settings.threads or usable_cores())),
         )
 
 

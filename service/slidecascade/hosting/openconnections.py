@@ -12,7 +12,7 @@ from slidecascade.logs import Throttle
 LOG = logging.getLogger(__name__)
 
 _RESERVED_FILES: Final = 256
-"""File descriptors reserved for other uses: slides, models, sockets to other servers, and a margin for bursts."""
+"""File descriptors reserved for other uses: models, sockets to other servers, and a margin for bursts."""
 
 _MIN_CONNECTIONS: Final = 16
 
@@ -88,9 +88,14 @@ class OpenConnections:
         connection.take_turn()
 
 
-def most_connections(requested: int) -> int:
-    """`requested`, or fewer if the limit of open files of this process is lower."""
+def most_connections(requested: int, *, slide_files: int = 0) -> int:
+    """`requested`, or fewer if the limit of open files of this process is lower.
+
+    Args:
+        slide_files: descriptors that slides may take. They leave half of what is there to connections.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return requested
-    return max(_MIN_CONNECTIONS, min(requested, files - _RESERVED_FILES))
+    free = files - _RESERVED_FILES
+    return max(_MIN_CONNECTIONS, min(requested, free - min(slide_files, free // 2)))

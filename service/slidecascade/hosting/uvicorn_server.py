@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slidecascade import logs
 from slidecascade.errors import SlideCascadeError
 from slidecascade.hosting.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
+from slidecascade.hosting.handshake import Accept, over_tls
 from slidecascade.hosting.openconnections import OpenConnections, most_connections
 
 LOG = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def run(
     ready: Callable[[], None],
     max_connections: int,
     retry_after_s: int,
+    slide_files: int = 0,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     tls: ssl.SSLContext | None = None,
 ) -> int:
@@ -48,22 +51,19 @@ def run(
     `ready` is called after startup.
 
     At most `max_connections` connections are open, fewer if the limit of open files is lower; clients beyond that
-    are asked to come back after `retry_after_s`.
+    are asked to come back after `retry_after_s`. Of the files, `slide_files` are for slides.
 
     Raises:
         SlideCascadeError: when the application failed to start.
     """
     service = _Startup(app, ready)
-    connection = partial(
-        Connection,
-        all_open=OpenConnections(most_connections(max_connections)),
-        retry_after_s=retry_after_s,
-        timeouts=timeouts,
-        timeout_log=logs.Throttle(LOG, "connections timed out"),
-    )
+    all_open = OpenConnections(most_connections(max_connections, slide_files=slide_files))
+    timeout_log = logs.Throttle(LOG, "connections timed out")
+    limits: dict[str, Any] = {"all_open": all_open, "timeouts": timeouts, "timeout_log": timeout_log}
+    connection: Accept = partial(Connection, retry_after_s=retry_after_s, **limits)
     config = uvicorn.Config(
         service,
-        http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
+        http=connection if tls is None else over_tls(connection, tls, **limits),  # type: ignore[arg-type]  # called only
         ws="none",
         lifespan="on",
         log_config=None,
@@ -74,7 +74,7 @@ def run(
         timeout_graceful_shutdown=_RESPONSES_GRACE_S,
     )
     config.load()
-    config.ssl = tls
+    config.ssl = None  # connections of TLS begin plainly, see `slidecascade.hosting.handshake`
     try:
         _Server(config).run(sockets=list(listeners))
     except SystemExit as ended:

@@ -29,6 +29,7 @@ from slidecascade.slides.channels import Samples
 from slidecascade.slides.confinedprocess import EndedError, StartedProcess, shared_memory
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.decodertask import ANSWER, MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
+from slidecascade.slides.shortage import not_ready
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.upload import EncodedImage
 
@@ -80,6 +81,15 @@ class ConfinedDecoder:
         found: Rgb = self._decoded(task, image.data, watch, image.header.decoder_bytes)
         return found
 
+    def mask(self, image: EncodedImage, watch: Watch = UNWATCHED) -> NDArray[np.uint16]:
+        """See `slidecascade.slides.decoder.Decoder`."""
+        size = image.header.size
+        shape = (size.height, size.width, 1)
+        task = Task(encoded_bytes=len(image.data), shape=shape, dtype="uint16", form="mask")
+        decoder_bytes = task.pixel_bytes + image.header.decoder_bytes
+        found: NDArray[np.uint16] = self._decoded(task, image.data, watch, decoder_bytes)[..., 0]
+        return found
+
     def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
         """See `slidecascade.slides.decoder.Decoder`."""
         kind: Literal["uint8", "uint16"] = "uint16" if dtype == "uint16" else "uint8"
@@ -101,7 +111,7 @@ class ConfinedDecoder:
             return process.decode(task, data, watch, decoder_bytes)
         except EndedError as error:
             ready = process.confined is not None
-            fields = {"form": task.form, "reason": str(error), "code": process.kill()}
+            fields = {"form": task.form, "code": process.kill(), **error.fields}
             LOG.error("decoder ended" if ready else "decoder did not start", extra={"fields": fields})
             self._died()
             if not ready:
@@ -113,8 +123,10 @@ class ConfinedDecoder:
                 "The image cannot be decoded: the decoder ended on it, as it does on data made to break it; save "
                 "it again with another program."
             ) from None
+        except OSError as error:  # no descriptors or memory here: the process was not asked
+            raise not_ready(error) from error
         finally:
-            self._idle.put(process if process.is_alive else _Process())
+            self._idle.put(_alive(process) or process)
             if self._closed:
                 self.close()
 
@@ -123,7 +135,13 @@ class ConfinedDecoder:
         while True:
             with suppress(queue.Empty):
                 found = self._idle.get(timeout=_WAIT_S)
-                return found if found.is_alive else _Process()
+                if (process := _alive(found)) is not None:
+                    return process
+                self._idle.put(found)  # it is replaced when that is possible
+                raise NotReadyError(
+                    "No process to decode images could be started: ask the operator to look at the log.",
+                    retry_after_s=self._retry_after_s,
+                )
             watch.reached(0)
 
     def close(self) -> None:
@@ -137,6 +155,18 @@ class ConfinedDecoder:
 def open_decoder(processes: int, *, retry_after_s: int, died: Callable[[], None]) -> Decoder:
     """A `ConfinedDecoder`, or with no processes one that decodes in this process."""
     return ConfinedDecoder(processes, retry_after_s=retry_after_s, died=died) if processes else DIRECT
+
+
+def _alive(process: _Process) -> _Process | None:
+    """`process`, or a new one where it has ended; None where none can be started."""
+    if process.is_alive:
+        return process
+    process.kill()  # its socket is open still
+    try:
+        return _Process()
+    except OSError:
+        LOG.exception("a decoder cannot be started")
+        return None
 
 
 class _Process(StartedProcess):
@@ -180,7 +210,7 @@ class _Process(StartedProcess):
         if end.damage is not None:
             raise UndecodableImageError("".join(filter(str.isprintable, end.damage)))
         if end.fault is not None:
-            raise EndedError(end.fault)
+            raise EndedError(end.fault, end.raised)
         return pixels
 
     def _follow(self, task: Task, watch: Watch) -> Ended:

@@ -7,17 +7,31 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 from slidecascade.privacy import SWITCHES
+from slidecascade.slides.fault import RaisedError
 
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class EndedError(Exception):
-    """A process died, or said what it must not."""
+    """A process died, or said what it must not; `raised` is what it says of its own failure."""
+
+    def __init__(self, reason: str, raised: Sequence[RaisedError] = ()) -> None:
+        super().__init__(reason)
+        self._raised = tuple(raised)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For the log."""
+        found: dict[str, Any] = {"reason": str(self)}
+        if self._raised:
+            found["raised"] = [error.model_dump() for error in self._raised]
+        return found
 
 
 class StartedProcess:
@@ -50,7 +64,8 @@ def _start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
         "OPENBLAS_NUM_THREADS": "1",  # threads that are there before a process is confined would not be
         **SWITCHES,
     }
-    with theirs:
+    with ExitStack() as failed, theirs:
+        failed.callback(ours.close)
         process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
             [sys.executable, "-P", "-m", program, str(theirs.fileno())],
             env=environment,
@@ -60,6 +75,7 @@ def _start(program: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # a terminal's Ctrl-C must not end it before requests are done
         )
+        failed.pop_all()
     return process, ours
 
 

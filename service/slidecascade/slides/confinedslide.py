@@ -28,6 +28,7 @@ from slidecascade.geometry import Box
 from slidecascade.slides.confinedprocess import EndedError, shared_memory
 from slidecascade.slides.eighths import EIGHTH
 from slidecascade.slides.fileslide import FileSlide
+from slidecascade.slides.shortage import not_ready
 from slidecascade.slides.slidetask import (
     ANSWER,
     MESSAGE_BYTES,
@@ -48,7 +49,8 @@ from slidecascade.slides.source import Rgb
 LOG = logging.getLogger(__name__)
 
 LONGEST_S: Final = 120.0
-"""Time for an answer. The first read may look at all of the slide, for which there is more."""
+"""Time for an answer. There is more for reads that look at all of a slide: at an eighth, and the first one, which
+may."""
 
 _PX_PER_S: Final = 10**7
 """Pixels of level 0 that are looked at in a second, at least."""
@@ -60,6 +62,8 @@ _COPIES: Final = 4
 """How often pixels are in the memory of a process while it reads them, at most."""
 
 _MOST_CHANNELS: Final = 8
+_CHANNEL_FILES: Final = 2
+_PROCESS_FILES: Final = 3
 _KEPT_BYTES: Final = 16 * 2**20
 """Shared memory that a channel keeps for its next reads; for larger ones it is made anew."""
 
@@ -67,6 +71,16 @@ ENDED: Final = (
     "The slide cannot be read: the process that read it ended, as it does on files made to break it; check the "
     "slide in a viewer and copy it again."
 )
+
+
+def most_channels() -> int:
+    """How many reads of a slide go on at the same time."""
+    return min(usable_cores() + 2, _MOST_CHANNELS)
+
+
+def most_files() -> int:
+    """File descriptors of an open slide, at most: its file, its process and the socket to it, and its channels."""
+    return _PROCESS_FILES + _CHANNEL_FILES * most_channels()
 
 
 class SlideProcess:
@@ -115,7 +129,11 @@ class SlideProcess:
 
     def allow(self, memory: int, seconds: float) -> None:
         """Set the limits of memory, in bytes besides what it always may take, and of CPU time on each core."""
-        with suppress(OSError, ValueError):  # a process that has died is found out when it is used
+        with self._lock, suppress(OSError, ValueError):  # a process that has died is found out when it is used
+            if self._is_over:
+                return
+            if self._descriptor is not None:
+                signal.pidfd_send_signal(self._descriptor, 0)  # raises where another one may have its number
             used_s = time.clock_gettime(~self.pid << 3 | 2)  # its CPU time, see clock_getcpuclockid(3)
             most_s = int(used_s + seconds * self._cores) + 1
             for kind, most in ((resource.RLIMIT_DATA, _SPARE_BYTES + memory), (resource.RLIMIT_CPU, most_s)):
@@ -125,7 +143,7 @@ class SlideProcess:
     def fail(self, error: EndedError) -> None:
         """End it because of `error`, which is logged and counted once."""
         if self.close():
-            LOG.error("decoder ended", extra={"fields": {"slide": True, "reason": str(error)}})
+            LOG.error("decoder ended", extra={"fields": {"slide": True, **error.fields}})
             self._died()
 
     def close(self) -> bool:
@@ -156,8 +174,9 @@ class ConfinedSlide(FileSlide):
         self._changed = threading.Condition()
         self._idle: list[_Channel] = []
         self._channels: list[_Channel] = []
-        self._most_channels = min(usable_cores() + 2, _MOST_CHANNELS)
+        self._most_channels = most_channels()
         self._pending_bytes = 0
+        self._pending_seconds: list[float] = []
 
     @property
     def pid(self) -> int:
@@ -199,13 +218,21 @@ class ConfinedSlide(FileSlide):
             channel.close()
 
     def _ask(self, task: Read | Eighth, pixel_bytes: int) -> tuple[Answer, Rgb | None]:
-        """The answer to `task`, and the pixels that it says are there; raises UnreadableSlideError."""
-        seconds = LONGEST_S if self._has_read else LONGEST_S + self.size_l0.area / _PX_PER_S
+        """The answer to `task`, and the pixels that it says are there.
+
+        Raises:
+            UnreadableSlideError: the slide is damaged, or the process has ended.
+            NotReadyError: there is no room to read now.
+        """
+        is_whole = isinstance(task, Eighth) or not self._has_read
+        seconds = LONGEST_S + (self.size_l0.area / _PX_PER_S if is_whole else 0)
         try:
             with self._taken(pixel_bytes, seconds) as channel:
                 answer, pixels = channel.ask(task, pixel_bytes, seconds)
         except EndedError as error:
             raise self._ended(error) from None
+        except OSError as error:  # no descriptors or memory here: the process was not asked
+            raise not_ready(error) from error
         self._has_read = True
         if isinstance(answer, Refused):
             self._failed = self._failed or answer.is_failed
@@ -225,12 +252,15 @@ class ConfinedSlide(FileSlide):
                 self._idle.append(self._channels[-1])
             channel = self._idle.pop()
             self._pending_bytes += pixel_bytes
-            self._process.allow(_COPIES * self._pending_bytes, seconds)
+            self._pending_seconds.append(seconds)
+            # A short read must not shorten what a long one, which goes on, was given.
+            self._process.allow(_COPIES * self._pending_bytes, max(self._pending_seconds))
         try:
             yield channel
         finally:
             with self._changed:
                 self._pending_bytes -= pixel_bytes
+                self._pending_seconds.remove(seconds)
                 self._idle.append(channel)
                 self._changed.notify()
 
@@ -295,7 +325,7 @@ def receive(channel: socket.socket, seconds: float) -> Answer:
     if answer is None:
         raise EndedError("it died")
     if answer.kind == "fault":
-        raise EndedError(answer.fault)
+        raise EndedError(answer.fault, answer.raised)
     return answer
 
 

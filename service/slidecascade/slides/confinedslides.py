@@ -100,7 +100,7 @@ class ConfinedSlides:
     def _start(self, rights: Start, descriptors: list[int]) -> SlideProcess:
         """A process that is confined; raises NotReadyError."""
         for _ in range(_TRIES):
-            with suppress(EndedError):
+            with suppress(EndedError), _reported():
                 with self._lock:
                     if self._is_closed:
                         break
@@ -122,6 +122,16 @@ class ConfinedSlides:
 def open_slides(processes: int, *, retry_after_s: int, died: Callable[[], None]) -> SlideOpener:
     """`ConfinedSlides`, or with no processes that decode, slides that this process reads."""
     return ConfinedSlides(retry_after_s=retry_after_s, died=died) if processes else DirectSlides()
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Log a lack of descriptors or of processes, and raise EndedError for it."""
+    try:
+        yield
+    except OSError as error:
+        LOG.exception("slide processes cannot be started")
+        raise EndedError("there is no room for it") from error
 
 
 class _Looker:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slidecascade.geometry import Size
 from slidecascade.slides.canvas import UNWATCHED, Watch
 from slidecascade.slides.channels import Samples
 from slidecascade.slides.frame import decode_frame
+from slidecascade.slides.maskpng import decode_mask
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import EncodedImage
@@ -31,6 +35,10 @@ class Decoder(Protocol):
         """
         ...
 
+    def mask(self, image: EncodedImage, watch: Watch = UNWATCHED) -> NDArray[np.uint16]:
+        """The numbers of a PNG, see `slidecascade.slides.maskpng.decode_mask`; raises as `pixels`."""
+        ...
+
     def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
         """A strip of a stack, see `slidecascade.slides.stack.StripDecoder`; raises as `pixels`."""
         ...
@@ -52,6 +60,10 @@ class DirectDecoder:
     def pixels(self, image: EncodedImage, watch: Watch = UNWATCHED) -> Rgb:
         """See `Decoder`."""
         return image.decode_watched(watch)
+
+    def mask(self, image: EncodedImage, watch: Watch = UNWATCHED) -> NDArray[np.uint16]:  # noqa: ARG002
+        """See `Decoder`."""
+        return decode_mask(image.data, image.header.size)
 
     def strip(self, data: bytes, size: Size, dtype: str) -> Samples:
         """See `Decoder`."""

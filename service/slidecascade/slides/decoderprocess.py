@@ -12,7 +12,6 @@ import os
 import resource
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -26,7 +25,9 @@ from slidecascade.errors import UndecodableImageError
 from slidecascade.geometry import Size
 from slidecascade.seccomp import filter_calls
 from slidecascade.slides.decodertask import MESSAGE_BYTES, STOP, Confined, Ended, Reached, Task
+from slidecascade.slides.fault import raised_by
 from slidecascade.slides.frame import decode_frame
+from slidecascade.slides.maskpng import decode_mask
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import decode_strip
 from slidecascade.slides.upload import open_image
@@ -87,7 +88,7 @@ def _warm_up() -> None:
             decode_frame(stream.getvalue(), Size(4, 4))
     with suppress(UndecodableImageError):
         decode_frame(b"", Size(4, 4))
-    traceback.format_exc()
+    raised_by(ValueError())
 
 
 def _work(channel: socket.socket) -> bool:
@@ -116,16 +117,17 @@ def _outcome(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket)
         return Ended()
     except MemoryError:
         return Ended(fault="more memory is needed than the header says")
-    except Exception:  # noqa: BLE001 - the worker boundary
-        return Ended(fault=traceback.format_exc()[-2000:])
+    except Exception as error:  # noqa: BLE001 - the worker boundary
+        return Ended(fault="an exception was raised", raised=raised_by(error))
 
 
 def _decoded(task: Task, data: bytes, shared: mmap.mmap, channel: socket.socket) -> Ended:
     """How it ended, with the pixels in `shared`; raises UndecodableImageError, and what broken decoders raise."""
     height, width, channels = task.shape
-    if task.form == "strip":
+    if task.form in ("strip", "mask"):
+        size = Size(width, height)
         samples = np.frombuffer(shared, task.dtype, height * width).reshape(height, width)
-        samples[...] = decode_strip(data, Size(width, height), task.dtype)
+        samples[...] = decode_mask(data, size) if task.form == "mask" else decode_strip(data, size, task.dtype)
         return Ended()
     pixels = np.frombuffer(shared, np.uint8, task.pixel_bytes).reshape(height, width, channels)
     if task.form == "frame":

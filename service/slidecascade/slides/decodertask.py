@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from slidecascade.slides.fault import Raised, Reason
+
 MESSAGE_BYTES: Final = 2**14
 STOP: Final = 1
 """The byte behind the pixels when the service does not want them any more."""
@@ -25,14 +27,14 @@ class _Message(BaseModel):
 class Task(_Message):
     """An image of `encoded_bytes`, whose pixels of `shape` (H, W, C) go to the start of shared memory.
 
-    A strip of the channels of a stack has C = 1 and its own type; an image, and a frame of a DICOM slide, is RGB
-    of 8 bits.
+    A strip of the channels of a stack, and a mask, have C = 1 and their own type; an image, and a frame of a DICOM
+    slide, is RGB of 8 bits.
     """
 
     encoded_bytes: int
     shape: tuple[int, int, int]
     dtype: Literal["uint8", "uint16"] = "uint8"
-    form: Literal["image", "strip", "frame"] = "image"
+    form: Literal["image", "mask", "strip", "frame"] = "image"
 
     @property
     def pixel_bytes(self) -> int:
@@ -65,7 +67,8 @@ class Ended(_Message):
 
     kind: Literal["ended"] = "ended"
     damage: Annotated[str, Field(max_length=1000)] | None = None
-    fault: Annotated[str, Field(max_length=4000)] | None = None
+    fault: Reason | None = None
+    raised: Raised = ()
 
 
 Answer = Annotated[Confined | Reached | Ended, Field(discriminator="kind")]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slidecascade.errors import UnreadableSlideError
+from slidecascade.errors import SlideCascadeError, UnreadableSlideError
 from slidecascade.geometry import Box
 from slidecascade.slides import content
+from slidecascade.slides.shortage import is_gone, not_ready
 from slidecascade.slides.slideinfo import InfoSlide, SlideInfo
 from slidecascade.slides.source import Rgb
 
@@ -49,13 +50,14 @@ class FileSlide(InfoSlide, ABC):
 
         Raises:
             UnreadableSlideError: a file of the slide cannot be read.
+            NotReadyError: nor can any other file now.
         """
         if self._content_id is None:
             try:
                 files = content.files_of(self.path, series=self.marks.series)
                 self._content_id = content.id_of_files(files, quickhash=self.marks.quickhash)
             except OSError as error:
-                raise UnreadableSlideError(_UNREADABLE_FILE) from error
+                raise _unreadable(error) from error
         return self._content_id
 
     @property
@@ -64,6 +66,7 @@ class FileSlide(InfoSlide, ABC):
 
         Raises:
             UnreadableSlideError: a file of the slide cannot be read.
+            NotReadyError: nor can any other file now.
         """
         if self.marks.instance is None:
             return None
@@ -71,7 +74,7 @@ class FileSlide(InfoSlide, ABC):
             files = content.files_of(self.path, series=self.marks.series)
             return next((path for path in files if content.is_instance(path, self.marks.instance)), None)
         except OSError as error:
-            raise UnreadableSlideError(_UNREADABLE_FILE) from error
+            raise _unreadable(error) from error
 
     @property
     @abstractmethod
@@ -109,3 +112,7 @@ class FileSlide(InfoSlide, ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the file. No thread may be reading, and none may read afterwards."""
+
+
+def _unreadable(error: OSError) -> SlideCascadeError:
+    return UnreadableSlideError(_UNREADABLE_FILE) if is_gone(error) else not_ready(error)

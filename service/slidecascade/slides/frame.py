@@ -27,9 +27,14 @@ def pixels_of(data: bytes, size: Size, decode: FrameDecoder) -> Rgb:
     Raises:
         UndecodableImageError: damaged, of another size, or compressed in another way than JPEG and JPEG 2000.
     """
+    may_be_stored = size.area * 3 <= len(data) <= size.area * 3 + 1  # frames are padded to an even length
     if data.startswith((_JPEG, *_JPEG_2000)):
-        return decode(data, size)
-    if size.area * 3 <= len(data) <= size.area * 3 + 1:
+        try:
+            return decode(data, size)
+        except UndecodableImageError:
+            if not may_be_stored:
+                raise  # else its first pixel has the values that compressed frames begin with
+    if may_be_stored:
         return np.frombuffer(data, np.uint8, count=size.area * 3).reshape(size.height, size.width, 3)
     raise UndecodableImageError("a compression that is not supported")
 

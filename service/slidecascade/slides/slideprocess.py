@@ -16,7 +16,6 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -32,6 +31,7 @@ from slidecascade.geometry import Box
 from slidecascade.heaps import share_heaps
 from slidecascade.seccomp import filter_calls
 from slidecascade.slides import jpeg, tiff
+from slidecascade.slides.fault import raised_by
 from slidecascade.slides.heldfile import HeldFile
 from slidecascade.slides.slide import Slide, TileCache, can_open
 from slidecascade.slides.slidetask import (
@@ -104,7 +104,7 @@ def _warm_up() -> None:
                 slide.read_eighth(1)
                 slide.unstored_share(0, Box(0, 0, 1, 1))
     can_open(Path("/dev/null"))
-    traceback.format_exc()
+    raised_by(ValueError())
 
 
 def _slide_of(tile: bytes) -> bytes:
@@ -205,8 +205,8 @@ class _Reader:
             return Refused(detail=error.detail, is_failed=self._slide is not None and self._slide.failed)
         except MemoryError:
             return Fault(fault="more memory is needed than a slide may take")
-        except Exception:  # noqa: BLE001 - the worker boundary
-            return Fault(fault=traceback.format_exc()[-2000:])
+        except Exception as error:  # noqa: BLE001 - the worker boundary
+            return Fault(fault="an exception was raised", raised=raised_by(error))
 
     def _done(self, task: Open | Look | Join | Read | Eighth, room: mmap.mmap | None) -> Answer:
         match task:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from slidecascade.geometry import Box
 from slidecascade.slides.channels import RGB
+from slidecascade.slides.fault import Raised, Reason
 from slidecascade.slides.fileslide import Marks
 from slidecascade.slides.slideinfo import SlideInfo
 
@@ -169,7 +170,8 @@ class Fault(_Message):
     """What no file should have caused."""
 
     kind: Literal["fault"] = "fault"
-    fault: Annotated[str, Field(max_length=_MOST_TEXT)]
+    fault: Reason
+    raised: Raised = ()
 
 
 Task = Open | Look | Join | Read | Eighth

@@ -15,6 +15,7 @@ from slidecascade.slides import content
 from slidecascade.slides.channels import Intensity, Samples, composite, measure
 from slidecascade.slides.doubts import Stated
 from slidecascade.slides.facts import DENSE_SAMPLES, sample_boxes
+from slidecascade.slides.shortage import is_gone, not_ready
 from slidecascade.slides.slideinfo import SlideInfo, mpp_of
 from slidecascade.slides.source import Rgb
 from slidecascade.slides.stack import StripDecoder, TiffStack, decode_strip, has_stack, read_stack
@@ -155,6 +156,8 @@ class StackSlide(StackImage):
             try:
                 self._content_id = content.id_of_files([self._path])
             except OSError as error:
+                if not is_gone(error):
+                    raise not_ready(error) from error
                 raise UnreadableSlideError(
                     "The slide opens but its file cannot be read: check the permissions or copy it again."
                 ) from error

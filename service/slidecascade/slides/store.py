@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slidecascade.errors import SettingsError, SlideCascadeError, UnknownSlideError, UnreadableSlideError
+from slidecascade.errors import (
+    NotReadyError,
+    SettingsError,
+    SlideCascadeError,
+    UnknownSlideError,
+    UnreadableSlideError,
+)
 from slidecascade.slides.decoder import DIRECT, Decoder
 from slidecascade.slides.dicomwebslide import PREFIX, DicomWebSlide, DicomWebSlides
 from slidecascade.slides.fileslide import FileSlide
 from slidecascade.slides.heldfile import HeldFile, file_state
 from slidecascade.slides.openslides import DirectSlides, SlideOpener
+from slidecascade.slides.shortage import is_gone, not_ready
 from slidecascade.slides.slideid import id_of, path_of
 from slidecascade.slides.stackimage import StackSlide, is_stack, may_be_stack
 from slidecascade.slides.visible import ALL_SLIDES, Visible
@@ -118,7 +125,7 @@ class SlideStore:
             UnknownSlideError: no such file, whatever the reason: an id that leaves the root, or a slide that is
                 not `visible`, is reported as one that does not exist.
             UnreadableSlideError: the file is no slide, or damaged.
-            NotReadyError: the DICOMweb server of the slide is away.
+            NotReadyError: the DICOMweb server of the slide is away, or no file can be opened now.
         """
         if self._dicomweb is not None and slide_id.startswith(PREFIX):
             if not visible.has_server(slide_id):
@@ -135,6 +142,7 @@ class SlideStore:
 
         Raises:
             UnreadableSlideError: the file is gone, no slide, or damaged.
+            NotReadyError: no file can be opened now.
         """
         gone = UnreadableSlideError("The uploaded slide is not stored any more: send it again as a new job.")
         place = _Place(path, path.parent)
@@ -146,7 +154,7 @@ class SlideStore:
         try:
             handle = self._opened(place) if private else self._acquire(place)
         except OSError as error:  # gone since it was located, or something else is in its place
-            raise gone from error
+            raise (gone if is_gone(error) else not_ready(error)) from error
         try:
             yield handle.slide
         finally:
@@ -173,7 +181,7 @@ class SlideStore:
         """Whether the id opens a slide that is visible; that of a file below one root may be another root's."""
         try:
             located = self._locate(slide_id, visible)
-        except UnknownSlideError:
+        except (UnknownSlideError, NotReadyError):
             return False
         return recognises(located.path) or is_stack(located.path)
 
@@ -272,7 +280,11 @@ def _unknown(slide_id: str) -> UnknownSlideError:
 
 
 def _inside(root: Path, path: Path) -> _Place | None:
-    """The file `path` leads to, links followed, when it and its companion folder are inside `root`."""
+    """The file `path` leads to, links followed, when it and its companion folder are inside `root`.
+
+    Raises:
+        NotReadyError: the disk does not answer.
+    """
     try:
         target = path.resolve(strict=True)
         if not target.is_file() or not target.is_relative_to(root):
@@ -280,8 +292,12 @@ def _inside(root: Path, path: Path) -> _Place | None:
         # A MIRAX slide is a file and a folder of the same name, which OpenSlide follows too.
         companion = target.with_suffix("").resolve()
         return _Place(target, root) if companion.is_relative_to(root) else None
-    except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a name no file can have
+    except (RuntimeError, ValueError):  # a loop of links, a name no file can have
         return None
+    except OSError as error:
+        if is_gone(error):
+            return None
+        raise not_ready(error) from error
 
 
 def _require_unchanged(file: HeldFile, place: _Place) -> None:

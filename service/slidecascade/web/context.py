@@ -28,6 +28,7 @@ from slidecascade.web.readiness import Readiness
 from slidecascade.web.regions import Regions
 from slidecascade.web.rest import create_app
 from slidecascade.web.submission import Submissions
+from slidecascade.web.tensors import MAX_RUN_PX
 
 NATIVE_ROUTE: Final = "/analyze_region"
 """The path of BentoML's clients for regions."""
@@ -43,6 +44,8 @@ NATIVE_CANCEL_ROUTE: Final = "/cancel_job"
 WORK_PATHS: Final = frozenset({"/v1/regions", NATIVE_ROUTE})
 _LOOKUP_THREADS = 4
 _PICTURE_THREADS = 4
+_SUBMISSION_THREADS = 8
+"""They mostly wait: for memory to decode an image, for servers of slides."""
 
 
 class Process:
@@ -72,7 +75,8 @@ class Process:
         self.regions = Regions(analyser, settings, metrics)
         self._inferences = Inferences(analyser, settings)
         self._desk = None if settings.jobs_dir is None else Desk(analyser, settings, settings.jobs_dir)
-        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups)
+        self._submitting = Pool(_SUBMISSION_THREADS, name="submission")
+        self.submissions = None if self._desk is None else Submissions(self._desk, self._lookups, self._submitting)
         self.rest: ASGIApp = create_app(
             analyser,
             self.regions,
@@ -83,7 +87,7 @@ class Process:
             pictures=self._pictures,
             readiness=self._readiness,
             is_keyed=self._auth.is_on,
-            max_mask_px=settings.max_region_px,
+            max_mask_px=min(settings.max_region_px, MAX_RUN_PX),
             desk=self._desk,
             submissions=self.submissions,
         )
@@ -146,7 +150,9 @@ class Process:
             self._desk.stop()
         self.regions.close()
         self._inferences.close()
+        self._auth.close()
         self._lookups.close()
+        self._submitting.close()
         self._pictures.close()
         self._readiness.close()
         self._analyser.close()

@@ -43,8 +43,8 @@ _COLORMAP: Final[dict[str, Any]] = {
 }
 
 
-def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
-    """Add the routes to `router`."""
+def add_layers(router: APIRouter, desk: Desk, lookups: Pool, pictures: Pool) -> None:
+    """Add the routes to `router`; `pictures` opens slides."""
 
     @router.get(
         "/jobs/{job_id}/fields",
@@ -99,7 +99,7 @@ def add_layers(router: APIRouter, desk: Desk, lookups: Pool) -> None:
         known = known_already(request, headers) or headless(request, headers, wire.PNG)
         if known is not None:
             return known
-        pixels = await lookups.run(desk.crop, job_id, model, (x, y), caller_of(request))
+        pixels = await pictures.run(desk.crop, job_id, model, (x, y), caller_of(request))
         return Response(png.encode(pixels), media_type=wire.PNG, headers=headers)
 
     @router.get(

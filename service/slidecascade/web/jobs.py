@@ -109,18 +109,22 @@ def job_routes(
     desk: Desk,
     submissions: Submissions,
     lookups: Pool,
+    pictures: Pool,
     status_of: StatusOf,
     problem_of: Problem,
     *,
     is_open: Callable[[], bool],
 ) -> APIRouter:
-    """The routes for `desk`; `lookups` runs blocking disk access. Event streams end when the server shuts down."""
+    """The routes for `desk`; `lookups` runs blocking disk access, `pictures` opens slides.
+
+    Event streams end when the server shuts down.
+    """
     router = APIRouter(prefix="/v1", tags=["jobs"])
     _add_submissions(router, submissions, status_of, problem_of)
     _add_states(router, desk, lookups, status_of)
     add_events(router, desk, lookups, status_of, is_open)
     add_results(router, desk, lookups)
-    add_layers(router, desk, lookups)
+    add_layers(router, desk, lookups, pictures)
     add_notifications(router, desk, lookups)
     return router
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -21,6 +19,7 @@ from slidecascade.slides.deepzoom import MAX_THUMBNAIL_PX, QUALITY, TILE_PX, Add
 from slidecascade.slides.source import Pictured, Source
 from slidecascade.slides.stackimage import StackImage
 from slidecascade.slides.tinted import FORM, PATTERN, Tinted, parse_looks
+from slidecascade.web.coarselevels import CoarseLevels, Look
 from slidecascade.web.conditional import IMMUTABLE, REVALIDATE, etag_of, headless, known_already
 from slidecascade.web.middleware.auth import caller_of
 from slidecascade.web.pool import Pool
@@ -88,41 +87,11 @@ class _Part:
     blank: Callable[[Pictured], bytes | None] = lambda _: None
 
 
-class _Levels:
-    """Makes the coarse levels of slides whose stand-ins are shown, one slide at a time."""
-
-    def __init__(self, analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> None:
-        self._analyser = analyser
-        self._deepzoom = deepzoom
-        self._pictures = pictures
-        self._turn = asyncio.Semaphore(1)
-        self._tasks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
-
-    def begin(self, slide_id: str, request: Request) -> None:
-        """Have the levels of a slide made as `request` shows it, unless that has begun."""
-        key = (slide_id, request.query_params.get(_CHANNELS))
-        if key not in self._tasks:
-            task = asyncio.create_task(self._run(slide_id, request))
-            self._tasks[key] = task
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
-
-    async def _run(self, slide_id: str, request: Request) -> None:
-        async with self._turn:
-            # What is damaged is reported to those who ask for a tile.
-            with suppress(errors.SlideCascadeError):
-                await self._pictures.run(self._make, slide_id, request)
-
-    def _make(self, slide_id: str, request: Request) -> None:
-        with self._analyser.open_slide(slide_id, caller_of(request).visible) as slide:
-            self._deepzoom.make_levels(_shown(slide, request))
-
-
-def _shown(slide: Source, request: Request) -> Pictured:
-    """The slide in the colours that `request` asks for; raises InvalidRequestError where it has no channels."""
-    text = request.query_params.get(_CHANNELS)
-    if text is None:
+def _shown(slide: Source, channels: str | None) -> Pictured:
+    """The slide in the colours that a request asks for; raises InvalidRequestError where it has no channels."""
+    if channels is None:
         return slide
-    looks = parse_looks(text)
+    looks = parse_looks(channels)
     if not isinstance(slide, StackImage):
         message = "the slide stores colours, no channels that could be shown in others"
         raise errors.InvalidRequestError(f"'channels' is invalid: {message}.", ((_CHANNELS, message),))
@@ -146,14 +115,20 @@ def _answers(description: str, media_type: str) -> dict[int | str, dict[str, Any
 def picture_routes(analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> APIRouter:
     """The routes for the slides of `analyser`; `pictures` reads and encodes with `deepzoom`."""
     router = APIRouter(prefix="/v1", tags=["catalogue"])
-    levels = _Levels(analyser, deepzoom, pictures)
+
+    def make_levels(look: Look) -> None:
+        with analyser.open_slide(look.slide_id, look.caller.visible) as slide:
+            deepzoom.make_levels(_shown(slide, look.channels))
+
+    levels = CoarseLevels(make_levels, pictures)
 
     async def answer(request: Request, slide_id: str, media_type: str, part: _Part) -> Response:
         takes_standin = _takes_standin(request)
+        caller, channels = caller_of(request), request.query_params.get(_CHANNELS)
 
         def work() -> Response:
-            with analyser.open_slide(slide_id, caller_of(request).visible) as source:
-                slide = _shown(source, request)
+            with analyser.open_slide(slide_id, caller.visible) as source:
+                slide = _shown(source, channels)
                 is_replaced = request.query_params.get(_VERSION, source.content_id) != source.content_id
                 try:
                     response = made(source, slide, takes_standin=takes_standin)
@@ -190,7 +165,7 @@ def picture_routes(analyser: Analyser, deepzoom: DeepZoom, pictures: Pool) -> AP
 
         response = await pictures.run(work)
         if _STANDIN_HEADER in response.headers:
-            levels.begin(slide_id, request)
+            levels.begin(Look(caller, slide_id, channels))
         return response
 
     @router.get(

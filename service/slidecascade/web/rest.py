@@ -148,7 +148,8 @@ def create_app(
     desk: Desk | None = None,
     submissions: Submissions | None = None,
 ) -> FastAPI:
-    """The API for one analyser; `lookups` runs blocking disk access, `pictures` makes tiles of slides.
+    """The API for one analyser; `lookups` runs blocking disk access, `pictures` opens slides, which may
+    take long, and makes tiles of them.
 
     `is_keyed` states in the document that requests need keys or tokens. Without a `desk` and the `submissions` to
     it, it accepts no jobs.
@@ -169,7 +170,7 @@ def create_app(
         # Before the catalogue, where the id of a slide takes all that follows.
         picture_routes(analyser, deepzoom, pictures),
         crop_routes(analyser, pictures),
-        _catalogue_routes(analyser, lookups),
+        _catalogue_routes(analyser, pictures),
         _operation_routes(metrics, admission, readiness, desk, lookups),
         kserve_routes(analyser, inferences, admission, readiness),
         translation_routes(analyser, inferences, max_px=max_mask_px),
@@ -178,7 +179,15 @@ def create_app(
     ]
     if desk is not None and submissions is not None:
         routers.append(
-            job_routes(desk, submissions, lookups, status_of, domain_problem, is_open=lambda: not admission.closed)
+            job_routes(
+                desk,
+                submissions,
+                lookups,
+                pictures,
+                status_of,
+                domain_problem,
+                is_open=lambda: not admission.closed,
+            )
         )
     for router in routers:
         app.include_router(router)
@@ -230,7 +239,7 @@ def _region_routes(regions: Regions) -> APIRouter:
     return router
 
 
-def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
+def _catalogue_routes(analyser: Analyser, pictures: Pool) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["catalogue"])
 
     @router.get("/pipelines", summary="List the pipelines")
@@ -256,7 +265,7 @@ def _catalogue_routes(analyser: Analyser, lookups: Pool) -> APIRouter:
         responses=problems(errors.UnknownSlideError, errors.UnreadableSlideError, errors.NotReadyError),
     )
     async def show_slide(slide_id: str, request: Request) -> wire.SlideInfo:
-        return await lookups.run(analyser.slide, slide_id, caller_of(request).visible)
+        return await pictures.run(analyser.slide, slide_id, caller_of(request).visible)
 
     return router
 

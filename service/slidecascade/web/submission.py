@@ -42,11 +42,17 @@ class Accepted:
 
 
 class Submissions:
-    """Takes jobs for `desk`; `lookups` runs what may wait for a disk or a database."""
+    """Takes jobs for `desk`.
 
-    def __init__(self, desk: Desk, lookups: Pool) -> None:
+    Args:
+        lookups: runs what may wait for a disk or a database.
+        submitting: runs what may wait for memory, or for the server of a slide, which takes a minute or more.
+    """
+
+    def __init__(self, desk: Desk, lookups: Pool, submitting: Pool) -> None:
         self._desk = desk
         self._lookups = lookups
+        self._submitting = submitting
 
     async def accept(self, request: Request) -> Accepted:
         """The job in the body of ``POST /v1/jobs``."""
@@ -66,7 +72,7 @@ class Submissions:
         """Submit `order`; an upload that is not the image of a new job is removed."""
         request_id = Exchange.of(request).request_id
         try:
-            record, is_new = await self._lookups.run(
+            record, is_new = await self._submitting.run(
                 self._desk.submit, order, caller_of(request), request_id=request_id, key=key, upload=upload
             )
         except Exception:

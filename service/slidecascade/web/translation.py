@@ -6,10 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
 
-import cv2
 import numpy as np
 from fastapi import APIRouter, Query
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +17,10 @@ from slidecascade.cancellation import Control
 from slidecascade.models.masks import drawn_image, mask_planes
 from slidecascade.models.spec import TranslatorSpec
 from slidecascade.outputs import png
-from slidecascade.slides.upload import open_image
+from slidecascade.slides.canvas import Unwatched
+from slidecascade.slides.imageheader import read_header
+from slidecascade.slides.maskpng import NOT_GREY
+from slidecascade.slides.upload import EncodedImage
 from slidecascade.web.inference import Inferences
 from slidecascade.web.statuses import problems
 from slidecascade.wire import PNG
@@ -59,7 +60,7 @@ _DOCUMENT: Final[dict[str, Any]] = {
 
 
 def translation_routes(analyser: Analyser, inferences: Inferences, *, max_px: int) -> APIRouter:
-    """The route; a mask has at most `max_px` pixels."""
+    """The route; a network draws at most `max_px` pixels at a time."""
     router = APIRouter(tags=["regions"])
 
     @router.post(PATH, **_DOCUMENT)
@@ -88,27 +89,40 @@ def _translator(analyser: Analyser, name: str) -> TranslatorSpec:
     return spec
 
 
+class _Patient(Unwatched):
+    """Ends the waiting for a decoder, and decoding, when `control` says so."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def reached(self, rows: int) -> None:  # noqa: ARG002 - of `Watch`
+        self._control.check()
+
+
 def _draw(analyser: Analyser, spec: TranslatorSpec, body: bytes, max_px: int, control: Control) -> bytes:
-    labels = read_mask(body, max_px=max_px)
+    mask = open_mask(body, max_px=max_px, multiple_of=spec.input.multiple_of)
+    labels = analyser.decoder.mask(mask, _Patient(control))
     planes = mask_planes(labels, spec.input.channel_count, multiple_of=spec.input.multiple_of)
     outputs = analyser.infer(spec.name, {spec.input.name: planes}, control)
     image = drawn_image(outputs[spec.outputs[0].name], *labels.shape)
     return png.encode(np.rint(image * _FULL).astype(np.uint16))
 
 
-def read_mask(data: bytes, *, max_px: int) -> NDArray[np.uint16]:
-    """``(H, W)`` of a grey PNG.
+def open_mask(data: bytes, *, max_px: int, multiple_of: int) -> EncodedImage:
+    """What a PNG says of itself; nothing is decoded.
 
     Raises:
-        UndecodableImageError: it is something else, or damaged.
-        RegionTooLargeError: it has more than `max_px` pixels.
+        UndecodableImageError: it is something else, or truncated.
+        RegionTooLargeError: with the background that makes its sides multiples of `multiple_of`, it has more than
+            `max_px` pixels.
     """
-    header = open_image(data, max_px=max_px).header
-    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if header.media_type != PNG or labels is None or labels.ndim != 2:
-        raise errors.UndecodableImageError(
-            "The mask is no undamaged grey image: send a PNG of 8 or 16 bits in which 0 is background and other "
-            "numbers are objects."
+    header = read_header(data)
+    if header.media_type != PNG:
+        raise errors.UndecodableImageError(NOT_GREY)
+    height, width = (side + -side % multiple_of for side in (header.size.height, header.size.width))
+    if height * width > max_px:
+        raise errors.RegionTooLargeError(
+            f"The mask has {header.size.width} x {header.size.height} pixels; at most {max_px} are drawn at once, "
+            f"counted with sides that are multiples of {multiple_of}: send a part of it."
         )
-    found: NDArray[np.uint16] = labels.astype(np.uint16)
-    return found
+    return EncodedImage(data, header)

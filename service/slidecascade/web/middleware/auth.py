@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import ipaddress
@@ -20,6 +19,7 @@ from slidecascade.access.tokens import Tokens, read_oidc
 from slidecascade.errors import ForbiddenError, UnauthenticatedError
 from slidecascade.settings import Settings
 from slidecascade.slides.visible import Visible
+from slidecascade.web.pool import Pool
 from slidecascade.web.routescopes import PAGES, READ, needed
 
 CERTIFICATE_NAMES: Final = "certificate_names"
@@ -28,6 +28,10 @@ CERTIFICATE_NAMES: Final = "certificate_names"
 KEY_HEADER: Final = "x-api-key"
 BEARER: Final = 'Bearer realm="slidecascade"'
 BASIC: Final = 'Basic realm="slidecascade: any name, and a key as the password", charset="UTF-8"'
+
+
+_WAITING_THREADS: Final = 2
+"""For tokens that wait for their issuer: one asks it, and all others of unknown keys wait for the same answer."""
 
 
 class Auth:
@@ -43,11 +47,16 @@ class Auth:
         self._allow_anonymous = settings.allow_anonymous
         self._retry_after_s = settings.retry_after_s
         self._usage = Usage()
+        self._waiting = Pool(_WAITING_THREADS, name="issuer")
 
     @property
     def is_on(self) -> bool:
         """Whether there are keys or tokens."""
         return self._keys is not None or self._tokens is not None
+
+    def close(self) -> None:
+        """Begin to ask the issuer for nothing more."""
+        self._waiting.close()
 
     async def admit(self, scope: Scope) -> None:
         """Let a request in, and keep its caller in its state.
@@ -95,9 +104,8 @@ class Auth:
             )
         caller = None if self._keys is None else self._keys.caller(text)
         if caller is None and self._tokens is not None and text.count(".") == 2:  # a JWT
-            if self._tokens.needs_issuer(text):
-                return await asyncio.to_thread(self._tokens.caller, text)
-            return self._tokens.caller(text)
+            known = self._tokens.caller_at_once(text)
+            return known if known is not None else await self._waiting.run(self._tokens.caller, text)
         if caller is None:
             raise UnauthenticatedError(
                 "The key is not valid: it is wrong, revoked or expired. Ask the operator for another.",
