@@ -49,7 +49,7 @@ class Nothing:
 
     def field(self, job: str, attempt: int, index: int) -> None:
         with self._durable.at_work(f"{job}.{attempt}.{index}", Control()):
-            if self._records.is_current(job, attempt) and self._records.finish_field(job, index, 1):
+            if self._records.finish_field(job, attempt, index, 1):
                 self._durable.submit_collect(job, attempt)
 
     def collect(self, job: str, attempt: int) -> None:
