@@ -148,7 +148,7 @@ models: $(VENV)/.dev ## retrains the bundled models (hours); DATA=folder with ds
 	$(BIN)/python -m slidecascade_training.nuclei.int8 --data "$(DATA)/dsb2018" --nucls "$(DATA)/nucls" --models models
 	$(BIN)/python -m slidecascade_training.nash --only nash-cell --seed 4 --windows 700 --steps 9000 \
 		--out runs/nash --package models
-	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 300 --steps 2000 \
+	$(BIN)/python -m slidecascade_training.nash --only nash-hepatocyte --seed 4 --windows 700 --steps 12000 \
 		--out runs/nash --package models
 	$(BIN)/python -m slidecascade_training.fat --out runs/fat
 	$(BIN)/python -m slidecascade_training.fat.package --run runs/fat --models models
