@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from made_analysis import make_analysis
 from slidecascade import wire
 from slidecascade.analysis.analyser import Analyser, Report
+from slidecascade.analysis.plan import RegionTask
 from slidecascade.cancellation import Control
 from slidecascade.errors import SlideCascadeError, UnknownPipelineError, UnknownSlideError
 from slidecascade.kinds.table import KINDS
 from slidecascade.memory import UNLIMITED, Budget, Share
 from slidecascade.outputs.encoders import Encoders
 from slidecascade.slides.visible import ALL_SLIDES, Visible
+
+_HUNG_S = 60.0
 
 PIPELINE = wire.PipelineInfo(
     name="nash",
@@ -109,3 +112,17 @@ class FakeAnalyser(Analyser):
 
 def _overview(_max_side_px: int) -> tuple[NDArray[np.uint8], float]:
     return np.full((600, 800, 3), 240, np.uint8), 1.0
+
+
+class HungDisk(FakeAnalyser):
+    """All slides are gone; `hung.svs` is not before its disk `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def prepare(self, request: wire.RegionRequest, *_: object, **__: object) -> RegionTask:
+        if request.slide == "hung.svs":
+            self.asked.set()
+            assert self.answers.wait(_HUNG_S)
+        raise UnknownSlideError(f"There is no slide {request.slide!r}.")

@@ -27,6 +27,12 @@ def _status(pid: int) -> str:
     return ""
 
 
+def confinement(pid: int) -> tuple[str, dict[str, str]]:
+    """The status of a process, and its soft limits by name."""
+    lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
+    return _status(pid), {line[:26].strip(): line[26:].split()[0] for line in lines[1:]}
+
+
 def open_files(pid: int) -> list[str]:
     """What the descriptors of a process lead to: paths, and names such as ``socket:[4711]``."""
     found = []

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import odd_images
+import proc
 from slidecascade import logs, wire
 from slidecascade.analysis.analyser import Analyser
 from slidecascade.cancellation import Control
@@ -356,11 +357,9 @@ def test_a_confined_process_cannot(tmp_path: Path, steps: str) -> None:
 @pytest.mark.skipif(not HAS_FILTERS, reason="seccomp's table is for x86-64 and Arm on Linux")
 def test_a_decoder_is_confined(decoder: ConfinedDecoder) -> None:
     """Seen from outside: filtered, without new rights, with limits for the image it decoded last."""
-    status = Path(f"/proc/{_pid(decoder, large())}/status").read_text()
+    status, lowest = proc.confinement(_pid(decoder, large()))
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
-    limits = Path(f"/proc/{_pid(decoder, large())}/limits").read_text().splitlines()
-    lowest = {line[:26].strip(): line[26:].split()[0] for line in limits[1:]}
     assert lowest["Max file size"] == lowest["Max core file size"] == "0"
     assert int(lowest["Max data size"]) < 2**30
     assert int(lowest["Max cpu time"]) < 1000

@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fake_analyser import FakeAnalyser
-from slidecascade import wire
+from fake_analyser import HungDisk
 from slidecascade.access.caller import Caller, Limits
-from slidecascade.analysis.plan import RegionTask
-from slidecascade.errors import IdempotencyMismatchError, StorageFullError, UnknownSlideError
+from slidecascade.errors import IdempotencyMismatchError, StorageFullError
 from slidecascade.jobs.desk import Desk
 from slidecascade.jobs.records import JobRecord
 from slidecascade.settings import Settings
@@ -28,20 +26,6 @@ SECRET = "whsec_" + "c2xpZGVjYXNjYWRlLXRlc3Qtc2VjcmV0LTE="  # made up here
 REQUEST = JobRequest(pipeline="nash", slide="gone.svs")
 
 
-class NoSlides(FakeAnalyser):
-    """All slides are gone; `hung.svs` is not before its disk `answers`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked, self.answers = threading.Event(), threading.Event()
-
-    def prepare(self, request: wire.RegionRequest, *_: object, **__: object) -> RegionTask:
-        if request.slide == "hung.svs":
-            self.asked.set()
-            self.answers.wait()
-        raise UnknownSlideError(f"There is no slide {request.slide!r}.")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "jobs"
@@ -49,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def desk(folder: Path) -> Iterator[Desk]:
-    made = Desk(NoSlides(), Settings(jobs_dir=folder, jobs_min_free_bytes=2**60), folder)
+    made = Desk(HungDisk(), Settings(jobs_dir=folder, jobs_min_free_bytes=2**60), folder)
     made.start()
     yield made
     made.stop()
@@ -79,7 +63,7 @@ def test_a_repeated_key_is_answered_whatever_has_changed(desk: Desk, folder: Pat
 
 def test_an_orderly_stop_leaves_the_queue_first(folder: Path, tmp_path: Path) -> None:
     """However long a target and the disk of a slide take to answer: work at hand is blamed for no death then."""
-    analyser = NoSlides()
+    analyser = HungDisk()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(WAIT_S)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"

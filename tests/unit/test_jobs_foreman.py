@@ -10,11 +10,8 @@ from typing import cast
 
 import pytest
 
-from fake_analyser import FakeAnalyser
-from slidecascade import wire
-from slidecascade.analysis.plan import RegionTask
+from fake_analyser import HungDisk
 from slidecascade.cancellation import Control
-from slidecascade.errors import UnknownSlideError
 from slidecascade.jobs.database import open_database
 from slidecascade.jobs.durable import Durable
 from slidecascade.jobs.folders import Folders
@@ -23,20 +20,6 @@ from slidecascade.jobs.records import Records
 from slidecascade.wire import JobRequest
 
 WAIT_S = 60.0
-
-
-class HungDisk(FakeAnalyser):
-    """The slide `hung.svs` is on a disk that answers when `answers` is set; then all slides are gone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked, self.answers = threading.Event(), threading.Event()
-
-    def prepare(self, request: wire.RegionRequest, *_: object, **__: object) -> RegionTask:
-        if request.slide == "hung.svs":
-            self.asked.set()
-            assert self.answers.wait(WAIT_S)
-        raise UnknownSlideError(f"There is no slide {request.slide!r}.")
 
 
 class Queue:
