@@ -98,7 +98,7 @@ bench-load: $(VENV)/.bench ## callers of every number and rate, about five minut
 	$(BIN)/python -m benchmarks.load $(if $(SOAK),--soak-minutes $(SOAK))
 
 # LitServe and Ray Serve get environments of their own, pinned in requirements/peers-*.txt, in the user's cache folder.
-bench-peers: $(VENV)/.dev ## the same regions by the service and by its peers, which are tuned first, about an hour; QUICK=1 for a look
+bench-peers: $(VENV)/.dev ## the same regions by the service and by its peers, which are tuned first, ten minutes to an hour; QUICK=1 for a look
 	$(BIN)/python -m benchmarks.peers $(if $(QUICK),--quick --out runs/peers)
 
 # An environment of its own, where there is a GPU: ONNX Runtime for it cannot be installed beside the other one.
