@@ -41,7 +41,9 @@ def plot_memory(samples: Sequence[Sample], path: Path) -> None:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.plot([sample.at_s / 60 for sample in samples], [sample.resident_mib for sample in samples], "k-")
-    axes.set(xlabel="minutes", ylabel="resident memory (MiB)", ylim=(0, None))
+    # With room above: a level line would lie on the frame.
+    top_mib = 1.15 * max(sample.resident_mib for sample in samples)
+    axes.set(xlabel="minutes", ylabel="resident memory (MiB)", ylim=(0, top_mib))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
