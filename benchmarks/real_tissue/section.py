@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks import record
 
-MET: Final = {None: "", True: "met", False: "not met"}
+_MET: Final = {None: "", True: "met", False: "not met"}
 
 
 def section(results: Path) -> list[str]:
@@ -19,15 +19,15 @@ def section(results: Path) -> list[str]:
         "## Real liver that nothing was trained on",
         "",
         "`python -m benchmarks.real_tissue`: the `nash` pipeline on tiles of which it is known whether they are",
-        "fatty. There is no truth for single cells. About a quarter of the tissue of `gtex_tile03` holds large",
-        "droplets; the rest of it is near normal.",
+        "fatty. There is no truth for single cells. About a third of the tissue of `gtex_tile03` holds large",
+        "droplets; the rest of it is near normal. The target for all of it is of its description as near normal.",
         *record.line(figures),
         "",
         "| tile | part | hepatocytes | steatotic | target | |",
         "|---|---|---|---|---|---|",
         *(
             f"| {row['path']} | {row['part']} | {row['hepatocytes']} | {row['share']:.1%} | {_target(row)} "
-            f"| {MET[row['met']]} |"
+            f"| {_MET[row['met']]} |"
             for row in figures["parts"]
         ),
     ]

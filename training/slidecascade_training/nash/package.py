@@ -72,7 +72,7 @@ In heavy steatosis small dark hepatocyte nuclei are still called immune now and 
 hepatocytes.""",
     "nash-hepatocyte": f"""\
 {_MEASURED_BY} On two GTEx tiles at 20x: nearly all hepatocytes among large vacuoles are steatotic; in the tile
-of which a quarter holds large vacuoles, those in and beside that part are, and the parenchyma around it is normal
+of which a third holds large vacuoles, those in and beside that part are, and the parenchyma around it is normal
 but for single cells with small vacuoles, or at torn edges.""",
 }
 _LIMITS = {
