@@ -127,14 +127,20 @@ def sets(data: Path | None, side_px: int) -> Iterator[tuple[str, list[Image]]]:
         yield f"real liver, {path.stem}", [np.ascontiguousarray(image[:side_px, :side_px, ::-1])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__)
+def parser_of(module: str, description: str | None, *, out: str, side_px: int) -> argparse.ArgumentParser:
+    """Of a module that compares cells of tiles: which tiles, and where its figures go, `out` by default."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument(
         "--data", type=Path, help="folder that holds liver/*.jpg of 0.5 um/px; default: rendered only"
     )
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "stability.json")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / out)
+    parser.add_argument("--side", type=int, default=side_px, help="side of the tiles in pixels")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of("benchmarks.stability", __doc__, out="stability.json", side_px=1024)
     parser.add_argument("--pipeline", default="nash")
-    parser.add_argument("--side", type=int, default=1024, help="side of the tiles in pixels")
     arguments = parser.parse_args()
     provenance = record.Provenance.here()
     analyser = Analyser(read_settings(), observer=Silent())

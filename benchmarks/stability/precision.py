@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from benchmarks import record
-from benchmarks.stability.__main__ import Cells, Row, kept, sets
+from benchmarks.stability.__main__ import Cells, Row, kept, parser_of, sets
 from benchmarks.stability.changes import Image, changes
 
 from slidecascade.analysis.analyser import Analyser
@@ -31,13 +29,7 @@ _ROUNDS: Final = 3
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability.precision", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, help="folder that holds liver/*.jpg of 0.5 um/px; default: rendered only"
-    )
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "int8.json")
-    parser.add_argument("--side", type=int, default=1024, help="side of the tiles in pixels")
-    arguments = parser.parse_args()
+    arguments = parser_of("benchmarks.stability.precision", __doc__, out="int8.json", side_px=1024).parse_args()
     provenance = record.Provenance.here()
     rows: list[Row] = []
     ratios: dict[str, list[float]] = {pipeline: [] for pipeline in PIPELINES}

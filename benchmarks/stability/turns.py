@@ -5,14 +5,12 @@ as `benchmarks.stability` does, without averaging, with `options.tta` d4-classif
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final, get_args
 
 from benchmarks import record
-from benchmarks.stability.__main__ import MPP, compare, sets
+from benchmarks.stability.__main__ import MPP, compare, parser_of, sets
 from benchmarks.stability.changes import changes
 
 from slidecascade.analysis.analyser import Analyser
@@ -25,13 +23,7 @@ CHANGES: Final = ("rotated by 90 degrees", "mirrored", "JPEG at quality 60", "Ga
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability.turns", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, help="folder that holds liver/*.jpg of 0.5 um/px; default: rendered only"
-    )
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "turns.json")
-    parser.add_argument("--side", type=int, default=384, help="side of the tiles in pixels")
-    arguments = parser.parse_args()
+    arguments = parser_of("benchmarks.stability.turns", __doc__, out="turns.json", side_px=384).parse_args()
     provenance = record.Provenance.here()
     analyser = Analyser(read_settings(threads=1), observer=Silent())
     steps = [change for change in changes() if change.name in CHANGES]
